@@ -1,0 +1,30 @@
+PYTHON ?= python3
+BIN := .venv/bin
+BUNDLE := build/g2p.tfm
+
+.PHONY: demo test test-slow lint clean
+
+demo: .venv/.installed
+	rm -rf $(BUNDLE)
+	$(BIN)/tfm-export --ckpt examples/g2p/model.pt -o $(BUNDLE)
+	$(BIN)/tfm run $(BUNDLE) "onnx transformer"
+
+test: lint
+	$(BIN)/pytest -q -m "not slow"
+
+test-slow: .venv/.installed
+	$(BIN)/pytest -q -m slow
+
+lint: .venv/.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# torch is bounded in pyproject.toml; which index it comes from is for pip's own configuration to say.
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -e '.[dev]'
+	touch $@

@@ -1,0 +1,63 @@
+"""The one tree of errors, shared by every room.
+
+    TfmError
+    ├── ConfigError        a configuration that is unknown, mistyped or contradicts itself
+    ├── CheckpointError    a checkpoint that cannot be read, or does not fit its configuration
+    ├── ExportError        a model that cannot be turned into ONNX as asked
+    ├── VerificationError  a comparison that could not be made (never: one that failed)
+    ├── QuantizeError      a graph that cannot be quantised as asked
+    ├── BundleError        a bundle that is missing, altered, incomplete or not a bundle
+    ├── ProviderError      an execution provider that was asked for and does not run
+    └── InputError         an input the model must not see: name, dtype, rank, range, length
+
+A message says what is wrong, where, what was expected, and what to do about it.
+The command line prints it as one line and exits with 2.
+"""
+
+__all__ = [
+    "BundleError",
+    "CheckpointError",
+    "ConfigError",
+    "ExportError",
+    "InputError",
+    "ProviderError",
+    "QuantizeError",
+    "TfmError",
+    "VerificationError",
+]
+
+
+class TfmError(Exception):
+    """Root of everything tfm raises on purpose."""
+
+
+class ConfigError(TfmError, ValueError):
+    """A configuration that is unknown, mistyped or contradicts itself."""
+
+
+class CheckpointError(TfmError):
+    """A checkpoint that cannot be read, or does not fit its configuration."""
+
+
+class ExportError(TfmError):
+    """A model that cannot be turned into ONNX as asked."""
+
+
+class VerificationError(TfmError):
+    """A comparison that could not be made; one that fails is a verdict, not an error."""
+
+
+class QuantizeError(TfmError):
+    """A graph that cannot be quantised as asked."""
+
+
+class BundleError(TfmError):
+    """A bundle that is missing, altered, incomplete or not a bundle."""
+
+
+class ProviderError(TfmError):
+    """An execution provider that was asked for and does not run here."""
+
+
+class InputError(TfmError, ValueError):
+    """An input the model must not see: its name, dtype, rank, range or length is off."""

@@ -1,0 +1,163 @@
+"""Train a grapheme-to-phoneme Transformer on the CMU Pronouncing Dictionary: `python examples/g2p/train.py`.
+
+Writes model.pt, tokenizer.json, generation_config.json and train.log beside itself.
+"""
+
+import argparse
+import json
+import math
+import random
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from data import BOS, EOS, PAD, VOCABULARY, Pronunciations, error_counts, load, split, without_stress, write_tokenizer
+from torch import Tensor
+
+from tfm.model import Transformer, TransformerConfig, save_checkpoint
+
+HERE = Path(__file__).parent
+SYMBOLS = list(VOCABULARY)
+MAX_NEW_TOKENS = 32
+
+CONFIG = TransformerConfig(
+    vocab_size=len(VOCABULARY),
+    d_model=160,
+    nhead=4,
+    num_encoder_layers=3,
+    num_decoder_layers=3,
+    dim_feedforward=480,
+    dropout=0.1,
+    activation="gelu",
+    norm_first=True,
+    max_positions=64,
+    tie_embeddings=True,
+    pad_token_id=VOCABULARY[PAD],
+    bos_token_id=VOCABULARY[BOS],
+    eos_token_id=VOCABULARY[EOS],
+)
+
+
+def pad(rows: list[list[int]]) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(r) for r in rows], batch_first=True)
+
+
+def ids(symbols: list[str] | str) -> list[int]:
+    return [VOCABULARY[s] for s in symbols]
+
+
+def batches(pairs: list[tuple[str, list[str]]], size: int, rng: random.Random) -> list[tuple[Tensor, Tensor]]:
+    """Shuffled (letters, <s> phonemes </s>) batches of words of similar length, zero-padded."""
+    pairs = sorted(pairs, key=lambda p: (len(p[0]) + rng.random() * 2, rng.random()))
+    groups = [pairs[i : i + size] for i in range(0, len(pairs), size)]
+    rng.shuffle(groups)
+    bos, eos = VOCABULARY[BOS], VOCABULARY[EOS]
+    return [(pad([ids(w) for w, _ in g]), pad([[bos, *ids(p), eos] for _, p in g])) for g in groups]
+
+
+@torch.no_grad()
+def greedy(model: Transformer, words: list[str]) -> list[list[str]]:
+    """Pronounce words with the cache, the plain way; letters beyond max_positions must not occur."""
+    model.eval()
+    src = pad([ids(w) for w in words])
+    cross = model.decoder.project(model.encoder(src, src != 0))
+    token, past, columns = torch.full((len(words), 1), VOCABULARY[BOS]), None, []
+    for _ in range(MAX_NEW_TOKENS):
+        logits, past = model.decoder(token, past=past, cross=cross, cross_mask_BT=src != 0)
+        token = logits[:, -1:].argmax(-1)
+        columns.append(token)
+    rows = torch.cat(columns, 1).tolist()
+    eos = VOCABULARY[EOS]
+    return [[SYMBOLS[t] for t in (row[: row.index(eos)] if eos in row else row)] for row in rows]
+
+
+def evaluate(model: Transformer, words: Pronunciations) -> dict[str, float]:
+    """Phoneme error rate with and without stress digits, and word error rate, as fractions."""
+    names = sorted(words, key=len)
+    counts, bare, wrong = [], [], 0
+    for i in range(0, len(names), 500):
+        chunk = names[i : i + 500]
+        for word, found in zip(chunk, greedy(model, chunk), strict=True):
+            counts.append(error_counts(found, words[word]))
+            bare.append(error_counts(without_stress(found), [without_stress(p) for p in words[word]]))
+            wrong += counts[-1][0] > 0
+
+    def rate(pairs: list[tuple[int, int]]) -> float:
+        return sum(e for e, _ in pairs) / sum(n for _, n in pairs)
+
+    return {"phoneme_error": rate(counts), "phoneme_error_without_stress": rate(bare), "word_error": wrong / len(names)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=55, help="stop after this long; the schedule ends there")
+    parser.add_argument("--output", type=Path, default=HERE)
+    options = parser.parse_args()
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(options.threads)
+    rng = random.Random(options.seed)
+    train, validation, test = split(load())
+    pairs = [(w, p) for w, ps in train.items() for p in ps]
+    model = Transformer(CONFIG)
+    options.output.mkdir(parents=True, exist_ok=True)
+    with open(options.output / "train.log", "w") as log:
+
+        def say(text: str) -> None:
+            print(text, flush=True)
+            print(text, file=log, flush=True)
+
+        say(f"torch {torch.__version__}, {options.threads} threads, {vars(options)}".replace(str(HERE), "."))
+        say(f"{len(train)} words to train on, {len(validation)} to validate, {len(test)} to test")
+        say(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+        decay = [p for p in model.parameters() if p.dim() > 1]
+        rest = [p for p in model.parameters() if p.dim() == 1]
+        groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98))
+        start = time.monotonic()
+        progress, step, epoch = 0.0, 0, 0
+        while progress < 1.0:
+            model.train()
+            total, count = 0.0, 0
+            epoch_batches = batches(pairs, options.batch_size, rng)
+            for index, (src, tgt) in enumerate(epoch_batches):
+                by_epoch = (epoch + index / len(epoch_batches)) / options.epochs
+                by_time = (time.monotonic() - start) / (60 * options.minutes)
+                progress = max(by_epoch, by_time)
+                if progress >= 1.0:
+                    break
+                lr = options.lr * min(1.0, (step + 1) / 400) * 0.5 * (1 + math.cos(math.pi * progress))
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                with torch.autocast("cpu", torch.bfloat16):  # 1.5 times as fast on a CPU with AVX512-BF16
+                    logits = model(src, tgt[:, :-1], src_mask=src != 0)
+                loss = F.cross_entropy(
+                    logits.float().flatten(0, 1), tgt[:, 1:].flatten(), ignore_index=0, label_smoothing=0.1
+                )
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                total, count, step = total + loss.item(), count + 1, step + 1
+            epoch += 1
+            progress = max(progress, epoch / options.epochs)
+            scores = evaluate(model, dict(list(validation.items())[:1000]))
+            say(
+                f"epoch {epoch} step {step} minutes {(time.monotonic() - start) / 60:.1f} lr {lr:.1e} "
+                f"loss {total / max(count, 1):.4f} " + " ".join(f"{k} {v:.4f}" for k, v in scores.items())
+            )
+            save_checkpoint(model, options.output / "model.pt")
+        say("test " + " ".join(f"{k} {v:.4f}" for k, v in evaluate(model, test).items()))
+    write_tokenizer(options.output / "tokenizer.json")
+    special = {"pad_token_id": VOCABULARY[PAD], "bos_token_id": VOCABULARY[BOS], "eos_token_id": VOCABULARY[EOS]}
+    generation = {**special, "max_new_tokens": MAX_NEW_TOKENS, "split_on_whitespace": True}
+    (options.output / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

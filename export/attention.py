@@ -1,0 +1,46 @@
+"""Our translation of `F.scaled_dot_product_attention` to ONNX-23 `Attention`.
+
+As torch translates it, a [B, 1, 1, T] padding mask makes onnxruntime fail when run, since its kernel wants the mask
+in full; and below opset 23 it becomes a chain that no onnxruntime fusion matches. Semantics: ONNX operator
+specification, Attention-23; a boolean mask row without a True gives zeros in both, as in eager PyTorch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnxscript import opset23 as op
+
+
+def _scaled_dot_product_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Queries (B, N, S, H), keys and values (B, K, T, H); the mask broadcasts to (B, N, S, T)."""
+    del dropout_p, enable_gqa  # exported in eval mode; Attention groups heads by their numbers
+    if attn_mask is not None and not _is_full(attn_mask.shape, query.shape, key.shape):
+        one = op.Constant(value_ints=[1, 1])
+        length_S, length_T = op.Shape(query, start=2, end=3), op.Shape(key, start=2, end=3)
+        attn_mask = op.Expand(attn_mask, op.Concat(one, length_S, length_T, axis=0))
+    attributes = {} if scale is None else {"scale": float(scale)}
+    output, *_ = op.Attention(query, key, value, attn_mask, is_causal=int(is_causal), **attributes)
+    return output
+
+
+def _is_full(mask: ir.Shape | None, query: ir.Shape | None, key: ir.Shape | None) -> bool:
+    if mask is None or query is None or key is None or mask.rank() != 4:
+        return False
+    return bool(mask[2] == query[2] and mask[3] == key[2])
+
+
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.aten.scaled_dot_product_attention.default: _scaled_dot_product_attention,
+}
+"""For `torch.onnx.export(custom_translation_table=…)`."""

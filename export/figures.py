@@ -1,0 +1,78 @@
+"""How far two tensors lie apart, accumulated over any number of comparisons."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfm.errors import VerificationError
+
+
+@dataclasses.dataclass
+class Figures:
+    """The distance of what was computed from what was expected.
+
+    NaN equals only NaN at the same place, and an infinity only itself: any other pairing makes `max_abs` infinite.
+
+    Attributes:
+        count: Number of elements compared.
+        max_abs: Largest absolute difference.
+        scale: Largest finite magnitude expected.
+    """
+
+    count: int = 0
+    max_abs: float = 0.0
+    scale: float = 0.0
+    _noise: float = 0.0
+    _expected: float = 0.0
+    _actual: float = 0.0
+    _product: float = 0.0
+
+    def add(self, actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> None:
+        """Compare two arrays of one shape, in float64.
+
+        Raises:
+            VerificationError: Their shapes differ: nothing was compared.
+        """
+        if actual.shape != expected.shape:
+            raise VerificationError(f"shapes differ: {actual.shape} was computed, {expected.shape} expected")
+        a, e = actual.astype(np.float64), expected.astype(np.float64)
+        same = (a == e) | (np.isnan(a) & np.isnan(e))
+        finite = np.isfinite(a) & np.isfinite(e)
+        self.count += a.size
+        if not (same | finite).all():
+            self.max_abs = math.inf
+        a, e = a[finite], e[finite]
+        if a.size:
+            difference = a - e
+            self.max_abs = max(self.max_abs, float(np.abs(difference).max()))
+            self.scale = max(self.scale, float(np.abs(e).max()))
+            self._noise += float(difference @ difference)
+            self._expected += float(e @ e)
+            self._actual += float(a @ a)
+            self._product += float(a @ e)
+
+    @property
+    def nmse(self) -> float:
+        """Squared error relative to the squared signal, Σ(a - e)² / Σe²."""
+        if self._noise == 0.0 and not math.isinf(self.max_abs):
+            return 0.0
+        return self._noise / self._expected if self._expected else math.inf
+
+    @property
+    def snr_db(self) -> float:
+        """Signal-to-noise ratio, in dB; infinite for a perfect match."""
+        return math.inf if self.nmse == 0.0 else -10.0 * math.log10(self.nmse) if self.nmse < math.inf else -math.inf
+
+    @property
+    def cosine(self) -> float:
+        """Cosine of the angle between all that was computed and all that was expected."""
+        norm = math.sqrt(self._actual * self._expected)
+        return self._product / norm if norm else (1.0 if self._actual == self._expected else 0.0)
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """Give the figures as JSON values; an infinite one is null."""
+        values = {"max_abs": self.max_abs, "nmse": self.nmse, "snr_db": self.snr_db, "cosine": self.cosine, "scale": self.scale}
+        return {"count": self.count} | {key: value if math.isfinite(value) else None for key, value in values.items()}

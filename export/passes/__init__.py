@@ -1,0 +1,7 @@
+"""Passes on the exported graph, one a file, each an `onnx_ir.passes.InPlacePass`."""
+
+from .fold_heads import FoldHeads
+from .fuse_quick_gelu import FuseQuickGelu
+from .name_ops import OP_KEY, NameOps
+
+__all__ = ["OP_KEY", "FoldHeads", "FuseQuickGelu", "NameOps"]

@@ -1,0 +1,94 @@
+"""Let Attention split and merge heads itself, in place of Reshape and Transpose around it."""
+
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+
+_SWAP = (0, 2, 1, 3)
+
+
+class FoldHeads(InPlacePass):
+    """Turn (B, N, S, H) attentions whose heads come from a Reshape and a Transpose into (B, S, N·H) ones.
+
+    Requires: ONNX-23 Attention with 4-D inputs of known numbers of heads.
+    Ensures: the same function; the Transposes (copies of Q, K, V and Y) of each attention that qualified are gone.
+
+    Attributes:
+        refused: For each attention left as it was, its node's name and why.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: dict[str, str] = {}
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Fold what can be folded."""
+        modified = False
+        for node in list(model.graph):
+            if node.op_type == "Attention" and node.domain == "":
+                reason = _fold(model.graph, node)
+                modified |= reason is None
+                if reason is not None:
+                    self.refused[node.name or ""] = reason
+        return PassResult(model, modified=modified)
+
+
+def _fold(graph: ir.Graph, node: ir.Node) -> str | None:
+    """Fold one attention, or say why not."""
+    merged = []
+    for what, value in zip(("query", "key", "value"), node.inputs, strict=False):
+        source = _before_split(value)
+        if source is None:
+            return f"its {what} is not a Reshape and a Transpose of a (B, S, N·H) value (a cache, perhaps)"
+        merged.append(source)
+    heads = [value.shape[1] for value in node.inputs[:2] if value is not None and value.shape is not None]
+    if len(heads) != 2 or not all(isinstance(number, int) for number in heads):
+        return "its numbers of heads are not known"
+    if len(node.inputs) > 4 or any(output.uses() for output in node.outputs[1:]):
+        return "it has a past of its own"
+    reshape = _after_merge(node.outputs[0])
+    if reshape is None:
+        return "its heads are not merged by a Transpose and a Reshape"
+    old = reshape.outputs[0]
+    attributes = [*node.attributes.values(), ir.AttrInt64("q_num_heads", int(heads[0])), ir.AttrInt64("kv_num_heads", int(heads[1]))]
+    new = ir.Node("", "Attention", [*merged, *node.inputs[3:]], attributes, num_outputs=1, name=node.name)
+    new.metadata_props.update(node.metadata_props)
+    new.outputs[0].name, new.outputs[0].shape, new.outputs[0].type = old.name, old.shape, old.type
+    graph.insert_before(node, new)
+    ir.convenience.replace_all_uses_with(old, new.outputs[0])
+    for index, output in enumerate(graph.outputs):
+        if output is old:
+            graph.outputs[index] = new.outputs[0]
+    return None
+
+
+def _before_split(value: ir.Value | None) -> ir.Value | None:
+    """The (B, S, N·H) value that was reshaped and transposed into `value`."""
+    transpose = None if value is None else value.producer()
+    if transpose is None or not _swaps_heads(transpose) or transpose.inputs[0] is None:
+        return None
+    reshape = transpose.inputs[0].producer()
+    if reshape is None or reshape.op_type != "Reshape" or reshape.inputs[0] is None:
+        return None
+    shape = reshape.inputs[0].shape
+    return reshape.inputs[0] if shape is not None and shape.rank() == 3 else None
+
+
+def _after_merge(value: ir.Value) -> ir.Node | None:
+    """The Reshape to (B, S, N·H) that, behind a Transpose, is the one use of `value`."""
+    node = _only_consumer(value)
+    if node is None or not _swaps_heads(node):
+        return None
+    reshape = _only_consumer(node.outputs[0])
+    if reshape is None or reshape.op_type != "Reshape":
+        return None
+    shape = reshape.outputs[0].shape
+    return reshape if shape is not None and shape.rank() == 3 else None
+
+
+def _only_consumer(value: ir.Value) -> ir.Node | None:
+    consumers = list(value.consumers())
+    return consumers[0] if len(consumers) == 1 and not value.is_graph_output() else None
+
+
+def _swaps_heads(node: ir.Node) -> bool:
+    return node.op_type == "Transpose" and tuple(node.attributes["perm"].as_ints()) == _SWAP

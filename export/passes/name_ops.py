@@ -1,0 +1,48 @@
+"""Mark the nodes of every attention and activation with the module they come from; drop the exporter's own metadata."""
+
+import ast
+from collections import Counter
+
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+
+from ..ops import ACTIVATION, COMPOSITE_CLASSES, OPS_OF_ATEN, OpId
+
+OP_KEY = "tfm.op"
+"""Metadata key of a node: the `OpId` it belongs to, as text."""
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_CLASSES = "pkg.torch.onnx.class_hierarchy"
+
+
+class NameOps(InPlacePass):
+    """Give each attention's and activation's nodes an `OP_KEY`.
+
+    Requires: the metadata that torch's exporter writes on nodes, of a `tfm.export.Graph`.
+    Ensures: no other metadata is left (the exporter's holds paths of the machine it ran on).
+    """
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Name the ops of `model` in the order of its nodes."""
+        calls: Counter[tuple[str, str]] = Counter()
+        named: dict[str, OpId] = {}  # torch call → op
+        for node in model.graph:
+            scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+            classes = ast.literal_eval(node.metadata_props.get(_CLASSES, "[]"))
+            node.metadata_props.clear()
+            if len(scopes) < 2 or len(scopes) != len(classes):
+                continue
+            call, path, kind = scopes[-1], scopes[-2], OPS_OF_ATEN.get(classes[-1])
+            for scope, name in zip(scopes[:-1], classes[:-1], strict=True):
+                if name in COMPOSITE_CLASSES:  # all its calls together are one op
+                    call, path, kind = scope, scope, ACTIVATION
+            if kind is None:
+                continue
+            if call not in named:
+                path = path.removeprefix("model.")
+                named[call] = OpId(kind=kind, path=path, call=calls[kind, path])
+                calls[kind, path] += 1
+            node.metadata_props[OP_KEY] = str(named[call])
+        return PassResult(model, modified=True)
+
+

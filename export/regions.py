@@ -1,0 +1,137 @@
+"""The nodes of one attention or activation in an ONNX graph, cut out so that they run alone."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnxruntime as ort
+
+from tfm.errors import VerificationError
+
+from .ops import ATTENTION
+from .passes import OP_KEY
+from .taps import Tap
+
+Array = npt.NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Region:
+    """All nodes that one op became.
+
+    Attributes:
+        op: The op's name, `str(OpId)`.
+        nodes: In the order of the graph.
+        inputs: Per argument of the op, the value that carries it in; None where the nodes take none.
+        output: The value that carries the result out.
+    """
+
+    op: str
+    nodes: tuple[ir.Node, ...]
+    inputs: tuple[ir.Value | None, ...]
+    output: ir.Value
+
+    @property
+    def form(self) -> str:
+        """What the op became, such as "Attention" or "Relu·Mul"."""
+        return "·".join(node.op_type for node in self.nodes if node.op_type not in _SHAPING)
+
+    def feeds(self, tap: Tap) -> dict[str, Array]:
+        """Lay out what eager fed to the op as this region's inputs want it.
+
+        Raises:
+            VerificationError: The region takes an input that eager did not give.
+        """
+        feeds = {}
+        for value, tensor in zip(self.inputs, tap.inputs, strict=False):
+            if value is None:
+                continue
+            if tensor is None:
+                raise VerificationError(f"the graph feeds {value.name!r} to the op, to which eager gave no such argument")
+            array = tensor.numpy()
+            if tap.op.kind == ATTENTION and _rank(value) == 3:
+                array = _merge_heads(array)
+            feeds[str(value.name)] = np.ascontiguousarray(array)
+        return feeds
+
+    def expected(self, tap: Tap) -> Array:
+        """Lay out what eager got from the op as this region's output gives it."""
+        array = tap.output.numpy()
+        return _merge_heads(array) if tap.op.kind == ATTENTION and _rank(self.output) == 3 else array
+
+    def session(self, model: ir.Model, options: ort.SessionOptions) -> ort.InferenceSession:
+        """Make a session that runs these nodes alone."""
+        return ort.InferenceSession(self._cut_out(model), options, providers=["CPUExecutionProvider"])
+
+    def _cut_out(self, model: ir.Model) -> bytes:
+        copies: dict[ir.Value, ir.Value] = {}
+        inputs = []
+        for value in dict.fromkeys(value for value in self.inputs if value is not None):
+            copies[value] = ir.Value(name=value.name, type=value.type)
+            inputs.append(copies[value])
+        nodes, initializers = [], []
+        for node in self.nodes:
+            for value in node.inputs:
+                if value is not None and value not in copies:
+                    if value.const_value is None:
+                        raise VerificationError(f"{self.op} also depends on {value.name!r}, which is none of its arguments")
+                    copies[value] = ir.Value(name=value.name, type=value.type, shape=value.shape, const_value=value.const_value)
+                    initializers.append(copies[value])
+            arguments = [None if value is None else copies[value] for value in node.inputs]
+            results = [ir.Value(name=value.name, type=value.type) for value in node.outputs]
+            nodes.append(ir.Node(node.domain, node.op_type, arguments, node.attributes.values(), outputs=results))
+            copies.update(zip(node.outputs, results, strict=True))
+        graph = ir.Graph(
+            inputs, [copies[self.output]], nodes=nodes, initializers=initializers, opset_imports=model.opset_imports, name=self.op
+        )
+        return bytes(ir.to_proto(ir.Model(graph, ir_version=model.ir_version)).SerializeToString())
+
+
+_SHAPING = {"Shape", "Concat", "Expand", "Constant", "Cast", "Unsqueeze"}
+"""Nodes that prepare an attention's mask, of no interest to who reads a table."""
+
+
+def find_regions(model: ir.Model) -> dict[str, Region]:
+    """Find the region of every op that `NameOps` named.
+
+    Raises:
+        VerificationError: The nodes of an op have no or several results, or no single argument.
+    """
+    groups: dict[str, list[ir.Node]] = {}
+    for node in model.graph:
+        if OP_KEY in node.metadata_props:
+            groups.setdefault(node.metadata_props[OP_KEY], []).append(node)
+    return {op: _region(op, tuple(nodes)) for op, nodes in groups.items()}
+
+
+def _region(op: str, nodes: tuple[ir.Node, ...]) -> Region:
+    inside = set(nodes)
+    if op.startswith(ATTENTION):
+        (core,) = [node for node in nodes if node.op_type == "Attention"] or [nodes[-1]]
+        arguments = [*core.inputs, None, None, None, None][:4]
+        return Region(op=op, nodes=nodes, inputs=tuple(_enter(value, inside) for value in arguments), output=core.outputs[0])
+    entering = {v for n in nodes for v in n.inputs if v is not None and v.producer() not in inside and v.const_value is None}
+    leaving = [v for n in nodes for v in n.outputs if v.is_graph_output() or any(user not in inside for user in v.consumers())]
+    if len(entering) != 1 or len(leaving) != 1:
+        raise VerificationError(f"{op} became nodes with {len(entering)} arguments and {len(leaving)} results, not one of each")
+    return Region(op=op, nodes=nodes, inputs=(entering.pop(),), output=leaving[0])
+
+
+def _enter(value: ir.Value | None, inside: set[ir.Node]) -> ir.Value | None:
+    """Walk from an argument of the core node up to the value that enters the region."""
+    while value is not None and (producer := value.producer()) is not None and producer in inside:
+        value = producer.inputs[0]
+    return value
+
+
+def _rank(value: ir.Value) -> int:
+    if value.shape is None:
+        raise VerificationError(f"the rank of {value.name!r} is not known")
+    return int(value.shape.rank())
+
+
+def _merge_heads(array_BNSH: Array) -> Array:
+    batch, heads, length, size = array_BNSH.shape
+    return array_BNSH.transpose(0, 2, 1, 3).reshape(batch, length, heads * size)

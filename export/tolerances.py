@@ -1,0 +1,43 @@
+"""Every tolerance of the verification, in one table, each with its reason."""
+
+import dataclasses
+
+from .figures import Figures
+from .ops import ACTIVATION, ATTENTION, Kind
+
+
+@dataclasses.dataclass(frozen=True)
+class Tolerance:
+    """Largest absolute difference allowed: atol + rtol × the largest magnitude expected.
+
+    The scale is the tensor's, not the element's: an element near zero, in the tail of an activation, carries the
+    rounding of the large numbers that it is made from.
+    """
+
+    atol: float
+    rtol: float
+
+    def limit(self, figures: Figures) -> float:
+        """Largest `max_abs` these figures may have."""
+        return self.atol + self.rtol * figures.scale
+
+    def allows(self, figures: Figures) -> bool:
+        """Whether something was compared, and nothing lies too far off."""
+        return figures.count > 0 and figures.max_abs <= self.limit(figures)
+
+
+OWN: dict[Kind, Tolerance] = {
+    # A few float32 roundings (2⁻²⁴ ≈ 6e-8) and onnxruntime's polynomial erf, exp and tanh: measured at most 5e-7 at a
+    # scale of 1. The nearest wrong form, gelu by tanh instead of erf, lies 4.7e-4 off.
+    ACTIVATION: Tolerance(1e-6, 1e-6),
+    # A sum of H products, a softmax over T and a sum over T, each in another order than eager's: measured at most
+    # 1e-6 at a scale of 1 for T up to 512. A scale that is 1 % off moves it by 1e-3.
+    ATTENTION: Tolerance(2e-6, 4e-6),
+}
+"""An op by itself, fed what eager fed to it; float32."""
+
+FREE = Tolerance(1e-5, 2e-5)
+"""An op inside the whole float32 graph: what it inherits from up to dozens of layers, each adding about 1e-6 of the scale."""
+
+END_TO_END = Tolerance(1e-5, 1e-5)
+"""Outputs of a float32 graph; `--atol` and `--rtol` replace it."""

@@ -1,0 +1,87 @@
+"""Rows of token ids of different lengths, checked, and padded into batches.
+
+Shapes: B batch, S sequence.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfm.errors import InputError
+
+from .checks import Array
+from .manifest import Signature
+
+
+def check_count(name: str, value: Any) -> int:
+    """Return a number of things, an integer of at least 1.
+
+    Raises:
+        InputError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise InputError(f"{name} must be an integer of at least 1, but is {value!r}")
+    return int(value)
+
+
+def check_rows(rows: Sequence[Any], signature: Signature) -> list[list[int]]:
+    """Check rows of token ids before they are sorted and padded, so that an error names the caller's own row.
+
+    Args:
+        rows: Sequences of integers.
+        signature: Of the graph that they go into as `input_ids`.
+
+    Returns:
+        The rows as lists of int.
+
+    Raises:
+        InputError: A row is empty, too long or no sequence of integers, or an id is out of range.
+    """
+    below = next((spec.below for spec in signature.inputs if spec.name == "input_ids"), None)
+    most = length_limit(signature)
+    checked = []
+    for index, row in enumerate(rows):
+        array = _as_integers(index, row)
+        if array.size == 0:
+            raise InputError(f"inputs[{index}] has no tokens; leave it out")
+        if most is not None and array.size > most:
+            raise InputError(f"inputs[{index}] has {array.size} tokens, but this model takes at most {most}; shorten it")
+        if below is not None and (array.min() < 0 or array.max() >= below):
+            position = int(np.argmax((array < 0) | (array >= below)))
+            raise InputError(f"inputs[{index}][{position}] is {array[position]}; ids must be in [0, {below})")
+        checked.append(array.tolist())
+    return checked
+
+
+def length_limit(signature: Signature) -> int | None:
+    """How many tokens one sequence may have, those of the past included; None: any number."""
+    limits = [most for key, most in signature.max_length.items() if "sequence" in key.split(" + ")]
+    return min(limits, default=None)
+
+
+def batches(rows: Sequence[Sequence[int]], size: int, pad: int) -> Iterator[tuple[list[int], Array, Array]]:
+    """Sort rows by length and pad them on the right into batches.
+
+    Yields:
+        The places of a batch's rows in `rows`; their ids (B, S), int64; which of them are real, (B, S), int64 0 or 1.
+    """
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    for start in range(0, len(order), size):
+        places = order[start : start + size]
+        ids_BS = np.full((len(places), len(rows[places[-1]])), pad, np.int64)
+        mask_BS = np.zeros_like(ids_BS)
+        for b, place in enumerate(places):
+            ids_BS[b, : len(rows[place])] = rows[place]
+            mask_BS[b, : len(rows[place])] = 1
+        yield places, ids_BS, mask_BS
+
+
+def _as_integers(index: int, row: Any) -> Array:
+    try:
+        array = np.asarray(row)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise InputError(f"inputs[{index}] is no sequence of token ids: {error}") from error
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise InputError(f"inputs[{index}] must be a text or a sequence of token ids, but is {type(row).__name__} {row!r:.60}")
+    return array

@@ -1,0 +1,253 @@
+"""A bundle's manifest.json: what is in the folder, what each graph takes and gives, and the digests that prove it."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfm.errors import BundleError
+
+from .checked_json import CheckedJson
+
+SCHEMA = 1
+ROLES: dict[str, tuple[str, ...]] = {
+    "encoder": ("model",),
+    "decoder": ("model",),
+    "encoder-decoder": ("encoder", "decoder"),
+}
+DTYPES = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output of a graph.
+
+    Attributes:
+        name: Its name in the graph.
+        dtype: A numpy dtype's name.
+        shape: Fixed sizes, and names of dimensions; equal names are equal sizes.
+        below: Values must be in [0, below); None: any.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    below: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """What one graph takes and gives.
+
+    Attributes:
+        inputs: Every input; all are required.
+        outputs: Every output.
+        max_length: Greatest size of a named dimension, or of a sum of them ("past_sequence + sequence").
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_length: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """How a bundle generates.
+
+    Attributes:
+        pad_token_id: Fills up shorter rows of a batch; None: 0 does.
+        bos_token_id: Starts what an encoder-decoder generates.
+        eos_token_id: Ends it; None: only the length does.
+        max_new_tokens: Greatest number of new tokens unless asked otherwise.
+        split_on_whitespace: Texts are words, tokenized by character.
+    """
+
+    pad_token_id: int | None
+    bos_token_id: int | None
+    eos_token_id: int | None
+    max_new_tokens: int
+    split_on_whitespace: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """Size in bytes and hexadecimal SHA-256 of one file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A bundle's manifest, checked.
+
+    Attributes:
+        folder: The bundle.
+        kind: "encoder", "decoder" or "encoder-decoder".
+        family: Where the checkpoint came from, e.g. "bert".
+        config: The exported model's configuration, for information.
+        graphs: Precision → role → path within the bundle.
+        signature: Role → what its graph takes and gives; the same in every precision.
+        generation: How to generate; None: not said.
+        max_text_tokens: Where `embed` truncates texts; None: where the graph's limit is.
+        files: Every file of the bundle but the manifest, by path.
+        versions: What wrote the bundle.
+        opset: The graphs' ONNX opset.
+        gates: What was verified, with which verdict.
+    """
+
+    folder: Path
+    kind: str
+    family: str
+    config: Mapping[str, Any]
+    graphs: Mapping[str, Mapping[str, str]]
+    signature: Mapping[str, Signature]
+    generation: Generation | None
+    max_text_tokens: int | None
+    files: Mapping[str, File]
+    versions: Mapping[str, Any]
+    opset: int
+    gates: tuple[Any, ...]
+
+
+def read_manifest(bundle: str | os.PathLike[str]) -> Manifest:
+    """Read a bundle's manifest and check that every file it lists is there, with its size.
+
+    Args:
+        bundle: The bundle's folder.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        BundleError: It is no bundle, its manifest is of another schema or malformed, or a file is missing or altered.
+    """
+    folder = Path(bundle)
+    if not folder.is_dir():
+        state = "a file, not a folder" if folder.exists() else "not there"
+        raise BundleError(f"{folder} is {state}; a bundle is the folder that tfm-export wrote")
+    path = folder / "manifest.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BundleError(f"{folder} is not a bundle: it holds no manifest.json; export one with tfm-export") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path} cannot be read as JSON: {error}; export the bundle again") from error
+    manifest = _parse(folder, CheckedJson(path, values))
+    for name, file in manifest.files.items():
+        try:
+            size = (folder / name).stat().st_size
+        except OSError as error:
+            raise BundleError(f"{folder}: {name} is missing, though the manifest lists it; copy the bundle again") from error
+        if size != file.size:
+            raise BundleError(
+                f"{folder}: {name} was altered: it has {size} bytes, the manifest says {file.size}; copy the bundle again"
+            )
+    return manifest
+
+
+def check_digests(manifest: Manifest, names: Iterable[str]) -> None:
+    """Compare the content of listed files with their SHA-256.
+
+    Raises:
+        BundleError: A file was altered or cannot be read.
+    """
+    for name in names:
+        digest = hashlib.sha256()
+        try:
+            with open(manifest.folder / name, "rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise BundleError(f"{manifest.folder}: {name} cannot be read: {error}") from error
+        if digest.hexdigest() != manifest.files[name].sha256:
+            raise BundleError(
+                f"{manifest.folder}: {name} was altered: its SHA-256 is not the manifest's; copy the bundle again"
+            )
+
+
+def _parse(folder: Path, top: CheckedJson) -> Manifest:
+    schema = top["schema"].value
+    if schema != SCHEMA:
+        raise BundleError(
+            f"{top.path}: its schema is {json.dumps(schema)}, but this tfm-export reads {SCHEMA}; "
+            "upgrade tfm-export, or export the bundle again with this one"
+        )
+    kind = top["kind"].choice(ROLES)
+    files = {top.inside(name): _file(value) for name, value in top["files"].fields().items()}
+    graphs = {precision: _graph(value, kind, files) for precision, value in top["graphs"].fields().items()}
+    if not graphs:
+        raise top["graphs"].error("at least one precision")
+    generation = top["generation"]
+    return Manifest(
+        folder=folder,
+        kind=kind,
+        family=top["family"].text(),
+        config=_plain(top["config"]),
+        graphs=graphs,
+        signature={role: _signature(top["signature"][role]) for role in ROLES[kind]},
+        generation=None if generation.value is None else _generation(generation, kind),
+        max_text_tokens=top["max_text_tokens"].optional_integer(1),
+        files=files,
+        versions=_plain(top["versions"]),
+        opset=top["opset"].integer(1),
+        gates=tuple(item.value for item in top["gates"].items()),
+    )
+
+
+def _plain(value: CheckedJson) -> dict[str, Any]:
+    return {key: field.value for key, field in value.fields().items()}
+
+
+def _file(value: CheckedJson) -> File:
+    sha256 = value["sha256"].text()
+    if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+        raise value["sha256"].error("64 lower-case hexadecimal digits")
+    return File(size=value["size"].integer(0), sha256=sha256)
+
+
+def _graph(value: CheckedJson, kind: str, files: Mapping[str, File]) -> dict[str, str]:
+    paths = {}
+    for role in ROLES[kind]:
+        paths[role] = value[role].inside(value[role].text())
+        if paths[role] not in files:
+            raise value[role].error("one of the paths in files")
+    return paths
+
+
+def _signature(value: CheckedJson) -> Signature:
+    inputs = tuple(_tensor(item) for item in value["inputs"].items())
+    outputs = tuple(_tensor(item) for item in value["outputs"].items())
+    dims = {dim for spec in inputs for dim in spec.shape if isinstance(dim, str)}
+    for spec, item in zip(inputs, value["inputs"].items(), strict=True):
+        if any(isinstance(dim, str) and not dim.isidentifier() for dim in spec.shape):
+            raise item["shape"].error("of sizes and plain names")
+    limits = {}
+    for key, item in value["max_length"].fields().items():
+        if not dims.issuperset(key.split(" + ")):
+            raise BundleError(f"{value.path}: {item.place} limits no dimension of an input; export the bundle again")
+        limits[key] = item.integer(1)
+    return Signature(inputs=inputs, outputs=outputs, max_length=limits)
+
+
+def _tensor(value: CheckedJson) -> TensorSpec:
+    shape = tuple(d.text() if isinstance(d.value, str) else d.integer(1) for d in value["shape"].items())
+    below = value["below"].integer(1) if "below" in value.fields() else None
+    dtype = value["dtype"].choice(DTYPES)
+    if below is not None and "int" not in dtype:
+        raise value["below"].error(f"absent for {dtype}")
+    return TensorSpec(name=value["name"].text(), dtype=dtype, shape=shape, below=below)
+
+
+def _generation(value: CheckedJson, kind: str) -> Generation:
+    bos = value["bos_token_id"]
+    return Generation(
+        pad_token_id=value["pad_token_id"].optional_integer(0),
+        bos_token_id=bos.integer(0) if kind == "encoder-decoder" else bos.optional_integer(0),
+        eos_token_id=value["eos_token_id"].optional_integer(0),
+        max_new_tokens=value["max_new_tokens"].integer(1),
+        split_on_whitespace=value["split_on_whitespace"].flag(),
+    )

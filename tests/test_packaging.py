@@ -1,0 +1,144 @@
+"""The package as it is installed: what is in it, what it needs, and that the base install does without torch."""
+
+import importlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # comes with mypy and build on 3.10
+
+REPO = Path(__file__).resolve().parents[1]
+ROOMS = ("cli", "errors", "export", "model", "quantize", "runtime")
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def packages() -> list[str]:
+    found = [file.parent for room in ROOMS for file in (REPO / room).rglob("__init__.py")]
+    return sorted(".".join(["tfm", *folder.relative_to(REPO).parts]) for folder in found)
+
+
+def requirement_name(requirement: str) -> str:
+    return re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0].lower()
+
+
+def test_listed_packages_are_the_folders() -> None:
+    assert PROJECT["tool"]["setuptools"]["packages"] == packages()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_each_room_is_mapped_and_typed(room: str) -> None:
+    assert PROJECT["tool"]["setuptools"]["package-dir"][f"tfm.{room}"] == room
+    assert (REPO / room / "py.typed").is_file()
+    assert (REPO / ".types" / "tfm" / room).resolve() == REPO / room
+
+
+def test_base_install_needs_neither_torch_nor_onnx() -> None:
+    base = {requirement_name(requirement) for requirement in PROJECT["project"]["dependencies"]}
+    assert base == {"click", "numpy", "onnxruntime"}
+
+
+def test_torch_is_bounded() -> None:
+    extra = PROJECT["project"]["optional-dependencies"]["export"]
+    assert [requirement for requirement in extra if requirement_name(requirement) == "torch"] == ["torch>=2.10,<2.14"]
+
+
+@pytest.mark.parametrize("package", packages())
+def test_public_names_are_sorted_there_and_documented(package: str) -> None:
+    module = importlib.import_module(package)
+    assert module.__doc__, f"{package} has no docstring"
+    names = getattr(module, "__all__", [])
+    assert list(names) == sorted(set(names), key=str)
+    for name in names:
+        value = getattr(module, name)
+        if inspect.isclass(value) or inspect.isroutine(value):
+            assert inspect.getdoc(value), f"{package}.{name} has no docstring"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_each_room_says_what_is_public(room: str) -> None:
+    assert importlib.import_module(f"tfm.{room}").__all__
+
+
+def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run in a folder outside the repository, with nothing of this process's Python in the environment."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV", "COV_"))}
+    return subprocess.run([str(part) for part in command], cwd=cwd, env=clean, capture_output=True, text=True)
+
+
+def run_well(*command: str | Path, cwd: Path) -> str:
+    done = run(*command, cwd=cwd)
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy: setuptools leaves build/ and egg-info where it works."""
+    source = tmp_path_factory.mktemp("source")
+    files = [REPO / name for name in ("pyproject.toml", "README.md", "LICENSE")]
+    for room in ROOMS:
+        files += [file for pattern in ("*.py", "py.typed") for file in (REPO / room).rglob(pattern)]
+        files += [file for file in (REPO / room).rglob("*") if file.suffix in (".html", ".json")]
+    for file in files:
+        target = source / file.relative_to(REPO)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+    out = tmp_path_factory.mktemp("dist")
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+    run_well(*pip, "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", out, source, cwd=out)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def edge(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scripts' folder of an empty environment with the wheel and its base dependencies alone."""
+    folder = tmp_path_factory.mktemp("edge")
+    run_well(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
+    scripts = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
+    pip = (scripts / "python", "-m", "pip", "--disable-pip-version-check")
+    run_well(*pip, "install", "-q", wheel, cwd=folder)
+    return scripts
+
+
+def test_wheel_holds_every_package(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    for package in packages():
+        assert f"{package.replace('.', '/')}/__init__.py" in names
+    for room in ROOMS:
+        assert f"tfm/{room}/py.typed" in names
+    assert not [name for name in names if not name.startswith(("tfm/", "tfm_export-"))]
+    assert [name for name in names if name.endswith("LICENSE")]
+
+
+def test_base_install_runs_without_torch_and_onnx(edge: Path, tmp_path: Path) -> None:
+    program = "import sys, tfm.runtime; print(sorted({'torch', 'onnx', 'onnxscript', 'onnx_ir'} & set(sys.modules)))"
+    assert run_well(edge / "python", "-W", "error", "-c", program, cwd=tmp_path).strip() == "[]"
+    assert run(edge / "python", "-c", "import torch", cwd=tmp_path).returncode == 1
+
+
+def test_base_install_has_the_command_line(edge: Path, tmp_path: Path) -> None:
+    help_text = run_well(edge / "tfm", "--help", cwd=tmp_path)
+    assert "export" in help_text
+    assert "run" in help_text
+    assert "--ckpt" in run_well(edge / "tfm-export", "--help", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("command", [("tfm-export",), ("tfm", "export")], ids=" ".join)
+def test_export_without_torch_says_what_to_install(edge: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "x").write_bytes(b"x")
+    done = run(edge / command[0], *command[1:], "--ckpt", "x", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "pip install 'tfm-export[export]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
