@@ -1,0 +1,50 @@
+"""The command line: a thin shell over the rooms. Exit codes: 0 done, 1 a gate failed, 2 bad usage or bad input."""
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from tfm.errors import TfmError
+
+from .export import export as export_command
+from .run import run as run_command
+
+__all__ = ["export", "main"]
+
+_INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tfm-export")
+def tfm() -> None:
+    """Export PyTorch Transformers to small, fast, verified ONNX bundles, and run them."""
+
+
+tfm.add_command(export_command, "export")
+tfm.add_command(run_command, "run")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `tfm`."""
+    _run(tfm, arguments, "tfm")
+
+
+def export(arguments: Sequence[str] | None = None) -> None:
+    """Run `tfm-export`."""
+    _run(export_command, arguments, "tfm-export")
+
+
+def _run(command: click.Command, arguments: Sequence[str] | None, name: str) -> None:
+    try:
+        code = command.main(arguments, prog_name=name, standalone_mode=False)
+    except TfmError as error:
+        click.echo(f"{name}: {error}", err=True)
+        code = 2
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo(f"{name}: interrupted; nothing was left behind", err=True)
+        code = _INTERRUPTED
+    sys.exit(code or 0)

@@ -1,0 +1,20 @@
+"""torch → ONNX, and the proof that it is the same function."""
+
+from .bundle import PRECISIONS, ExportReport, export_checkpoint
+from .graphs import Graph, graphs_of
+from .to_onnx import OPSETS, to_onnx
+from .tolerances import Tolerance
+from .verify import GraphReport, verify
+
+__all__ = [
+    "OPSETS",
+    "PRECISIONS",
+    "ExportReport",
+    "Graph",
+    "GraphReport",
+    "Tolerance",
+    "export_checkpoint",
+    "graphs_of",
+    "to_onnx",
+    "verify",
+]

@@ -74,5 +74,11 @@ class Figures:
 
     def to_dict(self) -> dict[str, float | int | None]:
         """Give the figures as JSON values; an infinite one is null."""
-        values = {"max_abs": self.max_abs, "nmse": self.nmse, "snr_db": self.snr_db, "cosine": self.cosine, "scale": self.scale}
+        values = {
+            "max_abs": self.max_abs,
+            "nmse": self.nmse,
+            "snr_db": self.snr_db,
+            "cosine": self.cosine,
+            "scale": self.scale,
+        }
         return {"count": self.count} | {key: value if math.isfinite(value) else None for key, value in values.items()}

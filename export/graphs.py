@@ -75,7 +75,10 @@ class Graph(nn.Module):
 
     def signature(self) -> dict[str, Any]:
         """Describe inputs, outputs and limits as JSON values, for the manifest."""
-        as_dict = [[{k: v for k, v in dataclasses.asdict(value).items() if v is not None} for value in side] for side in (self.inputs, self.outputs)]
+        as_dict = [
+            [{k: v for k, v in dataclasses.asdict(value).items() if v is not None} for value in side]
+            for side in (self.inputs, self.outputs)
+        ]
         return {"inputs": as_dict[0], "outputs": as_dict[1], "max_length": self.max_length}
 
 
@@ -91,7 +94,11 @@ class EncoderGraph(Graph):
         self.inputs = _source_inputs(config)
         hidden = Value(name="last_hidden_state", dtype="float32", shape=("batch", "sequence", config.d_model))
         vectors = {"sentence_embedding": config.pooling is not None, "pooler_output": config.pooler}
-        rows = [Value(name=name, dtype="float32", shape=("batch", config.d_model)) for name, there in vectors.items() if there]
+        rows = [
+            Value(name=name, dtype="float32", shape=("batch", config.d_model))
+            for name, there in vectors.items()
+            if there
+        ]
         self.outputs = (hidden, *rows)
         self.max_length = {"sequence": config.max_positions}
 
@@ -198,13 +205,17 @@ def _source_sample(config: TransformerConfig, generator: torch.Generator, batch:
     lengths_B = torch.randint(1, length + 1, (batch,), generator=generator)
     lengths_B[0] = length
     mask_BT = (torch.arange(length) < lengths_B[:, None]).to(torch.int64)
-    segments = [torch.randint(config.type_vocab_size, ids_BT.shape, generator=generator)] if config.type_vocab_size else []
+    segments = (
+        [torch.randint(config.type_vocab_size, ids_BT.shape, generator=generator)] if config.type_vocab_size else []
+    )
     return [ids_BT, mask_BT, *segments]
 
 
 def _cache(config: TransformerConfig, prefix: str, length: str) -> tuple[Value, ...]:
     shape = ("batch", config.nhead, length, config.d_model // config.nhead)
-    names = [f"{prefix.format(layer)}.{part}" for layer in range(config.num_decoder_layers) for part in ("key", "value")]
+    names = [
+        f"{prefix.format(layer)}.{part}" for layer in range(config.num_decoder_layers) for part in ("key", "value")
+    ]
     return tuple(Value(name=name, dtype="float32", shape=shape) for name in names)
 
 

@@ -49,7 +49,9 @@ class Region:
             if value is None:
                 continue
             if tensor is None:
-                raise VerificationError(f"the graph feeds {value.name!r} to the op, to which eager gave no such argument")
+                raise VerificationError(
+                    f"the graph feeds {value.name!r} to the op, to which eager gave no such argument"
+                )
             array = tensor.numpy()
             if tap.op.kind == ATTENTION and _rank(value) == 3:
                 array = _merge_heads(array)
@@ -76,15 +78,24 @@ class Region:
             for value in node.inputs:
                 if value is not None and value not in copies:
                     if value.const_value is None:
-                        raise VerificationError(f"{self.op} also depends on {value.name!r}, which is none of its arguments")
-                    copies[value] = ir.Value(name=value.name, type=value.type, shape=value.shape, const_value=value.const_value)
+                        raise VerificationError(
+                            f"{self.op} also depends on {value.name!r}, which is none of its arguments"
+                        )
+                    copies[value] = ir.Value(
+                        name=value.name, type=value.type, shape=value.shape, const_value=value.const_value
+                    )
                     initializers.append(copies[value])
             arguments = [None if value is None else copies[value] for value in node.inputs]
             results = [ir.Value(name=value.name, type=value.type) for value in node.outputs]
             nodes.append(ir.Node(node.domain, node.op_type, arguments, node.attributes.values(), outputs=results))
             copies.update(zip(node.outputs, results, strict=True))
         graph = ir.Graph(
-            inputs, [copies[self.output]], nodes=nodes, initializers=initializers, opset_imports=model.opset_imports, name=self.op
+            inputs,
+            [copies[self.output]],
+            nodes=nodes,
+            initializers=initializers,
+            opset_imports=model.opset_imports,
+            name=self.op,
         )
         return bytes(ir.to_proto(ir.Model(graph, ir_version=model.ir_version)).SerializeToString())
 
@@ -111,11 +122,19 @@ def _region(op: str, nodes: tuple[ir.Node, ...]) -> Region:
     if op.startswith(ATTENTION):
         (core,) = [node for node in nodes if node.op_type == "Attention"] or [nodes[-1]]
         arguments = [*core.inputs, None, None, None, None][:4]
-        return Region(op=op, nodes=nodes, inputs=tuple(_enter(value, inside) for value in arguments), output=core.outputs[0])
-    entering = {v for n in nodes for v in n.inputs if v is not None and v.producer() not in inside and v.const_value is None}
-    leaving = [v for n in nodes for v in n.outputs if v.is_graph_output() or any(user not in inside for user in v.consumers())]
+        return Region(
+            op=op, nodes=nodes, inputs=tuple(_enter(value, inside) for value in arguments), output=core.outputs[0]
+        )
+    entering = {
+        v for n in nodes for v in n.inputs if v is not None and v.producer() not in inside and v.const_value is None
+    }
+    leaving = [
+        v for n in nodes for v in n.outputs if v.is_graph_output() or any(user not in inside for user in v.consumers())
+    ]
     if len(entering) != 1 or len(leaving) != 1:
-        raise VerificationError(f"{op} became nodes with {len(entering)} arguments and {len(leaving)} results, not one of each")
+        raise VerificationError(
+            f"{op} became nodes with {len(entering)} arguments and {len(leaving)} results, not one of each"
+        )
     return Region(op=op, nodes=nodes, inputs=(entering.pop(),), output=leaving[0])
 
 

@@ -38,7 +38,9 @@ def to_onnx(graph: Graph, *, opset: int = OPSETS.start) -> ir.Model:
     example = graph.sample(torch.Generator().manual_seed(0), batch=2, length=5, past=3)
     names = dict.fromkeys(dim for value in graph.inputs for dim in value.shape if isinstance(dim, str))
     dims = {name: torch.export.Dim(name) for name in names}
-    dynamic = tuple({axis: dims[dim] for axis, dim in enumerate(value.shape) if isinstance(dim, str)} for value in graph.inputs)
+    dynamic = tuple(
+        {axis: dims[dim] for axis, dim in enumerate(value.shape) if isinstance(dim, str)} for value in graph.inputs
+    )
     with torch.no_grad(), _quiet():
         try:
             program = torch.export.export(graph, tuple(example), dynamic_shapes={"tensors": dynamic})
@@ -56,7 +58,13 @@ def to_onnx(graph: Graph, *, opset: int = OPSETS.start) -> ir.Model:
     if exported is None:
         raise ExportError(f"the {graph.role} graph cannot be exported: the exporter gave nothing")
     model = exported.model
-    passes = [NameOps(), FuseQuickGelu(), FoldHeads(), common.CommonSubexpressionEliminationPass(), common.RemoveUnusedNodesPass()]
+    passes = [
+        NameOps(),
+        FuseQuickGelu(),
+        FoldHeads(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+    ]
     ir.passes.Sequential(*passes)(model)
     _describe(model, graph)
     return model

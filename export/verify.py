@@ -111,7 +111,9 @@ class GraphReport:
             for op in self.ops
         ]
         outputs = [
-            {"name": o.name, "level": o.level, "passed": o.passed, "fault": o.fault} | o.figures.to_dict() | {"limit": o.limit}
+            {"name": o.name, "level": o.level, "passed": o.passed, "fault": o.fault}
+            | o.figures.to_dict()
+            | {"limit": o.limit}
             for o in self.outputs
         ]
         return {"role": self.role, "precision": self.precision, "passed": self.passed, "ops": ops, "outputs": outputs}
@@ -144,7 +146,11 @@ def verify(
     records = [record(graph, case) for case in cases]
     feeds = [{value.name: tensor.numpy() for value, tensor in zip(graph.inputs, case, strict=True)} for case in cases]
     free_runs = _run_with_taps(model, path, regions, feeds)
-    calls = {str(tap.op): [taps[index] for _, taps in records] for index, tap in enumerate(records[0][1])} if records else {}
+    calls = (
+        {str(tap.op): [taps[index] for _, taps in records] for index, tap in enumerate(records[0][1])}
+        if records
+        else {}
+    )
     ops = [_verify_op(model, regions.get(op), taps, free_runs, judged) for op, taps in calls.items()]
     ops += [_unmatched(region) for op, region in regions.items() if op not in calls]
     outputs = []
@@ -167,7 +173,9 @@ def _verify_op(
 ) -> OpReport:
     op, own, free = taps[0].op, Figures(), Figures()
     if region is None:
-        return OpReport(op=op, form="", own=own, own_limit=0.0, free=free, free_limit=None, fault="no node of the graph computes it")
+        return OpReport(
+            op=op, form="", own=own, own_limit=0.0, free=free, free_limit=None, fault="no node of the graph computes it"
+        )
     fault = ""
     try:
         session = region.session(model, _options("disabled"))
@@ -181,7 +189,9 @@ def _verify_op(
         fault = f"it cannot be run by itself: {str(error).splitlines()[0]}"
     own_limit, free_limit = OWN[op.kind].limit(own), FREE.limit(free) if judged else None
     fault = fault or _judge(own, own_limit, "off by itself") or _judge(free, free_limit, "off in the whole graph")
-    return OpReport(op=op, form=region.form, own=own, own_limit=own_limit, free=free, free_limit=free_limit, fault=fault)
+    return OpReport(
+        op=op, form=region.form, own=own, own_limit=own_limit, free=free, free_limit=free_limit, fault=fault
+    )
 
 
 def _unmatched(region: Region) -> OpReport:
@@ -207,7 +217,9 @@ def _judge(figures: Figures, limit: float | None, what: str) -> str:
     return ""
 
 
-def _run_with_taps(model: ir.Model, path: Path, regions: dict[str, Region], feeds: list[dict[str, Array]]) -> list[dict[str, Array]]:
+def _run_with_taps(
+    model: ir.Model, path: Path, regions: dict[str, Region], feeds: list[dict[str, Array]]
+) -> list[dict[str, Array]]:
     """Run the whole graph unoptimised, with every op's result as an output; per case, op → result."""
     known = {value.name for value in model.graph.outputs}
     extra = [region.output for region in regions.values() if region.output.name not in known]

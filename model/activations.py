@@ -56,7 +56,9 @@ def check_activation(name: str) -> None:
     known = [*ACTIVATIONS, *GATED]
     if name not in known:
         near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
-        raise ConfigError(f"unknown activation {name!r}; the nearest is {near[0]!r} (known: {', '.join(sorted(known))})")
+        raise ConfigError(
+            f"unknown activation {name!r}; the nearest is {near[0]!r} (known: {', '.join(sorted(known))})"
+        )
 
 
 def is_gated(name: str) -> bool:

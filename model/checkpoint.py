@@ -163,9 +163,9 @@ def _torch_load(file: Path, pickled: bytes, *, mmap: bool) -> Any:
             raise CheckpointError(f"{file} is not a checkpoint of torch.save: {reason}") from error
         if any(name.startswith("torch.nn.modules.") for name in classes):
             raise CheckpointError(
-                f"{file} is a pickled whole module ({classes[0]}), which would run code on loading; nothing was run. Where "
-                "its class is at hand, torch.load(path, weights_only=False) it there and torch.save({'config': ..., "
-                "'state_dict': module.state_dict()}, path)"
+                f"{file} is a pickled whole module ({classes[0]}), which would run code on loading; nothing was run. "
+                "Where its class is at hand, torch.load(path, weights_only=False) it there and "
+                "torch.save({'config': ..., 'state_dict': module.state_dict()}, path)"
             ) from error
         raise CheckpointError(
             f"{file} refers to {classes[0]}, which could run code on loading; nothing was run. A checkpoint needs only "
@@ -227,7 +227,7 @@ def _check_weights(file: Path, weights: Any) -> Weights:
 
 def _convert(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
     family = values["model_type"]
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise CheckpointError(
             f"{folder / 'config.json'}: model_type {family!r} is not supported; known: {', '.join(sorted(FAMILIES))}"
         )

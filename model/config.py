@@ -86,9 +86,13 @@ class TransformerConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
         if self.d_model % self.nhead:
-            raise ConfigError(f"d_model must be a multiple of nhead, but {self.d_model} % {self.nhead} is {self.d_model % self.nhead}")
+            raise ConfigError(
+                f"d_model must be a multiple of nhead, but {self.d_model} % {self.nhead} is {self.d_model % self.nhead}"
+            )
         if self.positions == "sinusoidal" and self.d_model % 2:
-            raise ConfigError(f"sinusoidal positions pair sines with cosines: d_model must be even, but is {self.d_model}")
+            raise ConfigError(
+                f"sinusoidal positions pair sines with cosines: d_model must be even, but is {self.d_model}"
+            )
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout must be in [0, 1), but is {self.dropout}")
         if not self.layer_norm_eps > 0.0:

@@ -49,6 +49,8 @@ class Embedding(nn.Module):
         self.token = nn.Embedding(vocab_size, d_model, padding_idx=config.pad_token_id)
         if config.scale_embeddings:  # so that scaled tokens weigh as much as positions do
             nn.init.normal_(self.token.weight, std=1.0 / self.scale)
+            if config.pad_token_id is not None:
+                nn.init.zeros_(self.token.weight[config.pad_token_id])
         if config.positions == "learned":
             self.position = nn.Parameter(torch.randn(config.max_positions, d_model) * 0.02)
         else:

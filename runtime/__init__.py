@@ -1,6 +1,10 @@
 """What an app embeds: open a bundle, run it, embed and generate with it. Needs numpy and onnxruntime only."""
 
-from .model import Decoder, Encoder, EncoderDecoder, Model, load
+from .bundle import load
+from .decoder import Decoder
+from .encoder import Encoder
+from .encoder_decoder import EncoderDecoder
+from .model import Model
 from .session import Session
 
 __all__ = [

@@ -46,7 +46,9 @@ def check_rows(rows: Sequence[Any], signature: Signature) -> list[list[int]]:
         if array.size == 0:
             raise InputError(f"inputs[{index}] has no tokens; leave it out")
         if most is not None and array.size > most:
-            raise InputError(f"inputs[{index}] has {array.size} tokens, but this model takes at most {most}; shorten it")
+            raise InputError(
+                f"inputs[{index}] has {array.size} tokens, but this model takes at most {most}; shorten it"
+            )
         if below is not None and (array.min() < 0 or array.max() >= below):
             position = int(np.argmax((array < 0) | (array >= below)))
             raise InputError(f"inputs[{index}][{position}] is {array[position]}; ids must be in [0, {below})")
@@ -60,8 +62,8 @@ def length_limit(signature: Signature) -> int | None:
     return min(limits, default=None)
 
 
-def batches(rows: Sequence[Sequence[int]], size: int, pad: int) -> Iterator[tuple[list[int], Array, Array]]:
-    """Sort rows by length and pad them on the right into batches.
+def batches(rows: Sequence[Sequence[int]], size: int, pad: int = 0) -> Iterator[tuple[list[int], Array, Array]]:
+    """Sort rows by length and pad them on the right, with the id `pad`, into batches.
 
     Yields:
         The places of a batch's rows in `rows`; their ids (B, S), int64; which of them are real, (B, S), int64 0 or 1.
@@ -83,5 +85,7 @@ def _as_integers(index: int, row: Any) -> Array:
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"inputs[{index}] is no sequence of token ids: {error}") from error
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise InputError(f"inputs[{index}] must be a text or a sequence of token ids, but is {type(row).__name__} {row!r:.60}")
+        raise InputError(
+            f"inputs[{index}] must be a text or a sequence of token ids, but is {type(row).__name__} {row!r:.60}"
+        )
     return array

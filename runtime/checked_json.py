@@ -18,7 +18,9 @@ class CheckedJson:
         """Make the error that this value is not what was expected."""
         found = json.dumps(self.value)
         found = found if len(found) <= 40 else found[:37] + "..."
-        return BundleError(f"{self.path}: {self.place or 'it'} must be {expected}, but is {found}; export the bundle again")
+        return BundleError(
+            f"{self.path}: {self.place or 'it'} must be {expected}, but is {found}; export the bundle again"
+        )
 
     def __getitem__(self, key: str) -> "CheckedJson":
         """Read a required key of an object."""

@@ -52,20 +52,23 @@ class InputChecks:
                 _refuse_dtype(array, spec)
             if array.ndim != rank:
                 raise InputError(f"{name} has shape {array.shape}, but must have {rank} dimensions, {_describe(spec)}")
-            for size, dim in zip(array.shape, spec.shape, strict=True):
-                if (dim if isinstance(dim, int) else sizes.setdefault(dim, size)) != size:
-                    _refuse_size(array, spec, sizes)
+            for axis, (size, dim) in enumerate(zip(array.shape, spec.shape, strict=True)):
+                expected = dim if isinstance(dim, int) else sizes.setdefault(dim, size)
+                if size != expected:
+                    _refuse_size(array, spec, axis, expected)
                 if size == 0 and dim != MAY_BE_EMPTY:
                     raise InputError(f"{name} has shape {array.shape}: {dim} must be at least 1")
-            if spec.below is not None and array.size:
-                # As unsigned integers negative values are the greatest, so that one pass finds both ends.
-                if array.view(_UNSIGNED[array.itemsize]).max() >= spec.below:
-                    _refuse_values(array, spec)
+            # As unsigned integers negative values are the greatest, so that one pass finds both ends.
+            bounded = spec.below is not None and array.size > 0
+            if bounded and array.view(_UNSIGNED[array.itemsize]).max() >= spec.below:
+                _refuse_values(array, spec)
             checked[name] = array
         for dims, most in self._max_length:
             total = sum([sizes[dim] for dim in dims])
             if total > most:
-                raise InputError(f"{' + '.join(dims)} is {total}, but this model takes at most {most}; shorten the input")
+                raise InputError(
+                    f"{' + '.join(dims)} is {total}, but this model takes at most {most}; shorten the input"
+                )
         return checked
 
 
@@ -131,13 +134,11 @@ def _refuse_dtype(array: Array, spec: TensorSpec) -> NoReturn:
     raise InputError(f"{spec.name} is {array.dtype}, but must be {_describe(spec)}")
 
 
-def _refuse_size(array: Array, spec: TensorSpec, sizes: Mapping[str, int]) -> NoReturn:
-    wanted = [dim if isinstance(dim, int) else sizes[dim] for dim in spec.shape]
-    axis = next(axis for axis, size in enumerate(array.shape) if size != wanted[axis])
+def _refuse_size(array: Array, spec: TensorSpec, axis: int, expected: int) -> NoReturn:
     why = "" if isinstance(spec.shape[axis], int) else f", as the {spec.shape[axis]} of what comes before it"
     raise InputError(
         f"{spec.name} has shape {array.shape}, but must be {_describe(spec)}: "
-        f"axis {axis} is {array.shape[axis]} and must be {wanted[axis]}{why}"
+        f"axis {axis} is {array.shape[axis]} and must be {expected}{why}"
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from .batches import length_limit
 from .checks import Array
-from .manifest import Generation, TensorSpec
+from .manifest import Generation
 from .session import Session
 
 
@@ -38,10 +38,8 @@ def generate_greedily(
     if most is not None:  # the last new token is not fed back: it needs no position
         max_new_tokens = min(max_new_tokens, most - prompt_length + 1)
     feeds = {"input_ids": prompt_BS, **context}
-    for spec in decoder.signature.inputs:
-        if spec.name not in feeds:
-            feeds[spec.name] = _empty_cache(spec, batch)  # (B, N, 0, H)
-    caches = [name for name in feeds if name.startswith("past_key_values.") and name not in context]
+    caches = empty_caches(decoder, feeds)
+    feeds.update(caches)
     outputs = ["logits", *(name.replace("past_key_values.", "present.") for name in caches)]
 
     done_B = np.zeros(batch, bool)
@@ -59,9 +57,14 @@ def generate_greedily(
     return [_until(row, generation.eos_token_id) for row in np.stack(columns, 1).tolist()]
 
 
-def _empty_cache(spec: TensorSpec, batch: int) -> Array:
-    shape = [batch if dim == "batch" else 0 if dim == "past_sequence" else dim for dim in spec.shape]
-    return np.zeros(shape, spec.dtype)
+def empty_caches(decoder: Session, feeds: Mapping[str, Any]) -> dict[str, Array]:
+    """Make the caches that a decoder takes beside `feeds`, each (B, N, 0, H), for the batch of its input_ids."""
+    sizes = {"batch": len(feeds["input_ids"]), "past_sequence": 0}
+    return {
+        spec.name: np.zeros([dim if isinstance(dim, int) else sizes[dim] for dim in spec.shape], spec.dtype)
+        for spec in decoder.signature.inputs
+        if spec.name not in feeds
+    }
 
 
 def _until(row: list[int], end: int | None) -> list[int]:

@@ -18,7 +18,20 @@ ROLES: dict[str, tuple[str, ...]] = {
     "decoder": ("model",),
     "encoder-decoder": ("encoder", "decoder"),
 }
-DTYPES = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64")
+DTYPES = (
+    "bool",
+    "int8",
+    "uint8",
+    "int16",
+    "uint16",
+    "int32",
+    "uint32",
+    "int64",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +154,12 @@ def read_manifest(bundle: str | os.PathLike[str]) -> Manifest:
         try:
             size = (folder / name).stat().st_size
         except OSError as error:
-            raise BundleError(f"{folder}: {name} is missing, though the manifest lists it; copy the bundle again") from error
+            raise BundleError(
+                f"{folder}: {name} is missing, though the manifest lists it; copy the bundle again"
+            ) from error
         if size != file.size:
             raise BundleError(
-                f"{folder}: {name} was altered: it has {size} bytes, the manifest says {file.size}; copy the bundle again"
+                f"{folder}: {name} was altered: it has {size} bytes, not {file.size} as in the manifest; copy it again"
             )
     return manifest
 

@@ -65,7 +65,9 @@ def open_session(path: Path, provider: str, threads: int) -> Any:
     available = onnxruntime.get_available_providers()
     if wanted not in available:
         hint = "; pip install onnxruntime-gpu in place of onnxruntime" if provider == "cuda" else ""
-        raise ProviderError(f"this onnxruntime {onnxruntime.__version__} was built without {wanted}{hint}, or use 'cpu'")
+        raise ProviderError(
+            f"this onnxruntime {onnxruntime.__version__} was built without {wanted}{hint}, or use 'cpu'"
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL

@@ -43,7 +43,7 @@ class Session:
             said = sorted(f"{spec.name} tensor({_ONNX_NAMES.get(spec.dtype, spec.dtype)})" for spec in specs)
             if found != said:
                 raise BundleError(
-                    f"{path} {what} {', '.join(found)}, but the manifest says {', '.join(said)}; export the bundle again"
+                    f"{path} {what} {', '.join(found)}, but the manifest says {', '.join(said)}; export it again"
                 )
 
     def run(self, *, outputs: Sequence[str] | None = None, **arrays: Any) -> dict[str, Array]:

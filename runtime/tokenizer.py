@@ -1,12 +1,8 @@
 """A bundle's tokenizer.json: from texts to ids and back."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tfm.errors import BundleError, InputError
-
-if TYPE_CHECKING:
-    import tokenizers
 
 
 class Tokenizer:
@@ -33,7 +29,9 @@ class Tokenizer:
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises no narrower class
-            raise BundleError(f"{path} is not a tokenizer that tokenizers {tokenizers.__version__} reads: {error}") from error
+            raise BundleError(
+                f"{path} is not a tokenizer that tokenizers {tokenizers.__version__} reads: {error}"
+            ) from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         if max_tokens is not None:
@@ -48,24 +46,24 @@ class Tokenizer:
         """Tokenize texts, special tokens included.
 
         Raises:
-            InputError: A text has no tokens or cannot be tokenized, or one of its characters or words is refused as unknown.
+            InputError: A text has no tokens or cannot be tokenized, or a part of it is refused as unknown.
         """
-        try:
-            encodings = self._tokenizer.encode_batch(texts)
-        except Exception as error:  # tokenizers raises no narrower class
-            raise InputError(f"a text cannot be tokenized: {error}") from error
-        for text, encoding in zip(texts, encodings, strict=True):
-            if self._unknown_id is not None and self._unknown_id in encoding.ids:
-                self._refuse_unknown(text, encoding)
-            if not encoding.ids:
-                raise InputError(f"the text {text!r} has no tokens; leave it out")
-        return [encoding.ids for encoding in encodings]
+        return [self._encode(text) for text in texts]  # not encode_batch: its pool of threads does not survive a fork
 
-    def _refuse_unknown(self, text: str, encoding: "tokenizers.Encoding") -> None:
-        start, end = encoding.offsets[encoding.ids.index(self._unknown_id)]
-        raise InputError(
-            f"{text[start:end]!r} in the text {text!r} (at {start}) is not in the model's vocabulary; remove or replace it"
-        )
+    def _encode(self, text: str) -> list[int]:
+        try:
+            encoding = self._tokenizer.encode(text)
+        except Exception as error:  # tokenizers raises no narrower class
+            raise InputError(f"the text {text!r} cannot be tokenized: {error}") from error
+        ids: list[int] = encoding.ids
+        if not ids:
+            raise InputError(f"the text {text!r} has no tokens; leave it out")
+        if self._unknown_id in ids:
+            start, end = encoding.offsets[ids.index(self._unknown_id)]
+            raise InputError(
+                f"{text[start:end]!r} in the text {text!r} (at {start}) is not in the model's vocabulary; replace it"
+            )
+        return ids
 
     def decode(self, rows: list[list[int]]) -> list[str]:
         """Turn ids into texts, special tokens left out."""

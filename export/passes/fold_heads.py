@@ -49,7 +49,11 @@ def _fold(graph: ir.Graph, node: ir.Node) -> str | None:
     if reshape is None:
         return "its heads are not merged by a Transpose and a Reshape"
     old = reshape.outputs[0]
-    attributes = [*node.attributes.values(), ir.AttrInt64("q_num_heads", int(heads[0])), ir.AttrInt64("kv_num_heads", int(heads[1]))]
+    attributes = [
+        *node.attributes.values(),
+        ir.AttrInt64("q_num_heads", int(heads[0])),
+        ir.AttrInt64("kv_num_heads", int(heads[1])),
+    ]
     new = ir.Node("", "Attention", [*merged, *node.inputs[3:]], attributes, num_outputs=1, name=node.name)
     new.metadata_props.update(node.metadata_props)
     new.outputs[0].name, new.outputs[0].shape, new.outputs[0].type = old.name, old.shape, old.type

@@ -24,7 +24,9 @@ class FuseQuickGelu(InPlacePass):
             if match is None:
                 continue
             x, alpha = match
-            fused = ir.Node("com.microsoft", "QuickGelu", [x], [ir.AttrFloat32("alpha", alpha)], num_outputs=1, name=product.name)
+            fused = ir.Node(
+                "com.microsoft", "QuickGelu", [x], [ir.AttrFloat32("alpha", alpha)], num_outputs=1, name=product.name
+            )
             fused.metadata_props.update(product.metadata_props)
             old, new = product.outputs[0], fused.outputs[0]
             new.name, new.shape, new.type = old.name, old.shape, old.type

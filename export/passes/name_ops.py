@@ -44,5 +44,3 @@ class NameOps(InPlacePass):
                 calls[kind, path] += 1
             node.metadata_props[OP_KEY] = str(named[call])
         return PassResult(model, modified=True)
-
-

@@ -79,7 +79,7 @@ def convert_bert(
         raise ConfigError(f"a BERT configuration needs {error.args[0]!r}, which this one lacks") from error
     mapped = {_rename(name): tensor for name, tensor in weights.items()}
     for layer in range(config.num_encoder_layers):
-        _pack(mapped, f"encoder.layers.{layer}.self_attn")
+        _pack(folder, mapped, f"encoder.layers.{layer}.self_attn")
     return config, mapped
 
 
@@ -88,18 +88,25 @@ def _rename(name: str) -> str:
         part = name.removeprefix("embeddings.")
         return f"encoder.embedding.{_EMBEDDINGS.get(part, part)}"
     if name.startswith("encoder.layer."):
-        layer, part = name.removeprefix("encoder.layer.").split(".", 1)
+        layer, _, part = name.removeprefix("encoder.layer.").partition(".")
         module, _, kind = part.rpartition(".")
         module = module.replace("attention.self.", "self_attn.")
         return f"encoder.layers.{layer}.{_LAYER.get(module, module)}.{kind}"
     return name.replace("pooler.dense.", "pooler.")
 
 
-def _pack(weights: dict[str, Tensor], attention: str) -> None:
+def _pack(folder: Path, weights: dict[str, Tensor], attention: str) -> None:
     """Replace the projections of query, key and value by the one that our attention has."""
     for kind in ("weight", "bias"):
         names = [f"{attention}.{part}.{kind}" for part in ("query", "key", "value")]
         absent = [name for name in names if name not in weights]
         if absent:
-            raise CheckpointError(f"missing: {absent[0]} (an attention without {kind}s is not supported)")
-        weights[f"{attention}.in_proj.{kind}"] = torch.cat([weights.pop(name) for name in names])
+            raise CheckpointError(
+                f"{folder}: the weights lack {absent[0]} (an attention without {kind}s is not supported)"
+            )
+        parts = [weights.pop(name) for name in names]
+        if len({part.shape for part in parts}) > 1 or parts[0].ndim == 0:
+            raise CheckpointError(
+                f"{folder}: {', '.join(names)} differ in shape: {[tuple(part.shape) for part in parts]}"
+            )
+        weights[f"{attention}.in_proj.{kind}"] = torch.cat(parts)

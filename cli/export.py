@@ -1,0 +1,81 @@
+"""`tfm-export`: from a checkpoint to a verified bundle."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tfm.errors import ExportError
+
+if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
+    from rich.console import Console
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tfm-export")
+@click.option(
+    "--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint: a file, or a folder with config.json."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle to make [default: NAME.tfm here].")
+@click.option(
+    "--precision", default="fp32,int8", show_default=True, help="What to make, by commas; fp32 is always made."
+)
+@click.option("--opset", type=int, help="ONNX opset [default: 23].")
+@click.option("--atol", type=click.FloatRange(min=0), help="Absolute tolerance of fp32 outputs [default: 1e-5].")
+@click.option(
+    "--rtol", type=click.FloatRange(min=0), help="Tolerance relative to an output's largest value [default: 1e-5]."
+)
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON, for machines.")
+@click.pass_context
+def export(
+    context: click.Context,
+    ckpt: Path,
+    output: Path | None,
+    precision: str,
+    opset: int | None,
+    atol: float | None,
+    rtol: float | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Export a PyTorch Transformer to a verified ONNX bundle: fp32 and int8, with every attention and activation proved."""
+    try:
+        from rich.console import Console
+
+        from tfm.export import OPSETS, Tolerance, export_checkpoint
+        from tfm.export.tolerances import END_TO_END
+    except ModuleNotFoundError as error:
+        raise ExportError(f"exporting needs the package {error.name}: pip install 'tfm-export[export]'") from error
+    from .report import print_report
+
+    output = output or Path(ckpt.resolve().with_suffix(".tfm").name)
+    tolerance = Tolerance(END_TO_END.atol if atol is None else atol, END_TO_END.rtol if rtol is None else rtol)
+    messages = Console(stderr=True, highlight=False)
+    report = export_checkpoint(
+        ckpt,
+        output,
+        precisions=[name.strip() for name in precision.split(",") if name.strip()],
+        opset=OPSETS.start if opset is None else opset,
+        tolerance=tolerance,
+        overwrite=overwrite,
+        stage=lambda name: _stage(messages, name),
+    )
+    if as_json:
+        click.echo(json.dumps({"output": str(output), "faults": report.faults()} | report.to_dict()))
+    else:
+        print_report(report, Console(highlight=False))
+    context.exit(0 if report.passed else 1)
+
+
+@contextlib.contextmanager
+def _stage(console: "Console", name: str) -> Iterator[None]:
+    """Show what is being done, and then how long it took."""
+    start = time.perf_counter()
+    with console.status(name):
+        yield
+    console.print(f"[dim]{time.perf_counter() - start:6.1f} s[/]  {name}")

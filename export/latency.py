@@ -1,0 +1,111 @@
+"""A first look at latency: eager, fp32 and int8 side by side, each in a process of its own, in interleaved rounds."""
+
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tfm.errors import VerificationError
+
+from .graphs import Graph
+
+_ROUNDS = 9
+_ROUND_SECONDS = 0.04
+"""What one engine runs before the next has its turn, at least one run."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Median time of one piece of work on one thread, by engine.
+
+    Attributes:
+        work: What was run, such as "model 1×128".
+        milliseconds: Engine → median over the rounds of a round's fastest run; engines are "eager" and the precisions.
+    """
+
+    work: str
+    milliseconds: dict[str, float]
+
+
+def measure_latency(graphs: Sequence[Graph], files: dict[str, dict[str, Path]], checkpoint: Path) -> list[Latency]:
+    """Time every graph at one row: encoders on 16 and 128 tokens, decoders on one token after 16 and 128.
+
+    Args:
+        graphs: The eager modules; they are not timed here, but loaded anew in a process of their own.
+        files: Precision → role → ONNX file.
+        checkpoint: The checkpoint that eager is loaded from.
+
+    Raises:
+        VerificationError: An engine broke down.
+    """
+    generator = torch.Generator().manual_seed(2)
+    works: list[tuple[str, str, list[torch.Tensor]]] = []
+    for graph in graphs:
+        longest = graph.model.config.max_positions
+        for length in dict.fromkeys(min(length, longest - 1) for length in (16, 128)):
+            cached = "logits" in {value.name for value in graph.outputs}
+            inputs = graph.sample(generator, 1, *((1, length) if cached else (length, 0)))
+            works.append(
+                (f"{graph.role} step after {length}" if cached else f"{graph.role} 1×{length}", graph.role, inputs)
+            )
+    with tempfile.TemporaryDirectory() as folder:
+        for index, (_, role, inputs) in enumerate(works):
+            names = [value.name for graph in graphs if graph.role == role for value in graph.inputs]
+            np.savez(
+                Path(folder) / f"{index}.npz",
+                **{name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)},
+            )
+        jobs: dict[str, dict[str, Any]] = {"eager": {"checkpoint": str(checkpoint.resolve())}}
+        jobs |= {
+            precision: {"files": {role: str(file) for role, file in roles.items()}}
+            for precision, roles in files.items()
+        }
+        roles = [role for _, role, _ in works]
+        engines = {name: _Engine({"inputs": folder, "roles": roles, **job}) for name, job in jobs.items()}
+        try:
+            return [_measure(work, index, engines) for index, (work, _, _) in enumerate(works)]
+        finally:
+            for engine in engines.values():
+                engine.close()
+
+
+def _measure(work: str, index: int, engines: dict[str, "_Engine"]) -> Latency:
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(_ROUNDS):
+        for name, engine in engines.items():
+            times[name].append(engine.time(index))
+    return Latency(work=work, milliseconds={name: statistics.median(found) * 1e3 for name, found in times.items()})
+
+
+class _Engine:
+    """A process that runs `tfm.export.latency_worker`."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        command = [sys.executable, "-m", "tfm.export.latency_worker", json.dumps(job)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def time(self, index: int) -> float:
+        """Seconds of the fastest run of one round of work `index`."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            print(index, _ROUND_SECONDS, file=self.process.stdin, flush=True)
+            return float(self.process.stdout.readline())
+        except (ValueError, OSError) as error:
+            _, message = self.process.communicate()
+            raise VerificationError(
+                f"an engine broke down while it was timed: {(message or '').strip()[-300:]}"
+            ) from error
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()

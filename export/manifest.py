@@ -1,0 +1,131 @@
+"""The bundle's manifest.json: what is in it, how to run it, and the digest of every file."""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tfm.errors import ConfigError
+from tfm.model import TransformerConfig
+
+from .graphs import Graph
+
+SCHEMA = 1
+"""Version of manifest.json and parity.json."""
+
+COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "sentence_bert_config.json",
+)
+"""Files beside a checkpoint that go into the bundle as they are."""
+
+_MAX_NEW_TOKENS = 128
+"""Where no generation_config.json says otherwise."""
+
+
+def write_manifest(
+    folder: Path,
+    config: TransformerConfig,
+    family: str,
+    graphs: Sequence[Graph],
+    files: dict[str, dict[str, Path]],
+    opset: int,
+    gates: list[dict[str, Any]],
+) -> None:
+    """Write manifest.json over the files that are in a bundle's folder, its companions included.
+
+    Args:
+        folder: The bundle.
+        config: The model's configuration.
+        family: Where its weights came from: "transformer" for our own checkpoints, or a Hugging Face model_type.
+        graphs: The graphs in it.
+        files: Precision → role → ONNX file.
+        opset: ONNX opset of the graphs.
+        gates: Name and verdict of every gate that was run.
+    """
+    content = {
+        "schema": SCHEMA,
+        "kind": config.kind,
+        "family": family,
+        "config": config.to_dict(),
+        "graphs": {
+            name: {role: file.relative_to(folder).as_posix() for role, file in roles.items()}
+            for name, roles in files.items()
+        },
+        "signature": {graph.role: graph.signature() for graph in graphs},
+        "generation": generation_settings(folder, config),
+        "max_text_tokens": _max_text_tokens(folder),
+        "versions": {name: importlib.metadata.version(name) for name in ("tfm-export", "torch", "onnx", "onnxruntime")},
+        "opset": opset,
+        "gates": gates,
+        "files": {
+            file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": _digest(file)}
+            for file in sorted(folder.rglob("*"))
+            if file.is_file() and file.name != "manifest.json"
+        },
+    }
+    write_json(folder / "manifest.json", content)
+
+
+def generation_settings(folder: Path, config: TransformerConfig) -> dict[str, Any] | None:
+    """Read how to generate from generation_config.json, else from the configuration; None where no ids start and end.
+
+    Raises:
+        ConfigError: The file is not JSON, or an id in it is out of range.
+    """
+    if not config.has_decoder:
+        return None
+    values: dict[str, Any] = {}
+    path = folder / "generation_config.json"
+    if path.is_file():
+        values = read_json(path)
+    settings: dict[str, Any] = {}
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        settings[name] = token = values.get(name, getattr(config, name))
+        if token is not None and not (isinstance(token, int) and 0 <= token < config.target_vocab_size):
+            raise ConfigError(f"{path}: {name} must be in [0, {config.target_vocab_size}), but is {token!r}")
+    if settings["bos_token_id"] is None or settings["eos_token_id"] is None:
+        return None
+    settings["pad_token_id"] = (
+        settings["eos_token_id"] if settings["pad_token_id"] is None else settings["pad_token_id"]
+    )
+    settings["max_new_tokens"] = values.get("max_new_tokens", min(_MAX_NEW_TOKENS, config.max_positions))
+    settings["split_on_whitespace"] = bool(values.get("split_on_whitespace", False))
+    return settings
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, indented, with a final newline."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _max_text_tokens(folder: Path) -> int | None:
+    """How many tokens of a text sentence-transformers reads, where it says so."""
+    path = folder / "sentence_bert_config.json"
+    value = read_json(path).get("max_seq_length") if path.is_file() else None
+    return value if isinstance(value, int) else None
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,86 @@
+"""What every opened bundle has in common."""
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+from tfm.errors import BundleError, InputError
+
+from .batches import check_count, check_rows
+from .manifest import Generation, Manifest, Signature
+from .session import Session
+from .tokenizer import Tokenizer
+
+TOKENIZER = "tokenizer.json"
+
+
+class Model:
+    """An opened bundle, made by `load`. Safe to use from many threads at once.
+
+    Attributes:
+        manifest: What the bundle says of itself.
+        precision: Of the graphs that were opened, e.g. "int8".
+        provider: Where they run: "cpu" or "cuda".
+        threads: Number of threads within an operator.
+    """
+
+    def __init__(self, manifest: Manifest, precision: str, sessions: dict[str, Session]) -> None:
+        self.manifest = manifest
+        self.precision = precision
+        self._sessions = sessions
+        first = next(iter(sessions.values()))
+        self.provider = first.provider
+        self.threads = first.threads
+
+    def tokenize(self, texts: list[str]) -> list[list[int]]:
+        """Turn texts into token ids as `embed` and `generate` do, special tokens and truncation included.
+
+        Raises:
+            InputError: The bundle has no tokenizer, or a text has no tokens.
+        """
+        return self._tokenizer.encode(texts)
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        if TOKENIZER not in self.manifest.files:
+            raise InputError(f"{self.manifest.folder} has no {TOKENIZER}, so it takes no texts; pass token ids")
+        generation = self.manifest.generation
+        by_character = generation is not None and generation.split_on_whitespace
+        path = self.manifest.folder / TOKENIZER
+        return Tokenizer(path, max_tokens=self._max_text_tokens(), refuse_unknown=by_character)
+
+    def _max_text_tokens(self) -> int | None:
+        """How many tokens texts are truncated to; None: they are not."""
+        return None
+
+    def _generation(self, max_new_tokens: int | None) -> tuple[Generation, int]:
+        generation = self.manifest.generation
+        if generation is None:
+            raise BundleError(
+                f"{self.manifest.folder} does not say how to generate (generation is null in its manifest.json); "
+                "export it again with a generation_config.json beside the checkpoint"
+            )
+        if max_new_tokens is None:
+            return generation, generation.max_new_tokens
+        return generation, check_count("max_new_tokens", max_new_tokens)
+
+    def _to_rows(self, inputs: Any, signature: Signature) -> tuple[list[list[int]], bool]:
+        """Turn texts or rows of ids into checked rows of ids, and tell whether they were texts."""
+        inputs = as_list(inputs)
+        texts = [item for item in inputs if isinstance(item, str)]
+        if texts and len(texts) < len(inputs):
+            raise InputError("inputs mix texts with token ids; pass all as one or the other")
+        return check_rows(self._tokenizer.encode(texts) if texts else inputs, signature), bool(texts)
+
+
+def as_list(inputs: Any) -> list[Any]:
+    """List inputs; one str is a list of one.
+
+    Raises:
+        InputError: They cannot be listed.
+    """
+    if isinstance(inputs, str):
+        return [inputs]
+    if isinstance(inputs, bytes) or not isinstance(inputs, Iterable):
+        raise InputError(f"inputs must be texts or rows of token ids, but are a {type(inputs).__name__}")
+    return list(inputs)

@@ -1,0 +1,303 @@
+"""Tiny bundles, built by hand with onnx.helper, whose right answers are plain to see."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+
+from tfm.runtime import load
+
+V, D, LIMIT = 12, 4, 8
+PAD, BOS, EOS, UNK = 0, 1, 2, 3
+TABLE_VD = np.random.default_rng(0).standard_normal((V, D)).astype(np.float32)
+
+Bundle = Callable[..., Path]
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> Bundle:
+    """Write a bundle of a kind of `KINDS`; keywords replace parts of its manifest."""
+    return lambda kind, **changes: write_bundle(tmp_path / kind, kind, **changes)
+
+
+@pytest.fixture
+def edit_manifest() -> Callable[..., None]:
+    """Change a bundle's manifest by a function of its dict, leaving the files' digests alone."""
+
+    def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+        path = folder / "manifest.json"
+        values = json.loads(path.read_text())
+        change(values)
+        path.write_text(json.dumps(values))
+
+    return edit
+
+
+@pytest.fixture
+def encoder(make_bundle: Bundle) -> Any:
+    return load(make_bundle("encoder"), provider="cpu", threads=1)
+
+
+@pytest.fixture
+def copier(make_bundle: Bundle) -> Any:
+    return load(make_bundle("copier"), provider="cpu", threads=1)
+
+
+@pytest.fixture
+def counter(make_bundle: Bundle) -> Any:
+    return load(make_bundle("counter"), provider="cpu", threads=1)
+
+
+@pytest.fixture
+def table() -> np.ndarray:
+    """The toy encoder's embeddings (V, D)."""
+    return TABLE_VD
+
+
+def write_bundle(folder: Path, kind: str, **changes: Any) -> Path:
+    (folder / "onnx").mkdir(parents=True)
+    graphs, manifest = KINDS[kind]()
+    for path, model in graphs.items():
+        onnx.checker.check_model(model)
+        (folder / path).write_bytes(model.SerializeToString())
+    tokenizer(by_character=kind != "encoder").save(str(folder / "tokenizer.json"))
+    common = {
+        "schema": 1,
+        "family": "toy",
+        "config": {},
+        "max_text_tokens": None,
+        "versions": {},
+        "opset": 23,
+        "gates": [],
+    }
+    write_manifest(folder, {**common, **manifest, **changes})
+    return folder
+
+
+def write_manifest(folder: Path, values: dict[str, Any]) -> None:
+    """Write manifest.json with the digests of the files as they are."""
+    values["files"] = {
+        path.relative_to(folder).as_posix(): {
+            "size": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "manifest.json"
+    }
+    (folder / "manifest.json").write_text(json.dumps(values))
+
+
+def tokenizer(by_character: bool) -> Tokenizer:
+    """Letters a … h are ids 4 … 11; by word with [CLS]-like ends, or by character. Its file asks to pad and truncate."""
+    vocabulary = {"<pad>": PAD, "<s>": BOS, "</s>": EOS, "<unk>": UNK, **{c: 4 + i for i, c in enumerate("abcdefgh")}}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    made.add_special_tokens(["<pad>", "<s>", "</s>", "<unk>"])
+    if by_character:
+        made.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    else:
+        made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        made.post_processor = processors.TemplateProcessing("<s> $A </s>", None, [("<s>", BOS), ("</s>", EOS)])
+    made.enable_padding(length=20)
+    made.enable_truncation(3)
+    return made
+
+
+def model_of(
+    nodes: list[Any], inputs: list[Any], outputs: list[Any], constants: dict[str, np.ndarray]
+) -> onnx.ModelProto:
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "toy", [info(s) for s in inputs], [info(s) for s in outputs], initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+
+
+def info(spec: dict[str, Any]) -> Any:
+    return helper.make_tensor_value_info(spec["name"], getattr(TensorProto, ONNX_NAMES[spec["dtype"]]), spec["shape"])
+
+
+ONNX_NAMES = {"int64": "INT64", "float32": "FLOAT"}
+
+
+def ids(name: str, below: int, *shape: str) -> dict[str, Any]:
+    return {"name": name, "dtype": "int64", "shape": list(shape), "below": below}
+
+
+def floats(name: str, *shape: str | int) -> dict[str, Any]:
+    return {"name": name, "dtype": "float32", "shape": list(shape)}
+
+
+def signature(inputs: list[Any], outputs: list[Any], **max_length: int) -> dict[str, Any]:
+    return {"inputs": inputs, "outputs": outputs, "max_length": max_length}
+
+
+def encoder_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
+    """Embed by TABLE_VD + segment; the sentence embedding is the mean over real tokens. int8 is twice fp32."""
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    inputs = [ids(n, b, "batch", "sequence") for n, b in zip(names, (V, 2, 2), strict=True)]
+    outputs = [floats("last_hidden_state", "batch", "sequence", D), floats("sentence_embedding", "batch", D)]
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["tokens"]),
+        helper.make_node("Cast", ["token_type_ids"], ["segments"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["segments", "last"], ["segments3"]),
+        helper.make_node("Add", ["tokens", "segments3"], ["last_hidden_state"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["mask3"]),
+        helper.make_node("Mul", ["last_hidden_state", "mask3"], ["real"]),
+        helper.make_node("ReduceSum", ["real", "axis1"], ["sum"], keepdims=0),
+        helper.make_node("ReduceSum", ["mask3", "axis1"], ["count"], keepdims=0),
+        helper.make_node("Div", ["sum", "count"], ["sentence_embedding"]),
+    ]
+    axes = {"last": np.array([-1]), "axis1": np.array([1])}
+    graphs = {
+        "onnx/model.onnx": model_of(nodes, inputs, outputs, {"table": TABLE_VD, **axes}),
+        "onnx/model_int8.onnx": model_of(nodes, inputs, outputs, {"table": 2 * TABLE_VD, **axes}),
+    }
+    manifest = {
+        "kind": "encoder",
+        "graphs": {"fp32": {"model": "onnx/model.onnx"}, "int8": {"model": "onnx/model_int8.onnx"}},
+        "signature": {"model": signature(inputs, outputs, sequence=LIMIT)},
+        "generation": None,
+    }
+    return graphs, manifest
+
+
+def generation() -> dict[str, Any]:
+    return {
+        "pad_token_id": PAD,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "max_new_tokens": 6,
+        "split_on_whitespace": True,
+    }
+
+
+def copier_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
+    """An encoder-decoder that copies its source, then ends.
+
+    The encoder's key holds each token's id. At position p = past length + 0 … S - 1 the decoder looks the p-th real
+    source token up through the cache and the mask, and past the last one says EOS: it is wrong without either.
+    """
+    e_inputs = [ids("input_ids", V, "batch", "sequence"), ids("attention_mask", 2, "batch", "sequence")]
+    cache = ("batch", 1, "sequence", 1)
+    e_outputs = [
+        floats("last_hidden_state", "batch", "sequence", 1),
+        floats("present.0.encoder.key", *cache),
+        floats("present.0.encoder.value", *cache),
+    ]
+    e_nodes = [
+        helper.make_node("Cast", ["input_ids"], ["float_ids"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["float_ids", "last"], ["last_hidden_state"]),
+        helper.make_node("Unsqueeze", ["last_hidden_state", "axis1"], ["present.0.encoder.key"]),
+        helper.make_node("Neg", ["present.0.encoder.key"], ["present.0.encoder.value"]),
+    ]
+    axes = {"last": np.array([-1]), "axis1": np.array([1])}
+    d_inputs = [
+        ids("input_ids", V, "batch", "sequence"),
+        ids("encoder_attention_mask", 2, "batch", "encoder_sequence"),
+        floats("past_key_values.0.decoder.key", "batch", 1, "past_sequence", 1),
+        floats("past_key_values.0.decoder.value", "batch", 1, "past_sequence", 1),
+        floats("past_key_values.0.encoder.key", "batch", 1, "encoder_sequence", 1),
+        floats("past_key_values.0.encoder.value", "batch", 1, "encoder_sequence", 1),
+    ]
+    d_outputs = [
+        floats("logits", "batch", "sequence", V),
+        floats("present.0.decoder.key", "batch", 1, "past_sequence + sequence", 1),
+        floats("present.0.decoder.value", "batch", 1, "past_sequence + sequence", 1),
+    ]
+    d_nodes = [
+        helper.make_node("Cast", ["input_ids"], ["new"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["new", "axes13"], ["new4"]),
+        helper.make_node("Concat", ["past_key_values.0.decoder.key", "new4"], ["present.0.decoder.key"], axis=2),
+        helper.make_node("Concat", ["past_key_values.0.decoder.value", "new4"], ["present.0.decoder.value"], axis=2),
+        # positions of the new tokens, as (1, S, 1)
+        helper.make_node("Shape", ["past_key_values.0.decoder.key"], ["past_length"], start=2, end=3),
+        helper.make_node("Shape", ["present.0.decoder.key"], ["total_length"], start=2, end=3),
+        helper.make_node("Squeeze", ["past_length", "axis0"], ["from"]),
+        helper.make_node("Squeeze", ["total_length", "axis0"], ["to"]),
+        helper.make_node("Range", ["from", "to", "one"], ["positions"]),
+        helper.make_node("Unsqueeze", ["positions", "axes02"], ["positions3"]),
+        # the place of each real source token among the real ones, as (B, 1, T)
+        helper.make_node("CumSum", ["encoder_attention_mask", "one"], ["counted"]),
+        helper.make_node("Sub", ["counted", "one"], ["place"]),
+        helper.make_node("Unsqueeze", ["place", "axis1"], ["place3"]),
+        helper.make_node("Equal", ["positions3", "place3"], ["here"]),
+        helper.make_node("Cast", ["encoder_attention_mask"], ["real"], to=TensorProto.BOOL),
+        helper.make_node("Unsqueeze", ["real", "axis1"], ["real3"]),
+        helper.make_node("And", ["here", "real3"], ["seen"]),
+        helper.make_node("Cast", ["seen"], ["weights"], to=TensorProto.FLOAT),
+        # the id found there, or 0 past the end, where it becomes EOS
+        helper.make_node("Squeeze", ["past_key_values.0.encoder.key", "axes13"], ["source"]),
+        helper.make_node("Unsqueeze", ["source", "axis1"], ["source3"]),
+        helper.make_node("Mul", ["weights", "source3"], ["found3"]),
+        helper.make_node("ReduceSum", ["found3", "last"], ["found"], keepdims=0),
+        helper.make_node("Cast", ["found"], ["found_ids"], to=TensorProto.INT64),
+        helper.make_node("Equal", ["found_ids", "zero"], ["ended"]),
+        helper.make_node("Where", ["ended", "eos", "found_ids"], ["next"]),
+        helper.make_node("OneHot", ["next", "depth", "off_on"], ["logits"]),
+    ]
+    d_constants = {
+        **axes,
+        "axis0": np.array([0]),
+        "axes13": np.array([1, 3]),
+        "axes02": np.array([0, 2]),
+        "one": np.array(1),
+        "zero": np.array(0),
+        "eos": np.array(EOS),
+        "depth": np.array(V),
+        "off_on": np.array([0, 1], np.float32),
+    }
+    graphs = {
+        "onnx/encoder_model.onnx": model_of(e_nodes, e_inputs, e_outputs, axes),
+        "onnx/decoder_model_merged.onnx": model_of(d_nodes, d_inputs, d_outputs, d_constants),
+    }
+    limit = {"past_sequence + sequence": LIMIT}
+    manifest = {
+        "kind": "encoder-decoder",
+        "graphs": {"fp32": {"encoder": "onnx/encoder_model.onnx", "decoder": "onnx/decoder_model_merged.onnx"}},
+        "signature": {
+            "encoder": signature(e_inputs, e_outputs, sequence=LIMIT),
+            "decoder": signature(d_inputs, d_outputs, **limit),
+        },
+        "generation": generation(),
+    }
+    return graphs, manifest
+
+
+def counter_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
+    """A decoder that says t + 1 after t; after the last id of the vocabulary, EOS."""
+    inputs = [
+        ids("input_ids", V, "batch", "sequence"),
+        floats("past_key_values.0.key", "batch", 1, "past_sequence", 1),
+        floats("past_key_values.0.value", "batch", 1, "past_sequence", 1),
+    ]
+    outputs = [
+        floats("logits", "batch", "sequence", V),
+        floats("present.0.key", "batch", 1, "past_sequence + sequence", 1),
+        floats("present.0.value", "batch", 1, "past_sequence + sequence", 1),
+    ]
+    nodes = [
+        helper.make_node("Cast", ["input_ids"], ["new"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["new", "axes13"], ["new4"]),
+        helper.make_node("Concat", ["past_key_values.0.key", "new4"], ["present.0.key"], axis=2),
+        helper.make_node("Concat", ["past_key_values.0.value", "new4"], ["present.0.value"], axis=2),
+        helper.make_node("Gather", ["next", "input_ids"], ["logits"]),
+    ]
+    next_VV = np.eye(V, dtype=np.float32)[[*range(1, V), EOS]]
+    graphs = {"onnx/model.onnx": model_of(nodes, inputs, outputs, {"axes13": np.array([1, 3]), "next": next_VV})}
+    limit = {"past_sequence + sequence": LIMIT}
+    manifest = {
+        "kind": "decoder",
+        "graphs": {"fp32": {"model": "onnx/model.onnx"}},
+        "signature": {"model": signature(inputs, outputs, **limit)},
+        "generation": generation(),
+    }
+    return graphs, manifest
+
+
+KINDS = {"encoder": encoder_parts, "copier": copier_parts, "counter": counter_parts}

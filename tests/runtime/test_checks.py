@@ -1,0 +1,195 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tfm.errors import InputError
+from tfm.runtime.checks import InputChecks
+from tfm.runtime.manifest import Signature, TensorSpec
+
+IDS = TensorSpec(name="input_ids", dtype="int64", shape=("batch", "sequence"), below=30522)
+MASK = TensorSpec(name="attention_mask", dtype="int64", shape=("batch", "sequence"), below=2)
+PAST = TensorSpec(name="past", dtype="float32", shape=("batch", 2, "past_sequence", 3))
+
+check = InputChecks(Signature(inputs=(IDS, MASK), outputs=(), max_length={"sequence": 5}))
+check_cached = InputChecks(Signature(inputs=(IDS, PAST), outputs=(), max_length={"past_sequence + sequence": 6}))
+
+
+def good(**changes):
+    return {"input_ids": np.ones((2, 4), np.int64), "attention_mask": np.ones((2, 4), np.int64), **changes}
+
+
+def refused(message, **changes):
+    with pytest.raises(InputError, match=message):
+        check(good(**changes))
+
+
+def test_good_arrays_are_passed_through():
+    arrays = good()
+    checked = check(arrays)
+    assert all(checked[name] is arrays[name] for name in arrays)
+
+
+def test_extremes_are_good():
+    check(good(input_ids=np.array([[0, 30521, 0, 30521]] * 2)))
+    check_cached({"input_ids": np.zeros((1, 1), np.int64), "past": np.zeros((1, 2, 0, 3), np.float32)})
+    check_cached({"input_ids": np.zeros((1, 1), np.int64), "past": np.zeros((1, 2, 5, 3), np.float32)})
+
+
+def test_views_are_good():
+    ids = np.arange(16).reshape(4, 4)[::2, ::-1]
+    assert check(good(input_ids=ids))["input_ids"] is ids
+
+
+def test_names():
+    refused(
+        r"there is no input 'atention_mask'; the nearest is 'attention_mask' \(known: attention_mask, input_ids\)",
+        atention_mask=np.ones((2, 4), np.int64),
+    )
+    with pytest.raises(
+        InputError, match=r"the input 'attention_mask' is missing; the model takes input_ids, attention_mask"
+    ):
+        check({"input_ids": np.ones((2, 4), np.int64)})
+    with pytest.raises(InputError, match=r"the input 'input_ids' is missing"):
+        check({})
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint64", "float32", "bool", "object", "S1", "M8[s]"])
+def test_dtypes_are_exact(dtype):
+    message = r"input_ids is \S+, but must be int64 \[batch, sequence\]"
+    refused(message, input_ids=np.zeros((2, 4), dtype))
+
+
+def test_byte_order():
+    message = r'input_ids is >i8 in the other byte order, which onnxruntime reads as garbage; convert it with .astype\("int64"\)'
+    refused(message, input_ids=np.ones((2, 4), ">i8"))
+
+
+def test_rank():
+    refused(
+        r"input_ids has shape \(4,\), but must have 2 dimensions, int64 \[batch, sequence\]",
+        input_ids=np.ones(4, np.int64),
+    )
+    refused(r"has shape \(1, 2, 4\), but must have 2", attention_mask=np.ones((1, 2, 4), np.int64))
+
+
+def test_named_sizes_agree():
+    refused(
+        r"attention_mask has shape \(2, 3\), but must be int64 \[batch, sequence\]: "
+        r"axis 1 is 3 and must be 4, as the sequence of what comes before it",
+        attention_mask=np.ones((2, 3), np.int64),
+    )
+
+
+def test_fixed_sizes():
+    with pytest.raises(InputError, match=r"past has shape \(1, 1, 0, 3\), but must be .*: axis 1 is 1 and must be 2$"):
+        check_cached({"input_ids": np.zeros((1, 1), np.int64), "past": np.zeros((1, 1, 0, 3), np.float32)})
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((0, 4), "batch"), ((2, 0), "sequence"), ((0, 0), "batch")])
+def test_empty(shape, dim):
+    refused(
+        rf"input_ids has shape \({shape[0]}, {shape[1]}\): {dim} must be at least 1",
+        input_ids=np.ones(shape, np.int64),
+        attention_mask=np.ones(shape, np.int64),
+    )
+
+
+@pytest.mark.parametrize("value", [-1, 30522, np.iinfo(np.int64).min, np.iinfo(np.int64).max])
+def test_ids_out_of_range(value):
+    ids = np.ones((2, 4), np.int64)
+    ids[0, 3] = value
+    refused(rf"input_ids\[0, 3\] is {value}; ids must be in \[0, 30522\)", input_ids=ids)
+    refused(rf"input_ids\[0, 3\] is {value}; ids must be in", input_ids=np.asfortranarray(ids))
+
+
+def test_mask_out_of_range():
+    mask = np.ones((2, 4), np.int64)
+    mask[1, 0] = 2
+    refused(r"attention_mask\[1, 0\] is 2; values must be in \[0, 2\)", attention_mask=mask)
+
+
+def test_too_long():
+    refused(
+        r"sequence is 6, but this model takes at most 5; shorten the input",
+        input_ids=np.ones((2, 6), np.int64),
+        attention_mask=np.ones((2, 6), np.int64),
+    )
+    with pytest.raises(InputError, match=r"past_sequence \+ sequence is 7, but this model takes at most 6"):
+        check_cached({"input_ids": np.zeros((1, 2), np.int64), "past": np.zeros((1, 2, 5, 3), np.float32)})
+
+
+def test_lists_of_integers():
+    ids = check(good(input_ids=[[1, 2, 3, 4], (5, 6, 7, np.int64(8))]))["input_ids"]
+    assert ids.dtype == np.int64
+    assert ids.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    refused(r"input_ids\[1, 0\] is -5; ids", input_ids=[[1, 2, 3, 4], [-5, 6, 7, 8]])
+    refused(r"input_ids has shape \(2, 0\): sequence must be at least 1", input_ids=[[], []])
+    refused(r"input_ids has shape \(0,\), but must have 2 dimensions", input_ids=[])
+
+
+def test_lists_of_floats():
+    def past(value):
+        values = [[[[value] * 3]] * 2]
+        return check_cached({"input_ids": [[1]], "past": values})["past"]
+
+    assert past(0.5).dtype == np.float32
+    assert past(2).tolist() == [[[[2.0, 2.0, 2.0]]] * 2]
+    assert np.isnan(past(float("nan"))).all()
+    for value in (0.1, 1e300, 2**24 + 1, 2**60 + 1):
+        with pytest.raises(
+            InputError, match=r"past is a list of (float64|int64), which float32 cannot hold without loss"
+        ):
+            past(value)
+
+
+@pytest.mark.parametrize("item", [1.0, 0.5, True, "a", None, 2**63, 2**70, {}, b"1"])
+def test_lists_that_lose(item):
+    message = (
+        r"input_ids is (a list of \S+, which int64 cannot hold without loss; convert|no rectangular list of numbers)"
+    )
+    refused(message, input_ids=[[item] * 4] * 2)
+
+
+def test_ragged_lists():
+    refused(r"input_ids is no rectangular list of numbers: .*; pass int64 \[batch, sequence\]", input_ids=[[1, 2], [1]])
+
+
+@pytest.mark.parametrize("value", [None, 3, "abc", {1, 2}, {}, object(), np.int64(1), range(3)])
+def test_other_things(value):
+    refused(rf"input_ids is a {type(value).__name__}, but must be a numpy array or a list", input_ids=value)
+
+
+def test_subclasses_of_ndarray():
+    class Mine(np.ndarray):
+        pass
+
+    assert type(check(good(input_ids=np.ones((2, 4), np.int64).view(Mine)))["input_ids"]) is np.ndarray
+    refused(r"input_ids is a masked array, whose mask would be lost", input_ids=np.ma.ones((2, 4), np.int64))
+
+
+anything = st.one_of(
+    hnp.arrays(
+        st.one_of(st.sampled_from(["int64", ">i8", "int32", "bool", "float32", "uint8"]), hnp.scalar_dtypes()),
+        hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=6),
+    ),
+    hnp.arrays("int64", st.just((2, 4)), elements=st.integers(-3, 40)),
+    st.recursive(st.one_of(st.integers(), st.floats(), st.text(), st.none()), st.lists, max_leaves=8),
+)
+
+
+@given(ids=anything, mask=anything)
+def test_malformed_input_is_refused_or_right(ids, mask):
+    try:
+        checked = check({"input_ids": ids, "attention_mask": mask})
+    except InputError:
+        return
+    for array, below in ((checked["input_ids"], 30522), (checked["attention_mask"], 2)):
+        assert array.dtype == np.int64
+        assert array.dtype.isnative
+        assert array.shape == checked["input_ids"].shape
+        assert array.ndim == 2
+        assert 1 <= array.shape[1] <= 5
+        assert array.min() >= 0
+        assert array.max() < below

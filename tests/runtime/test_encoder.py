@@ -1,0 +1,115 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tfm.errors import InputError
+from tfm.runtime import load
+
+IDS = {"a": 4, "b": 5, "c": 6, "d": 7, "e": 8, "f": 9, "g": 10, "h": 11}
+
+
+def expected(table, text, most=8):
+    """Mean of <s>, the words and </s>, truncated: float64, twice the table as int8 is here."""
+    words = [IDS.get(word, 3) for word in text.split()][: most - 2]
+    return 2 * table[[1, *words, 2]].astype(np.float64).mean(0)
+
+
+def test_embed(encoder, table):
+    texts = ["a b c", "d", "a b c d e f g h", "", "zebra b"]
+    result = encoder.embed(texts)
+    assert result.dtype == np.float32
+    # one float32 rounding per addition of at most 8 numbers of size 3
+    np.testing.assert_allclose(result, [expected(table, text) for text in texts], rtol=0, atol=4e-6)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@given(texts=st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=10).map(" ".join)), batch_size=st.integers(1, 5))
+def test_order_and_batches_do_not_matter(encoder, table, texts, batch_size):
+    result = encoder.embed(texts, batch_size=batch_size)
+    assert result.shape == (len(texts), 4)
+    for row, text in zip(result, texts, strict=True):
+        np.testing.assert_allclose(row, expected(table, text), rtol=0, atol=4e-6)
+
+
+def test_one_text_is_as_a_list_of_one(encoder):
+    np.testing.assert_array_equal(encoder.embed("a b"), encoder.embed(["a b"]))
+    assert encoder.embed("a b").shape == (1, 4)
+
+
+def test_no_texts(encoder):
+    result = encoder.embed([])
+    assert (result.shape, result.dtype) == ((0, 4), np.float32)
+
+
+def test_max_text_tokens(make_bundle, table):
+    model = load(make_bundle("encoder", max_text_tokens=4), provider="cpu")
+    np.testing.assert_allclose(model.embed("a b c d"), [expected(table, "a b c d", 4)], rtol=0, atol=4e-6)
+
+
+def test_a_bundle_without_segments(make_bundle, monkeypatch):
+    """The same through a graph without token_type_ids is the decoder's test; here: what is fed is what is asked for."""
+    model = load(make_bundle("encoder"), provider="cpu")
+    fed = []
+    run = model._sessions["model"].run
+    monkeypatch.setattr(model._sessions["model"], "run", lambda **feeds: fed.append(feeds) or run(**feeds))
+    model.embed(["a", "b c"])
+    assert fed[0]["token_type_ids"].tolist() == [[0] * 4] * 2
+    assert fed[0]["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["a", 3], r"texts\[1\] must be a str, but is a int; run\(\) takes token ids"),
+        ([[1, 2]], r"texts\[0\] must be a str, but is a list"),
+        (None, "inputs must be texts or rows of token ids, but are a NoneType"),
+        (b"abc", "inputs must be texts or rows of token ids, but are a bytes"),
+        (["a\ud800"], r"the text 'a\\ud800' cannot be tokenized"),
+    ],
+)
+def test_wrong_texts(encoder, texts, message):
+    with pytest.raises(InputError, match=message):
+        encoder.embed(texts)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.0, "3", True, None])
+def test_wrong_batch_size(encoder, batch_size):
+    with pytest.raises(InputError, match=rf"batch_size must be an integer of at least 1, but is {batch_size!r}"):
+        encoder.embed(["a"], batch_size=batch_size)
+
+
+def test_no_sentence_embedding(encoder, monkeypatch):
+    signature = encoder._sessions["model"].signature
+    monkeypatch.setattr(
+        encoder._sessions["model"], "signature", type(signature)(inputs=signature.inputs, outputs=(), max_length={})
+    )
+    with pytest.raises(InputError, match=r"has no sentence_embedding: .*; run\(\) gives last_hidden_state"):
+        encoder.embed(["a"])
+
+
+def test_no_tokenizer(make_bundle, edit_manifest):
+    bundle = make_bundle("encoder")
+    edit_manifest(bundle, lambda m: m["files"].pop("tokenizer.json"))
+    model = load(bundle, provider="cpu")
+    with pytest.raises(InputError, match=r"has no tokenizer.json, so it takes no texts; pass token ids"):
+        model.embed(["a"])
+    assert model.embed([]).shape == (0, 4)
+
+
+def test_run(encoder, table):
+    ones = np.ones((1, 2), np.int64)
+    result = encoder.run(input_ids=[[4, 5]], attention_mask=ones, token_type_ids=ones)
+    np.testing.assert_allclose(result["last_hidden_state"], 2 * table[[[4, 5]]] + 1, rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match="the input 'token_type_ids' is missing"):
+        encoder.run(input_ids=ones, attention_mask=ones)
+
+
+def test_many_threads_get_the_same(encoder):
+    texts = [" ".join("abcdefgh"[: n % 6]) for n in range(48)]
+    alone = [encoder.embed([text]) for text in texts]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda text: encoder.embed([text]), texts))
+    np.testing.assert_array_equal(together, alone)

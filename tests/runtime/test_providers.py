@@ -1,0 +1,119 @@
+import os
+from types import SimpleNamespace
+
+import onnxruntime
+import pytest
+
+from tfm.errors import BundleError, InputError, ProviderError
+from tfm.runtime import providers
+
+HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+@pytest.fixture
+def graph(make_bundle):
+    return make_bundle("encoder") / "onnx/model.onnx"
+
+
+def pretend(monkeypatch, available, runs_on=None, why=None):
+    """Stand in for an onnxruntime with other providers than this machine's."""
+    made = []
+
+    def session(path, options, providers, enable_fallback):
+        made.append(SimpleNamespace(providers=providers, options=options, enable_fallback=enable_fallback))
+        if why is not None:
+            raise why
+        return SimpleNamespace(get_providers=lambda: runs_on)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    return made
+
+
+def test_candidates(monkeypatch):
+    assert providers.candidates("cpu") == ("cpu",)
+    assert providers.candidates("cuda") == ("cuda",)
+    pretend(monkeypatch, ["CPUExecutionProvider"])
+    assert providers.candidates("auto") == ("cpu",)
+    pretend(monkeypatch, ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    assert providers.candidates("auto") == ("cuda", "cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "CPUExecutionProvider", "", None])
+def test_unknown_provider(name):
+    with pytest.raises(
+        ProviderError, match=rf"unknown provider {name!r}; the nearest is .* \(known: auto, cpu, cuda\)"
+    ):
+        providers.candidates(name)
+
+
+def test_threads():
+    assert providers.count_threads(3) == 3
+    if hasattr(os, "sched_getaffinity"):
+        assert providers.count_threads(None) == len(os.sched_getaffinity(0))
+
+
+def test_threads_without_affinity(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert providers.count_threads(None) == 7
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True])
+def test_wrong_threads(threads):
+    with pytest.raises(InputError, match=rf"threads must be an integer of at least 1, but is {threads!r}"):
+        providers.count_threads(threads)
+
+
+def test_session_options(graph):
+    session = providers.open_session(graph, "cpu", 2)
+    assert session.get_providers() == ["CPUExecutionProvider"]
+    options = session.get_session_options()
+    assert options.intra_op_num_threads == 2
+    assert options.execution_mode == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    assert options.log_severity_level == 4
+
+
+def test_not_built_in(graph, monkeypatch):
+    pretend(monkeypatch, ["CPUExecutionProvider"])
+    with pytest.raises(ProviderError, match=r"was built without CUDAExecutionProvider; pip install onnxruntime-gpu in"):
+        providers.open_session(graph, "cuda", 1)
+
+
+def test_falling_back_is_an_error(graph, monkeypatch):
+    """As onnxruntime-gpu 1.31.1 behaves without CUDA's libraries: a warning, and a session on the CPU."""
+    made = pretend(monkeypatch, ["CUDAExecutionProvider", "CPUExecutionProvider"], ["CPUExecutionProvider"])
+    message = "CUDAExecutionProvider did not start, and onnxruntime fell back to CPUExecutionProvider: .*; repair that, or use"
+    with pytest.raises(ProviderError, match=message):
+        providers.open_session(graph, "cuda", 1)
+    assert made[0].providers == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert made[0].enable_fallback == 0
+
+
+def test_the_reason_is_the_library_that_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").write_bytes(b"not a library")
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
+    assert "libonnxruntime_providers_cuda.so" in providers._why_cuda_failed()
+
+
+def test_failing_provider(graph, monkeypatch):
+    pretend(monkeypatch, ["CUDAExecutionProvider"], why=RuntimeError("CUDA failure 100"))
+    with pytest.raises(ProviderError, match=r"CUDAExecutionProvider could not open .*model.onnx: CUDA failure 100"):
+        providers.open_session(graph, "cuda", 1)
+
+
+def test_not_a_graph(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"junk")
+    with pytest.raises(BundleError, match=r"onnxruntime \S+ could not load .*model.onnx: .*Protobuf parsing failed"):
+        providers.open_session(tmp_path / "model.onnx", "cpu", 1)
+
+
+def test_cuda_as_this_machine_has_it(graph):
+    """Runs everywhere: either CUDA runs, or the error says why not."""
+    try:
+        session = providers.open_session(graph, "cuda", 1)
+    except ProviderError as error:
+        assert HAS_CUDA or "was built without CUDAExecutionProvider" in str(error)
+    else:
+        assert session.get_providers()[0] == "CUDAExecutionProvider"

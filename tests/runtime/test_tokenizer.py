@@ -1,0 +1,68 @@
+import sys
+
+import pytest
+
+from tfm.errors import BundleError, InputError
+from tfm.runtime.tokenizer import Tokenizer
+
+
+@pytest.fixture
+def words(make_bundle):
+    return make_bundle("encoder") / "tokenizer.json"
+
+
+@pytest.fixture
+def letters(make_bundle):
+    return make_bundle("copier") / "tokenizer.json"
+
+
+def test_padding_and_truncation_of_the_file_are_overridden(words):
+    assert Tokenizer(words).encode(["a b c d e", "a"]) == [[1, 4, 5, 6, 7, 8, 2], [1, 4, 2]]
+
+
+def test_truncation_keeps_the_ends(words):
+    assert Tokenizer(words, max_tokens=4).encode(["a b c d e", "a"]) == [[1, 4, 5, 2], [1, 4, 2]]
+
+
+def test_no_room(words):
+    with pytest.raises(BundleError, match=r"tokenizer.json adds 2 special tokens, which leaves no room in 2 tokens"):
+        Tokenizer(words, max_tokens=2)
+
+
+def test_unknown_words_are_normal(words):
+    assert Tokenizer(words).encode(["a zebra"]) == [[1, 4, 3, 2]]
+
+
+def test_unknown_characters_are_refused(letters):
+    tokenizer = Tokenizer(letters, refuse_unknown=True)
+    assert tokenizer.encode(["abc"]) == [[4, 5, 6]]
+    with pytest.raises(
+        InputError, match=r"'ü' in the text 'abüc' \(at 2\) is not in the model's vocabulary; replace it"
+    ):
+        tokenizer.encode(["a", "abüc"])
+
+
+def test_no_tokens(letters):
+    with pytest.raises(InputError, match=r"the text '' has no tokens; leave it out"):
+        Tokenizer(letters).encode([""])
+
+
+def test_not_unicode(letters):
+    with pytest.raises(InputError, match=r"the text 'a\\ud800' cannot be tokenized: "):
+        Tokenizer(letters).encode(["a\ud800"])
+
+
+def test_decode_leaves_special_tokens_out(letters):
+    assert Tokenizer(letters).decode([[1, 4, 5, 2], []]) == ["a b", ""]
+
+
+def test_not_a_tokenizer(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"tokenizer.json is not a tokenizer that tokenizers \S+ reads: "):
+        Tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_not_installed(words, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(BundleError, match=r"texts need the package tokenizers, .*: pip install 'tfm-export\[text\]'"):
+        Tokenizer(words)
