@@ -43,7 +43,7 @@ def export(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Export a PyTorch Transformer to a verified ONNX bundle: fp32 and int8, with every attention and activation proved."""
+    """Export a PyTorch Transformer to a verified ONNX bundle: fp32 and int8, every attention and activation proved."""
     try:
         from rich.console import Console
 

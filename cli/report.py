@@ -1,106 +1,111 @@
 """An export's report as tables on a terminal."""
 
+import re
+from collections.abc import Iterable
+
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from tfm.export import ExportReport, GraphReport
+from tfm.export.verify import OutputReport
 
 
 def print_report(report: ExportReport, console: Console) -> None:
-    """Print every op, then the outputs, then sizes, fidelity and latency, then the verdict."""
+    """Print every op, then the outputs, then fidelity, latency and sizes, then the verdict."""
     for role in dict.fromkeys(graph.role for graph in report.graphs):
-        graphs = [graph for graph in report.graphs if graph.role == role]
-        console.print(_ops(role, graphs))
+        console.print()
+        console.print(_ops(role, [graph for graph in report.graphs if graph.role == role]))
+    console.print()
     console.print(_outputs(report))
+    console.print()
     console.print(_fidelity(report))
+    console.print()
     console.print(_latency(report))
+    console.print()
     fp32 = report.sizes["fp32"]
     for name, size in report.sizes.items():
-        console.print(
-            f"{name:>5} {size / 1e6:7.2f} MB" + (f", {fp32 / size:.1f}× smaller than fp32" if name != "fp32" else "")
-        )
-    count = len({str(op.op) for graph in report.graphs for op in graph.ops})
+        smaller = f", {fp32 / size:.1f}× smaller" if name != "fp32" else ""
+        console.print(f" {name}  {size / 1e6:.2f} MB{smaller}")
     if report.passed:
+        count = len({(graph.role, str(op.op)) for graph in report.graphs for op in graph.ops})
+        precisions = " and ".join(report.sizes)
         console.print(
-            f"[bold green]✓ verified[/] {count} attention and activation ops in {' and '.join(report.sizes)}: {report.output}"
+            f"\n[bold green]✓ verified[/] all {count} attention and activation ops, {precisions} → {report.output}"
         )
     else:
-        console.print("[bold red]✗ refused[/], no bundle was written:")
+        console.print("\n[bold red]✗ refused[/], no bundle was written:")
         for fault in report.faults():
             console.print(f"  {fault}", style="red")
 
 
-def _ops(role: str, graphs: list[GraphReport]) -> Table:
+def _table(title: str, left: Iterable[str], right: Iterable[str]) -> Table:
     table = Table(
-        title=f"{role}: each op against eager PyTorch, largest absolute error",
+        title=title,
         title_justify="left",
-        header_style="bold",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
     )
-    table.add_column("op", overflow="fold")
-    table.add_column("became")
-    for graph in graphs:
-        table.add_column(f"{graph.precision} by itself", justify="right")
-        table.add_column("limit", justify="right", style="dim")
-        table.add_column(f"{graph.precision} in the graph", justify="right")
-    table.add_column("")
-    names = list(dict.fromkeys(str(op.op) for graph in graphs for op in graph.ops))
-    for name in names:
-        row, passed, form = [], True, ""
-        for graph in graphs:
-            op = next((op for op in graph.ops if str(op.op) == name), None)
-            passed = passed and op is not None and op.passed
-            form = form or (op.form if op else "")
-            row += [f"{op.own.max_abs:.1e}", f"{op.own_limit:.1e}", f"{op.free.max_abs:.1e}"] if op else ["—"] * 3
-        table.add_row(name, form or "—", *row, _mark(passed))
+    table.add_column("", no_wrap=True)
+    for name in left:
+        table.add_column(name, no_wrap=True)
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _ops(role: str, graphs: list[GraphReport]) -> Table:
+    """Table every op: its largest error by itself, and what it inherits in the graph of each precision."""
+    title = f"{role}: each op against eager PyTorch, alone and in place"
+    columns = ["alone", "limit", *(f"in {graph.precision}" for graph in graphs)]
+    table = _table(title, ["op", "became"], columns)
+    for name in dict.fromkeys(str(op.op) for graph in graphs for op in graph.ops):
+        ops = [op for graph in graphs for op in graph.ops if str(op.op) == name]
+        worst = max(ops, key=lambda op: op.own.max_abs)
+        in_place = [f"{op.free.max_abs:.1e}" if op.free_limit else f"{op.free.snr_db:.0f} dB" for op in ops]
+        in_place += ["—"] * (len(graphs) - len(ops))
+        passed = len(ops) == len(graphs) and all(op.passed for op in ops)
+        path = worst.op.path.removeprefix(f"{role}.")
+        cells = [f"{worst.own.max_abs:.1e}", f"{worst.own_limit:.1e}", *in_place]
+        table.add_row(_mark(passed), path, worst.form or "—", *cells)
     return table
 
 
 def _outputs(report: ExportReport) -> Table:
-    table = Table(
-        title="outputs end to end, worst of onnxruntime's optimisation levels",
-        title_justify="left",
-        header_style="bold",
-    )
-    for column in ("output", "precision", "max abs error", "limit", "SNR", ""):
-        table.add_column(column, justify="right" if column in ("max abs error", "limit", "SNR") else "left")
+    """Table the outputs, those that differ in a layer's number only in one row."""
+    title = "end to end, worst of onnxruntime's optimisation levels"
+    table = _table(title, ["output", "precision"], ["max abs", "limit", "SNR"])
     for graph in report.graphs:
-        for name in dict.fromkeys(output.name for output in graph.outputs):
-            levels = [output for output in graph.outputs if output.name == name]
-            worst = max(levels, key=lambda output: output.figures.max_abs)
+        groups: dict[str, list[OutputReport]] = {}
+        for output in graph.outputs:
+            groups.setdefault(re.sub(r"\.\d+\.", ".*.", output.name), []).append(output)
+        for name, outputs in groups.items():
+            worst = max(outputs, key=lambda output: output.figures.max_abs)
             limit = "—" if worst.limit is None else f"{worst.limit:.1e}"
-            row = [name, graph.precision, f"{worst.figures.max_abs:.1e}", limit, f"{worst.figures.snr_db:.0f} dB"]
-            table.add_row(*row, _mark(all(output.passed for output in levels)))
+            cells = [f"{worst.figures.max_abs:.1e}", limit, f"{worst.figures.snr_db:.0f} dB"]
+            table.add_row(_mark(all(output.passed for output in outputs)), name, graph.precision, *cells)
     return table
 
 
 def _fidelity(report: ExportReport) -> Table:
-    table = Table(title="the bundle, run as an app runs it, against eager", title_justify="left", header_style="bold")
-    for column in ("measure", "precision", "value", "at least", "on", ""):
-        table.add_column(column, justify="right" if column in ("value", "at least") else "left")
+    title = "the bundle, run as an app runs it, against eager"
+    table = _table(title, ["measure", "precision", "on"], ["value", "at least"])
     for part in report.fidelity:
-        row = [
-            part.measure,
-            part.precision,
-            f"{part.value:.4f}",
-            f"{part.floor:g}" if part.floor else "—",
-            f"{part.count} {part.data}",
-        ]
-        table.add_row(*row, _mark(part.passed))
+        floor = f"{part.floor:g}" if part.floor else "—"
+        cells = [f"{part.count} {part.data}", f"{part.value:.4f}", floor]
+        table.add_row(_mark(part.passed), part.measure, part.precision, *cells)
     return table
 
 
 def _latency(report: ExportReport) -> Table:
-    table = Table(title="latency, one thread, median of interleaved rounds", title_justify="left", header_style="bold")
-    table.add_column("work")
-    for engine in ("eager", *report.sizes):
-        table.add_column(engine, justify="right")
+    title = "latency, one thread, median of interleaved rounds"
+    table = _table(title, ["work"], ["eager", *report.sizes])
     for line in report.latency:
         eager = line.milliseconds["eager"]
-        cells = [
-            f"{ms:.2f} ms" + (f" ({eager / ms:.1f}×)" if engine != "eager" else "")
-            for engine, ms in line.milliseconds.items()
-        ]
-        table.add_row(line.work, *cells)
+        others = [f"{ms:.2f} ms ({eager / ms:.1f}×)" for name, ms in line.milliseconds.items() if name != "eager"]
+        table.add_row("", line.work, f"{eager:.2f} ms", *others)
     return table
 
 

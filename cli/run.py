@@ -43,7 +43,8 @@ def run(
     if not any(line.strip() for line in lines):
         raise click.UsageError("there is no text: give TEXT after BUNDLE, or lines on standard input")
     model = load(bundle, provider=provider, precision=precision, threads=threads)
-    click.secho(f"{model.provider} · {model.precision} · {model.threads} threads", dim=True, err=True)
+    threads_text = "1 thread" if model.threads == 1 else f"{model.threads} threads"
+    click.secho(f"{model.provider} · {model.precision} · {threads_text}", dim=True, err=True)
     results: list[dict[str, Any]]
     if isinstance(model, Encoder):
         if max_new_tokens is not None:

@@ -26,11 +26,12 @@ def _scaled_dot_product_attention(
     """Queries (B, N, S, H), keys and values (B, K, T, H); the mask broadcasts to (B, N, S, T)."""
     del dropout_p, enable_gqa  # exported in eval mode; Attention groups heads by their numbers
     if attn_mask is not None and not _is_full(attn_mask.shape, query.shape, key.shape):
-        one = op.Constant(value_ints=[1, 1])
-        length_S, length_T = op.Shape(query, start=2, end=3), op.Shape(key, start=2, end=3)
-        attn_mask = op.Expand(attn_mask, op.Concat(one, length_S, length_T, axis=0))
-    attributes = {} if scale is None else {"scale": float(scale)}
-    output, *_ = op.Attention(query, key, value, attn_mask, is_causal=int(is_causal), **attributes)
+        one: Any = op.Constant(value_ints=[1, 1])
+        length_S: Any = op.Shape(query, start=2, end=3)
+        length_T: Any = op.Shape(key, start=2, end=3)
+        full: Any = op.Concat(one, length_S, length_T, axis=0)
+        attn_mask = op.Expand(attn_mask, full)
+    output, *_ = op.Attention(query, key, value, attn_mask, is_causal=int(is_causal), scale=scale)
     return output
 
 

@@ -56,13 +56,14 @@ class ExportReport:
     @property
     def passed(self) -> bool:
         """Whether every gate passed."""
-        return bool(self.graphs) and all(part.passed for part in (*self.graphs, *self.fidelity))
+        graphs, fidelity = [part.passed for part in self.graphs], [part.passed for part in self.fidelity]
+        return bool(graphs) and bool(fidelity) and all(graphs) and all(fidelity)
 
     def faults(self) -> list[str]:
         """Name what failed, first op first."""
         found = [f"{graph.precision} {graph.role}: {graph.first_fault}" for graph in self.graphs if not graph.passed]
         return found + [
-            f"{part.precision} {part.measure} of {part.data}: {part.value:.4f} over {part.count}, less than {part.floor}"
+            f"{part.precision} {part.measure}: {part.value:.4f} over {part.count} {part.data}, less than {part.floor}"
             for part in self.fidelity
             if not part.passed
         ]

@@ -103,7 +103,7 @@ class EncoderGraph(Graph):
         self.max_length = {"sequence": config.max_positions}
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """(input_ids, attention_mask[, token_type_ids]) → (last_hidden_state[, sentence_embedding][, pooler_output])."""
+        """(input_ids, attention_mask[, token_type_ids]) → (last_hidden_state[, pooled rows…])."""
         hidden_BTD = self.model.encoder(*tensors)
         config = self.model.config
         pooled = [self.model.pool(hidden_BTD, tensors[1])] if config.pooling else []

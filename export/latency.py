@@ -59,10 +59,8 @@ def measure_latency(graphs: Sequence[Graph], files: dict[str, dict[str, Path]], 
     with tempfile.TemporaryDirectory() as folder:
         for index, (_, role, inputs) in enumerate(works):
             names = [value.name for graph in graphs if graph.role == role for value in graph.inputs]
-            np.savez(
-                Path(folder) / f"{index}.npz",
-                **{name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)},
-            )
+            arrays: Any = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+            np.savez(Path(folder) / f"{index}.npz", **arrays)
         jobs: dict[str, dict[str, Any]] = {"eager": {"checkpoint": str(checkpoint.resolve())}}
         jobs |= {
             precision: {"files": {role: str(file) for role, file in roles.items()}}
@@ -96,7 +94,8 @@ class _Engine:
 
     def time(self, index: int) -> float:
         """Seconds of the fastest run of one round of work `index`."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         try:
             print(index, _ROUND_SECONDS, file=self.process.stdin, flush=True)
             return float(self.process.stdout.readline())

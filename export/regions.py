@@ -70,9 +70,9 @@ class Region:
     def _cut_out(self, model: ir.Model) -> bytes:
         copies: dict[ir.Value, ir.Value] = {}
         inputs = []
-        for value in dict.fromkeys(value for value in self.inputs if value is not None):
-            copies[value] = ir.Value(name=value.name, type=value.type)
-            inputs.append(copies[value])
+        for argument in dict.fromkeys(argument for argument in self.inputs if argument is not None):
+            copies[argument] = ir.Value(name=argument.name, type=argument.type)
+            inputs.append(copies[argument])
         nodes, initializers = [], []
         for node in self.nodes:
             for value in node.inputs:

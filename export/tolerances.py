@@ -37,7 +37,7 @@ OWN: dict[Kind, Tolerance] = {
 """An op by itself, fed what eager fed to it; float32."""
 
 FREE = Tolerance(1e-5, 2e-5)
-"""An op inside the whole float32 graph: what it inherits from up to dozens of layers, each adding about 1e-6 of the scale."""
+"""An op inside the whole float32 graph: what it inherits from dozens of layers, each adding about 1e-6 of the scale."""
 
 END_TO_END = Tolerance(1e-5, 1e-5)
 """Outputs of a float32 graph; `--atol` and `--rtol` replace it."""

@@ -88,7 +88,8 @@ class GraphReport:
     @property
     def passed(self) -> bool:
         """Whether ops were found, and all of them and all outputs are verified."""
-        return bool(self.ops) and bool(self.outputs) and all(part.passed for part in (*self.ops, *self.outputs))
+        compared = bool(self.ops) and bool(self.outputs)
+        return compared and all(op.passed for op in self.ops) and all(output.passed for output in self.outputs)
 
     @property
     def first_fault(self) -> str:

@@ -66,7 +66,7 @@ class CrossAttention(nn.Module):
 
 def split_heads(x_BSD: Tensor, nhead: int) -> Tensor:
     """(B, S, D) → (B, N, S, H)."""
-    return x_BSD.unflatten(-1, (nhead, x_BSD.size(-1) // nhead)).transpose(1, 2)
+    return x_BSD.view(*x_BSD.shape[:2], nhead, -1).transpose(1, 2)
 
 
 def merge_heads(y_BNSH: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ D model size, F feed-forward size, V vocabulary. Token ids are int64; masks are 
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -156,7 +157,7 @@ class Decoder(nn.Module):
 
     def project(self, memory_BTD: Tensor) -> list[KeyValue]:
         """Compute each layer's cross-attention keys and values, once per source."""
-        return [layer.cross_attn.project(memory_BTD) for layer in self.layers]
+        return [cast(DecoderLayer, layer).cross_attn.project(memory_BTD) for layer in self.layers]
 
     def forward(
         self,
@@ -240,16 +241,13 @@ class Transformer(nn.Module):
             ValueError: An encoder-decoder got no tgt.
         """
         if self.config.kind == "encoder":
-            hidden_BTD: Tensor = self.encoder(src, src_mask, token_type_ids)
-            return hidden_BTD
+            return self.encoder(src, src_mask, token_type_ids)
         if self.config.kind == "decoder":
-            logits_BSV: Tensor = self.decoder(src, src_mask)[0]
-            return logits_BSV
+            return self.decoder(src, src_mask)[0]
         if tgt is None:
             raise ValueError("an encoder-decoder needs tgt, the target token ids (B, S)")
         cross = self.decoder.project(self.encoder(src, src_mask))
-        logits_BSV = self.decoder(tgt, tgt_mask, cross=cross, cross_mask_BT=src_mask)[0]
-        return logits_BSV
+        return self.decoder(tgt, tgt_mask, cross=cross, cross_mask_BT=src_mask)[0]
 
     def pool(self, hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         """Pool token states into one sentence embedding (B, D), as sentence-transformers does."""
@@ -262,5 +260,4 @@ class Transformer(nn.Module):
 
     def pooler_output(self, hidden_BTD: Tensor) -> Tensor:
         """Compute BERT's pooled output (B, D): tanh of a linear layer on the first token."""
-        pooled_BD: Tensor = self.pooler_activation(self.pooler(hidden_BTD[:, 0]))
-        return pooled_BD
+        return self.pooler_activation(self.pooler(hidden_BTD[:, 0]))

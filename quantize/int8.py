@@ -15,6 +15,9 @@ import onnx_ir.passes.common as common
 
 from tfm.errors import QuantizeError
 
+_ROWS = ir.AttrInt64("axis", 0)
+"""Gather's default axis."""
+
 _MIN_ELEMENTS = 256
 """Weights smaller than this stay in float32: there is nothing to gain."""
 
@@ -84,7 +87,7 @@ def _quantize_matmul(graph: ir.Graph, node: ir.Node) -> list[QuantizedWeight]:
         return []
     rounded_KN, scale_1N = round_symmetric(values_KN, axis=0)
     last, bias = node, _bias(node)
-    inputs = [
+    inputs: list[ir.Value | None] = [
         x,
         _initializer(graph, f"{weight.name}_int8", rounded_KN),
         _initializer(graph, f"{weight.name}_scale", scale_1N[0]),
@@ -100,7 +103,7 @@ def _quantize_matmul(graph: ir.Graph, node: ir.Node) -> list[QuantizedWeight]:
 def _quantize_embedding(graph: ir.Graph, node: ir.Node) -> list[QuantizedWeight]:
     table, ids = node.inputs
     values_VD = _constant(table)
-    if table is None or values_VD is None or (axis := node.attributes.get("axis")) is not None and axis.as_int() != 0:
+    if table is None or values_VD is None or node.attributes.get("axis", _ROWS).as_int() != 0:
         return []
     rounded_VD, scale_V1 = round_symmetric(values_VD, axis=1)
     row = ir.node("Gather", [_initializer(graph, f"{table.name}_int8", rounded_VD), ids])

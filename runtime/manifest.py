@@ -153,7 +153,7 @@ def read_manifest(bundle: str | os.PathLike[str]) -> Manifest:
     for name, file in manifest.files.items():
         try:
             size = (folder / name).stat().st_size
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise BundleError(
                 f"{folder}: {name} is missing, though the manifest lists it; copy the bundle again"
             ) from error
@@ -186,7 +186,7 @@ def check_digests(manifest: Manifest, names: Iterable[str]) -> None:
 
 def _parse(folder: Path, top: CheckedJson) -> Manifest:
     schema = top["schema"].value
-    if schema != SCHEMA:
+    if type(schema) is not int or schema != SCHEMA:
         raise BundleError(
             f"{top.path}: its schema is {json.dumps(schema)}, but this tfm-export reads {SCHEMA}; "
             "upgrade tfm-export, or export the bundle again with this one"
@@ -236,6 +236,8 @@ def _graph(value: CheckedJson, kind: str, files: Mapping[str, File]) -> dict[str
 def _signature(value: CheckedJson) -> Signature:
     inputs = tuple(_tensor(item) for item in value["inputs"].items())
     outputs = tuple(_tensor(item) for item in value["outputs"].items())
+    if all(spec.name != "input_ids" for spec in inputs):
+        raise BundleError(f"{value.path}: {value.place}.inputs has no input_ids; export the bundle again")
     dims = {dim for spec in inputs for dim in spec.shape if isinstance(dim, str)}
     for spec, item in zip(inputs, value["inputs"].items(), strict=True):
         if any(isinstance(dim, str) and not dim.isidentifier() for dim in spec.shape):

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 
 from tfm.errors import BundleError, InputError, ProviderError
 

@@ -40,8 +40,9 @@ def _fold(graph: ir.Graph, node: ir.Node) -> str | None:
         if source is None:
             return f"its {what} is not a Reshape and a Transpose of a (B, S, N·H) value (a cache, perhaps)"
         merged.append(source)
-    heads = [value.shape[1] for value in node.inputs[:2] if value is not None and value.shape is not None]
-    if len(heads) != 2 or not all(isinstance(number, int) for number in heads):
+    shapes = [value.shape for value in node.inputs[:2] if value is not None and value.shape is not None]
+    heads = [shape[1] for shape in shapes if isinstance(shape[1], int)]
+    if len(heads) != 2:
         return "its numbers of heads are not known"
     if len(node.inputs) > 4 or any(output.uses() for output in node.outputs[1:]):
         return "it has a past of its own"
@@ -51,8 +52,8 @@ def _fold(graph: ir.Graph, node: ir.Node) -> str | None:
     old = reshape.outputs[0]
     attributes = [
         *node.attributes.values(),
-        ir.AttrInt64("q_num_heads", int(heads[0])),
-        ir.AttrInt64("kv_num_heads", int(heads[1])),
+        ir.AttrInt64("q_num_heads", heads[0]),
+        ir.AttrInt64("kv_num_heads", heads[1]),
     ]
     new = ir.Node("", "Attention", [*merged, *node.inputs[3:]], attributes, num_outputs=1, name=node.name)
     new.metadata_props.update(node.metadata_props)

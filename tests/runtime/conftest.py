@@ -67,7 +67,7 @@ def write_bundle(folder: Path, kind: str, **changes: Any) -> Path:
     for path, model in graphs.items():
         onnx.checker.check_model(model)
         (folder / path).write_bytes(model.SerializeToString())
-    tokenizer(by_character=kind != "encoder").save(str(folder / "tokenizer.json"))
+    tokenizer(by_character=kind in ("copier", "counter")).save(str(folder / "tokenizer.json"))
     common = {
         "schema": 1,
         "family": "toy",
@@ -95,7 +95,7 @@ def write_manifest(folder: Path, values: dict[str, Any]) -> None:
 
 
 def tokenizer(by_character: bool) -> Tokenizer:
-    """Letters a … h are ids 4 … 11; by word with [CLS]-like ends, or by character. Its file asks to pad and truncate."""
+    """Make letters a … h ids 4 … 11, by word with ends or by character; its file asks to pad and truncate."""
     vocabulary = {"<pad>": PAD, "<s>": BOS, "</s>": EOS, "<unk>": UNK, **{c: 4 + i for i, c in enumerate("abcdefgh")}}
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     made.add_special_tokens(["<pad>", "<s>", "</s>", "<unk>"])
@@ -136,16 +136,21 @@ def signature(inputs: list[Any], outputs: list[Any], **max_length: int) -> dict[
     return {"inputs": inputs, "outputs": outputs, "max_length": max_length}
 
 
-def encoder_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
+def encoder_parts(segments: bool = True, pooled: bool = True) -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
     """Embed by TABLE_VD + segment; the sentence embedding is the mean over real tokens. int8 is twice fp32."""
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    inputs = [ids(n, b, "batch", "sequence") for n, b in zip(names, (V, 2, 2), strict=True)]
-    outputs = [floats("last_hidden_state", "batch", "sequence", D), floats("sentence_embedding", "batch", D)]
-    nodes = [
-        helper.make_node("Gather", ["table", "input_ids"], ["tokens"]),
+    names = ("input_ids", "attention_mask", "token_type_ids")[: 3 if segments else 2]
+    inputs = [ids(n, b, "batch", "sequence") for n, b in zip(names, (V, 2, 2), strict=False)]
+    outputs = [floats("last_hidden_state", "batch", "sequence", D), floats("sentence_embedding", "batch", D)][
+        : 2 if pooled else 1
+    ]
+    segment_nodes = [
         helper.make_node("Cast", ["token_type_ids"], ["segments"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["segments", "last"], ["segments3"]),
         helper.make_node("Add", ["tokens", "segments3"], ["last_hidden_state"]),
+    ]
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["tokens" if segments else "last_hidden_state"]),
+        *(segment_nodes if segments else []),
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["mask", "last"], ["mask3"]),
         helper.make_node("Mul", ["last_hidden_state", "mask3"], ["real"]),
@@ -300,4 +305,10 @@ def counter_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
     return graphs, manifest
 
 
-KINDS = {"encoder": encoder_parts, "copier": copier_parts, "counter": counter_parts}
+KINDS = {
+    "encoder": encoder_parts,
+    "encoder without segments": lambda: encoder_parts(segments=False),
+    "encoder without pooling": lambda: encoder_parts(pooled=False),
+    "copier": copier_parts,
+    "counter": counter_parts,
+}

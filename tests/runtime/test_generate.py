@@ -121,7 +121,7 @@ def test_no_tokenizer(make_bundle, edit_manifest, kind):
     edit_manifest(bundle, lambda m: m["files"].pop("tokenizer.json"))
     model = load(bundle, provider="cpu")
     assert model.generate([[10]], max_new_tokens=1)
-    with pytest.raises(InputError, match="has no tokenizer.json, so it takes no texts; pass token ids"):
+    with pytest.raises(InputError, match=r"has no tokenizer.json, so it takes no texts; pass token ids"):
         model.generate(["a"])
 
 

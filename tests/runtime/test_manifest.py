@@ -82,6 +82,10 @@ def first_input(manifest):
         (lambda m: m.update(gates={}), "gates must be a list, but is {}"),
         (lambda m: m.update(max_text_tokens=0), "max_text_tokens must be an integer of at least 1, but is 0"),
         (lambda m: m.update(generation={}), "'bos_token_id' is missing in generation"),
+        (
+            lambda m: first_input(m).update(name="ids"),
+            "signature.model.inputs has no input_ids; export the bundle again",
+        ),
         (lambda m: m["signature"].clear(), "'model' is missing in signature"),
         (
             lambda m: first_input(m).update(dtype="bfloat16"),

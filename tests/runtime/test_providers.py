@@ -83,7 +83,7 @@ def test_not_built_in(graph, monkeypatch):
 def test_falling_back_is_an_error(graph, monkeypatch):
     """As onnxruntime-gpu 1.31.1 behaves without CUDA's libraries: a warning, and a session on the CPU."""
     made = pretend(monkeypatch, ["CUDAExecutionProvider", "CPUExecutionProvider"], ["CPUExecutionProvider"])
-    message = "CUDAExecutionProvider did not start, and onnxruntime fell back to CPUExecutionProvider: .*; repair that, or use"
+    message = "CUDAExecutionProvider did not start, and onnxruntime fell back to CPUExecutionProvider: .*; repair"
     with pytest.raises(ProviderError, match=message):
         providers.open_session(graph, "cuda", 1)
     assert made[0].providers == ["CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -110,10 +110,12 @@ def test_not_a_graph(tmp_path):
 
 
 def test_cuda_as_this_machine_has_it(graph):
-    """Runs everywhere: either CUDA runs, or the error says why not."""
+    """Runs everywhere: where CUDA is not built in, the error says so; where it is, it runs or says why not."""
+    if not HAS_CUDA:
+        with pytest.raises(ProviderError, match="was built without CUDAExecutionProvider"):
+            providers.open_session(graph, "cuda", 1)
+        return
     try:
-        session = providers.open_session(graph, "cuda", 1)
+        assert providers.open_session(graph, "cuda", 1).get_providers()[0] == "CUDAExecutionProvider"
     except ProviderError as error:
-        assert HAS_CUDA or "was built without CUDAExecutionProvider" in str(error)
-    else:
-        assert session.get_providers()[0] == "CUDAExecutionProvider"
+        print(error)

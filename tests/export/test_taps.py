@@ -1,0 +1,126 @@
+"""The recorder sees every attention and activation once, in the order of the calls, and leaves no trace."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tfm.export import graphs_of
+from tfm.export.taps import record
+from tfm.model import ACTIVATIONS, GATED, Transformer
+
+MakeModel = Callable[..., Transformer]
+
+
+def taps_of(graph: Any, past: int = 2) -> tuple[list[torch.Tensor], list[Any], list[torch.Tensor]]:
+    inputs = graph.sample(torch.Generator().manual_seed(0), 2, 3, past)
+    outputs, taps = record(graph, inputs)
+    return outputs, taps, inputs
+
+
+def names(kind: str, path: str) -> list[str]:
+    return [f"attention {kind}.layers.{i}.{path}" for i in range(2)]
+
+
+def test_encoder_decoder_ops_in_call_order(make_model: MakeModel) -> None:
+    model = make_model(num_encoder_layers=2, num_decoder_layers=2)
+    source, decoder = graphs_of(model)
+    assert [str(tap.op) for tap in taps_of(source)[1]] == [
+        f"{op} encoder.layers.{layer}.{path}"
+        for layer in range(2)
+        for op, path in (("attention", "self_attn"), ("activation", "feed_forward.activation"))
+    ]
+    assert [str(tap.op) for tap in taps_of(decoder)[1]] == [
+        f"{op} decoder.layers.{layer}.{path}"
+        for layer in range(2)
+        for op, path in (
+            ("attention", "self_attn"),
+            ("attention", "cross_attn"),
+            ("activation", "feed_forward.activation"),
+        )
+    ]
+
+
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, *GATED])
+def test_every_activation_is_one_op(make_model: MakeModel, activation: str) -> None:
+    model = make_model(kind="encoder", activation=activation)
+    (graph,) = graphs_of(model)
+    _, taps, _ = taps_of(graph)
+    assert [str(tap.op) for tap in taps] == [
+        "attention encoder.layers.0.self_attn",
+        "activation encoder.layers.0.feed_forward.activation",
+    ]
+    tap = taps[1]
+    assert len(tap.inputs) == 1
+    torch.testing.assert_close(
+        model.encoder.layers[0].feed_forward.activation(tap.inputs[0]), tap.output, rtol=0, atol=0
+    )
+
+
+def test_the_pooler_s_tanh_is_an_op(make_model: MakeModel) -> None:
+    (graph,) = graphs_of(make_model(kind="encoder", pooler=True))
+    assert str(taps_of(graph)[1][-1].op) == "activation pooler_activation"
+
+
+def test_attention_is_recorded_with_all_it_takes(make_model: MakeModel) -> None:
+    _, decoder = graphs_of(make_model())
+    _, taps, inputs = taps_of(decoder, past=4)
+    for tap, length in zip(taps[:2], (7, 3), strict=True):
+        query, key, value, mask = tap.inputs
+        assert query.shape == (2, 2, 3, 8)
+        assert key.shape == value.shape == (2, 2, length, 8)
+        assert mask.dtype == torch.bool
+        again = F.scaled_dot_product_attention(query, key, value, mask)
+        torch.testing.assert_close(again, tap.output, rtol=0, atol=0)
+    torch.testing.assert_close(taps[0].inputs[1][:, :, :4], inputs[2], rtol=0, atol=0)  # the past it was given
+
+
+def test_outputs_are_the_module_s_own(make_model: MakeModel) -> None:
+    for graph in graphs_of(make_model()):
+        outputs, _, inputs = taps_of(graph)
+        with torch.no_grad():
+            expected = graph(*inputs)
+        assert all(torch.equal(a, b) for a, b in zip(outputs, expected, strict=True))
+
+
+def test_hooks_are_gone_afterwards(make_model: MakeModel) -> None:
+    (graph,) = graphs_of(make_model(kind="encoder"))
+    first = taps_of(graph)[1]
+    assert not [m for m in graph.modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert len(taps_of(graph)[1]) == len(first)
+
+
+def test_hooks_are_gone_after_an_error(make_model: MakeModel) -> None:
+    (graph,) = graphs_of(make_model(kind="encoder"))
+    with pytest.raises(IndexError):
+        record(graph, [torch.full((1, 3), 99), torch.ones(1, 3, dtype=torch.int64)])
+    assert not [m for m in graph.modules() if m._forward_hooks or m._forward_pre_hooks]
+
+
+class Twice(nn.Module):
+    """Calls one activation twice, and functions in no module of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.GELU()
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (torch.tanh(self.act(self.act(x))),)
+
+
+class Wrapper(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Twice()
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.model(x)
+
+
+def test_calls_of_one_module_are_numbered() -> None:
+    _, taps = record(Wrapper(), [torch.ones(2)])  # type: ignore[arg-type]
+    assert [str(tap.op) for tap in taps] == ["activation act", "activation act 1", "activation "]
+    assert torch.equal(taps[0].output, taps[1].inputs[0])
