@@ -46,7 +46,7 @@ def _table(title: str, left: Iterable[str], right: Iterable[str]) -> Table:
         title_style="bold",
         box=box.SIMPLE_HEAD,
         show_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=(0, 0, 0, 0),
     )
     table.add_column("", no_wrap=True)
     for name in left:
@@ -91,7 +91,7 @@ def _outputs(report: ExportReport) -> Table:
 
 def _fidelity(report: ExportReport) -> Table:
     title = "the bundle, run as an app runs it, against eager"
-    table = _table(title, ["measure", "precision", "on"], ["value", "at least"])
+    table = _table(title, ["measure", "precision", "on"], ["value", "floor"])
     for part in report.fidelity:
         floor = f"{part.floor:g}" if part.floor else "—"
         cells = [f"{part.count} {part.data}", f"{part.value:.4f}", floor]

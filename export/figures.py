@@ -57,9 +57,9 @@ class Figures:
     @property
     def nmse(self) -> float:
         """Squared error relative to the squared signal, Σ(a - e)² / Σe²."""
-        if self._noise == 0.0 and not math.isinf(self.max_abs):
-            return 0.0
-        return self._noise / self._expected if self._expected else math.inf
+        if math.isinf(self.max_abs):
+            return math.inf
+        return self._noise / self._expected if self._expected else math.inf if self._noise else 0.0
 
     @property
     def snr_db(self) -> float:
@@ -68,7 +68,9 @@ class Figures:
 
     @property
     def cosine(self) -> float:
-        """Cosine of the angle between all that was computed and all that was expected."""
+        """Cosine of the angle between all computed and all expected values; NaN where `max_abs` is infinite."""
+        if math.isinf(self.max_abs):
+            return math.nan
         norm = math.sqrt(self._actual * self._expected)
         return self._product / norm if norm else (1.0 if self._actual == self._expected else 0.0)
 

@@ -6,6 +6,7 @@ outputs are compared at each of onnxruntime's optimisation levels.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,7 @@ def verify(
     regions = find_regions(model)
     records = [record(graph, case) for case in cases]
     feeds = [{value.name: tensor.numpy() for value, tensor in zip(graph.inputs, case, strict=True)} for case in cases]
-    free_runs = _run_with_taps(model, path, regions, feeds)
+    free_runs = _run_with_taps(model, regions, feeds)
     calls = (
         {str(tap.op): [taps[index] for _, taps in records] for index, tap in enumerate(records[0][1])}
         if records
@@ -156,12 +157,15 @@ def verify(
     ops += [_unmatched(region) for op, region in regions.items() if op not in calls]
     outputs = []
     for level in LEVELS:
-        session = ort.InferenceSession(path, _options(level), providers=["CPUExecutionProvider"])
         figures = {value.name: Figures() for value in graph.outputs}
         faults = dict.fromkeys(figures, "")
-        for (expected, _), feed in zip(records, feeds, strict=True):
-            for name, actual, tensor in zip(figures, session.run(list(figures), feed), expected, strict=True):
-                faults[name] = faults[name] or _add(figures[name], actual, tensor.numpy())
+        try:
+            session = ort.InferenceSession(path, _options(level), providers=["CPUExecutionProvider"])
+            for (expected, _), feed in zip(records, feeds, strict=True):
+                for name, actual, tensor in zip(figures, session.run(list(figures), feed), expected, strict=True):
+                    faults[name] = faults[name] or _add(figures[name], actual, tensor.numpy())
+        except Exception as error:  # onnxruntime's errors share no narrower base
+            faults = dict.fromkeys(figures, f"the graph cannot be run: {str(error).splitlines()[0]}")
         for name, found in figures.items():
             limit = tolerance.limit(found) if judged else None
             fault = faults[name] or _judge(found, limit, "off")
@@ -170,7 +174,7 @@ def verify(
 
 
 def _verify_op(
-    model: ir.Model, region: Region | None, taps: list[Tap], free_runs: list[dict[str, Array]], judged: bool
+    model: ir.Model, region: Region | None, taps: list[Tap], free_runs: list[dict[str, Array]] | str, judged: bool
 ) -> OpReport:
     op, own, free = taps[0].op, Figures(), Figures()
     if region is None:
@@ -180,16 +184,21 @@ def _verify_op(
     fault = ""
     try:
         session = region.session(model, _options("disabled"))
-        for tap, outputs in zip(taps, free_runs, strict=True):
-            expected = region.expected(tap)
-            own.add(session.run(None, region.feeds(tap))[0], expected)
-            free.add(outputs[region.op], expected)
+        for tap in taps:
+            own.add(session.run(None, region.feeds(tap))[0], region.expected(tap))
     except VerificationError as error:
         fault = str(error)
     except Exception as error:  # onnxruntime's errors share no narrower base
         fault = f"it cannot be run by itself: {str(error).splitlines()[0]}"
-    own_limit, free_limit = OWN[op.kind].limit(own), FREE.limit(free) if judged else None
-    fault = fault or _judge(own, own_limit, "off by itself") or _judge(free, free_limit, "off in the whole graph")
+    own_limit = OWN[op.kind].limit(own)
+    fault = fault or _judge(own, own_limit, "off by itself")
+    if isinstance(free_runs, str):
+        fault = fault or free_runs
+    else:
+        for tap, outputs in zip(taps, free_runs, strict=True):
+            fault = fault or _add(free, outputs[region.op], region.expected(tap))
+    free_limit = FREE.limit(free) if judged else None
+    fault = fault or _judge(free, free_limit, "off in the whole graph")
     return OpReport(
         op=op, form=region.form, own=own, own_limit=own_limit, free=free, free_limit=free_limit, fault=fault
     )
@@ -213,15 +222,17 @@ def _add(figures: Figures, actual: Array, expected: Array) -> str:
 def _judge(figures: Figures, limit: float | None, what: str) -> str:
     if figures.count == 0:
         return "nothing was compared"
+    if math.isinf(figures.max_abs):  # in every precision, whatever the tolerance
+        return f"{what}: NaN or infinity where eager has another value, or the other way round"
     if limit is not None and not figures.max_abs <= limit:
         return f"{what} by {figures.max_abs:.1e}, more than {limit:.1e}"
     return ""
 
 
 def _run_with_taps(
-    model: ir.Model, path: Path, regions: dict[str, Region], feeds: list[dict[str, Array]]
-) -> list[dict[str, Array]]:
-    """Run the whole graph unoptimised, with every op's result as an output; per case, op → result."""
+    model: ir.Model, regions: dict[str, Region], feeds: list[dict[str, Array]]
+) -> list[dict[str, Array]] | str:
+    """Run the whole graph unoptimised, with every op's result as an output; per case, op → result, or why it cannot."""
     known = {value.name for value in model.graph.outputs}
     extra = [region.output for region in regions.values() if region.output.name not in known]
     model.graph.outputs.extend(extra)
@@ -229,9 +240,12 @@ def _run_with_taps(
         content = ir.to_proto(model).SerializeToString()
     finally:
         del model.graph.outputs[len(model.graph.outputs) - len(extra) :]
-    session = ort.InferenceSession(content, _options("disabled"), providers=["CPUExecutionProvider"])
     names = [region.output.name for region in regions.values()]
-    return [dict(zip(regions, session.run(names, feed), strict=True)) if names else {} for feed in feeds]
+    try:
+        session = ort.InferenceSession(content, _options("disabled"), providers=["CPUExecutionProvider"])
+        return [dict(zip(regions, session.run(names, feed), strict=True)) if names else {} for feed in feeds]
+    except Exception as error:  # onnxruntime's errors share no narrower base
+        return f"the graph cannot be run: {str(error).splitlines()[0]}"
 
 
 def _options(level: str) -> ort.SessionOptions:

@@ -78,11 +78,11 @@ def test_the_same_special_values_at_the_same_places_are_equal(values: list[float
 def test_any_other_pairing_of_special_values_is_infinitely_wrong(actual: list[float], expected: list[float]) -> None:
     figures = figures_of([*actual, 1.0], [*expected, 1.0])
     assert figures.max_abs == INF
-    assert figures.nmse != 0.0
-    assert figures.snr_db < INF
+    assert (figures.nmse, figures.snr_db) == (INF, -INF)
+    assert math.isnan(figures.cosine)
     for tolerance in (FREE, Tolerance(1e30, 1e30), *OWN.values()):
         assert not tolerance.allows(figures)
-    assert figures.to_dict()["max_abs"] is None
+    assert [figures.to_dict()[name] for name in ("max_abs", "nmse", "snr_db", "cosine")] == [None] * 4
 
 
 def test_a_special_value_is_not_forgotten_by_what_follows() -> None:
