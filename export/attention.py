@@ -5,12 +5,14 @@ in full; and below opset 23 it becomes a chain that no onnxruntime fusion matche
 specification, Attention-23; a boolean mask row without a True gives zeros in both, as in eager PyTorch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from onnxscript import opset23 as op
+
+import tfm.model  # noqa: F401  (defines the op that torch has no function for)
 
 
 def _scaled_dot_product_attention(
@@ -22,6 +24,8 @@ def _scaled_dot_product_attention(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
+    *,
+    softcap: float = 0.0,
 ) -> Any:
     """Queries (B, N, S, H), keys and values (B, K, T, H); the mask broadcasts to (B, N, S, T)."""
     del dropout_p, enable_gqa  # exported in eval mode; Attention groups heads by their numbers
@@ -31,7 +35,7 @@ def _scaled_dot_product_attention(
         length_T: Any = op.Shape(key, start=2, end=3)
         full: Any = op.Concat(one, length_S, length_T, axis=0)
         attn_mask = op.Expand(attn_mask, full)
-    output, *_ = op.Attention(query, key, value, attn_mask, is_causal=int(is_causal), scale=scale)
+    output, *_ = op.Attention(query, key, value, attn_mask, is_causal=int(is_causal), scale=scale, softcap=softcap)
     return output
 
 
@@ -41,7 +45,19 @@ def _is_full(mask: ir.Shape | None, query: ir.Shape | None, key: ir.Shape | None
     return bool(mask[2] == query[2] and mask[3] == key[2])
 
 
+def _softcapped_attention(query: Any, key: Any, value: Any, mask: Any, scale: float, softcap: float) -> Any:
+    """`tfm.model.attention.softcapped_attention`: the scores' cap is an attribute of Attention."""
+    return _scaled_dot_product_attention(query, key, value, mask, scale=scale, softcap=softcap)
+
+
+def _rms_norm(x: Any, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Any:
+    """`F.rms_norm` over the last dimensions, ONNX-23 RMSNormalization."""
+    return op.RMSNormalization(x, weight, axis=-len(normalized_shape), epsilon=eps)
+
+
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.scaled_dot_product_attention.default: _scaled_dot_product_attention,
+    torch.ops.tfm.softcapped_attention.default: _softcapped_attention,
+    torch.ops.aten.rms_norm.default: _rms_norm,
 }
 """For `torch.onnx.export(custom_translation_table=…)`."""

@@ -114,7 +114,7 @@ def export_checkpoint(
     checkpoint = Path(checkpoint)
     with staged(Path(os.path.abspath(output)), overwrite=overwrite) as (folder, put_in_place):
         with stage("read checkpoint"):
-            model = load_checkpoint(checkpoint)
+            model = load_checkpoint(checkpoint).float()
             family = _copy_companions(checkpoint if checkpoint.is_dir() else checkpoint.parent, folder)
             write_json(folder / "config.json", model.config.to_dict())
         graphs = graphs_of(model)

@@ -5,7 +5,7 @@
     encoder-decoder  encoder                ids → last hidden state, and the cross-attention's keys and values
                      decoder                ids, cache and those keys and values → logits and cache
 
-Names are Hugging Face's. Shapes: B batch, S new tokens, P past tokens, T source tokens, N heads, H head size.
+Names are Hugging Face's. Shapes: B batch, S new tokens, P past tokens, T all or source tokens, K key/value heads, H head size.
 """
 
 import dataclasses
@@ -92,25 +92,26 @@ class EncoderGraph(Graph):
         super().__init__(model)
         config = model.config
         self.inputs = _source_inputs(config)
-        hidden = Value(name="last_hidden_state", dtype="float32", shape=("batch", "sequence", config.d_model))
-        vectors = {"sentence_embedding": config.pooling is not None, "pooler_output": config.pooler}
-        rows = [
-            Value(name=name, dtype="float32", shape=("batch", config.d_model))
-            for name, there in vectors.items()
-            if there
-        ]
-        self.outputs = (hidden, *rows)
-        self.max_length = {"sequence": config.max_positions}
+        hidden = Value(name="last_hidden_state", dtype="float32", shape=("batch", _length(config), config.d_model))
+        rows: dict[str, Shape] = {"sentence_embedding": ("batch", config.d_model)} if config.pooling else {}
+        rows |= {"pooler_output": ("batch", config.d_model)} if config.pooler else {}
+        if config.head is not None:
+            size = config.vocab_size if config.head == "masked-lm" else config.num_labels
+            rows["logits"] = ("batch", size) if config.head == "sequence" else ("batch", _length(config), size)
+        self.outputs = (hidden, *(Value(name=name, dtype="float32", shape=shape) for name, shape in rows.items()))
+        self.max_length = {} if config.image_size else {"sequence": config.max_positions}
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """(input_ids, attention_mask[, token_type_ids]) → (last_hidden_state[, pooled rows…])."""
+        """(input_ids, attention_mask[, token_type_ids]) or (pixel_values) → (last_hidden_state[, …])."""
         hidden_BTD = self.model.encoder(*tensors)
-        config = self.model.config
-        pooled = [self.model.pool(hidden_BTD, tensors[1])] if config.pooling else []
-        return (hidden_BTD, *pooled, *([self.model.pooler_output(hidden_BTD)] if config.pooler else []))
+        config, outputs = self.model.config, [hidden_BTD]
+        outputs += [self.model.pool(hidden_BTD, tensors[1])] if config.pooling else []
+        outputs += [self.model.pooler_output(hidden_BTD)] if config.pooler else []
+        outputs += [self.model.predict(hidden_BTD)] if config.head else []
+        return tuple(outputs)
 
     def sample(self, generator: torch.Generator, batch: int, length: int, past: int = 0) -> list[Tensor]:
-        """Make ids, mask and, where there are segments, random segment ids."""
+        """Make ids, mask and, where there are segments, random segment ids; or an image."""
         del past
         return _source_sample(self.model.config, generator, batch, length)
 
@@ -150,39 +151,49 @@ class DecoderGraph(Graph):
         self.role, self.file = ("decoder", "decoder_model_merged") if self.cross else ("model", "model")
         own = ".decoder" if self.cross else ""
         ids = Value(name="input_ids", dtype="int64", shape=("batch", "sequence"), below=config.target_vocab_size)
-        mask = Value(name="encoder_attention_mask", dtype="int64", shape=("batch", "encoder_sequence"), below=2)
+        source_mask = Value(name="encoder_attention_mask", dtype="int64", shape=("batch", "encoder_sequence"), below=2)
+        mask = Value(name="attention_mask", dtype="int64", shape=("batch", "past_sequence + sequence"), below=2)
+        places = Value(name="position_ids", dtype="int64", shape=("batch", "sequence"), below=config.max_positions)
         past = _cache(config, "past_key_values.{}" + own, "past_sequence")
         source = _cache(config, "past_key_values.{}.encoder", "encoder_sequence")
-        self.inputs = (ids, mask, *past, *source) if self.cross else (ids, *past)
+        self.inputs = (ids, source_mask, *past, *source) if self.cross else (ids, mask, places, *past)
         logits = Value(name="logits", dtype="float32", shape=("batch", "sequence", config.target_vocab_size))
         self.outputs = (logits, *_cache(config, "present.{}" + own, "past_sequence + sequence"))
         self.max_length = {"past_sequence + sequence": config.max_positions}
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """(input_ids[, encoder_attention_mask], past…[, source…]) → (logits, present…)."""
-        caches = _pair(tensors[2:] if self.cross else tensors[1:])
+        """(input_ids, encoder_attention_mask, past…, source…) or (input_ids, attention_mask, position_ids, past…)."""
         depth = self.model.config.num_decoder_layers
-        cross = {"cross": caches[depth:], "cross_mask_BT": tensors[1]} if self.cross else {}
-        logits_BSV, presents = self.model.decoder(tensors[0], past=caches[:depth], **cross)
+        if self.cross:
+            ids_BS, cross_mask_BT, *flat = tensors
+            caches = _pair(flat)
+            past, cross = caches[:depth], caches[depth:]
+            logits_BSV, presents = self.model.decoder(ids_BS, past=past, cross=cross, cross_mask_BT=cross_mask_BT)
+        else:
+            ids_BS, mask_BT, places_BS, *flat = tensors
+            logits_BSV, presents = self.model.decoder(ids_BS, mask_BT, _pair(flat), position_ids_BS=places_BS)
         return (logits_BSV, *_flatten(presents))
 
     @torch.no_grad()
     def sample(self, generator: torch.Generator, batch: int, length: int, past: int = 0) -> list[Tensor]:
         """Make new ids, and the caches that eager itself computes for a random past and source."""
         config = self.model.config
-        ids_BS = torch.randint(config.target_vocab_size, (batch, past + length), generator=generator)
-        cross: dict[str, Any] = {}
-        source: list[Tensor] = []
-        if self.cross:
-            ids_BT, mask_BT = _source_sample(config, generator, batch, max(length, 2))
-            keys_values = self.model.decoder.project(self.model.encoder(ids_BT, mask_BT))
-            cross, source = {"cross": keys_values, "cross_mask_BT": mask_BT}, _flatten(keys_values)
-        empty = torch.zeros(batch, config.nhead, 0, config.d_model // config.nhead)
+        ids_BT = torch.randint(config.target_vocab_size, (batch, past + length), generator=generator)
+        empty = torch.zeros(batch, config.kv_heads, 0, config.head_size)
         cache = [(empty, empty)] * config.num_decoder_layers
+        if self.cross:
+            source_BT, mask_BT = _source_sample(config, generator, batch, max(length, 2))
+            cross = self.model.decoder.project(self.model.encoder(source_BT, mask_BT))
+            if past:
+                cache = self.model.decoder(ids_BT[:, :past], cross=cross, cross_mask_BT=mask_BT)[1]
+            return [ids_BT[:, past:].contiguous(), mask_BT, *_flatten(cache), *_flatten(cross)]
+        padding_B1 = torch.randint(past + length, (batch, 1), generator=generator)  # on the left, as prompts have it
+        padding_B1[0] = 0
+        mask_BT = (torch.arange(past + length) >= padding_B1).to(torch.int64)
+        places_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
         if past:
-            cache = self.model.decoder(ids_BS[:, :past], **cross)[1]
-        masks = [cross["cross_mask_BT"]] if self.cross else []
-        return [ids_BS[:, past:].contiguous(), *masks, *_flatten(cache), *source]
+            cache = self.model.decoder(ids_BT[:, :past], mask_BT[:, :past], position_ids_BS=places_BT[:, :past])[1]
+        return [ids_BT[:, past:].contiguous(), mask_BT, places_BT[:, past:].contiguous(), *_flatten(cache)]
 
 
 def graphs_of(model: Transformer) -> list[Graph]:
@@ -194,13 +205,23 @@ def graphs_of(model: Transformer) -> list[Graph]:
 
 
 def _source_inputs(config: TransformerConfig) -> tuple[Value, ...]:
+    if config.image_size is not None:
+        image: Shape = ("batch", config.num_channels, config.image_size, config.image_size)
+        return (Value(name="pixel_values", dtype="float32", shape=image),)
     shape = ("batch", "sequence")
     bounds = {"input_ids": config.vocab_size, "attention_mask": 2}
     bounds |= {"token_type_ids": config.type_vocab_size} if config.type_vocab_size else {}
     return tuple(Value(name=name, dtype="int64", shape=shape, below=below) for name, below in bounds.items())
 
 
+def _length(config: TransformerConfig) -> str | int:
+    """Length of an encoder's output: as its input's, or a class token and the patches."""
+    return "sequence" if config.image_size is None else 1 + (config.image_size // config.patch_size) ** 2
+
+
 def _source_sample(config: TransformerConfig, generator: torch.Generator, batch: int, length: int) -> list[Tensor]:
+    if config.image_size is not None:
+        return [torch.randn(batch, config.num_channels, config.image_size, config.image_size, generator=generator)]
     ids_BT = torch.randint(config.vocab_size, (batch, length), generator=generator)
     lengths_B = torch.randint(1, length + 1, (batch,), generator=generator)
     lengths_B[0] = length
@@ -212,7 +233,7 @@ def _source_sample(config: TransformerConfig, generator: torch.Generator, batch:
 
 
 def _cache(config: TransformerConfig, prefix: str, length: str) -> tuple[Value, ...]:
-    shape = ("batch", config.nhead, length, config.d_model // config.nhead)
+    shape = ("batch", config.kv_heads, length, config.head_size)
     names = [
         f"{prefix.format(layer)}.{part}" for layer in range(config.num_decoder_layers) for part in ("key", "value")
     ]

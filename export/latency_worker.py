@@ -41,7 +41,7 @@ def _eager(checkpoint: str, role: str, inputs: dict[str, Any]) -> Callable[[], o
     from .graphs import graphs_of
 
     torch.set_num_threads(1)
-    (graph,) = [graph for graph in graphs_of(load_checkpoint(checkpoint)) if graph.role == role]
+    (graph,) = [graph for graph in graphs_of(load_checkpoint(checkpoint).float()) if graph.role == role]
     tensors = [torch.from_numpy(array) for array in inputs.values()]
 
     def work() -> object:

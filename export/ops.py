@@ -34,6 +34,7 @@ class OpId:
 
 FUNCTIONS: dict[Callable[..., Any], Kind] = {
     F.scaled_dot_product_attention: ATTENTION,
+    torch.ops.tfm.softcapped_attention.default: ATTENTION,
     **dict.fromkeys(
         [F.gelu, F.silu, F.mish, F.hardswish, F.elu, F.softplus, torch.relu, torch.sigmoid, torch.tanh, F.relu],
         ACTIVATION,
@@ -43,6 +44,7 @@ FUNCTIONS: dict[Callable[..., Any], Kind] = {
 
 OPS_OF_ATEN: dict[str, Kind] = {
     "aten.scaled_dot_product_attention.default": ATTENTION,
+    "tfm.softcapped_attention.default": ATTENTION,
     **{
         f"aten.{name}.default": ACTIVATION
         for name in ("gelu", "silu", "mish", "hardswish", "elu", "softplus", "relu", "sigmoid", "tanh")

@@ -37,7 +37,8 @@ def to_onnx(graph: Graph, *, opset: int = OPSETS.start) -> ir.Model:
         raise ExportError(f"opset {opset} is not supported; choose one of {OPSETS.start} to {OPSETS[-1]}")
     example = graph.sample(torch.Generator().manual_seed(0), batch=2, length=5, past=3)
     names = dict.fromkeys(dim for value in graph.inputs for dim in value.shape if isinstance(dim, str))
-    dims = {name: torch.export.Dim(name) for name in names}
+    # torch finds out by itself how a sum of lengths depends on the others
+    dims = {name: torch.export.Dim(name) if name.isidentifier() else torch.export.Dim.AUTO for name in names}
     dynamic = tuple(
         {axis: dims[dim] for axis, dim in enumerate(value.shape) if isinstance(dim, str)} for value in graph.inputs
     )

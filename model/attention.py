@@ -1,76 +1,149 @@
 """Multi-head attention, softmax(QKᵀ/√H)V ("Attention Is All You Need", section 3.2), and its masks.
 
-Shapes: B batch, S query length, T key length, P past length, N heads, H head size, D = N·H model size.
-Every attention goes through `F.scaled_dot_product_attention`; masks are boolean, True means "may attend".
+Shapes: B batch, S query length, T key length, P past length, N heads, K key/value heads, H head size, D model size.
+Every attention goes through `F.scaled_dot_product_attention`, but for the soft-capped one, which torch has no
+function for. Boolean masks: True means "may attend". Float masks are added to the scores.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .config import TransformerConfig
+from .norms import make_head_norm
+from .positions import rotate
+
 KeyValue = tuple[Tensor, Tensor]
-"""Keys and values of one attention, each (B, N, T, H)."""
+"""Keys and values of one attention, each (B, K, T, H)."""
+
+Rotation = tuple[Tensor, Tensor]
+"""Cosines and sines of the new tokens' positions, each (B or 1, 1, S, R)."""
 
 
 class SelfAttention(nn.Module):
     """Attention of a sequence over itself and over what a cache holds of its past."""
 
-    def __init__(self, d_model: int, nhead: int, dropout: float) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.nhead = nhead
-        self.dropout = dropout
-        self.in_proj = nn.Linear(d_model, 3 * d_model)  # rows: Q, then K, then V
-        self.out_proj = nn.Linear(d_model, d_model)
+        self.nhead, self.kv_heads, self.head_size = config.nhead, config.kv_heads, config.head_size
+        self.scale, self.softcap, self.dropout = config.attention_scale, config.attention_softcap, config.dropout
+        width = (self.nhead + 2 * self.kv_heads) * self.head_size
+        self.in_proj = nn.Linear(config.d_model, width, bias=config.qkv_bias)  # rows: Q, then K, then V
+        self.out_proj = nn.Linear(self.nhead * self.head_size, config.d_model, bias=config.out_bias)
+        self.q_norm = make_head_norm(config)
+        self.k_norm = make_head_norm(config)
 
-    def forward(self, x_BSD: Tensor, mask: Tensor | None, past: KeyValue | None = None) -> tuple[Tensor, KeyValue]:
+    def forward(
+        self, x_BSD: Tensor, mask: Tensor | None, past: KeyValue | None = None, rotation: Rotation | None = None
+    ) -> tuple[Tensor, KeyValue]:
         """Attend.
 
         Args:
             x_BSD: Tensor (B, S, D).
-            mask: Boolean tensor (B or 1, 1, S, T) with T = P + S, or None.
-            past: Keys and values of the P earlier tokens, each (B, N, P, H), or None.
+            mask: Boolean or float tensor that broadcasts to (B, N, S, T) with T = P + S, or None.
+            past: Keys and values of the P earlier tokens, each (B, K, P, H), or None.
+            rotation: Where positions are rotary, those of the new tokens.
 
         Returns:
-            Tensor (B, S, D), and the keys and values of all T tokens, each (B, N, T, H).
+            Tensor (B, S, D), and the keys and values of all T tokens, each (B, K, T, H).
         """
-        q, k, v = (split_heads(part, self.nhead) for part in self.in_proj(x_BSD).chunk(3, dim=-1))
+        own, shared = self.nhead * self.head_size, self.kv_heads * self.head_size
+        q, k, v = self.in_proj(x_BSD).split([own, shared, shared], dim=-1)
+        q, k, v = split_heads(q, self.nhead), split_heads(k, self.kv_heads), split_heads(v, self.kv_heads)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotation is not None:
+            q, k = rotate(q, *rotation), rotate(k, *rotation)
         if past is not None:
             k = torch.cat([past[0], k], dim=2)
             v = torch.cat([past[1], v], dim=2)
-        y_BNSH = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        y_BNSH = attend(q, k, v, mask, scale=self.scale, softcap=self.softcap, dropout=dropout)
         return self.out_proj(merge_heads(y_BNSH)), (k, v)
 
 
 class CrossAttention(nn.Module):
     """Attention over another sequence, whose keys and values are computed once by `project`."""
 
-    def __init__(self, d_model: int, nhead: int, dropout: float) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.nhead = nhead
-        self.dropout = dropout
-        self.q_proj = nn.Linear(d_model, d_model)
-        self.kv_proj = nn.Linear(d_model, 2 * d_model)  # rows: K, then V
-        self.out_proj = nn.Linear(d_model, d_model)
+        self.nhead, self.kv_heads, self.head_size = config.nhead, config.kv_heads, config.head_size
+        self.scale, self.softcap, self.dropout = config.attention_scale, config.attention_softcap, config.dropout
+        self.q_proj = nn.Linear(config.d_model, self.nhead * self.head_size, bias=config.qkv_bias)
+        self.kv_proj = nn.Linear(config.d_model, 2 * self.kv_heads * self.head_size, bias=config.qkv_bias)
+        self.out_proj = nn.Linear(self.nhead * self.head_size, config.d_model, bias=config.out_bias)
 
     def project(self, memory_BTD: Tensor) -> KeyValue:
-        """Compute the keys and values of the sequence to attend over, each (B, N, T, H)."""
-        k, v = (split_heads(part, self.nhead) for part in self.kv_proj(memory_BTD).chunk(2, dim=-1))
+        """Compute the keys and values of the sequence to attend over, each (B, K, T, H)."""
+        k, v = (split_heads(part, self.kv_heads) for part in self.kv_proj(memory_BTD).chunk(2, dim=-1))
         return k, v
 
     def forward(self, x_BSD: Tensor, memory: KeyValue, mask: Tensor | None) -> Tensor:
         """Attend over `memory`; mask is boolean (B, 1, S, T) or None. Returns (B, S, D)."""
         q = split_heads(self.q_proj(x_BSD), self.nhead)
-        y_BNSH = F.scaled_dot_product_attention(q, *memory, mask, self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        y_BNSH = attend(q, *memory, mask, scale=self.scale, softcap=self.softcap, dropout=dropout)
         return self.out_proj(merge_heads(y_BNSH))
 
 
+def attend(
+    q_BNSH: Tensor,
+    k_BKTH: Tensor,
+    v_BKTH: Tensor,
+    mask: Tensor | None,
+    *,
+    scale: float | None,
+    softcap: float | None,
+    dropout: float,
+) -> Tensor:
+    """Attend by whichever function computes it: (B, N, S, H)."""
+    if softcap is not None:
+        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=q_BNSH.device) if mask is None else mask
+        return softcapped_attention(q_BNSH, k_BKTH, v_BKTH, mask, scale or q_BNSH.size(-1) ** -0.5, softcap)
+    grouped = q_BNSH.size(1) != k_BKTH.size(1)
+    return F.scaled_dot_product_attention(q_BNSH, k_BKTH, v_BKTH, mask, dropout, scale=scale, enable_gqa=grouped)
+
+
+@torch.library.custom_op("tfm::softcapped_attention", mutates_args=())
+def softcapped_attention(
+    q_BNSH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, mask: Tensor, scale: float, softcap: float
+) -> Tensor:
+    """Attention whose scores s become c · tanh(s / c) before the mask (Gemma 2, arXiv:2408.00118, section 2).
+
+    An op of its own, since torch has no function for it and ONNX-23 Attention computes it inside.
+
+    Args:
+        q_BNSH: Queries (B, N, S, H).
+        k_BKTH: Keys (B, K, T, H); N is a multiple of K.
+        v_BKTH: Values (B, K, T, H).
+        mask: Boolean, broadcasts to (B, N, S, T).
+        scale: Factor on QKᵀ.
+        softcap: c.
+
+    Returns:
+        Tensor (B, N, S, H).
+    """
+    groups = q_BNSH.size(1) // k_BKTH.size(1)
+    k_BNTH, v_BNTH = k_BKTH.repeat_interleave(groups, 1), v_BKTH.repeat_interleave(groups, 1)
+    score_BNST = torch.tanh(q_BNSH @ k_BNTH.mT * scale / softcap) * softcap
+    weight_BNST = score_BNST.masked_fill(~mask, -math.inf).softmax(-1).nan_to_num(0.0)  # a fully masked row: zeros
+    return weight_BNST @ v_BNTH
+
+
+@softcapped_attention.register_fake
+def _(q_BNSH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, mask: Tensor, scale: float, softcap: float) -> Tensor:
+    return torch.empty_like(q_BNSH)
+
+
 def split_heads(x_BSD: Tensor, nhead: int) -> Tensor:
-    """(B, S, D) → (B, N, S, H)."""
+    """(B, S, N·H) → (B, N, S, H)."""
     return x_BSD.view(*x_BSD.shape[:2], nhead, -1).transpose(1, 2)
 
 
 def merge_heads(y_BNSH: Tensor) -> Tensor:
-    """(B, N, S, H) → (B, S, D)."""
+    """(B, N, S, H) → (B, S, N·H)."""
     return y_BNSH.transpose(1, 2).flatten(2)
 
 
@@ -79,8 +152,9 @@ def padding_mask(mask_BT: Tensor, query_length: int) -> Tensor:
     return mask_BT.to(torch.bool)[:, None, None, :].expand(-1, 1, query_length, -1)
 
 
-def causal_mask(query_length: int, past_length: int, device: torch.device) -> Tensor:
-    """Let query i, which stands at position P + i, see keys 0 … P + i: boolean (1, 1, S, P + S)."""
-    key_T = torch.arange(past_length + query_length, device=device)
-    query_S = torch.arange(query_length, device=device) + past_length
-    return (key_T[None, :] <= query_S[:, None])[None, None]
+def causal_mask(query_S: Tensor, key_T: Tensor, window: int | None = None) -> Tensor:
+    """Let each query see the keys at its own and earlier places, the last `window` of them: boolean (1, 1, S, T)."""
+    seen_ST = key_T[None, :] <= query_S[:, None]
+    if window is not None:
+        seen_ST = seen_ST & (key_T[None, :] > query_S[:, None] - window)
+    return seen_ST[None, None]

@@ -18,7 +18,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tfm.errors import CheckpointError, ConfigError
 
@@ -40,7 +40,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Transformer:
             `tfm.model.FAMILIES`, with sentence-transformers' pooling where modules.json asks for it.
 
     Returns:
-        The model, in eval mode, float32.
+        The model, in eval mode, its weights as they are on disk (mapped, not copied, where the form allows).
 
     Raises:
         CheckpointError: It is missing, unreadable, would run code, or its weights do not fit its configuration.
@@ -256,15 +256,15 @@ def _fill(file: Path, config: TransformerConfig, weights: Weights) -> Transforme
         raise CheckpointError(
             f"{file}: the weights do not fit the configuration: {'; '.join(fault for fault in faults if fault)}"
         )
-    state: Weights = {}
     for names in groups.values():
         present = [name for name in names if name in weights]
         if any(not torch.equal(weights[present[0]].float(), weights[other].float()) for other in present[1:]):
             raise CheckpointError(f"{file}: the configuration ties {' and '.join(present)}, but the weights differ")
-        state.update(dict.fromkeys(names, weights[present[0]]))
-    model = Transformer(config)
-    model.load_state_dict(state)
-    return model.eval()
+        parameter = nn.Parameter(weights[present[0]])
+        for name in names:
+            owner, _, leaf = name.rpartition(".")
+            setattr(skeleton.get_submodule(owner), leaf, parameter)
+    return skeleton.eval()
 
 
 def _is_plain(weight: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from typing import Any, Literal, get_args
@@ -11,8 +12,42 @@ from tfm.errors import ConfigError
 from .activations import check_activation
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
-Positions = Literal["sinusoidal", "learned"]
+Positions = Literal["sinusoidal", "learned", "rotary", "relative", "alibi"]
+Norm = Literal["layer", "rms"]
 Pooling = Literal["mean", "cls"]
+Head = Literal["masked-lm", "sequence", "token"]
+Scaling = Literal["linear", "dynamic", "yarn", "llama3"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RotaryScaling:
+    """How rotary positions are stretched beyond the length a model was trained at; names follow the papers.
+
+    Attributes:
+        kind: "linear", "dynamic" (NTK-aware), "yarn" or "llama3".
+        factor: How many times longer.
+        original_max_positions: The trained length, in tokens.
+        low_frequency_factor: llama3: wavelengths above trained length / this are stretched in full.
+        high_frequency_factor: llama3: wavelengths below trained length / this are left alone.
+        beta_fast: yarn: pairs that turn more often than this over the trained length are left alone.
+        beta_slow: yarn: pairs that turn less often are stretched in full.
+        attention_factor: yarn: factor on cosines and sines; None: 0.1 ln(factor) + 1.
+    """
+
+    kind: Scaling
+    factor: float
+    original_max_positions: int
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is mistyped."""
+        _check_types(self)
+        if self.factor < 1.0 or self.original_max_positions < 1:
+            raise ConfigError(f"rotary scaling needs a factor and a length of at least 1, but has {self}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,23 +61,53 @@ class TransformerConfig:
         vocab_size: Size V of the vocabulary of the source (or of the only) side.
         tgt_vocab_size: The target side's V; None: the same vocabulary as the source.
         d_model: Model size D.
-        nhead: Number of heads N; each has size D / N.
+        nhead: Number of heads N.
+        num_kv_heads: Number of key/value heads K, a divisor of N; None: N.
+        head_dim: Head size H; None: D / N.
         num_encoder_layers: Depth of the encoder; unused by a decoder.
         num_decoder_layers: Depth of the decoder; unused by an encoder.
         dim_feedforward: Feed-forward size F; a gated activation projects to 2F first.
         dropout: Probability of dropping, in training only.
         activation: A name of `tfm.model.ACTIVATIONS` or `tfm.model.GATED`.
-        norm_first: Layer norm before each sub-layer (and after the last layer) instead of after each.
-        layer_norm_eps: ε of every layer norm.
-        positions: "sinusoidal" (fixed) or "learned".
+        norm: "layer" or "rms".
+        norm_first: Norm before each sub-layer (and after the last layer) instead of after each.
+        sandwich_norm: With norm_first, a norm on each sub-layer's result too (Gemma 2).
+        parallel_blocks: With norm_first, attention and feed-forward both read the same normed input (GPT-J).
+        final_norm: A norm after the last layer; None: as norm_first.
+        layer_norm_eps: ε of every norm.
+        norm_bias: Layer norms have a bias.
+        qkv_bias: The projections to queries, keys and values have biases.
+        out_bias: The attention's output projection has a bias.
+        feed_forward_bias: The feed-forward's projections have biases.
+        qk_norm: RMS norm on each head of queries and keys (Qwen 3).
+        attention_scale: Factor on QKᵀ; None: 1/√H.
+        attention_softcap: c of scores c · tanh(s / c) (Gemma 2); None for none.
+        sliding_window: A token sees this many of the last, itself included, in the layers of `sliding_layers`.
+        sliding_layers: Numbers of the layers that slide; None: all.
+        positions: "sinusoidal" (fixed), "learned", "rotary", "relative" (T5) or "alibi".
         max_positions: Longest sequence, in tokens.
+        rotary_base: θ of rotary positions.
+        rotary_dim: How many of a head's H entries turn; None: all.
+        rotary_scaling: Stretching of rotary positions, or None.
+        relative_buckets: Number of T5's buckets of distance.
+        relative_max_distance: Distance from which on all share the last bucket.
         scale_embeddings: Multiply token embeddings by √D, as the paper does.
+        embedding_size: Size of the embeddings, projected to D where it differs (ELECTRA); None: D.
         tie_embeddings: The output projection is the target embedding; with one vocabulary, the source's too.
+        head_bias: The output projection has a bias; None: where it is not tied.
+        logit_scale: Factor on the decoder's last state before the output projection (T5).
+        logit_softcap: c of logits c · tanh(z / c) (Gemma 2); None for none.
         type_vocab_size: Number of segment embeddings (BERT's token types); 0 for none.
-        embedding_norm: Layer norm on the sum of the embeddings (BERT).
+        embedding_norm: Norm on the sum of the embeddings (BERT, BART).
+        image_size: Side of the image in pixels, where an encoder reads images (ViT); None: it reads tokens.
+        patch_size: Side of a patch in pixels.
+        num_channels: Number of the image's channels.
         pooler: A tanh layer on the first token (BERT's `pooler_output`).
         pooling: Sentence embedding as sentence-transformers pools it: "mean" or "cls"; None for none.
         normalize: Scale the sentence embedding to unit length.
+        head: What an encoder predicts: "masked-lm", "sequence" or "token" labels; None: nothing.
+        head_activation: Activation between the two layers of a head; None: the head is one layer.
+        num_labels: Number of labels of a "sequence" or "token" head.
         pad_token_id: Padding id; its embedding row is zero in a fresh model.
         bos_token_id: Id that starts a generated sequence.
         eos_token_id: Id that ends it.
@@ -53,64 +118,135 @@ class TransformerConfig:
     tgt_vocab_size: int | None = None
     d_model: int = 512
     nhead: int = 8
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
     num_encoder_layers: int = 6
     num_decoder_layers: int = 6
     dim_feedforward: int = 2048
     dropout: float = 0.1
     activation: str = "relu"
+    norm: Norm = "layer"
     norm_first: bool = False
+    sandwich_norm: bool = False
+    parallel_blocks: bool = False
+    final_norm: bool | None = None
     layer_norm_eps: float = 1e-5
+    norm_bias: bool = True
+    qkv_bias: bool = True
+    out_bias: bool = True
+    feed_forward_bias: bool = True
+    qk_norm: bool = False
+    attention_scale: float | None = None
+    attention_softcap: float | None = None
+    sliding_window: int | None = None
+    sliding_layers: tuple[int, ...] | None = None
     positions: Positions = "sinusoidal"
     max_positions: int = 512
+    rotary_base: float = 10000.0
+    rotary_dim: int | None = None
+    rotary_scaling: RotaryScaling | None = None
+    relative_buckets: int = 32
+    relative_max_distance: int = 128
     scale_embeddings: bool = True
+    embedding_size: int | None = None
     tie_embeddings: bool = False
+    head_bias: bool | None = None
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
     type_vocab_size: int = 0
     embedding_norm: bool = False
+    image_size: int | None = None
+    patch_size: int = 16
+    num_channels: int = 3
     pooler: bool = False
     pooling: Pooling | None = None
     normalize: bool = False
+    head: Head | None = None
+    head_activation: str | None = None
+    num_labels: int = 2
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is mistyped or contradicts itself."""
-        for name, expected in typing.get_type_hints(type(self)).items():
-            _check_type(name, getattr(self, name), expected)
-        check_activation(self.activation)
-        sizes = ["vocab_size", "d_model", "nhead", "dim_feedforward", "max_positions"]
-        sizes += ["num_encoder_layers"] if self.has_encoder else []
-        sizes += ["num_decoder_layers"] if self.has_decoder else []
-        sizes += ["tgt_vocab_size"] if self.tgt_vocab_size is not None else []
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
-        if self.d_model % self.nhead:
-            raise ConfigError(
-                f"d_model must be a multiple of nhead, but {self.d_model} % {self.nhead} is {self.d_model % self.nhead}"
-            )
-        if self.positions == "sinusoidal" and self.d_model % 2:
-            raise ConfigError(
-                f"sinusoidal positions pair sines with cosines: d_model must be even, but is {self.d_model}"
-            )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"dropout must be in [0, 1), but is {self.dropout}")
-        if not self.layer_norm_eps > 0.0:
-            raise ConfigError(f"layer_norm_eps must be positive, but is {self.layer_norm_eps}")
-        if self.type_vocab_size < 0:
-            raise ConfigError(f"type_vocab_size must not be negative, but is {self.type_vocab_size}")
-        if self.kind != "encoder-decoder" and self.tgt_vocab_size is not None:
-            raise ConfigError(f"tgt_vocab_size is for an encoder-decoder, but kind is {self.kind!r}")
-        if self.kind != "encoder":
-            for option in ("type_vocab_size", "pooler", "pooling"):
-                if getattr(self, option):
-                    raise ConfigError(f"{option} is for an encoder, but kind is {self.kind!r}")
-        if self.normalize and self.pooling is None:
-            raise ConfigError("normalize scales the sentence embedding, but pooling is None: there is none")
+        _check_types(self)
+        self._check_sizes()
+        self._check_positions()
+        self._check_combinations()
+        for activation in [self.activation] + ([] if self.head_activation is None else [self.head_activation]):
+            check_activation(activation)
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             token, size = getattr(self, name), min(self.vocab_size, self.target_vocab_size)
             if token is not None and not 0 <= token < size:
                 raise ConfigError(f"{name} must be in [0, {size}), but is {token}")
+
+    def _check_sizes(self) -> None:
+        sizes = ["vocab_size", "d_model", "nhead", "dim_feedforward", "max_positions", "patch_size", "num_channels"]
+        sizes += ["relative_buckets", "relative_max_distance", "num_labels"]
+        sizes += ["num_encoder_layers"] if self.has_encoder else []
+        sizes += ["num_decoder_layers"] if self.has_decoder else []
+        options = ["tgt_vocab_size", "num_kv_heads", "head_dim", "sliding_window", "rotary_dim", "embedding_size"]
+        sizes += [name for name in [*options, "image_size"] if getattr(self, name) is not None]
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
+        if self.head_dim is None and self.d_model % self.nhead:
+            raise ConfigError(
+                f"d_model must be a multiple of nhead, but {self.d_model} % {self.nhead} is {self.d_model % self.nhead}"
+            )
+        if self.nhead % self.kv_heads:
+            raise ConfigError(
+                f"nhead must be a multiple of num_kv_heads, but they are {self.nhead} and {self.kv_heads}"
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"dropout must be in [0, 1), but is {self.dropout}")
+        for name in ("layer_norm_eps", "rotary_base", "attention_scale", "attention_softcap", "logit_softcap"):
+            value = getattr(self, name)
+            if value is not None and not (0.0 < value < math.inf):
+                raise ConfigError(f"{name} must be positive, but is {value}")
+        if self.type_vocab_size < 0:
+            raise ConfigError(f"type_vocab_size must not be negative, but is {self.type_vocab_size}")
+        if self.image_size is not None and self.image_size % self.patch_size:
+            raise ConfigError(
+                f"image_size must be a multiple of patch_size, but they are {self.image_size} and {self.patch_size}"
+            )
+
+    def _check_positions(self) -> None:
+        if self.positions == "sinusoidal" and self.d_model % 2:
+            raise ConfigError(
+                f"sinusoidal positions pair sines with cosines: d_model must be even, but is {self.d_model}"
+            )
+        if self.positions == "rotary" and (self.rotary_size % 2 or self.rotary_size > self.head_size):
+            raise ConfigError(
+                f"rotary positions pair entries of a head: {self.rotary_size} of {self.head_size} cannot be turned"
+            )
+        if self.rotary_scaling is not None and self.positions != "rotary":
+            raise ConfigError(f"rotary_scaling is for rotary positions, but positions are {self.positions!r}")
+        if self.image_size is not None and self.positions != "learned":
+            raise ConfigError(f"patches have learned positions, but positions are {self.positions!r}")
+        if self.attention_softcap is not None and self.positions in ("relative", "alibi"):
+            raise ConfigError(f"attention_softcap does not go with {self.positions} positions")
+        if self.sliding_layers is not None and self.sliding_window is None:
+            raise ConfigError("sliding_layers says which layers slide, but sliding_window is None: none does")
+
+    def _check_combinations(self) -> None:
+        if (self.sandwich_norm or self.parallel_blocks) and not self.norm_first:
+            raise ConfigError("sandwich_norm and parallel_blocks go with norm_first, which is false")
+        if self.sandwich_norm and self.parallel_blocks:
+            raise ConfigError("sandwich_norm does not go with parallel_blocks")
+        if self.kind == "encoder-decoder" and self.parallel_blocks:
+            raise ConfigError("parallel_blocks is for an encoder or a decoder, not for both")
+        if self.kind != "encoder-decoder" and self.tgt_vocab_size is not None:
+            raise ConfigError(f"tgt_vocab_size is for an encoder-decoder, but kind is {self.kind!r}")
+        if self.kind != "encoder":
+            for option in ("type_vocab_size", "pooler", "pooling", "head", "image_size"):
+                if getattr(self, option):
+                    raise ConfigError(f"{option} is for an encoder, but kind is {self.kind!r}")
+        if self.kind == "encoder" and self.sliding_window is not None:
+            raise ConfigError("sliding_window is for a decoder, but kind is 'encoder'")
+        if self.normalize and self.pooling is None:
+            raise ConfigError("normalize scales the sentence embedding, but pooling is None: there is none")
 
     @property
     def has_encoder(self) -> bool:
@@ -123,6 +259,31 @@ class TransformerConfig:
         return self.kind != "encoder"
 
     @property
+    def kv_heads(self) -> int:
+        """Number of key/value heads K."""
+        return self.nhead if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def head_size(self) -> int:
+        """Size H of a head."""
+        return self.d_model // self.nhead if self.head_dim is None else self.head_dim
+
+    @property
+    def rotary_size(self) -> int:
+        """How many entries of a head turn."""
+        return self.head_size if self.rotary_dim is None else self.rotary_dim
+
+    @property
+    def has_final_norm(self) -> bool:
+        """Whether a norm follows the last layer."""
+        return self.norm_first if self.final_norm is None else self.final_norm
+
+    @property
+    def has_head_bias(self) -> bool:
+        """Whether the output projection has a bias."""
+        return not self.tie_embeddings if self.head_bias is None else self.head_bias
+
+    @property
     def target_vocab_size(self) -> int:
         """Size of the vocabulary that a decoder reads and writes."""
         return self.vocab_size if self.tgt_vocab_size is None else self.tgt_vocab_size
@@ -130,18 +291,36 @@ class TransformerConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TransformerConfig":
         """Read a configuration from JSON values; ConfigError names an unknown key's nearest known one."""
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in values:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
-                raise ConfigError(f"unknown configuration key {key!r}; the nearest known one is {near!r}")
+        _check_keys(cls, values)
         if "vocab_size" not in values:
             raise ConfigError("the configuration has no vocab_size, the one key without a default")
+        values = dict(values)
+        if isinstance(values.get("rotary_scaling"), dict):
+            _check_keys(RotaryScaling, values["rotary_scaling"])
+            try:
+                values["rotary_scaling"] = RotaryScaling(**values["rotary_scaling"])
+            except TypeError as error:
+                raise ConfigError(f"rotary_scaling is incomplete: {error}") from error
+        if isinstance(values.get("sliding_layers"), list):
+            values["sliding_layers"] = tuple(values["sliding_layers"])
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Give all fields as JSON values."""
         return dataclasses.asdict(self)
+
+
+def _check_keys(cls: type, values: dict[str, Any]) -> None:
+    known = [field.name for field in dataclasses.fields(cls)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"unknown configuration key {key!r}; the nearest known one is {near!r}")
+
+
+def _check_types(values: Any) -> None:
+    for name, expected in typing.get_type_hints(type(values)).items():
+        _check_type(name, getattr(values, name), expected)
 
 
 def _check_type(name: str, value: object, expected: Any) -> None:
@@ -154,6 +333,9 @@ def _check_type(name: str, value: object, expected: Any) -> None:
         elif option is float:
             if isinstance(value, int | float) and not isinstance(value, bool):
                 return
+        elif typing.get_origin(option) is tuple:
+            if isinstance(value, tuple) and all(type(item) is get_args(option)[0] for item in value):
+                return
         elif type(value) is option:
             return
     wanted = " or ".join(_describe(option) for option in options)
@@ -163,4 +345,6 @@ def _check_type(name: str, value: object, expected: Any) -> None:
 def _describe(option: Any) -> str:
     if typing.get_origin(option) is Literal:
         return "one of " + ", ".join(repr(choice) for choice in get_args(option))
+    if typing.get_origin(option) is tuple:
+        return f"a list of {get_args(option)[0].__name__}"
     return "null" if option is type(None) else str(option.__name__)

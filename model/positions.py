@@ -1,7 +1,15 @@
-"""Where a token stands: the sinusoidal table of the paper."""
+"""Where a token stands: sinusoidal tables, rotary angles, relative buckets and ALiBi slopes.
+
+Tables are computed on the CPU, even where a model is made without memory, on the meta device, to be filled.
+Shapes: B batch, S query length, T key length, N heads, H head size, D model size.
+"""
+
+import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from .config import RotaryScaling, TransformerConfig
 
 
 def sinusoidal_positions(max_positions: int, d_model: int) -> Tensor:
@@ -17,7 +25,140 @@ def sinusoidal_positions(max_positions: int, d_model: int) -> Tensor:
     Returns:
         Tensor (P, D), float32.
     """
-    position_P1 = torch.arange(max_positions, dtype=torch.float64)[:, None]
-    pair = torch.arange(0, d_model, 2, dtype=torch.float64)
+    position_P1 = torch.arange(max_positions, dtype=torch.float64, device="cpu")[:, None]
+    pair = torch.arange(0, d_model, 2, dtype=torch.float64, device="cpu")
     angle_PI = position_P1 * torch.pow(10000.0, -pair / d_model)  # I = D / 2 pairs
     return torch.stack([angle_PI.sin(), angle_PI.cos()], dim=-1).flatten(1).to(torch.float32)
+
+
+class Rotary(nn.Module):
+    """Angles of rotary positions (Su et al. 2021, arXiv:2104.09864), with the scalings that configurations name.
+
+    The first half of a head is paired with the second, as Hugging Face does.
+    """
+
+    frequency: Tensor
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.base = config.rotary_base
+        self.scaling = config.rotary_scaling
+        self.size = config.rotary_size
+        self.register_buffer("frequency", rotary_frequencies(self.size, self.base, self.scaling), persistent=False)
+        self.magnitude = rotary_magnitude(self.scaling)
+
+    def forward(self, position_ids_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute cosines and sines, each (B, 1, S, H) float32, of positions (B or 1, S)."""
+        frequency = self.frequency
+        if self.scaling is not None and self.scaling.kind == "dynamic":
+            frequency = self._dynamic_frequencies(position_ids_BS)
+        angle_BSI = position_ids_BS[:, :, None].to(torch.float32) * frequency  # I = H / 2
+        angle_B1SH = torch.cat([angle_BSI, angle_BSI], dim=-1)[:, None]
+        return angle_B1SH.cos() * self.magnitude, angle_B1SH.sin() * self.magnitude
+
+    def _dynamic_frequencies(self, position_ids_BS: Tensor) -> Tensor:
+        """Widen the base once positions pass the trained length (NTK-aware scaling, dynamic)."""
+        assert self.scaling is not None
+        trained, factor, size = self.scaling.original_max_positions, self.scaling.factor, self.size
+        length = (position_ids_BS.max() + 1).to(torch.float32).clamp(min=float(trained))
+        base = self.base * (factor * length / trained - (factor - 1)) ** (size / (size - 2))
+        exponent = torch.arange(0, size, 2, device=position_ids_BS.device).to(torch.float32) / size
+        return 1.0 / base**exponent
+
+
+def rotary_frequencies(size: int, base: float, scaling: RotaryScaling | None) -> Tensor:
+    """Compute the angle per position of each pair, (H / 2,) float32.
+
+    Sources: llama3, Meta's Llama 3.1 reference code; yarn, Peng et al. 2023, arXiv:2309.00071.
+    """
+    exponent = torch.arange(0, size, 2, dtype=torch.int64, device="cpu").to(torch.float32) / size
+    frequency = 1.0 / base**exponent
+    if scaling is None or scaling.kind == "dynamic":
+        return frequency
+    factor, trained = scaling.factor, scaling.original_max_positions
+    if scaling.kind == "linear":
+        return frequency / factor
+    if scaling.kind == "llama3":
+        wavelength = 2 * math.pi / frequency
+        blend = (trained / wavelength - scaling.low_frequency_factor) / (
+            scaling.high_frequency_factor - scaling.low_frequency_factor
+        )
+        scaled = torch.where(wavelength > trained / scaling.low_frequency_factor, frequency / factor, frequency)
+        between = (wavelength <= trained / scaling.low_frequency_factor) & (
+            wavelength >= trained / scaling.high_frequency_factor
+        )
+        return torch.where(between, (1 - blend) * scaled / factor + blend * scaled, scaled)
+
+    def pair_at(rotations: float) -> float:  # yarn: the pair that turns so often over the trained length
+        return size * math.log(trained / (rotations * 2 * math.pi)) / (2 * math.log(base))
+
+    low = max(math.floor(pair_at(scaling.beta_fast)), 0)
+    high = min(math.ceil(pair_at(scaling.beta_slow)), size - 1)
+    ramp = ((torch.arange(size // 2, dtype=torch.float32, device="cpu") - low) / max(high - low, 0.001)).clamp(0, 1)
+    return frequency / factor * ramp + frequency * (1 - ramp)
+
+
+def rotary_magnitude(scaling: RotaryScaling | None) -> float:
+    """Compute the factor on cosines and sines: yarn's attention temperature, else 1."""
+    if scaling is None or scaling.kind != "yarn":
+        return 1.0
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    return 0.1 * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
+
+
+def rotate(x_BNSH: Tensor, cos_B1SR: Tensor, sin_B1SR: Tensor) -> Tensor:
+    """Turn the first R of each head's H entries by the angles; pairs are (i, i + R / 2)."""
+    size = cos_B1SR.size(-1)
+    x, rest = (x_BNSH, None) if size == x_BNSH.size(-1) else (x_BNSH[..., :size], x_BNSH[..., size:])
+    first, second = x.chunk(2, dim=-1)
+    turned = x * cos_B1SR + torch.cat([-second, first], dim=-1) * sin_B1SR
+    return turned if rest is None else torch.cat([turned, rest], dim=-1)
+
+
+class RelativeBias(nn.Module):
+    """T5's learned bias per head and bucket of distance (Raffel et al. 2020, section 2.1)."""
+
+    def __init__(self, config: TransformerConfig, *, causal: bool) -> None:
+        super().__init__()
+        self.causal = causal
+        self.buckets = config.relative_buckets
+        self.max_distance = config.relative_max_distance
+        self.weight = nn.Parameter(torch.randn(config.relative_buckets, config.nhead) * 0.02)
+
+    def forward(self, query_S: Tensor, key_T: Tensor) -> Tensor:
+        """Compute the bias (1, N, S, T) of positions (S,) and (T,)."""
+        distance_ST = key_T[None, :] - query_S[:, None]
+        bias_STN = nn.functional.embedding(self._bucket(distance_ST), self.weight)
+        return bias_STN.permute(2, 0, 1)[None]
+
+    def _bucket(self, distance: Tensor) -> Tensor:
+        """Near distances have a bucket each, far ones share them logarithmically."""
+        buckets = self.buckets
+        if self.causal:
+            offset, distance = torch.zeros_like(distance), -distance.clamp(max=0)
+        else:
+            buckets //= 2
+            offset, distance = (distance > 0).to(torch.int64) * buckets, distance.abs()
+        near = buckets // 2
+        ratio = torch.log(distance.clamp(min=1).to(torch.float32) / near) / math.log(self.max_distance / near)
+        far = near + (ratio * (buckets - near)).to(torch.int64)
+        return offset + torch.where(distance < near, distance, far.clamp(max=buckets - 1))
+
+
+class Alibi(nn.Module):
+    """Attention with linear biases, -slope · distance per head (Press et al. 2022, arXiv:2108.12409)."""
+
+    slope: Tensor
+
+    def __init__(self, nhead: int) -> None:
+        super().__init__()
+        power = 2 ** math.floor(math.log2(nhead))
+        exponents = [8 * (i + 1) / power for i in range(power)]
+        exponents += [4 * (2 * i + 1) / power for i in range(nhead - power)]
+        self.register_buffer("slope", 2.0 ** -torch.tensor(exponents, device="cpu"), persistent=False)
+
+    def forward(self, query_S: Tensor, key_T: Tensor) -> Tensor:
+        """Compute the bias (1, N, S, T) of positions (S,) and (T,)."""
+        distance_ST = (key_T[None, :] - query_S[:, None]).abs().to(torch.float32)
+        return (-self.slope[:, None, None] * distance_ST)[None]

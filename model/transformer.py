@@ -1,10 +1,9 @@
-"""The Transformer of "Attention Is All You Need" and its encoder-only and decoder-only forms.
+"""The Transformer of "Attention Is All You Need", its encoder-only and decoder-only forms, and its descendants' options.
 
-Shapes: B batch, S target (or only) length, T source length, P past length, N heads, H head size,
+Shapes: B batch, S target (or only) length, T source length, P past length, N heads, K key/value heads, H head size,
 D model size, F feed-forward size, V vocabulary. Token ids are int64; masks are boolean, True means "real token".
 """
 
-import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -13,9 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .activations import is_gated, make_activation
-from .attention import CrossAttention, KeyValue, SelfAttention, causal_mask, padding_mask
+from .attention import CrossAttention, KeyValue, Rotation, SelfAttention, causal_mask, padding_mask
 from .config import TransformerConfig
-from .positions import sinusoidal_positions
+from .embedding import Embedding, PatchEmbedding
+from .heads import LabelHead, MaskedLMHead
+from .norms import make_norm
+from .positions import Alibi, RelativeBias, Rotary
+
+
+_MASKED = torch.finfo(torch.float32).min / 2
+"""What a float mask holds where a token may not attend: finite, so that a row that may attend nowhere gives the mean of
+all values in eager and ONNX alike; at the very least number onnxruntime would give zeros."""
 
 
 class FeedForward(nn.Module):
@@ -24,10 +31,11 @@ class FeedForward(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.gated = is_gated(config.activation)
-        self.linear1 = nn.Linear(config.d_model, config.dim_feedforward * (2 if self.gated else 1))
+        width, bias = config.dim_feedforward * (2 if self.gated else 1), config.feed_forward_bias
+        self.linear1 = nn.Linear(config.d_model, width, bias=bias)
         self.activation = make_activation(config.activation)
         self.dropout = nn.Dropout(config.dropout)
-        self.linear2 = nn.Linear(config.dim_feedforward, config.d_model)
+        self.linear2 = nn.Linear(config.dim_feedforward, config.d_model, bias=bias)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         """Transform each position by itself; (B, S, D) → (B, S, D)."""
@@ -40,124 +48,144 @@ class FeedForward(nn.Module):
         return self.linear2(self.dropout(hidden_BSF))
 
 
-class Embedding(nn.Module):
-    """Token, position and segment embeddings, summed."""
-
-    def __init__(self, config: TransformerConfig, vocab_size: int) -> None:
-        super().__init__()
-        d_model = config.d_model
-        self.scale = math.sqrt(d_model) if config.scale_embeddings else 1.0
-        self.token = nn.Embedding(vocab_size, d_model, padding_idx=config.pad_token_id)
-        if config.scale_embeddings:  # so that scaled tokens weigh as much as positions do
-            nn.init.normal_(self.token.weight, std=1.0 / self.scale)
-            if config.pad_token_id is not None:
-                nn.init.zeros_(self.token.weight[config.pad_token_id])
-        if config.positions == "learned":
-            self.position = nn.Parameter(torch.randn(config.max_positions, d_model) * 0.02)
-        else:
-            table_PD = sinusoidal_positions(config.max_positions, d_model)
-            self.register_buffer("position", table_PD, persistent=False)
-        self.segment = nn.Embedding(config.type_vocab_size, d_model) if config.type_vocab_size else None
-        self.norm = nn.LayerNorm(d_model, config.layer_norm_eps) if config.embedding_norm else None
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, ids_BS: Tensor, past_length: int = 0, token_type_ids_BS: Tensor | None = None) -> Tensor:
-        """Embed ids that stand at positions P … P + S - 1; returns (B, S, D)."""
-        x_BSD = self.token(ids_BS)
-        if self.scale != 1.0:
-            x_BSD = x_BSD * self.scale
-        if self.segment is not None:
-            segment_ids_BS = torch.zeros_like(ids_BS) if token_type_ids_BS is None else token_type_ids_BS
-            x_BSD = x_BSD + self.segment(segment_ids_BS)
-        position_S = torch.arange(ids_BS.size(1), device=ids_BS.device) + past_length
-        x_BSD = x_BSD + F.embedding(position_S, self.position)
-        return self.dropout(x_BSD if self.norm is None else self.norm(x_BSD))
-
-
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each with a residual connection and a layer norm."""
+class Residual(nn.Module):
+    """The norms around a sub-layer and its residual connection: before it, after the sum, or on both of its sides."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.norm_first = config.norm_first
-        self.self_attn = SelfAttention(config.d_model, config.nhead, config.dropout)
-        self.feed_forward = FeedForward(config)
-        self.norm1 = nn.LayerNorm(config.d_model, config.layer_norm_eps)
-        self.norm2 = nn.LayerNorm(config.d_model, config.layer_norm_eps)
+        self.norm = make_norm(config)
+        self.inner = make_norm(config) if config.sandwich_norm else None
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BSD: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, S, D) → (B, S, D); mask is boolean (B, 1, S, S) or None."""
-        if self.norm_first:
-            x_BSD = x_BSD + self.dropout(self.self_attn(self.norm1(x_BSD), mask)[0])
-            return x_BSD + self.dropout(self.feed_forward(self.norm2(x_BSD)))
-        x_BSD = self.norm1(x_BSD + self.dropout(self.self_attn(x_BSD, mask)[0]))
-        return self.norm2(x_BSD + self.dropout(self.feed_forward(x_BSD)))
+    def enter(self, x_BSD: Tensor) -> Tensor:
+        """Give what the sub-layer reads."""
+        return self.norm(x_BSD) if self.norm_first else x_BSD
+
+    def leave(self, x_BSD: Tensor, y_BSD: Tensor) -> Tensor:
+        """Add the sub-layer's result y to what came in."""
+        x_BSD = x_BSD + self.dropout(y_BSD if self.inner is None else self.inner(y_BSD))
+        return x_BSD if self.norm_first else self.norm(x_BSD)
 
 
-class DecoderLayer(nn.Module):
-    """Causal self-attention, cross-attention where there is a source, and feed-forward."""
+class Layer(nn.Module):
+    """Self-attention, cross-attention where there is a source, and feed-forward, each with a residual connection."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, *, cross: bool) -> None:
         super().__init__()
-        self.norm_first = config.norm_first
-        self.self_attn = SelfAttention(config.d_model, config.nhead, config.dropout)
-        self.norm1 = nn.LayerNorm(config.d_model, config.layer_norm_eps)
-        if config.has_encoder:
-            self.cross_attn = CrossAttention(config.d_model, config.nhead, config.dropout)
-            self.norm2 = nn.LayerNorm(config.d_model, config.layer_norm_eps)
+        self.self_attn = SelfAttention(config)
+        self.self_attn_residual = Residual(config)
+        self.cross_attn = CrossAttention(config) if cross else None
+        self.cross_attn_residual = Residual(config) if cross else None
         self.feed_forward = FeedForward(config)
-        self.norm3 = nn.LayerNorm(config.d_model, config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.feed_forward_residual = None if config.parallel_blocks else Residual(config)
 
     def forward(
-        self, x_BSD: Tensor, mask: Tensor, past: KeyValue | None, cross: KeyValue | None, cross_mask: Tensor | None
+        self,
+        x_BSD: Tensor,
+        mask: Tensor | None,
+        rotation: Rotation | None = None,
+        past: KeyValue | None = None,
+        cross: KeyValue | None = None,
+        cross_mask: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue]:
-        """Return (B, S, D) and this layer's self-attention keys and values, past and new."""
-        y_BSD, present = self.self_attn(self.norm1(x_BSD) if self.norm_first else x_BSD, mask, past)
-        x_BSD = x_BSD + self.dropout(y_BSD)
-        x_BSD = x_BSD if self.norm_first else self.norm1(x_BSD)
-        if cross is not None:
-            y_BSD = self.cross_attn(self.norm2(x_BSD) if self.norm_first else x_BSD, cross, cross_mask)
-            x_BSD = x_BSD + self.dropout(y_BSD)
-            x_BSD = x_BSD if self.norm_first else self.norm2(x_BSD)
-        x_BSD = x_BSD + self.dropout(self.feed_forward(self.norm3(x_BSD) if self.norm_first else x_BSD))
-        return x_BSD if self.norm_first else self.norm3(x_BSD), present
+        """Return (B, S, D) and the self-attention's keys and values, past and new."""
+        entered_BSD = self.self_attn_residual.enter(x_BSD)
+        y_BSD, present = self.self_attn(entered_BSD, mask, past, rotation)
+        if self.feed_forward_residual is None:  # parallel blocks
+            return self.self_attn_residual.leave(x_BSD, y_BSD + self.feed_forward(entered_BSD)), present
+        x_BSD = self.self_attn_residual.leave(x_BSD, y_BSD)
+        if cross is not None and self.cross_attn is not None and self.cross_attn_residual is not None:
+            y_BSD = self.cross_attn(self.cross_attn_residual.enter(x_BSD), cross, cross_mask)
+            x_BSD = self.cross_attn_residual.leave(x_BSD, y_BSD)
+        y_BSD = self.feed_forward(self.feed_forward_residual.enter(x_BSD))
+        return self.feed_forward_residual.leave(x_BSD, y_BSD), present
 
 
-class Encoder(nn.Module):
-    """Embedding and a stack of encoder layers."""
+class Stack(nn.Module):
+    """What encoder and decoder share: layers, final norm, and how positions and masks enter the layers."""
+
+    def __init__(self, config: TransformerConfig, *, depth: int, causal: bool) -> None:
+        super().__init__()
+        cross = causal and config.has_encoder
+        self.layers = nn.ModuleList(Layer(config, cross=cross) for _ in range(depth))
+        self.norm = make_norm(config) if config.has_final_norm else None
+        self.rotary = Rotary(config) if config.positions == "rotary" else None
+        self.bias: RelativeBias | Alibi | None = None
+        if config.positions == "relative":
+            self.bias = RelativeBias(config, causal=causal)
+        elif config.positions == "alibi":
+            self.bias = Alibi(config.nhead)
+
+    def run(
+        self,
+        x_BSD: Tensor,
+        masks: Sequence[Tensor | None],
+        position_ids: Tensor,
+        past: Sequence[KeyValue] | None = None,
+        cross: Sequence[KeyValue] | None = None,
+        cross_mask: Tensor | None = None,
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """Run all layers, each under its mask; positions (B or 1, S) turn queries and keys where they are rotary."""
+        rotation = None if self.rotary is None else self.rotary(position_ids)
+        presents = []
+        for index, (layer, mask) in enumerate(zip(self.layers, masks, strict=True)):
+            layer_past = None if past is None else past[index]
+            layer_cross = None if cross is None else cross[index]
+            x_BSD, present = layer(x_BSD, mask, rotation, layer_past, layer_cross, cross_mask)
+            presents.append(present)
+        return x_BSD if self.norm is None else self.norm(x_BSD), presents
+
+    def biased(self, mask: Tensor | None, query_S: Tensor, key_T: Tensor) -> Tensor | None:
+        """Put the bias of relative or ALiBi positions, if there is one, into the mask: float, added to the scores."""
+        if self.bias is None:
+            return mask
+        bias_1NST = self.bias(query_S, key_T)
+        return bias_1NST if mask is None else bias_1NST.masked_fill(~mask, _MASKED)
+
+
+class Encoder(Stack):
+    """Embedding of tokens or patches, and a stack of layers."""
 
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.embedding = Embedding(config, config.vocab_size)
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
-        self.norm = nn.LayerNorm(config.d_model, config.layer_norm_eps) if config.norm_first else None
+        super().__init__(config, depth=config.num_encoder_layers, causal=False)
+        patches = config.image_size is not None
+        self.embedding: Embedding | PatchEmbedding
+        self.embedding = (
+            PatchEmbedding(config, config.image_size or 0) if patches else Embedding(config, config.vocab_size)
+        )
 
     def forward(self, ids_BT: Tensor, mask_BT: Tensor | None = None, token_type_ids_BT: Tensor | None = None) -> Tensor:
-        """(B, T) → (B, T, D)."""
-        mask = None if mask_BT is None else padding_mask(mask_BT, ids_BT.size(1))
-        x_BTD = self.embedding(ids_BT, token_type_ids_BS=token_type_ids_BT)
-        for layer in self.layers:
-            x_BTD = layer(x_BTD, mask)
-        return x_BTD if self.norm is None else self.norm(x_BTD)
+        """Token ids (B, T), or pixels (B, C, height, width), to states (B, T, D)."""
+        if isinstance(self.embedding, PatchEmbedding):
+            x_BTD = self.embedding(ids_BT)
+            place_T = torch.arange(x_BTD.size(1), device=ids_BT.device)
+        else:
+            place_T = torch.arange(ids_BT.size(1), device=ids_BT.device)
+            x_BTD = self.embedding(ids_BT, place_T[None], token_type_ids_BT)
+        mask = None if mask_BT is None else padding_mask(mask_BT, x_BTD.size(1))
+        mask = self.biased(mask, place_T, place_T)
+        return self.run(x_BTD, [mask] * len(self.layers), place_T[None])[0]
 
 
-class Decoder(nn.Module):
-    """Embedding, a stack of decoder layers and the output projection."""
+class Decoder(Stack):
+    """Embedding, a stack of layers and the output projection."""
 
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
+        super().__init__(config, depth=config.num_decoder_layers, causal=True)
         self.embedding = Embedding(config, config.target_vocab_size)
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
-        self.norm = nn.LayerNorm(config.d_model, config.layer_norm_eps) if config.norm_first else None
-        self.head = nn.Linear(config.d_model, config.target_vocab_size, bias=not config.tie_embeddings)
+        self.head = nn.Linear(config.d_model, config.target_vocab_size, bias=config.has_head_bias)
         if config.tie_embeddings:
             self.head.weight = self.embedding.token.weight
+        self.logit_scale, self.logit_softcap = config.logit_scale, config.logit_softcap
+        layers = range(config.num_decoder_layers)
+        sliding = layers if config.sliding_layers is None else config.sliding_layers
+        self.window = config.sliding_window
+        self.slides = [self.window is not None and layer in sliding for layer in layers]
 
     def project(self, memory_BTD: Tensor) -> list[KeyValue]:
         """Compute each layer's cross-attention keys and values, once per source."""
-        return [cast(DecoderLayer, layer).cross_attn.project(memory_BTD) for layer in self.layers]
+        return [cast(CrossAttention, cast(Layer, layer).cross_attn).project(memory_BTD) for layer in self.layers]
 
     def forward(
         self,
@@ -166,32 +194,37 @@ class Decoder(nn.Module):
         past: Sequence[KeyValue] | None = None,
         cross: Sequence[KeyValue] | None = None,
         cross_mask_BT: Tensor | None = None,
+        position_ids_BS: Tensor | None = None,
     ) -> tuple[Tensor, list[KeyValue]]:
         """Compute the logits of the next token after each of S tokens that follow P cached ones.
 
         Args:
             ids_BS: Token ids (B, S).
             mask_BT: Which of all P + S tokens are real, (B, P + S), or None for all.
-            past: Per layer the keys and values (B, N, P, H) of the tokens before, or None.
-            cross: Per layer the keys and values (B, N, T, H) of the source, from `project`, or None.
+            past: Per layer the keys and values (B, K, P, H) of the tokens before, or None.
+            cross: Per layer the keys and values (B, K, T, H) of the source, from `project`, or None.
             cross_mask_BT: Which source tokens are real, (B, T), or None for all.
+            position_ids_BS: Positions of the new tokens, (B, S), for rows padded on the left; None: P … P + S - 1.
 
         Returns:
             Logits (B, S, V), and per layer the keys and values of all P + S tokens.
         """
         past_length = 0 if past is None else past[0][0].size(2)
-        mask = causal_mask(ids_BS.size(1), past_length, ids_BS.device)
-        if mask_BT is not None:
-            mask = mask & padding_mask(mask_BT, ids_BS.size(1))
+        query_S = torch.arange(ids_BS.size(1), device=ids_BS.device) + past_length
+        key_T = torch.arange(past_length + ids_BS.size(1), device=ids_BS.device)
+        padding = None if mask_BT is None else padding_mask(mask_BT, ids_BS.size(1))
+        seen: dict[bool, Tensor | None] = {}
+        for slides in dict.fromkeys(self.slides):
+            mask = causal_mask(query_S, key_T, self.window if slides else None)
+            seen[slides] = self.biased(mask if padding is None else mask & padding, query_S, key_T)
         cross_mask = None if cross_mask_BT is None else padding_mask(cross_mask_BT, ids_BS.size(1))
-        x_BSD = self.embedding(ids_BS, past_length)
-        presents = []
-        for index, layer in enumerate(self.layers):
-            layer_past = None if past is None else past[index]
-            layer_cross = None if cross is None else cross[index]
-            x_BSD, present = layer(x_BSD, mask, layer_past, layer_cross, cross_mask)
-            presents.append(present)
-        return self.head(x_BSD if self.norm is None else self.norm(x_BSD)), presents
+        position_ids = query_S[None] if position_ids_BS is None else position_ids_BS
+        x_BSD = self.embedding(ids_BS, position_ids)
+        x_BSD, presents = self.run(x_BSD, [seen[s] for s in self.slides], position_ids, past, cross, cross_mask)
+        logits_BSV = self.head(x_BSD if self.logit_scale == 1.0 else x_BSD * self.logit_scale)
+        if self.logit_softcap is not None:
+            logits_BSV = torch.tanh(logits_BSV / self.logit_softcap) * self.logit_softcap
+        return logits_BSV, presents
 
 
 class Transformer(nn.Module):
@@ -202,6 +235,7 @@ class Transformer(nn.Module):
         encoder: `Encoder`, unless kind is "decoder".
         decoder: `Decoder`, unless kind is "encoder".
         pooler: Linear (D, D) under the tanh of BERT's pooled output, where config.pooler.
+        head: `LabelHead` or `MaskedLMHead`, where config.head.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -212,10 +246,16 @@ class Transformer(nn.Module):
         if config.has_decoder:
             self.decoder = Decoder(config)
         if config.kind == "encoder-decoder" and config.tie_embeddings and config.tgt_vocab_size is None:
-            self.encoder.embedding.token.weight = self.decoder.embedding.token.weight
+            cast(Embedding, self.encoder.embedding).token.weight = self.decoder.embedding.token.weight
         if config.pooler:
             self.pooler = nn.Linear(config.d_model, config.d_model)
             self.pooler_activation = nn.Tanh()
+        if config.head == "masked-lm":
+            self.head: LabelHead | MaskedLMHead = MaskedLMHead(config)
+            if config.tie_embeddings:
+                self.head.output.weight = cast(Embedding, self.encoder.embedding).token.weight
+        elif config.head is not None:
+            self.head = LabelHead(config)
 
     def forward(
         self,
@@ -228,7 +268,7 @@ class Transformer(nn.Module):
         """Run the whole model, uncached.
 
         Args:
-            src: Token ids, (B, T); of the only side for an encoder or a decoder.
+            src: Token ids, (B, T); of the only side for an encoder or a decoder. Pixels (B, C, height, width) for ViT.
             tgt: Target token ids, (B, S), for an encoder-decoder; decoding is always causal.
             src_mask: Which source tokens are real, (B, T), boolean or 0/1; None: all.
             tgt_mask: Which target tokens are real, (B, S), boolean or 0/1; None: all.
@@ -261,3 +301,7 @@ class Transformer(nn.Module):
     def pooler_output(self, hidden_BTD: Tensor) -> Tensor:
         """Compute BERT's pooled output (B, D): tanh of a linear layer on the first token."""
         return self.pooler_activation(self.pooler(hidden_BTD[:, 0]))
+
+    def predict(self, hidden_BTD: Tensor) -> Tensor:
+        """Compute the head's logits: (B, labels) for a sequence, (B, T, labels) or (B, T, V) for tokens."""
+        return self.head(hidden_BTD[:, 0] if self.config.head == "sequence" else hidden_BTD)
