@@ -18,7 +18,22 @@ if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tfm-export")
 @click.option(
-    "--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint: a file, or a folder with config.json."
+    "--ckpt",
+    type=click.Path(path_type=Path),
+    help="Checkpoint: a file, a folder, or a model's id on the Hugging Face hub.",
+)
+@click.option(
+    "--model",
+    metavar="MODULE:FUNCTION",
+    help="Any nn.Module: a function that returns (module, example inputs, dynamic axes); --ckpt is its state_dict.",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Configuration of weights without one: ours or Hugging Face's JSON.",
+)
+@click.option(
+    "--nhead", type=click.IntRange(min=1), help="Number of heads, for a state_dict of torch.nn.Transformer's modules."
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle to make [default: NAME.tfm here].")
 @click.option(
@@ -34,7 +49,10 @@ if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
 @click.pass_context
 def export(
     context: click.Context,
-    ckpt: Path,
+    ckpt: Path | None,
+    model: str | None,
+    config: Path | None,
+    nhead: int | None,
     output: Path | None,
     precision: str,
     opset: int | None,
@@ -53,12 +71,18 @@ def export(
         raise ExportError(f"exporting needs the package {error.name}: pip install 'tfm-export[export]'") from error
     from .report import print_report
 
-    output = output or Path(ckpt.resolve().with_suffix(".tfm").name)
+    if ckpt is None and model is None:
+        raise click.UsageError("there is nothing to export: give --ckpt, or --model for a module of your own")
+    named = Path(model.rpartition(":")[2]) if ckpt is None and model is not None else ckpt or Path()
+    output = output or Path(named.resolve().with_suffix(".tfm").name)
     tolerance = Tolerance(END_TO_END.atol if atol is None else atol, END_TO_END.rtol if rtol is None else rtol)
     messages = Console(stderr=True, highlight=False)
     report = export_checkpoint(
         ckpt,
         output,
+        model=model,
+        config=config,
+        nhead=nhead,
         precisions=[name.strip() for name in precision.split(",") if name.strip()],
         opset=OPSETS.start if opset is None else opset,
         tolerance=tolerance,

@@ -37,12 +37,14 @@ def run(
 
     A bundle that generates prints what it makes of each text; one that embeds, the embeddings and how similar they are.
     """
-    from tfm.runtime import Encoder, load
+    from tfm.runtime import Encoder, Module, load
 
     lines = list(texts) or _lines_of_stdin()
     if not any(line.strip() for line in lines):
         raise click.UsageError("there is no text: give TEXT after BUNDLE, or lines on standard input")
     model = load(bundle, provider=provider, precision=precision, threads=threads)
+    if isinstance(model, Module):
+        raise click.UsageError("this bundle takes arrays, not texts: open it with tfm.runtime.load and call run()")
     threads_text = "1 thread" if model.threads == 1 else f"{model.threads} threads"
     click.secho(f"{model.provider} · {model.precision} · {threads_text}", dim=True, err=True)
     results: list[dict[str, Any]]

@@ -13,6 +13,7 @@ import torch
 from onnxscript import opset23 as op
 
 import tfm.model  # noqa: F401  (defines the op that torch has no function for)
+from tfm.errors import ExportError
 
 
 def _scaled_dot_product_attention(
@@ -27,8 +28,17 @@ def _scaled_dot_product_attention(
     *,
     softcap: float = 0.0,
 ) -> Any:
-    """Queries (B, N, S, H), keys and values (B, K, T, H); the mask broadcasts to (B, N, S, T)."""
-    del dropout_p, enable_gqa  # exported in eval mode; Attention groups heads by their numbers
+    """Queries (B, N, S, H), keys and values (B, K, T, H), or without B; the mask broadcasts to (B, N, S, T)."""
+    del enable_gqa  # Attention groups heads by their numbers
+    if dropout_p:
+        raise ExportError(f"an attention drops out {dropout_p:g} of its weights even in eval mode, which is random")
+    rank = len(query.shape)
+    if rank not in (3, 4):
+        raise ExportError(f"an attention has queries of {rank} dimensions; 3 or 4 can be exported")
+    if rank == 3:  # which Attention would read as (B, S, N·H)
+        first: Any = op.Constant(value_ints=[0])
+        query, key, value = (op.Unsqueeze(x, first) for x in (query, key, value))
+        attn_mask = op.Unsqueeze(attn_mask, first) if attn_mask is not None and len(attn_mask.shape) == 3 else attn_mask
     if attn_mask is not None and not _is_full(attn_mask.shape, query.shape, key.shape):
         one: Any = op.Constant(value_ints=[1, 1])
         length_S: Any = op.Shape(query, start=2, end=3)
@@ -36,7 +46,7 @@ def _scaled_dot_product_attention(
         full: Any = op.Concat(one, length_S, length_T, axis=0)
         attn_mask = op.Expand(attn_mask, full)
     output, *_ = op.Attention(query, key, value, attn_mask, is_causal=int(is_causal), scale=scale, softcap=softcap)
-    return output
+    return op.Squeeze(output, first) if rank == 3 else output
 
 
 def _is_full(mask: ir.Shape | None, query: ir.Shape | None, key: ir.Shape | None) -> bool:
@@ -52,6 +62,7 @@ def _softcapped_attention(query: Any, key: Any, value: Any, mask: Any, scale: fl
 
 def _rms_norm(x: Any, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Any:
     """`F.rms_norm` over the last dimensions, ONNX-23 RMSNormalization."""
+    eps = torch.finfo(torch.float32).eps if eps is None else eps
     return op.RMSNormalization(x, weight, axis=-len(normalized_shape), epsilon=eps)
 
 

@@ -12,11 +12,14 @@ from typing import Any
 import onnx_ir as ir
 
 from tfm.errors import ExportError
-from tfm.model import load_checkpoint
+from tfm.model import Transformer, TransformerConfig, load_checkpoint, load_tokenizer, locate_checkpoint
 from tfm.quantize import quantize_int8
 from tfm.runtime import load
 
 from .fidelity import Fidelity, measure_fidelity
+from .generic import GenericConfig, GenericGraph
+from .generic_open import describe_generic, is_generic, open_generic
+from .generic_vectors import from_vectors
 from .graphs import Graph, graphs_of
 from .latency import Latency, measure_latency
 from .manifest import COMPANIONS, SCHEMA, read_json, write_json, write_manifest
@@ -82,9 +85,12 @@ class ExportReport:
 
 
 def export_checkpoint(
-    checkpoint: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None,
     output: str | os.PathLike[str],
     *,
+    model: str | None = None,
+    config: str | os.PathLike[str] | None = None,
+    nhead: int | None = None,
     precisions: Sequence[str] = PRECISIONS,
     opset: int = OPSETS.start,
     tolerance: Tolerance = END_TO_END,
@@ -94,8 +100,12 @@ def export_checkpoint(
     """Export a checkpoint, verify it, quantise it, verify that, and put the bundle in place if all of it holds.
 
     Args:
-        checkpoint: What `tfm.model.load_checkpoint` reads.
+        checkpoint: What `tfm.model.load_checkpoint` reads; a `.pt2` file of torch.export.save; a Hugging Face folder of
+            a family that is not native; with `model`, a state_dict for it, or None.
         output: Folder to make.
+        model: "package.module:factory" of any nn.Module.
+        config: Configuration of weights that come without one, as `tfm.model.load_checkpoint` takes it.
+        nhead: Number of heads, where only the user knows it.
         precisions: Of `PRECISIONS`; fp32 is always made.
         opset: ONNX opset.
         tolerance: For the fp32 outputs, end to end.
@@ -111,27 +121,25 @@ def export_checkpoint(
     unknown = [name for name in precisions if name not in PRECISIONS]
     if unknown:
         raise ExportError(f"unknown precision {unknown[0]!r}; known: {', '.join(PRECISIONS)}")
-    checkpoint = Path(checkpoint)
+    if checkpoint is not None:
+        checkpoint = locate_checkpoint(checkpoint)
     with staged(Path(os.path.abspath(output)), overwrite=overwrite) as (folder, put_in_place):
-        with stage("read checkpoint"):
-            model = load_checkpoint(checkpoint).float()
-            family = _copy_companions(checkpoint if checkpoint.is_dir() else checkpoint.parent, folder)
-            write_json(folder / "config.json", model.config.to_dict())
-        graphs = graphs_of(model)
+        subject = _read(checkpoint, model, config, nhead, folder, stage)
+        graphs, made = subject.graphs, subject.config
         files: dict[str, dict[str, Path]] = {name: {} for name in dict.fromkeys(["fp32", *precisions])}
         reports: list[GraphReport] = []
         for graph in graphs:
-            reports += _make_graph(graph, folder, files, opset, tolerance, stage)
-        write_manifest(folder, model.config, family, graphs, files, opset, gates=[])
+            reports += _make_graph(graph, made.kind, folder, files, opset, tolerance, stage)
+        write_manifest(folder, made, subject.family, graphs, files, opset, gates=[])
         fidelity: list[Fidelity] = []
         for name in files:
             with stage(f"compare {name} bundle with eager"):
-                fidelity += measure_fidelity(model, load(folder, provider="cpu", precision=name))
+                fidelity += measure_fidelity(subject.eager, load(folder, provider="cpu", precision=name))
         with stage("time eager, " + ", ".join(files)):
-            latency = measure_latency(graphs, files, checkpoint)
+            latency = measure_latency(graphs, files, checkpoint, model, config, nhead)
         report = ExportReport(
             output=Path(output),
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            parameters=sum(parameter.numel() for parameter in subject.eager.parameters()),
             graphs=tuple(reports),
             fidelity=tuple(fidelity),
             latency=tuple(latency),
@@ -141,9 +149,49 @@ def export_checkpoint(
             write_json(folder / "parity.json", report.to_dict())
             gates = [{"name": f"{part.precision} {part.role}", "passed": part.passed} for part in reports]
             gates += [{"name": f"{part.precision} {part.measure}", "passed": part.passed} for part in fidelity]
-            write_manifest(folder, model.config, family, graphs, files, opset, gates)
+            write_manifest(folder, made, subject.family, graphs, files, opset, gates)
             put_in_place()
     return report
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """What is exported: a native Transformer and its graphs, or any module as the one graph that it is."""
+
+    eager: Transformer | GenericGraph
+    graphs: Sequence[Graph]
+    config: TransformerConfig | GenericConfig
+    family: str
+
+
+def _read(
+    checkpoint: str | os.PathLike[str] | None,
+    model: str | None,
+    config: str | os.PathLike[str] | None,
+    nhead: int | None,
+    folder: Path,
+    stage: Stage,
+) -> _Subject:
+    """Read what is to be exported, and put what belongs to it into the bundle."""
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is None or is_generic(path, model):
+        with stage(describe_generic(path, model)):
+            generic = open_generic(path, model)
+            if path is not None:
+                _copy_companions(path if path.is_dir() else path.parent, folder)
+            write_json(folder / "config.json", generic.config.to_dict())
+        return _Subject(eager=generic, graphs=[generic], config=generic.config, family=generic.config.family)
+    with stage("read checkpoint"):
+        native = load_checkpoint(path, config, nhead).float()
+        family = _copy_companions(path if path.is_dir() else path.parent, folder)
+        family = family if config is None else _family(Path(config))
+        if not (folder / "tokenizer.json").is_file() and (tokenizer := load_tokenizer(path)) is not None:
+            tokenizer.save(str(folder / "tokenizer.json"))
+        write_json(folder / "config.json", native.config.to_dict())
+    if native.config.reads_vectors:
+        whole = from_vectors(native)
+        return _Subject(eager=whole, graphs=[whole], config=whole.config, family=family)
+    return _Subject(eager=native, graphs=graphs_of(native), config=native.config, family=family)
 
 
 def _copy_companions(source: Path, folder: Path) -> str:
@@ -151,15 +199,28 @@ def _copy_companions(source: Path, folder: Path) -> str:
     for name in COMPANIONS:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
-    config = source / "config.json"
-    return str(read_json(config).get("model_type", "transformer")) if config.is_file() else "transformer"
+    return _family(source / "config.json")
+
+
+def _family(config: Path) -> str:
+    """Tell the model_type of a Hugging Face configuration; "transformer" of any other, and of none."""
+    if not config.is_file() or config.suffix != ".json":
+        return "transformer"
+    values = read_json(config)
+    return str(values.get("model_type", "transformer")) if isinstance(values, dict) else "transformer"
 
 
 def _make_graph(
-    graph: Graph, folder: Path, files: dict[str, dict[str, Path]], opset: int, tolerance: Tolerance, stage: Stage
+    graph: Graph,
+    kind: str,
+    folder: Path,
+    files: dict[str, dict[str, Path]],
+    opset: int,
+    tolerance: Tolerance,
+    stage: Stage,
 ) -> list[GraphReport]:
     """Export, verify, quantise and verify one graph; note its files in `files`."""
-    name = graph.role if graph.role != "model" else graph.model.config.kind
+    name = graph.role if graph.role != "model" else kind
     reports, inputs = [], cases(graph)
     for precision, roles in files.items():
         suffix = "" if precision == "fp32" else f"_{precision}"

@@ -11,9 +11,11 @@ import numpy.typing as npt
 import torch
 
 from tfm.errors import VerificationError
-from tfm.model import Transformer
-from tfm.runtime import Decoder, Encoder, EncoderDecoder, Model
+from tfm.model import Transformer, TransformerConfig
+from tfm.runtime import Decoder, Encoder, EncoderDecoder, Model, Module
 
+from .fast_path import no_fast_path
+from .generic import GenericGraph
 from .samples import english_sentences, english_words
 
 _COUNT = 256
@@ -58,16 +60,18 @@ class Fidelity:
         return self.count > 0 and self.value >= self.floor
 
 
-def measure_fidelity(eager: Transformer, bundle: Model) -> list[Fidelity]:
+def measure_fidelity(eager: Transformer | GenericGraph, bundle: Model) -> list[Fidelity]:
     """Compare a bundle with the eager model it came from.
 
     Args:
-        eager: The model, in eval mode.
+        eager: The model, in eval mode; for a bundle of any other module, its graph.
         bundle: The bundle, opened in the precision to judge.
 
     Returns:
         One or more measures, each with its verdict.
     """
+    if isinstance(eager, GenericGraph):
+        return _outputs(eager, bundle)
     if isinstance(bundle, Encoder):
         return (
             [_embeddings(eager, bundle)]
@@ -142,17 +146,48 @@ def _hidden_states(eager: Transformer, bundle: Encoder) -> Fidelity:
     generator = torch.Generator().manual_seed(1)
     cosines = []
     for length in (5, 16, 64):
-        ids_BT = torch.randint(
-            eager.config.vocab_size, (8, min(length, eager.config.max_positions)), generator=generator
-        )
-        inputs = {"input_ids": ids_BT, "attention_mask": torch.ones_like(ids_BT)}
-        inputs |= {"token_type_ids": torch.zeros_like(ids_BT)} if eager.config.type_vocab_size else {}
+        inputs = _random_inputs(eager.config, generator, length)
         with torch.no_grad():
-            expected = eager(ids_BT, src_mask=inputs["attention_mask"]).flatten(0, 1).numpy()
+            expected = eager(next(iter(inputs.values())), src_mask=inputs.get("attention_mask")).flatten(0, 1).numpy()
         found = bundle.run(**{name: tensor.numpy() for name, tensor in inputs.items()})["last_hidden_state"]
         cosines.append(_cosines(found.reshape(expected.shape), expected))
     joined = np.concatenate(cosines)
-    return _fidelity(bundle, "cosine", float(joined.mean()), len(joined), "last hidden states of random ids")
+    data = "random ids" if eager.config.image_size is None else "random images"
+    return _fidelity(bundle, "cosine", float(joined.mean()), len(joined), f"last hidden states of {data}")
+
+
+def _random_inputs(config: TransformerConfig, generator: torch.Generator, length: int) -> dict[str, torch.Tensor]:
+    """Make 8 rows of ids, none padded, or 8 images."""
+    if config.image_size is not None:
+        size = (8, config.num_channels, config.image_size, config.image_size)
+        return {"pixel_values": torch.randn(size, generator=generator)}
+    ids_BT = torch.randint(config.vocab_size, (8, min(length, config.max_positions)), generator=generator)
+    segments = {"token_type_ids": torch.zeros_like(ids_BT)} if config.type_vocab_size else {}
+    return {"input_ids": ids_BT, "attention_mask": torch.ones_like(ids_BT)} | segments
+
+
+def _outputs(eager: GenericGraph, bundle: Model) -> list[Fidelity]:
+    """Cosine of each output of numbers, by its last axis, on random inputs."""
+    if not isinstance(bundle, Module):
+        raise VerificationError(f"a {type(bundle).__name__} cannot be compared with a module of another kind")
+    generator = torch.Generator().manual_seed(1)
+    found: dict[str, list[npt.NDArray[np.float64]]] = {v.name: [] for v in eager.outputs if v.dtype.startswith("float")}
+    for length in (5, 16, 64):
+        inputs = eager.sample(generator, 8, length)
+        feeds = {value.name: tensor.numpy() for value, tensor in zip(eager.inputs, inputs, strict=True)}
+        with torch.no_grad(), no_fast_path():
+            expected = eager(*inputs)
+        actual = bundle.run(**feeds)
+        for value, tensor in zip(eager.outputs, expected, strict=True):
+            if value.name in found:
+                found[value.name].append(_cosines(actual[value.name], tensor.numpy()).reshape(-1))
+    results = []
+    for name, parts in found.items():
+        joined = np.concatenate(parts)
+        results.append(
+            _fidelity(bundle, "cosine", float(joined.mean()), len(joined), f"rows of {name} on random inputs")
+        )
+    return results
 
 
 def _generation(eager: Transformer, bundle: EncoderDecoder) -> list[Fidelity]:
@@ -203,18 +238,26 @@ def _agreement(
     return _fidelity(bundle, "top-1", same / max(count, 1), count, f"next tokens for {data}")
 
 
+@torch.no_grad()
 def _next_tokens(eager: Transformer, bundle: Decoder) -> Fidelity:
-    generator = torch.Generator().manual_seed(1)
-    ids_BS = torch.randint(eager.config.vocab_size, (8, min(32, eager.config.max_positions)), generator=generator)
-    with torch.no_grad():
-        expected_BS = eager(ids_BS).argmax(-1).numpy()
-    config = eager.config
-    empty = np.zeros((8, config.nhead, 0, config.d_model // config.nhead), np.float32)
-    names = [
-        f"past_key_values.{layer}.{part}" for layer in range(config.num_decoder_layers) for part in ("key", "value")
-    ]
-    found = bundle.run(input_ids=ids_BS.numpy(), **dict.fromkeys(names, empty))["logits"].argmax(-1)
-    return _fidelity(bundle, "top-1", float((found == expected_BS).mean()), found.size, "next tokens for random ids")
+    """Compare after each token of ragged rows, padded on the left as prompts are."""
+    config, generator = eager.config, torch.Generator().manual_seed(1)
+    longest = min(32, config.max_positions)
+    ids_BS = torch.randint(config.vocab_size, (8, longest), generator=generator)
+    padding_B1 = torch.randint(1 + longest // 2, (8, 1), generator=generator)
+    padding_B1[0] = 0
+    mask_BS = (torch.arange(longest) >= padding_B1).to(torch.int64)
+    places_BS = (mask_BS.cumsum(1) - 1).clamp(min=0)
+    real_BS = mask_BS.numpy() == 1
+    expected = eager.decoder(ids_BS, mask_BS, position_ids_BS=places_BS)[0].argmax(-1).numpy()[real_BS]
+    empty = np.zeros((8, config.kv_heads, 0, config.head_size), np.float32)
+    layers = range(config.num_decoder_layers)
+    caches = {f"past_key_values.{layer}.{part}": empty for layer in layers for part in ("key", "value")}
+    feeds = {"input_ids": ids_BS, "attention_mask": mask_BS, "position_ids": places_BS}
+    found = bundle.run(**{name: tensor.numpy() for name, tensor in feeds.items()}, **caches)["logits"].argmax(-1)
+    return _fidelity(
+        bundle, "top-1", float((found[real_BS] == expected).mean()), expected.size, "next tokens for random ids"
+    )
 
 
 def _reads_text(bundle: Model) -> bool:

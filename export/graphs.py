@@ -150,7 +150,7 @@ class DecoderGraph(Graph):
         self.cross = config.has_encoder
         self.role, self.file = ("decoder", "decoder_model_merged") if self.cross else ("model", "model")
         own = ".decoder" if self.cross else ""
-        ids = Value(name="input_ids", dtype="int64", shape=("batch", "sequence"), below=config.target_vocab_size)
+        ids = _tokens(config, config.target_vocab_size)
         source_mask = Value(name="encoder_attention_mask", dtype="int64", shape=("batch", "encoder_sequence"), below=2)
         mask = Value(name="attention_mask", dtype="int64", shape=("batch", "past_sequence + sequence"), below=2)
         places = Value(name="position_ids", dtype="int64", shape=("batch", "sequence"), below=config.max_positions)
@@ -158,6 +158,8 @@ class DecoderGraph(Graph):
         source = _cache(config, "past_key_values.{}.encoder", "encoder_sequence")
         self.inputs = (ids, source_mask, *past, *source) if self.cross else (ids, mask, places, *past)
         logits = Value(name="logits", dtype="float32", shape=("batch", "sequence", config.target_vocab_size))
+        if config.reads_vectors:
+            logits = Value(name="last_hidden_state", dtype="float32", shape=("batch", "sequence", config.d_model))
         self.outputs = (logits, *_cache(config, "present.{}" + own, "past_sequence + sequence"))
         self.max_length = {"past_sequence + sequence": config.max_positions}
 
@@ -178,7 +180,7 @@ class DecoderGraph(Graph):
     def sample(self, generator: torch.Generator, batch: int, length: int, past: int = 0) -> list[Tensor]:
         """Make new ids, and the caches that eager itself computes for a random past and source."""
         config = self.model.config
-        ids_BT = torch.randint(config.target_vocab_size, (batch, past + length), generator=generator)
+        ids_BT = _random_tokens(config, config.target_vocab_size, generator, batch, past + length)
         empty = torch.zeros(batch, config.kv_heads, 0, config.head_size)
         cache = [(empty, empty)] * config.num_decoder_layers
         if self.cross:
@@ -209,9 +211,25 @@ def _source_inputs(config: TransformerConfig) -> tuple[Value, ...]:
         image: Shape = ("batch", config.num_channels, config.image_size, config.image_size)
         return (Value(name="pixel_values", dtype="float32", shape=image),)
     shape = ("batch", "sequence")
-    bounds = {"input_ids": config.vocab_size, "attention_mask": 2}
+    bounds = {"attention_mask": 2}
     bounds |= {"token_type_ids": config.type_vocab_size} if config.type_vocab_size else {}
-    return tuple(Value(name=name, dtype="int64", shape=shape, below=below) for name, below in bounds.items())
+    masks = (Value(name=name, dtype="int64", shape=shape, below=below) for name, below in bounds.items())
+    return (_tokens(config, config.vocab_size), *masks)
+
+
+def _tokens(config: TransformerConfig, vocab_size: int) -> Value:
+    """What a model reads: ids, or vectors in their place."""
+    if config.reads_vectors:
+        return Value(name="inputs_embeds", dtype="float32", shape=("batch", "sequence", config.d_model))
+    return Value(name="input_ids", dtype="int64", shape=("batch", "sequence"), below=vocab_size)
+
+
+def _random_tokens(
+    config: TransformerConfig, vocab_size: int, generator: torch.Generator, batch: int, length: int
+) -> Tensor:
+    if config.reads_vectors:
+        return torch.randn(batch, length, config.d_model, generator=generator)
+    return torch.randint(vocab_size, (batch, length), generator=generator)
 
 
 def _length(config: TransformerConfig) -> str | int:
@@ -222,12 +240,12 @@ def _length(config: TransformerConfig) -> str | int:
 def _source_sample(config: TransformerConfig, generator: torch.Generator, batch: int, length: int) -> list[Tensor]:
     if config.image_size is not None:
         return [torch.randn(batch, config.num_channels, config.image_size, config.image_size, generator=generator)]
-    ids_BT = torch.randint(config.vocab_size, (batch, length), generator=generator)
+    ids_BT = _random_tokens(config, config.vocab_size, generator, batch, length)
     lengths_B = torch.randint(1, length + 1, (batch,), generator=generator)
     lengths_B[0] = length
     mask_BT = (torch.arange(length) < lengths_B[:, None]).to(torch.int64)
     segments = (
-        [torch.randint(config.type_vocab_size, ids_BT.shape, generator=generator)] if config.type_vocab_size else []
+        [torch.randint(config.type_vocab_size, mask_BT.shape, generator=generator)] if config.type_vocab_size else []
     )
     return [ids_BT, mask_BT, *segments]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -35,13 +36,23 @@ class Latency:
     milliseconds: dict[str, float]
 
 
-def measure_latency(graphs: Sequence[Graph], files: dict[str, dict[str, Path]], checkpoint: Path) -> list[Latency]:
+def measure_latency(
+    graphs: Sequence[Graph],
+    files: dict[str, dict[str, Path]],
+    checkpoint: str | os.PathLike[str] | None,
+    model: str | None = None,
+    config: str | os.PathLike[str] | None = None,
+    nhead: int | None = None,
+) -> list[Latency]:
     """Time every graph at one row: encoders on 16 and 128 tokens, decoders on one token after 16 and 128.
 
     Args:
         graphs: The eager modules; they are not timed here, but loaded anew in a process of their own.
         files: Precision → role → ONNX file.
-        checkpoint: The checkpoint that eager is loaded from.
+        checkpoint: The checkpoint that eager is loaded from; None: the factory alone makes it.
+        model: The factory that eager is made by, where one does.
+        config: The checkpoint's configuration, where it is told apart.
+        nhead: The number of heads, where it is told apart.
 
     Raises:
         VerificationError: An engine broke down.
@@ -49,9 +60,9 @@ def measure_latency(graphs: Sequence[Graph], files: dict[str, dict[str, Path]], 
     generator = torch.Generator().manual_seed(2)
     works: list[tuple[str, str, list[torch.Tensor]]] = []
     for graph in graphs:
-        longest = graph.model.config.max_positions
+        longest = min(graph.max_length.values(), default=129)
         for length in dict.fromkeys(min(length, longest - 1) for length in (16, 128)):
-            cached = "logits" in {value.name for value in graph.outputs}
+            cached = any(value.name.startswith("past_key_values.") for value in graph.inputs)
             inputs = graph.sample(generator, 1, *((1, length) if cached else (length, 0)))
             works.append(
                 (f"{graph.role} step after {length}" if cached else f"{graph.role} 1×{length}", graph.role, inputs)
@@ -61,7 +72,9 @@ def measure_latency(graphs: Sequence[Graph], files: dict[str, dict[str, Path]], 
             names = [value.name for graph in graphs if graph.role == role for value in graph.inputs]
             arrays: Any = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
             np.savez(Path(folder) / f"{index}.npz", **arrays)
-        jobs: dict[str, dict[str, Any]] = {"eager": {"checkpoint": str(checkpoint.resolve())}}
+        place = None if checkpoint is None else os.path.abspath(checkpoint)
+        options = {"config": None if config is None else os.path.abspath(config), "nhead": nhead}
+        jobs: dict[str, dict[str, Any]] = {"eager": {"checkpoint": place, "model": model, "options": options}}
         jobs |= {
             precision: {"files": {role: str(file) for role, file in roles.items()}}
             for precision, roles in files.items()

@@ -30,18 +30,32 @@ def main(job: dict[str, Any]) -> None:
 def _work(job: dict[str, Any], index: int, role: str) -> Callable[[], object]:
     with np.load(Path(job["inputs"]) / f"{index}.npz") as archive:
         inputs = dict(archive)
-    return _eager(job["checkpoint"], role, inputs) if "checkpoint" in job else _onnx(job["files"][role], inputs)
+    return (
+        _eager(job["checkpoint"], job["model"], job["options"], role, inputs)
+        if "checkpoint" in job
+        else _onnx(job["files"][role], inputs)
+    )
 
 
-def _eager(checkpoint: str, role: str, inputs: dict[str, Any]) -> Callable[[], object]:
+def _eager(
+    checkpoint: str | None, model: str | None, options: dict[str, Any], role: str, inputs: dict[str, Any]
+) -> Callable[[], object]:
     import torch
 
     from tfm.model import load_checkpoint
 
-    from .graphs import graphs_of
+    from .generic_open import is_generic, open_generic
+    from .generic_vectors import from_vectors
+    from .graphs import Graph, graphs_of
 
     torch.set_num_threads(1)
-    (graph,) = [graph for graph in graphs_of(load_checkpoint(checkpoint).float()) if graph.role == role]
+    graph: Graph
+    if checkpoint is None or is_generic(checkpoint, model):
+        graph = open_generic(checkpoint, model)
+    else:
+        native = load_checkpoint(checkpoint, **options).float()
+        graphs = [from_vectors(native)] if native.config.reads_vectors else graphs_of(native)
+        (graph,) = [graph for graph in graphs if graph.role == role]
     tensors = [torch.from_numpy(array) for array in inputs.values()]
 
     def work() -> object:

@@ -10,6 +10,7 @@ from typing import Any
 from tfm.errors import ConfigError
 from tfm.model import TransformerConfig
 
+from .generic import GenericConfig
 from .graphs import Graph
 
 SCHEMA = 1
@@ -20,6 +21,7 @@ COMPANIONS = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "generation_config.json",
+    "preprocessor_config.json",
     "sentence_bert_config.json",
 )
 """Files beside a checkpoint that go into the bundle as they are."""
@@ -30,7 +32,7 @@ _MAX_NEW_TOKENS = 128
 
 def write_manifest(
     folder: Path,
-    config: TransformerConfig,
+    config: TransformerConfig | GenericConfig,
     family: str,
     graphs: Sequence[Graph],
     files: dict[str, dict[str, Path]],
@@ -42,7 +44,8 @@ def write_manifest(
     Args:
         folder: The bundle.
         config: The model's configuration.
-        family: Where its weights came from: "transformer" for our own checkpoints, or a Hugging Face model_type.
+        family: Where its weights came from: "transformer" for our own checkpoints, a Hugging Face model_type, or how
+            a module that is not native was read.
         graphs: The graphs in it.
         files: Precision → role → ONNX file.
         opset: ONNX opset of the graphs.
@@ -58,7 +61,7 @@ def write_manifest(
             for name, roles in files.items()
         },
         "signature": {graph.role: graph.signature() for graph in graphs},
-        "generation": generation_settings(folder, config),
+        "generation": generation_settings(folder, config) if isinstance(config, TransformerConfig) else None,
         "max_text_tokens": _max_text_tokens(folder),
         "versions": {name: importlib.metadata.version(name) for name in ("tfm-export", "torch", "onnx", "onnxruntime")},
         "opset": opset,
@@ -73,7 +76,9 @@ def write_manifest(
 
 
 def generation_settings(folder: Path, config: TransformerConfig) -> dict[str, Any] | None:
-    """Read how to generate from generation_config.json, else from the configuration; None where no ids start and end.
+    """Read how to generate from generation_config.json, else from the configuration.
+
+    None where there is no decoder, or no ids start and end what an encoder-decoder writes.
 
     Raises:
         ConfigError: The file is not JSON, or an id in it is out of range.
@@ -86,14 +91,21 @@ def generation_settings(folder: Path, config: TransformerConfig) -> dict[str, An
         values = read_json(path)
     settings: dict[str, Any] = {}
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        settings[name] = token = values.get(name, getattr(config, name))
-        if token is not None and not (isinstance(token, int) and 0 <= token < config.target_vocab_size):
-            raise ConfigError(f"{path}: {name} must be in [0, {config.target_vocab_size}), but is {token!r}")
-    if settings["bos_token_id"] is None or settings["eos_token_id"] is None:
+        settings[name] = values.get(name, getattr(config, name))
+        if (
+            name == "bos_token_id" and config.has_encoder
+        ):  # Hugging Face's bos_token_id is not what decoding starts with
+            start = config.bos_token_id if config.bos_token_id is not None else values.get(name)
+            settings[name] = values.get("decoder_start_token_id", start)
+        ends = settings[name] if name == "eos_token_id" and isinstance(settings[name], list) else [settings[name]]
+        for token in ends:  # several may end a sequence
+            if token is not None and not (type(token) is int and 0 <= token < config.target_vocab_size):
+                raise ConfigError(f"{path}: {name} must be in [0, {config.target_vocab_size}), but is {token!r}")
+    if config.has_encoder and (settings["bos_token_id"] is None or settings["eos_token_id"] is None):
         return None
-    settings["pad_token_id"] = (
-        settings["eos_token_id"] if settings["pad_token_id"] is None else settings["pad_token_id"]
-    )
+    if settings["pad_token_id"] is None:
+        ends = settings["eos_token_id"]
+        settings["pad_token_id"] = ends[0] if isinstance(ends, list) and ends else ends if type(ends) is int else None
     settings["max_new_tokens"] = values.get("max_new_tokens", min(_MAX_NEW_TOKENS, config.max_positions))
     settings["split_on_whitespace"] = bool(values.get("split_on_whitespace", False))
     return settings

@@ -1,4 +1,4 @@
-"""What counts as an attention or an activation, in eager PyTorch and in the exported graph, and how one is named."""
+"""What counts as an attention, a softmax or an activation, in eager PyTorch and in the exported graph, and its name."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,20 +6,23 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from tfm.model import COMPOSITES
 
-Kind = Literal["attention", "activation"]
+Kind = Literal["attention", "softmax", "activation"]
 ATTENTION: Kind = "attention"
+SOFTMAX: Kind = "softmax"
 ACTIVATION: Kind = "activation"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpId:
-    """One call of one attention or activation.
+    """One call of one attention, softmax or activation.
 
     Attributes:
-        kind: "attention" or "activation".
+        kind: "attention" (a scaled dot-product attention), "softmax" (in an attention written by hand, where no other
+            function shows it) or "activation".
         path: The module it is called in, as `named_modules` names it.
         call: How many calls of this kind that module made before it in one forward pass.
     """
@@ -32,25 +35,50 @@ class OpId:
         return f"{self.kind} {self.path}" + (f" {self.call}" if self.call else "")
 
 
+_ACTIVATIONS = (  # noqa: SIM905 (a list would be a page)
+    "celu elu erf gelu hardsigmoid hardswish hardtanh leaky_relu log_sigmoid mish prelu relu relu6 selu sigmoid silu "
+    "softplus tanh"
+).split()
+"""As ATen names them."""
+
 FUNCTIONS: dict[Callable[..., Any], Kind] = {
     F.scaled_dot_product_attention: ATTENTION,
     torch.ops.tfm.softcapped_attention.default: ATTENTION,
-    **dict.fromkeys(
-        [F.gelu, F.silu, F.mish, F.hardswish, F.elu, F.softplus, torch.relu, torch.sigmoid, torch.tanh, F.relu],
-        ACTIVATION,
-    ),
+    **{
+        getattr(namespace, name): kind
+        for names, kind in (([*_ACTIVATIONS, "logsigmoid"], ACTIVATION), (["softmax"], SOFTMAX))
+        for name in (*names, *(f"{name}_" for name in names))
+        for namespace in (F, torch, Tensor, torch.special)
+        if hasattr(namespace, name)
+    },
+    torch.special.expit: ACTIVATION,
 }
-"""Functions of eager PyTorch that are an op; all that `tfm.model.ACTIVATIONS` and attention call."""
+"""Functions and methods of eager PyTorch that are an op."""
 
 OPS_OF_ATEN: dict[str, Kind] = {
     "aten.scaled_dot_product_attention.default": ATTENTION,
     "tfm.softcapped_attention.default": ATTENTION,
-    **{
-        f"aten.{name}.default": ACTIVATION
-        for name in ("gelu", "silu", "mish", "hardswish", "elu", "softplus", "relu", "sigmoid", "tanh")
-    },
+    "aten.softmax.int": SOFTMAX,
+    "aten._softmax.default": SOFTMAX,
+    "aten._prelu_kernel.default": ACTIVATION,
+    "aten.special_expit.default": ACTIVATION,
+    **{f"aten.{name}{end}.default": ACTIVATION for name in _ACTIVATIONS for end in ("", "_")},
 }
 """Names that the exporter gives those functions."""
 
-COMPOSITE_CLASSES = {f"{cls.__module__}.{cls.__qualname__}" for cls in COMPOSITES}
-"""Modules that are one activation made of several functions."""
+_COMPOSITES_OF_TRANSFORMERS = (  # noqa: SIM905
+    "AccurateGELUActivation ClippedGELUActivation FastGELUActivation GELUActivation GELUTanh LaplaceActivation "
+    "MishActivation NewGELUActivation PytorchGELUTanh QuickGELUActivation ReLUSquaredActivation SiLUActivation "
+    "SqrtSoftplusActivation XIELUActivation"
+).split()
+
+COMPOSITE_CLASSES = {f"{cls.__module__}.{cls.__qualname__}" for cls in COMPOSITES} | {
+    f"transformers.activations.{name}" for name in _COMPOSITES_OF_TRANSFORMERS
+}
+"""Modules that are one activation, perhaps made of several functions."""
+
+
+def is_composite(module: nn.Module) -> bool:
+    """Whether a module is one activation as a whole."""
+    cls = type(module)
+    return f"{cls.__module__}.{cls.__qualname__}" in COMPOSITE_CLASSES

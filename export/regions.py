@@ -45,15 +45,15 @@ class Region:
             VerificationError: The region takes an input that eager did not give.
         """
         feeds = {}
-        for value, tensor in zip(self.inputs, tap.inputs, strict=False):
+        for index, (value, tensor) in enumerate(zip(self.inputs, tap.inputs, strict=False)):
             if value is None:
                 continue
-            if tensor is None:
+            if tensor is None and index < 3:
                 raise VerificationError(
                     f"the graph feeds {value.name!r} to the op, to which eager gave no such argument"
                 )
-            array = tensor.numpy()
-            if tap.op.kind == ATTENTION and _rank(value) == 3:
+            array = _mask(tap, value) if tensor is None or index == 3 else tensor.numpy()
+            if tap.op.kind == ATTENTION and index < 3 and array.ndim == 4 and _rank(value) == 3:
                 array = _merge_heads(array)
             feeds[str(value.name)] = np.ascontiguousarray(array)
         return feeds
@@ -61,7 +61,9 @@ class Region:
     def expected(self, tap: Tap) -> Array:
         """Lay out what eager got from the op as this region's output gives it."""
         array = tap.output.numpy()
-        return _merge_heads(array) if tap.op.kind == ATTENTION and _rank(self.output) == 3 else array
+        return (
+            _merge_heads(array) if tap.op.kind == ATTENTION and array.ndim == 4 and _rank(self.output) == 3 else array
+        )
 
     def session(self, model: ir.Model, options: ort.SessionOptions) -> ort.InferenceSession:
         """Make a session that runs these nodes alone."""
@@ -123,7 +125,7 @@ def _region(op: str, nodes: tuple[ir.Node, ...]) -> Region:
         (core,) = [node for node in nodes if node.op_type == "Attention"] or [nodes[-1]]
         arguments = [*core.inputs, None, None, None, None][:4]
         return Region(
-            op=op, nodes=nodes, inputs=tuple(_enter(value, inside) for value in arguments), output=core.outputs[0]
+            op=op, nodes=nodes, inputs=tuple(_enter(value, inside) for value in arguments), output=_leave(core, inside)
         )
     entering = {
         v for n in nodes for v in n.inputs if v is not None and v.producer() not in inside and v.const_value is None
@@ -143,6 +145,31 @@ def _enter(value: ir.Value | None, inside: set[ir.Node]) -> ir.Value | None:
     while value is not None and (producer := value.producer()) is not None and producer in inside:
         value = producer.inputs[0]
     return value
+
+
+def _leave(core: ir.Node, inside: set[ir.Node]) -> ir.Value:
+    """The attention's result, behind the Squeeze that takes off a batch of one."""
+    users = [node for node in core.outputs[0].consumers() if node in inside and node.op_type == "Squeeze"]
+    return users[0].outputs[0] if users else core.outputs[0]
+
+
+def _mask(tap: Tap, value: ir.Value) -> Array:
+    """The mask of an attention in the graph's terms.
+
+    Eager may leave out a mask that masks nothing, or write it as booleans where the graph, traced for every input, has
+    numbers to add, or the other way round.
+    """
+    query, key, _, mask = tap.inputs
+    assert query is not None
+    assert key is not None
+    array = np.ones((query.shape[-2], key.shape[-2]), np.bool_) if mask is None else mask.numpy()
+    if value.dtype == ir.DataType.BOOL and array.dtype != np.bool_:
+        if not np.isin(array, (0.0, -np.inf, np.finfo(array.dtype).min)).all():
+            raise VerificationError("eager adds numbers to the scores, where the graph has a mask of booleans")
+        return array == 0.0
+    if value.dtype == ir.DataType.FLOAT and array.dtype == np.bool_:
+        return np.where(array, np.float32(0.0), np.float32(-np.inf))
+    return array
 
 
 def _rank(value: ir.Value) -> int:

@@ -16,7 +16,7 @@ def cases(graph: Graph, seed: int = 0) -> list[list[Tensor]]:
         seed: Seed of the random ids.
     """
     generator = torch.Generator().manual_seed(seed)
-    longest = graph.model.config.max_positions
+    longest = min(graph.max_length.values(), default=64)
     lengths = [(3, 17, 0), (1, 1, 4), (2, 9, 3), (4, 5, 0), (1, longest, 0)]
     shapes = [
         (batch, min(length, longest), min(past, longest - min(length, longest))) for batch, length, past in lengths

@@ -1,19 +1,20 @@
-"""Record what eager PyTorch feeds to, and gets from, each attention and activation."""
+"""Record what eager PyTorch feeds to, and gets from, each attention, softmax and activation."""
 
 import contextlib
 import dataclasses
+import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from tfm.model import COMPOSITES
-
+from .fast_path import no_fast_path
 from .graphs import Graph
-from .ops import ACTIVATION, ATTENTION, FUNCTIONS, Kind, OpId
+from .ops import ACTIVATION, ATTENTION, FUNCTIONS, OPS_OF_ATEN, Kind, OpId, is_composite
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,8 +23,9 @@ class Tap:
 
     Attributes:
         op: Which.
-        inputs: Attention: query (B, N, S, H), key and value (B, K, T, H), mask or None. Activation: its argument.
-        output: Attention: (B, N, S, H). Activation: the argument's shape.
+        inputs: Attention: query (B, N, S, H), key and value (B, K, T, H), mask or None; a causal attention's mask is
+            written out. Softmax and activation: its argument.
+        output: Attention: (B, N, S, H). Softmax and activation: the argument's shape.
     """
 
     op: OpId
@@ -34,7 +36,7 @@ class Tap:
 def record(graph: Graph, inputs: list[Tensor]) -> tuple[list[Tensor], list[Tap]]:
     """Run a graph's module eagerly; give its outputs and a tap for every op, in the order of the calls."""
     recorder = _Recorder()
-    with torch.no_grad(), _follow(graph.model, recorder), recorder:
+    with torch.no_grad(), no_fast_path(), _follow(graph.model, recorder), recorder:
         outputs = graph(*inputs)
     return list(outputs), recorder.taps
 
@@ -45,46 +47,92 @@ class _Recorder(TorchFunctionMode):
         self.taps: list[Tap] = []
         self.path: list[str] = []
         self.calls: Counter[tuple[Kind, str]] = Counter()
-        self.inside_composite = False
+        self.composites: list[Tensor] = []  # arguments of the composite activations that are running
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        kind = None if self.inside_composite else FUNCTIONS.get(func)
-        if kind == ATTENTION:
-            self.add(ATTENTION, _attention_inputs(*args, **(kwargs or {})), result)
-        elif kind == ACTIVATION:
-            self.add(ACTIVATION, (args[0],), result)
+        kwargs = kwargs or {}
+        kind = None if self.composites else _kind(func)
+        if kind is None:
+            seen = _without_override_checks(func)
+            if seen is None:
+                return func(*args, **kwargs)
+            with self:  # what a Python function of torch calls is recorded too
+                return seen(*args, **kwargs)
+        given = _attention_inputs(*args, **kwargs) if kind == ATTENTION else (_snapshot(_argument(args, kwargs)),)
+        result = func(*args, **kwargs)
+        self.add(kind, given, result)
         return result
 
     def add(self, kind: Kind, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
         path = self.path[-1] if self.path else ""
         op = OpId(kind=kind, path=path, call=self.calls[kind, path])
         self.calls[kind, path] += 1
-        self.taps.append(Tap(op=op, inputs=inputs, output=output))
+        self.taps.append(Tap(op=op, inputs=inputs, output=_snapshot(output)))
+
+
+def _kind(func: Callable[..., Any]) -> Kind | None:
+    kind = FUNCTIONS.get(func)
+    return OPS_OF_ATEN.get(str(func)) if kind is None and isinstance(func, torch._ops.OpOverload) else kind
+
+
+def _without_override_checks(func: Callable[..., Any]) -> Callable[..., Any] | None:
+    """A copy of a Python function of torch.nn.functional that does its work instead of handing itself to the mode."""
+    if not isinstance(func, types.FunctionType) or func.__module__ != F.__name__:
+        return None
+    checks = [name for name in func.__code__.co_names if name.startswith("has_torch_function")]
+    if not checks:
+        return None
+    names = {**func.__globals__, **dict.fromkeys(checks, lambda *_: False)}
+    copy = types.FunctionType(func.__code__, names, func.__name__, func.__defaults__, func.__closure__)
+    copy.__kwdefaults__ = func.__kwdefaults__
+    return copy
+
+
+def _snapshot(tensor: Tensor) -> Tensor:
+    """Copy a tensor, strides included (they decide how it is summed): later functions may work on it in place."""
+    storage: Any = tensor.untyped_storage().clone()  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=tensor.dtype).set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
+
+
+def _argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return args[0] if args else next(kwargs[name] for name in ("input", "self") if name in kwargs)
 
 
 def _attention_inputs(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *_: Any, **__: Any
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *_: Any,
+    **__: Any,
 ) -> tuple[Tensor | None, ...]:
-    return query, key, value, attn_mask
+    if is_causal is True:
+        attn_mask = torch.ones(query.size(-2), key.size(-2), dtype=torch.bool).tril()
+    return tuple(None if tensor is None else _snapshot(tensor) for tensor in (query, key, value, attn_mask))
 
 
 @contextlib.contextmanager
 def _follow(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
     """Keep `recorder.path` at the module that is running, and record composite activations as one op."""
     handles = []
-    for name, module in model.named_modules():
+    flat = isinstance(model, torch.fx.GraphModule)  # has no modules to speak of
+    for name, module in () if flat else model.named_modules():
+        composite = is_composite(module)
 
-        def enter(module: nn.Module, args: Any, name: str = name) -> None:
+        def enter(module: nn.Module, args: Any, composite: bool = composite, name: str = name) -> None:
             recorder.path.append(name)
-            recorder.inside_composite |= isinstance(module, COMPOSITES)
+            if composite:
+                recorder.composites.append(_snapshot(args[0]))
 
-        def leave(module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(module, COMPOSITES):
-                recorder.inside_composite = False
-                recorder.add(ACTIVATION, (args[0],), output)
+        def leave(module: nn.Module, args: Any, output: Any, composite: bool = composite) -> None:
+            if composite:
+                argument = recorder.composites.pop()
+                if not recorder.composites:
+                    recorder.add(ACTIVATION, (argument,), output)
             recorder.path.pop()
 
         handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 import torch
+from torch import nn
 
 from tfm.errors import ExportError
 
 from .attention import TRANSLATIONS
+from .fast_path import no_fast_path
 from .graphs import Graph
-from .passes import FoldHeads, FuseQuickGelu, NameOps
+from .passes import ExpandRotaryCaches, FoldHeads, FuseQuickGelu, NameOps
 
 OPSETS = range(23, 26)
 """Opsets that can be asked for: Attention appears in 23; onnxruntime 1.32 runs up to the last."""
@@ -38,13 +40,17 @@ def to_onnx(graph: Graph, *, opset: int = OPSETS.start) -> ir.Model:
     example = graph.sample(torch.Generator().manual_seed(0), batch=2, length=5, past=3)
     names = dict.fromkeys(dim for value in graph.inputs for dim in value.shape if isinstance(dim, str))
     # torch finds out by itself how a sum of lengths depends on the others
-    dims = {name: torch.export.Dim(name) if name.isidentifier() else torch.export.Dim.AUTO for name in names}
+    dims = {
+        name: torch.export.Dim(name, max=graph.max_length.get(name)) if name.isidentifier() else torch.export.Dim.AUTO
+        for name in names
+    }
     dynamic = tuple(
         {axis: dims[dim] for axis, dim in enumerate(value.shape) if isinstance(dim, str)} for value in graph.inputs
     )
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), no_fast_path(), _quiet():
         try:
             program = torch.export.export(graph, tuple(example), dynamic_shapes={"tensors": dynamic})
+            _number_calls(program)
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -55,13 +61,14 @@ def to_onnx(graph: Graph, *, opset: int = OPSETS.start) -> ir.Model:
                 verbose=False,
             )
         except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as error:
-            raise ExportError(f"the {graph.role} graph cannot be exported: {str(error).splitlines()[0]}") from error
+            raise ExportError(f"the {graph.role} graph cannot be exported: {_reason(error)}") from error
     if exported is None:
         raise ExportError(f"the {graph.role} graph cannot be exported: the exporter gave nothing")
     model = exported.model
     passes = [
-        NameOps(),
+        NameOps(_names(graph.model)),
         FuseQuickGelu(),
+        ExpandRotaryCaches(),
         FoldHeads(),
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
@@ -69,6 +76,29 @@ def to_onnx(graph: Graph, *, opset: int = OPSETS.start) -> ir.Model:
     ir.passes.Sequential(*passes)(model)
     _describe(model, graph)
     return model
+
+
+def _reason(error: Exception) -> str:
+    """The line of torch's error that says most: of a violated constraint, which one."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line.removeprefix("  - ") for line in lines if line.startswith("  - ")), lines[0])
+
+
+def _number_calls(program: torch.export.ExportedProgram) -> None:
+    """Give each scope of a module's later calls the number that torch keeps in its key alone."""
+    for node in program.graph.nodes:
+        stack = node.meta.get("nn_module_stack")
+        if stack:
+            node.meta["nn_module_stack"] = {
+                key: (path + (f"@{key.rpartition('@')[2]}" if "@" in key else ""), cls)
+                for key, (path, cls) in stack.items()
+            }
+
+
+def _names(model: nn.Module) -> dict[str, str]:
+    """For each name of each module, the one that `named_modules` gives it: a shared module has several."""
+    first = {id(module): name for name, module in model.named_modules()}
+    return {name: first[id(module)] for name, module in model.named_modules(remove_duplicate=False)}
 
 
 def _describe(model: ir.Model, graph: Graph) -> None:

@@ -45,7 +45,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
 }
 
-GATED: dict[str, str] = {"glu": "sigmoid", "reglu": "relu", "geglu": "gelu", "swiglu": "silu"}
+GATED: dict[str, str] = {
+    "glu": "sigmoid",
+    "reglu": "relu",
+    "geglu": "gelu",
+    "geglu_tanh": "gelu_tanh",
+    "swiglu": "silu",
+}
 
 COMPOSITES: tuple[type[nn.Module], ...] = (QuickGELU, SquaredReLU)
 """Activations that torch has no single function for: each is one op all the same."""

@@ -1,19 +1,13 @@
-"""Checkpoints on disk: ours (.pt, or safetensors with config.json) and Hugging Face folders of a known family.
+"""Checkpoints on disk, read into a `Transformer`, and ours written. What each form is like is told in `forms`.
 
 What a file is, is read from its content. Nothing is ever unpickled beyond tensors and plain containers.
 """
 
-import io
 import json
 import os
-import pickletools
 import tempfile
-import warnings
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
@@ -24,20 +18,44 @@ from tfm.errors import CheckpointError, ConfigError
 
 from .config import TransformerConfig
 from .families import FAMILIES
+from .forms.files import find_file, read_file, read_json, sniff
+from .forms.hub import locate_checkpoint
+from .forms.litgpt import convert_litgpt, is_litgpt, read_yaml
+from .forms.llama import convert_llama, is_llama, merge, shards_of
+from .forms.mapped import GivingBack
+from .forms.nanogpt import convert_nanogpt
+from .forms.prefixes import strip_wrappers
+from .forms.torch_nn import convert_torch_nn, is_torch_nn
 from .transformer import Transformer
+
+if TYPE_CHECKING:
+    import tokenizers
 
 Weights = dict[str, Tensor]
 
-_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pt")
+_STATE_DICTS = ("state_dict", "model_state_dict", "model")
+"""Under which of its keys a training checkpoint holds the weights."""
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> Transformer:
+def load_checkpoint(
+    path: str | os.PathLike[str], config: str | os.PathLike[str] | None = None, nhead: int | None = None
+) -> Transformer:
     """Read a checkpoint into a model.
 
     Args:
-        path: A `.pt` file of `save_checkpoint`; a safetensors file or state_dict with a config.json beside it; or a
-            folder that holds config.json and the weights: ours, or a Hugging Face folder of a family in
-            `tfm.model.FAMILIES`, with sentence-transformers' pooling where modules.json asks for it.
+        path: One of these, told apart by content; a folder stands for the weights in it, and what it has beside them:
+
+            - ours: a `.pt` of `save_checkpoint`, or safetensors with its config.json
+            - a Hugging Face folder of a family in `tfm.model.FAMILIES`, its weights in one file or several, with
+              sentence-transformers' pooling where modules.json asks for it; or the id of one on the hub
+            - a state_dict of either, alone or within a training checkpoint, with its configuration in `config`
+            - nanoGPT's and llama2.c's checkpoints; Meta's consolidated.*.pth with params.json; litgpt's lit_model.pth
+              with model_config.yaml
+            - GGUF of a Llama or Qwen 2
+            - a state_dict of torch.nn.TransformerEncoder or torch.nn.Transformer, of which `nhead` must be told
+        config: Configuration of weights that come without one: ours or a Hugging Face config.json, params.json or
+            model_config.yaml; of torch.nn's modules, those `TransformerConfig` fields that no weight shows.
+        nhead: Number of heads, where neither the weights nor a configuration tell it.
 
     Returns:
         The model, in eval mode, its weights as they are on disk (mapped, not copied, where the form allows).
@@ -46,28 +64,31 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Transformer:
         CheckpointError: It is missing, unreadable, would run code, or its weights do not fit its configuration.
         ConfigError: Its configuration contradicts itself.
     """
-    path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"there is no checkpoint at {path}")
-    folder, file = (path, _weights_file(path)) if path.is_dir() else (path.parent, path)
-    content = _read(file)
-    if "config" in content and "state_dict" in content:
-        values, weights = content["config"], content["state_dict"]
-    else:
-        values, weights = _read_config(folder, file), content.get("state_dict", content)
-    if not isinstance(values, dict):
-        raise CheckpointError(
-            f"{file}: its config is a {type(values).__name__}, not a dict of the TransformerConfig fields"
-        )
-    weights = _check_weights(file, weights)
-    try:
-        if "model_type" in values:
-            config, weights = _convert(folder, values, weights)
-        else:
-            config = TransformerConfig.from_dict(values)
-    except ConfigError as error:
-        raise ConfigError(f"{file}: {error}") from error
-    return _fill(file, config, weights)
+    path = locate_checkpoint(path)
+    file = find_file(path) if path.is_dir() else path
+    with GivingBack(file.parent) as mode:
+        try:
+            made, weights = _read(file, None if config is None else Path(config), nhead)
+        except ConfigError as error:
+            raise error if str(file) in str(error) else ConfigError(f"{file}: {error}") from error
+        model = _fill(file, made, weights)
+        mode.give_back()
+    return model
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> "tokenizers.Tokenizer | None":
+    """Read the tokenizer that a checkpoint's own file describes, as GGUF does; None: what there is stands beside it.
+
+    Raises:
+        CheckpointError: There is no checkpoint, or its tokenizer is of an unknown kind.
+    """
+    path = locate_checkpoint(path)
+    file = find_file(path) if path.is_dir() else path
+    if sniff(file) != "gguf":
+        return None
+    from .forms.gguf import read_gguf_tokenizer
+
+    return read_gguf_tokenizer(file)
 
 
 def save_checkpoint(model: Transformer, path: str | os.PathLike[str]) -> None:
@@ -100,120 +121,60 @@ def save_checkpoint(model: Transformer, path: str | os.PathLike[str]) -> None:
         raise CheckpointError(f"{path} could not be written: {error}") from error
 
 
-def _weights_file(folder: Path) -> Path:
-    for name in _WEIGHT_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    raise CheckpointError(f"the folder {folder} holds none of {', '.join(_WEIGHT_FILES)}")
+def _read(file: Path, config: Path | None, nhead: int | None) -> tuple[TransformerConfig, Weights]:
+    """Recognise the form, and map it to our configuration and weights."""
+    if config is not None and not config.is_file():
+        raise CheckpointError(f"{file}: there is no configuration at {config}")
+    if sniff(file) == "gguf":
+        from .forms.gguf import read_gguf
 
-
-def _read(file: Path) -> dict[str, Any]:
-    size = file.stat().st_size
-    if size == 0:
-        raise CheckpointError(f"{file} is empty")
-    with open(file, "rb") as stream:
-        head = stream.read(9)
-    if head[:4] == b"PK\x03\x04":
-        content = _read_zip(file)
-    elif len(head) == 9 and head[8:] == b"{":
-        try:
-            content = safetensors.torch.load_file(file)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{file} looks like safetensors but cannot be read: {error}; was it cut short?"
-            ) from error
-    elif head[:1] == b"\x80":
-        content = _torch_load(file, file.read_bytes(), mmap=False)
-    else:
+        return _of_family(file, file, *read_gguf(file))
+    content = read_file(file)
+    arguments = content.get("model_args")
+    if isinstance(arguments, dict) and "model" in content:
+        weights = strip_wrappers(_check_weights(file, content["model"]))
+        return (convert_llama if is_llama(weights) else convert_nanogpt)(file, arguments, weights)
+    values, given = _split(file, content)
+    weights = strip_wrappers(given)
+    if is_llama(weights):
+        values = values or _plain(file, read_json(config or file.with_name("params.json")))
+        parts = [file, *(shard for shard in shards_of(file) if shard != file)]
+        shards = [strip_wrappers(_split(shard, read_file(shard))[1]) for shard in sorted(parts)]
+        return convert_llama(file, values, merge(file, values, shards))
+    if is_litgpt(weights):
+        return convert_litgpt(file, values or read_yaml(config or file.with_name("model_config.yaml")), weights)
+    if config is not None:
+        values = _plain(config, read_json(config))
+    if is_torch_nn(weights):
+        return convert_torch_nn(file, values or {}, weights, nhead)
+    if nhead is not None:
+        raise ConfigError("nhead (--nhead) is for a state_dict of torch.nn's modules; here the configuration tells it")
+    if values is None and not file.with_name("config.json").is_file():
         raise CheckpointError(
-            f"{file} is not a checkpoint: neither a torch.save file nor safetensors (it begins with {head[:8]!r})"
+            f"{file} holds weights but no configuration: put its config.json beside it, name one with --config, or "
+            "save it with tfm.model.save_checkpoint(model, path)"
         )
-    if not isinstance(content, dict):
+    values = _plain(file, read_json(file.with_name("config.json"))) if values is None else values
+    if "model_type" in values:
+        source = file if "config" in content else config or file.with_name("config.json")
+        return _of_family(file, source, values, strip_wrappers(given, huggingface=True))
+    return TransformerConfig.from_dict(values), weights
+
+
+def _split(file: Path, content: dict[Any, Any]) -> tuple[dict[str, Any] | None, Weights]:
+    """Take the weights out of a checkpoint, and its configuration where it has one."""
+    if "config" in content and "state_dict" in content:
+        return _plain(file, content["config"]), _check_weights(file, content["state_dict"])
+    inner = [content[key] for key in _STATE_DICTS if isinstance(content.get(key), dict)]
+    return None, _check_weights(file, inner[0] if inner else content)
+
+
+def _plain(file: Path, values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
         raise CheckpointError(
-            f"{file} holds a {type(content).__name__}, not a dict; save it with tfm.model.save_checkpoint(model, path)"
+            f"{file}: its config is a {type(values).__name__}, not a dict of the TransformerConfig fields"
         )
-    return content
-
-
-def _read_zip(file: Path) -> Any:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = archive.namelist()
-            pickled = [archive.read(name) for name in names if name.endswith("/data.pkl")]
-    except Exception as error:  # zipfile has no one error for damaged bytes
-        raise CheckpointError(f"{file} is a damaged torch.save file: {error}; was it cut short?") from error
-    if any(name.endswith("/constants.pkl") for name in names):
-        raise CheckpointError(
-            f"{file} is TorchScript, which holds code; save its state_dict() and configuration instead"
-        )
-    if not pickled:
-        raise CheckpointError(f"{file} is a zip archive, but not one written by torch.save")
-    return _torch_load(file, pickled[0], mmap=True)
-
-
-def _torch_load(file: Path, pickled: bytes, *, mmap: bool) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-    except UnpicklingError as error:
-        classes = _foreign_globals(pickled)
-        if not classes:
-            reason = str(error).splitlines()[0] if str(error) else "its pickle is damaged"
-            raise CheckpointError(f"{file} is not a checkpoint of torch.save: {reason}") from error
-        if any(name.startswith("torch.nn.modules.") for name in classes):
-            raise CheckpointError(
-                f"{file} is a pickled whole module ({classes[0]}), which would run code on loading; nothing was run. "
-                "Where its class is at hand, torch.load(path, weights_only=False) it there and "
-                "torch.save({'config': ..., 'state_dict': module.state_dict()}, path)"
-            ) from error
-        raise CheckpointError(
-            f"{file} refers to {classes[0]}, which could run code on loading; nothing was run. A checkpoint needs only "
-            "tensors and plain containers"
-        ) from error
-    except Exception as error:  # damaged bytes can make the unpickler raise anything
-        reason = f"{type(error).__name__} {error}".splitlines()[0].strip()
-        raise CheckpointError(f"{file} cannot be read by torch.load ({reason}); was it cut short?") from error
-
-
-def _foreign_globals(pickled: bytes) -> list[str]:
-    """Names that a pickle imports and a checkpoint of weights has no use for, read without running it."""
-    names: list[str] = []
-    strings: list[str] = []
-    try:
-        for opcode, argument, _ in _opcodes(pickled):
-            if opcode.name == "GLOBAL":
-                names.append(str(argument).replace(" ", "."))
-            elif opcode.name == "STACK_GLOBAL":
-                names.append(".".join(strings[-2:]))
-            elif isinstance(argument, str):
-                strings.append(argument)
-    except ValueError:
-        pass  # cut short; what was read so far still tells
-    allowed = ("torch._utils.", "collections.OrderedDict", "torch.storage.", "torch.serialization.")
-    storages = tuple(
-        f"torch.{kind}" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Bool", "Byte", "Char")
-    )
-    return [name for name in names if not name.startswith(allowed + storages)]
-
-
-def _opcodes(pickled: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:
-    stream = io.BytesIO(pickled)
-    while stream.tell() < len(pickled):  # before 1.6 torch.save wrote several pickles in a row, then the raw weights
-        yield from pickletools.genops(stream)
-
-
-def _read_config(folder: Path, file: Path) -> Any:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(
-            f"{file} holds weights but no configuration: put its config.json beside it, or save it with "
-            "tfm.model.save_checkpoint(model, path)"
-        )
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    return values
 
 
 def _check_weights(file: Path, weights: Any) -> Weights:
@@ -225,13 +186,11 @@ def _check_weights(file: Path, weights: Any) -> Weights:
     return weights
 
 
-def _convert(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+def _of_family(file: Path, source: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
     family = values["model_type"]
     if not isinstance(family, str) or family not in FAMILIES:
-        raise CheckpointError(
-            f"{folder / 'config.json'}: model_type {family!r} is not supported; known: {', '.join(sorted(FAMILIES))}"
-        )
-    return FAMILIES[family](folder, values, weights)
+        raise CheckpointError(f"{source}: model_type {family!r} is not supported; known: {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[family](file.parent, values, weights)
 
 
 def _fill(file: Path, config: TransformerConfig, weights: Weights) -> Transformer:
@@ -258,13 +217,19 @@ def _fill(file: Path, config: TransformerConfig, weights: Weights) -> Transforme
         )
     for names in groups.values():
         present = [name for name in names if name in weights]
-        if any(not torch.equal(weights[present[0]].float(), weights[other].float()) for other in present[1:]):
+        if not all(_same(weights[present[0]], weights[other]) for other in present[1:]):
             raise CheckpointError(f"{file}: the configuration ties {' and '.join(present)}, but the weights differ")
         parameter = nn.Parameter(weights[present[0]])
         for name in names:
             owner, _, leaf = name.rpartition(".")
             setattr(skeleton.get_submodule(owner), leaf, parameter)
     return skeleton.eval()
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    if one.data_ptr() == other.data_ptr() and one.stride() == other.stride():
+        return True
+    return torch.equal(one, other) if one.dtype == other.dtype else torch.equal(one.float(), other.float())
 
 
 def _is_plain(weight: Tensor) -> bool:

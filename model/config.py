@@ -12,7 +12,7 @@ from tfm.errors import ConfigError
 from .activations import check_activation
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
-Positions = Literal["sinusoidal", "learned", "rotary", "relative", "alibi"]
+Positions = Literal["sinusoidal", "learned", "rotary", "relative", "alibi", "none"]
 Norm = Literal["layer", "rms"]
 Pooling = Literal["mean", "cls"]
 Head = Literal["masked-lm", "sequence", "token"]
@@ -58,7 +58,8 @@ class TransformerConfig:
 
     Attributes:
         kind: Which halves there are: "encoder", "decoder" (causal LM) or "encoder-decoder".
-        vocab_size: Size V of the vocabulary of the source (or of the only) side.
+        vocab_size: Size V of the vocabulary of the source (or of the only) side; 0: the model reads vectors of size D
+            in place of tokens, which no table of positions is added to, and gives its last state in place of logits.
         tgt_vocab_size: The target side's V; None: the same vocabulary as the source.
         d_model: Model size D.
         nhead: Number of heads N.
@@ -84,7 +85,7 @@ class TransformerConfig:
         attention_softcap: c of scores c · tanh(s / c) (Gemma 2); None for none.
         sliding_window: A token sees this many of the last, itself included, in the layers of `sliding_layers`.
         sliding_layers: Numbers of the layers that slide; None: all.
-        positions: "sinusoidal" (fixed), "learned", "rotary", "relative" (T5) or "alibi".
+        positions: "sinusoidal" (fixed), "learned", "rotary", "relative" (T5), "alibi" or "none".
         max_positions: Longest sequence, in tokens.
         rotary_base: θ of rotary positions.
         rotary_dim: How many of a head's H entries turn; None: all.
@@ -107,7 +108,7 @@ class TransformerConfig:
         normalize: Scale the sentence embedding to unit length.
         head: What an encoder predicts: "masked-lm", "sequence" or "token" labels; None: nothing.
         head_activation: Activation between the two layers of a head; None: the head is one layer.
-        num_labels: Number of labels of a "sequence" or "token" head.
+        labels: Names of the labels of a "sequence" or "token" head, in the order of its logits.
         pad_token_id: Padding id; its embedding row is zero in a fresh model.
         bos_token_id: Id that starts a generated sequence.
         eos_token_id: Id that ends it.
@@ -163,7 +164,7 @@ class TransformerConfig:
     normalize: bool = False
     head: Head | None = None
     head_activation: str | None = None
-    num_labels: int = 2
+    labels: tuple[str, ...] | None = None
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | None = None
@@ -182,8 +183,10 @@ class TransformerConfig:
                 raise ConfigError(f"{name} must be in [0, {size}), but is {token}")
 
     def _check_sizes(self) -> None:
-        sizes = ["vocab_size", "d_model", "nhead", "dim_feedforward", "max_positions", "patch_size", "num_channels"]
-        sizes += ["relative_buckets", "relative_max_distance", "num_labels"]
+        tables = self.positions in ("sinusoidal", "learned")
+        sizes = [] if self.reads_vectors and not tables else ["vocab_size"]
+        sizes += ["d_model", "nhead", "dim_feedforward", "max_positions", "patch_size", "num_channels"]
+        sizes += ["relative_buckets", "relative_max_distance"]
         sizes += ["num_encoder_layers"] if self.has_encoder else []
         sizes += ["num_decoder_layers"] if self.has_decoder else []
         options = ["tgt_vocab_size", "num_kv_heads", "head_dim", "sliding_window", "rotary_dim", "embedding_size"]
@@ -231,6 +234,13 @@ class TransformerConfig:
             raise ConfigError("sliding_layers says which layers slide, but sliding_window is None: none does")
 
     def _check_combinations(self) -> None:
+        if self.reads_vectors:
+            options = ("tgt_vocab_size", "type_vocab_size", "embedding_size", "embedding_norm", "tie_embeddings")
+            for option in (*options, "image_size"):
+                if getattr(self, option):
+                    raise ConfigError(f"{option} is for a model that reads tokens, but vocab_size is 0")
+            if self.head == "masked-lm":
+                raise ConfigError("a masked-lm head predicts tokens, but vocab_size is 0")
         if (self.sandwich_norm or self.parallel_blocks) and not self.norm_first:
             raise ConfigError("sandwich_norm and parallel_blocks go with norm_first, which is false")
         if self.sandwich_norm and self.parallel_blocks:
@@ -245,8 +255,19 @@ class TransformerConfig:
                     raise ConfigError(f"{option} is for an encoder, but kind is {self.kind!r}")
         if self.kind == "encoder" and self.sliding_window is not None:
             raise ConfigError("sliding_window is for a decoder, but kind is 'encoder'")
+        if self.head in ("sequence", "token") and not self.labels:
+            raise ConfigError(f"a {self.head!r} head needs labels, the names of what it predicts")
+        if self.image_size is not None and (
+            self.type_vocab_size or self.pooling or self.head in ("masked-lm", "token")
+        ):
+            raise ConfigError("type_vocab_size, pooling and heads on tokens are for text, but image_size says images")
         if self.normalize and self.pooling is None:
             raise ConfigError("normalize scales the sentence embedding, but pooling is None: there is none")
+
+    @property
+    def reads_vectors(self) -> bool:
+        """Whether vectors come in where other models read tokens."""
+        return self.vocab_size == 0
 
     @property
     def has_encoder(self) -> bool:
@@ -284,6 +305,11 @@ class TransformerConfig:
         return not self.tie_embeddings if self.head_bias is None else self.head_bias
 
     @property
+    def num_labels(self) -> int:
+        """Number of labels of a "sequence" or "token" head."""
+        return len(self.labels or ())
+
+    @property
     def target_vocab_size(self) -> int:
         """Size of the vocabulary that a decoder reads and writes."""
         return self.vocab_size if self.tgt_vocab_size is None else self.tgt_vocab_size
@@ -301,8 +327,9 @@ class TransformerConfig:
                 values["rotary_scaling"] = RotaryScaling(**values["rotary_scaling"])
             except TypeError as error:
                 raise ConfigError(f"rotary_scaling is incomplete: {error}") from error
-        if isinstance(values.get("sliding_layers"), list):
-            values["sliding_layers"] = tuple(values["sliding_layers"])
+        for name in ("sliding_layers", "labels"):
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

@@ -50,6 +50,15 @@ class Embedding(nn.Module):
         return x_BSE if self.project is None else self.project(x_BSE)
 
 
+class NoEmbedding(nn.Module):
+    """Vectors come in as they are."""
+
+    def forward(self, x_BSD: Tensor, position_ids: Tensor) -> Tensor:
+        """Return x."""
+        del position_ids
+        return x_BSD
+
+
 class PatchEmbedding(nn.Module):
     """An image cut into patches, each projected, behind a class token (Dosovitskiy et al. 2021, "ViT")."""
 

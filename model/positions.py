@@ -95,7 +95,8 @@ def rotary_frequencies(size: int, base: float, scaling: RotaryScaling | None) ->
     low = max(math.floor(pair_at(scaling.beta_fast)), 0)
     high = min(math.ceil(pair_at(scaling.beta_slow)), size - 1)
     ramp = ((torch.arange(size // 2, dtype=torch.float32, device="cpu") - low) / max(high - low, 0.001)).clamp(0, 1)
-    return frequency / factor * ramp + frequency * (1 - ramp)
+    kept = 1 - ramp  # rounded as Hugging Face rounds it: far positions magnify a last bit
+    return 1.0 / (factor * base**exponent) * (1 - kept) + frequency * kept
 
 
 def rotary_magnitude(scaling: RotaryScaling | None) -> float:

@@ -1,4 +1,4 @@
-"""The Transformer of "Attention Is All You Need", its encoder-only and decoder-only forms, and its descendants' options.
+"""The Transformer of "Attention Is All You Need", its encoder-only and decoder-only forms, and what came after it.
 
 Shapes: B batch, S target (or only) length, T source length, P past length, N heads, K key/value heads, H head size,
 D model size, F feed-forward size, V vocabulary. Token ids are int64; masks are boolean, True means "real token".
@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from .activations import is_gated, make_activation
 from .attention import CrossAttention, KeyValue, Rotation, SelfAttention, causal_mask, padding_mask
 from .config import TransformerConfig
-from .embedding import Embedding, PatchEmbedding
+from .embedding import Embedding, NoEmbedding, PatchEmbedding
 from .heads import LabelHead, MaskedLMHead
 from .norms import make_norm
 from .positions import Alibi, RelativeBias, Rotary
-
 
 _MASKED = torch.finfo(torch.float32).min / 2
 """What a float mask holds where a token may not attend: finite, so that a row that may attend nowhere gives the mean of
@@ -150,19 +149,20 @@ class Encoder(Stack):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config, depth=config.num_encoder_layers, causal=False)
         patches = config.image_size is not None
-        self.embedding: Embedding | PatchEmbedding
+        self.embedding: Embedding | PatchEmbedding | NoEmbedding
         self.embedding = (
-            PatchEmbedding(config, config.image_size or 0) if patches else Embedding(config, config.vocab_size)
+            PatchEmbedding(config, config.image_size or 0) if patches else _embedding(config, config.vocab_size)
         )
 
     def forward(self, ids_BT: Tensor, mask_BT: Tensor | None = None, token_type_ids_BT: Tensor | None = None) -> Tensor:
-        """Token ids (B, T), or pixels (B, C, height, width), to states (B, T, D)."""
+        """Token ids (B, T), vectors (B, T, D) or pixels (B, C, height, width) to states (B, T, D)."""
         if isinstance(self.embedding, PatchEmbedding):
             x_BTD = self.embedding(ids_BT)
             place_T = torch.arange(x_BTD.size(1), device=ids_BT.device)
         else:
             place_T = torch.arange(ids_BT.size(1), device=ids_BT.device)
-            x_BTD = self.embedding(ids_BT, place_T[None], token_type_ids_BT)
+            segments = () if token_type_ids_BT is None else (token_type_ids_BT,)
+            x_BTD = self.embedding(ids_BT, place_T[None], *segments)
         mask = None if mask_BT is None else padding_mask(mask_BT, x_BTD.size(1))
         mask = self.biased(mask, place_T, place_T)
         return self.run(x_BTD, [mask] * len(self.layers), place_T[None])[0]
@@ -173,10 +173,12 @@ class Decoder(Stack):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config, depth=config.num_decoder_layers, causal=True)
-        self.embedding = Embedding(config, config.target_vocab_size)
-        self.head = nn.Linear(config.d_model, config.target_vocab_size, bias=config.has_head_bias)
-        if config.tie_embeddings:
-            self.head.weight = self.embedding.token.weight
+        self.embedding = _embedding(config, config.target_vocab_size)
+        self.head: nn.Linear | None = None
+        if not config.reads_vectors:
+            self.head = nn.Linear(config.d_model, config.target_vocab_size, bias=config.has_head_bias)
+        if config.tie_embeddings and self.head is not None:
+            self.head.weight = cast(Embedding, self.embedding).token.weight
         self.logit_scale, self.logit_softcap = config.logit_scale, config.logit_softcap
         layers = range(config.num_decoder_layers)
         sliding = layers if config.sliding_layers is None else config.sliding_layers
@@ -199,7 +201,7 @@ class Decoder(Stack):
         """Compute the logits of the next token after each of S tokens that follow P cached ones.
 
         Args:
-            ids_BS: Token ids (B, S).
+            ids_BS: Token ids (B, S), or vectors (B, S, D) where config.reads_vectors.
             mask_BT: Which of all P + S tokens are real, (B, P + S), or None for all.
             past: Per layer the keys and values (B, K, P, H) of the tokens before, or None.
             cross: Per layer the keys and values (B, K, T, H) of the source, from `project`, or None.
@@ -207,7 +209,8 @@ class Decoder(Stack):
             position_ids_BS: Positions of the new tokens, (B, S), for rows padded on the left; None: P … P + S - 1.
 
         Returns:
-            Logits (B, S, V), and per layer the keys and values of all P + S tokens.
+            Logits (B, S, V), or last states (B, S, D) where config.reads_vectors, and per layer the keys and values of
+            all P + S tokens.
         """
         past_length = 0 if past is None else past[0][0].size(2)
         query_S = torch.arange(ids_BS.size(1), device=ids_BS.device) + past_length
@@ -221,10 +224,16 @@ class Decoder(Stack):
         position_ids = query_S[None] if position_ids_BS is None else position_ids_BS
         x_BSD = self.embedding(ids_BS, position_ids)
         x_BSD, presents = self.run(x_BSD, [seen[s] for s in self.slides], position_ids, past, cross, cross_mask)
+        if self.head is None:
+            return x_BSD, presents
         logits_BSV = self.head(x_BSD if self.logit_scale == 1.0 else x_BSD * self.logit_scale)
         if self.logit_softcap is not None:
             logits_BSV = torch.tanh(logits_BSV / self.logit_softcap) * self.logit_softcap
         return logits_BSV, presents
+
+
+def _embedding(config: TransformerConfig, vocab_size: int) -> Embedding | NoEmbedding:
+    return NoEmbedding() if config.reads_vectors else Embedding(config, vocab_size)
 
 
 class Transformer(nn.Module):
@@ -246,7 +255,8 @@ class Transformer(nn.Module):
         if config.has_decoder:
             self.decoder = Decoder(config)
         if config.kind == "encoder-decoder" and config.tie_embeddings and config.tgt_vocab_size is None:
-            cast(Embedding, self.encoder.embedding).token.weight = self.decoder.embedding.token.weight
+            shared = cast(Embedding, self.decoder.embedding)
+            cast(Embedding, self.encoder.embedding).token.weight = shared.token.weight
         if config.pooler:
             self.pooler = nn.Linear(config.d_model, config.d_model)
             self.pooler_activation = nn.Tanh()

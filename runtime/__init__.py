@@ -5,6 +5,7 @@ from .decoder import Decoder
 from .encoder import Encoder
 from .encoder_decoder import EncoderDecoder
 from .model import Model
+from .module import Module
 from .session import Session
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Encoder",
     "EncoderDecoder",
     "Model",
+    "Module",
     "Session",
     "load",
 ]

@@ -62,8 +62,10 @@ def length_limit(signature: Signature) -> int | None:
     return min(limits, default=None)
 
 
-def batches(rows: Sequence[Sequence[int]], size: int, pad: int = 0) -> Iterator[tuple[list[int], Array, Array]]:
-    """Sort rows by length and pad them on the right, with the id `pad`, into batches.
+def batches(
+    rows: Sequence[Sequence[int]], size: int, pad: int = 0, *, left: bool = False
+) -> Iterator[tuple[list[int], Array, Array]]:
+    """Sort rows by length and pad them, with the id `pad`, into batches: on the right, or on the left.
 
     Yields:
         The places of a batch's rows in `rows`; their ids (B, S), int64; which of them are real, (B, S), int64 0 or 1.
@@ -74,8 +76,8 @@ def batches(rows: Sequence[Sequence[int]], size: int, pad: int = 0) -> Iterator[
         ids_BS = np.full((len(places), len(rows[places[-1]])), pad, np.int64)
         mask_BS = np.zeros_like(ids_BS)
         for b, place in enumerate(places):
-            ids_BS[b, : len(rows[place])] = rows[place]
-            mask_BS[b, : len(rows[place])] = 1
+            real = slice(-len(rows[place]), None) if left else slice(len(rows[place]))
+            ids_BS[b, real], mask_BS[b, real] = rows[place], 1
         yield places, ids_BS, mask_BS
 
 

@@ -9,13 +9,14 @@ from .encoder import Encoder
 from .encoder_decoder import EncoderDecoder
 from .manifest import Manifest, check_digests, read_manifest
 from .model import TOKENIZER
+from .module import Module
 from .providers import candidates, count_threads
 from .session import Session
 
 
 def load(
     bundle: str | os.PathLike[str], provider: str = "auto", precision: str = "auto", threads: int | None = None
-) -> Encoder | Decoder | EncoderDecoder:
+) -> Encoder | Decoder | EncoderDecoder | Module:
     """Open a bundle that tfm-export wrote.
 
     Args:
@@ -25,7 +26,7 @@ def load(
         threads: Threads within an operator; None: as many as this process may use cores.
 
     Returns:
-        An `Encoder`, `Decoder` or `EncoderDecoder`, as the manifest's kind says.
+        An `Encoder`, `Decoder`, `EncoderDecoder` or `Module`, as the manifest's kind says.
 
     Raises:
         BundleError: It is no bundle, is altered or incomplete, or lacks the precision.
@@ -50,8 +51,8 @@ def load(
                 raise
             continue
         break
-    made: dict[str, type[Encoder] | type[Decoder] | type[EncoderDecoder]]
-    made = {"encoder": Encoder, "decoder": Decoder, "encoder-decoder": EncoderDecoder}
+    made: dict[str, type[Encoder] | type[Decoder] | type[EncoderDecoder] | type[Module]]
+    made = {"encoder": Encoder, "decoder": Decoder, "encoder-decoder": EncoderDecoder, "module": Module}
     return made[manifest.kind](manifest, chosen, sessions)
 
 

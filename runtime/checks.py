@@ -17,6 +17,7 @@ from .manifest import Signature, TensorSpec
 
 Array = npt.NDArray[Any]
 MAY_BE_EMPTY = "past_sequence"
+SUM = " + "
 
 _UNSIGNED = {size: np.dtype(f"uint{8 * size}") for size in (1, 2, 4, 8)}
 
@@ -26,7 +27,9 @@ class InputChecks:
 
     def __init__(self, signature: Signature) -> None:
         self._inputs = {spec.name: (np.dtype(spec.dtype), len(spec.shape), spec) for spec in signature.inputs}
-        self._max_length = [(tuple(key.split(" + ")), most) for key, most in signature.max_length.items()]
+        dims = dict.fromkeys(dim for spec in signature.inputs for dim in spec.shape if isinstance(dim, str))
+        self._sums = [(dim, tuple(dim.split(SUM))) for dim in dims if SUM in dim]
+        self._max_length = [(tuple(key.split(SUM)), most) for key, most in signature.max_length.items()]
 
     def __call__(self, arrays: Mapping[str, Any]) -> dict[str, Array]:
         """Check arrays.
@@ -63,13 +66,22 @@ class InputChecks:
             if bounded and array.view(_UNSIGNED[array.itemsize]).max() >= spec.below:
                 _refuse_values(array, spec)
             checked[name] = array
+        for dim, parts in self._sums:
+            if sizes[dim] != sum([sizes[part] for part in parts]):
+                self._refuse_sum(checked, dim, [sizes[part] for part in parts])
         for dims, most in self._max_length:
             total = sum([sizes[dim] for dim in dims])
             if total > most:
-                raise InputError(
-                    f"{' + '.join(dims)} is {total}, but this model takes at most {most}; shorten the input"
-                )
+                raise InputError(f"{SUM.join(dims)} is {total}, but this model takes at most {most}; shorten the input")
         return checked
+
+    def _refuse_sum(self, checked: Mapping[str, Array], dim: str, sizes: list[int]) -> NoReturn:
+        spec = next(spec for _, _, spec in self._inputs.values() if dim in spec.shape)
+        shape, axis = checked[spec.name].shape, spec.shape.index(dim)
+        raise InputError(
+            f"{spec.name} has shape {shape}, but must be {_describe(spec)}: "
+            f"axis {axis} is {shape[axis]} and must be {SUM.join(map(str, sizes))}"
+        )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

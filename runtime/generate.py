@@ -3,7 +3,7 @@
 Shapes: B batch, S new tokens, P past tokens, N heads, H head size, V vocabulary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,24 +20,31 @@ def generate_greedily(
     context: Mapping[str, Any],
     generation: Generation,
     max_new_tokens: int,
+    mask_BS: Array | None = None,
 ) -> list[list[int]]:
     """Take the likeliest next token until every row has ended.
 
     Args:
         decoder: Takes input_ids, the context and past_key_values.…; gives logits (B, S, V) and present.….
-        prompt_BS: Checked ids that every row starts with, int64, without padding.
+        prompt_BS: Checked ids that every row starts with, int64.
         context: Inputs that stay the same at every step, as numpy arrays or OrtValues.
-        generation: Which token ends a row.
-        max_new_tokens: Where to stop at the latest; the model's greatest length may come first.
+        generation: Which tokens end a row.
+        max_new_tokens: Where to stop at the latest; the model's greatest length may come first, row by row.
+        mask_BS: Which ids of prompts padded on the left are real, int64 0 or 1, for a decoder that takes
+            attention_mask and position_ids; None: it takes neither, and all ids are real.
 
     Returns:
         Per row the new ids, without the one that ended it.
     """
-    batch, prompt_length = prompt_BS.shape
-    most = length_limit(decoder.signature)
+    batch, width = prompt_BS.shape
+    length_B = np.full(batch, width) if mask_BS is None else mask_BS.sum(1)
+    limit_B, most = np.full(batch, max_new_tokens), length_limit(decoder.signature)
     if most is not None:  # the last new token is not fed back: it needs no position
-        max_new_tokens = min(max_new_tokens, most - prompt_length + 1)
+        limit_B = np.minimum(limit_B, most - length_B + 1)
     feeds = {"input_ids": prompt_BS, **context}
+    if mask_BS is not None:
+        feeds["attention_mask"] = mask_BS
+        feeds["position_ids"] = (mask_BS.cumsum(1) - 1).clip(min=0)
     caches = empty_caches(decoder, feeds)
     feeds.update(caches)
     outputs = ["logits", *(name.replace("past_key_values.", "present.") for name in caches)]
@@ -48,13 +55,17 @@ def generate_greedily(
         logits, *presents = decoder.run_bound(feeds, outputs)
         next_B = logits.numpy()[:, -1].argmax(-1)
         columns.append(next_B)
-        if generation.eos_token_id is not None:
-            done_B |= next_B == generation.eos_token_id
-        if done_B.all() or len(columns) == max_new_tokens:
+        done_B |= np.isin(next_B, generation.eos_token_ids) | (len(columns) >= limit_B)
+        if done_B.all():
             break
         feeds["input_ids"] = next_B[:, None]
+        if mask_BS is not None:  # a row that has ended stays at its last position, whatever it says there
+            place_B = length_B + np.minimum(len(columns), limit_B - 1) - 1
+            feeds["attention_mask"] = np.concatenate([feeds["attention_mask"], np.ones((batch, 1), np.int64)], 1)
+            feeds["position_ids"] = place_B[:, None]
         feeds.update(zip(caches, presents, strict=True))
-    return [_until(row, generation.eos_token_id) for row in np.stack(columns, 1).tolist()]
+    rows = np.stack(columns, 1).tolist()
+    return [_until(row[:limit], generation.eos_token_ids) for row, limit in zip(rows, limit_B.tolist(), strict=True)]
 
 
 def empty_caches(decoder: Session, feeds: Mapping[str, Any]) -> dict[str, Array]:
@@ -67,5 +78,5 @@ def empty_caches(decoder: Session, feeds: Mapping[str, Any]) -> dict[str, Array]
     }
 
 
-def _until(row: list[int], end: int | None) -> list[int]:
-    return row[: row.index(end)] if end in row else row
+def _until(row: list[int], ends: Collection[int]) -> list[int]:
+    return row[: next((place for place, token in enumerate(row) if token in ends), len(row))]

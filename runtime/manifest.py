@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "encoder": ("model",),
     "decoder": ("model",),
     "encoder-decoder": ("encoder", "decoder"),
+    "module": ("model",),
 }
 DTYPES = (
     "bool",
@@ -41,7 +42,8 @@ class TensorSpec:
     Attributes:
         name: Its name in the graph.
         dtype: A numpy dtype's name.
-        shape: Fixed sizes, and names of dimensions; equal names are equal sizes.
+        shape: Fixed sizes, and names of dimensions; equal names are equal sizes. A sum of names, as
+            "past_sequence + sequence", is the sum of their sizes.
         below: Values must be in [0, below); None: any.
     """
 
@@ -73,14 +75,14 @@ class Generation:
     Attributes:
         pad_token_id: Fills up shorter rows of a batch; None: 0 does.
         bos_token_id: Starts what an encoder-decoder generates.
-        eos_token_id: Ends it; None: only the length does.
+        eos_token_ids: Each ends it; where there is none, only the length does.
         max_new_tokens: Greatest number of new tokens unless asked otherwise.
         split_on_whitespace: Texts are words, tokenized by character.
     """
 
     pad_token_id: int | None
     bos_token_id: int | None
-    eos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
     max_new_tokens: int
     split_on_whitespace: bool
 
@@ -99,7 +101,7 @@ class Manifest:
 
     Attributes:
         folder: The bundle.
-        kind: "encoder", "decoder" or "encoder-decoder".
+        kind: "encoder", "decoder", "encoder-decoder", or "module": anything else.
         family: Where the checkpoint came from, e.g. "bert".
         config: The exported model's configuration, for information.
         graphs: Precision → role → path within the bundle.
@@ -203,7 +205,7 @@ def _parse(folder: Path, top: CheckedJson) -> Manifest:
         family=top["family"].text(),
         config=_plain(top["config"]),
         graphs=graphs,
-        signature={role: _signature(top["signature"][role]) for role in ROLES[kind]},
+        signature={role: _signature(top["signature"][role], kind) for role in ROLES[kind]},
         generation=None if generation.value is None else _generation(generation, kind),
         max_text_tokens=top["max_text_tokens"].optional_integer(1),
         files=files,
@@ -233,21 +235,26 @@ def _graph(value: CheckedJson, kind: str, files: Mapping[str, File]) -> dict[str
     return paths
 
 
-def _signature(value: CheckedJson) -> Signature:
+def _signature(value: CheckedJson, kind: str) -> Signature:
     inputs = tuple(_tensor(item) for item in value["inputs"].items())
     outputs = tuple(_tensor(item) for item in value["outputs"].items())
-    if all(spec.name != "input_ids" for spec in inputs):
+    if kind != "module" and all(spec.name not in ("input_ids", "pixel_values") for spec in inputs):
         raise BundleError(f"{value.path}: {value.place}.inputs has no input_ids; export the bundle again")
     dims = {dim for spec in inputs for dim in spec.shape if isinstance(dim, str)}
     for spec, item in zip(inputs, value["inputs"].items(), strict=True):
-        if any(isinstance(dim, str) and not dim.isidentifier() for dim in spec.shape):
-            raise item["shape"].error("of sizes and plain names")
+        if any(isinstance(dim, str) and not _is_sum(dim, dims) for dim in spec.shape):
+            raise item["shape"].error("of sizes, plain names and sums of plain names")
     limits = {}
     for key, item in value["max_length"].fields().items():
         if not dims.issuperset(key.split(" + ")):
             raise BundleError(f"{value.path}: {item.place} limits no dimension of an input; export the bundle again")
         limits[key] = item.integer(1)
     return Signature(inputs=inputs, outputs=outputs, max_length=limits)
+
+
+def _is_sum(dim: str, dims: Collection[str]) -> bool:
+    """Whether `dim` is a plain name, or a sum of names that are themselves among `dims`."""
+    return all(part.isidentifier() and part in dims for part in dim.split(" + "))
 
 
 def _tensor(value: CheckedJson) -> TensorSpec:
@@ -260,11 +267,12 @@ def _tensor(value: CheckedJson) -> TensorSpec:
 
 
 def _generation(value: CheckedJson, kind: str) -> Generation:
-    bos = value["bos_token_id"]
+    bos, eos = value["bos_token_id"], value["eos_token_id"]
+    ends = [end.integer(0) for end in eos.items()] if isinstance(eos.value, list) else [eos.optional_integer(0)]
     return Generation(
         pad_token_id=value["pad_token_id"].optional_integer(0),
         bos_token_id=bos.integer(0) if kind == "encoder-decoder" else bos.optional_integer(0),
-        eos_token_id=value["eos_token_id"].optional_integer(0),
+        eos_token_ids=tuple(end for end in ends if end is not None),
         max_new_tokens=value["max_new_tokens"].integer(1),
         split_on_whitespace=value["split_on_whitespace"].flag(),
     )

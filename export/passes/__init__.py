@@ -1,7 +1,8 @@
 """Passes on the exported graph, one a file, each an `onnx_ir.passes.InPlacePass`."""
 
+from .expand_rotary_caches import ExpandRotaryCaches
 from .fold_heads import FoldHeads
 from .fuse_quick_gelu import FuseQuickGelu
 from .name_ops import OP_KEY, NameOps
 
-__all__ = ["OP_KEY", "FoldHeads", "FuseQuickGelu", "NameOps"]
+__all__ = ["OP_KEY", "ExpandRotaryCaches", "FoldHeads", "FuseQuickGelu", "NameOps"]

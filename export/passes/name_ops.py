@@ -1,7 +1,8 @@
-"""Mark the nodes of every attention and activation with the module they come from; drop the exporter's own metadata."""
+"""Mark the nodes of every attention, softmax and activation with the module they come from; drop torch's metadata."""
 
 import ast
 from collections import Counter
+from collections.abc import Mapping
 
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
@@ -16,11 +17,19 @@ _CLASSES = "pkg.torch.onnx.class_hierarchy"
 
 
 class NameOps(InPlacePass):
-    """Give each attention's and activation's nodes an `OP_KEY`.
+    """Give each attention's, softmax's and activation's nodes an `OP_KEY`.
 
-    Requires: the metadata that torch's exporter writes on nodes, of a `tfm.export.Graph`.
+    Requires: the metadata that torch's exporter writes on nodes, of a `tfm.export.Graph`; a module's later calls
+        have "@1", "@2", … behind their scope.
     Ensures: no other metadata is left (the exporter's holds paths of the machine it ran on).
+
+    Attributes:
+        names: For each name a module can be reached by, the one that `named_modules` gives it.
     """
+
+    def __init__(self, names: Mapping[str, str] | None = None) -> None:
+        super().__init__()
+        self.names = {} if names is None else names
 
     def call(self, model: ir.Model) -> PassResult:
         """Name the ops of `model` in the order of its nodes."""
@@ -33,13 +42,15 @@ class NameOps(InPlacePass):
             if len(scopes) < 2 or len(scopes) != len(classes):
                 continue
             call, path, kind = scopes[-1], scopes[-2], OPS_OF_ATEN.get(classes[-1])
-            for scope, name in zip(scopes[:-1], classes[:-1], strict=True):
+            for scope, name in reversed(list(zip(scopes[:-1], classes[:-1], strict=True))):
                 if name in COMPOSITE_CLASSES:  # all its calls together are one op
                     call, path, kind = scope, scope, ACTIVATION
             if kind is None:
                 continue
             if call not in named:
-                path = path.removeprefix("model.")
+                path = path.partition("@")[0]
+                path = "" if path == "model" else path.removeprefix("model.")
+                path = self.names.get(path, path)
                 named[call] = OpId(kind=kind, path=path, call=calls[kind, path])
                 calls[kind, path] += 1
             node.metadata_props[OP_KEY] = str(named[call])

@@ -1,112 +1,165 @@
 """BERT (Devlin et al. 2019) as Hugging Face writes it, and sentence-transformers on top of it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from tfm.errors import CheckpointError, ConfigError
+from tfm.errors import CheckpointError
 
 from ..config import TransformerConfig
+from .common import (
+    Weights,
+    check_options,
+    drop,
+    pack,
+    read_activation,
+    read_labels,
+    read_task,
+    rename,
+    required_keys,
+    strip_prefix,
+)
 from .pooling import read_pooling
 
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "quick_gelu": "quick_gelu",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-    "tanh": "tanh",
-}
-"""Hugging Face's `hidden_act` → ours."""
-
-_LAYER = {
-    "attention.output.dense": "self_attn.out_proj",
-    "attention.output.LayerNorm": "norm1",
-    "intermediate.dense": "feed_forward.linear1",
-    "output.dense": "feed_forward.linear2",
-    "output.LayerNorm": "norm2",
+EMBEDDING_NAMES = {
+    "embeddings.word_embeddings": "encoder.embedding.token",
+    "embeddings.position_embeddings.weight": "encoder.embedding.position",
+    "embeddings.token_type_embeddings": "encoder.embedding.segment",
+    "embeddings.LayerNorm": "encoder.embedding.norm",
 }
 
-_EMBEDDINGS = {
-    "word_embeddings.weight": "token.weight",
-    "position_embeddings.weight": "position",
-    "token_type_embeddings.weight": "segment.weight",
-    "LayerNorm.weight": "norm.weight",
-    "LayerNorm.bias": "norm.bias",
+LAYER_NAMES = {
+    "encoder.layer.*.attention.self": "self_attn.in_proj",
+    "encoder.layer.*.attention.output.dense": "self_attn.out_proj",
+    "encoder.layer.*.attention.output.LayerNorm": "self_attn_residual.norm",
+    "encoder.layer.*.intermediate.dense": "feed_forward.linear1",
+    "encoder.layer.*.output.dense": "feed_forward.linear2",
+    "encoder.layer.*.output.LayerNorm": "feed_forward_residual.norm",
 }
 
+CONSTANTS = ("embeddings.position_ids", "embeddings.token_type_ids")
+"""What old versions saved, though it is no weight."""
 
-def convert_bert(
-    folder: Path, values: dict[str, Any], weights: dict[str, Tensor]
-) -> tuple[TransformerConfig, dict[str, Tensor]]:
-    """Map a BertModel's configuration and weights to ours.
+_SUPPORTED: dict[str, list[Any]] = {
+    "is_decoder": [False],
+    "add_cross_attention": [False],
+    "position_embedding_type": ["absolute"],
+    "pruned_heads": [{}],
+}
 
-    Sentence-transformers' pooling, where modules.json asks for it, takes the place of BERT's own pooler.
+_POOLER = {"pooler.dense": "pooler"}
+
+_HEADS: dict[str | None, dict[str, str]] = {
+    "ForMaskedLM": {
+        "cls.predictions.transform.dense": "head.hidden",
+        "cls.predictions.transform.LayerNorm": "head.norm",
+        "cls.predictions.decoder": "head.output",
+    },
+    "ForSequenceClassification": {"pooler.dense": "head.hidden", "classifier": "head.output"},
+    "ForTokenClassification": {"classifier": "head.output"},
+}
+
+_UNUSED = {
+    "Model": ("cls.",),
+    "ForMaskedLM": ("pooler.", "cls.seq_relationship."),
+    "ForTokenClassification": ("pooler.",),
+}
+"""What a checkpoint may hold beside what the class it names has."""
+
+
+def convert_bert(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+    """Map a BertModel, or one with a head for masked tokens, sequences or tokens, as `architectures` says.
+
+    Of a BertForPreTraining, the head for masked tokens is taken. A pretraining head is dropped where `architectures`
+    is BertModel. Sentence-transformers' pooling, where modules.json asks for it, takes the place of pooler and head.
     """
-    if values.get("is_decoder") or values.get("position_embedding_type", "absolute") != "absolute":
-        raise ConfigError("only BERT encoders with absolute positions are supported")
-    pooling = read_pooling(folder)
-    weights = {name.removeprefix("bert."): tensor for name, tensor in weights.items()}
-    weights.pop("embeddings.position_ids", None)  # a constant that old versions saved
+    known = ("Model", "ForMaskedLM", "ForPreTraining", "ForSequenceClassification", "ForTokenClassification")
+    task, pooling = read_task(values, "Bert", known), read_pooling(folder)
+    task = "ForMaskedLM" if task == "ForPreTraining" else task
+    weights = modern_names(strip_prefix(weights, "bert."))
     if pooling:
-        weights = {name: tensor for name, tensor in weights.items() if not name.startswith("pooler.")}
-    try:
-        activation = str(values["hidden_act"])
-        config = TransformerConfig(
-            kind="encoder",
-            vocab_size=values["vocab_size"],
-            d_model=values["hidden_size"],
-            nhead=values["num_attention_heads"],
-            num_encoder_layers=values["num_hidden_layers"],
-            dim_feedforward=values["intermediate_size"],
-            dropout=values.get("hidden_dropout_prob", 0.1),
-            activation=_ACTIVATIONS.get(activation, activation),
-            layer_norm_eps=values.get("layer_norm_eps", 1e-12),
-            positions="learned",
-            max_positions=values["max_position_embeddings"],
-            scale_embeddings=False,
-            type_vocab_size=values["type_vocab_size"],
-            embedding_norm=True,
-            pooler="pooler.dense.weight" in weights,
-            pad_token_id=values.get("pad_token_id"),
-            **pooling,
-        )
-    except KeyError as error:
-        raise ConfigError(f"a BERT configuration needs {error.args[0]!r}, which this one lacks") from error
-    mapped = {_rename(name): tensor for name, tensor in weights.items()}
+        task, weights = None, drop(weights, ("pooler.", "cls.", "classifier."))
+    weights = drop(weights, CONSTANTS + _UNUSED.get(task or "", ()))
+    options = head_options(task, values, two_layers="tanh") | pooling
+    if options.get("head") is None:
+        options["pooler"] = "pooler.dense.weight" in weights
+    config = read_config("BERT", values, **options)
+    if task == "ForMaskedLM":
+        take_output_bias(folder, weights, config, "cls.predictions.bias", "cls.predictions.decoder.bias")
+    pack_layers(folder, weights, config)
+    return config, rename(weights, EMBEDDING_NAMES | (_HEADS.get(task) or _POOLER), LAYER_NAMES, "encoder.layers")
+
+
+def modern_names(weights: Weights) -> Weights:
+    """Give norms that were saved under TensorFlow's names, gamma and beta, those of torch."""
+    kinds = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+    for old, new in kinds.items():
+        weights = {name.removesuffix(old) + new if name.endswith(old) else name: w for name, w in weights.items()}
+    return weights
+
+
+def head_options(task: str | None, values: Mapping[str, Any], *, two_layers: str) -> dict[str, Any]:
+    """Say which head a class has: fields of `TransformerConfig`.
+
+    Args:
+        task: Rest of the class's name, e.g. "ForTokenClassification".
+        values: The values of config.json.
+        two_layers: Activation between the two layers of a head for sequences.
+    """
+    if task == "ForMaskedLM":
+        tied = values.get("tie_word_embeddings", True)
+        return {"head": "masked-lm", "tie_embeddings": tied, "head_bias": True}
+    if task == "ForSequenceClassification":
+        return {"head": "sequence", "head_activation": two_layers, "labels": read_labels(values)}
+    if task == "ForTokenClassification":
+        return {"head": "token", "labels": read_labels(values)}
+    return {}
+
+
+def read_config(family: str, values: Mapping[str, Any], **options: Any) -> TransformerConfig:
+    """Read the configuration of BERT and of what descends from it; `options` are further fields."""
+    check_options(family, values, _SUPPORTED)
+    with required_keys(family):
+        fields = {
+            "vocab_size": values["vocab_size"],
+            "d_model": values["hidden_size"],
+            "nhead": values["num_attention_heads"],
+            "num_encoder_layers": values["num_hidden_layers"],
+            "dim_feedforward": values["intermediate_size"],
+            "dropout": values.get("hidden_dropout_prob", 0.1),
+            "activation": read_activation(values["hidden_act"]),
+            "layer_norm_eps": values.get("layer_norm_eps", 1e-12),
+            "positions": "learned",
+            "max_positions": values["max_position_embeddings"],
+            "scale_embeddings": False,
+            "type_vocab_size": values["type_vocab_size"],
+            "embedding_norm": True,
+            "pad_token_id": values.get("pad_token_id"),
+        }
+    return TransformerConfig(kind="encoder", **(fields | options))
+
+
+def take_output_bias(folder: Path, weights: Weights, config: TransformerConfig, shared: str, own: str) -> None:
+    """Make one of the two names that the bias of a head for masked tokens is saved under.
+
+    Untied, only the projection's own bias is in use; tied, the two are one.
+    """
+    if shared not in weights:
+        return
+    bias = weights.pop(shared)
+    if config.tie_embeddings and own in weights and not weights[own].equal(bias):
+        raise CheckpointError(f"{folder}: {shared} and {own} are one bias, but differ")
+    weights.setdefault(own, bias)
+
+
+def pack_layers(
+    folder: Path,
+    weights: Weights,
+    config: TransformerConfig,
+    attention: str = "encoder.layer.{}.attention.self",
+    parts: tuple[str, str, str] = ("query", "key", "value"),
+) -> None:
+    """Pack each layer's projections to queries, keys and values, `parts` of `attention`, into one of its name."""
     for layer in range(config.num_encoder_layers):
-        _pack(folder, mapped, f"encoder.layers.{layer}.self_attn")
-    return config, mapped
-
-
-def _rename(name: str) -> str:
-    if name.startswith("embeddings."):
-        part = name.removeprefix("embeddings.")
-        return f"encoder.embedding.{_EMBEDDINGS.get(part, part)}"
-    if name.startswith("encoder.layer."):
-        layer, _, part = name.removeprefix("encoder.layer.").partition(".")
-        module, _, kind = part.rpartition(".")
-        module = module.replace("attention.self.", "self_attn.")
-        return f"encoder.layers.{layer}.{_LAYER.get(module, module)}.{kind}"
-    return name.replace("pooler.dense.", "pooler.")
-
-
-def _pack(folder: Path, weights: dict[str, Tensor], attention: str) -> None:
-    """Replace the projections of query, key and value by the one that our attention has."""
-    for kind in ("weight", "bias"):
-        names = [f"{attention}.{part}.{kind}" for part in ("query", "key", "value")]
-        absent = [name for name in names if name not in weights]
-        if absent:
-            raise CheckpointError(
-                f"{folder}: the weights lack {absent[0]} (an attention without {kind}s is not supported)"
-            )
-        parts = [weights.pop(name) for name in names]
-        if len({part.shape for part in parts}) > 1 or parts[0].ndim == 0:
-            raise CheckpointError(
-                f"{folder}: {', '.join(names)} differ in shape: {[tuple(part.shape) for part in parts]}"
-            )
-        weights[f"{attention}.in_proj.{kind}"] = torch.cat(parts)
+        module = attention.format(layer)
+        pack(folder, weights, [f"{module}.{part}" for part in parts], module, bias=config.qkv_bias)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tfm.model import Transformer, TransformerConfig
 from tfm.model.attention import SelfAttention, causal_mask, padding_mask
-from tfm.model.transformer import EncoderLayer
+from tfm.model.transformer import Layer
 
 Array = np.ndarray
 Weights = dict[str, Array]
@@ -67,11 +67,9 @@ class Oracle:
         return self.norm(f"{name}.norm", x) if self.config.embedding_norm else x
 
     def layer(self, name: str, x: Array, parts: list[tuple[str, Any]]) -> Array:
-        for norm, part in parts:
-            if self.config.norm_first:
-                x = x + part(self.norm(f"{name}.{norm}", x))
-            else:
-                x = self.norm(f"{name}.{norm}", x + part(x))
+        for sublayer, part in parts:
+            norm = f"{name}.{sublayer}_residual.norm"
+            x = x + part(self.norm(norm, x)) if self.config.norm_first else self.norm(norm, x + part(x))
         return x
 
     def encode(self, ids: Array, real: Array, segments: Array | None) -> Array:
@@ -79,8 +77,14 @@ class Oracle:
         mask = np.broadcast_to(real, (len(ids), len(ids)))
         for index in range(self.config.num_encoder_layers):
             name = f"encoder.layers.{index}"
-            attention = ("norm1", lambda y, name=name: self.self_attention(f"{name}.self_attn", y, mask))
-            x = self.layer(name, x, [attention, ("norm2", lambda y, n=name: self.feed_forward(f"{n}.feed_forward", y))])
+            x = self.layer(
+                name,
+                x,
+                [
+                    ("self_attn", lambda y, n=name: self.self_attention(f"{n}.self_attn", y, mask)),
+                    ("feed_forward", lambda y, n=name: self.feed_forward(f"{n}.feed_forward", y)),
+                ],
+            )
         return self.norm("encoder.norm", x) if self.config.norm_first else x
 
     def decode(self, ids: Array, real: Array, memory: Array | None, memory_real: Array | None) -> Array:
@@ -88,13 +92,13 @@ class Oracle:
         mask = np.tril(np.ones((len(ids), len(ids)), bool)) & real
         for index in range(self.config.num_decoder_layers):
             name = f"decoder.layers.{index}"
-            parts = [("norm1", lambda y, n=name: self.self_attention(f"{n}.self_attn", y, mask))]
+            parts = [("self_attn", lambda y, n=name: self.self_attention(f"{n}.self_attn", y, mask))]
             if memory is not None:
                 sight = np.broadcast_to(memory_real, (len(ids), len(memory)))
                 parts.append(
-                    ("norm2", lambda y, n=name, s=sight: self.cross_attention(f"{n}.cross_attn", y, memory, s))
+                    ("cross_attn", lambda y, n=name, s=sight: self.cross_attention(f"{n}.cross_attn", y, memory, s))
                 )
-            parts.append(("norm3", lambda y, n=name: self.feed_forward(f"{n}.feed_forward", y)))
+            parts.append(("feed_forward", lambda y, n=name: self.feed_forward(f"{n}.feed_forward", y)))
             x = self.layer(name, x, parts)
         x = self.norm("decoder.norm", x) if self.config.norm_first else x
         head = "decoder.embedding.token.weight" if self.config.tie_embeddings else "decoder.head.weight"
@@ -181,11 +185,12 @@ def test_whole_model_is_the_papers(options: dict[str, Any], src_lengths: list[in
 def test_attention_alone_is_the_papers(sizes: tuple[int, int], length: int, past: int, seed: int) -> None:
     torch.manual_seed(seed)
     d_model, nhead = sizes
-    attention = SelfAttention(d_model, nhead, 0.5).eval().double()
+    config = TransformerConfig(vocab_size=1, d_model=d_model, nhead=nhead, dropout=0.5)
+    attention = SelfAttention(config).eval().double()
     weights = {f"a.{name}": value.numpy() for name, value in attention.state_dict().items()}
-    oracle = Oracle(TransformerConfig(vocab_size=1, d_model=d_model, nhead=nhead), weights, None)
+    oracle = Oracle(config, weights, None)
     x_BTD = torch.randn(2, past + length, d_model, dtype=torch.float64)
-    mask = causal_mask(length, past, x_BTD.device)
+    mask = causal_mask(torch.arange(past, past + length), torch.arange(past + length))
     with torch.no_grad():
         _, cached = attention(x_BTD[:, :past], None) if past else (None, None)
         got, present = attention(x_BTD[:, past:], mask, cached)
@@ -196,8 +201,10 @@ def test_attention_alone_is_the_papers(sizes: tuple[int, int], length: int, past
 
 
 def test_masks() -> None:
-    cpu = torch.device("cpu")
-    assert causal_mask(2, 1, cpu).tolist() == [[[[True, True, False], [True, True, True]]]]
+    query_S, key_T = torch.arange(1, 3), torch.arange(3)
+    assert causal_mask(query_S, key_T).tolist() == [[[[True, True, False], [True, True, True]]]]
+    assert causal_mask(query_S, key_T, 2).tolist() == [[[[True, True, False], [False, True, True]]]]
+    assert causal_mask(query_S, key_T, 1).tolist() == [[[[False, True, False], [False, False, True]]]]
     spread = padding_mask(torch.tensor([[1, 0], [1, 1]]), 3)
     assert spread.dtype == torch.bool
     assert spread.tolist() == [[[[True, False]] * 3], [[[True, True]] * 3]]
@@ -210,7 +217,7 @@ def test_encoder_layer_is_torchs(activation: str, norm_first: bool) -> None:
         vocab_size=1, d_model=12, nhead=3, dim_feedforward=20, activation=activation, norm_first=norm_first
     )
     torch.manual_seed(0)
-    ours = EncoderLayer(config).eval().double()
+    ours = Layer(config, cross=False).eval().double()
     theirs = nn.TransformerEncoderLayer(
         12, 3, 20, activation=activation, norm_first=norm_first, batch_first=True, layer_norm_eps=config.layer_norm_eps
     )
@@ -224,12 +231,16 @@ def test_encoder_layer_is_torchs(activation: str, norm_first: bool) -> None:
         "linear1.bias": "feed_forward.linear1.bias",
         "linear2.weight": "feed_forward.linear2.weight",
         "linear2.bias": "feed_forward.linear2.bias",
+        "norm1.weight": "self_attn_residual.norm.weight",
+        "norm1.bias": "self_attn_residual.norm.bias",
+        "norm2.weight": "feed_forward_residual.norm.weight",
+        "norm2.bias": "feed_forward_residual.norm.bias",
     }
     ours.load_state_dict({names.get(name, name): value for name, value in theirs.state_dict().items()})
     x_BSD = torch.randn(3, 5, 12, dtype=torch.float64)
     _, real_BS = ragged([5, 3, 1])
     want = theirs(x_BSD, src_key_padding_mask=~real_BS)  # with gradients on: torch's plain path, not its fused one
-    got = ours(x_BSD, padding_mask(real_BS, 5))
+    got, _ = ours(x_BSD, padding_mask(real_BS, 5))
     torch.testing.assert_close(got, want, rtol=0, atol=EXACT)
 
 
@@ -247,6 +258,9 @@ def test_whole_encoder_decoder_is_torchs(norm_first: bool) -> None:
     state = {}
     for name in weights:
         value, renamed = weights[name], name.replace("feed_forward.", "").replace("in_proj.", "in_proj_")
+        last_norm = "norm2" if name.startswith("encoder.") else "norm3"
+        renamed = renamed.replace("self_attn_residual.norm", "norm1").replace("cross_attn_residual.norm", "norm2")
+        renamed = renamed.replace("feed_forward_residual.norm", last_norm)
         if ".q_proj." in name:
             value = torch.cat([value, weights[name.replace("q_proj", "kv_proj")]])
         renamed = renamed.replace("cross_attn", "multihead_attn").replace("q_proj.", "in_proj_")
@@ -257,9 +271,9 @@ def test_whole_encoder_decoder_is_torchs(norm_first: bool) -> None:
     tgt_BS, _ = ragged([5, 5], 9)
     with torch.no_grad():
         hidden = theirs(
-            ours.encoder.embedding(src_BT),
-            ours.decoder.embedding(tgt_BS),
-            tgt_mask=~causal_mask(5, 0, src_BT.device)[0, 0],
+            ours.encoder.embedding(src_BT, torch.arange(6)[None]),
+            ours.decoder.embedding(tgt_BS, torch.arange(5)[None]),
+            tgt_mask=~causal_mask(torch.arange(5), torch.arange(5))[0, 0],
             src_key_padding_mask=~src_real_BT,
             memory_key_padding_mask=~src_real_BT,
         )

@@ -275,9 +275,14 @@ def copier_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
 
 
 def counter_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
-    """A decoder that says t + 1 after t; after the last id of the vocabulary, EOS."""
+    """A decoder that says t + 1 after t; after the last id of the vocabulary, EOS.
+
+    Where a token's position is not its place among the real tokens up to it, the mask's and the cache's, it says UNK.
+    """
     inputs = [
         ids("input_ids", V, "batch", "sequence"),
+        ids("attention_mask", 2, "batch", "past_sequence + sequence"),
+        ids("position_ids", LIMIT, "batch", "sequence"),
         floats("past_key_values.0.key", "batch", 1, "past_sequence", 1),
         floats("past_key_values.0.value", "batch", 1, "past_sequence", 1),
     ]
@@ -291,10 +296,29 @@ def counter_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
         helper.make_node("Unsqueeze", ["new", "axes13"], ["new4"]),
         helper.make_node("Concat", ["past_key_values.0.key", "new4"], ["present.0.key"], axis=2),
         helper.make_node("Concat", ["past_key_values.0.value", "new4"], ["present.0.value"], axis=2),
-        helper.make_node("Gather", ["next", "input_ids"], ["logits"]),
+        # the place of each new token among the real ones, as (B, S)
+        helper.make_node("CumSum", ["attention_mask", "one"], ["counted"]),
+        helper.make_node("Shape", ["past_key_values.0.key"], ["past_length"], start=2, end=3),
+        helper.make_node("Shape", ["present.0.key"], ["total_length"], start=2, end=3),
+        helper.make_node("Slice", ["counted", "past_length", "total_length", "axis1"], ["counted_new"]),
+        helper.make_node("Sub", ["counted_new", "one"], ["place"]),
+        helper.make_node("Max", ["place", "zero"], ["expected"]),
+        helper.make_node("Equal", ["expected", "position_ids"], ["right"]),
+        helper.make_node("Gather", ["next", "input_ids"], ["next_ids"]),
+        helper.make_node("Where", ["right", "next_ids", "unknown"], ["said"]),
+        helper.make_node("OneHot", ["said", "depth", "off_on"], ["logits"]),
     ]
-    next_VV = np.eye(V, dtype=np.float32)[[*range(1, V), EOS]]
-    graphs = {"onnx/model.onnx": model_of(nodes, inputs, outputs, {"axes13": np.array([1, 3]), "next": next_VV})}
+    constants = {
+        "axes13": np.array([1, 3]),
+        "axis1": np.array([1]),
+        "one": np.array(1),
+        "zero": np.array(0),
+        "unknown": np.array(UNK),
+        "next": np.array([*range(1, V), EOS]),
+        "depth": np.array(V),
+        "off_on": np.array([0, 1], np.float32),
+    }
+    graphs = {"onnx/model.onnx": model_of(nodes, inputs, outputs, constants)}
     limit = {"past_sequence + sequence": LIMIT}
     manifest = {
         "kind": "decoder",

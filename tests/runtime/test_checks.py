@@ -15,6 +15,9 @@ PAST = TensorSpec(name="past", dtype="float32", shape=("batch", 2, "past_sequenc
 check = InputChecks(Signature(inputs=(IDS, MASK), outputs=(), max_length={"sequence": 5}))
 check_cached = InputChecks(Signature(inputs=(IDS, PAST), outputs=(), max_length={"past_sequence + sequence": 6}))
 
+ALL = TensorSpec(name="attention_mask", dtype="int64", shape=("batch", "past_sequence + sequence"), below=2)
+check_sum = InputChecks(Signature(inputs=(ALL, IDS, PAST), outputs=(), max_length={"past_sequence + sequence": 6}))
+
 
 def good(**changes):
     return {"input_ids": np.ones((2, 4), np.int64), "attention_mask": np.ones((2, 4), np.int64), **changes}
@@ -118,6 +121,24 @@ def test_too_long():
     )
     with pytest.raises(InputError, match=r"past_sequence \+ sequence is 7, but this model takes at most 6"):
         check_cached({"input_ids": np.zeros((1, 2), np.int64), "past": np.zeros((1, 2, 5, 3), np.float32)})
+
+
+@pytest.mark.parametrize(("past", "new", "mask", "right"), [(0, 2, 2, True), (3, 1, 4, True), (3, 1, 3, False)])
+def test_sums_of_sizes(past, new, mask, right):
+    arrays = {
+        "attention_mask": np.ones((1, mask), np.int64),
+        "input_ids": np.zeros((1, new), np.int64),
+        "past": np.zeros((1, 2, past, 3), np.float32),
+    }
+    if right:
+        assert check_sum(arrays)["attention_mask"] is arrays["attention_mask"]
+        return
+    message = (
+        r"attention_mask has shape \(1, 3\), but must be int64 \[batch, past_sequence \+ sequence\]: "
+        r"axis 1 is 3 and must be 3 \+ 1$"
+    )
+    with pytest.raises(InputError, match=message):
+        check_sum(arrays)
 
 
 def test_lists_of_integers():

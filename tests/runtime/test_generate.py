@@ -46,6 +46,22 @@ def test_the_models_limit_ends_a_row(copier, counter):
     assert copier.generate(["abcdefgh"], max_new_tokens=100) == ["a b c d e f g h"]
     assert counter.generate([[4, 4, 4, 4, 4, 4]], max_new_tokens=100) == [[5, 6, 7]]
     assert counter.generate([[4] * 8], max_new_tokens=100) == [[5]]
+    together = counter.generate([[4] * 8, [5, 5], [4]], max_new_tokens=100)
+    assert together == [[5], [6, 7, 8, 9, 10, 11], [5, 6, 7, 8, 9, 10, 11]]  # each row has a limit of its own
+    assert counter.generate([[4] * 8, [4]], max_new_tokens=2) == [[5], [5, 6]]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@given(prompts=st.lists(st.lists(st.integers(4, 11), min_size=1, max_size=8)), batch_size=st.integers(1, 5))
+def test_ragged_prompts_are_continued(counter, prompts, batch_size):
+    expected = [list(range(row[-1] + 1, 12))[: min(6, 9 - len(row))] for row in prompts]
+    assert counter.generate(prompts, batch_size=batch_size) == expected
+
+
+def test_any_of_several_ids_ends_a_row(make_bundle, edit_manifest):
+    bundle = make_bundle("counter")
+    edit_manifest(bundle, lambda m: m["generation"].update(eos_token_id=[7, 2, 9]))
+    assert load(bundle, provider="cpu").generate([[4], [7], [10]]) == [[5, 6], [8], [11]]
 
 
 def test_no_end_token(make_bundle, edit_manifest):
@@ -101,9 +117,10 @@ def test_wrong_counts(request, kind, count):
         request.getfixturevalue(kind).generate(["a"], max_new_tokens=count)
 
 
-def test_wrong_batch_size(copier):
+@both
+def test_wrong_batch_size(request, kind):
     with pytest.raises(InputError, match="batch_size must be an integer of at least 1, but is 0"):
-        copier.generate(["a"], batch_size=0)
+        request.getfixturevalue(kind).generate(["a"], batch_size=0)
 
 
 @both
@@ -174,11 +191,16 @@ def test_wrong_teacher_forcing(copier, arrays, message):
 def test_decoder_run(counter):
     past = np.zeros((1, 1, 3, 1), np.float32)
     feeds = {"input_ids": [[4, 5]], "past_key_values.0.key": past, "past_key_values.0.value": past}
+    feeds |= {"attention_mask": [[0, 1, 1, 1, 1]], "position_ids": [[2, 3]]}
     result = counter.run(**feeds)
     assert result["logits"].argmax(-1).tolist() == [[5, 6]]
     assert result["present.0.key"][0, 0, :, 0].tolist() == [0, 0, 0, 4, 5]
     with pytest.raises(InputError, match=r"past_sequence \+ sequence is 9, but this model takes at most 8"):
-        counter.run(**{**feeds, "input_ids": [[4] * 6]})
+        counter.run(**feeds | {"input_ids": [[4] * 6], "attention_mask": [[1] * 9], "position_ids": [[7] * 6]})
+    with pytest.raises(InputError, match=r"attention_mask has shape \(1, 4\), .* axis 1 is 4 and must be 3 \+ 2$"):
+        counter.run(**feeds | {"attention_mask": [[1] * 4]})
+    with pytest.raises(InputError, match=r"position_ids\[0, 1\] is 8; ids must be in \[0, 8\)"):
+        counter.run(**feeds | {"position_ids": [[7, 8]]})
 
 
 def test_many_threads_get_the_same(copier):

@@ -64,7 +64,7 @@ def first_input(manifest):
     [
         (lambda m: m.pop("kind"), "'kind' is missing; export the bundle again"),
         (lambda m: m.pop("generation"), "'generation' is missing"),
-        (lambda m: m.update(kind="rnn"), 'kind must be one of encoder, decoder, encoder-decoder, but is "rnn"'),
+        (lambda m: m.update(kind="rnn"), 'kind must be one of encoder, decoder, encoder-decoder, module, but is "rnn"'),
         (lambda m: m.update(kind=["encoder"]), r'kind must be one of .* but is \["encoder"\]'),
         (lambda m: m.update(graphs={}), "graphs must be at least one precision, but is {}"),
         (lambda m: m.update(graphs=[]), r"graphs must be an object, but is \[\]"),
@@ -95,7 +95,9 @@ def first_input(manifest):
             lambda m: first_input(m).update(shape=["batch", 0]),
             r"inputs\[0\].shape\[1\] must be an integer of at least 1",
         ),
-        (lambda m: first_input(m).update(shape=["a + b"]), r"inputs\[0\].shape must be of sizes and plain names"),
+        (lambda m: first_input(m).update(shape=["a - b"]), r"inputs\[0\].shape must be of sizes, plain names and sums"),
+        (lambda m: first_input(m).update(shape=["batch + b"]), r"inputs\[0\].shape must be of sizes, plain names and"),
+        (lambda m: first_input(m).update(shape=["batch +"]), r"inputs\[0\].shape must be of sizes, plain names and su"),
         (lambda m: first_input(m).update(dtype="float32"), r"inputs\[0\].below must be absent for float32, but is 12"),
         (lambda m: m["signature"]["model"].update(max_length={"length": 3}), "max_length.length limits no dimension"),
         (
@@ -110,6 +112,21 @@ def test_malformed(make_bundle, edit_manifest, change, message):
     with pytest.raises(BundleError, match=message) as info:
         read_manifest(bundle)
     assert str(bundle / "manifest.json") in str(info.value)
+
+
+@pytest.mark.parametrize(("value", "ends"), [(None, ()), (2, (2,)), ([2, 5], (2, 5)), ([], ())])
+def test_ids_that_end(make_bundle, edit_manifest, value, ends):
+    bundle = make_bundle("counter")
+    edit_manifest(bundle, lambda m: m["generation"].update(eos_token_id=value))
+    assert read_manifest(bundle).generation.eos_token_ids == ends
+
+
+@pytest.mark.parametrize("value", [-1, "2", [2, -1], [[2]]])
+def test_wrong_ids_that_end(make_bundle, edit_manifest, value):
+    bundle = make_bundle("counter")
+    edit_manifest(bundle, lambda m: m["generation"].update(eos_token_id=value))
+    with pytest.raises(BundleError, match=r"generation\.eos_token_id\S* must be an integer of at least 0"):
+        read_manifest(bundle)
 
 
 def test_an_encoder_decoder_needs_a_start(make_bundle, edit_manifest):

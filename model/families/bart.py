@@ -1,0 +1,138 @@
+"""BART (Lewis et al. 2020, arXiv:1910.13461) as Hugging Face writes it; Marian differs from it in little (`marian`)."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tfm.errors import CheckpointError, ConfigError
+
+from ..config import TransformerConfig
+from .common import (
+    Weights,
+    check_options,
+    pack,
+    read_activation,
+    read_task,
+    rename,
+    required_keys,
+    strip_prefix,
+)
+from .start import read_start
+from .tokens import read_tokens
+
+_LAYER = {
+    "self_attn.q_proj": "self_attn.q",
+    "self_attn.k_proj": "self_attn.k",
+    "self_attn.v_proj": "self_attn.v",
+    "self_attn.out_proj": "self_attn.out_proj",
+    "self_attn_layer_norm": "self_attn_residual.norm",
+    "encoder_attn.q_proj": "cross_attn.q_proj",
+    "encoder_attn.k_proj": "cross_attn.k",
+    "encoder_attn.v_proj": "cross_attn.v",
+    "encoder_attn.out_proj": "cross_attn.out_proj",
+    "encoder_attn_layer_norm": "cross_attn_residual.norm",
+    "fc1": "feed_forward.linear1",
+    "fc2": "feed_forward.linear2",
+    "final_layer_norm": "feed_forward_residual.norm",
+}
+
+_OFFSET = 2
+"""Rows of a table of positions before that of position 0."""
+
+
+def convert_bart(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+    """Map a BartForConditionalGeneration's configuration and weights to ours."""
+    check_options("BART", values, {"normalize_embedding": (True,)})
+    read_task(values, "Bart", ("ForConditionalGeneration", "Model"))
+    config, weights = convert_like_bart(folder, values, weights, family="BART", embedding_norm=True)
+    for name in ("encoder.embedding.position", "decoder.embedding.position"):
+        if name in weights:
+            weights[name] = weights[name][_OFFSET:]
+    return config, weights
+
+
+def convert_like_bart(
+    folder: Path, values: dict[str, Any], weights: Weights, *, family: str, embedding_norm: bool
+) -> tuple[TransformerConfig, Weights]:
+    """Map BART or one of its kind, all but its positions."""
+    weights = _name(folder, weights)
+    config = _config(folder, values, weights, family=family, embedding_norm=embedding_norm)
+    for side, depth in {"encoder": config.num_encoder_layers, "decoder": config.num_decoder_layers}.items():
+        for layer in range(depth):
+            place = f"{side}.layers.{layer}"
+            pack(folder, weights, [f"{place}.self_attn.{part}" for part in "qkv"], f"{place}.self_attn.in_proj")
+            if side == "decoder":
+                pack(folder, weights, [f"{place}.cross_attn.{part}" for part in "kv"], f"{place}.cross_attn.kv_proj")
+    return config, weights
+
+
+def _config(
+    folder: Path, values: dict[str, Any], weights: Weights, *, family: str, embedding_norm: bool
+) -> TransformerConfig:
+    no = (False,)
+    check_options(
+        family,
+        values,
+        {"normalize_before": no, "add_final_layer_norm": no, "is_decoder": no, "is_encoder_decoder": (True,)},
+    )
+    for size in ("ffn_dim", "attention_heads"):
+        one, other = values.get(f"encoder_{size}"), values.get(f"decoder_{size}")
+        if one != other:
+            raise ConfigError(
+                f"{family} with encoder_{size} = {one!r} and decoder_{size} = {other!r} is not supported; "
+                "expected the same on both sides"
+            )
+    target = weights.get("decoder.embedding.token.weight")
+    with required_keys(family):
+        return TransformerConfig(
+            kind="encoder-decoder",
+            vocab_size=values["vocab_size"],
+            tgt_vocab_size=None if target is None or target.ndim == 0 else target.size(0),
+            d_model=values["d_model"],
+            nhead=values["encoder_attention_heads"],
+            num_encoder_layers=values["encoder_layers"],
+            num_decoder_layers=values["decoder_layers"],
+            dim_feedforward=values["encoder_ffn_dim"],
+            dropout=values.get("dropout", 0.1),
+            activation=read_activation(values.get("activation_function", "gelu")),
+            positions="learned",
+            max_positions=values["max_position_embeddings"],
+            scale_embeddings=bool(values.get("scale_embedding", False)),
+            embedding_norm=embedding_norm,
+            tie_embeddings="decoder.head.weight" not in weights,
+            head_bias="decoder.head.bias" in weights,
+            **read_tokens(values) | {"bos_token_id": read_start(folder, values, default=values.get("bos_token_id"))},
+        )
+
+
+def _name(folder: Path, weights: Weights) -> Weights:
+    """Give the weights our names; an embedding that serves twice appears once."""
+    weights = strip_prefix(weights, "model.")
+    shared = weights.pop("shared.weight", None)
+    source = weights.pop("encoder.embed_tokens.weight", shared)
+    target = weights.pop("decoder.embed_tokens.weight", source if shared is None else shared)
+    head = weights.pop("lm_head.weight", target)
+    bias = weights.pop("final_logits_bias", None)
+    if source is None or target is None or head is None:
+        raise CheckpointError(f"{folder}: the weights lack shared.weight, the embedding of tokens")
+    for side in ("encoder", "decoder"):
+        names = {
+            f"{side}.embed_positions.weight": f"{side}.embedding.position",
+            f"{side}.layernorm_embedding": f"{side}.embedding.norm",
+        }
+        layers = {f"{side}.layers.*.{name}": ours for name, ours in _LAYER.items()}
+        weights = rename(weights, names, layers, f"{side}.layers")
+    weights["encoder.embedding.token.weight"] = source
+    if not (_same(source, target) and _same(target, head)):
+        weights["decoder.embedding.token.weight"] = target
+    if not _same(target, head):
+        weights["decoder.head.weight"] = head
+    if bias is not None and bias.any():
+        weights["decoder.head.bias"] = bias.flatten()
+    return weights
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one is other or (one.shape == other.shape and torch.equal(one, other))

@@ -1,0 +1,43 @@
+"""Gemma 2 (Gemma Team 2024, arXiv:2408.00118): soft caps, norms on both sides, every other layer slides."""
+
+from pathlib import Path
+from typing import Any
+
+from ..config import TransformerConfig
+from .common import Weights, check_options, required_keys
+from .llama import LAYER_NAMES, read_llama_like, read_sliding, rename_llama_like
+
+_LAYER_NAMES = LAYER_NAMES | {
+    "layers.*.post_attention_layernorm": "self_attn_residual.inner",
+    "layers.*.pre_feedforward_layernorm": "feed_forward_residual.norm",
+    "layers.*.post_feedforward_layernorm": "feed_forward_residual.inner",
+}
+
+
+def convert_gemma2(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+    """Map a Gemma2ForCausalLM; its norms multiply by 1 + w, which is stored as one weight, in float32."""
+    check_options("Gemma2", values, {"use_bidirectional_attention": [False]})
+    bias = bool(values.get("attention_bias"))
+    with required_keys("Gemma2"):
+        default = [layer % 2 == 0 for layer in range(values["num_hidden_layers"])]
+        options = {
+            "num_kv_heads": values["num_key_value_heads"],
+            "head_dim": values["head_dim"],
+            "attention_scale": values["query_pre_attn_scalar"] ** -0.5,
+            "attention_softcap": values["attn_logit_softcapping"],
+            "logit_softcap": values["final_logit_softcapping"],
+            **read_sliding("Gemma2", values, default=default),
+        }
+    config = read_llama_like(
+        "Gemma2",
+        values,
+        activation="hidden_activation",
+        tied=True,
+        sandwich_norm=True,
+        scale_embeddings=True,
+        qkv_bias=bias,
+        out_bias=bias,
+        **options,
+    )
+    weights = {name: 1.0 + w.float() if name.endswith("norm.weight") else w for name, w in weights.items()}
+    return config, rename_llama_like(folder, weights, config, _LAYER_NAMES)

@@ -1,0 +1,59 @@
+"""GPT-2 (Radford et al. 2019) as Hugging Face writes it."""
+
+from pathlib import Path
+from typing import Any
+
+from ..config import TransformerConfig
+from .common import Weights, check_options, read_activation, read_task, rename, required_keys, strip_prefix
+from .tokens import read_tokens
+
+_SUPPORTED: dict[str, list[Any]] = {"add_cross_attention": [False], "scale_attn_by_inverse_layer_idx": [False]}
+
+_NAMES = {
+    "wte": "decoder.embedding.token",
+    "wpe.weight": "decoder.embedding.position",
+    "ln_f": "decoder.norm",
+    "lm_head": "decoder.head",
+}
+
+_LAYER_NAMES = {
+    "h.*.ln_1": "self_attn_residual.norm",
+    "h.*.attn.c_attn": "self_attn.in_proj",
+    "h.*.attn.c_proj": "self_attn.out_proj",
+    "h.*.ln_2": "feed_forward_residual.norm",
+    "h.*.mlp.c_fc": "feed_forward.linear1",
+    "h.*.mlp.c_proj": "feed_forward.linear2",
+}
+
+
+def convert_gpt2(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+    """Map a GPT2LMHeadModel; its projections are stored transposed."""
+    del folder
+    check_options("GPT2", values, _SUPPORTED)
+    read_task(values, "GPT2", ("LMHeadModel", "Model"))
+    with required_keys("GPT2"):
+        inner = values.get("n_inner")
+        config = TransformerConfig(
+            kind="decoder",
+            vocab_size=values["vocab_size"],
+            d_model=values["n_embd"],
+            nhead=values["n_head"],
+            num_decoder_layers=values["n_layer"],
+            dim_feedforward=4 * values["n_embd"] if inner is None else inner,
+            dropout=values.get("resid_pdrop", 0.1),
+            activation=read_activation(values["activation_function"]),
+            norm_first=True,
+            layer_norm_eps=values["layer_norm_epsilon"],
+            attention_scale=None if values.get("scale_attn_weights", True) else 1.0,
+            positions="learned",
+            max_positions=values["n_positions"],
+            scale_embeddings=False,
+            tie_embeddings=values.get("tie_word_embeddings", True),
+            head_bias=False,
+            **read_tokens(values),
+        )
+    masks = (".attn.bias", ".attn.masked_bias")  # constants that old versions saved
+    weights = {name: tensor for name, tensor in weights.items() if not name.endswith(masks)}
+    transposed = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")
+    weights = {name: w.T.contiguous() if name.endswith(transposed) else w for name, w in weights.items()}
+    return config, rename(strip_prefix(weights, "transformer."), _NAMES, _LAYER_NAMES, "decoder.layers")

@@ -1,0 +1,36 @@
+"""Marian's translation models (Junczys-Dowmunt et al. 2018), such as OPUS-MT, as Hugging Face writes them.
+
+A BART with sinusoidal positions and no norm on the embeddings. The sines come first and the cosines second, where ours
+alternate, so the table is written as learned positions.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tfm.errors import ConfigError
+
+from ..config import TransformerConfig
+from .bart import convert_like_bart
+from .common import Weights, check_options, read_task
+
+
+def convert_marian(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+    """Map a MarianMTModel's configuration and weights to ours."""
+    check_options("Marian", values, {"normalize_embedding": (False,), "static_position_embeddings": (True,)})
+    read_task(values, "Marian", ("MTModel", "Model"))
+    config, weights = convert_like_bart(folder, values, weights, family="Marian", embedding_norm=False)
+    if config.bos_token_id is None:
+        raise ConfigError("a Marian configuration needs 'decoder_start_token_id', which this one lacks")
+    for side in ("encoder", "decoder"):  # newer folders leave the table out
+        weights.setdefault(f"{side}.embedding.position", _table(config.max_positions, config.d_model))
+    return config, weights
+
+
+def _table(positions: int, size: int) -> Tensor:
+    """(P, D): the ⌈D / 2⌉ sines of a position, then its ⌊D / 2⌋ cosines."""
+    pair = torch.arange(0, size, 2, dtype=torch.float64)
+    angle_PI = torch.arange(positions, dtype=torch.float64)[:, None] / torch.pow(10000.0, pair / size)
+    return torch.cat([angle_PI.sin(), angle_PI.cos()[:, : size // 2]], dim=1).to(torch.float32)

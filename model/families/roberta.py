@@ -1,0 +1,88 @@
+"""RoBERTa (Liu et al. 2019) and XLM-RoBERTa (Conneau et al. 2020) as Hugging Face writes them."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from tfm.errors import ConfigError
+
+from ..config import TransformerConfig
+from .bert import (
+    CONSTANTS,
+    EMBEDDING_NAMES,
+    LAYER_NAMES,
+    head_options,
+    modern_names,
+    pack_layers,
+    read_config,
+    take_output_bias,
+)
+from .common import Weights, drop, read_task, rename, strip_prefix
+from .pooling import read_pooling
+
+_POOLER = {"pooler.dense": "pooler"}
+
+_HEADS: dict[str | None, dict[str, str]] = {
+    "ForMaskedLM": {
+        "lm_head.dense": "head.hidden",
+        "lm_head.layer_norm": "head.norm",
+        "lm_head.decoder": "head.output",
+    },
+    "ForSequenceClassification": {"classifier.dense": "head.hidden", "classifier.out_proj": "head.output"},
+    "ForTokenClassification": {"classifier": "head.output"},
+}
+
+
+def convert_roberta(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+    """Map a RobertaModel, or one with a head for masked tokens, sequences or tokens, as `architectures` says.
+
+    Its position table begins with rows that no real token has, up to the padding id: they are dropped, so that
+    positions count from zero; rows are padded on the right. Its only segment, where there is one, is added to the
+    table, so that the model reads no segment ids. A pretraining head is dropped where `architectures` is RobertaModel.
+    Sentence-transformers' pooling, where modules.json asks for it, takes the place of pooler and head.
+    """
+    return _convert(folder, values, weights, "RoBERTa", "Roberta")
+
+
+def convert_xlm_roberta(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+    """Map XLM-RoBERTa: RoBERTa with a vocabulary of many languages."""
+    return _convert(folder, values, weights, "XLM-RoBERTa", "XLMRoberta")
+
+
+def _convert(
+    folder: Path, values: dict[str, Any], weights: Weights, family: str, prefix: str
+) -> tuple[TransformerConfig, Weights]:
+    task, pooling = read_task(values, prefix, ("Model", *(task for task in _HEADS if task))), read_pooling(folder)
+    weights = modern_names(strip_prefix(weights, "roberta."))
+    if pooling:
+        task, weights = None, drop(weights, ("pooler.", "lm_head.", "classifier."))
+    unused: dict[str | None, tuple[str, ...]] = {None: (), "Model": ("lm_head.",)}
+    weights = drop(weights, CONSTANTS + unused.get(task, ("pooler.",)))
+    options = head_options(task, values, two_layers="tanh") | pooling
+    if task == "ForMaskedLM":
+        options["head_activation"] = "gelu"  # whatever hidden_act is
+    config = read_config(family, values, pooler="pooler.dense.weight" in weights, **options)
+    if task == "ForMaskedLM":
+        take_output_bias(folder, weights, config, "lm_head.bias", "lm_head.decoder.bias")
+    pack_layers(folder, weights, config)
+    weights = rename(weights, EMBEDDING_NAMES | (_HEADS.get(task) or _POOLER), LAYER_NAMES, "encoder.layers")
+    return _count_from_zero(family, config, weights), weights
+
+
+def _count_from_zero(family: str, config: TransformerConfig, weights: Weights) -> TransformerConfig:
+    """Drop the position table's first rows, and put an only segment into the others."""
+    if config.pad_token_id is None or config.max_positions <= config.pad_token_id + 1:
+        raise ConfigError(
+            f"{family} counts {config.max_positions} positions from pad_token_id + 1, but pad_token_id is "
+            f"{config.pad_token_id}"
+        )
+    start = config.pad_token_id + 1
+    table, segment = weights.get("encoder.embedding.position"), weights.get("encoder.embedding.segment.weight")
+    if table is not None and len(table) != config.max_positions:
+        raise ConfigError(f"{family} has {len(table)} positions, but max_position_embeddings is {config.max_positions}")
+    if table is not None and segment is not None and config.type_vocab_size == 1:
+        table = table.float() + weights.pop("encoder.embedding.segment.weight").float()
+        config = dataclasses.replace(config, type_vocab_size=0)
+    if table is not None:
+        weights["encoder.embedding.position"] = table[start:]
+    return dataclasses.replace(config, max_positions=config.max_positions - start)

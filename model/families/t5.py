@@ -1,0 +1,139 @@
+"""T5 (Raffel et al. 2020, arXiv:1910.10683), 1.0 and 1.1, as Hugging Face writes it.
+
+T5 has relative positions and no longest sequence: `max_positions` is the config's n_positions, 512 where there is none.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tfm.errors import CheckpointError, ConfigError
+
+from ..config import TransformerConfig
+from .common import Weights, check_options, pack, read_task, rename, required_keys
+from .start import read_start
+from .tokens import read_tokens
+
+_ACTIVATIONS = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+    "gated-relu": "reglu",
+    "gated-gelu": "geglu_tanh",  # the one name that does not mean what it says
+    "gated-gelu_new": "geglu_tanh",
+    "gated-silu": "swiglu",
+    "gated-swish": "swiglu",
+}
+"""Hugging Face's `feed_forward_proj` → ours."""
+
+_ATTENTION = {
+    "layer.0.layer_norm": "self_attn_residual.norm",
+    "layer.0.SelfAttention.q": "self_attn.q",
+    "layer.0.SelfAttention.k": "self_attn.k",
+    "layer.0.SelfAttention.v": "self_attn.v",
+    "layer.0.SelfAttention.o": "self_attn.out_proj",
+}
+
+_CROSS_ATTENTION = {
+    "layer.1.layer_norm": "cross_attn_residual.norm",
+    "layer.1.EncDecAttention.q": "cross_attn.q_proj",
+    "layer.1.EncDecAttention.k": "cross_attn.k",
+    "layer.1.EncDecAttention.v": "cross_attn.v",
+    "layer.1.EncDecAttention.o": "cross_attn.out_proj",
+}
+
+_FEED_FORWARD = {
+    "layer_norm": "feed_forward_residual.norm",
+    "DenseReluDense.wi": "feed_forward.linear1",
+    "DenseReluDense.wi_0": "feed_forward.gate",
+    "DenseReluDense.wi_1": "feed_forward.value",
+    "DenseReluDense.wo": "feed_forward.linear2",
+}
+
+_BLOCKS = {
+    "encoder": _ATTENTION | {f"layer.1.{name}": ours for name, ours in _FEED_FORWARD.items()},
+    "decoder": _ATTENTION | _CROSS_ATTENTION | {f"layer.2.{name}": ours for name, ours in _FEED_FORWARD.items()},
+}
+
+
+def convert_t5(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+    """Map a T5ForConditionalGeneration's configuration and weights to ours; a T5EncoderModel's, to an encoder's."""
+    decodes = any(name.startswith("decoder.") for name in weights)
+    check_options("T5", values, {"is_encoder_decoder": (True,), "is_decoder": (False,)} if decodes else {})
+    read_task(values, "T5", ("ForConditionalGeneration", "WithLMHeadModel", "Model", "EncoderModel"))
+    activation = str(values.get("feed_forward_proj", "relu"))
+    if activation not in _ACTIVATIONS:
+        raise ConfigError(f"T5 with feed_forward_proj = {activation!r} is not supported; known: {list(_ACTIVATIONS)}")
+    weights, tied = _embeddings(folder, dict(weights), decodes)
+    # 1.0 scales the last state; what tells it from 1.1 has two names
+    scales = values.get("scale_decoder_outputs", values.get("tie_word_embeddings", True) is not False)
+    depth = values.get("num_decoder_layers")
+    with required_keys("T5"):
+        config = TransformerConfig(
+            kind="encoder-decoder" if decodes else "encoder",
+            vocab_size=values["vocab_size"],
+            d_model=values["d_model"],
+            nhead=values["num_heads"],
+            head_dim=values["d_kv"],
+            num_encoder_layers=values["num_layers"],
+            num_decoder_layers=values["num_layers"] if depth is None else depth,
+            dim_feedforward=values["d_ff"],
+            dropout=values.get("dropout_rate", 0.1),
+            activation=_ACTIVATIONS[activation],
+            norm="rms",
+            norm_first=True,
+            layer_norm_eps=values.get("layer_norm_epsilon", 1e-6),
+            qkv_bias=False,
+            out_bias=False,
+            feed_forward_bias=False,
+            attention_scale=1.0,
+            positions="relative",
+            max_positions=values.get("n_positions") or 512,
+            relative_buckets=values.get("relative_attention_num_buckets", 32),
+            relative_max_distance=values.get("relative_attention_max_distance", 128),
+            scale_embeddings=False,
+            tie_embeddings=tied,
+            head_bias=False,
+            logit_scale=values["d_model"] ** -0.5 if scales else 1.0,
+            **read_tokens({"pad_token_id": 0, "eos_token_id": 1} | values)
+            | {"bos_token_id": read_start(folder, values, default=values.get("pad_token_id", 0))},
+        )
+    for side, depth in {"encoder": config.num_encoder_layers, "decoder": config.num_decoder_layers}.items():
+        names = {
+            f"{side}.final_layer_norm": f"{side}.norm",
+            f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias": f"{side}.bias",
+        }
+        blocks = {f"{side}.block.*.{name}": ours for name, ours in _BLOCKS[side].items()}
+        weights = rename(weights, names, blocks, f"{side}.layers")
+        for layer in range(depth if decodes or side == "encoder" else 0):
+            place = f"{side}.layers.{layer}"
+            pack(folder, weights, [f"{place}.self_attn.{p}" for p in "qkv"], f"{place}.self_attn.in_proj", bias=False)
+            if side == "decoder":
+                parts = [f"{place}.cross_attn.{part}" for part in "kv"]
+                pack(folder, weights, parts, f"{place}.cross_attn.kv_proj", bias=False)
+            if activation.startswith("gated-"):
+                parts = [f"{place}.feed_forward.{part}" for part in ("value", "gate")]
+                pack(folder, weights, parts, f"{place}.feed_forward.linear1", bias=False)
+    return config, weights
+
+
+def _embeddings(folder: Path, weights: Weights, decodes: bool) -> tuple[Weights, bool]:
+    """Give source, target and output embeddings our names; tell whether all three are one."""
+    shared = weights.pop("shared.weight", None)
+    source = weights.pop("encoder.embed_tokens.weight", shared)
+    target = weights.pop("decoder.embed_tokens.weight", source if shared is None else shared)
+    head = weights.pop("lm_head.weight", target)
+    if source is None or target is None or head is None:
+        raise CheckpointError(f"{folder}: the weights lack shared.weight, the embedding of tokens")
+    # the oldest files hold a bias for cross-attention, which never had a use
+    weights.pop("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", None)
+    weights["encoder.embedding.token.weight"] = source
+    if not decodes:
+        return weights, False
+    if all(other is source or (other.shape == source.shape and torch.equal(other, source)) for other in (target, head)):
+        return weights, True
+    weights["decoder.embedding.token.weight"], weights["decoder.head.weight"] = target, head
+    return weights, False

@@ -1,0 +1,140 @@
+"""A file of weights, told by its first bytes: safetensors, torch.save's zip archive or old pickle, an index of shards.
+
+Weights are mapped from the file, not copied, but in the old pickle. Nothing is unpickled beyond tensors and plain
+containers.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+
+from tfm.errors import CheckpointError
+
+from .pickles import read_pickle, read_zip
+
+_NAMES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "model.pt",
+    "lit_model.pth",
+    "consolidated.00.pth",
+)
+"""Where to look in a folder first; then at the content of every file in it."""
+
+_LONGEST_HEADER = 100_000_000
+"""Of safetensors, by its specification."""
+
+
+def find_file(folder: Path) -> Path:
+    """Find the weights in a folder.
+
+    Raises:
+        CheckpointError: There are none, or several that could be meant.
+    """
+    for name in _NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(
+        path for path in folder.iterdir() if path.is_file() and sniff(path) in ("zip", "safetensors", "gguf")
+    )
+    if len(found) > 1:
+        raise CheckpointError(f"the folder {folder} holds {', '.join(path.name for path in found)}; name the one meant")
+    if not found:
+        raise CheckpointError(f"the folder {folder} holds none of {', '.join(_NAMES)}, nor another file of weights")
+    return found[0]
+
+
+def sniff(file: Path) -> str:
+    """Tell what a file is by its first bytes: "zip", "safetensors", "gguf", "pickle", "json", "empty" or ""."""
+    with open(file, "rb") as stream:
+        head = stream.read(9)
+    if not head:
+        return "empty"
+    if head[:4] == b"PK\x03\x04":
+        return "zip"
+    if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= _LONGEST_HEADER:
+        return "safetensors"
+    if head[:4] == b"GGUF":
+        return "gguf"
+    if head[:1] == b"\x80":
+        return "pickle"
+    return "json" if head[:1] == b"{" else ""
+
+
+def read_file(file: Path) -> dict[Any, Any]:
+    """Read what a file of weights, or an index of several, holds.
+
+    Raises:
+        CheckpointError: It is damaged, would run code, or is no such file.
+    """
+    kind = sniff(file)
+    if kind == "empty":
+        raise CheckpointError(f"{file} is empty")
+    if kind == "zip":
+        content = read_zip(file)
+    elif kind == "pickle":
+        content = read_pickle(file)
+    elif kind == "safetensors":
+        content = _read_safetensors(file)
+    else:
+        content = _read_index(file) if kind == "json" else None
+        if content is None:
+            with open(file, "rb") as stream:
+                head = stream.read(8)
+            raise CheckpointError(
+                f"{file} is not a checkpoint: neither a torch.save file nor safetensors (it begins with {head!r})"
+            )
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{file} holds a {type(content).__name__}, not a dict; save it with tfm.model.save_checkpoint(model, path)"
+        )
+    return content
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that is part of a checkpoint.
+
+    Raises:
+        CheckpointError: It is none.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is missing or not JSON: {error}") from error
+
+
+def _read_safetensors(file: Path) -> dict[str, Any]:
+    try:
+        return safetensors.torch.load_file(file)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file} looks like safetensors but cannot be read: {error}; was it cut short?"
+        ) from error
+
+
+def _read_index(file: Path) -> dict[str, Any] | None:
+    """Read all the shards that an index names; None where the file is no index."""
+    try:
+        places = json.loads(file.read_text(encoding="utf-8")).get("weight_map")
+    except ValueError:
+        return None
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        return None
+    weights: dict[str, Any] = {}
+    for shard in dict.fromkeys(places.values()):
+        path = file.parent / shard
+        if Path(shard).name != shard:
+            raise CheckpointError(f"{file} names the shard {shard!r}, which is not the name of a file beside it")
+        if not path.is_file():
+            raise CheckpointError(f"{file} names the shard {shard}, which is missing from {file.parent}")
+        content = read_file(path)
+        absent = [name for name, place in places.items() if place == shard and name not in content]
+        if absent:
+            raise CheckpointError(f"{file} places the tensor {absent[0]} in {shard}, which does not hold it")
+        weights |= content
+    return weights

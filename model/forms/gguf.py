@@ -1,0 +1,297 @@
+"""GGUF, llama.cpp's single-file form: metadata, tokenizer and weights of Llama and Qwen 2, dequantised on reading.
+
+The layout is llama.cpp's gguf.md; the names are those of its converter from Hugging Face.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tfm.errors import CheckpointError
+
+from ..config import RotaryScaling
+from ..positions import rotary_frequencies
+
+if TYPE_CHECKING:
+    import tokenizers
+
+_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+
+_LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "attention.causal": (True,),
+    "attention.clamp_kqv": (0.0,),
+    "attention.max_alibi_bias": (0.0,),
+    "attention.scale": (0.0,),
+    "attn_logit_softcapping": (0.0,),
+    "embedding_scale": (0.0, 1.0),
+    "expert_count": (0,),
+    "final_logit_softcapping": (0.0,),
+    "logit_scale": (0.0, 1.0),
+    "residual_scale": (0.0, 1.0),
+    "rope.scaling.attn_factor": (0.0, 1.0),
+    "use_parallel_residual": (False,),
+}
+"""Metadata that would make the model another function → the values that do not."""
+
+_SPLITS = {
+    "gpt-2": (),
+    "smollm": (),
+    "llama-bpe": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+        r"\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
+    "qwen2": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+        r"\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
+}
+"""llama.cpp's name of a pre-tokenizer → the pattern that splits text into words; none: GPT-2's own."""
+
+_CONTROL, _USER_DEFINED = 3, 4  # kinds of token
+
+
+def read_gguf(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a GGUF file as a Hugging Face checkpoint.
+
+    Args:
+        file: The file.
+
+    Returns:
+        Values of a Hugging Face config.json, whose model_type is "llama" or "qwen2", and the weights under Hugging
+        Face's names: float16, bfloat16 and float32 mapped as they are, any other kind dequantised to float32.
+
+    Raises:
+        CheckpointError: The package gguf is not installed, or the file is damaged or not supported.
+    """
+    with _reading(file):
+        reader = _open(file)
+        metadata = _metadata(reader, skip=("tokenizer.ggml.tokens", "tokenizer.ggml.merges"))
+        stored = {tensor.name: tensor for tensor in reader.tensors}
+        values = _read_values(file, metadata, stored)
+        weights = {}
+        for name, tensor in stored.items():
+            if name == "rope_freqs.weight":
+                values["rope_scaling"] = _find_scaling(file, values, _dequantise(file, tensor))
+            else:
+                weights[_rename(file, name)] = _dequantise(file, tensor)
+        if values["model_type"] == "llama":
+            for part, heads in (("q_proj", values["num_attention_heads"]), ("k_proj", values["num_key_value_heads"])):
+                for name in [name for name in weights if f".{part}." in name]:
+                    weights[name] = _unpermute(weights[name], heads)
+    return values, weights
+
+
+def read_gguf_tokenizer(file: Path) -> "tokenizers.Tokenizer":
+    """Rebuild the tokenizer that a GGUF file's metadata describes: byte-level BPE, as GPT-2's.
+
+    Raises:
+        CheckpointError: A package is not installed, the file is damaged, or its tokenizer is of another kind.
+    """
+    try:
+        import tokenizers
+        from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+    except ImportError as error:
+        raise CheckpointError(f"{file}: its tokenizer needs the package tokenizers: pip install tokenizers") from error
+    with _reading(file):
+        metadata = {
+            key.removeprefix("tokenizer.ggml."): value
+            for key, value in _metadata(_open(file)).items()
+            if key.startswith("tokenizer.ggml.")
+        }
+        kind, split = metadata.get("model"), metadata.get("pre")
+        if kind != "gpt2":
+            raise CheckpointError(f"{file}: its tokenizer is of kind {kind!r}, which is not supported; known: gpt2")
+        if split not in _SPLITS:
+            raise CheckpointError(
+                f"{file}: its tokenizer splits text as {split!r} (tokenizer.ggml.pre), which is not supported; known: "
+                f"{', '.join(_SPLITS)}"
+            )
+        tokens = _required(file, metadata, "tokens")
+        merges = [tuple(merge.split(" ", 1)) for merge in _required(file, metadata, "merges")]
+        vocabulary = {token: index for index, token in enumerate(tokens)}
+        made = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=split == "llama-bpe"))
+        steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if split == "smollm" else []
+        steps += [pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated") for pattern in _SPLITS[split]]
+        steps += [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not _SPLITS[split])]
+        made.pre_tokenizer = pre_tokenizers.Sequence(steps)
+        made.decoder = decoders.ByteLevel()
+        if split == "qwen2":
+            made.normalizer = normalizers.NFC()
+        for token, type_ in zip(tokens, metadata.get("token_type", []), strict=False):
+            if type_ == _CONTROL:
+                made.add_special_tokens([tokenizers.AddedToken(token, normalized=False, special=True)])
+            elif type_ == _USER_DEFINED:
+                made.add_tokens([tokenizers.AddedToken(token, normalized=False)])
+        if metadata.get("add_bos_token", split == "llama-bpe"):
+            first = tokens[_required(file, metadata, "bos_token_id")]
+            made.post_processor = processors.TemplateProcessing(f"{first} $A", None, [(first, vocabulary[first])])
+    return made
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Turn whatever damaged bytes make the reader raise into one sentence."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # the reader has no one error for damaged bytes
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{file} is a damaged GGUF file ({reason}); was it cut short?") from error
+
+
+def _open(file: Path) -> Any:
+    try:
+        import gguf
+    except ImportError as error:
+        raise CheckpointError(
+            f"{file} is GGUF, which needs the package gguf, which is not installed: pip install gguf"
+        ) from error
+    reader = gguf.GGUFReader(file, "c")  # copied on writing: as mutable as any weight, and the file stays as it is
+    if reader.byte_order == "S":
+        raise CheckpointError(f"{file} is GGUF of the other byte order; convert it with gguf's gguf-convert-endian")
+    return reader
+
+
+def _metadata(reader: Any, skip: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {name: _value(field) for name, field in reader.fields.items() if name not in skip}
+
+
+def _value(field: Any) -> Any:
+    """Give a field as a number, text, flag, or a list of these."""
+    if not field.types:
+        return None
+    text = field.types[-1].name == "STRING"
+    items = [bytes(field.parts[i]).decode() if text else field.parts[i][0].item() for i in field.data]
+    return items if field.types[0].name == "ARRAY" else items[0]
+
+
+def _required(file: Path, entries: Mapping[str, Any], key: str) -> Any:
+    if key not in entries:
+        raise CheckpointError(f"{file} lacks {key}; was it cut short?")
+    return entries[key]
+
+
+def _read_values(file: Path, metadata: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the values of the config.json that this model had."""
+    family = _required(file, metadata, "general.architecture")
+    if family not in ("llama", "qwen2"):
+        raise CheckpointError(f"{file}: GGUF of architecture {family!r} is not supported; known: llama, qwen2")
+    if metadata.get("split.count", 0) > 1:
+        raise CheckpointError(f"{file} is one of {metadata['split.count']} parts; join them with llama-gguf-split")
+    own = {key.removeprefix(f"{family}."): value for key, value in metadata.items() if key.startswith(f"{family}.")}
+
+    def required(key: str) -> Any:
+        return _required(file, metadata, f"{family}.{key}")
+
+    heads, longest = required("attention.head_count"), required("context_length")
+    size = own.get("attention.key_length", required("embedding_length") // heads)
+    kv_heads = own.get("attention.head_count_kv", heads)
+    if isinstance(kv_heads, list) and len(set(kv_heads)) == 1:
+        kv_heads = kv_heads[0]
+    expected: dict[str, tuple[Any, ...]] = {
+        **_NEUTRAL,
+        "attention.value_length": (size,),
+        "rope.dimension_count": (size,),
+        "attention.sliding_window": (0, longest),
+    }
+    for key, allowed in expected.items():
+        if key in own and own[key] not in allowed:
+            raise CheckpointError(f"{file}: {family}.{key} = {own[key]!r} is not supported; expected {allowed[0]!r}")
+    ids = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")}
+    return {
+        "model_type": family,
+        "vocab_size": int(_required(file, stored, "token_embd.weight").shape[1]),
+        "hidden_size": required("embedding_length"),
+        "intermediate_size": required("feed_forward_length"),
+        "num_hidden_layers": required("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": size,
+        "hidden_act": "silu",
+        "rms_norm_eps": required("attention.layer_norm_rms_epsilon"),
+        "max_position_embeddings": longest,
+        "rope_theta": own.get("rope.freq_base", 10000.0),
+        "rope_scaling": _read_scaling(file, own),
+        "tie_word_embeddings": "output.weight" not in stored,
+        "attention_bias": "blk.0.attn_q.bias" in stored,
+        "mlp_bias": "blk.0.ffn_up.bias" in stored,
+        "bos_token_id": ids["bos"],
+        "eos_token_id": ids["eos"],
+        "pad_token_id": ids["padding"],
+    }
+
+
+def _read_scaling(file: Path, own: Mapping[str, Any]) -> dict[str, Any] | None:
+    kind = own.get("rope.scaling.type", "linear" if own.get("rope.scale_linear", 1.0) != 1.0 else "none")
+    factor = own.get("rope.scaling.factor", own.get("rope.scale_linear", 1.0))
+    if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
+        return None
+    if kind not in ("linear", "yarn"):
+        raise CheckpointError(f"{file}: rope.scaling.type = {kind!r} is not supported; known: none, linear, yarn")
+    scaling = {"rope_type": kind, "factor": factor}
+    trained = own.get("rope.scaling.original_context_length")
+    return scaling if trained is None else scaling | {"original_max_position_embeddings": trained}
+
+
+def _find_scaling(file: Path, values: Mapping[str, Any], divisors: Tensor) -> dict[str, Any]:
+    """Find the Llama 3 scaling that gives these divisors of the frequencies: of its four numbers only one varies."""
+    size, base, factor = values["head_dim"], values["rope_theta"], float(divisors.max())
+    scaling = RotaryScaling(kind="llama3", factor=max(factor, 1.0), original_max_positions=8192)
+    found = rotary_frequencies(size, base, None) / rotary_frequencies(size, base, scaling)
+    if divisors.shape != found.shape or not torch.allclose(divisors.float(), found, rtol=1e-4):
+        raise CheckpointError(f"{file}: its rope_freqs.weight is not that of Llama 3.1 or 3.2, and is not supported")
+    return {
+        "rope_type": "llama3",
+        "factor": scaling.factor,
+        "low_freq_factor": scaling.low_frequency_factor,
+        "high_freq_factor": scaling.high_frequency_factor,
+        "original_max_position_embeddings": scaling.original_max_positions,
+    }
+
+
+def _rename(file: Path, name: str) -> str:
+    module, _, kind = name.rpartition(".")
+    if module in _NAMES:
+        return f"{_NAMES[module]}.{kind}"
+    parts = module.split(".")
+    if len(parts) == 3 and parts[0] == "blk" and parts[1].isdigit() and parts[2] in _LAYER_NAMES:
+        return f"model.layers.{parts[1]}.{_LAYER_NAMES[parts[2]]}.{kind}"
+    raise CheckpointError(f"{file}: its tensor {name!r} has no place in a Llama or Qwen 2")
+
+
+def _dequantise(file: Path, tensor: Any) -> Tensor:
+    import gguf
+
+    kind = tensor.tensor_type.name
+    if kind in ("F32", "F16"):
+        return torch.from_numpy(tensor.data)
+    if kind == "BF16":
+        return torch.from_numpy(tensor.data).view(torch.bfloat16)
+    try:
+        return torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type))
+    except NotImplementedError as error:
+        raise CheckpointError(f"{file}: its tensor {tensor.name} is {kind}, which gguf cannot dequantise") from error
+
+
+def _unpermute(weight: Tensor, heads: int) -> Tensor:
+    """Put rows that llama.cpp interleaved, pair by pair, back to halves: (N, H / 2, 2, …) → (N, 2, H / 2, …)."""
+    if weight.size(0) % (2 * heads):
+        raise ValueError(f"{weight.size(0)} rows are no {heads} heads")
+    return weight.view(heads, -1, 2, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)

@@ -1,0 +1,48 @@
+"""A model's id on the Hugging Face hub, such as `org/name`: its JSON files and safetensors are fetched, no other."""
+
+import os
+import re
+from pathlib import Path
+
+from tfm.errors import CheckpointError
+
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILE = re.compile(r".*\.(pt|pt2|pth|bin|ckpt|gguf|json|safetensors|tfm)")
+
+
+def locate_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """Give the path of a checkpoint; an id that is no path is fetched from the hub.
+
+    Raises:
+        CheckpointError: There is no such path, and no such model can be fetched.
+    """
+    name = Path(path).as_posix()
+    if Path(path).exists():
+        return Path(path)
+    if not _ID.fullmatch(name) or _FILE.fullmatch(name) or Path(path).parent.exists():
+        raise CheckpointError(f"there is no checkpoint at {path}")
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import RepositoryNotFoundError
+    except ModuleNotFoundError as error:
+        raise CheckpointError(
+            f"there is no checkpoint at {name}; if it is a model on the Hugging Face hub, pip install huggingface_hub "
+            "to fetch it, or download it and give its folder"
+        ) from error
+    try:
+        folder = huggingface_hub.snapshot_download(
+            name,
+            allow_patterns=["*.json", "*.safetensors"],
+            ignore_patterns=["consolidated*", "onnx/*", "openvino/*", "original/*"],
+        )
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"there is no checkpoint at {name}, and no model of that name on the Hugging Face hub that you may read"
+        ) from error
+    except Exception as error:  # the hub, its cache and the network below share no narrower base
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(" .")[:200]
+        raise CheckpointError(
+            f"there is no checkpoint at {name}, and the Hugging Face hub could not be asked for it ({reason}); "
+            "download it where there is a connection and give its folder"
+        ) from error
+    return Path(folder)

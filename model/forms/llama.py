@@ -1,0 +1,173 @@
+"""Llama as its authors write it (`consolidated.*.pth` and params.json), and as llama2.c's train.py does.
+
+Both turn neighbouring entries of a head, where ours pairs the first half with the second: queries and keys are
+reordered. A length is in llama2.c's configuration only; elsewhere it is 2048 unless `max_seq_len` says otherwise.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tfm.errors import CheckpointError, ConfigError
+
+from ..config import RotaryScaling, TransformerConfig
+from ..families.common import Weights, pack, rename, required_keys
+from .fields import check_fields
+
+_NAMES = {"tok_embeddings": "decoder.embedding.token", "norm": "decoder.norm", "output": "decoder.head"}
+
+_LAYER = {
+    "layers.*.attention_norm": "self_attn_residual.norm",
+    "layers.*.attention.wq": "self_attn.wq",
+    "layers.*.attention.wk": "self_attn.wk",
+    "layers.*.attention.wv": "self_attn.wv",
+    "layers.*.attention.wo": "self_attn.out_proj",
+    "layers.*.ffn_norm": "feed_forward_residual.norm",
+    "layers.*.feed_forward.w1": "feed_forward.w1",
+    "layers.*.feed_forward.w3": "feed_forward.w3",
+    "layers.*.feed_forward.w2": "feed_forward.linear2",
+}
+
+_FIELDS = (
+    "dim n_layers n_heads n_kv_heads head_dim hidden_dim vocab_size multiple_of ffn_dim_multiplier norm_eps "
+    "rope_theta use_scaled_rope rope_scaling_factor rope_high_freq_factor max_seq_len max_batch_size dropout "
+    "sliding_window"
+)
+
+_TABLES = ("rope.freqs", "freqs_cos", "freqs_sin")
+"""Constants that some versions saved."""
+
+
+def is_llama(weights: Weights) -> bool:
+    """Whether the weights have the names of Llama's authors."""
+    return "tok_embeddings.weight" in weights and "layers.0.attention.wq.weight" in weights
+
+
+def convert_llama(file: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+    """Map Llama's parameters, params.json or llama2.c's model_args, and its whole weights to ours."""
+    check_fields(file, "Llama", values, _FIELDS)
+    weights = {name: tensor for name, tensor in weights.items() if name not in _TABLES}
+    up = weights.get("layers.0.feed_forward.w1.weight")
+    if up is None or up.ndim != 2:
+        raise CheckpointError(f"{file}: the weights lack the matrix layers.0.feed_forward.w1.weight")
+    embedding, head = weights["tok_embeddings.weight"], weights.get("output.weight")
+    tied = head is None or (head.shape == embedding.shape and torch.equal(head, embedding))
+    if tied:
+        weights.pop("output.weight", None)
+    with required_keys("Llama"):
+        config = TransformerConfig(
+            kind="decoder",
+            vocab_size=len(embedding),  # params.json may leave it to the tokenizer: -1
+            d_model=values["dim"],
+            nhead=values["n_heads"],
+            num_kv_heads=values.get("n_kv_heads"),
+            head_dim=values.get("head_dim"),
+            num_decoder_layers=values["n_layers"],
+            dim_feedforward=len(up),
+            dropout=values.get("dropout", 0.0),
+            activation="swiglu",
+            norm="rms",
+            norm_first=True,
+            layer_norm_eps=values.get("norm_eps", 1e-5),
+            qkv_bias=False,
+            out_bias=False,
+            feed_forward_bias=False,
+            sliding_window=values.get("sliding_window"),
+            positions="rotary",
+            max_positions=values.get("max_seq_len") or 2048,
+            rotary_base=values.get("rope_theta", 10000.0),
+            rotary_scaling=_scaling(values),
+            scale_embeddings=False,
+            tie_embeddings=tied,
+            head_bias=False,
+        )
+    weights = rename(weights, _NAMES, _LAYER, "decoder.layers")
+    for layer in range(config.num_decoder_layers):
+        attention, ffn = f"decoder.layers.{layer}.self_attn", f"decoder.layers.{layer}.feed_forward"
+        for name, heads in ((f"{attention}.wq.weight", config.nhead), (f"{attention}.wk.weight", config.kv_heads)):
+            if name in weights:
+                weights[name] = halves(file, name, weights[name], heads)
+        pack(file, weights, [f"{attention}.w{part}" for part in "qkv"], f"{attention}.in_proj", bias=False)
+        pack(file, weights, [f"{ffn}.w3", f"{ffn}.w1"], f"{ffn}.linear1", bias=False)  # value, then gate
+    return config, weights
+
+
+def halves(file: Path, name: str, weight: Tensor, heads: int, turned: int | None = None) -> Tensor:
+    """Reorder the rows of queries or keys from pairs of neighbours to pairs of halves.
+
+    Args:
+        file: Named in messages.
+        name: Named in messages.
+        weight: A projection's weight (N·H, D) or bias (N·H).
+        heads: N.
+        turned: How many of the H entries of a head turn; None: all.
+    """
+    size, rest = divmod(len(weight) if weight.ndim else 0, heads)
+    turned = size if turned is None else turned
+    if rest or not size or turned % 2:
+        raise CheckpointError(
+            f"{file}: {name} has {len(weight) if weight.ndim else 0} rows, not {heads} heads of one size"
+        )
+    pairs = torch.arange(turned).view(turned // 2, 2).T.flatten()
+    order = torch.cat([pairs, torch.arange(turned, size)])
+    return weight.reshape(heads, size, *weight.shape[1:])[:, order].flatten(0, 1)
+
+
+def shards_of(file: Path) -> list[Path]:
+    """List the files over which a model-parallel checkpoint is spread: `consolidated.00.pth` and so on.
+
+    Raises:
+        CheckpointError: One of them is missing.
+    """
+    pattern = re.compile(r"(consolidated\.)(\d+)(\.\w+)")
+    match = pattern.fullmatch(file.name)
+    if match is None:
+        return [file]
+    found = [
+        other for path in file.parent.iterdir() if (other := pattern.fullmatch(path.name)) and other[3] == match[3]
+    ]
+    names = [f"{match[1]}{number:0{len(match[2])}}{match[3]}" for number in range(1 + max(int(m[2]) for m in found))]
+    for name in names:
+        if not (file.parent / name).is_file():
+            raise CheckpointError(f"{file.parent} lacks {name}, one of {len(names)} files of a checkpoint in parts")
+    return [file.parent / name for name in names]
+
+
+def merge(file: Path, values: dict[str, Any], shards: Sequence[Weights]) -> Weights:
+    """Put together the weights that model parallelism has split by rows or by columns."""
+    if len(shards) == 1:
+        return shards[0]
+    if any(shard.keys() != shards[0].keys() for shard in shards):
+        raise CheckpointError(f"{file}: the files of a checkpoint in parts hold weights of different names")
+    whole = {}
+    for name, first in shards[0].items():
+        parts = [shard[name] for shard in shards]
+        kind = name.split(".")[-2] if "." in name else name
+        if first.ndim < 2 or kind in _TABLES:
+            whole[name] = first
+            continue
+        by_columns = kind in ("wo", "w2") or (kind == "tok_embeddings" and first.shape[1] != values.get("dim"))
+        if len({part.shape[:1] if by_columns else part.shape[1:] for part in parts}) > 1:
+            raise CheckpointError(f"{file}: the parts of {name} do not go together: {[tuple(p.shape) for p in parts]}")
+        whole[name] = torch.cat(parts, dim=1 if by_columns else 0)
+    return whole
+
+
+def _scaling(values: dict[str, Any]) -> RotaryScaling | None:
+    """Llama 3.1's scaling; where params.json gives no numbers, they are those of its reference code."""
+    if not values.get("use_scaled_rope"):
+        return None
+    try:
+        return RotaryScaling(
+            kind="llama3",
+            factor=values.get("rope_scaling_factor") or 8.0,
+            low_frequency_factor=1.0,
+            high_frequency_factor=values.get("rope_high_freq_factor") or 4.0,
+            original_max_positions=8192,
+        )
+    except TypeError as error:
+        raise ConfigError(f"rope_scaling_factor is no number: {error}") from error
