@@ -19,7 +19,7 @@ from tfm.runtime import load
 from .fidelity import Fidelity, measure_fidelity
 from .graphs import Graph, graphs_of
 from .latency import Latency, measure_latency
-from .manifest import COMPANIONS, SCHEMA, read_json, write_json, write_manifest
+from .manifest import COMPANIONS, SCHEMA, generation_settings, read_json, write_json, write_manifest
 from .samples import cases
 from .staging import staged
 from .to_onnx import OPSETS, to_onnx
@@ -117,18 +117,21 @@ def export_checkpoint(
             model = load_checkpoint(checkpoint)
             family = _copy_companions(checkpoint if checkpoint.is_dir() else checkpoint.parent, folder)
             write_json(folder / "config.json", model.config.to_dict())
+            generation_settings(folder, model.config)  # raises before the long work, not after it
         graphs = graphs_of(model)
         files: dict[str, dict[str, Path]] = {name: {} for name in dict.fromkeys(["fp32", *precisions])}
         reports: list[GraphReport] = []
         for graph in graphs:
             reports += _make_graph(graph, folder, files, opset, tolerance, stage)
-        write_manifest(folder, model.config, family, graphs, files, opset, gates=[])
         fidelity: list[Fidelity] = []
-        for name in files:
-            with stage(f"compare {name} bundle with eager"):
-                fidelity += measure_fidelity(model, load(folder, provider="cpu", precision=name))
-        with stage("time eager, " + ", ".join(files)):
-            latency = measure_latency(graphs, files, checkpoint)
+        latency: list[Latency] = []
+        if all(part.passed for part in reports):  # else what is wrong is known, and may not even run
+            write_manifest(folder, model.config, family, graphs, files, opset, gates=[])
+            for name in files:
+                with stage(f"compare {name} bundle with eager"):
+                    fidelity += measure_fidelity(model, load(folder, provider="cpu", precision=name))
+            with stage("time eager, " + ", ".join(files)):
+                latency = measure_latency(graphs, files, checkpoint)
         report = ExportReport(
             output=Path(output),
             parameters=sum(parameter.numel() for parameter in model.parameters()),

@@ -128,4 +128,11 @@ def test_all_zero() -> None:
 
 def test_json_has_no_infinity() -> None:
     values = figures_of([1.0, 2.0], [1.0, 2.0]).to_dict()
-    assert values == {"count": 2, "max_abs": 0.0, "nmse": 0.0, "snr_db": None, "cosine": pytest.approx(1.0), "scale": 2.0}
+    assert values == {
+        "count": 2,
+        "max_abs": 0.0,
+        "nmse": 0.0,
+        "snr_db": None,
+        "cosine": pytest.approx(1.0),
+        "scale": 2.0,
+    }
