@@ -18,10 +18,12 @@ def print_report(report: ExportReport, console: Console) -> None:
         console.print(_ops(role, [graph for graph in report.graphs if graph.role == role]))
     console.print()
     console.print(_outputs(report))
-    console.print()
-    console.print(_fidelity(report))
-    console.print()
-    console.print(_latency(report))
+    if report.fidelity:
+        console.print()
+        console.print(_fidelity(report))
+    if report.latency:
+        console.print()
+        console.print(_latency(report))
     console.print()
     fp32 = report.sizes["fp32"]
     for name, size in report.sizes.items():

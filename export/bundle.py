@@ -22,7 +22,7 @@ from .generic_open import describe_generic, is_generic, open_generic
 from .generic_vectors import from_vectors
 from .graphs import Graph, graphs_of
 from .latency import Latency, measure_latency
-from .manifest import COMPANIONS, SCHEMA, read_json, write_json, write_manifest
+from .manifest import COMPANIONS, SCHEMA, generation_settings, read_json, write_json, write_manifest
 from .samples import cases
 from .staging import staged
 from .to_onnx import OPSETS, to_onnx
@@ -130,13 +130,15 @@ def export_checkpoint(
         reports: list[GraphReport] = []
         for graph in graphs:
             reports += _make_graph(graph, made.kind, folder, files, opset, tolerance, stage)
-        write_manifest(folder, made, subject.family, graphs, files, opset, gates=[])
         fidelity: list[Fidelity] = []
-        for name in files:
-            with stage(f"compare {name} bundle with eager"):
-                fidelity += measure_fidelity(subject.eager, load(folder, provider="cpu", precision=name))
-        with stage("time eager, " + ", ".join(files)):
-            latency = measure_latency(graphs, files, checkpoint, model, config, nhead)
+        latency: list[Latency] = []
+        if all(part.passed for part in reports):  # else what is wrong is known, and may not even run
+            write_manifest(folder, made, subject.family, graphs, files, opset, gates=[])
+            for name in files:
+                with stage(f"compare {name} bundle with eager"):
+                    fidelity += measure_fidelity(subject.eager, load(folder, provider="cpu", precision=name))
+            with stage("time eager, " + ", ".join(files)):
+                latency = measure_latency(graphs, files, checkpoint, model, config, nhead)
         report = ExportReport(
             output=Path(output),
             parameters=sum(parameter.numel() for parameter in subject.eager.parameters()),
@@ -179,7 +181,7 @@ def _read(
             generic = open_generic(path, model)
             if path is not None:
                 _copy_companions(path if path.is_dir() else path.parent, folder)
-            write_json(folder / "config.json", generic.config.to_dict())
+            _write_config(path, folder, generic.config)
         return _Subject(eager=generic, graphs=[generic], config=generic.config, family=generic.config.family)
     with stage("read checkpoint"):
         native = load_checkpoint(path, config, nhead).float()
@@ -187,7 +189,8 @@ def _read(
         family = family if config is None else _family(Path(config))
         if not (folder / "tokenizer.json").is_file() and (tokenizer := load_tokenizer(path)) is not None:
             tokenizer.save(str(folder / "tokenizer.json"))
-        write_json(folder / "config.json", native.config.to_dict())
+        _write_config(path, folder, native.config)
+        generation_settings(folder, native.config)  # raises before the long work, not after it
     if native.config.reads_vectors:
         whole = from_vectors(native)
         return _Subject(eager=whole, graphs=[whole], config=whole.config, family=family)
@@ -202,12 +205,19 @@ def _copy_companions(source: Path, folder: Path) -> str:
     return _family(source / "config.json")
 
 
+def _write_config(source: Path | None, folder: Path, config: TransformerConfig | GenericConfig) -> None:
+    """Put the source folder's own config.json into the bundle, or ours where there is none."""
+    if source is not None and (source / "config.json").is_file():
+        shutil.copyfile(source / "config.json", folder / "config.json")
+    else:
+        write_json(folder / "config.json", config.to_dict())
+
+
 def _family(config: Path) -> str:
     """Tell the model_type of a Hugging Face configuration; "transformer" of any other, and of none."""
     if not config.is_file() or config.suffix != ".json":
         return "transformer"
-    values = read_json(config)
-    return str(values.get("model_type", "transformer")) if isinstance(values, dict) else "transformer"
+    return str(read_json(config).get("model_type", "transformer"))
 
 
 def _make_graph(

@@ -5,7 +5,8 @@
     encoder-decoder  encoder                ids → last hidden state, and the cross-attention's keys and values
                      decoder                ids, cache and those keys and values → logits and cache
 
-Names are Hugging Face's. Shapes: B batch, S new tokens, P past tokens, T all or source tokens, K key/value heads, H head size.
+Names are Hugging Face's. Shapes: B batch, S new tokens, P past tokens, T all or source tokens, K key/value heads,
+H head size.
 """
 
 import dataclasses

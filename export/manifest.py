@@ -85,16 +85,14 @@ def generation_settings(folder: Path, config: TransformerConfig) -> dict[str, An
     """
     if not config.has_decoder:
         return None
-    values: dict[str, Any] = {}
     path = folder / "generation_config.json"
-    if path.is_file():
-        values = read_json(path)
+    written = read_json(path) if path.is_file() else {}
+    values = {name: value for name, value in written.items() if value is not None}  # null: not set
     settings: dict[str, Any] = {}
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         settings[name] = values.get(name, getattr(config, name))
-        if (
-            name == "bos_token_id" and config.has_encoder
-        ):  # Hugging Face's bos_token_id is not what decoding starts with
+        if name == "bos_token_id" and config.has_encoder:
+            # Hugging Face's bos_token_id is not what decoding starts with
             start = config.bos_token_id if config.bos_token_id is not None else values.get(name)
             settings[name] = values.get("decoder_start_token_id", start)
         ends = settings[name] if name == "eos_token_id" and isinstance(settings[name], list) else [settings[name]]
@@ -106,21 +104,26 @@ def generation_settings(folder: Path, config: TransformerConfig) -> dict[str, An
     if settings["pad_token_id"] is None:
         ends = settings["eos_token_id"]
         settings["pad_token_id"] = ends[0] if isinstance(ends, list) and ends else ends if type(ends) is int else None
-    settings["max_new_tokens"] = values.get("max_new_tokens", min(_MAX_NEW_TOKENS, config.max_positions))
+    settings["max_new_tokens"] = most = values.get("max_new_tokens", min(_MAX_NEW_TOKENS, config.max_positions))
+    if type(most) is not int or most < 1:
+        raise ConfigError(f"{path}: max_new_tokens must be an integer of at least 1, but is {most!r}")
     settings["split_on_whitespace"] = bool(values.get("split_on_whitespace", False))
     return settings
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
 
     Raises:
-        ConfigError: It is none.
+        ConfigError: It holds none.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds a {type(content).__name__}, not an object of names and values")
+    return content
 
 
 def write_json(path: Path, content: Any) -> None:

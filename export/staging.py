@@ -26,16 +26,22 @@ def staged(output: Path, *, overwrite: bool) -> Iterator[tuple[Path, Callable[[]
     Raises:
         ExportError: `output` exists, or its place cannot be written to.
     """
-    if output.exists() and not overwrite:
+    try:
+        exists = output.exists()
+    except OSError as error:
+        raise ExportError(f"no bundle can be written to {output}: {error.strerror}") from error
+    if exists and not overwrite:
         raise ExportError(
             f"{output} exists already; choose another folder with -o, or replace the bundle with --overwrite"
         )
-    if output.exists() and not (output / "manifest.json").is_file():
+    if exists and not (output / "manifest.json").is_file():
         raise ExportError(f"{output} exists and is not a bundle (it has no manifest.json): --overwrite leaves it alone")
+    made = [folder for folder in output.parents if not folder.exists()]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         room = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
     except OSError as error:
+        _remove_empty(made)
         raise ExportError(f"no bundle can be written to {output.parent}: {error.strerror}") from error
     new, old = room / "new", room / "old"
 
@@ -56,6 +62,14 @@ def staged(output: Path, *, overwrite: bool) -> Iterator[tuple[Path, Callable[[]
         if old.exists() and not output.exists():
             os.rename(old, output)
         shutil.rmtree(room, ignore_errors=True)
+        _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders that were made on the way, innermost first, unless the bundle is in them."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _flush(path: Path) -> None:

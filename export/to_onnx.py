@@ -106,7 +106,9 @@ def _describe(model: ir.Model, graph: Graph) -> None:
     for values, described in ((model.graph.inputs, graph.inputs), (model.graph.outputs, graph.outputs)):
         for value, description in zip(values, described, strict=True):
             value.shape = ir.Shape(description.shape)
-            value.metadata_props.clear()
+    results = [value for node in model.graph for value in node.outputs]
+    for value in (*model.graph.inputs, *model.graph.initializers.values(), *results):
+        value.metadata_props.clear()
     model.graph.name = graph.file
     model.producer_name = "tfm-export"
     model.metadata_props.clear()

@@ -36,6 +36,8 @@ LEVELS: dict[str, ort.GraphOptimizationLevel] = {
 }
 """onnxruntime's levels of graph optimisation."""
 
+_BROKEN = "the whole graph cannot be run"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpReport:
@@ -101,6 +103,7 @@ class GraphReport:
         """The first op or output past tolerance, with the reason; "" where all passed."""
         faults = [f"{op.op}: {op.fault}" for op in self.ops if op.fault]
         faults += [f"output {out.name} ({out.level}): {out.fault}" for out in self.outputs if out.fault]
+        faults.sort(key=lambda fault: _BROKEN in fault)  # what cannot run by itself, before all that it takes down
         return faults[0] if faults else "" if self.passed else f"nothing was compared in the {self.role} graph"
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,7 +172,7 @@ def verify(
                 for name, actual, tensor in zip(figures, session.run(list(figures), feed), expected, strict=True):
                     faults[name] = faults[name] or _add(figures[name], actual, tensor.numpy())
         except Exception as error:  # onnxruntime's errors share no narrower base
-            faults = dict.fromkeys(figures, f"the graph cannot be run: {str(error).splitlines()[0]}")
+            faults = dict.fromkeys(figures, f"{_BROKEN}: {_first_line(error)}")
         for name, found in figures.items():
             limit = tolerance.limit(found) if judged else None
             fault = faults[name] or _judge(found, limit, "off")
@@ -224,18 +227,14 @@ def _verify_op(
         session = region.session(model, _options("disabled"))
         for tap in taps:
             own.add(session.run(None, region.feeds(tap))[0], region.expected(tap))
+        for tap, outputs in zip(taps, free_runs if isinstance(free_runs, list) else [], strict=False):
+            free.add(outputs[region.op], region.expected(tap))
     except VerificationError as error:
         fault = str(error)
     except Exception as error:  # onnxruntime's errors share no narrower base
-        fault = f"it cannot be run by itself: {str(error).splitlines()[0]}"
-    own_limit = OWN[op.kind].limit(own)
-    fault = fault or _judge(own, own_limit, "off by itself")
-    if isinstance(free_runs, str):
-        fault = fault or free_runs
-    else:
-        for tap, outputs in zip(taps, free_runs, strict=True):
-            fault = fault or _add(free, outputs[region.op], region.expected(tap))
-    free_limit = FREE.limit(free) if judged else None
+        fault = f"it cannot be run by itself: {_first_line(error)}"
+    own_limit, free_limit = OWN[op.kind].limit(own), FREE.limit(free) if judged else None
+    fault = fault or _judge(own, own_limit, "off by itself") or (free_runs if isinstance(free_runs, str) else "")
     fault = fault or _judge(free, free_limit, "off in the whole graph")
     return OpReport(
         op=op, form=region.form, own=own, own_limit=own_limit, free=free, free_limit=free_limit, fault=fault
@@ -283,7 +282,11 @@ def _run_with_taps(
         session = ort.InferenceSession(content, _options("disabled"), providers=["CPUExecutionProvider"])
         return [dict(zip(regions, session.run(names, feed), strict=True)) if names else {} for feed in feeds]
     except Exception as error:  # onnxruntime's errors share no narrower base
-        return f"the graph cannot be run: {str(error).splitlines()[0]}"
+        return f"{_BROKEN}: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _options(level: str) -> ort.SessionOptions:

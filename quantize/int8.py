@@ -86,7 +86,7 @@ def _quantize_matmul(graph: ir.Graph, node: ir.Node) -> list[QuantizedWeight]:
     if x is None or weight is None or values_KN is None:
         return []
     rounded_KN, scale_1N = round_symmetric(values_KN, axis=0)
-    last, bias = node, _bias(node)
+    last, bias = node, _bias(node, values_KN.shape[1])
     inputs: list[ir.Value | None] = [
         x,
         _initializer(graph, f"{weight.name}_int8", rounded_KN),
@@ -106,9 +106,9 @@ def _quantize_embedding(graph: ir.Graph, node: ir.Node) -> list[QuantizedWeight]
     if table is None or values_VD is None or node.attributes.get("axis", _ROWS).as_int() != 0:
         return []
     rounded_VD, scale_V1 = round_symmetric(values_VD, axis=1)
-    row = ir.node("Gather", [_initializer(graph, f"{table.name}_int8", rounded_VD), ids])
+    row = ir.node("Gather", [_initializer(graph, f"{table.name}_rows_int8", rounded_VD), ids])
     cast = ir.node("Cast", [row.outputs[0]], {"to": ir.DataType.FLOAT})
-    scale = ir.node("Gather", [_initializer(graph, f"{table.name}_scale", scale_V1), ids])
+    scale = ir.node("Gather", [_initializer(graph, f"{table.name}_rows_scale", scale_V1), ids])
     product = ir.node("Mul", [cast.outputs[0], scale.outputs[0]], name=node.name)
     graph.insert_before(node, [row, cast, scale])
     _replace(graph, node, product)
@@ -132,13 +132,13 @@ def _constant(value: ir.Value | None) -> npt.NDArray[np.float32] | None:
     return array
 
 
-def _bias(node: ir.Node) -> tuple[ir.Node, ir.Value] | None:
-    """The Add of a constant vector that is the one use of a product."""
+def _bias(node: ir.Node, size: int) -> tuple[ir.Node, ir.Value] | None:
+    """The Add of a constant vector of the product's `size` that is its one use."""
     users = list(node.outputs[0].consumers())
     if len(users) != 1 or users[0].op_type != "Add" or node.outputs[0].is_graph_output():
         return None
     bias = next((value for value in users[0].inputs if value is not node.outputs[0]), None)
-    if bias is None or bias.const_value is None or len(bias.const_value.shape) != 1:
+    if bias is None or bias.const_value is None or tuple(bias.const_value.shape) != (size,):
         return None
     return users[0], bias
 

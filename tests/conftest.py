@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -60,5 +61,20 @@ def export_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[
                 ir.save(to_onnx(graph, opset=opset), folder / f"{graph.file}.onnx")
                 made[key][graph.role] = Exported(graph, folder / f"{graph.file}.onnx")
         return made[key]
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def to_onnx_once() -> Callable[..., ir.Model]:
+    """`to_onnx`, which exports a graph of the same weights only once."""
+    made: dict[tuple[Any, ...], bytes] = {}
+
+    def export(graph: Graph, *, opset: int = 23) -> ir.Model:
+        weights = b"".join(value.numpy().tobytes() for value in graph.state_dict().values())
+        key = (graph.role, str(graph.model.config), opset, hash(weights))
+        if key not in made:
+            made[key] = ir.to_proto(to_onnx(graph, opset=opset)).SerializeToString()
+        return ir.from_proto(onnx.ModelProto.FromString(made[key]))
 
     return export

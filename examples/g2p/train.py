@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from data import BOS, EOS, PAD, VOCABULARY, Pronunciations, error_counts, load, split, without_stress, write_tokenizer
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tfm.model import Transformer, TransformerConfig, save_checkpoint
+from tfm.model import Transformer, TransformerConfig, load_checkpoint, save_checkpoint
 
 HERE = Path(__file__).parent
 SYMBOLS = list(VOCABULARY)
@@ -97,6 +98,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=55, help="stop after this long; the schedule ends there")
+    parser.add_argument("--resume", type=Path, help="go on from this checkpoint, with a schedule of its own")
     parser.add_argument("--output", type=Path, default=HERE)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
@@ -104,7 +106,8 @@ def main() -> None:
     rng = random.Random(options.seed)
     train, validation, test = split(load())
     pairs = [(w, p) for w, ps in train.items() for p in ps]
-    model = Transformer(CONFIG)
+    model = load_checkpoint(options.resume) if options.resume else Transformer(CONFIG)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.998))  # of the last few hundred steps
     options.output.mkdir(parents=True, exist_ok=True)
     with open(options.output / "train.log", "w") as log:
 
@@ -143,16 +146,17 @@ def main() -> None:
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
+                averaged.update_parameters(model)
                 total, count, step = total + loss.item(), count + 1, step + 1
             epoch += 1
             progress = max(progress, epoch / options.epochs)
-            scores = evaluate(model, dict(list(validation.items())[:1000]))
+            scores = evaluate(averaged.module, dict(list(validation.items())[::2]))
             say(
                 f"epoch {epoch} step {step} minutes {(time.monotonic() - start) / 60:.1f} lr {lr:.1e} "
                 f"loss {total / max(count, 1):.4f} " + " ".join(f"{k} {v:.4f}" for k, v in scores.items())
             )
-            save_checkpoint(model, options.output / "model.pt")
-        say("test " + " ".join(f"{k} {v:.4f}" for k, v in evaluate(model, test).items()))
+            save_checkpoint(averaged.module, options.output / "model.pt")
+        say("test " + " ".join(f"{k} {v:.4f}" for k, v in evaluate(averaged.module, test).items()))
     write_tokenizer(options.output / "tokenizer.json")
     special = {"pad_token_id": VOCABULARY[PAD], "bos_token_id": VOCABULARY[BOS], "eos_token_id": VOCABULARY[EOS]}
     generation = {**special, "max_new_tokens": MAX_NEW_TOKENS, "split_on_whitespace": True}

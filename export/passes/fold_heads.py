@@ -59,10 +59,10 @@ def _fold(graph: ir.Graph, node: ir.Node) -> str | None:
     new.metadata_props.update(node.metadata_props)
     new.outputs[0].name, new.outputs[0].shape, new.outputs[0].type = old.name, old.shape, old.type
     graph.insert_before(node, new)
-    ir.convenience.replace_all_uses_with(old, new.outputs[0])
     for index, output in enumerate(graph.outputs):
         if output is old:
             graph.outputs[index] = new.outputs[0]
+    ir.convenience.replace_all_uses_with(old, new.outputs[0])
     return None
 
 

@@ -1,0 +1,317 @@
+"""From checkpoint to bundle: what is in it, what is refused, and that a refusal leaves nothing."""
+
+import errno
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+import tfm.export.bundle as bundle
+from tfm.errors import ConfigError, ExportError, QuantizeError
+from tfm.export import PRECISIONS, export_checkpoint
+from tfm.export.fidelity import FLOORS, Fidelity
+from tfm.export.manifest import SCHEMA
+from tfm.model import save_checkpoint
+from tfm.runtime import load
+
+ENCODER = {"kind": "encoder", "activation": "gelu"}
+
+
+@pytest.fixture
+def checkpoint(make_model: Any, tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    save_checkpoint(make_model(**ENCODER), folder / "model.pt")
+    return folder / "model.pt"
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "out" / "x.tfm"
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch, to_onnx_once: Any) -> None:
+    """Latency and exporting have their own tests, and take longer than all the rest."""
+    monkeypatch.setattr(bundle, "measure_latency", lambda *_: [])
+    monkeypatch.setattr(bundle, "to_onnx", to_onnx_once)
+
+
+@pytest.fixture(scope="module")
+def made(make_model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A bundle in both precisions, and its report."""
+    folder = tmp_path_factory.mktemp("made")
+    model = make_model(bos_token_id=1, eos_token_id=2, pad_token_id=0, activation="gelu", norm_first=True)
+    save_checkpoint(model, folder / "model.pt")
+    (folder / "generation_config.json").write_text('{"max_new_tokens": 9}')
+    (folder / "thesis.txt").write_text("private")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(bundle, "measure_latency", lambda *_: [])
+        return folder / "x.tfm", export_checkpoint(folder / "model.pt", folder / "x.tfm")
+
+
+def nothing_is_left(output: Path) -> None:
+    assert not output.parent.exists()
+
+
+def test_the_files(made: tuple[Path, Any]) -> None:
+    output, report = made
+    assert report.passed
+    assert report.faults() == []
+    graphs = [
+        f"onnx/{name}{suffix}.onnx" for name in ("decoder_model_merged", "encoder_model") for suffix in ("", "_int8")
+    ]
+    found = sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
+    assert found == sorted([*graphs, "config.json", "generation_config.json", "manifest.json", "parity.json"])
+
+
+def test_the_manifest_lists_every_file_with_its_digest(made: tuple[Path, Any]) -> None:
+    output, _ = made
+    manifest = json.loads((output / "manifest.json").read_text())
+    files = [path for path in output.rglob("*") if path.is_file() and path.name != "manifest.json"]
+    assert manifest["files"] == {
+        path.relative_to(output).as_posix(): {
+            "size": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in files
+    }
+    assert {gate["name"] for gate in manifest["gates"]} == {
+        f"{precision} {what}" for precision in PRECISIONS for what in ("encoder", "decoder", "top-1", "greedy")
+    }
+    assert all(gate["passed"] for gate in manifest["gates"])
+    assert manifest["generation"]["max_new_tokens"] == 9
+
+
+def test_the_certificate_is_the_report(made: tuple[Path, Any]) -> None:
+    output, report = made
+    values = json.loads((output / "parity.json").read_text())
+    assert values == json.loads(json.dumps(report.to_dict()))
+    assert (values["schema"], values["passed"]) == (SCHEMA, True)
+    assert [(graph["role"], graph["precision"]) for graph in values["graphs"]] == [
+        (role, precision) for role in ("encoder", "decoder") for precision in PRECISIONS
+    ]
+    assert all(op["passed"] and op["form"] and op["own"]["count"] for graph in values["graphs"] for op in graph["ops"])
+    assert values["sizes"]["fp32"] == sum(
+        (output / "onnx" / name).stat().st_size for name in ("encoder_model.onnx", "decoder_model_merged.onnx")
+    )
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_runtime_runs_it(made: tuple[Path, Any], precision: str) -> None:
+    output, _ = made
+    model = load(output, provider="cpu", precision=precision)
+    generated = model.generate([[3, 4, 5], [6]])
+    assert all(len(row) <= 9 for row in generated)
+    (alone,) = model.generate([[6]])
+    if precision == "fp32":
+        assert alone == generated[1]
+
+
+def test_fp32_alone(checkpoint: Path, output: Path) -> None:
+    stages: list[str] = []
+
+    def stage(name: str) -> Any:
+        stages.append(name)
+        return bundle.contextlib.nullcontext()
+
+    report = export_checkpoint(checkpoint, output, precisions=["fp32"], stage=stage)
+    assert report.passed
+    assert [path.name for path in (output / "onnx").iterdir()] == ["model.onnx"]
+    assert stages == [
+        "read checkpoint",
+        "export encoder",
+        "verify fp32 encoder",
+        "compare fp32 bundle with eager",
+        "time eager, fp32",
+    ]
+    (fidelity,) = report.fidelity
+    assert (fidelity.measure, fidelity.count) == ("cosine", 8 * (5 + 16 + 16))
+
+
+def test_fp32_is_made_unasked(checkpoint: Path, output: Path) -> None:
+    assert list(export_checkpoint(checkpoint, output, precisions=["int8"]).sizes) == ["fp32", "int8"]
+
+
+def test_companions_come_along_and_nothing_else(checkpoint: Path, output: Path) -> None:
+    (checkpoint.parent / "sentence_bert_config.json").write_text('{"max_seq_length": 7}')
+    (checkpoint.parent / "secrets.json").write_text("{}")
+    export_checkpoint(checkpoint, output, precisions=["fp32"])
+    assert (output / "sentence_bert_config.json").read_text() == '{"max_seq_length": 7}'
+    assert not (output / "secrets.json").exists()
+    assert load(output, provider="cpu").manifest.max_text_tokens == 7
+
+
+def test_overwrite(checkpoint: Path, output: Path) -> None:
+    export_checkpoint(checkpoint, output, precisions=["fp32"])
+    before = (output / "manifest.json").read_bytes()
+    with pytest.raises(ExportError, match="exists already"):
+        export_checkpoint(checkpoint, output, precisions=["fp32"])
+    assert (output / "manifest.json").read_bytes() == before
+    export_checkpoint(checkpoint, output, overwrite=True)
+    assert (output / "onnx" / "model_int8.onnx").is_file()
+
+
+# ------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize("precisions", [["fp16"], ["fp32", "int4"], [""]])
+def test_an_unknown_precision(checkpoint: Path, output: Path, precisions: list[str]) -> None:
+    with pytest.raises(ExportError, match=r"unknown precision '.*'; known: fp32, int8"):
+        export_checkpoint(checkpoint, output, precisions=precisions)
+    nothing_is_left(output)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"eos_token_id": 99}'])
+def test_a_bad_generation_config(make_model: Any, tmp_path: Path, output: Path, text: str) -> None:
+    save_checkpoint(make_model(kind="decoder"), tmp_path / "model.pt")
+    (tmp_path / "generation_config.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"generation_config\.json"):
+        export_checkpoint(tmp_path / "model.pt", output, precisions=["fp32"])
+    nothing_is_left(output)
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model_int8.onnx"])
+def test_a_disk_that_fills(checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    real = ir.save
+
+    def save(model: ir.Model, path: Path) -> None:
+        if path.name == file:
+            path.write_bytes(b"half of it")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(model, path)
+
+    monkeypatch.setattr(bundle.ir, "save", save)
+    with pytest.raises(ExportError, match="No space left on device"):
+        export_checkpoint(checkpoint, output)
+    nothing_is_left(output)
+
+
+@pytest.mark.parametrize("step", ["to_onnx", "verify", "quantize_int8", "measure_latency"])
+def test_an_interruption_leaves_nothing(
+    checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def interrupt(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bundle, step, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export_checkpoint(checkpoint, output)
+    nothing_is_left(output)
+
+
+def test_a_weight_that_int8_cannot_hold(make_model: Any, tmp_path: Path, output: Path) -> None:
+    model = make_model(**ENCODER)
+    model.encoder.layers[0].feed_forward.linear1.weight.data[0, 0] = float("nan")
+    save_checkpoint(model, tmp_path / "model.pt")
+    with pytest.raises(QuantizeError, match="holds NaN or infinity"):
+        export_checkpoint(tmp_path / "model.pt", output)
+    nothing_is_left(output)
+
+
+def test_a_model_of_nan_is_refused(make_model: Any, tmp_path: Path, output: Path) -> None:
+    """Eager and ONNX agree on NaN everywhere, which is no reason to ship it."""
+    model = make_model(**ENCODER)
+    model.encoder.layers[0].feed_forward.linear1.bias.data[0] = float("nan")
+    save_checkpoint(model, tmp_path / "model.pt")
+    report = export_checkpoint(tmp_path / "model.pt", output, precisions=["fp32"])
+    assert not report.passed
+    assert "cosine: nan" in report.faults()[0]
+    nothing_is_left(output)
+
+
+def defect(edit: Callable[[ir.Node], None], op_type: str) -> Callable[[Any], None]:
+    def apply(model: ir.Model) -> None:
+        edit(next(node for node in model.graph if node.op_type == op_type))
+
+    return apply
+
+
+def swap_keys_and_values(node: ir.Node) -> None:
+    key, value = node.inputs[1:3]
+    node.replace_input_with(1, value)
+    node.replace_input_with(2, key)
+
+
+def drop_mask(node: ir.Node) -> None:
+    node.replace_input_with(3, None)
+
+
+@pytest.mark.parametrize("edit", [swap_keys_and_values, drop_mask])
+def test_a_defect_that_only_the_int8_graph_has(
+    checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch, edit: Callable[[ir.Node], None]
+) -> None:
+    """What an int8 op inherits is not judged by the op, so wrong wiring has to show in the bundle's fidelity."""
+    real = bundle.quantize_int8
+
+    def quantize(model: ir.Model) -> Any:
+        done = real(model)
+        defect(edit, "Attention")(model)
+        return done
+
+    monkeypatch.setattr(bundle, "quantize_int8", quantize)
+    report = export_checkpoint(checkpoint, output)
+    assert not report.passed
+    assert report.faults()[0].startswith(
+        "int8 cosine: " if edit is swap_keys_and_values else "int8 model: attention encoder.layers.0.self_attn: off by"
+    )
+    nothing_is_left(output)
+
+
+def test_a_graph_that_cannot_run_is_a_verdict(checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = bundle.to_onnx
+
+    def export(graph: Any, *, opset: int) -> ir.Model:
+        model = real(graph, opset=opset)
+        defect(lambda node: node.attributes.__setitem__("q_num_heads", ir.AttrInt64("q_num_heads", 3)), "Attention")(
+            model
+        )
+        return model
+
+    monkeypatch.setattr(bundle, "to_onnx", export)
+    report = export_checkpoint(checkpoint, output, precisions=["fp32"])
+    assert not report.passed
+    assert report.faults()[0].startswith("fp32 model: attention encoder.layers.0.self_attn: it cannot be run by itself")
+    assert (report.fidelity, report.latency) == ((), ())
+    nothing_is_left(output)
+
+
+# ------------------------------------------------ verdicts on what a user would notice
+
+
+def fidelity(**changes: Any) -> Fidelity:
+    values = {"precision": "int8", "measure": "cosine", "value": 1.0, "floor": 0.99, "count": 3, "data": "texts"}
+    return Fidelity(**(values | changes))
+
+
+def test_fidelity_needs_a_value_and_something_compared() -> None:
+    assert fidelity().passed
+    assert fidelity(value=0.99).passed
+    assert not fidelity(value=0.98).passed
+    assert not fidelity(count=0).passed
+    assert not fidelity(value=np.nan).passed
+    assert not fidelity(value=np.nan, floor=0.0).passed
+
+
+def test_every_measure_has_a_floor_in_every_precision() -> None:
+    assert set(FLOORS) == {(m, p) for m in ("cosine", "top-1", "greedy") for p in PRECISIONS}
+
+
+def test_a_report_without_graphs_or_fidelity_fails(made: tuple[Path, Any]) -> None:
+    _, report = made
+    assert report.passed
+    for part in ("graphs", "fidelity"):
+        assert not bundle.dataclasses.replace(report, **{part: ()}).passed
+
+
+def test_low_fidelity_refuses_the_bundle(checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "measure_fidelity", lambda *_: [fidelity(value=0.5)])
+    report = export_checkpoint(checkpoint, output)
+    assert not report.passed
+    assert report.faults()[0] == "int8 cosine: 0.5000 over 3 texts, less than 0.99"
+    nothing_is_left(output)

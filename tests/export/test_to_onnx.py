@@ -1,0 +1,250 @@
+"""What is exported is the same function as eager, in every form a model takes, and says nothing of its machine."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import torch
+
+from tfm.errors import ExportError
+from tfm.export import OPSETS, graphs_of, to_onnx, verify
+from tfm.export.passes import OP_KEY
+from tfm.export.samples import cases
+from tfm.export.taps import record
+from tfm.model import ACTIVATIONS, GATED, Transformer
+
+ExportTiny = Callable[..., dict[str, Any]]
+MakeModel = Callable[..., Transformer]
+
+REPO = Path(__file__).resolve().parents[2]
+SINGLE = 2e-5  # float32 sums in another order, through two layers of weights of size 0.3: measured at most 3e-6
+
+KINDS: list[dict[str, Any]] = [
+    {"kind": "encoder", "activation": "gelu", "num_encoder_layers": 2, "pooling": "mean", "pooler": True},
+    {"kind": "encoder", "activation": "quick_gelu", "norm_first": True},
+    {"kind": "decoder", "activation": "gelu_tanh", "positions": "learned", "num_decoder_layers": 2},
+    {"kind": "decoder", "activation": "swiglu", "norm_first": True, "tie_embeddings": True},
+    {"kind": "encoder-decoder", "tgt_vocab_size": 7},
+    {"kind": "encoder-decoder", "activation": "silu", "norm_first": True, "num_decoder_layers": 2},
+]
+BERT = {
+    "kind": "encoder",
+    "type_vocab_size": 2,
+    "embedding_norm": True,
+    "scale_embeddings": False,
+    "positions": "learned",
+    "pooling": "cls",
+    "normalize": True,
+}
+
+
+def name_of(options: dict[str, Any]) -> str:
+    return "-".join(str(value) for value in options.values())
+
+
+def run(path: Path, graph: Any, inputs: list[torch.Tensor]) -> list[np.ndarray]:
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    feeds = {value.name: tensor.numpy() for value, tensor in zip(graph.inputs, inputs, strict=True)}
+    return session.run([value.name for value in graph.outputs], feeds)
+
+
+def close(actual: np.ndarray, expected: Any) -> None:
+    np.testing.assert_allclose(actual, np.asarray(expected), atol=SINGLE, rtol=0)
+
+
+@pytest.mark.parametrize("options", [*KINDS, BERT], ids=name_of)
+def test_every_kind_is_verified_at_every_level(export_tiny: ExportTiny, options: dict[str, Any]) -> None:
+    for exported in export_tiny(**options).values():
+        report = verify(exported.graph, exported.path, cases(exported.graph))
+        assert report.passed, report.first_fault
+        assert {output.level for output in report.outputs} == {"disabled", "basic", "extended", "all"}
+        assert [str(op.op) for op in report.ops] == [str(tap.op) for tap in taps_of(exported.graph)]
+        assert all(op.own.count > 0 and op.free.count > 0 and op.form for op in report.ops)
+
+
+# What each activation becomes: one node wherever onnxruntime's CPU provider has a kernel for one.
+FORMS = {
+    "elu": "Elu",
+    "gelu": "Gelu",
+    "gelu_tanh": "Gelu",
+    "hardswish": "HardSwish",
+    "mish": "Mish",
+    "quick_gelu": "QuickGelu",
+    "relu": "Relu",
+    "sigmoid": "Sigmoid",
+    "silu": "QuickGelu",
+    "softplus": "Softplus·Greater·Where",  # x itself beyond torch's threshold of 20
+    "squared_relu": "Relu·Mul",
+    "tanh": "Tanh",
+    "glu": "Sigmoid",
+    "reglu": "Relu",
+    "geglu": "Gelu",
+    "swiglu": "QuickGelu",
+}
+
+
+def test_all_activations_are_listed() -> None:
+    assert list(FORMS) == [*ACTIVATIONS, *GATED]
+
+
+@pytest.mark.parametrize("activation", FORMS)
+def test_every_activation(export_tiny: ExportTiny, activation: str) -> None:
+    exported = export_tiny(kind="encoder", activation=activation)["model"]
+    report = verify(exported.graph, exported.path, cases(exported.graph))
+    assert report.passed, report.first_fault
+    attention, activated = report.ops
+    assert (attention.form, activated.form) == ("Attention", FORMS[activation])
+    assert len(exported.path.read_bytes()) < 1e5
+
+
+@pytest.mark.parametrize("options", KINDS, ids=name_of)
+def test_batch_and_lengths_are_free(export_tiny: ExportTiny, options: dict[str, Any]) -> None:
+    generator = torch.Generator().manual_seed(5)
+    for exported in export_tiny(**options).values():
+        for batch, length, past in [(1, 1, 0), (1, 1, 15), (5, 1, 7), (2, 16, 0), (3, 9, 7), (1, 2, 1)]:
+            inputs = exported.graph.sample(generator, batch, length, past)
+            with torch.no_grad():
+                expected = exported.graph(*inputs)
+            for actual, tensor in zip(run(exported.path, exported.graph, inputs), expected, strict=True):
+                close(actual, tensor)
+
+
+def test_a_row_of_a_batch_is_the_row_alone(export_tiny: ExportTiny) -> None:
+    """Neither padding nor batch-mates change a row."""
+    exported = export_tiny(**KINDS[0])["model"]
+    ids, mask = exported.graph.sample(torch.Generator().manual_seed(6), 6, 16)
+    together = run(exported.path, exported.graph, [ids, mask])
+    for row, length in enumerate(mask.sum(1).tolist()):
+        alone = run(exported.path, exported.graph, [ids[row : row + 1, :length], mask[row : row + 1, :length]])
+        close(together[0][row, :length], alone[0][0])
+        close(together[1][row], alone[1][0])
+
+
+@pytest.mark.parametrize("options", [KINDS[2], KINDS[3]], ids=name_of)
+def test_decoding_step_by_step_is_the_full_pass(export_tiny: ExportTiny, options: dict[str, Any]) -> None:
+    exported = export_tiny(**options)["model"]
+    graph = exported.graph
+    ids = torch.randint(19, (3, 16), generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        expected = graph.model(ids)
+    cache = [torch.zeros(3, 2, 0, 8)] * (len(graph.inputs) - 1)
+    for start, stop in [(0, 4), (4, 5), (5, 6), (6, 13), (13, 16)]:
+        logits, *presents = run(exported.path, graph, [ids[:, start:stop], *cache])
+        close(logits, expected[:, start:stop])
+        cache = [torch.from_numpy(array) for array in presents]
+
+
+@pytest.mark.parametrize("options", [KINDS[4], KINDS[5]], ids=name_of)
+def test_step_by_step_over_a_padded_source_is_the_full_pass(export_tiny: ExportTiny, options: dict[str, Any]) -> None:
+    exported = export_tiny(**options)
+    source, decoder = exported["encoder"], exported["decoder"]
+    config = source.graph.model.config
+    src, mask = source.graph.sample(torch.Generator().manual_seed(8), 4, 11)
+    tgt = torch.randint(config.target_vocab_size, (4, 16), generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        expected = source.graph.model(src, tgt, src_mask=mask)
+    context = [torch.from_numpy(array) for array in run(source.path, source.graph, [src, mask])[1:]]
+    cache = [torch.zeros(4, 2, 0, 8)] * (2 * config.num_decoder_layers)
+    for step in range(16):
+        logits, *presents = run(decoder.path, decoder.graph, [tgt[:, step : step + 1], mask, *cache, *context])
+        close(logits[:, 0], expected[:, step])
+        cache = [torch.from_numpy(array) for array in presents]
+
+
+@pytest.mark.parametrize("options", [*KINDS, BERT], ids=name_of)
+def test_the_file_has_the_signature(export_tiny: ExportTiny, options: dict[str, Any]) -> None:
+    types = {"int64": "tensor(int64)", "float32": "tensor(float)"}
+    for exported in export_tiny(**options).values():
+        session = ort.InferenceSession(exported.path, providers=["CPUExecutionProvider"])
+        for found, told in ((session.get_inputs(), "inputs"), (session.get_outputs(), "outputs")):
+            values = exported.graph.signature()[told]
+            assert [value.name for value in found] == [value["name"] for value in values]
+            assert [value.type for value in found] == [types[value["dtype"]] for value in values]
+            assert [tuple(value.shape) for value in found] == [tuple(value["shape"]) for value in values]
+
+
+@pytest.mark.parametrize("options", [*KINDS, BERT], ids=name_of)
+def test_the_file_is_valid_onnx(export_tiny: ExportTiny, options: dict[str, Any]) -> None:
+    for exported in export_tiny(**options).values():
+        onnx.checker.check_model(exported.path)
+        model = onnx.load(exported.path)
+        assert model.producer_name == "tfm-export"
+        assert {entry.domain: entry.version for entry in model.opset_import}[""] == OPSETS.start
+        assert model.graph.name == exported.graph.file
+
+
+@pytest.mark.parametrize("options", [*KINDS, BERT], ids=name_of)
+def test_the_file_says_nothing_of_the_machine(export_tiny: ExportTiny, options: dict[str, Any]) -> None:
+    for exported in export_tiny(**options).values():
+        content = exported.path.read_bytes()
+        for trace in (str(REPO), str(Path.home()), torch.__file__, "site-packages", "stack_trace", "pkg.torch", ".py"):
+            assert trace.encode() not in content, trace
+        model = onnx.load(exported.path)
+        assert not model.metadata_props
+        assert not model.graph.metadata_props
+        keys = {prop.key for node in model.graph.node for prop in node.metadata_props}
+        values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
+        assert keys == {OP_KEY}
+        assert not [value.name for value in values if value.metadata_props]
+        assert not [tensor.name for tensor in model.graph.initializer if tensor.metadata_props]
+        assert not [node.name for node in model.graph.node if node.doc_string]
+
+
+def test_exporting_twice_gives_the_same_file(export_tiny: ExportTiny, make_model: MakeModel, tmp_path: Path) -> None:
+    exported = export_tiny(**KINDS[1])["model"]
+    (graph,) = graphs_of(make_model(**KINDS[1]))
+    ir.save(to_onnx(graph), tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == exported.path.read_bytes()
+
+
+@pytest.mark.parametrize("opset", list(OPSETS)[1:])
+@pytest.mark.parametrize("options", [KINDS[1], KINDS[5]], ids=name_of)
+def test_every_opset_works(export_tiny: ExportTiny, options: dict[str, Any], opset: int) -> None:
+    for exported in export_tiny(opset=opset, **options).values():
+        assert {e.domain: e.version for e in onnx.load(exported.path).opset_import}[""] == opset
+        report = verify(exported.graph, exported.path, cases(exported.graph))
+        assert report.passed, report.first_fault
+
+
+@pytest.mark.parametrize("opset", [7, OPSETS.start - 1, OPSETS.stop, 99])
+def test_any_other_opset_is_refused(make_model: MakeModel, opset: int) -> None:
+    (graph,) = graphs_of(make_model(kind="encoder"))
+    with pytest.raises(ExportError, match=rf"opset {opset} is not supported; choose one of 23 to {OPSETS[-1]}"):
+        to_onnx(graph, opset=opset)
+
+
+def test_what_torch_cannot_export_is_an_export_error(make_model: MakeModel) -> None:
+    model = make_model(kind="encoder")
+    (graph,) = graphs_of(model)
+
+    class Branches(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum() > 0 else -x
+
+    model.encoder.layers[0].feed_forward.activation = Branches()
+    with pytest.raises(ExportError, match="the model graph cannot be exported: "):
+        to_onnx(graph)
+
+
+def test_the_exporter_that_gives_nothing_is_an_export_error(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: None)
+    (graph,) = graphs_of(make_model(kind="encoder"))
+    with pytest.raises(ExportError, match="the exporter gave nothing"):
+        to_onnx(graph)
+
+
+def test_exporting_is_silent(make_model: MakeModel, capfd: pytest.CaptureFixture[str]) -> None:
+    (graph,) = graphs_of(make_model(kind="encoder"))
+    to_onnx(graph)
+    assert capfd.readouterr() == ("", "")
+
+
+def taps_of(graph: Any) -> list[Any]:
+    return record(graph, cases(graph)[0])[1]
