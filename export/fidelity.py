@@ -119,7 +119,7 @@ def eager_greedy(
         for _ in range(min(max_new_tokens, config.max_positions)):
             next_B = eager(src_BT, tgt_BS, src_mask=mask_BT)[:, -1].argmax(-1)
             tgt_BS = torch.cat([tgt_BS, next_B[:, None]], dim=1)
-            if (tgt_BS == config.eos_token_id).any(dim=1).all():
+            if (tgt_BS[:, 1:] == config.eos_token_id).any(dim=1).all():  # BART starts with what ends
                 break
         for row in tgt_BS[:, 1:].tolist():
             results.append(row[: row.index(config.eos_token_id)] if config.eos_token_id in row else row)

@@ -858,7 +858,7 @@ def test_loading_again_does_not_undo_training(tmp_path: Path, name: str) -> None
 def test_command_line_tells_heads_and_configuration(tmp_path: Path, make: Callable[..., nn.Module]) -> None:
     from click.testing import CliRunner
 
-    from tfm.cli import export
+    from tfm.cli.export import export
     from tfm.runtime import load
 
     torch.save(make().state_dict(), tmp_path / "w.pt")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tfm.errors import CheckpointError, ConfigError, TfmError
-from tfm.export import graphs_of, to_onnx, verify
+from tfm.export import export_checkpoint, graphs_of, to_onnx, verify
 from tfm.export.manifest import generation_settings
 from tfm.export.samples import cases
 from tfm.model import FAMILIES, Transformer, load_checkpoint
@@ -354,3 +354,11 @@ def test_bundles_start_with_the_decoders_own_token(
         settings = generation_settings(tmp_path, config)
         assert settings is not None
         assert settings["bos_token_id"] == start
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bart", "marian"])
+def test_whole_bundle(tmp_path: Path, name: str, pairs: Callable[[str], tuple[nn.Module, Transformer, Path]]) -> None:
+    """BART begins with the token that also ends: greedy decoding must not stop before its first token."""
+    report = export_checkpoint(pairs(name)[2], tmp_path / "bundle", precisions=["fp32"])
+    assert report.passed, report.faults()
