@@ -25,6 +25,7 @@ from .latency import Latency, measure_latency
 from .manifest import COMPANIONS, SCHEMA, generation_settings, read_json, write_json, write_manifest
 from .samples import cases
 from .staging import staged
+from .storage import save_onnx, size_of
 from .to_onnx import OPSETS, to_onnx
 from .tolerances import END_TO_END, Tolerance
 from .verify import GraphReport, verify
@@ -145,7 +146,7 @@ def export_checkpoint(
             graphs=tuple(reports),
             fidelity=tuple(fidelity),
             latency=tuple(latency),
-            sizes={name: sum(file.stat().st_size for file in roles.values()) for name, roles in files.items()},
+            sizes={name: sum(size_of(file) for file in roles.values()) for name, roles in files.items()},
         )
         if report.passed:
             write_json(folder / "parity.json", report.to_dict())
@@ -238,12 +239,12 @@ def _make_graph(
         path.parent.mkdir(exist_ok=True)
         if precision == "fp32":
             with stage(f"export {name}"):
-                ir.save(to_onnx(graph, opset=opset), path)
+                save_onnx(to_onnx(graph, opset=opset), path)
         else:
             with stage(f"quantise {name} to {precision}"):
                 quantised = ir.load(files["fp32"][graph.role])
                 quantize_int8(quantised)
-                ir.save(quantised, path)
+                save_onnx(quantised, path)
         roles[graph.role] = path
         with stage(f"verify {precision} {name}"):
             reports.append(verify(graph, path, inputs, precision=precision, tolerance=tolerance))

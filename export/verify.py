@@ -36,6 +36,9 @@ LEVELS: dict[str, ort.GraphOptimizationLevel] = {
 }
 """onnxruntime's levels of graph optimisation."""
 
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+"""Where onnxruntime looks for weights outside a model that it gets as bytes."""
+
 _BROKEN = "the whole graph cannot be run"
 
 
@@ -154,7 +157,7 @@ def verify(
     regions = find_regions(model)
     records = [record(graph, case) for case in cases]
     feeds = [{value.name: tensor.numpy() for value, tensor in zip(graph.inputs, case, strict=True)} for case in cases]
-    free_runs = _run_with_taps(model, regions, feeds)
+    free_runs = _run_with_taps(model, path.parent, regions, feeds)
     calls = (
         {str(tap.op): [taps[index] for _, taps in records] for index, tap in enumerate(records[0][1])}
         if records
@@ -267,7 +270,7 @@ def _judge(figures: Figures, limit: float | None, what: str) -> str:
 
 
 def _run_with_taps(
-    model: ir.Model, regions: dict[str, Region], feeds: list[dict[str, Array]]
+    model: ir.Model, folder: Path, regions: dict[str, Region], feeds: list[dict[str, Array]]
 ) -> list[dict[str, Array]] | str:
     """Run the whole graph unoptimised, with every op's result as an output; per case, op → result, or why it cannot."""
     known = {value.name for value in model.graph.outputs}
@@ -279,7 +282,9 @@ def _run_with_taps(
         del model.graph.outputs[len(model.graph.outputs) - len(extra) :]
     names = [region.output.name for region in regions.values()]
     try:
-        session = ort.InferenceSession(content, _options("disabled"), providers=["CPUExecutionProvider"])
+        options = _options("disabled")
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
+        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         return [dict(zip(regions, session.run(names, feed), strict=True)) if names else {} for feed in feeds]
     except Exception as error:  # onnxruntime's errors share no narrower base
         return f"{_BROKEN}: {_first_line(error)}"

@@ -215,11 +215,13 @@ class Decoder(Stack):
         past_length = 0 if past is None else past[0][0].size(2)
         query_S = torch.arange(ids_BS.size(1), device=ids_BS.device) + past_length
         key_T = torch.arange(past_length + ids_BS.size(1), device=ids_BS.device)
-        padding = None if mask_BT is None else padding_mask(mask_BT, ids_BS.size(1))
+        real = None
+        if mask_BT is not None:  # padding sees itself alone, so that no row of scores is empty
+            real = padding_mask(mask_BT, ids_BS.size(1)) | (key_T[None, :] == query_S[:, None])
         seen: dict[bool, Tensor | None] = {}
         for slides in dict.fromkeys(self.slides):
             mask = causal_mask(query_S, key_T, self.window if slides else None)
-            seen[slides] = self.biased(mask if padding is None else mask & padding, query_S, key_T)
+            seen[slides] = self.biased(mask if real is None else mask & real, query_S, key_T)
         cross_mask = None if cross_mask_BT is None else padding_mask(cross_mask_BT, ids_BS.size(1))
         position_ids = query_S[None] if position_ids_BS is None else position_ids_BS
         x_BSD = self.embedding(ids_BS, position_ids)

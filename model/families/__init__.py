@@ -26,8 +26,6 @@ Convert = Callable[[Path, dict[str, Any], dict[str, Tensor]], tuple[TransformerC
 """(folder, values of its config.json, its weights) → (our configuration, our weights)."""
 
 FAMILIES: dict[str, Convert] = {
-    "t5": convert_t5,
-    "marian": convert_marian,
     "bart": convert_bart,
     "bert": convert_bert,
     "distilbert": convert_distilbert,
@@ -35,10 +33,12 @@ FAMILIES: dict[str, Convert] = {
     "gemma2": convert_gemma2,
     "gpt2": convert_gpt2,
     "llama": convert_llama,
+    "marian": convert_marian,
     "mistral": convert_mistral,
     "qwen2": convert_qwen2,
     "qwen3": convert_qwen3,
     "roberta": convert_roberta,
+    "t5": convert_t5,
     "vit": convert_vit,
     "xlm-roberta": convert_xlm_roberta,
 }

@@ -41,8 +41,10 @@ def test_a_decoder_is_one_graph_with_a_cache(make_model: MakeModel) -> None:
     (graph,) = graphs_of(make_model(kind="decoder", num_decoder_layers=2))
     assert (graph.role, graph.file, graph.max_length) == ("model", "model", {"past_sequence + sequence": 16})
     past = [f"past_key_values.{layer}.{part}" for layer in range(2) for part in ("key", "value")]
-    assert values(graph) == (["input_ids", *past], ["logits", *(n.replace("past_key_values", "present") for n in past)])
-    assert graph.inputs[1].shape == ("batch", 2, "past_sequence", 8)
+    inputs = ["input_ids", "attention_mask", "position_ids", *past]
+    assert values(graph) == (inputs, ["logits", *(name.replace("past_key_values", "present") for name in past)])
+    assert graph.inputs[1].shape == ("batch", "past_sequence + sequence")
+    assert graph.inputs[3].shape == ("batch", 2, "past_sequence", 8)
     assert graph.outputs[1].shape == ("batch", 2, "past_sequence + sequence", 8)
 
 
@@ -113,7 +115,7 @@ def test_cases_have_the_corners(make_model: MakeModel, kind: str) -> None:
 @pytest.mark.parametrize("longest", [1, 2, 3, 5])
 def test_cases_of_short_models_stay_within_the_limit(make_model: MakeModel, longest: int) -> None:
     for graph in graphs_of(make_model(kind="decoder", max_positions=longest)):
-        for ids, past, *_ in cases(graph):
+        for ids, _, _, past, *_ in cases(graph):
             assert 1 <= ids.size(1) + past.size(2) <= longest
 
 

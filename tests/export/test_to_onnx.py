@@ -84,6 +84,7 @@ FORMS = {
     "glu": "Sigmoid",
     "reglu": "Relu",
     "geglu": "Gelu",
+    "geglu_tanh": "Gelu",
     "swiglu": "QuickGelu",
 }
 
@@ -132,9 +133,10 @@ def test_decoding_step_by_step_is_the_full_pass(export_tiny: ExportTiny, options
     ids = torch.randint(19, (3, 16), generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         expected = graph.model(ids)
-    cache = [torch.zeros(3, 2, 0, 8)] * (len(graph.inputs) - 1)
+    cache = [torch.zeros(3, 2, 0, 8)] * (len(graph.inputs) - 3)
     for start, stop in [(0, 4), (4, 5), (5, 6), (6, 13), (13, 16)]:
-        logits, *presents = run(exported.path, graph, [ids[:, start:stop], *cache])
+        mask, places = torch.ones(3, stop, dtype=torch.int64), torch.arange(start, stop).expand(3, -1)
+        logits, *presents = run(exported.path, graph, [ids[:, start:stop], mask, places, *cache])
         close(logits, expected[:, start:stop])
         cache = [torch.from_numpy(array) for array in presents]
 

@@ -160,9 +160,10 @@ def cache_reversed(model: ir.Model) -> None:
 
 def positions_from_zero(model: ir.Model) -> None:
     table = next(n for n in model.graph if n.op_type == "Gather" and "position" in str(n.inputs[0].name))
-    offset = table.inputs[1].producer()
-    assert offset.op_type == "Add"
-    table.replace_input_with(1, next(v for v in offset.inputs if v.producer().op_type == "Range"))
+    unsqueeze = table.inputs[1].producer()
+    offset = unsqueeze.inputs[0].producer()
+    assert (unsqueeze.op_type, offset.op_type) == ("Unsqueeze", "Add")
+    unsqueeze.replace_input_with(0, next(v for v in offset.inputs if v.producer().op_type == "Range"))
 
 
 SCALE = 1 / math.sqrt(8)  # of heads of size 8

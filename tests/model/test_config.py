@@ -27,7 +27,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"num_encoder_layers": 0}, "num_encoder_layers must be at least 1, but is 0"),
     ({"num_decoder_layers": 0}, "num_decoder_layers must be at least 1, but is 0"),
     ({"d_model": 7, "nhead": 1}, "sinusoidal positions pair sines with cosines: d_model must be even, but is 7"),
-    ({"positions": "rotating"}, "positions must be one of .*'rotary'.*, but is 'rotating'"),
+    (
+        {"positions": "rotating"},
+        "positions must be one of 'sinusoidal', 'learned', 'rotary', 'relative', 'alibi', 'none', but is 'rotating'",
+    ),
     ({"dropout": 1.0}, "dropout must be in [0, 1), but is 1.0"),
     ({"dropout": -0.1}, "dropout must be in [0, 1), but is -0.1"),
     ({"dropout": float("nan")}, "dropout must be in [0, 1), but is nan"),

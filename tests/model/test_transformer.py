@@ -89,7 +89,8 @@ class Oracle:
 
     def decode(self, ids: Array, real: Array, memory: Array | None, memory_real: Array | None) -> Array:
         x = self.embed("decoder.embedding", ids, None)
-        mask = np.tril(np.ones((len(ids), len(ids)), bool)) & real
+        itself = np.eye(len(ids), dtype=bool)  # all that padding sees
+        mask = np.tril(np.ones((len(ids), len(ids)), bool)) & (real | itself)
         for index in range(self.config.num_decoder_layers):
             name = f"decoder.layers.{index}"
             parts = [("self_attn", lambda y, n=name: self.self_attention(f"{n}.self_attn", y, mask))]

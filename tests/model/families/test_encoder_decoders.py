@@ -149,21 +149,23 @@ def batch(model: Transformer) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
-def test_logits_are_theirs(name: str, pairs: Callable[[str], tuple[nn.Module, Transformer, Path]]) -> None:
+def test_logits_are_theirs(
+    name: str, pairs: Callable[[str], tuple[nn.Module, Transformer, Path]], families: Any
+) -> None:
     module, model, _ = pairs(name)
     source_BT, mask_BT, target_BS = batch(model)
     want = module(input_ids=source_BT, attention_mask=mask_BT, decoder_input_ids=target_BS)
     assert want.logits.std() > 0.1
-    torch.testing.assert_close(model(source_BT, target_BS, src_mask=mask_BT), want.logits, rtol=0, atol=SINGLE)
+    families.compare(module, CONFIGS[name], model(source_BT, target_BS, src_mask=mask_BT), want.logits)
     hidden_BTD = model.encoder(source_BT, mask_BT)
     real_BT = mask_BT.bool()
-    torch.testing.assert_close(hidden_BTD[real_BT], want.encoder_last_hidden_state[real_BT], rtol=0, atol=SINGLE)
+    families.compare(module, CONFIGS[name], hidden_BTD[real_BT], want.encoder_last_hidden_state[real_BT])
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
 def test_steps_with_the_cache_are_one_pass(
-    name: str, pairs: Callable[[str], tuple[nn.Module, Transformer, Path]]
+    name: str, pairs: Callable[[str], tuple[nn.Module, Transformer, Path]], families: Any
 ) -> None:
     module, model, _ = pairs(name)
     source_BT, mask_BT, target_BS = batch(model)
@@ -172,7 +174,7 @@ def test_steps_with_the_cache_are_one_pass(
     past = None
     for start, end in [(0, 1), (1, 2), (2, 7), (7, 8), (8, 13)]:
         logits, past = model.decoder(target_BS[:, start:end], past=past, cross=cross, cross_mask_BT=mask_BT)
-        torch.testing.assert_close(logits, whole[:, start:end], rtol=0, atol=SINGLE)
+        families.compare(module, CONFIGS[name], logits, whole[:, start:end])
 
 
 def export_and_verify(model: Transformer, folder: Path) -> None:
@@ -185,17 +187,19 @@ def export_and_verify(model: Transformer, folder: Path) -> None:
 
 @pytest.mark.parametrize("name", EXPORTED)
 def test_both_graphs_are_verified(
-    tmp_path: Path, name: str, pairs: Callable[[str], tuple[nn.Module, Transformer, Path]]
+    tmp_path: Path, name: str, pairs: Callable[[str], tuple[nn.Module, Transformer, Path]], families: Any
 ) -> None:
     export_and_verify(pairs(name)[1], tmp_path)
+    families.note_verified(pairs(name)[0], CONFIGS[name])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name not in EXPORTED])
 def test_both_graphs_of_the_others_are_verified(
-    tmp_path: Path, name: str, pairs: Callable[[str], tuple[nn.Module, Transformer, Path]]
+    tmp_path: Path, name: str, pairs: Callable[[str], tuple[nn.Module, Transformer, Path]], families: Any
 ) -> None:
     export_and_verify(pairs(name)[1], tmp_path)
+    families.note_verified(pairs(name)[0], CONFIGS[name])
 
 
 @pytest.mark.parametrize(
@@ -253,7 +257,7 @@ def test_old_folders_save_every_name(
 
 
 @torch.no_grad()
-def test_t5_encoder_alone(tmp_path: Path) -> None:
+def test_t5_encoder_alone(tmp_path: Path, families: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import transformers
@@ -268,7 +272,9 @@ def test_t5_encoder_alone(tmp_path: Path) -> None:
     mask_BT = (torch.arange(17) < torch.tensor([17, 6])[:, None]).to(torch.int64)
     want = module(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
     real_BT = mask_BT.bool()
-    torch.testing.assert_close(model(ids_BT, src_mask=mask_BT)[real_BT], want[real_BT], rtol=0, atol=SINGLE)
+    families.compare(module, T5, model(ids_BT, src_mask=mask_BT)[real_BT], want[real_BT])
+    export_and_verify(model, tmp_path)
+    families.note_verified(module, T5)
 
 
 @pytest.mark.parametrize(

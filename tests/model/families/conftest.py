@@ -1,0 +1,156 @@
+"""Every comparison of a family with transformers is noted, and `--families-table` writes the table of them all.
+
+The table is for docs/families.md, between two marks; what it says of a family is what its tests have just seen.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tfm.model import FAMILIES
+
+START, END = "<!-- families -->", "<!-- /families -->"
+
+# float32 on both sides: a few layers of sums of some twenty terms of order 1, each rounded at 6e-8
+SINGLE = 1e-5
+
+SIZES = {
+    *("vocab_size", "decoder_vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "dim", "d_model"),
+    *("num_attention_heads", "n_head", "n_heads", "n_layers", "n_inner", "n_positions", "max_position_embeddings"),
+    *("d_kv", "num_heads", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers", "hidden_dim"),
+}
+"""Options that are mere numbers: that they were varied needs no telling."""
+
+
+@dataclasses.dataclass
+class Configuration:
+    """One model that was compared: its class, its options, the largest error and value seen, and its graphs."""
+
+    kind: str
+    options: dict[str, Any]
+    error: float = 0.0
+    largest: float = 0.0
+    compared: bool = False
+    verified: bool = False
+
+
+class Families:
+    """What a session has seen of each family."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, dict[str, Configuration]] = {}
+
+    def compare(self, theirs: nn.Module, options: Mapping[str, Any], got: Tensor, want: Tensor) -> None:
+        """Assert that we compute what transformers does, and note by how much we miss it.
+
+        Args:
+            theirs: The module of transformers.
+            options: What it was made of.
+            got: What we compute.
+            want: What it computes.
+        """
+        torch.testing.assert_close(got, want, rtol=0, atol=SINGLE)
+        found = self._find(theirs, options)
+        found.compared = True
+        found.error = max(found.error, (got - want).abs().max().item())
+        found.largest = max(found.largest, want.abs().max().item())
+
+    def note_verified(self, theirs: nn.Module, options: Mapping[str, Any]) -> None:
+        """Note that every graph of this configuration was exported and has passed `verify`."""
+        self._find(theirs, options).verified = True
+
+    def table(self) -> str:
+        """Give the table as Markdown, a row for each family.
+
+        Raises:
+            ValueError: The session has not seen every family, or nothing of one was compared.
+        """
+        import transformers
+
+        lacking = sorted(set(FAMILIES) - {family for family, found in self.seen.items() if _compared(found)})
+        if lacking:
+            raise ValueError(f"no comparison with transformers was run for {', '.join(lacking)}")
+        rows = [
+            "| Family | Classes of transformers | Options tried | Compared | Largest error | Exported and verified |",
+            "|---|---|---|---|---|---|",
+        ]
+        for family, found in sorted(self.seen.items()):
+            compared = _compared(found)
+            error, largest = max(each.error for each in compared), max(each.largest for each in compared)
+            kinds = ", ".join(f"`{kind}`" for kind in dict.fromkeys(each.kind for each in compared))
+            cells = [
+                f"`{family}`",
+                kinds,
+                _varied(compared) or "–",
+                f"{len(compared)} configuration{'s' if len(compared) > 1 else ''}",
+                f"{error:.0e}, of values up to {largest:.2g}",
+                f"{sum(each.verified for each in compared)} of {len(compared)}",
+            ]
+            rows.append(f"| {' | '.join(cells)} |")
+        versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
+        rows += ["", f"Seen with {versions} and onnxruntime {onnxruntime.__version__}; float32, on a CPU."]
+        return "\n".join(rows)
+
+    def _find(self, theirs: nn.Module, options: Mapping[str, Any]) -> Configuration:
+        kind, config = type(theirs).__name__, theirs.config
+        values = {name: getattr(config, name, None) for name in options if name not in ("model_type", "untie")}
+        configurations = self.seen.setdefault(config.model_type, {})
+        return configurations.setdefault(f"{kind} {dict(options)}", Configuration(kind, {"": config} | values))
+
+
+def _compared(found: Mapping[str, Configuration]) -> list[Configuration]:
+    return [each for each in found.values() if each.compared]
+
+
+def _varied(found: list[Configuration]) -> str:
+    """Name the options that differ between the configurations, with their values where these are words."""
+    told = []
+    for name in dict.fromkeys(name for each in found for name in each.options if name not in SIZES | {""}):
+        values = [getattr(each.options[""], name, None) for each in found]
+        if len({repr(value) for value in values}) > 1:
+            words = [value.get("rope_type") if isinstance(value, dict) else value for value in values]
+            words = sorted({word for word in words if isinstance(word, str)})
+            told.append(f"`{name}`" + (f" ({', '.join(words)})" if words else ""))
+    return ", ".join(sorted(told))
+
+
+def put_between_marks(text: str, table: str) -> str:
+    """Replace what stands between the two marks.
+
+    Raises:
+        ValueError: The text lacks them.
+    """
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise ValueError(f"the file has no {START} … {END} for the table to go between")
+    return f"{before}{START}\n\n{table}\n\n{END}{after}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--families-table", type=Path, help="Markdown file whose table of families is to be renewed.")
+
+
+FOUND = pytest.StashKey[Families]()
+
+
+@pytest.fixture(scope="session")
+def families(pytestconfig: pytest.Config) -> Families:
+    return pytestconfig.stash.setdefault(FOUND, Families())
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    path: Path | None = session.config.getoption("families_table", None)
+    if path is None or exitstatus != pytest.ExitCode.OK:  # a table of what has failed would be no table
+        return
+    try:
+        table = session.config.stash.setdefault(FOUND, Families()).table()
+        path.write_text(put_between_marks(path.read_text(encoding="utf-8"), table), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise pytest.UsageError(f"--families-table {path}: {error}") from error
