@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BUNDLE := build/g2p.tfm
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow families lint clean
 
 demo: .venv/.installed
 	rm -rf $(BUNDLE)
@@ -14,6 +14,10 @@ test: lint
 
 test-slow: .venv/.installed
 	$(BIN)/pytest -q -m slow
+
+# renews the table in docs/families.md with what these tests see, slow ones included
+families: .venv/.installed
+	$(BIN)/pytest -q tests/model/families --families-table docs/families.md
 
 lint: .venv/.installed
 	$(BIN)/ruff check

@@ -4,7 +4,7 @@
 
 Makes an encoder up whose table of embeddings is nearly all of it, exports it in a process of its own, every gate
 included, and runs the bundle in a third. Exits with 1 where a gate fails, or the weights do not lie beside the graph.
-Needs twice the size of the weights on the disk, and up to five times in memory. Linux only.
+Needs twice the size of the weights on the disk; in memory 3 GB, with int8 13 GB (RESULTS.md). Linux only.
 """
 
 import argparse

@@ -14,16 +14,12 @@ from tfm.export.verify import OutputReport
 def print_report(report: ExportReport, console: Console) -> None:
     """Print every op, then the outputs, then fidelity, latency and sizes, then the verdict."""
     for role in dict.fromkeys(graph.role for graph in report.graphs):
-        console.print()
-        console.print(_ops(role, [graph for graph in report.graphs if graph.role == role]))
-    console.print()
-    console.print(_outputs(report))
+        _show(console, *_ops(role, [graph for graph in report.graphs if graph.role == role]))
+    _show(console, *_outputs(report))
     if report.fidelity:
-        console.print()
-        console.print(_fidelity(report))
+        _show(console, *_fidelity(report))
     if report.latency:
-        console.print()
-        console.print(_latency(report))
+        _show(console, *_latency(report))
     console.print()
     fp32 = report.sizes["fp32"]
     for name, size in report.sizes.items():
@@ -33,23 +29,24 @@ def print_report(report: ExportReport, console: Console) -> None:
         count = len({(graph.role, str(op.op)) for graph in report.graphs for op in graph.ops})
         precisions = " and ".join(report.sizes)
         console.print(
-            f"\n[bold green]✓ verified[/] all {count} attention and activation ops, {precisions} → {report.output}"
+            f"\n[bold green]✓ verified[/] all {count} attention and activation ops, {precisions} → {report.output}",
+            soft_wrap=True,
         )
     else:
         console.print("\n[bold red]✗ refused[/], no bundle was written:")
         for fault in report.faults():
-            console.print(f"  {fault}", style="red")
+            console.print(f"  {fault}", style="red", soft_wrap=True)
+        if not any(fault.startswith("fp32") for fault in report.faults()) and report.fidelity:
+            console.print("  --precision fp32 exports it without what failed")
 
 
-def _table(title: str, left: Iterable[str], right: Iterable[str]) -> Table:
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 0, 0, 0),
-    )
+def _show(console: Console, title: str, table: Table) -> None:
+    console.print(f"\n[bold]{title}[/]", soft_wrap=True)
+    console.print(table)
+
+
+def _table(left: Iterable[str], right: Iterable[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     table.add_column("", no_wrap=True)
     for name in left:
         table.add_column(name, no_wrap=True)
@@ -58,27 +55,29 @@ def _table(title: str, left: Iterable[str], right: Iterable[str]) -> Table:
     return table
 
 
-def _ops(role: str, graphs: list[GraphReport]) -> Table:
-    """Table every op: its largest error by itself, and what it inherits in the graph of each precision."""
-    title = f"{role}: each op against eager PyTorch, alone and in place"
+def _ops(role: str, graphs: list[GraphReport]) -> tuple[str, Table]:
+    """Title and table every op: its largest error by itself, and what it inherits in the graph of each precision."""
+    shared = {op.op.path.split(".")[0] for graph in graphs for op in graph.ops}
+    stem = shared.pop() if len(shared) == 1 else role
+    title = f"{stem}: each op against eager PyTorch, alone and in place"
     columns = ["alone", "limit", *(f"in {graph.precision}" for graph in graphs)]
-    table = _table(title, ["op", "became"], columns)
+    table = _table(["op", "became"], columns)
     for name in dict.fromkeys(str(op.op) for graph in graphs for op in graph.ops):
         ops = [op for graph in graphs for op in graph.ops if str(op.op) == name]
         worst = max(ops, key=lambda op: op.own.max_abs)
         in_place = [f"{op.free.max_abs:.1e}" if op.free_limit else f"{op.free.snr_db:.0f} dB" for op in ops]
         in_place += ["—"] * (len(graphs) - len(ops))
         passed = len(ops) == len(graphs) and all(op.passed for op in ops)
-        path = worst.op.path.removeprefix(f"{role}.")
+        path = worst.op.path.removeprefix(f"{stem}.")
         cells = [f"{worst.own.max_abs:.1e}", f"{worst.own_limit:.1e}", *in_place]
         table.add_row(_mark(passed), path, worst.form or "—", *cells)
-    return table
+    return title, table
 
 
-def _outputs(report: ExportReport) -> Table:
-    """Table the outputs, those that differ in a layer's number only in one row."""
-    title = "end to end, worst of onnxruntime's optimisation levels"
-    table = _table(title, ["output", "precision"], ["max abs", "limit", "SNR"])
+def _outputs(report: ExportReport) -> tuple[str, Table]:
+    """Title and table the outputs, those that differ in a layer's number only in one row."""
+    title = "end to end, at the worst of onnxruntime's optimisation levels"
+    table = _table(["output", "precision"], ["max abs", "limit", "SNR"])
     for graph in report.graphs:
         groups: dict[str, list[OutputReport]] = {}
         for output in graph.outputs:
@@ -88,27 +87,27 @@ def _outputs(report: ExportReport) -> Table:
             limit = "—" if worst.limit is None else f"{worst.limit:.1e}"
             cells = [f"{worst.figures.max_abs:.1e}", limit, f"{worst.figures.snr_db:.0f} dB"]
             table.add_row(_mark(all(output.passed for output in outputs)), name, graph.precision, *cells)
-    return table
+    return title, table
 
 
-def _fidelity(report: ExportReport) -> Table:
+def _fidelity(report: ExportReport) -> tuple[str, Table]:
     title = "the bundle, run as an app runs it, against eager"
-    table = _table(title, ["measure", "precision", "on"], ["value", "floor"])
+    table = _table(["measure", "precision", "on"], ["value", "floor"])
     for part in report.fidelity:
         floor = f"{part.floor:g}" if part.floor else "—"
         cells = [f"{part.count} {part.data}", f"{part.value:.4f}", floor]
         table.add_row(_mark(part.passed), part.measure, part.precision, *cells)
-    return table
+    return title, table
 
 
-def _latency(report: ExportReport) -> Table:
+def _latency(report: ExportReport) -> tuple[str, Table]:
     title = "latency, one thread, median of interleaved rounds"
-    table = _table(title, ["work"], ["eager", *report.sizes])
+    table = _table(["work"], ["eager", *report.sizes])
     for line in report.latency:
         eager = line.milliseconds["eager"]
         others = [f"{ms:.2f} ms ({eager / ms:.1f}×)" for name, ms in line.milliseconds.items() if name != "eager"]
         table.add_row("", line.work, f"{eager:.2f} ms", *others)
-    return table
+    return title, table
 
 
 def _mark(passed: bool) -> str:

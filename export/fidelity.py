@@ -116,8 +116,9 @@ def eager_greedy(
     for start in range(0, len(sources), batch_size):
         src_BT, mask_BT = pad(sources[start : start + batch_size], config.pad_token_id or 0)
         tgt_BS = torch.full((len(src_BT), 1), config.bos_token_id)
+        cross = eager.decoder.project(eager.encoder(src_BT, mask_BT))
         for _ in range(min(max_new_tokens, config.max_positions)):
-            next_B = eager(src_BT, tgt_BS, src_mask=mask_BT)[:, -1].argmax(-1)
+            next_B = eager.decoder(tgt_BS, cross=cross, cross_mask_BT=mask_BT)[0][:, -1].argmax(-1)
             tgt_BS = torch.cat([tgt_BS, next_B[:, None]], dim=1)
             if (tgt_BS[:, 1:] == config.eos_token_id).any(dim=1).all():  # BART starts with what ends
                 break

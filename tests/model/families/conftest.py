@@ -20,20 +20,22 @@ START, END = "<!-- families -->", "<!-- /families -->"
 # float32 on both sides: a few layers of sums of some twenty terms of order 1, each rounded at 6e-8
 SINGLE = 1e-5
 
-SIZES = {
+UNTOLD = {
+    "label2id",  # goes with num_labels
     *("vocab_size", "decoder_vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "dim", "d_model"),
     *("num_attention_heads", "n_head", "n_heads", "n_layers", "n_inner", "n_positions", "max_position_embeddings"),
     *("d_kv", "num_heads", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers", "hidden_dim"),
 }
-"""Options that are mere numbers: that they were varied needs no telling."""
+"""Options, most of them sizes, of which the table does not tell that they were varied."""
 
 
 @dataclasses.dataclass
 class Configuration:
-    """One model that was compared: its class, its options, the largest error and value seen, and its graphs."""
+    """One model that was compared: its class, configuration and options, the largest error and value, its graphs."""
 
     kind: str
-    options: dict[str, Any]
+    config: Any
+    options: tuple[str, ...]
     error: float = 0.0
     largest: float = 0.0
     compared: bool = False
@@ -77,7 +79,7 @@ class Families:
         if lacking:
             raise ValueError(f"no comparison with transformers was run for {', '.join(lacking)}")
         rows = [
-            "| Family | Classes of transformers | Options tried | Compared | Largest error | Exported and verified |",
+            "| Family | Classes of transformers | Options tried | Configurations | Largest error | Exported, verified |",
             "|---|---|---|---|---|---|",
         ]
         for family, found in sorted(self.seen.items()):
@@ -88,7 +90,7 @@ class Families:
                 f"`{family}`",
                 kinds,
                 _varied(compared) or "–",
-                f"{len(compared)} configuration{'s' if len(compared) > 1 else ''}",
+                str(len(compared)),
                 f"{error:.0e}, of values up to {largest:.2g}",
                 f"{sum(each.verified for each in compared)} of {len(compared)}",
             ]
@@ -97,11 +99,23 @@ class Families:
         rows += ["", f"Seen with {versions} and onnxruntime {onnxruntime.__version__}; float32, on a CPU."]
         return "\n".join(rows)
 
+    def renew(self, text: str) -> str:
+        """Replace what stands between the two marks with the table.
+
+        Raises:
+            ValueError: The text lacks them, or the session has not seen every family.
+        """
+        before, start, rest = text.partition(START)
+        _, end, after = rest.partition(END)
+        if not start or not end:
+            raise ValueError(f"the file has no {START} … {END} for the table to go between")
+        return f"{before}{START}\n\n{self.table()}\n\n{END}{after}"
+
     def _find(self, theirs: nn.Module, options: Mapping[str, Any]) -> Configuration:
         kind, config = type(theirs).__name__, theirs.config
-        values = {name: getattr(config, name, None) for name in options if name not in ("model_type", "untie")}
+        names = tuple("num_labels" if name == "id2label" else name for name in options)
         configurations = self.seen.setdefault(config.model_type, {})
-        return configurations.setdefault(f"{kind} {dict(options)}", Configuration(kind, {"": config} | values))
+        return configurations.setdefault(f"{kind} {dict(options)}", Configuration(kind, config, names))
 
 
 def _compared(found: Mapping[str, Configuration]) -> list[Configuration]:
@@ -111,26 +125,13 @@ def _compared(found: Mapping[str, Configuration]) -> list[Configuration]:
 def _varied(found: list[Configuration]) -> str:
     """Name the options that differ between the configurations, with their values where these are words."""
     told = []
-    for name in dict.fromkeys(name for each in found for name in each.options if name not in SIZES | {""}):
-        values = [getattr(each.options[""], name, None) for each in found]
+    for name in sorted({name for each in found for name in each.options} - UNTOLD):
+        values = [getattr(each.config, name, None) for each in found]
         if len({repr(value) for value in values}) > 1:
             words = [value.get("rope_type") if isinstance(value, dict) else value for value in values]
             words = sorted({word for word in words if isinstance(word, str)})
             told.append(f"`{name}`" + (f" ({', '.join(words)})" if words else ""))
-    return ", ".join(sorted(told))
-
-
-def put_between_marks(text: str, table: str) -> str:
-    """Replace what stands between the two marks.
-
-    Raises:
-        ValueError: The text lacks them.
-    """
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise ValueError(f"the file has no {START} … {END} for the table to go between")
-    return f"{before}{START}\n\n{table}\n\n{END}{after}"
+    return ", ".join(told)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -150,7 +151,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if path is None or exitstatus != pytest.ExitCode.OK:  # a table of what has failed would be no table
         return
     try:
-        table = session.config.stash.setdefault(FOUND, Families()).table()
-        path.write_text(put_between_marks(path.read_text(encoding="utf-8"), table), encoding="utf-8")
+        text = session.config.stash.setdefault(FOUND, Families()).renew(path.read_text(encoding="utf-8"))
+        path.write_text(text, encoding="utf-8")
     except (OSError, ValueError) as error:
         raise pytest.UsageError(f"--families-table {path}: {error}") from error

@@ -448,7 +448,19 @@ def test_contradictory_output_bias_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
 
 
-EXPORTED = {3: False, 8: True, 9: False, 14: True, 17: True, 22: True, 25: True, 28: False, 30: True, 33: True, 35: False}
+EXPORTED = {
+    3: False,
+    8: True,
+    9: False,
+    14: True,
+    17: True,
+    22: True,
+    25: True,
+    28: False,
+    30: True,
+    33: True,
+    35: False,
+}
 """Numbers of cases → whether their export is for the slow tests."""
 
 
