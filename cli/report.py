@@ -57,8 +57,8 @@ def _table(left: Iterable[str], right: Iterable[str]) -> Table:
 
 def _ops(role: str, graphs: list[GraphReport]) -> tuple[str, Table]:
     """Title and table every op: its largest error by itself, and what it inherits in the graph of each precision."""
-    shared = {op.op.path.split(".")[0] for graph in graphs for op in graph.ops}
-    stem = shared.pop() if len(shared) == 1 else role
+    halves = {op.op.path.split(".")[0] for graph in graphs for op in graph.ops}
+    stem = halves.pop() if halves in ({"encoder"}, {"decoder"}) else role
     title = f"{stem}: each op against eager PyTorch, alone and in place"
     columns = ["alone", "limit", *(f"in {graph.precision}" for graph in graphs)]
     table = _table(["op", "became"], columns)

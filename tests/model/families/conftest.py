@@ -48,7 +48,9 @@ class Families:
     def __init__(self) -> None:
         self.seen: dict[str, dict[str, Configuration]] = {}
 
-    def compare(self, theirs: nn.Module, options: Mapping[str, Any], got: Tensor, want: Tensor) -> None:
+    def compare(
+        self, theirs: nn.Module, options: Mapping[str, Any], got: Tensor, want: Tensor, limit: float = SINGLE
+    ) -> None:
         """Assert that we compute what transformers does, and note by how much we miss it.
 
         Args:
@@ -56,8 +58,9 @@ class Families:
             options: What it was made of.
             got: What we compute.
             want: What it computes.
+            limit: The largest error allowed.
         """
-        torch.testing.assert_close(got, want, rtol=0, atol=SINGLE)
+        torch.testing.assert_close(got, want, rtol=0, atol=limit)
         found = self._find(theirs, options)
         found.compared = True
         found.error = max(found.error, (got - want).abs().max().item())
@@ -79,7 +82,7 @@ class Families:
         if lacking:
             raise ValueError(f"no comparison with transformers was run for {', '.join(lacking)}")
         rows = [
-            "| Family | Classes of transformers | Options tried | Configurations | Largest error | Exported, verified |",
+            "| Family | Classes of transformers | Options | Configurations | Largest error | Exported, verified |",
             "|---|---|---|---|---|---|",
         ]
         for family, found in sorted(self.seen.items()):

@@ -156,10 +156,11 @@ def test_logits_are_theirs(
     source_BT, mask_BT, target_BS = batch(model)
     want = module(input_ids=source_BT, attention_mask=mask_BT, decoder_input_ids=target_BS)
     assert want.logits.std() > 0.1
-    families.compare(module, CONFIGS[name], model(source_BT, target_BS, src_mask=mask_BT), want.logits)
+    families.compare(module, CONFIGS[name], model(source_BT, target_BS, src_mask=mask_BT), want.logits, SINGLE)
     hidden_BTD = model.encoder(source_BT, mask_BT)
     real_BT = mask_BT.bool()
-    families.compare(module, CONFIGS[name], hidden_BTD[real_BT], want.encoder_last_hidden_state[real_BT])
+    wanted_BTD = want.encoder_last_hidden_state
+    families.compare(module, CONFIGS[name], hidden_BTD[real_BT], wanted_BTD[real_BT], SINGLE)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -174,7 +175,7 @@ def test_steps_with_the_cache_are_one_pass(
     past = None
     for start, end in [(0, 1), (1, 2), (2, 7), (7, 8), (8, 13)]:
         logits, past = model.decoder(target_BS[:, start:end], past=past, cross=cross, cross_mask_BT=mask_BT)
-        families.compare(module, CONFIGS[name], logits, whole[:, start:end])
+        families.compare(module, CONFIGS[name], logits, whole[:, start:end], SINGLE)
 
 
 def export_and_verify(model: Transformer, folder: Path) -> None:
