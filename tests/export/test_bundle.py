@@ -180,13 +180,13 @@ def test_a_bad_generation_config(make_model: Any, tmp_path: Path, output: Path, 
 def test_a_disk_that_fills(checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
     real = ir.save
 
-    def save(model: ir.Model, path: Path) -> None:
+    def save(model: ir.Model, path: Path, **options: Any) -> None:
         if path.name == file:
             path.write_bytes(b"half of it")
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(model, path)
+        real(model, path, **options)
 
-    monkeypatch.setattr(bundle.ir, "save", save)
+    monkeypatch.setattr(ir, "save", save)
     with pytest.raises(ExportError, match="No space left on device"):
         export_checkpoint(checkpoint, output)
     nothing_is_left(output)
