@@ -1,7 +1,9 @@
 """The command line: a thin shell over the rooms. Exit codes: 0 done, 1 a gate failed, 2 bad usage or bad input."""
 
+import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
@@ -13,6 +15,7 @@ from .run import run as run_command
 __all__ = ["export", "main"]
 
 _INTERRUPTED = 130
+_TERMINATED = 143
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,7 +38,13 @@ def export(arguments: Sequence[str] | None = None) -> None:
     _run(export_command, arguments, "tfm-export")
 
 
+def _end(*_: object) -> NoReturn:
+    """Leave as on an error, so that what is half done is cleaned up."""
+    sys.exit(_TERMINATED)
+
+
 def _run(command: click.Command, arguments: Sequence[str] | None, name: str) -> None:
+    signal.signal(signal.SIGTERM, _end)
     try:
         code = command.main(arguments, prog_name=name, standalone_mode=False)
     except TfmError as error:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +76,8 @@ def export(
         raise click.UsageError("there is nothing to export: give --ckpt, or --model for a module of your own")
     named = Path(model.rpartition(":")[2]) if ckpt is None and model is not None else ckpt or Path()
     output = output or Path(named.resolve().with_suffix(".tfm").name)
+    if not all(value is None or math.isfinite(value) for value in (atol, rtol)):
+        raise click.UsageError("--atol and --rtol must be finite numbers")
     tolerance = Tolerance(END_TO_END.atol if atol is None else atol, END_TO_END.rtol if rtol is None else rtol)
     messages = Console(stderr=True, highlight=False)
     report = export_checkpoint(

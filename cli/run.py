@@ -41,7 +41,9 @@ def run(
 
     lines = list(texts) or _lines_of_stdin()
     if not any(line.strip() for line in lines):
-        raise click.UsageError("there is no text: give TEXT after BUNDLE, or lines on standard input")
+        raise click.UsageError(
+            "every TEXT is blank" if texts else "there is no text: give TEXT after BUNDLE, or lines on standard input"
+        )
     model = load(bundle, provider=provider, precision=precision, threads=threads)
     if isinstance(model, Module):
         raise click.UsageError("this bundle takes arrays, not texts: open it with tfm.runtime.load and call run()")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+import tokenizers
 
-from tfm.errors import ExportError
+from tfm.errors import CheckpointError, ExportError
 from tfm.model import Transformer, TransformerConfig, load_checkpoint, load_tokenizer, locate_checkpoint
 from tfm.quantize import quantize_int8
 from tfm.runtime import load
@@ -79,7 +81,12 @@ class ExportReport:
             "passed": self.passed,
             "parameters": self.parameters,
             "graphs": [graph.to_dict() for graph in self.graphs],
-            "fidelity": [dataclasses.asdict(part) | {"passed": part.passed} for part in self.fidelity],
+            "fidelity": [
+                dataclasses.asdict(part)
+                | {"passed": part.passed}
+                | ({} if math.isfinite(part.value) else {"value": None})
+                for part in self.fidelity
+            ],
             "latency": [dataclasses.asdict(part) for part in self.latency],
             "sizes": self.sizes,
         }
@@ -124,7 +131,7 @@ def export_checkpoint(
         raise ExportError(f"unknown precision {unknown[0]!r}; known: {', '.join(PRECISIONS)}")
     if checkpoint is not None:
         checkpoint = locate_checkpoint(checkpoint)
-    with staged(Path(os.path.abspath(output)), overwrite=overwrite) as (folder, put_in_place):
+    with staged(Path(os.path.realpath(output)), overwrite=overwrite) as (folder, put_in_place):
         subject = _read(checkpoint, model, config, nhead, folder, stage)
         graphs, made = subject.graphs, subject.config
         files: dict[str, dict[str, Path]] = {name: {} for name in dict.fromkeys(["fp32", *precisions])}
@@ -186,16 +193,25 @@ def _read(
         return _Subject(eager=generic, graphs=[generic], config=generic.config, family=generic.config.family)
     with stage("read checkpoint"):
         native = load_checkpoint(path, config, nhead).float()
+        _check_finite(path, native)
         family = _copy_companions(path if path.is_dir() else path.parent, folder)
         family = family if config is None else _family(Path(config))
         if not (folder / "tokenizer.json").is_file() and (tokenizer := load_tokenizer(path)) is not None:
             tokenizer.save(str(folder / "tokenizer.json"))
         _write_config(path, folder, native.config)
-        generation_settings(folder, native.config)  # raises before the long work, not after it
+        generation_settings(path if path.is_dir() else path.parent, native.config)  # now, not after the long work
     if native.config.reads_vectors:
         whole = from_vectors(native)
         return _Subject(eager=whole, graphs=[whole], config=whole.config, family=family)
     return _Subject(eager=native, graphs=graphs_of(native), config=native.config, family=family)
+
+
+def _check_finite(path: Path, model: Transformer) -> None:
+    """Refuse weights that are NaN or infinite: they spread to every output, where nothing can be compared."""
+    bad = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise CheckpointError(f"{path}: NaN or infinity in the weights {', '.join(bad[:3])}{more}")
 
 
 def _copy_companions(source: Path, folder: Path) -> str:
@@ -203,6 +219,11 @@ def _copy_companions(source: Path, folder: Path) -> str:
     for name in COMPANIONS:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+    if (folder / "tokenizer.json").is_file():
+        try:
+            tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # tokenizers raises no narrower class
+            raise CheckpointError(f"{source / 'tokenizer.json'} cannot be read by tokenizers: {error}") from error
     return _family(source / "config.json")
 
 

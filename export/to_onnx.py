@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from tfm.errors import ExportError
+from tfm.model import TransformerConfig
 
 from .attention import TRANSLATIONS
 from .fast_path import no_fast_path
@@ -20,6 +21,10 @@ from .passes import ExpandRotaryCaches, FoldHeads, FuseQuickGelu, NameOps
 
 OPSETS = range(23, 26)
 """Opsets that can be asked for: Attention appears in 23; onnxruntime 1.32 runs up to the last."""
+
+
+_LENGTH, _PAST = 5, 3
+"""Tokens of the example that torch traces with: unlike, and not 1, so that no two lengths are taken for one."""
 
 
 def to_onnx(graph: Graph, *, opset: int = OPSETS.start) -> ir.Model:
@@ -37,7 +42,10 @@ def to_onnx(graph: Graph, *, opset: int = OPSETS.start) -> ir.Model:
     """
     if opset not in OPSETS:
         raise ExportError(f"opset {opset} is not supported; choose one of {OPSETS.start} to {OPSETS[-1]}")
-    example = graph.sample(torch.Generator().manual_seed(0), batch=2, length=5, past=3)
+    shortest = min(graph.max_length.values(), default=_LENGTH + _PAST)
+    if isinstance(getattr(graph.model, "config", None), TransformerConfig) and shortest < _LENGTH + _PAST:
+        raise ExportError(f"a model of {shortest} positions is too short to export: it needs {_LENGTH + _PAST} or more")
+    example = graph.sample(torch.Generator().manual_seed(0), batch=2, length=_LENGTH, past=_PAST)
     names = dict.fromkeys(dim for value in graph.inputs for dim in value.shape if isinstance(dim, str))
     # torch finds out by itself how a sum of lengths depends on the others
     dims = {

@@ -33,6 +33,10 @@ def candidates(provider: str) -> tuple[str, ...]:
     return (provider,)
 
 
+MOST_THREADS = 1024
+"""More than any machine has cores; starting far more can take minutes, or fail."""
+
+
 def count_threads(threads: int | None) -> int:
     """Check a number of threads; None is as many as this process may use cores.
 
@@ -43,6 +47,8 @@ def count_threads(threads: int | None) -> int:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InputError(f"threads must be an integer of at least 1, but is {threads!r}")
+    if threads > MOST_THREADS:
+        raise InputError(f"threads must be at most {MOST_THREADS}, but is {threads}")
     return threads
 
 
