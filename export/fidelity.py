@@ -21,7 +21,7 @@ from .samples import english_sentences, english_words
 _COUNT = 256
 
 FLOORS = {
-    # Mean cosine of int8 encoders; a vector at 0.99 still ranks as its fp32 twin does in nearly all comparisons.
+    # Mean cosine of int8 encoders: a coarse floor, chosen and not derived; MiniLM reaches 0.992.
     ("cosine", "int8"): 0.99,
     ("cosine", "fp32"): 0.999999,
     # Share of tokens whose most likely successor is eager's. fp32 may differ only where two logits tie.
