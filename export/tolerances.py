@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from .figures import Figures
+from tfm.runtime import Figures
+
 from .ops import ACTIVATION, ATTENTION, SOFTMAX, Kind
 
 

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from tfm.errors import VerificationError
+from tfm.runtime import Figures
 
 from .fast_path import has_fast_path
-from .figures import Figures
 from .graphs import Graph
 from .ops import OpId
 from .regions import Array, Region, find_regions

@@ -4,6 +4,7 @@ from .bundle import load
 from .decoder import Decoder
 from .encoder import Encoder
 from .encoder_decoder import EncoderDecoder
+from .figures import Figures
 from .model import Model
 from .module import Module
 from .session import Session
@@ -12,6 +13,7 @@ __all__ = [
     "Decoder",
     "Encoder",
     "EncoderDecoder",
+    "Figures",
     "Model",
     "Module",
     "Session",

@@ -13,7 +13,16 @@ def run_python(code: str) -> str:
 
 
 def test_public_names():
-    assert tfm.runtime.__all__ == ["Decoder", "Encoder", "EncoderDecoder", "Model", "Module", "Session", "load"]
+    assert tfm.runtime.__all__ == [
+        "Decoder",
+        "Encoder",
+        "EncoderDecoder",
+        "Figures",
+        "Model",
+        "Module",
+        "Session",
+        "load",
+    ]
     assert all(getattr(tfm.runtime, name).__doc__ for name in tfm.runtime.__all__)
 
 
