@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tfm.export import ExportReport, GraphReport
-from tfm.export.verify import OutputReport
+from tfm.export.reports import OpReport, OutputReport
 
 
 def print_report(report: ExportReport, console: Console) -> None:
@@ -26,7 +26,7 @@ def print_report(report: ExportReport, console: Console) -> None:
         smaller = f", {fp32 / size:.1f}× smaller" if name != "fp32" else ""
         console.print(f" {name}  {size / 1e6:.2f} MB{smaller}")
     if report.passed:
-        count = len({(graph.role, str(op.op)) for graph in report.graphs for op in graph.ops})
+        count = len({(graph.role, str(op.op)) for graph in report.graphs for op in graph.promised})
         precisions = " and ".join(report.sizes)
         console.print(
             f"\n[bold green]✓ verified[/] all {count} attention and activation ops, {precisions} → {report.output}",
@@ -56,22 +56,31 @@ def _table(left: Iterable[str], right: Iterable[str]) -> Table:
 
 
 def _ops(role: str, graphs: list[GraphReport]) -> tuple[str, Table]:
-    """Title and table every op: its largest error by itself, and what it inherits in the graph of each precision."""
-    halves = {op.op.path.split(".")[0] for graph in graphs for op in graph.ops}
+    """Title and table every op: its largest error by itself, and what it inherits in the graph of each precision.
+
+    The layers around them show only where one is at fault.
+    """
+    shown = [op for graph in graphs for op in graph.ops if not op.is_layer or op.fault]
+    halves = {op.op.path.split(".")[0] for op in shown}
     stem = halves.pop() if halves in ({"encoder"}, {"decoder"}) else role
     title = f"{stem}: each op against eager PyTorch, alone and in place"
     columns = ["alone", "limit", *(f"in {graph.precision}" for graph in graphs)]
-    table = _table(["op", "became"], columns)
-    for name in dict.fromkeys(str(op.op) for graph in graphs for op in graph.ops):
-        ops = [op for graph in graphs for op in graph.ops if str(op.op) == name]
-        worst = max(ops, key=lambda op: op.own.max_abs)
-        in_place = [f"{op.free.max_abs:.1e}" if op.free_limit else f"{op.free.snr_db:.0f} dB" for op in ops]
-        in_place += ["—"] * (len(graphs) - len(ops))
-        passed = len(ops) == len(graphs) and all(op.passed for op in ops)
-        path = worst.op.path.removeprefix(f"{stem}.")
-        cells = [f"{worst.own.max_abs:.1e}", f"{worst.own_limit:.1e}", *in_place]
-        table.add_row(_mark(passed), path, worst.form or "—", *cells)
+    table = _table(["op", "became", "ran as"], columns)
+    for name in dict.fromkeys(op.op for op in shown):
+        ops = [{op.op: op for op in graph.ops}.get(name) for graph in graphs]
+        worst = max((op for op in ops if op is not None), key=lambda op: (bool(op.fault), op.own.max_abs))
+        limit = "—" if worst.own_limit is None else f"{worst.own_limit:.1e}"
+        ran = next((op.kernel.op_type for op in ops if op is not None and op.kernel is not None), "—")
+        cells = [name.path.removeprefix(f"{stem}."), worst.form or "—", ran, f"{worst.own.max_abs:.1e}", limit]
+        passed = all(op is not None and op.passed for op in ops)
+        table.add_row(_mark(passed), *cells, *(_in_place(op) for op in ops))
     return title, table
+
+
+def _in_place(op: OpReport | None) -> str:
+    if op is None:
+        return "—"
+    return f"{op.free.max_abs:.1e}" if op.free_limit is not None else f"{op.free.snr_db:.0f} dB"
 
 
 def _outputs(report: ExportReport) -> tuple[str, Table]:

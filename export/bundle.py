@@ -25,12 +25,13 @@ from .generic_vectors import from_vectors
 from .graphs import Graph, graphs_of
 from .latency import Latency, measure_latency
 from .manifest import COMPANIONS, SCHEMA, generation_settings, read_json, write_json, write_manifest
+from .reports import GraphReport
 from .samples import cases
 from .staging import staged
 from .storage import save_onnx, size_of
 from .to_onnx import OPSETS, to_onnx
 from .tolerances import END_TO_END, Tolerance
-from .verify import GraphReport, verify
+from .verify import verify
 
 PRECISIONS = ("fp32", "int8")
 """What a bundle can hold; fp32 is always in it, as what the others are measured by."""

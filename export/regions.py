@@ -1,4 +1,4 @@
-"""The nodes of one attention or activation in an ONNX graph, cut out so that they run alone."""
+"""The nodes of one attention, activation or layer in an ONNX graph, and how eager's tensors fit them."""
 
 import dataclasses
 from typing import Any
@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-import onnxruntime as ort
 
 from tfm.errors import VerificationError
 
-from .ops import ATTENTION
+from .ops import ATTENTION, LAYERS
 from .passes import OP_KEY
 from .taps import Tap
 
@@ -58,6 +57,12 @@ class Region:
             feeds[str(value.name)] = np.ascontiguousarray(array)
         return feeds
 
+    @property
+    def arguments(self) -> list[tuple[str, ir.Value]]:
+        """The name of each argument that the nodes take, and the value that carries it in."""
+        names = ("query", "key", "value", "mask") if self.op.startswith(ATTENTION) else ("argument",)
+        return [(name, value) for name, value in zip(names, self.inputs, strict=False) if value is not None]
+
     def expected(self, tap: Tap) -> Array:
         """Lay out what eager got from the op as this region's output gives it."""
         array = tap.output.numpy()
@@ -65,41 +70,17 @@ class Region:
             _merge_heads(array) if tap.op.kind == ATTENTION and array.ndim == 4 and _rank(self.output) == 3 else array
         )
 
-    def session(self, model: ir.Model, options: ort.SessionOptions) -> ort.InferenceSession:
-        """Make a session that runs these nodes alone."""
-        return ort.InferenceSession(self._cut_out(model), options, providers=["CPUExecutionProvider"])
-
-    def _cut_out(self, model: ir.Model) -> bytes:
-        copies: dict[ir.Value, ir.Value] = {}
-        inputs = []
-        for argument in dict.fromkeys(argument for argument in self.inputs if argument is not None):
-            copies[argument] = ir.Value(name=argument.name, type=argument.type)
-            inputs.append(copies[argument])
-        nodes, initializers = [], []
-        for node in self.nodes:
-            for value in node.inputs:
-                if value is not None and value not in copies:
-                    if value.const_value is None:
-                        raise VerificationError(
-                            f"{self.op} also depends on {value.name!r}, which is none of its arguments"
-                        )
-                    copies[value] = ir.Value(
-                        name=value.name, type=value.type, shape=value.shape, const_value=value.const_value
-                    )
-                    initializers.append(copies[value])
-            arguments = [None if value is None else copies[value] for value in node.inputs]
-            results = [ir.Value(name=value.name, type=value.type) for value in node.outputs]
-            nodes.append(ir.Node(node.domain, node.op_type, arguments, node.attributes.values(), outputs=results))
-            copies.update(zip(node.outputs, results, strict=True))
-        graph = ir.Graph(
-            inputs,
-            [copies[self.output]],
-            nodes=nodes,
-            initializers=initializers,
-            opset_imports=model.opset_imports,
-            name=self.op,
+    @property
+    def constants(self) -> list[ir.Value]:
+        """The weights and other constants that the nodes read."""
+        return list(
+            dict.fromkeys(
+                value
+                for node in self.nodes
+                for value in node.inputs
+                if value is not None and value.const_value is not None
+            )
         )
-        return bytes(ir.to_proto(ir.Model(graph, ir_version=model.ir_version)).SerializeToString())
 
 
 _SHAPING = {"Shape", "Concat", "Expand", "Constant", "Cast", "Unsqueeze"}
@@ -109,17 +90,22 @@ _SHAPING = {"Shape", "Concat", "Expand", "Constant", "Cast", "Unsqueeze"}
 def find_regions(model: ir.Model) -> dict[str, Region]:
     """Find the region of every op that `NameOps` named.
 
+    A layer whose nodes take something beside one argument (a weight that is computed, say) has none: it shows only in
+    the ops after it.
+
     Raises:
-        VerificationError: The nodes of an op have no or several results, or no single argument.
+        VerificationError: The nodes of an attention, softmax or activation have no or several results, or no single
+            argument.
     """
     groups: dict[str, list[ir.Node]] = {}
     for node in model.graph:
         if OP_KEY in node.metadata_props:
             groups.setdefault(node.metadata_props[OP_KEY], []).append(node)
-    return {op: _region(op, tuple(nodes)) for op, nodes in groups.items()}
+    regions = {op: _region(op, tuple(nodes)) for op, nodes in groups.items()}
+    return {op: region for op, region in regions.items() if region is not None}
 
 
-def _region(op: str, nodes: tuple[ir.Node, ...]) -> Region:
+def _region(op: str, nodes: tuple[ir.Node, ...]) -> Region | None:
     inside = set(nodes)
     if op.startswith(ATTENTION):
         (core,) = [node for node in nodes if node.op_type == "Attention"] or [nodes[-1]]
@@ -134,6 +120,8 @@ def _region(op: str, nodes: tuple[ir.Node, ...]) -> Region:
         v for n in nodes for v in n.outputs if v.is_graph_output() or any(user not in inside for user in v.consumers())
     ]
     if len(entering) != 1 or len(leaving) != 1:
+        if op.startswith(LAYERS):
+            return None
         raise VerificationError(
             f"{op} became nodes with {len(entering)} arguments and {len(leaving)} results, not one of each"
         )

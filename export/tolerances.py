@@ -4,7 +4,7 @@ import dataclasses
 
 from tfm.runtime import Figures
 
-from .ops import ACTIVATION, ATTENTION, SOFTMAX, Kind
+from .ops import ACTIVATION, ATTENTION, EMBEDDING, LINEAR, NORM, SOFTMAX, Kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,9 @@ OWN: dict[Kind, Tolerance] = {
     # An exp per element and a sum over the row in another order than eager's; the results are at most 1: measured at
     # most 3e-7. A row normalised over one element too many or too few moves by 1/T, above 1e-3 for T up to 1000.
     SOFTMAX: Tolerance(1e-6, 1e-6),
+    LINEAR: Tolerance(1e-5, 1e-5),
+    NORM: Tolerance(1e-5, 1e-5),
+    EMBEDDING: Tolerance(0.0, 0.0),
 }
 """An op by itself, fed what eager fed to it; float32."""
 

@@ -110,6 +110,8 @@ def _quantize_embedding(graph: ir.Graph, node: ir.Node) -> list[QuantizedWeight]
     cast = ir.node("Cast", [row.outputs[0]], {"to": ir.DataType.FLOAT})
     scale = ir.node("Gather", [_initializer(graph, f"{table.name}_rows_scale", scale_V1), ids])
     product = ir.node("Mul", [cast.outputs[0], scale.outputs[0]], name=node.name)
+    for part in (row, cast, scale):
+        part.metadata_props.update(node.metadata_props)
     graph.insert_before(node, [row, cast, scale])
     _replace(graph, node, product)
     return [_report(table, "embedding", values_VD, rounded_VD * scale_V1)]
@@ -153,6 +155,7 @@ def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Valu
 
 def _replace(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
     output, result = old.outputs[0], new.outputs[0]
+    new.metadata_props.update(old.metadata_props)  # the op it belongs to
     result.shape, result.type = output.shape, output.type
     graph.insert_before(old, new)
     for index, value in enumerate(graph.outputs):

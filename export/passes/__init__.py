@@ -3,6 +3,6 @@
 from .expand_rotary_caches import ExpandRotaryCaches
 from .fold_heads import FoldHeads
 from .fuse_quick_gelu import FuseQuickGelu
-from .name_ops import OP_KEY, NameOps
+from .name_ops import NOTE_KEY, OP_KEY, NameOps
 
-__all__ = ["OP_KEY", "ExpandRotaryCaches", "FoldHeads", "FuseQuickGelu", "NameOps"]
+__all__ = ["NOTE_KEY", "OP_KEY", "ExpandRotaryCaches", "FoldHeads", "FuseQuickGelu", "NameOps"]

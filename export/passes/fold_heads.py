@@ -3,6 +3,8 @@
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
+from .name_ops import NOTE_KEY
+
 _SWAP = (0, 2, 1, 3)
 
 
@@ -11,24 +13,18 @@ class FoldHeads(InPlacePass):
 
     Requires: ONNX-23 Attention with 4-D inputs of known numbers of heads.
     Ensures: the same function; the Transposes (copies of Q, K, V and Y) of each attention that qualified are gone.
-
-    Attributes:
-        refused: For each attention left as it was, its node's name and why.
+        An attention left as it was says why, under `NOTE_KEY`, unless it reads a cache, which is laid out by heads.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.refused: dict[str, str] = {}
 
     def call(self, model: ir.Model) -> PassResult:
         """Fold what can be folded."""
         modified = False
         for node in list(model.graph):
-            if node.op_type == "Attention" and node.domain == "":
+            if node.op_type == "Attention" and node.domain == "" and "q_num_heads" not in node.attributes:
                 reason = _fold(model.graph, node)
                 modified |= reason is None
-                if reason is not None:
-                    self.refused[node.name or ""] = reason
+                if reason is not None and not _reads_cache(node):
+                    node.metadata_props[NOTE_KEY] = reason
         return PassResult(model, modified=modified)
 
 
@@ -38,7 +34,7 @@ def _fold(graph: ir.Graph, node: ir.Node) -> str | None:
     for what, value in zip(("query", "key", "value"), node.inputs, strict=False):
         source = _before_split(value)
         if source is None:
-            return f"its {what} is not a Reshape and a Transpose of a (B, S, N·H) value (a cache, perhaps)"
+            return f"its {what} is not a Reshape and a Transpose of a (B, S, N·H) value"
         merged.append(source)
     shapes = [value.shape for value in node.inputs[:2] if value is not None and value.shape is not None]
     heads = [shape[1] for shape in shapes if isinstance(shape[1], int)]
@@ -64,6 +60,14 @@ def _fold(graph: ir.Graph, node: ir.Node) -> str | None:
             graph.outputs[index] = new.outputs[0]
     ir.convenience.replace_all_uses_with(old, new.outputs[0])
     return None
+
+
+def _reads_cache(node: ir.Node) -> bool:
+    """Whether the keys are an input of the graph, or the new ones behind it."""
+    key = node.inputs[1]
+    producer = None if key is None else key.producer()
+    sources = [key] if producer is None else producer.inputs if producer.op_type == "Concat" else []
+    return any(value is not None and value.is_graph_input() for value in sources)
 
 
 def _before_split(value: ir.Value | None) -> ir.Value | None:

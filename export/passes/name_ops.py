@@ -1,4 +1,4 @@
-"""Mark the nodes of every attention, softmax and activation with the module they come from; drop torch's metadata."""
+"""Mark the nodes of every attention, activation and layer with the module they come from; drop torch's metadata."""
 
 import ast
 from collections import Counter
@@ -12,12 +12,15 @@ from ..ops import ACTIVATION, COMPOSITE_CLASSES, OPS_OF_ATEN, OpId
 OP_KEY = "tfm.op"
 """Metadata key of a node: the `OpId` it belongs to, as text."""
 
+NOTE_KEY = "tfm.note"
+"""Metadata key of a node: why a pass left it in a form that is not the best."""
+
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _CLASSES = "pkg.torch.onnx.class_hierarchy"
 
 
 class NameOps(InPlacePass):
-    """Give each attention's, softmax's and activation's nodes an `OP_KEY`.
+    """Give the nodes of each attention, softmax, activation and layer an `OP_KEY`.
 
     Requires: the metadata that torch's exporter writes on nodes, of a `tfm.export.Graph`; a module's later calls
         have "@1", "@2", … behind their scope.

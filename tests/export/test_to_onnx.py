@@ -63,7 +63,7 @@ def test_every_kind_is_verified_at_every_level(export_tiny: ExportTiny, options:
         report = verify(exported.graph, exported.path, cases(exported.graph))
         assert report.passed, report.first_fault
         assert {output.level for output in report.outputs} == {"disabled", "basic", "extended", "all"}
-        assert [str(op.op) for op in report.ops] == [str(tap.op) for tap in taps_of(exported.graph)]
+        assert [str(op.op) for op in report.promised] == [str(tap.op) for tap in taps_of(exported.graph)]
         assert all(op.own.count > 0 and op.free.count > 0 and op.form for op in report.ops)
 
 
@@ -98,7 +98,7 @@ def test_every_activation(export_tiny: ExportTiny, activation: str) -> None:
     exported = export_tiny(kind="encoder", activation=activation)["model"]
     report = verify(exported.graph, exported.path, cases(exported.graph))
     assert report.passed, report.first_fault
-    attention, activated = report.ops
+    attention, activated = report.promised
     assert (attention.form, activated.form) == ("Attention", FORMS[activation])
     assert len(exported.path.read_bytes()) < 1e5
 

@@ -13,10 +13,10 @@ import pytest
 
 from tfm.errors import VerificationError
 from tfm.export import GraphReport, Tolerance, verify
+from tfm.export.optimised import LEVELS
 from tfm.export.passes import OP_KEY
 from tfm.export.regions import Region
 from tfm.export.samples import cases
-from tfm.export.verify import LEVELS
 from tfm.runtime import Figures
 
 Edit = Callable[[ir.Model], None]

@@ -1,0 +1,211 @@
+"""Run an ONNX graph piece by piece, to see values inside it without holding all of them at once."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+import onnxruntime as ort
+
+from tfm.errors import VerificationError
+
+from .regions import Array
+
+_KEPT_BYTES = 256 << 20
+"""Sessions of pieces are kept for the next run while all weights together are smaller than this."""
+
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+"""Where onnxruntime looks for weights outside a model that it gets as bytes."""
+
+
+class Pieces:
+    """A graph cut where someone wants to look; each piece is a session of its own, run when its cut is asked for.
+
+    Args:
+        model: The graph; it must stay as it is.
+        cuts: Name → values to be seen there, in the order of the graph as far as possible.
+        folder: Where weights outside the file lie.
+        providers: onnxruntime's execution providers.
+    """
+
+    def __init__(
+        self, model: ir.Model, cuts: Mapping[str, Sequence[ir.Value]], folder: Path, providers: Sequence[str]
+    ) -> None:
+        self._cuts = {name: [str(value.name) for value in values] for name, values in cuts.items()}
+        self._outputs = [str(value.name) for value in model.graph.outputs]
+        self.folder, self.providers = folder, list(providers)
+        constants = {v for values in (*cuts.values(), model.graph.outputs) for v in values if v.const_value is not None}
+        self._constants = {str(v.name): v.const_value.numpy() for v in constants if v.const_value is not None}
+        self._pieces = _plan(model, cuts)
+        self._by_cut = {piece.cut: piece for piece in self._pieces}
+        self._keep = sum(piece.weight_bytes for piece in self._pieces) <= _KEPT_BYTES
+
+    def start(self, feeds: Mapping[str, Array]) -> "Run":
+        """Begin a run of the whole graph on these inputs."""
+        uses = Counter(name for piece in self._pieces for name in piece.inputs)
+        uses.update(name for names in self._cuts.values() for name in names)
+        uses.update(self._outputs)
+        return Run(self, feeds, uses)
+
+    def run_alone(self, cut: str, feeds: Mapping[str, Array], output: str) -> Array | None:
+        """Run one cut's piece on inputs from outside; None where it takes other inputs than these."""
+        piece = self._by_cut.get(cut)
+        if piece is None or output not in piece.outputs or set(piece.inputs) != set(feeds):
+            return None
+        return self._session(piece, feeds).run([output], dict(feeds))[0]
+
+    def _session(self, piece: "_Piece", feeds: Mapping[str, Array]) -> ort.InferenceSession:
+        if piece.session is not None:
+            return piece.session
+        session = open_nodes(piece.model, piece.nodes, feeds, piece.outputs, self.folder, self.providers)
+        if self._keep:
+            piece.session = session
+        return session
+
+
+class Run:
+    """One run of a graph, as far as it has got."""
+
+    def __init__(self, pieces: Pieces, feeds: Mapping[str, Array], uses: Counter[str]) -> None:
+        self._pieces, self._uses = pieces, uses
+        self._values: dict[str, Array] = dict(feeds) | pieces._constants
+        self._next = 0
+
+    def take(self, cut: str) -> list[Array]:
+        """Run on to a cut and give its values, once."""
+        return self._take(self._pieces._cuts[cut])
+
+    def outputs(self) -> list[Array]:
+        """Run to the end and give the graph's outputs, once."""
+        return self._take(self._pieces._outputs)
+
+    def _take(self, names: Sequence[str]) -> list[Array]:
+        while any(name not in self._values for name in names):
+            piece = self._pieces._pieces[self._next]
+            feeds = {name: self._values[name] for name in piece.inputs}
+            results = self._pieces._session(piece, feeds).run(piece.outputs, feeds)
+            self._next += 1  # not before it ran: who asks again gets the error again
+            self._values.update(zip(piece.outputs, results, strict=True))
+            self._release(piece.inputs)
+        found = [self._values[name] for name in names]
+        self._release(names)
+        return found
+
+    def _release(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._uses[name] -= 1
+            if not self._uses[name]:
+                del self._values[name]
+
+
+def open_nodes(
+    model: ir.Model,
+    nodes: Sequence[ir.Node],
+    feeds: Mapping[str, Array],
+    outputs: Sequence[str],
+    folder: Path,
+    providers: Sequence[str],
+) -> ort.InferenceSession:
+    """Open some nodes of a graph, and the constants they read, as a model of their own.
+
+    It is not optimised, and runs on one thread, since there may be hundreds of them.
+
+    Args:
+        model: Whose nodes they are.
+        nodes: In the order of the graph.
+        feeds: What it will be fed: names and types are taken from these.
+        outputs: Names of the values wanted.
+        folder: Where weights outside the file lie.
+        providers: onnxruntime's execution providers.
+
+    Raises:
+        VerificationError: The nodes also read something that is not fed.
+    """
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
+    content = bytes(ir.to_proto(cut_out(model, nodes, feeds, outputs)).SerializeToString())
+    return ort.InferenceSession(content, options, providers=list(providers))
+
+
+def cut_out(model: ir.Model, nodes: Sequence[ir.Node], feeds: Mapping[str, Array], outputs: Sequence[str]) -> ir.Model:
+    """Copy some nodes of a graph, with the constants that they read, into a model of their own; see `open_nodes`."""
+    inputs = {
+        name: ir.Value(name=name, type=ir.TensorType(ir.DataType.from_numpy(array.dtype)))
+        for name, array in feeds.items()
+    }
+    copies: dict[ir.Value, ir.Value] = {}
+    initializers, new_nodes = [], []
+    for node in nodes:
+        for value in node.inputs:
+            if value is None or value in copies:
+                continue
+            if str(value.name) in inputs:
+                copies[value] = inputs[str(value.name)]
+                continue
+            if value.const_value is None:
+                raise VerificationError(
+                    f"{node.op_type} also depends on {value.name!r}, which is none of its arguments"
+                )
+            copies[value] = ir.Value(name=value.name, type=value.type, shape=value.shape, const_value=value.const_value)
+            initializers.append(copies[value])
+        arguments = [None if value is None else copies[value] for value in node.inputs]
+        results = [ir.Value(name=value.name, type=value.type) for value in node.outputs]
+        new_nodes.append(
+            ir.Node(node.domain, node.op_type, arguments, node.attributes.values(), outputs=results, name=node.name)
+        )
+        copies.update(zip(node.outputs, results, strict=True))
+    results_by_name = {str(value.name): copy for value, copy in copies.items()}
+    graph = ir.Graph(
+        list(inputs.values()),
+        [results_by_name[name] for name in outputs],
+        nodes=new_nodes,
+        initializers=initializers,
+        opset_imports=model.opset_imports,
+        name=str(model.graph.name),
+    )
+    return ir.Model(graph, ir_version=model.ir_version)
+
+
+class _Piece:
+    """Consecutive work: what must run before the values of a cut are there, and has not run for an earlier one."""
+
+    def __init__(self, cut: str, nodes: Sequence[ir.Node], model: ir.Model, wanted: set[ir.Value]) -> None:
+        self.cut, self.nodes, self.model = cut, nodes, model
+        inside = set(nodes)
+        read = dict.fromkeys(value for node in nodes for value in node.inputs if value is not None)
+        outside = [value for value in read if value.producer() not in inside]
+        self.inputs = [str(value.name) for value in outside if value.const_value is None]
+        constants = [value.const_value for value in outside if value.const_value is not None]
+        self.weight_bytes = sum(tensor.nbytes for tensor in constants)
+        self.outputs = [
+            str(value.name)
+            for node in nodes
+            for value in node.outputs
+            if value in wanted or any(user not in inside for user in value.consumers())
+        ]
+        self.session: ort.InferenceSession | None = None
+
+
+def _plan(model: ir.Model, cuts: Mapping[str, Sequence[ir.Value]]) -> list[_Piece]:
+    """Give each node to the first cut that needs it."""
+    order = {node: index for index, node in enumerate(model.graph)}
+    wanted = {value for values in cuts.values() for value in values} | set(model.graph.outputs)
+    if any(attribute.type == ir.AttributeType.GRAPH for node in model.graph for attribute in node.attributes.values()):
+        return [_Piece("", list(model.graph), model, wanted)]  # branches may read any value without naming it as input
+    done: set[ir.Node] = set()
+    pieces = []
+    for cut, values in [*cuts.items(), ("", list(model.graph.outputs))]:
+        new: set[ir.Node] = set()
+        pending = [value.producer() for value in values]
+        while pending:
+            node = pending.pop()
+            if node is not None and node not in done and node not in new:
+                new.add(node)
+                pending += [value.producer() for value in node.inputs if value is not None]
+        if new:
+            pieces.append(_Piece(cut, sorted(new, key=order.__getitem__), model, wanted))
+            done |= new
+    return pieces
