@@ -366,6 +366,6 @@ def test_the_library_does_what_the_command_does(checkpoint: Path, run: Run, fast
     report = export_checkpoint(checkpoint, checkpoint.parent / "a.tfm", precisions=["fp32"])
     assert run("--ckpt", checkpoint, "-o", "b.tfm", "--precision", "fp32")[0] == 0
     assert report.passed
-    for name in ("parity.json", "onnx/encoder_model.onnx", "config.json", "manifest.json"):
-        one, other = (checkpoint.parent / folder / name for folder in ("a.tfm", "b.tfm"))
-        assert one.read_bytes() == other.read_bytes()
+    for name in ("parity.json", "onnx/encoder_model.onnx", "config.json"):
+        one, other = ((checkpoint.parent / folder / name).read_bytes() for folder in ("a.tfm", "b.tfm"))
+        assert one == other.replace(b'"name": "b.tfm"', b'"name": "a.tfm"')

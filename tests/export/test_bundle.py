@@ -1,5 +1,7 @@
 """From checkpoint to bundle: what is in it, what is refused, and that a refusal leaves nothing."""
 
+import contextlib
+import dataclasses
 import errno
 import hashlib
 import json
@@ -12,10 +14,11 @@ import onnx_ir as ir
 import pytest
 
 import tfm.export.bundle as bundle
+import tfm.export.subject as subject
 from tfm.errors import CheckpointError, ConfigError, ExportError
 from tfm.export import PRECISIONS, export_checkpoint
+from tfm.export.certificate import PARITY_SCHEMA
 from tfm.export.fidelity import FLOORS, Fidelity
-from tfm.export.manifest import SCHEMA
 from tfm.model import save_checkpoint
 from tfm.runtime import load
 
@@ -91,8 +94,8 @@ def test_the_manifest_lists_every_file_with_its_digest(made: tuple[Path, Any]) -
 def test_the_certificate_is_the_report(made: tuple[Path, Any]) -> None:
     output, report = made
     values = json.loads((output / "parity.json").read_text())
-    assert values == json.loads(json.dumps(report.to_dict()))
-    assert (values["schema"], values["passed"]) == (SCHEMA, True)
+    assert values == json.loads(json.dumps(report.certificate))
+    assert (values["schema"], values["passed"]) == (PARITY_SCHEMA, True)
     assert [(graph["role"], graph["precision"]) for graph in values["graphs"]] == [
         (role, precision) for role in ("encoder", "decoder") for precision in PRECISIONS
     ]
@@ -118,7 +121,7 @@ def test_fp32_alone(checkpoint: Path, output: Path) -> None:
 
     def stage(name: str) -> Any:
         stages.append(name)
-        return bundle.contextlib.nullcontext()
+        return contextlib.nullcontext()
 
     report = export_checkpoint(checkpoint, output, precisions=["fp32"], stage=stage)
     assert report.passed
@@ -214,7 +217,7 @@ def test_a_model_of_nan_is_refused(
     save_checkpoint(model, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match=r"NaN or infinity in the weights encoder\.layers\.0\."):
         export_checkpoint(tmp_path / "model.pt", output)
-    monkeypatch.setattr(bundle, "_check_finite", lambda *_: None)  # finite weights can give NaN too
+    monkeypatch.setattr(subject, "_check_finite", lambda *_: None)  # finite weights can give NaN too
     report = export_checkpoint(tmp_path / "model.pt", output, precisions=["fp32"])
     assert not report.passed
     assert "eager PyTorch itself gives NaN: nothing is proved" in report.faults()[0]
@@ -302,7 +305,7 @@ def test_a_report_without_graphs_or_fidelity_fails(made: tuple[Path, Any]) -> No
     _, report = made
     assert report.passed
     for part in ("graphs", "fidelity"):
-        assert not bundle.dataclasses.replace(report, **{part: ()}).passed
+        assert not dataclasses.replace(report, **{part: ()}).passed
 
 
 def test_low_fidelity_refuses_the_bundle(checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
