@@ -22,6 +22,7 @@ from .fidelity import Fidelity, measure_fidelity
 from .generic import GenericConfig, GenericGraph
 from .generic_open import describe_generic, is_generic, open_generic
 from .generic_vectors import from_vectors
+from .golden import golden_cases, write_golden
 from .graphs import Graph, graphs_of
 from .latency import Latency, measure_latency
 from .manifest import COMPANIONS, SCHEMA, generation_settings, read_json, write_json, write_manifest
@@ -157,6 +158,7 @@ def export_checkpoint(
         )
         if report.passed:
             write_json(folder / "parity.json", report.to_dict())
+            write_golden(folder, graphs, files, tolerance)
             gates = [{"name": f"{part.precision} {part.role}", "passed": part.passed} for part in reports]
             gates += [{"name": f"{part.precision} {part.measure}", "passed": part.passed} for part in fidelity]
             write_manifest(folder, made, subject.family, graphs, files, opset, gates)
@@ -253,7 +255,7 @@ def _make_graph(
 ) -> list[GraphReport]:
     """Export, verify, quantise and verify one graph; note its files in `files`."""
     name = graph.role if graph.role != "model" else kind
-    reports, inputs = [], cases(graph)
+    reports, inputs = [], [*cases(graph), *golden_cases(graph)]
     for precision, roles in files.items():
         suffix = "" if precision == "fp32" else f"_{precision}"
         path = folder / "onnx" / f"{graph.file}{suffix}.onnx"

@@ -46,3 +46,6 @@ deep; the rest is room for deeper models, chosen and not derived (SmolLM2's 30 l
 
 END_TO_END = Tolerance(1e-5, 1e-5)
 """Outputs of a float32 graph; `--atol` and `--rtol` replace it."""
+
+GOLDEN_NMSE = (2.0, 1e-9)
+"""A quantised output on the machine it runs on: so many times the NMSE that the exporting machine had, plus so much."""
