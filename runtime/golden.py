@@ -225,12 +225,13 @@ def _check_graph(
     limits: _Limits,
 ) -> GoldenGraph:
     figures = {spec.name: Figures() for spec in signature.outputs}
-    provider, outputs, fault = "", (), ""
+    provider, fault = "", ""
+    outputs: tuple[GoldenOutput, ...] = ()
     try:
         session = _open(path, signature, providers, threads)
         provider = session.provider
         for number, (inputs, expected) in enumerate(cases):
-            actual = session.run(**inputs)
+            actual = session.run(outputs=None, **inputs)
             for name, found in figures.items():
                 try:
                     found.add(actual[name], expected[name])
@@ -280,13 +281,13 @@ def _read_cases(manifest: Manifest, counts: Mapping[str, int]) -> dict[str, list
     cases: dict[str, list[Case]] = {}
     try:
         for role, signature in manifest.signature.items():
-            cases[role] = [
-                (
-                    {spec.name: arrays.pop(golden_name(role, case, "inputs", spec.name)) for spec in signature.inputs},
-                    {spec.name: arrays.pop(golden_name(role, case, "outputs", spec.name)) for spec in signature.outputs},
+            cases[role] = []
+            for case in range(counts[role]):
+                inputs = [(golden_name(role, case, "inputs", spec.name), spec.name) for spec in signature.inputs]
+                outputs = [(golden_name(role, case, "outputs", spec.name), spec.name) for spec in signature.outputs]
+                cases[role].append(
+                    ({name: arrays.pop(key) for key, name in inputs}, {name: arrays.pop(key) for key, name in outputs})
                 )
-                for case in range(counts[role])
-            ]
     except KeyError as error:
         raise BundleError(f"{path} holds no {error}; export the bundle again") from error
     if arrays:
