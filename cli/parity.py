@@ -33,6 +33,7 @@ _SYMBOLS = {True: "✓", False: "✗"}
 @click.pass_context
 def parity(
     context: click.Context,
+    /,
     bundle: Path,
     provider: str,
     precision: str | None,

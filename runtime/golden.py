@@ -274,7 +274,7 @@ def _read_cases(manifest: Manifest, counts: Mapping[str, int]) -> dict[str, list
     """Read golden.npz, which must hold every input and output of every case and nothing else."""
     path = manifest.folder / ARRAYS
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except Exception as error:  # those of numpy, zipfile and zlib share no narrower base
         raise BundleError(f"{path} cannot be read: {error}; export the bundle again") from error
