@@ -158,7 +158,8 @@ def export_checkpoint(
         )
         if report.passed:
             write_json(folder / "parity.json", report.to_dict())
-            write_golden(folder, graphs, files, tolerance)
+            with stage("store golden outputs"):
+                write_golden(folder, graphs, files, tolerance)
             gates = [{"name": f"{part.precision} {part.role}", "passed": part.passed} for part in reports]
             gates += [{"name": f"{part.precision} {part.measure}", "passed": part.passed} for part in fidelity]
             write_manifest(folder, made, subject.family, graphs, files, opset, gates)

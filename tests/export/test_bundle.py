@@ -142,6 +142,7 @@ def test_fp32_alone(checkpoint: Path, output: Path) -> None:
         "verify fp32 encoder",
         "compare fp32 bundle with eager",
         "time eager, fp32",
+        "store golden outputs",
     ]
     (fidelity,) = report.fidelity
     assert (fidelity.measure, fidelity.count) == ("cosine", 8 * (5 + 16 + 16))

@@ -120,6 +120,15 @@ def test_the_cases(make_model: Any, kind: str, positions: int) -> None:
         assert all(torch.equal(case[n], other[n]) for case, other in zip(cases, again, strict=True) for n in names)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_never_all_of_one_length(make_model: Any, kind: str) -> None:
+    """Though their lengths are random."""
+    for graph in graphs_of(make_model(**KINDS[kind])):
+        places = [place for place, value in enumerate(graph.inputs) if value.name.endswith("attention_mask")]
+        for seed in range(16):
+            assert all(not golden_cases(graph, seed)[0][place].all() for place in places)
+
+
 def test_wide_outputs_make_short_cases(make_model: Any) -> None:
     """Logits over 49152 words, as SmolLM2's, are 197 kB a token: 8 of them are more than a case may take."""
     (graph,) = graphs_of(make_model(kind="decoder", vocab_size=49152))

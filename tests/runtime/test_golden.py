@@ -15,7 +15,7 @@ from tfm import runtime
 from tfm.errors import BundleError, InputError, ProviderError
 from tfm.runtime import GoldenReport, check_golden
 
-HIDDEN, EMBEDDING = "last_hidden_state", "sentence_embedding"
+OUTPUTS = HIDDEN, EMBEDDING = "last_hidden_state", "sentence_embedding"
 
 
 @pytest.fixture
@@ -151,9 +151,6 @@ def test_nan_and_infinity_equal_only_themselves(
     assert not check(bundle).passed  # eager did at another place too
 
 
-OUTPUTS = (HIDDEN, EMBEDDING)
-
-
 @pytest.mark.parametrize("file", ["model.onnx", "model_int8.onnx"])
 def test_weights_that_are_off(make_golden: Callable[[], Path], check: Callable[..., GoldenReport], file: str) -> None:
     """In the int8 graph, whose NMSE was 1 already, only what is far worse is told apart."""
@@ -215,9 +212,19 @@ def test_nothing_compared_is_no_pass(make_golden: Callable[[], Path], check: Cal
     empty = dataclasses.replace(good.graphs[0], outputs=())
     report = dataclasses.replace(good, graphs=(empty, good.graphs[1]))
     assert (report.passed, report.faults()) == (False, ["fp32 model: nothing was compared"])
-    for case in (0, 1):
-        edit_arrays(bundle, lambda a, n=f"model/{case}/outputs/{HIDDEN}": a.update({n: a[n][:0]}))
-    assert not check(bundle).passed
+    broken = dataclasses.replace(good.graphs[0], fault="it cannot be run")
+    report = dataclasses.replace(good, graphs=(broken, good.graphs[1]))
+    assert (report.passed, report.faults()) == (False, ["fp32 model: it cannot be run"])
+
+
+def test_outputs_without_elements(make_golden: Callable[[], Path], check: Callable[..., GoldenReport]) -> None:
+    """They agree, but prove nothing."""
+    bundle = make_golden()
+    edit_table(bundle, lambda table: table[:, :0])
+    names = [f"model/{case}/outputs/{name}" for case in (0, 1) for name in OUTPUTS]
+    edit_arrays(bundle, lambda a: a.update({name: a[name][..., :0] for name in names}))
+    report = check(bundle, precision="fp32")
+    assert report.faults() == [f"fp32 model: {HIDDEN} was compared with nothing (and 1 more of its 2 outputs)"]
 
 
 # ------------------------------------------------ what is asked
