@@ -145,6 +145,9 @@ def test_an_input_of_one_size_only_is_stored_once() -> None:
 
     graph = GenericGraph(Square(), {"x": torch.randn(4, 5)}, {})
     assert len(golden_cases(graph)) == 1
+    # 0.72 MB a row, in and out: two rows are more than a case may take.
+    graph = GenericGraph(Square(), {"x": torch.randn(2, 300, 300)}, {"x": {0: "batch"}})
+    assert [tuple(case[0].shape) for case in golden_cases(graph)] == [(1, 300, 300)]
 
 
 # ------------------------------------------------ what is written
