@@ -17,6 +17,7 @@ from tfm.runtime import load
 
 from .certificate import all_passed, certify
 from .fidelity import Fidelity, measure_fidelity
+from .golden import golden_cases, write_golden
 from .graphs import Graph
 from .latency import Latency, measure_latency
 from .manifest import COMPANIONS, generation_settings, write_json, write_manifest
@@ -142,6 +143,8 @@ def export_checkpoint(
         )
         if report.passed:
             write_json(folder / "parity.json", report.certificate)
+            with stage("store golden outputs"):
+                write_golden(folder, subject.graphs, files, tolerance)
             gates = [{"name": f"{part.precision} {part.role}", "passed": part.passed} for part in reports]
             gates += [{"name": f"{part.precision} {part.measure}", "passed": part.passed} for part in fidelity]
             write_manifest(folder, subject.config, subject.family, subject.graphs, files, opset, gates)
@@ -182,7 +185,7 @@ def _make_graph(
 ) -> list[GraphReport]:
     """Export, verify, quantise and verify one graph; note its files in `files`."""
     name = graph.role if graph.role != "model" else kind
-    reports, inputs = [], cases(graph)
+    reports, inputs = [], [*cases(graph), *golden_cases(graph)]
     for precision, roles in files.items():
         suffix = "" if precision == "fp32" else f"_{precision}"
         path = folder / "onnx" / f"{graph.file}{suffix}.onnx"

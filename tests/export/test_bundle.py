@@ -16,11 +16,11 @@ import pytest
 import tfm.export.bundle as bundle
 import tfm.export.subject as subject
 from tfm.errors import CheckpointError, ConfigError, ExportError
-from tfm.export import PRECISIONS, export_checkpoint
+from tfm.export import PRECISIONS, Tolerance, export_checkpoint
 from tfm.export.certificate import PARITY_SCHEMA
 from tfm.export.fidelity import FLOORS, Fidelity
 from tfm.model import save_checkpoint
-from tfm.runtime import load
+from tfm.runtime import check_golden, load
 
 ENCODER = {"kind": "encoder", "activation": "gelu"}
 
@@ -70,7 +70,8 @@ def test_the_files(made: tuple[Path, Any]) -> None:
         f"onnx/{name}{suffix}.onnx" for name in ("decoder_model_merged", "encoder_model") for suffix in ("", "_int8")
     ]
     found = sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
-    assert found == sorted([*graphs, "config.json", "generation_config.json", "manifest.json", "parity.json"])
+    rest = ["config.json", "generation_config.json", "golden.json", "golden.npz", "manifest.json", "parity.json"]
+    assert found == sorted([*graphs, *rest])
 
 
 def test_the_manifest_lists_every_file_with_its_digest(made: tuple[Path, Any]) -> None:
@@ -116,6 +117,18 @@ def test_the_runtime_runs_it(made: tuple[Path, Any], precision: str) -> None:
         assert alone == generated[1]
 
 
+def test_the_golden_outputs_are_reproduced(made: tuple[Path, Any]) -> None:
+    report = check_golden(made[0], provider="cpu")
+    assert report.passed, report.faults()
+    assert [graph.precision for graph in report.graphs] == ["fp32", "fp32", "int8", "int8"]
+
+
+def test_the_golden_limits_are_those_asked_for(checkpoint: Path, output: Path) -> None:
+    export_checkpoint(checkpoint, output, precisions=["fp32"], tolerance=Tolerance(1e-3, 1e-4))
+    fp32 = json.loads((output / "golden.json").read_text())["precisions"]["fp32"]
+    assert (fp32["atol"], fp32["rtol"]) == (1e-3, 1e-4)
+
+
 def test_fp32_alone(checkpoint: Path, output: Path) -> None:
     stages: list[str] = []
 
@@ -132,6 +145,7 @@ def test_fp32_alone(checkpoint: Path, output: Path) -> None:
         "verify fp32 encoder",
         "compare fp32 bundle with eager",
         "time eager, fp32",
+        "store golden outputs",
     ]
     (fidelity,) = report.fidelity
     assert (fidelity.measure, fidelity.count) == ("cosine", 8 * (5 + 16 + 16))
