@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -143,10 +144,11 @@ def _bar(key: str, figures: Mapping[str, Any], axis: Axis) -> Bar:
     if axis.log:
         value, tick = figures["max_abs"], None if limit is None else axis.at(limit)
     else:
-        value, tick = figures["snr_db"], None
+        value, tick = decibel(figures), None
     most = numbers.finite(figures["max_abs"])
     broken = most is None or (limit is not None and not most <= limit)
-    return Bar("broken" if broken else key, _HEIGHTS.get(key, 0), axis.at(value), tick)
+    length = 0.0 if value == -math.inf and most is not None else axis.at(value)
+    return Bar("broken" if broken else key, _HEIGHTS.get(key, 0), length, tick)
 
 
 def _cell(label: str, figures: Mapping[str, Any] | None, errors: bool) -> Cell:
@@ -160,8 +162,12 @@ def _cell(label: str, figures: Mapping[str, Any] | None, errors: bool) -> Cell:
 
 
 def snr(figures: Mapping[str, Any]) -> str:
-    """A signal-to-noise ratio; infinite where nothing differs, and minus infinity where NaN or infinity does."""
+    """A signal-to-noise ratio, as text."""
+    value = decibel(figures)
+    return f"{value:.0f} dB".replace("-", "−").replace("inf", "∞")
+
+
+def decibel(figures: Mapping[str, Any]) -> float:
+    """A signal-to-noise ratio of the certificate, where both infinities are null."""
     value = numbers.finite(figures["snr_db"])
-    if numbers.finite(figures["max_abs"]) is None:
-        return "−∞ dB"
-    return "∞ dB" if value is None else f"{value:.0f} dB".replace("-", "−")
+    return value if value is not None else math.inf if figures["max_abs"] == 0 else -math.inf

@@ -9,6 +9,7 @@ from tfm.errors import VerificationError
 from . import numbers
 
 _COLUMNS = 240
+_DECADES = 6
 _WIDTH, _TOP, _BOTTOM = 300.0, 110.0, 78.0
 
 
@@ -82,7 +83,7 @@ def plot(curve: ActivationCurve) -> Plot:
     low_y, high_y = _span([y for _, y, _ in shown])
     across = [_WIDTH * _share(x, low_x, high_x) for x, _, _ in shown]
     up = [_TOP * (1 - _share(y, low_y, high_y)) for _, y, _ in shown]
-    axis = numbers.decades([*(e for _, _, e in shown), curve.limit])
+    axis = numbers.decades([*(e for _, _, e in shown), curve.limit], _DECADES)
     columns: dict[int, int] = {}  # the point of the largest error
     for index, x in enumerate(across):
         column = min(int(x / _WIDTH * _COLUMNS), _COLUMNS - 1)
@@ -103,8 +104,8 @@ def plot(curve: ActivationCurve) -> Plot:
         curve=_path([(across[index], up[index]) for index in keep]),
         error=_path([(across[index], _BOTTOM * (1 - axis.at(shown[index][2]) / 100)) for index in sound]),
         limit=_BOTTOM * (1 - axis.at(curve.limit) / 100),
-        x_ticks=tuple((_WIDTH * _share(x, low_x, high_x), _tick(x)) for x in _round(low_x, high_x)),
-        y_ticks=tuple((_TOP * (1 - _share(y, low_y, high_y)), _tick(y)) for y in _round(low_y, high_y)),
+        x_ticks=tuple((_WIDTH * _share(x, low_x, high_x), _tick(x)) for x in _round(low_x, high_x, 5)),
+        y_ticks=tuple((_TOP * (1 - _share(y, low_y, high_y)), _tick(y)) for y in _round(low_y, high_y, 3)),
         error_ticks=tuple((_BOTTOM * (1 - place / 100), label) for place, label in axis.ticks),
         broken=tuple(round(across[index], 1) for index in keep if not math.isfinite(shown[index][2])),
         outside=len(points) - len(shown),
@@ -117,7 +118,8 @@ def _size(error: float) -> float:
 
 def _span(values: list[float]) -> tuple[float, float]:
     low, high = min(values, default=0.0), max(values, default=1.0)
-    return (low, high) if low < high else (low - 1.0 - abs(low) / 2, high + 1.0 + abs(high) / 2)
+    wide = high / 2 - low / 2 > 1e-300  # not so among subnormals, which leave nothing to divide by
+    return (low, high) if wide else (low - 1.0 - abs(low) / 2, high + 1.0 + abs(high) / 2)
 
 
 def _share(value: float, low: float, high: float) -> float:
@@ -125,9 +127,9 @@ def _share(value: float, low: float, high: float) -> float:
     return (value / 2 - low / 2) / (high / 2 - low / 2)
 
 
-def _round(low: float, high: float) -> list[float]:
-    """Up to six round values from low to high."""
-    least = (high / 2 - low / 2) / 2.5
+def _round(low: float, high: float, count: int) -> list[float]:
+    """About so many round values from low to high."""
+    least = (high / 2 - low / 2) / count * 2
     power = 10.0 ** math.floor(math.log10(least))
     step = next((factor * power for factor in (1, 2, 5) if factor * power >= least), 10 * power)
     return [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]

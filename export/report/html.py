@@ -11,6 +11,7 @@ from tfm.errors import BundleError
 from . import numbers, tables, verdict
 from .bars import chart, is_float
 from .curves import ActivationCurve, plot
+from .judge import fault_of_fidelity
 from .maps import AttentionMap, panel
 
 SCHEMA = 2
@@ -28,6 +29,8 @@ def write_report(
     curves: Sequence[ActivationCurve] = (),
 ) -> None:
     """Write the certificate as one HTML file that refers to no other: no network, no script, no font.
+
+    What failed is shown, whatever the certificate says of itself as a whole; so is a curve past its limit.
 
     Args:
         path: The file.
@@ -50,7 +53,7 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    faults = verdict.find_faults(certificate)
+    faults = verdict.find_faults(certificate, curves)
     graphs = [
         {
             "anchor": f"g{index}",
@@ -73,6 +76,7 @@ def write_report(
         maps=[panel(attention) for attention in maps],
         open_maps=_OPEN,
         curves=[plot(curve) for curve in curves],
+        fidelity=[(entry, fault_of_fidelity(entry)) for entry in certificate["fidelity"]],
         latency=tables.latency(certificate),
         sizes=tables.sizes(certificate),
         error=numbers.error,

@@ -16,6 +16,14 @@ def fault_of_output(output: Mapping[str, Any]) -> str:
     return _fault(output, output)
 
 
+def fault_of_fidelity(entry: Mapping[str, Any]) -> str:
+    """Why a measure of the task failed; "" where it passed."""
+    value, floor = numbers.finite(entry["value"]), numbers.finite(entry["floor"])
+    if entry["passed"] is True and value is not None and (floor is None or value >= floor):
+        return ""
+    return f"{numbers.plain(value)} on {entry['data']}, at least {numbers.plain(floor)} is wanted"
+
+
 def _fault(entry: Mapping[str, Any], *measured: Mapping[str, Any] | None) -> str:
     """The fault that an entry names; else that of figures that are infinite or past their limit, whatever it says."""
     if entry["fault"]:

@@ -5,8 +5,6 @@ import math
 import re
 from collections.abc import Iterable
 
-_MOST_DECADES = 12
-
 
 def finite(value: float | None) -> float | None:
     """A figure, or None where it is infinite or NaN; JSON has neither, and the certificate writes null."""
@@ -69,12 +67,12 @@ class Axis:
         return round(100 * min(max((value - self.low) / (self.high - self.low), 0.0), 1.0), 1)
 
 
-def decades(values: Iterable[float | None]) -> Axis:
-    """The whole decades that hold all positive values; where they span too many, the upper ones."""
+def decades(values: Iterable[float | None], most: int = 12) -> Axis:
+    """The whole decades that hold all positive values; where they are too many, the upper ones."""
     logs = [math.log10(value) for value in map(finite, values) if value]
-    high = math.ceil(max(logs, default=0.0))
-    low = min(math.floor(min(logs, default=0.0)), high - 3)
-    low = max(low, high - _MOST_DECADES)
+    high = math.ceil(max(logs, default=-6.0))
+    low = min(math.floor(min(logs, default=-6.0)), high - 3)
+    low = max(low, high - most)
     every = 1 if high - low <= 5 else 2
     ticks = tuple((100 * (e - low) / (high - low), f"1e{e}".replace("-", "−")) for e in range(high, low - 1, -every))
     return Axis(low, high, True, ticks[::-1], high - low)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import numbers
-from .bars import AROUND, is_float, snr
+from .bars import AROUND, decibel, is_float, snr
 from .judge import fault_of_output
 
 
@@ -86,7 +86,7 @@ def _worst(entries: Sequence[Mapping[str, Any]], errors: bool) -> str:
     broken = next((entry for entry in measured if numbers.finite(entry["max_abs"]) is None), None)
     if errors:
         return numbers.error(None if broken else max(entry["max_abs"] for entry in measured))
-    return snr(broken or max(measured, key=lambda entry: entry["nmse"]))
+    return snr(broken or min(measured, key=decibel))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typing import Any
 
 from . import numbers
 from .bars import AROUND, is_float
-from .judge import fault_of_op, fault_of_output
+from .curves import ActivationCurve
+from .judge import fault_of_fidelity, fault_of_op, fault_of_output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ def graph_name(graph: Mapping[str, Any]) -> str:
     return f"{graph['role']} · {graph['precision']} · {graph['provider'].removesuffix('ExecutionProvider')}"
 
 
-def find_faults(certificate: Mapping[str, Any]) -> list[Fault]:
+def find_faults(certificate: Mapping[str, Any], curves: Sequence[ActivationCurve] = ()) -> list[Fault]:
     """Everything that failed, the first fault of each graph first.
 
     What a certificate says of itself is not believed over its figures: a figure that is infinite or past its limit is
@@ -52,10 +53,12 @@ def find_faults(certificate: Mapping[str, Any]) -> list[Fault]:
     for index, graph in enumerate(certificate["graphs"]):
         found += _faults_of_graph(graph, f"g{index}")
     for entry in certificate["fidelity"]:
-        value, floor = numbers.finite(entry["value"]), numbers.finite(entry["floor"])
-        if entry["passed"] is not True or value is None or (floor is not None and value < floor):
-            text = f"{numbers.plain(value)} on {entry['data']}, at least {numbers.plain(floor)} is wanted"
+        if text := fault_of_fidelity(entry):
             found.append(Fault(f"{entry['measure']} in {entry['precision']}", text, anchor="fidelity"))
+    for curve in curves:
+        if not curve.passed:
+            text = f"off by {numbers.error(curve.max_error)}, more than {numbers.error(curve.limit)}"
+            found.append(Fault(f"the sweep of {curve.name}", text, anchor="curves"))
     if not certificate["graphs"]:
         found.append(Fault("the certificate", "it holds no graph: nothing was compared"))
     if certificate["passed"] is not True and not found:

@@ -113,7 +113,10 @@ def certificate(name: str, kind: str, graphs: list[Any]) -> Certificate:
         },
         "files": {
             "onnx/model.onnx": {"size": 90287789, "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b" + "2b" * 12},
-            "onnx/model_int8.onnx": {"size": 22892866, "sha256": "60303ae22b998861bce3b28f33eec1be758a213c" + "86" * 12},
+            "onnx/model_int8.onnx": {
+                "size": 22892866,
+                "sha256": "60303ae22b998861bce3b28f33eec1be758a213c" + "86" * 12,
+            },
         },
         "tolerances": [
             {
@@ -167,7 +170,9 @@ def failing() -> Certificate:
     found = encoder()
     bad = found["graphs"][0]
     bad["passed"] = found["passed"] = False
-    start = next(i for i, o in enumerate(bad["ops"]) if o["op"] == "activation encoder.layers.2.feed_forward.activation")
+    start = next(
+        i for i, o in enumerate(bad["ops"]) if o["op"] == "activation encoder.layers.2.feed_forward.activation"
+    )
     wrong = bad["ops"][start]
     wrong["own"] |= {"max_abs": 4.7e-4, "nmse": 1e-9, "snr_db": 90.0}
     wrong |= {"passed": False, "fault": "off by itself by 4.7e-04, more than 1.6e-05"}
