@@ -68,10 +68,10 @@ class Axis:
 
 
 def decades(values: Iterable[float | None], most: int = 12) -> Axis:
-    """The whole decades that hold all positive values; where they are too many, the upper ones."""
+    """The whole decades that hold all positive values, no value at the very start; if too many, the upper ones."""
     logs = [math.log10(value) for value in map(finite, values) if value]
     high = math.ceil(max(logs, default=-6.0))
-    low = min(math.floor(min(logs, default=-6.0)), high - 3)
+    low = min(math.floor(min(logs, default=-6.0) - 0.25), high - 3)
     low = max(low, high - most)
     every = 1 if high - low <= 5 else 2
     ticks = tuple((100 * (e - low) / (high - low), f"1e{e}".replace("-", "−")) for e in range(high, low - 1, -every))

@@ -53,12 +53,14 @@ def a_map(onnx: np.ndarray | None = None, tokens: tuple[str, ...] = ("a", "b", "
 
 def test_the_largest_difference_is_named() -> None:
     onnx = np.full((2, 3, 3), 0.25, np.float32)
-    onnx[1, 0, 2] += np.float32(0.25)
+    onnx[1, 0, 2] -= np.float32(0.125)
     drawn = panel(a_map(onnx))
-    assert a_map(onnx).max_abs == 0.25
-    assert drawn.words == "Largest difference 2.5e−1, in head 2, where “a” looks at “c”."
+    assert a_map(onnx).max_abs == 0.125
+    assert drawn.words == "Largest difference 1.2e−1, in head 2, where “a” looks at “c”."
     assert drawn.large.head == 2
     assert decode(drawn.large.eager)[0, 2, 3] == 255
+    assert decode(drawn.large.onnx)[0, 2, 3] == 128
+    assert decode(drawn.heads[1].onnx)[0, 2, 3] == 128
     assert "position 1 looks at position 3" in panel(a_map(onnx, ())).words
 
 
