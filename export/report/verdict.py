@@ -1,6 +1,7 @@
 """What the report says first: whether the bundle is verified, and if not, what failed first, by name."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -78,8 +79,11 @@ def _faults_of_graph(graph: Mapping[str, Any], anchor: str) -> list[Fault]:
     if not (graph["ops"] and graph["outputs"]):
         found.append(Fault(f"the {graph['role']} graph", "nothing was compared in it", where, anchor=anchor))
     first = graph["first_fault"]
-    found.sort(key=lambda fault: f"{fault.what}:" not in first)
-    if first and not any(f"{fault.what}:" in first for fault in found):
+    named = [fault for fault in found if re.search(re.escape(fault.what) + r"(?![\w.])", first)]
+    if named:
+        longest = max((fault.what for fault in named), key=len)  # "attention a 1" names the second call, not the first
+        found.sort(key=lambda fault: fault.what != longest)
+    elif first:
         found.insert(0, Fault(f"the {graph['role']} graph", numbers.prose(first), where, anchor=anchor))
     if graph["passed"] is not True and not found:
         found.append(Fault(f"the {graph['role']} graph", "it failed, and nothing in it says why", where, anchor=anchor))

@@ -61,6 +61,7 @@ def reports(samples: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) 
         "encoder": (samples.encoder(), samples.attention_maps(), curves[:3]),
         "failing": (samples.failing(), samples.attention_maps(2), curves),
         "encoder_decoder": (samples.encoder_decoder(), samples.attention_maps(3, 4), curves[:1]),
+        "long_names": (samples.long_names(), samples.attention_maps(1, 2, ("x" * 90, "y")), curves[:1]),
         "null_everything": (samples.null_everything(), [], []),
         "big": (samples.big(), samples.attention_maps(30, 9), curves[:3]),
     }

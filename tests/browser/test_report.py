@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-NAMES = ("encoder", "failing", "encoder_decoder", "null_everything", "big")
+NAMES = ("encoder", "failing", "encoder_decoder", "null_everything", "long_names", "big")
 SIZES = {"phone": (360, 740), "desktop": (1280, 900)}
 SCHEMES = ("light", "dark")
 

@@ -205,6 +205,23 @@ def big() -> Certificate:
     return certificate("SmolLM2-135M", "decoder", graphs) | {"family": "llama"}
 
 
+def long_names() -> Certificate:
+    """A failing certificate whose every name is too long for a line, and has no place to break it."""
+    whole = ("kind", "role", "precision", "provider", "level", "weights", "sha256", "date")
+
+    def stretch(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {name: stretch(inner, name) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [stretch(inner) for inner in value]
+        return value + "_x" * 70 if isinstance(value, str) and value and key not in whole else value
+
+    found: Certificate = stretch(failing())
+    for measure in found["latency"]:
+        measure["work"] += "_x" * 70
+    return found
+
+
 def null_everything() -> Certificate:
     """A failing certificate whose every figure is null."""
 

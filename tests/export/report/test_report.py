@@ -16,7 +16,7 @@ from tfm.errors import BundleError
 from tfm.export.report import ActivationCurve, write_report
 
 VOID = {"meta", "link", "img", "br", "rect", "circle", "path", "image"}
-NAMES = ("encoder", "failing", "encoder_decoder", "big", "null_everything")
+NAMES = ("encoder", "failing", "encoder_decoder", "big", "null_everything", "long_names")
 
 
 class Page(html.parser.HTMLParser):
@@ -155,6 +155,17 @@ def test_the_certificate_decides_which_fault_is_first(page: Any, samples: Simple
     assert text.index(other["op"]) < text.index("activation encoder.layers.2.feed_forward.activation")
     graph["first_fault"] = "the whole graph cannot be run: no such file"
     assert "First fault the model graph the whole graph cannot be run: no such file" in page(certificate).text
+
+
+def test_a_fault_is_not_taken_for_one_whose_name_begins_likewise(page: Any, samples: SimpleNamespace) -> None:
+    certificate = samples.failing()
+    graph = certificate["graphs"][0]
+    names = ("attention a.1", "attention a.1 1", "attention a.10", "attention a.1.b")
+    for op, name in zip(graph["ops"], names, strict=False):
+        op |= {"op": name, "passed": False, "fault": "off", "source": f"{name}.py"}
+    for name in names:
+        graph["first_fault"] = f"{name}: off"
+        assert f"First fault {name} off model · fp32 · CPU · {name}.py" in page(certificate).text
 
 
 def hide(change: Any) -> Any:
