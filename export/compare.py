@@ -16,6 +16,8 @@ from .reports import BROKEN, OPTIMISED, Kernel, OpReport, Optimised
 from .taps import Tap
 from .tolerances import FREE, OWN
 
+WEIGHTS_DIFFER = "its weights are not eager's"
+
 _MASKED = -1e30
 """Numbers added to a score that are smaller than this mask it."""
 
@@ -46,6 +48,7 @@ class Comparison:
             feeds, expected = self.region.feeds(tap), self.region.expected(tap)
             if self._own.count == 0:
                 self._weights, self._fault = _compare_weights(self.region, tap.weights)
+                self.region.release()
             self._own.add(self._run_alone(feeds, model, pieces), expected)
         except VerificationError as error:
             self._fault = self._fault or str(error)
@@ -160,7 +163,7 @@ def _compare_weights(region: Region, weights: tuple[torch.Tensor, ...]) -> tuple
             return None, ""
         differing = min(int((_bits(form) != _bits(array)).sum()) for form in forms)
         if differing:
-            return None, f"its weights are not eager's: {differing} of {array.size} numbers differ"
+            return None, f"{WEIGHTS_DIFFER}: {differing} of {array.size} numbers differ"
     return "identical", ""
 
 

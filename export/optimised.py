@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from .ops import ACTIVATION, ATTENTION, SOFTMAX, OpId
 from .passes import NOTE_KEY
-from .regions import Region
+from .regions import Array, Region
 from .reports import Kernel
 
 LEVELS: dict[str, ort.GraphOptimizationLevel] = {
@@ -21,9 +21,6 @@ LEVELS: dict[str, ort.GraphOptimizationLevel] = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 """onnxruntime's levels of graph optimisation."""
-
-_LARGEST_FILE = 1 << 30
-"""Bytes of a model above which its optimised form is saved with the weights beside it: a protobuf ends at 2 GB."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,22 +46,32 @@ def options_for(level: str) -> ort.SessionOptions:
     return options
 
 
-def observed(level: str, path: Path, folder: Path) -> ort.SessionOptions:
-    """Options of a session that also writes its optimised graph and its profile into `folder`.
+def optimise(
+    path: Path, level: str, feeds: Mapping[str, Array], folder: Path, providers: Sequence[str]
+) -> tuple[Path, dict[str, tuple[str, str]]]:
+    """Have onnxruntime write the graph that it makes of a model, and tell what ran it.
 
     Args:
+        path: The model.
         level: One of `LEVELS`.
-        path: The model that will be opened.
-        folder: An empty folder.
+        feeds: Inputs to run it on once.
+        folder: An empty folder for what onnxruntime writes.
+        providers: onnxruntime's execution providers.
+
+    Returns:
+        The optimised model's file; and for each of its nodes, by name, the operator and execution provider that ran.
     """
     options = options_for(level)
     options.optimized_model_filepath = str(folder / "optimised.onnx")
-    if path.stat().st_size > _LARGEST_FILE or path.with_name(f"{path.name}.data").exists():
+    if path.with_name(f"{path.name}.data").exists():  # then the optimised graph has its weights beside it too
         name = "session.optimized_model_external_initializers_file_name"
         options.add_session_config_entry(name, "optimised.onnx.data")
+    options.add_session_config_entry("session.disable_prepacking", "1")  # it saves memory, and changes no graph
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
-    return options
+    session = ort.InferenceSession(path, options, providers=list(providers))
+    session.run(None, dict(feeds))
+    return folder / "optimised.onnx", kernels_that_ran(Path(session.end_profiling()))
 
 
 def locate(model: ir.Model, optimised: ir.Model, regions: Mapping[str, Region]) -> dict[str, Place]:

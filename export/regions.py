@@ -58,6 +58,12 @@ class Region:
             feeds[str(value.name)] = np.ascontiguousarray(array)
         return feeds
 
+    def release(self) -> None:
+        """Give back the memory that weights outside the file were mapped into when they were read."""
+        for value in self.constants:
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value.release()
+
     @property
     def arguments(self) -> list[tuple[str, ir.Value]]:
         """The name of each argument that the nodes take, and the value that carries it in."""

@@ -1,11 +1,20 @@
 """ONNX files on disk, the weights of large ones in a file beside them."""
 
+import contextlib
+import gc
+import mmap
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 
 LIMIT = 1_900_000_000
 """Bytes of weights from which on they get a file of their own: a protobuf message ends at 2 GiB."""
+
+_SMALL = 128 << 20
+"""Bytes of a file that is read as it is."""
 
 
 def save_onnx(model: ir.Model, path: Path) -> None:
@@ -19,3 +28,24 @@ def size_of(path: Path) -> int:
     """Size in bytes of an ONNX file and its weights."""
     data = path.with_name(f"{path.name}.data")
     return path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
+
+
+@contextlib.contextmanager
+def mapped(path: Path) -> Iterator[Path]:
+    """A file with the same graph whose weights onnxruntime and onnx-ir map into memory instead of reading them.
+
+    A small file is that already, and so is one with its weights beside it. Of any other a copy is made for the time
+    being: opened by onnxruntime, it takes half the memory.
+    """
+    if path.stat().st_size <= _SMALL:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        proto = onnx.ModelProto()
+        with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            proto.ParseFromString(memoryview(content))
+        copy = Path(folder) / path.name
+        ir.save(ir.from_proto(proto), copy, external_data=f"{path.name}.data")
+        del proto
+        gc.collect()  # a model in memory refers to itself
+        yield copy

@@ -12,7 +12,7 @@ of its weights twice, and of one op.
 
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -27,10 +27,11 @@ from .compare import Comparison, first_line, judge
 from .fast_path import has_fast_path
 from .graphs import Graph
 from .ops import LAYERS, OpId
-from .optimised import LEVELS, Place, describe_kernel, kernels_that_ran, locate, observed, options_for
+from .optimised import LEVELS, Place, describe_kernel, locate, optimise, options_for
 from .pieces import Pieces, Run
 from .regions import Array, cuts_of, find_regions
 from .reports import BROKEN, GraphReport, Kernel, OpReport, Optimised, OutputReport
+from .storage import mapped
 from .taps import Tap, watch
 from .tolerances import END_TO_END, FREE, Tolerance
 
@@ -64,16 +65,16 @@ def verify(
     Returns:
         The report. A comparison that could not be made is a fault in it, never a pass.
     """
-    work = _Verification(graph, path, cases, judged=precision == "fp32", tolerance=tolerance, provider=provider)
-    work.compare_ops()
-    for level in levels:
-        with tempfile.TemporaryDirectory() as folder:
-            ran = work.compare_outputs(level, Path(folder))
+    with mapped(path) as file:
+        work = _Verification(graph, file, cases, judged=precision == "fp32", tolerance=tolerance, provider=provider)
+        work.compare_ops()
+        for level in levels:
+            ran = work.compare_outputs(level)
             faulty = any(not output.passed for output in work.outputs if output.level == level)
             if ran and level != _FIRST_LEVEL and (faulty or level == _LAST_LEVEL):
-                work.compare_optimised(level, Path(folder))
-    if has_fast_path(graph):
-        work.compare_fast_path()
+                work.compare_optimised(level)
+        if has_fast_path(graph):
+            work.compare_fast_path()
     return GraphReport(
         role=graph.role,
         precision=precision,
@@ -126,36 +127,34 @@ class _Verification:
 
             self.expected.append(watch(self.graph, case, compare))
 
-    def compare_outputs(self, level: str, folder: Path) -> bool:
-        """Compare the outputs of the graph, run whole at one optimisation level; tell whether it could be run.
-
-        Args:
-            level: One of `LEVELS`.
-            folder: Where onnxruntime may leave its optimised graph and its profile.
-        """
+    def compare_outputs(self, level: str) -> bool:
+        """Compare the outputs of the graph, run whole at one of `LEVELS`; tell whether it could be run."""
         figures = {name: Figures() for name in self.names}
         faults, ran = dict.fromkeys(self.names, ""), True
         try:
-            options = options_for(level) if level == _FIRST_LEVEL else observed(level, self.path, folder)
-            session = ort.InferenceSession(self.path, options, providers=self.providers)
+            session = ort.InferenceSession(self.path, options_for(level), providers=self.providers)
             if session.get_providers()[0] != self.provider:  # onnxruntime only warns
                 raise VerificationError(f"{self.provider} cannot be loaded; {session.get_providers()[0]} would run it")
             for expected, feeds in zip(self.expected, self.feeds, strict=True):
                 for name, actual, tensor in zip(self.names, session.run(self.names, feeds), expected, strict=True):
                     unsound = "eager PyTorch itself gives NaN: nothing is proved" if tensor.isnan().any() else ""
                     faults[name] = faults[name] or unsound or _add(figures[name], actual, tensor.numpy())
-            if level != _FIRST_LEVEL:
-                session.end_profiling()
         except Exception as error:  # onnxruntime's errors share no narrower base
             faults, ran = dict.fromkeys(self.names, f"{BROKEN}: {first_line(error)}"), False
         self.outputs += self._judge_outputs(level, figures, faults)
         return ran
 
-    def compare_optimised(self, level: str, folder: Path) -> None:
-        """Compare every op that is still to be seen in the graph that onnxruntime left in `folder`."""
-        optimised = ir.load(folder / "optimised.onnx")
+    def compare_optimised(self, level: str) -> None:
+        """Compare every op that is still to be seen in the graph that onnxruntime makes at one of `LEVELS`."""
+        with tempfile.TemporaryDirectory() as folder:
+            smallest = min(self.feeds, key=lambda feeds: sum(array.size for array in feeds.values()))
+            file, ran = optimise(self.path, level, smallest, Path(folder), self.providers)
+            self._compare_optimised(level, ir.load(file), ran, Path(folder))
+
+    def _compare_optimised(
+        self, level: str, optimised: ir.Model, ran: Mapping[str, tuple[str, str]], folder: Path
+    ) -> None:
         places = locate(self.model, optimised, self.regions)
-        ran = kernels_that_ran(next(folder.glob("profile*.json")))
         figures = self._compare_places(optimised, places, folder)
         at_outputs = {f"output {out.name}": out.figures for out in self.outputs if out.level == level}
         for op, place in places.items():
