@@ -5,16 +5,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from tfm.errors import ExportError
 from tfm.model import Transformer
+from tfm.runtime.golden import ARRAYS, golden_name
 from tfm.runtime.manifest import Manifest, TensorSpec, check_digests, read_manifest
 
 from .generic import GenericGraph
 from .graphs import Graph, graphs_of
 from .live import CASES, LiveReport, compare_graphs, compare_live
+from .regions import Array
 from .tolerances import END_TO_END, Tolerance
 
 __all__ = ["assert_parity"]
@@ -87,17 +90,20 @@ def _graphs(model: nn.Module, manifest: Manifest) -> list[Graph]:
             f"{type(model).__name__}; give assert_parity the checkpoint's path, or tfm.model.load_checkpoint(path)"
         )
     signature = manifest.signature["model"]
-    examples = {spec.name: _example(spec, signature.max_length) for spec in signature.inputs}
     axes = {
         spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
         for spec in signature.inputs
     }
+    with np.load(manifest.folder / ARRAYS) as golden:
+        first = {spec.name: golden[golden_name("model", 0, "inputs", spec.name)] for spec in signature.inputs}
+    examples = {spec.name: _extend(first[spec.name], spec, signature.max_length) for spec in signature.inputs}
     return [GenericGraph(model, examples, axes)]
 
 
-def _example(spec: TensorSpec, longest: Mapping[str, int]) -> torch.Tensor:
-    """An input as long as the bundle allows, as the examples were that it was exported with."""
-    shape = [longest.get(dim, 2) if isinstance(dim, str) else dim for dim in spec.shape]
-    if spec.dtype.startswith("float"):
-        return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    return torch.ones(shape, dtype=getattr(torch, spec.dtype))
+def _extend(array: Array, spec: TensorSpec, longest: Mapping[str, int]) -> torch.Tensor:
+    """Repeat a golden input until it is as long as the bundle allows: an example's length is the graph's limit."""
+    example = torch.from_numpy(array)
+    for axis, dim in enumerate(spec.shape):
+        if isinstance(dim, str) and dim in longest:
+            example = example.index_select(axis, torch.arange(longest[dim]) % example.size(axis))
+    return example
