@@ -10,6 +10,7 @@ import click
 from tfm.errors import TfmError
 
 from .export import export as export_command
+from .parity import parity as parity_command
 from .run import run as run_command
 
 __all__ = ["export", "main"]
@@ -25,6 +26,7 @@ def tfm() -> None:
 
 
 tfm.add_command(export_command, "export")
+tfm.add_command(parity_command, "parity")
 tfm.add_command(run_command, "run")
 
 

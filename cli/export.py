@@ -93,7 +93,7 @@ def export(
         stage=lambda name: _stage(messages, name),
     )
     if as_json:
-        click.echo(json.dumps({"output": str(output), "faults": report.faults()} | report.to_dict()))
+        click.echo(json.dumps({"output": str(output), "faults": report.faults()} | report.certificate))
     else:
         print_report(report, Console(highlight=False))
     context.exit(0 if report.passed else 1)

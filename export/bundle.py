@@ -1,12 +1,9 @@
 """From a checkpoint to a bundle: every stage in order, and the folder put in place only when all of it holds."""
 
-import contextlib
 import dataclasses
-import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +11,27 @@ import onnx_ir as ir
 import tokenizers
 
 from tfm.errors import CheckpointError, ExportError
-from tfm.model import Transformer, TransformerConfig, load_checkpoint, load_tokenizer, locate_checkpoint
+from tfm.model import TransformerConfig, load_tokenizer
 from tfm.quantize import quantize_int8
 from tfm.runtime import load
 
+from .certificate import all_passed, certify
 from .fidelity import Fidelity, measure_fidelity
-from .generic import GenericConfig, GenericGraph
-from .generic_open import describe_generic, is_generic, open_generic
-from .generic_vectors import from_vectors
-from .graphs import Graph, graphs_of
+from .golden import golden_cases, write_golden
+from .graphs import Graph
 from .latency import Latency, measure_latency
-from .manifest import COMPANIONS, SCHEMA, generation_settings, read_json, write_json, write_manifest
+from .manifest import COMPANIONS, generation_settings, write_json, write_manifest
 from .reports import GraphReport
 from .samples import cases
 from .staging import staged
-from .storage import save_onnx, size_of
+from .storage import save_onnx
+from .subject import Stage, Subject, open_subject, silent
 from .to_onnx import OPSETS, to_onnx
 from .tolerances import END_TO_END, Tolerance
 from .verify import verify
 
 PRECISIONS = ("fp32", "int8")
 """What a bundle can hold; fp32 is always in it, as what the others are measured by."""
-
-Stage = Callable[[str], AbstractContextManager[None]]
-"""Called with the name of each stage; entered while it runs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,25 +40,27 @@ class ExportReport:
 
     Attributes:
         output: The bundle's folder; it exists only if `passed`.
-        parameters: Number of the model's parameters.
         graphs: Op by op and end to end, for every graph and precision.
         fidelity: The bundle through the runtime against eager, per precision.
         latency: Eager and every precision.
-        sizes: Size in bytes of the ONNX files of each precision.
+        certificate: All of it as JSON values: the content of parity.json.
     """
 
     output: Path
-    parameters: int
     graphs: tuple[GraphReport, ...]
     fidelity: tuple[Fidelity, ...]
     latency: tuple[Latency, ...]
-    sizes: dict[str, int]
+    certificate: dict[str, Any]
 
     @property
     def passed(self) -> bool:
         """Whether every gate passed."""
-        graphs, fidelity = [part.passed for part in self.graphs], [part.passed for part in self.fidelity]
-        return bool(graphs) and bool(fidelity) and all(graphs) and all(fidelity)
+        return all_passed(self.graphs, self.fidelity)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Size in bytes of the ONNX files of each precision."""
+        return dict(self.certificate["sizes"])
 
     def faults(self) -> list[str]:
         """Name what failed, first op first."""
@@ -74,23 +70,6 @@ class ExportReport:
             for part in self.fidelity
             if not part.passed
         ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the report as JSON values: the content of parity.json."""
-        return {
-            "schema": SCHEMA,
-            "passed": self.passed,
-            "parameters": self.parameters,
-            "graphs": [graph.to_dict() for graph in self.graphs],
-            "fidelity": [
-                dataclasses.asdict(part)
-                | {"passed": part.passed}
-                | ({} if math.isfinite(part.value) else {"value": None})
-                for part in self.fidelity
-            ],
-            "latency": [dataclasses.asdict(part) for part in self.latency],
-            "sizes": self.sizes,
-        }
 
 
 def export_checkpoint(
@@ -104,7 +83,7 @@ def export_checkpoint(
     opset: int = OPSETS.start,
     tolerance: Tolerance = END_TO_END,
     overwrite: bool = False,
-    stage: Stage = lambda _: contextlib.nullcontext(),
+    stage: Stage = silent,
 ) -> ExportReport:
     """Export a checkpoint, verify it, quantise it, verify that, and put the bundle in place if all of it holds.
 
@@ -130,117 +109,69 @@ def export_checkpoint(
     unknown = [name for name in precisions if name not in PRECISIONS]
     if unknown:
         raise ExportError(f"unknown precision {unknown[0]!r}; known: {', '.join(PRECISIONS)}")
-    if checkpoint is not None:
-        checkpoint = locate_checkpoint(checkpoint)
     with staged(Path(os.path.realpath(output)), overwrite=overwrite) as (folder, put_in_place):
-        subject = _read(checkpoint, model, config, nhead, folder, stage)
-        graphs, made = subject.graphs, subject.config
+        subject = open_subject(checkpoint, model=model, config=config, nhead=nhead, stage=stage)
+        _copy_what_belongs(subject, folder)
         files: dict[str, dict[str, Path]] = {name: {} for name in dict.fromkeys(["fp32", *precisions])}
         reports: list[GraphReport] = []
-        for graph in graphs:
-            reports += _make_graph(graph, made.kind, folder, files, opset, tolerance, stage)
+        for graph in subject.graphs:
+            reports += _make_graph(graph, subject.config.kind, folder, files, opset, tolerance, stage)
         fidelity: list[Fidelity] = []
         latency: list[Latency] = []
         if all(part.passed for part in reports):  # else what is wrong is known, and may not even run
-            write_manifest(folder, made, subject.family, graphs, files, opset, gates=[])
+            write_manifest(folder, subject.config, subject.family, subject.graphs, files, opset, gates=[])
             for name in files:
                 with stage(f"compare {name} bundle with eager"):
                     fidelity += measure_fidelity(subject.eager, load(folder, provider="cpu", precision=name))
             with stage("time eager, " + ", ".join(files)):
-                latency = measure_latency(graphs, files, checkpoint, model, config, nhead)
+                latency = measure_latency(subject.graphs, files, subject.path, model, config, nhead)
         report = ExportReport(
             output=Path(output),
-            parameters=sum(parameter.numel() for parameter in subject.eager.parameters()),
             graphs=tuple(reports),
             fidelity=tuple(fidelity),
             latency=tuple(latency),
-            sizes={name: sum(size_of(file) for file in roles.values()) for name, roles in files.items()},
+            certificate=certify(
+                Path(output).name,
+                subject,
+                files,
+                opset=opset,
+                graphs=reports,
+                fidelity=fidelity,
+                latency=latency,
+                tolerance=tolerance,
+            ),
         )
         if report.passed:
-            write_json(folder / "parity.json", report.to_dict())
+            write_json(folder / "parity.json", report.certificate)
+            with stage("store golden outputs"):
+                write_golden(folder, subject.graphs, files, tolerance)
             gates = [{"name": f"{part.precision} {part.role}", "passed": part.passed} for part in reports]
             gates += [{"name": f"{part.precision} {part.measure}", "passed": part.passed} for part in fidelity]
-            write_manifest(folder, made, subject.family, graphs, files, opset, gates)
+            write_manifest(folder, subject.config, subject.family, subject.graphs, files, opset, gates)
             put_in_place()
     return report
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Subject:
-    """What is exported: a native Transformer and its graphs, or any module as the one graph that it is."""
-
-    eager: Transformer | GenericGraph
-    graphs: Sequence[Graph]
-    config: TransformerConfig | GenericConfig
-    family: str
-
-
-def _read(
-    checkpoint: str | os.PathLike[str] | None,
-    model: str | None,
-    config: str | os.PathLike[str] | None,
-    nhead: int | None,
-    folder: Path,
-    stage: Stage,
-) -> _Subject:
-    """Read what is to be exported, and put what belongs to it into the bundle."""
-    path = None if checkpoint is None else Path(checkpoint)
-    if path is None or is_generic(path, model):
-        with stage(describe_generic(path, model)):
-            generic = open_generic(path, model)
-            if path is not None:
-                _copy_companions(path if path.is_dir() else path.parent, folder)
-            _write_config(path, folder, generic.config)
-        return _Subject(eager=generic, graphs=[generic], config=generic.config, family=generic.config.family)
-    with stage("read checkpoint"):
-        native = load_checkpoint(path, config, nhead).float()
-        _check_finite(path, native)
-        family = _copy_companions(path if path.is_dir() else path.parent, folder)
-        family = family if config is None else _family(Path(config))
-        if not (folder / "tokenizer.json").is_file() and (tokenizer := load_tokenizer(path)) is not None:
-            tokenizer.save(str(folder / "tokenizer.json"))
-        _write_config(path, folder, native.config)
-        generation_settings(path if path.is_dir() else path.parent, native.config)  # now, not after the long work
-    if native.config.reads_vectors:
-        whole = from_vectors(native)
-        return _Subject(eager=whole, graphs=[whole], config=whole.config, family=family)
-    return _Subject(eager=native, graphs=graphs_of(native), config=native.config, family=family)
-
-
-def _check_finite(path: Path, model: Transformer) -> None:
-    """Refuse weights that are NaN or infinite: they spread to every output, where nothing can be compared."""
-    bad = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
-    if bad:
-        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-        raise CheckpointError(f"{path}: NaN or infinity in the weights {', '.join(bad[:3])}{more}")
-
-
-def _copy_companions(source: Path, folder: Path) -> str:
-    """Copy what stands beside the weights; tell the family."""
+def _copy_what_belongs(subject: Subject, folder: Path) -> None:
+    """Put what stands beside the weights into the bundle; refuse what cannot be used now, not after the long work."""
+    source = subject.folder
     for name in COMPANIONS:
-        if (source / name).is_file():
+        if source is not None and (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+    native = isinstance(subject.config, TransformerConfig)
     if (folder / "tokenizer.json").is_file():
         try:
             tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # tokenizers raises no narrower class
-            raise CheckpointError(f"{source / 'tokenizer.json'} cannot be read by tokenizers: {error}") from error
-    return _family(source / "config.json")
-
-
-def _write_config(source: Path | None, folder: Path, config: TransformerConfig | GenericConfig) -> None:
-    """Put the source folder's own config.json into the bundle, or ours where there is none."""
-    if source is not None and (source / "config.json").is_file():
-        shutil.copyfile(source / "config.json", folder / "config.json")
-    else:
-        write_json(folder / "config.json", config.to_dict())
-
-
-def _family(config: Path) -> str:
-    """Tell the model_type of a Hugging Face configuration; "transformer" of any other, and of none."""
-    if not config.is_file() or config.suffix != ".json":
-        return "transformer"
-    return str(read_json(config).get("model_type", "transformer"))
+            raise CheckpointError(f"{source}/tokenizer.json cannot be read by tokenizers: {error}") from error
+    elif native and subject.path is not None and (tokenizer := load_tokenizer(subject.path)) is not None:
+        tokenizer.save(str(folder / "tokenizer.json"))
+    if subject.path is not None and (subject.path / "config.json").is_file():
+        shutil.copyfile(subject.path / "config.json", folder / "config.json")
+    else:  # ours where there is none
+        write_json(folder / "config.json", subject.config.to_dict())
+    if isinstance(subject.config, TransformerConfig) and source is not None:
+        generation_settings(source, subject.config)
 
 
 def _make_graph(
@@ -254,7 +185,7 @@ def _make_graph(
 ) -> list[GraphReport]:
     """Export, verify, quantise and verify one graph; note its files in `files`."""
     name = graph.role if graph.role != "model" else kind
-    reports, inputs = [], cases(graph)
+    reports, inputs = [], [*cases(graph), *golden_cases(graph)]
     for precision, roles in files.items():
         suffix = "" if precision == "fp32" else f"_{precision}"
         path = folder / "onnx" / f"{graph.file}{suffix}.onnx"

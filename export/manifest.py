@@ -14,7 +14,10 @@ from .generic import GenericConfig
 from .graphs import Graph
 
 SCHEMA = 1
-"""Version of manifest.json and parity.json."""
+"""Version of manifest.json."""
+
+PACKAGES = ("tfm-export", "torch", "onnx", "onnxruntime")
+"""Whose versions a bundle names."""
 
 COMPANIONS = (
     "tokenizer.json",
@@ -63,11 +66,11 @@ def write_manifest(
         "signature": {graph.role: graph.signature() for graph in graphs},
         "generation": generation_settings(folder, config) if isinstance(config, TransformerConfig) else None,
         "max_text_tokens": _max_text_tokens(folder),
-        "versions": {name: importlib.metadata.version(name) for name in ("tfm-export", "torch", "onnx", "onnxruntime")},
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "opset": opset,
         "gates": gates,
         "files": {
-            file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": _digest(file)}
+            file.relative_to(folder).as_posix(): describe_file(file)
             for file in sorted(folder.rglob("*"))
             if file.is_file() and file.name != "manifest.json"
         },
@@ -138,9 +141,10 @@ def _max_text_tokens(folder: Path) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _digest(file: Path) -> str:
+def describe_file(file: Path) -> dict[str, Any]:
+    """Give a file's size in bytes and its SHA-256."""
     with open(file, "rb") as stream:
         digest = hashlib.sha256()
         while block := stream.read(1 << 20):
             digest.update(block)
-    return digest.hexdigest()
+    return {"size": file.stat().st_size, "sha256": digest.hexdigest()}

@@ -75,21 +75,38 @@ class Run:
         """Run on to a cut and give its values, once."""
         return self._take(self._pieces._cuts[cut])
 
+    def before(self, value: str) -> tuple[Sequence[ir.Node], dict[str, Array]]:
+        """Run on to the piece that computes a value; give its nodes and what they are about to be fed.
+
+        Raises:
+            VerificationError: No piece that is still to be run computes it.
+        """
+        pieces = self._pieces._pieces
+        index = next((i for i, piece in enumerate(pieces) if value in piece.outputs), -1)
+        if index < self._next:
+            raise VerificationError(f"{value!r} is not computed by what is left of the graph")
+        while self._next < index:
+            self._advance()
+        return pieces[index].nodes, {name: self._values[name] for name in pieces[index].inputs}
+
     def outputs(self) -> list[Array]:
         """Run to the end and give the graph's outputs, once."""
         return self._take(self._pieces._outputs)
 
     def _take(self, names: Sequence[str]) -> list[Array]:
         while any(name not in self._values for name in names):
-            piece = self._pieces._pieces[self._next]
-            feeds = {name: self._values[name] for name in piece.inputs}
-            results = self._pieces._session(piece, feeds).run(piece.outputs, feeds)
-            self._next += 1  # not before it ran: who asks again gets the error again
-            self._values.update(zip(piece.outputs, results, strict=True))
-            self._release(piece.inputs)
+            self._advance()
         found = [self._values[name] for name in names]
         self._release(names)
         return found
+
+    def _advance(self) -> None:
+        piece = self._pieces._pieces[self._next]
+        feeds = {name: self._values[name] for name in piece.inputs}
+        results = self._pieces._session(piece, feeds).run(piece.outputs, feeds)
+        self._next += 1  # not before it ran: who asks again gets the error again
+        self._values.update(zip(piece.outputs, results, strict=True))
+        self._release(piece.inputs)
 
     def _release(self, names: Sequence[str]) -> None:
         for name in names:

@@ -1,6 +1,7 @@
 """The nodes of one attention, activation or layer in an ONNX graph, and how eager's tensors fit them."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -169,3 +170,12 @@ def _rank(value: ir.Value) -> int:
 def _merge_heads(array_BNSH: Array) -> Array:
     batch, heads, length, size = array_BNSH.shape
     return array_BNSH.transpose(0, 2, 1, 3).reshape(batch, length, heads * size)
+
+
+def cuts_of(regions: Mapping[str, Region]) -> dict[str, list[ir.Value]]:
+    """Where to look in a graph to see each op: at what enters it, "OP in", and at its result, "OP"."""
+    cuts = {}
+    for op, region in regions.items():
+        cuts[f"{op} in"] = [value for _, value in region.arguments]
+        cuts[op] = [region.output]
+    return cuts

@@ -29,7 +29,7 @@ from .graphs import Graph
 from .ops import LAYERS, OpId
 from .optimised import LEVELS, Place, describe_kernel, kernels_that_ran, locate, observed, options_for
 from .pieces import Pieces, Run
-from .regions import Array, find_regions
+from .regions import Array, cuts_of, find_regions
 from .reports import BROKEN, GraphReport, Kernel, OpReport, Optimised, OutputReport
 from .taps import Tap, watch
 from .tolerances import END_TO_END, FREE, Tolerance
@@ -46,6 +46,7 @@ def verify(
     precision: str = "fp32",
     tolerance: Tolerance = END_TO_END,
     provider: str = CPU,
+    levels: Sequence[str] = tuple(LEVELS),
 ) -> GraphReport:
     """Compare an ONNX file with its eager module.
 
@@ -58,13 +59,14 @@ def verify(
             task's question (`fidelity`).
         tolerance: For the outputs of an fp32 graph.
         provider: onnxruntime's execution provider to verify on.
+        levels: The optimisation levels to run the whole graph at.
 
     Returns:
         The report. A comparison that could not be made is a fault in it, never a pass.
     """
     work = _Verification(graph, path, cases, judged=precision == "fp32", tolerance=tolerance, provider=provider)
     work.compare_ops()
-    for level in LEVELS:
+    for level in levels:
         with tempfile.TemporaryDirectory() as folder:
             ran = work.compare_outputs(level, Path(folder))
             faulty = any(not output.passed for output in work.outputs if output.level == level)
@@ -112,11 +114,7 @@ class _Verification:
 
     def compare_ops(self) -> None:
         """Compare every op alone and in the graph as it was exported; keep eager's outputs."""
-        cuts = {}
-        for op, region in self.regions.items():
-            cuts[f"{op} in"] = [value for _, value in region.arguments]
-            cuts[op] = [region.output]
-        pieces = Pieces(self.model, cuts, self.path.parent, self.providers)
+        pieces = Pieces(self.model, cuts_of(self.regions), self.path.parent, self.providers)
         for case, feeds in zip(self.cases, self.feeds, strict=True):
             run = pieces.start(feeds)
 
@@ -140,6 +138,8 @@ class _Verification:
         try:
             options = options_for(level) if level == _FIRST_LEVEL else observed(level, self.path, folder)
             session = ort.InferenceSession(self.path, options, providers=self.providers)
+            if session.get_providers()[0] != self.provider:  # onnxruntime only warns
+                raise VerificationError(f"{self.provider} cannot be loaded; {session.get_providers()[0]} would run it")
             for expected, feeds in zip(self.expected, self.feeds, strict=True):
                 for name, actual, tensor in zip(self.names, session.run(self.names, feeds), expected, strict=True):
                     unsound = "eager PyTorch itself gives NaN: nothing is proved" if tensor.isnan().any() else ""

@@ -5,6 +5,7 @@ from .decoder import Decoder
 from .encoder import Encoder
 from .encoder_decoder import EncoderDecoder
 from .figures import Figures
+from .golden import GoldenReport, check_golden
 from .model import Model
 from .module import Module
 from .session import Session
@@ -14,8 +15,10 @@ __all__ = [
     "Encoder",
     "EncoderDecoder",
     "Figures",
+    "GoldenReport",
     "Model",
     "Module",
     "Session",
+    "check_golden",
     "load",
 ]

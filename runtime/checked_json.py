@@ -1,6 +1,7 @@
 """A JSON value that knows its file and its place in it, so that an error can say where."""
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,16 @@ class CheckedJson:
     def optional_integer(self, least: int) -> int | None:
         """Read an integer of at least `least`, or null."""
         return None if self.value is None else self.integer(least)
+
+    def number(self, least: float) -> float:
+        """Read a finite number of at least `least`."""
+        if type(self.value) not in (int, float) or not least <= self.value < math.inf:
+            raise self.error(f"a number of at least {least:g}")
+        return float(self.value)
+
+    def optional_number(self, least: float) -> float | None:
+        """Read a finite number of at least `least`, or null."""
+        return None if self.value is None else self.number(least)
 
     def flag(self) -> bool:
         """Read true or false."""

@@ -92,7 +92,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = [REPO / name for name in ("pyproject.toml", "README.md", "LICENSE")]
     for room in ROOMS:
         files += [file for pattern in ("*.py", "py.typed") for file in (REPO / room).rglob(pattern)]
-        files += [file for file in (REPO / room).rglob("*") if file.suffix in (".html", ".json")]
+        files += [file for file in (REPO / room).rglob("*") if file.suffix in (".html", ".json", ".j2", ".css")]
     for file in files:
         target = source / file.relative_to(REPO)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +122,8 @@ def test_wheel_holds_every_package(wheel: Path) -> None:
         assert f"{package.replace('.', '/')}/__init__.py" in names
     for room in ROOMS:
         assert f"tfm/{room}/py.typed" in names
+    for data in ("report.html.j2", "report.css"):
+        assert f"tfm/export/report/{data}" in names
     assert not [name for name in names if not name.startswith(("tfm/", "tfm_export-"))]
     assert [name for name in names if name.endswith("LICENSE")]
 

@@ -1,5 +1,7 @@
 """From checkpoint to bundle: what is in it, what is refused, and that a refusal leaves nothing."""
 
+import contextlib
+import dataclasses
 import errno
 import hashlib
 import json
@@ -12,12 +14,13 @@ import onnx_ir as ir
 import pytest
 
 import tfm.export.bundle as bundle
+import tfm.export.subject as subject
 from tfm.errors import CheckpointError, ConfigError, ExportError
-from tfm.export import PRECISIONS, export_checkpoint
+from tfm.export import PRECISIONS, Tolerance, export_checkpoint
+from tfm.export.certificate import PARITY_SCHEMA
 from tfm.export.fidelity import FLOORS, Fidelity
-from tfm.export.manifest import SCHEMA
 from tfm.model import save_checkpoint
-from tfm.runtime import load
+from tfm.runtime import check_golden, load
 
 ENCODER = {"kind": "encoder", "activation": "gelu"}
 
@@ -67,7 +70,8 @@ def test_the_files(made: tuple[Path, Any]) -> None:
         f"onnx/{name}{suffix}.onnx" for name in ("decoder_model_merged", "encoder_model") for suffix in ("", "_int8")
     ]
     found = sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
-    assert found == sorted([*graphs, "config.json", "generation_config.json", "manifest.json", "parity.json"])
+    rest = ["config.json", "generation_config.json", "golden.json", "golden.npz", "manifest.json", "parity.json"]
+    assert found == sorted([*graphs, *rest])
 
 
 def test_the_manifest_lists_every_file_with_its_digest(made: tuple[Path, Any]) -> None:
@@ -91,8 +95,8 @@ def test_the_manifest_lists_every_file_with_its_digest(made: tuple[Path, Any]) -
 def test_the_certificate_is_the_report(made: tuple[Path, Any]) -> None:
     output, report = made
     values = json.loads((output / "parity.json").read_text())
-    assert values == json.loads(json.dumps(report.to_dict()))
-    assert (values["schema"], values["passed"]) == (SCHEMA, True)
+    assert values == json.loads(json.dumps(report.certificate))
+    assert (values["schema"], values["passed"]) == (PARITY_SCHEMA, True)
     assert [(graph["role"], graph["precision"]) for graph in values["graphs"]] == [
         (role, precision) for role in ("encoder", "decoder") for precision in PRECISIONS
     ]
@@ -113,12 +117,24 @@ def test_the_runtime_runs_it(made: tuple[Path, Any], precision: str) -> None:
         assert alone == generated[1]
 
 
+def test_the_golden_outputs_are_reproduced(made: tuple[Path, Any]) -> None:
+    report = check_golden(made[0], provider="cpu")
+    assert report.passed, report.faults()
+    assert [graph.precision for graph in report.graphs] == ["fp32", "fp32", "int8", "int8"]
+
+
+def test_the_golden_limits_are_those_asked_for(checkpoint: Path, output: Path) -> None:
+    export_checkpoint(checkpoint, output, precisions=["fp32"], tolerance=Tolerance(1e-3, 1e-4))
+    fp32 = json.loads((output / "golden.json").read_text())["precisions"]["fp32"]
+    assert (fp32["atol"], fp32["rtol"]) == (1e-3, 1e-4)
+
+
 def test_fp32_alone(checkpoint: Path, output: Path) -> None:
     stages: list[str] = []
 
     def stage(name: str) -> Any:
         stages.append(name)
-        return bundle.contextlib.nullcontext()
+        return contextlib.nullcontext()
 
     report = export_checkpoint(checkpoint, output, precisions=["fp32"], stage=stage)
     assert report.passed
@@ -129,6 +145,7 @@ def test_fp32_alone(checkpoint: Path, output: Path) -> None:
         "verify fp32 encoder",
         "compare fp32 bundle with eager",
         "time eager, fp32",
+        "store golden outputs",
     ]
     (fidelity,) = report.fidelity
     assert (fidelity.measure, fidelity.count) == ("cosine", 8 * (5 + 16 + 16))
@@ -214,7 +231,7 @@ def test_a_model_of_nan_is_refused(
     save_checkpoint(model, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match=r"NaN or infinity in the weights encoder\.layers\.0\."):
         export_checkpoint(tmp_path / "model.pt", output)
-    monkeypatch.setattr(bundle, "_check_finite", lambda *_: None)  # finite weights can give NaN too
+    monkeypatch.setattr(subject, "_check_finite", lambda *_: None)  # finite weights can give NaN too
     report = export_checkpoint(tmp_path / "model.pt", output, precisions=["fp32"])
     assert not report.passed
     assert "eager PyTorch itself gives NaN: nothing is proved" in report.faults()[0]
@@ -302,7 +319,7 @@ def test_a_report_without_graphs_or_fidelity_fails(made: tuple[Path, Any]) -> No
     _, report = made
     assert report.passed
     for part in ("graphs", "fidelity"):
-        assert not bundle.dataclasses.replace(report, **{part: ()}).passed
+        assert not dataclasses.replace(report, **{part: ()}).passed
 
 
 def test_low_fidelity_refuses_the_bundle(checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:

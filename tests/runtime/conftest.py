@@ -41,6 +41,18 @@ def edit_manifest() -> Callable[..., None]:
 
 
 @pytest.fixture
+def make_golden(make_bundle: Bundle) -> Callable[[], Path]:
+    """Write the toy encoder's bundle with golden outputs."""
+    return lambda: add_golden(make_bundle("encoder"))
+
+
+@pytest.fixture
+def remake_digests() -> Callable[[Path], None]:
+    """Make a bundle's manifest say of the files what they are, as one would who meddles with them."""
+    return lambda folder: write_manifest(folder, json.loads((folder / "manifest.json").read_text()))
+
+
+@pytest.fixture
 def encoder(make_bundle: Bundle) -> Any:
     return load(make_bundle("encoder"), provider="cpu", threads=1)
 
@@ -92,6 +104,32 @@ def write_manifest(folder: Path, values: dict[str, Any]) -> None:
         if path.is_file() and path.name != "manifest.json"
     }
     (folder / "manifest.json").write_text(json.dumps(values))
+
+
+def add_golden(folder: Path) -> Path:
+    """Add what the toy encoder gives for two inputs, computed here by numpy; int8, twice fp32, has an NMSE of 1."""
+    arrays: dict[str, np.ndarray] = {}
+    for case, (ids_BS, mask_BS) in enumerate([([[4, 5, 6], [7, 0, 0]], [[1, 1, 1], [1, 0, 0]]), ([[11]], [[1]])]):
+        inputs = {"input_ids": ids_BS, "attention_mask": mask_BS, "token_type_ids": np.zeros_like(ids_BS)}
+        hidden_BSD, mask_BS1 = TABLE_VD[np.array(ids_BS)], np.array(mask_BS)[..., None]
+        mean_BD = (hidden_BSD * mask_BS1).sum(1) / mask_BS1.sum(1)
+        outputs = {"last_hidden_state": hidden_BSD, "sentence_embedding": mean_BD.astype(np.float32)}
+        arrays |= {f"model/{case}/inputs/{name}": np.array(value) for name, value in inputs.items()}
+        arrays |= {f"model/{case}/outputs/{name}": value for name, value in outputs.items()}
+    np.savez_compressed(folder / "golden.npz", **arrays)
+    exact = {"model": {"last_hidden_state": 0.0, "sentence_embedding": 0.0}}
+    twice = {"model": {"last_hidden_state": 1.0, "sentence_embedding": 1.0}}
+    limits = {
+        "schema": 1,
+        "cases": {"model": 2},
+        "precisions": {
+            "fp32": {"atol": 1e-5, "rtol": 1e-5, "nmse": exact},
+            "int8": {"nmse_factor": 2.0, "nmse_floor": 1e-9, "nmse": twice},
+        },
+    }
+    (folder / "golden.json").write_text(json.dumps(limits))
+    write_manifest(folder, json.loads((folder / "manifest.json").read_text()))
+    return folder
 
 
 def tokenizer(by_character: bool) -> Tokenizer:

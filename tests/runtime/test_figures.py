@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tfm.errors import VerificationError
+from tfm.export.compare import judge
 from tfm.export.tolerances import FREE, OWN, Tolerance
 from tfm.runtime import Figures
 
@@ -81,7 +82,7 @@ def test_any_other_pairing_of_special_values_is_infinitely_wrong(actual: list[fl
     assert (figures.nmse, figures.snr_db) == (INF, -INF)
     assert math.isnan(figures.cosine)
     for tolerance in (FREE, Tolerance(1e30, 1e30), *OWN.values()):
-        assert not tolerance.allows(figures)
+        assert judge(figures, tolerance.limit(figures), "off")
     assert [figures.to_dict()[name] for name in ("max_abs", "nmse", "snr_db", "cosine")] == [None] * 4
 
 
@@ -108,16 +109,16 @@ def test_other_shapes_are_no_comparison(actual: tuple[int, ...], expected: tuple
 @pytest.mark.parametrize("tolerance", [Tolerance(INF, 0.0), FREE, *OWN.values()])
 def test_nothing_compared_never_passes(tolerance: Tolerance) -> None:
     figures = Figures()
-    assert not tolerance.allows(figures)
+    assert judge(figures, tolerance.limit(figures), "off")
     figures.add(np.zeros((0, 4)), np.zeros((0, 4)))
-    assert not tolerance.allows(figures)
+    assert judge(figures, tolerance.limit(figures), "off")
 
 
 def test_a_tolerance_scales_with_the_largest_magnitude() -> None:
     figures = figures_of([0.0, 100.0], [0.005, 100.0])
-    assert Tolerance(0.0, 1e-4).allows(figures)
-    assert not Tolerance(0.0, 1e-5).allows(figures)
-    assert not Tolerance(1e-3, 0.0).allows(figures)
+    assert not judge(figures, Tolerance(0.0, 1e-4).limit(figures), "off")
+    assert judge(figures, Tolerance(0.0, 1e-5).limit(figures), "off")
+    assert judge(figures, Tolerance(1e-3, 0.0).limit(figures), "off")
 
 
 def test_all_zero() -> None:

@@ -18,9 +18,11 @@ def test_public_names():
         "Encoder",
         "EncoderDecoder",
         "Figures",
+        "GoldenReport",
         "Model",
         "Module",
         "Session",
+        "check_golden",
         "load",
     ]
     assert all(getattr(tfm.runtime, name).__doc__ for name in tfm.runtime.__all__)

@@ -1,0 +1,141 @@
+"""`tfm parity`: whether a bundle still computes, on this machine, what eager PyTorch computes."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tfm.errors import ExportError
+
+if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
+    from tfm.runtime import GoldenReport
+    from tfm.runtime.golden import GoldenOutput
+
+_SYMBOLS = {True: "✓", False: "✗"}
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--precision", help="What to compare, by commas [default: all that the bundle has].")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator [default: all usable cores].")
+@click.option("--ckpt", type=click.Path(path_type=Path), help="Compare live with eager PyTorch, of this checkpoint.")
+@click.option("--cases", type=click.IntRange(min=1), help="With --ckpt: number of random inputs.")
+@click.option("--seed", type=click.IntRange(min=0), help="With --ckpt: seed of the random inputs.")
+@click.option("--bisect", type=click.Path(path_type=Path), help="With --ckpt: folder for the smallest failing part.")
+@click.option("--model", metavar="MODULE:FUNCTION", help="With --ckpt: as in tfm-export.")
+@click.option("--config", type=click.Path(path_type=Path), help="With --ckpt: as in tfm-export.")
+@click.option("--nhead", type=click.IntRange(min=1), help="With --ckpt: as in tfm-export.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON, for machines.")
+@click.pass_context
+def parity(
+    context: click.Context,
+    /,
+    bundle: Path,
+    provider: str,
+    precision: str | None,
+    threads: int | None,
+    ckpt: Path | None,
+    as_json: bool,
+    **live: Any,
+) -> None:
+    """Compare BUNDLE, as it runs here, with what eager PyTorch gave when it was exported.
+
+    That needs neither torch nor the checkpoint. With --ckpt it is compared with eager PyTorch itself.
+    """
+    precisions = None if precision is None else [name.strip() for name in precision.split(",") if name.strip()]
+    if precisions == []:
+        raise click.UsageError("--precision names nothing to compare")
+    if ckpt is not None:
+        passed = _live(bundle, ckpt, provider=provider, precisions=precisions, as_json=as_json, **live)
+        context.exit(0 if passed else 1)
+    given = [name for name, value in live.items() if value is not None]
+    if given:
+        raise click.UsageError(f"--{given[0]} is for comparing with a checkpoint: give --ckpt too")
+
+    from tfm.runtime import check_golden
+
+    report = check_golden(bundle, provider=provider, precision=precisions, threads=threads)
+    if as_json:
+        click.echo(json.dumps({"faults": report.faults()} | report.to_dict()))
+    else:
+        _print(report)
+    context.exit(0 if report.passed else 1)
+
+
+def _live(
+    bundle: Path,
+    checkpoint: Path,
+    *,
+    cases: int | None,
+    seed: int | None,
+    model: str | None,
+    config: Path | None,
+    nhead: int | None,
+    provider: str,
+    precisions: list[str] | None,
+    bisect: Path | None,
+    as_json: bool,
+) -> bool:
+    """Compare with eager PyTorch, print what was found, and tell whether it passed."""
+    raise ExportError("comparing with a checkpoint is not built yet")
+
+
+def _print(report: "GoldenReport") -> None:
+    """Print a row per output, those that differ in a layer's number only in one row, then the verdict."""
+    rows = [("", "output", "precision", "on", "off by", "limit")]
+    for graph in report.graphs:
+        groups: dict[str, list[GoldenOutput]] = {}
+        for output in graph.outputs:
+            groups.setdefault(re.sub(r"\.\d+\.", ".*.", output.name), []).append(output)
+        for name, outputs in groups.items():
+            worst = max(outputs, key=_excess)
+            off, limit = _figures(worst)
+            rows.append((_SYMBOLS[worst.passed], name, graph.precision, graph.provider, off, limit))
+        if not graph.outputs:
+            rows.append((_SYMBOLS[False], f"({graph.role})", graph.precision, graph.provider or "—", "—", "—"))
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    for mark, *left, off, limit in rows:
+        cells = [f"{cell:<{width}}" for cell, width in zip((mark, *left), widths, strict=False)]
+        click.echo(" ".join([*cells, f"{off:>{widths[4]}}", f"{limit:>{widths[5]}}"]))
+    click.echo()
+    if report.passed:
+        count = len({(graph.role, output.name) for graph in report.graphs for output in graph.outputs})
+        precisions = " and ".join(dict.fromkeys(graph.precision for graph in report.graphs))
+        verdict = click.style("✓ same as when it was exported", fg="green", bold=True)
+        click.echo(f"{verdict}: {precisions}, {count} outputs on {report.cases} golden inputs")
+        return
+    click.secho("✗ not the same as when it was exported:", fg="red", bold=True)
+    for fault in report.faults():
+        click.secho(f"  {fault}", fg="red")
+    click.echo(f"  {_advice(report)}")
+
+
+def _excess(output: "GoldenOutput") -> tuple[bool, float]:
+    """How to find the worst output: what failed, then what is nearest to its limit."""
+    return not output.passed, getattr(output.figures, output.measure) / output.limit if output.limit else 0.0
+
+
+def _figures(output: "GoldenOutput") -> tuple[str, str]:
+    """What an output is off by, and may be: in fp32 the largest difference, else the signal-to-noise ratio."""
+    if output.measure == "nmse":
+        limit = f"≥ {-10 * math.log10(output.limit):.0f} dB" if output.limit else "—"
+        return f"{output.figures.snr_db:.0f} dB", limit
+    return f"{output.figures.max_abs:.1e}", f"{output.limit:.1e}"
+
+
+def _advice(report: "GoldenReport") -> str:
+    """Say what to do about a failure."""
+    fp32 = [graph for graph in report.graphs if graph.precision == "fp32"]
+    if fp32 and all(graph.passed for graph in fp32):
+        return (
+            'fp32 is right here: load(…, precision="fp32") is safe on this machine. (An x86 processor without VNNI '
+            "saturates sums of 8-bit products, which makes int8 worse.)"
+        )
+    return (
+        "do not use it here. If tfm parity passes where it was exported, this machine's processor or onnxruntime "
+        "computes something else: try --provider cpu or another onnxruntime; if it fails there too, export it again"
+    )

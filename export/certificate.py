@@ -1,0 +1,84 @@
+"""The certificate of a bundle, parity.json: what was compared with what, how far apart it was, and the verdict.
+
+docs/parity.md says what every field means.
+"""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .fidelity import Fidelity
+from .latency import Latency
+from .manifest import PACKAGES, describe_file
+from .reports import GraphReport
+from .storage import size_of
+from .subject import Subject
+from .tolerances import Tolerance, tolerance_table
+
+PARITY_SCHEMA = 2
+"""Version of parity.json."""
+
+Files = Mapping[str, Mapping[str, Path]]
+"""Precision → role → ONNX file."""
+
+
+def certify(
+    name: str,
+    subject: Subject,
+    files: Files,
+    *,
+    opset: int,
+    graphs: Sequence[GraphReport],
+    fidelity: Sequence[Fidelity],
+    latency: Sequence[Latency],
+    tolerance: Tolerance,
+) -> dict[str, Any]:
+    """Put together the content of parity.json, as JSON values.
+
+    Args:
+        name: Name of the bundle.
+        subject: What was exported.
+        files: The graphs that this is about, two folders below the bundle's.
+        opset: Their ONNX opset.
+        graphs: Op by op and end to end, for every graph and precision.
+        fidelity: The bundle through the runtime against eager.
+        latency: Eager and every precision.
+        tolerance: Of the fp32 outputs.
+    """
+    paths = [path for roles in files.values() for path in roles.values()]
+    return {
+        "schema": PARITY_SCHEMA,
+        "passed": all_passed(graphs, fidelity),
+        "name": name,
+        "family": subject.family,
+        "kind": subject.config.kind,
+        "parameters": subject.parameters,
+        "made": {
+            "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+            "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+            "opset": opset,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        },
+        "files": {path.relative_to(path.parents[1]).as_posix(): describe_file(path) for path in paths},
+        "tolerances": tolerance_table(tolerance),
+        "graphs": [graph.to_dict() for graph in graphs],
+        "fidelity": [
+            dataclasses.asdict(part)
+            | {"passed": part.passed, "value": part.value if math.isfinite(part.value) else None}
+            for part in fidelity
+        ],
+        "latency": [dataclasses.asdict(part) for part in latency],
+        "sizes": {precision: sum(size_of(file) for file in roles.values()) for precision, roles in files.items()},
+    }
+
+
+def all_passed(graphs: Sequence[GraphReport], fidelity: Sequence[Fidelity]) -> bool:
+    """Whether something was compared, and all of it passed."""
+    both = bool(graphs) and bool(fidelity)
+    return both and all(graph.passed for graph in graphs) and all(part.passed for part in fidelity)

@@ -1,0 +1,116 @@
+"""Golden inputs and outputs of a bundle: what `tfm.runtime.check_golden` compares with, where there is no torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from torch import Tensor
+
+from tfm.runtime import Figures
+from tfm.runtime.golden import ARRAYS, GOLDEN_SCHEMA, LIMITS, golden_name
+
+from .fast_path import no_fast_path
+from .graphs import Graph
+from .manifest import write_json
+from .regions import Array
+from .tolerances import END_TO_END, GOLDEN_NMSE, Tolerance
+
+_MOST_BYTES = 1 << 20
+"""A case is made shorter until it takes no more: one token's logits over 49152 words take 0.2 MB."""
+
+_TRIES = 16
+"""Rows of random lengths may turn out equally long; so often others are drawn."""
+
+
+def golden_cases(graph: Graph, seed: int = 20) -> list[list[Tensor]]:
+    """Make a few small inputs: ragged padding, one token, and a past where there is a cache.
+
+    Args:
+        graph: The graph to make inputs for.
+        seed: Seed of the random ids.
+
+    Returns:
+        Inputs of different shapes, each in the order of `graph.inputs`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    cached = any("past_sequence" in value.shape for value in graph.inputs)
+    longest = min(graph.max_length.values(), default=8)
+    made: dict[Any, list[Tensor]] = {}
+    for batch, length, past in [(2, 8, 0), (1, 1, 0), (2, 2, 3) if cached else (3, 5, 0)]:
+        length = min(length, longest)
+        case = _ragged(graph, generator, batch, length, min(past, longest - length))
+        while (batch, length) != (1, 1) and _size(graph, case) > _MOST_BYTES:
+            batch, length = (batch, length // 2) if length > 1 else (1, 1)
+            case = _ragged(graph, generator, batch, length, min(past, longest - length))
+        made.setdefault(tuple(tensor.shape for tensor in case), case)  # an image has one size only
+    return list(made.values())
+
+
+def write_golden(
+    folder: Path, graphs: Sequence[Graph], files: dict[str, dict[str, Path]], tolerance: Tolerance = END_TO_END
+) -> None:
+    """Write golden.npz and golden.json into a bundle's folder.
+
+    Args:
+        folder: The bundle.
+        graphs: Its graphs, in eval mode, float32.
+        files: Precision → role → ONNX file.
+        tolerance: For the fp32 outputs.
+    """
+    arrays: dict[str, Array] = {}
+    counts: dict[str, int] = {}
+    precisions: dict[str, dict[str, Any]] = {}
+    for name in files:
+        factor, floor = GOLDEN_NMSE
+        by_nmse = {"nmse_factor": factor, "nmse_floor": floor}
+        precisions[name] = {"atol": tolerance.atol, "rtol": tolerance.rtol} if name == "fp32" else by_nmse
+        precisions[name]["nmse"] = {}
+    for graph in graphs:
+        cases = [_record(graph, case) for case in golden_cases(graph)]
+        counts[graph.role] = len(cases)
+        for number, (inputs, outputs) in enumerate(cases):
+            arrays |= {golden_name(graph.role, number, "inputs", name): array for name, array in inputs.items()}
+            arrays |= {golden_name(graph.role, number, "outputs", name): array for name, array in outputs.items()}
+        for precision, roles in files.items():
+            precisions[precision]["nmse"][graph.role] = _measure(roles[graph.role], cases)
+    np.savez_compressed(folder / ARRAYS, **arrays)  # type: ignore[arg-type]  # of no array is the name allow_pickle
+    write_json(folder / LIMITS, {"schema": GOLDEN_SCHEMA, "cases": counts, "precisions": precisions})
+
+
+def _record(graph: Graph, case: list[Tensor]) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Run eager PyTorch; gives copies of inputs and outputs by name, since a module may write into either."""
+    inputs = {value.name: tensor.numpy().copy() for value, tensor in zip(graph.inputs, case, strict=True)}
+    with torch.no_grad(), no_fast_path():
+        results = graph(*case)
+    return inputs, {value.name: tensor.numpy().copy() for value, tensor in zip(graph.outputs, results, strict=True)}
+
+
+def _measure(path: Path, cases: Sequence[tuple[dict[str, Array], dict[str, Array]]]) -> dict[str, float | None]:
+    """NMSE of each output of an ONNX file over all cases; None of integers, and of what eager gives as all zeros."""
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    figures = {name: Figures() for name in cases[0][1]}
+    for inputs, outputs in cases:
+        for (name, expected), actual in zip(outputs.items(), session.run(list(outputs), inputs), strict=True):
+            figures[name].add(actual, expected)
+    # Three digits: what is kept must not depend on the order in which threads add.
+    return {
+        name: float(f"{found.nmse:.3g}") if found.scale > 0 and cases[0][1][name].dtype.kind == "f" else None
+        for name, found in figures.items()
+    }
+
+
+def _ragged(graph: Graph, generator: torch.Generator, batch: int, length: int, past: int) -> list[Tensor]:
+    """Make inputs of which, where there are rows to pad, some are padded."""
+    for _ in range(_TRIES):
+        case = graph.sample(generator, batch, length, past)
+        masks = [x for value, x in zip(graph.inputs, case, strict=True) if value.name.endswith("attention_mask")]
+        if batch == 1 or length == 1 or all(not mask.all() for mask in masks):
+            break
+    return case
+
+
+def _size(graph: Graph, case: list[Tensor]) -> int:
+    return sum(array.nbytes for side in _record(graph, case) for array in side.values())

@@ -1,0 +1,173 @@
+"""A bar per op by layer: its own error, what it inherits, its error in the whole graph, and the tolerances."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import numbers
+from .judge import fault_of_op
+from .numbers import Axis
+
+AROUND = ("linear", "norm", "embedding")
+"""Kinds of the layers around the promised ops; every other kind, an unknown one too, is shown in full."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """One bar: a class of the style sheet, its height, its length and its tolerance's place (None: none) in %."""
+
+    style: str
+    y: int
+    length: float
+    tick: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One figure: what it is, as text; what it is judged against; in words for those who hear the page."""
+
+    label: str
+    text: str
+    limit: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One op."""
+
+    anchor: str
+    op: str
+    name: str
+    kind: str
+    source: str
+    weights: str
+    fault: str
+    bars: tuple[Bar, ...]
+    dot: float | None
+    cells: tuple[Cell, ...]
+
+    @property
+    def words(self) -> str:
+        """What the bars show, in words."""
+        return f"{self.op}: " + ", ".join(f"{c.label} {c.text} {c.limit}".strip() for c in self.cells)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """The rows of one graph, by layer, on one axis."""
+
+    axis: Axis
+    layers: tuple[tuple[str, tuple[Row, ...]], ...]
+    around: tuple[tuple[str, tuple[Row, ...]], ...]
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """What the columns of figures are called."""
+        rows = [row for _, group in (*self.layers, *self.around) for row in group]
+        return tuple(cell.label for cell in rows[0].cells) if rows else ()
+
+
+_STYLES = (("own", "own"), ("inherited", "inherited"), ("in place", "free"), ("optimised", "optimised"))
+"""Heading and key of each figure, in the order of the columns."""
+
+_HEIGHTS = {"own": 3, "inherited": 11, "free": 19}
+
+
+def chart(graph: Mapping[str, Any], prefix: str) -> Chart:
+    """Lay out the ops of one graph of the certificate.
+
+    Float graphs are drawn by their largest error, on a log axis; quantised ones, whose error in place is that of the
+    format and judged by the task, by their signal-to-noise ratio in dB.
+    """
+    ops = graph["ops"]
+    errors = is_float(graph["precision"])
+    measured = [op[key] for op in ops for _, key in _STYLES if op[key] and op[key]["count"]]
+    if errors:
+        axis = numbers.decades([v for f in measured for v in (f["max_abs"], f.get("limit")) if v is not None])
+    else:
+        axis = numbers.decibels(f["snr_db"] for f in measured)
+    rows = [(op, _row(op, f"{prefix}-{index}", axis)) for index, op in enumerate(ops)]
+    return Chart(
+        axis=axis,
+        layers=_by_layer([(op, row) for op, row in rows if op["kind"] not in AROUND]),
+        around=_by_layer([(op, row) for op, row in rows if op["kind"] in AROUND]),
+    )
+
+
+def is_float(precision: str) -> bool:
+    """Whether a precision is one of floating point, such as fp32, fp16 and bf16."""
+    return precision.startswith(("fp", "bf"))
+
+
+def split_path(path: str) -> tuple[str, str]:
+    """Split a module's path behind its first number, the layer: "a.layers.0", "self_attn"."""
+    parts = path.split(".")
+    for index, part in enumerate(parts):
+        if part.isdigit():
+            return ".".join(parts[: index + 1]), ".".join(parts[index + 1 :])
+    return "", path
+
+
+def _by_layer(rows: Sequence[tuple[Mapping[str, Any], Row]]) -> tuple[tuple[str, tuple[Row, ...]], ...]:
+    groups = itertools.groupby(rows, key=lambda item: split_path(item[0]["path"])[0])
+    return tuple((layer, tuple(row for _, row in group)) for layer, group in groups)
+
+
+def _row(op: Mapping[str, Any], anchor: str, axis: Axis) -> Row:
+    layer, rest = split_path(op["path"])
+    bars, cells = [], []
+    for label, key in _STYLES:
+        figures = op[key]
+        shown = figures if figures and figures["count"] else None
+        cells.append(_cell(label, shown, axis.log))
+        if shown and key != "optimised":
+            bars.append(_bar(key, shown, axis))
+    after = op["optimised"]
+    return Row(
+        anchor=anchor,
+        op=op["op"],
+        name=(rest or layer or "the model itself") + (f" · call {op['call'] + 1}" if op["call"] else ""),
+        kind=op["kind"],
+        source=op["source"],
+        weights=f"weights {op['weights']}" if op["weights"] else "",
+        fault=fault_of_op(op),
+        bars=tuple(bars),
+        dot=_bar("optimised", after, axis).length if after and after["count"] else None,
+        cells=tuple(cells),
+    )
+
+
+def _bar(key: str, figures: Mapping[str, Any], axis: Axis) -> Bar:
+    limit = figures.get("limit")
+    if axis.log:
+        value, tick = figures["max_abs"], None if limit is None else axis.at(limit)
+    else:
+        value, tick = decibel(figures), None
+    most = numbers.finite(figures["max_abs"])
+    broken = most is None or (limit is not None and not most <= limit)
+    length = 0.0 if value == -math.inf and most is not None else axis.at(value)
+    return Bar("broken" if broken else key, _HEIGHTS.get(key, 0), length, tick)
+
+
+def _cell(label: str, figures: Mapping[str, Any] | None, errors: bool) -> Cell:
+    if figures is None:
+        return Cell(label, "—", "")
+    limit = figures.get("limit")
+    if errors:
+        return Cell(label, numbers.error(figures["max_abs"]), "" if limit is None else f"≤ {numbers.error(limit)}")
+    judged = "" if limit is None else f"{numbers.error(figures['max_abs'])} ≤ {numbers.error(limit)}"
+    return Cell(label, snr(figures), judged)
+
+
+def snr(figures: Mapping[str, Any]) -> str:
+    """A signal-to-noise ratio, as text."""
+    value = decibel(figures)
+    return f"{value:.0f} dB".replace("-", "−").replace("inf", "∞")
+
+
+def decibel(figures: Mapping[str, Any]) -> float:
+    """A signal-to-noise ratio of the certificate, where both infinities are null."""
+    value = numbers.finite(figures["snr_db"])
+    return value if value is not None else math.inf if figures["max_abs"] == 0 else -math.inf

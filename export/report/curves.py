@@ -1,0 +1,143 @@
+"""Activations over their domain: the curve, and beneath it how far ONNX lies from it."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from tfm.errors import VerificationError
+
+from . import numbers
+
+_COLUMNS = 240
+_DECADES = 6
+_WIDTH, _TOP, _BOTTOM = 300.0, 110.0, 78.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ActivationCurve:
+    """One activation, swept.
+
+    Attributes:
+        name: Such as "gelu, tanh form".
+        x: Where it was evaluated.
+        y: What it is there, by an oracle in float64.
+        error: |ONNX - oracle| there.
+        limit: The largest error allowed.
+
+    Raises:
+        VerificationError: The lists differ in length, or are empty.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    error: Sequence[float]
+    limit: float
+
+    def __post_init__(self) -> None:
+        if not len(self.x) == len(self.y) == len(self.error) > 0:
+            lengths = f"{len(self.x)} x, {len(self.y)} y and {len(self.error)} errors"
+            raise VerificationError(f"{self.name}: {lengths}; as many of each were expected, at least one")
+
+    @property
+    def max_error(self) -> float:
+        """The largest error; infinite where one is NaN."""
+        return max(math.inf if math.isnan(value) else value for value in self.error)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every error is within the limit."""
+        return self.max_error <= self.limit
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """A curve, drawn: paths in a box of `width` × (`top` + `bottom`), ticks as place and label.
+
+    Attributes:
+        broken: Places on the x axis where the error is infinite or NaN.
+        outside: How many points have no place on the axes: x or y is infinite or NaN.
+    """
+
+    name: str
+    passed: bool
+    words: str
+    width: float
+    top: float
+    bottom: float
+    curve: str
+    error: str
+    limit: float
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
+    error_ticks: tuple[tuple[float, str], ...]
+    broken: tuple[float, ...]
+    outside: int
+
+
+def plot(curve: ActivationCurve) -> Plot:
+    """Draw a curve. Where it has more points than the picture has columns, a column shows its largest error."""
+    points = sorted(zip(curve.x, curve.y, curve.error, strict=True), key=lambda p: (math.isnan(p[0]), p[0]))
+    shown = [point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])]
+    low_x, high_x = _span([x for x, _, _ in shown])
+    low_y, high_y = _span([y for _, y, _ in shown])
+    across = [_WIDTH * _share(x, low_x, high_x) for x, _, _ in shown]
+    up = [_TOP * (1 - _share(y, low_y, high_y)) for _, y, _ in shown]
+    axis = numbers.decades([*(e for _, _, e in shown), curve.limit], _DECADES)
+    columns: dict[int, int] = {}  # the point of the largest error
+    for index, x in enumerate(across):
+        column = min(int(x / _WIDTH * _COLUMNS), _COLUMNS - 1)
+        if column not in columns or _size(shown[index][2]) > _size(shown[columns[column]][2]):
+            columns[column] = index
+    keep = sorted({*columns.values(), *([0, len(shown) - 1] if shown else [])})
+    sound = [index for index in keep if math.isfinite(shown[index][2])]
+    at = max(points, key=lambda p: _size(p[2]))
+    words = f"Largest error {numbers.error(curve.max_error)}"
+    words += f" at x = {_tick(at[0])}" if curve.max_error else ""
+    return Plot(
+        name=curve.name,
+        passed=curve.passed,
+        words=f"{words}; the limit is {numbers.error(curve.limit)}.",
+        width=_WIDTH,
+        top=_TOP,
+        bottom=_BOTTOM,
+        curve=_path([(across[index], up[index]) for index in keep]),
+        error=_path([(across[index], _BOTTOM * (1 - axis.at(shown[index][2]) / 100)) for index in sound]),
+        limit=_BOTTOM * (1 - axis.at(curve.limit) / 100),
+        x_ticks=tuple((_WIDTH * _share(x, low_x, high_x), _tick(x)) for x in _round(low_x, high_x, 5)),
+        y_ticks=tuple((_TOP * (1 - _share(y, low_y, high_y)), _tick(y)) for y in _round(low_y, high_y, 3)),
+        error_ticks=tuple((_BOTTOM * (1 - place / 100), label) for place, label in axis.ticks),
+        broken=tuple(round(across[index], 1) for index in keep if not math.isfinite(shown[index][2])),
+        outside=len(points) - len(shown),
+    )
+
+
+def _size(error: float) -> float:
+    return math.inf if math.isnan(error) else error
+
+
+def _span(values: list[float]) -> tuple[float, float]:
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    wide = high / 2 - low / 2 > 1e-300  # not so among subnormals, which leave nothing to divide by
+    return (low, high) if wide else (low - 1.0 - abs(low) / 2, high + 1.0 + abs(high) / 2)
+
+
+def _share(value: float, low: float, high: float) -> float:
+    """How far between two ends, which may lie further apart than float64 reaches: halved first."""
+    return (value / 2 - low / 2) / (high / 2 - low / 2)
+
+
+def _round(low: float, high: float, count: int) -> list[float]:
+    """About so many round values from low to high."""
+    least = (high / 2 - low / 2) / count * 2
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next((factor * power for factor in (1, 2, 5) if factor * power >= least), 10 * power)
+    return [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _path(points: list[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) if points else ""
+
+
+def _tick(value: float) -> str:
+    return numbers.prose(f"{value:.4g}").replace("-", "−")

@@ -1,0 +1,86 @@
+"""Write the report."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from tfm.errors import BundleError
+
+from . import numbers, tables, verdict
+from .bars import chart, is_float
+from .curves import ActivationCurve, plot
+from .judge import fault_of_fidelity
+from .maps import AttentionMap, panel
+
+SCHEMA = 2
+"""The version of parity.json that the report is written from."""
+
+_OPEN = 2
+"""How many attentions show their maps without being asked."""
+
+
+def write_report(
+    path: Path,
+    certificate: Mapping[str, Any],
+    *,
+    maps: Sequence[AttentionMap] = (),
+    curves: Sequence[ActivationCurve] = (),
+) -> None:
+    """Write the certificate as one HTML file that refers to no other: no network, no script, no font.
+
+    What failed is shown, whatever the certificate says of itself as a whole; so is a curve past its limit.
+
+    Args:
+        path: The file.
+        certificate: The content of parity.json (docs/parity.md).
+        maps: Attention maps of a sample input, in the order of the layers.
+        curves: Activations, swept over their domain.
+
+    Raises:
+        BundleError: The certificate is of another version of the schema.
+    """
+    if certificate.get("schema") != SCHEMA:
+        raise BundleError(
+            f"{path.name} is written from a certificate of schema {SCHEMA}, and this one is of schema "
+            f"{certificate.get('schema')!r}: export the bundle anew"
+        )
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tfm.export.report", package_path=""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    faults = verdict.find_faults(certificate, curves)
+    graphs = [
+        {
+            "anchor": f"g{index}",
+            "name": verdict.graph_name(graph),
+            "errors": is_float(graph["precision"]),
+            "passed": not any(fault.anchor.split("-")[0] == f"g{index}" for fault in faults),
+            "chart": chart(graph, f"g{index}"),
+            "fusions": tables.fusions(graph),
+            "outputs": tables.outputs(graph),
+        }
+        for index, graph in enumerate(certificate["graphs"])
+    ]
+    text = environment.get_template("report.html.j2").render(
+        certificate=certificate,
+        faults=faults,
+        tiles=list(verdict.tiles(certificate, faults)),
+        graphs=graphs,
+        promised=len({(g["role"], op["op"]) for g in certificate["graphs"] for op in verdict.promised(g)}),
+        precisions=list(dict.fromkeys(graph["precision"] for graph in certificate["graphs"])),
+        maps=[panel(attention) for attention in maps],
+        open_maps=_OPEN,
+        curves=[plot(curve) for curve in curves],
+        fidelity=[(entry, fault_of_fidelity(entry)) for entry in certificate["fidelity"]],
+        latency=tables.latency(certificate),
+        sizes=tables.sizes(certificate),
+        error=numbers.error,
+        plain=numbers.plain,
+        size=numbers.size,
+    )
+    path.write_text(text, encoding="utf-8")

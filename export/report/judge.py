@@ -1,0 +1,39 @@
+"""Whether an entry of the certificate failed: its own word, checked against its own figures."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import numbers
+
+
+def fault_of_op(op: Mapping[str, Any]) -> str:
+    """Why an op failed; "" where it passed."""
+    return _fault(op, op["own"], op["free"], op["optimised"])
+
+
+def fault_of_output(output: Mapping[str, Any]) -> str:
+    """Why an output failed; "" where it passed."""
+    return _fault(output, output)
+
+
+def fault_of_fidelity(entry: Mapping[str, Any]) -> str:
+    """Why a measure of the task failed; "" where it passed."""
+    value, floor = numbers.finite(entry["value"]), numbers.finite(entry["floor"])
+    if entry["passed"] is True and value is not None and (floor is None or value >= floor):
+        return ""
+    return f"{numbers.plain(value)} on {entry['data']}, at least {numbers.plain(floor)} is wanted"
+
+
+def _fault(entry: Mapping[str, Any], *measured: Mapping[str, Any] | None) -> str:
+    """The fault that an entry names; else that of figures that are infinite or past their limit, whatever it says."""
+    if entry["fault"]:
+        return numbers.prose(str(entry["fault"]))
+    for figures in measured:
+        if not figures or not figures["count"]:
+            continue
+        value, limit = numbers.finite(figures["max_abs"]), figures.get("limit")
+        if value is None:
+            return "NaN or infinity where eager has another value, or the other way round"
+        if limit is not None and not value <= limit:
+            return f"off by {numbers.error(value)}, more than {numbers.error(limit)}"
+    return "" if entry["passed"] is True else "failed, without a reason given"

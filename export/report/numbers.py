@@ -1,0 +1,85 @@
+"""How the report writes numbers, and where it puts them on an axis."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable
+
+
+def finite(value: float | None) -> float | None:
+    """A figure, or None where it is infinite or NaN; JSON has neither, and the certificate writes null."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def error(value: float | None) -> str:
+    """An error in two digits, as `7.2e−7`; "∞" where it is infinite or NaN."""
+    value = finite(value)
+    if value is None:
+        return "∞"
+    return prose(f"{value:.1e}") if value else "0"
+
+
+def prose(text: str) -> str:
+    """A sentence in which `7.2e-07` is written as `7.2e−7`, with the minus sign, at which no line breaks."""
+    return re.sub(r"(?<=\d)e([+-])0*(\d+)", lambda m: "e" + m[1].replace("-", "−").strip("+") + m[2], text)
+
+
+def plain(value: float | None, digits: int = 4) -> str:
+    """A figure in at most so many significant digits; just below one, what is missing: `1 − 2.8e−13`."""
+    value = finite(value)
+    if value is None:
+        return "∞"
+    return f"1 − {error(1 - value)}" if 0 < 1 - value < 1e-4 else prose(f"{value:.{digits}g}").replace("-", "−")
+
+
+def size(count: int) -> str:
+    """Bytes, in the decimal unit that leaves one to three digits before the point."""
+    value, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 99.95 else f"{value:.1f} {unit}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """An axis from `low` to `high`; of decades where `log` is set.
+
+    Attributes:
+        ticks: Position in % and label of what is written at the axis.
+        steps: How many equal steps it is ruled in.
+    """
+
+    low: float
+    high: float
+    log: bool
+    ticks: tuple[tuple[float, str], ...]
+    steps: int
+
+    def at(self, value: float | None) -> float:
+        """Where a value lies, in % from 0 to 100; infinity and NaN at 100, whatever is off the axis at its end."""
+        value = finite(value)
+        if value is None:
+            return 100.0
+        if self.log:
+            value = math.log10(value) if value > 0 else -math.inf
+        return round(100 * min(max((value - self.low) / (self.high - self.low), 0.0), 1.0), 1)
+
+
+def decades(values: Iterable[float | None], most: int = 12) -> Axis:
+    """The whole decades that hold all positive values, no value at the very start; if too many, the upper ones."""
+    logs = [math.log10(value) for value in map(finite, values) if value]
+    high = math.ceil(max(logs, default=-6.0))
+    low = min(math.floor(min(logs, default=-6.0) - 0.25), high - 3)
+    low = max(low, high - most)
+    every = 1 if high - low <= 5 else 2
+    ticks = tuple((100 * (e - low) / (high - low), f"1e{e}".replace("-", "−")) for e in range(high, low - 1, -every))
+    return Axis(low, high, True, ticks[::-1], high - low)
+
+
+def decibels(values: Iterable[float | None]) -> Axis:
+    """From 0 dB to the next 20 dB above all values."""
+    high = 20 * max(math.ceil(max((v for v in map(finite, values) if v is not None), default=0.0) / 20), 2)
+    every = 20 if high <= 80 else 40
+    return Axis(0.0, high, False, tuple((100 * v / high, f"{v} dB") for v in range(0, high + 1, every)), high // 20)

@@ -1,0 +1,130 @@
+"""Many entries of the certificate that say the same, in one row: the fusion report, outputs, speed and sizes."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import numbers
+from .bars import AROUND, decibel, is_float, snr
+from .judge import fault_of_output
+
+
+@dataclasses.dataclass
+class Fusion:
+    """Ops of one kind that became the same nodes, run by the same kernel."""
+
+    kind: str
+    form: str
+    node: str
+    kernel: str
+    best: bool | None
+    advice: str
+    ops: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    """Path, and the value at which a swallowed op was compared, "" where it was not swallowed."""
+
+
+def fusions(graph: Mapping[str, Any]) -> list[Fusion]:
+    """Group the ops of a graph by what became of them; the promised kinds first."""
+    groups: dict[tuple[Any, ...], Fusion] = {}
+    for op in graph["ops"]:
+        after, kernel = op["optimised"], op["kernel"]
+        swallowed = bool(after and after["swallowed"])
+        node = "" if not after else f"inside {after['node']}" if swallowed else after["node"]
+        node += f" ({after['level']})" if after else ""
+        ran = ""
+        if kernel:
+            domain = f"{kernel['domain']}." if kernel["domain"] not in ("", "ai.onnx") else ""
+            ran = f"{domain}{kernel['op_type']} · {kernel['provider'].removesuffix('ExecutionProvider')}"
+        best, advice = (kernel["best"], kernel["advice"]) if kernel else (None, "")
+        key = (op["kind"], op["form"], node, ran, best, advice)
+        group = groups.setdefault(key, Fusion(op["kind"], op["form"], node, ran, best, advice))
+        call = f" · call {op['call'] + 1}" if op["call"] else ""
+        group.ops.append(((op["path"] or "the model itself") + call, after["at"] if after and swallowed else ""))
+    return sorted(groups.values(), key=lambda group: group.kind in AROUND)
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """An output of the graph, or the same output of every layer, at each optimisation level."""
+
+    name: str
+    limit: str
+    cells: tuple[tuple[str, str, bool], ...]
+    """Level, figure, whether it passed."""
+    faults: tuple[str, ...]
+
+
+def outputs(graph: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Output]]:
+    """The optimisation levels, and a row for every output; a row of layers shows their worst, and every fault."""
+    levels = tuple(dict.fromkeys(entry["level"] for entry in graph["outputs"]))
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in graph["outputs"]:
+        groups.setdefault(re.sub(r"\.\d+(?=\.|$)", ".*", entry["name"]), []).append(entry)
+    rows = []
+    for name, entries in groups.items():
+        cells = []
+        for level in levels:
+            at = [entry for entry in entries if entry["level"] == level]
+            if at:
+                cells.append((level, _worst(at, is_float(graph["precision"])), not any(map(fault_of_output, at))))
+        limits = [entry["limit"] for entry in entries if entry["limit"] is not None]
+        row = Output(
+            name=entries[0]["name"] if len({entry["name"] for entry in entries}) == 1 else name,
+            limit=numbers.error(min(limits)) if limits else "—",
+            cells=tuple(cells),
+            faults=tuple(f"{e['name']} ({e['level']}): {fault_of_output(e)}" for e in entries if fault_of_output(e)),
+        )
+        rows.append(row)
+    return levels, rows
+
+
+def _worst(entries: Sequence[Mapping[str, Any]], errors: bool) -> str:
+    measured = [entry for entry in entries if entry["count"]]
+    if not measured:
+        return "—"
+    broken = next((entry for entry in measured if numbers.finite(entry["max_abs"]) is None), None)
+    if errors:
+        return numbers.error(None if broken else max(entry["max_abs"] for entry in measured))
+    return snr(broken or min(measured, key=decibel))
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """One bar of a time or a size."""
+
+    name: str
+    text: str
+    length: float
+    note: str
+
+
+def latency(certificate: Mapping[str, Any]) -> list[tuple[str, list[Measure]]]:
+    """For each piece of work, the engines side by side."""
+    rows = []
+    for entry in certificate["latency"]:
+        times = {engine: numbers.finite(value) for engine, value in entry["milliseconds"].items()}
+        most, eager = max((value or 0.0 for value in times.values()), default=0.0), times.get("eager")
+        bars = []
+        for engine, value in times.items():
+            note = f"{eager / value:.1f}×" if eager and value and engine != "eager" else ""
+            text = "∞" if value is None else f"{value:#.3g} ms" if value < 100 else f"{value:.0f} ms"
+            length = 100.0 if value is None else round(100 * value / most, 1) if most else 0.0
+            bars.append(Measure(engine, text, length, note))
+        rows.append((entry["work"], bars))
+    return rows
+
+
+def sizes(certificate: Mapping[str, Any]) -> list[Measure]:
+    """The size of all graphs in each precision."""
+    found = certificate["sizes"]
+    most = max(found.values(), default=0)
+    return [
+        Measure(
+            name,
+            numbers.size(value),
+            round(100 * value / most, 1) if most else 0.0,
+            f"{most / value:.1f}× smaller" if 0 < value < most else "",
+        )
+        for name, value in found.items()
+    ]

@@ -1,0 +1,166 @@
+"""What the report says first: whether the bundle is verified, and if not, what failed first, by name."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from . import numbers
+from .bars import AROUND, is_float
+from .curves import ActivationCurve
+from .judge import fault_of_fidelity, fault_of_op, fault_of_output
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """One thing that failed.
+
+    Attributes:
+        what: The op or the output.
+        text: Why.
+        where: In which graph.
+        source: The line of eager's source that makes the op; "" where none is known.
+        anchor: Where in the page it stands; "" where nowhere.
+    """
+
+    what: str
+    text: str
+    where: str = ""
+    source: str = ""
+    anchor: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """One figure of the summary."""
+
+    value: str
+    label: str
+    note: str
+
+
+def graph_name(graph: Mapping[str, Any]) -> str:
+    """A graph's role, precision and provider, as "model · fp32 · CPU"."""
+    return f"{graph['role']} · {graph['precision']} · {graph['provider'].removesuffix('ExecutionProvider')}"
+
+
+def find_faults(certificate: Mapping[str, Any], curves: Sequence[ActivationCurve] = ()) -> list[Fault]:
+    """Everything that failed, the first fault of each graph first.
+
+    What a certificate says of itself is not believed over its figures: a figure that is infinite or past its limit is
+    a fault wherever it stands, and so are a certificate and a graph that hold nothing.
+    """
+    found: list[Fault] = []
+    for index, graph in enumerate(certificate["graphs"]):
+        found += _faults_of_graph(graph, f"g{index}")
+    for entry in certificate["fidelity"]:
+        if text := fault_of_fidelity(entry):
+            found.append(Fault(f"{entry['measure']} in {entry['precision']}", text, anchor="fidelity"))
+    for curve in curves:
+        if not curve.passed:
+            text = f"off by {numbers.error(curve.max_error)}, more than {numbers.error(curve.limit)}"
+            found.append(Fault(f"the sweep of {curve.name}", text, anchor="curves"))
+    if not certificate["graphs"]:
+        found.append(Fault("the certificate", "it holds no graph: nothing was compared"))
+    if certificate["passed"] is not True and not found:
+        found.append(Fault("the certificate", "it says that it failed, and nothing in it says why"))
+    return found
+
+
+def _faults_of_graph(graph: Mapping[str, Any], anchor: str) -> list[Fault]:
+    where = graph_name(graph)
+    found = []
+    for index, op in enumerate(graph["ops"]):
+        if text := fault_of_op(op):
+            found.append(Fault(op["op"], text, where, op["source"], f"{anchor}-{index}"))
+    for output in graph["outputs"]:
+        if text := fault_of_output(output):
+            found.append(Fault(f"output {output['name']} ({output['level']})", text, where, anchor=f"{anchor}-outputs"))
+    if not (graph["ops"] and graph["outputs"]):
+        found.append(Fault(f"the {graph['role']} graph", "nothing was compared in it", where, anchor=anchor))
+    first = graph["first_fault"]
+    named = [fault for fault in found if re.search(re.escape(fault.what) + r"(?![\w.])", first)]
+    if named:
+        longest = max((fault.what for fault in named), key=len)  # "attention a 1" names the second call, not the first
+        found.sort(key=lambda fault: fault.what != longest)
+    elif first:
+        found.insert(0, Fault(f"the {graph['role']} graph", numbers.prose(first), where, anchor=anchor))
+    if graph["passed"] is not True and not found:
+        found.append(Fault(f"the {graph['role']} graph", "it failed, and nothing in it says why", where, anchor=anchor))
+    return found
+
+
+def promised(graph: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The ops of a graph that are promised: all but the layers around them."""
+    return [op for op in graph["ops"] if op["kind"] not in AROUND]
+
+
+def tiles(certificate: Mapping[str, Any], faults: Sequence[Fault]) -> Iterator[Tile]:
+    """The summary."""
+    bad = {(fault.where, fault.what) for fault in faults}
+    ops: dict[tuple[str, str], bool] = {}
+    for graph in certificate["graphs"]:
+        for op in promised(graph):
+            key = (graph["role"], op["op"])
+            ops[key] = ops.get(key, True) and (graph_name(graph), op["op"]) not in bad
+    precisions = " and ".join(dict.fromkeys(graph["precision"] for graph in certificate["graphs"]))
+    yield Tile(f"{sum(ops.values())} of {len(ops)}", "attention and activation ops verified", f"in {precisions}")
+    yield from _closest(certificate)
+    yield from _end_to_end(certificate)
+    for entry in certificate["fidelity"]:
+        if not is_float(entry["precision"]):
+            note = f"{entry['count']} {entry['data']}"
+            yield Tile(numbers.plain(entry["value"]), f"{entry['measure']} in {entry['precision']}", note)
+            break
+    yield from _speed_and_size(certificate)
+
+
+def _closest(certificate: Mapping[str, Any]) -> Iterator[Tile]:
+    shares = []
+    for graph in certificate["graphs"]:
+        for op in promised(graph):
+            value, limit = numbers.finite(op["own"]["max_abs"]), numbers.finite(op["own"].get("limit"))
+            if op["own"]["count"]:
+                share = float("inf") if value is None else value / limit if limit else float(bool(value))
+                shares.append((share, op["op"]))
+    if shares:
+        share, op = max(shares)
+        if share > 1:
+            text = "∞" if share == float("inf") else f"{share:.1f}×"
+            yield Tile(text, "its tolerance, by itself, for the op that is furthest past it", op)
+        else:
+            yield Tile(f"{100 * share:.0f} %", "of its tolerance, by itself, for the op that comes closest", op)
+
+
+def _end_to_end(certificate: Mapping[str, Any]) -> Iterator[Tile]:
+    for precision in dict.fromkeys(graph["precision"] for graph in certificate["graphs"]):
+        outputs = [o for graph in certificate["graphs"] if graph["precision"] == precision for o in graph["outputs"]]
+        outputs = [output for output in outputs if output["count"]]
+        if is_float(precision) and outputs:
+            worst = max(outputs, key=_size_of_error)
+            text = f"largest error of an output in {precision}, values up to {numbers.plain(worst['scale'], 2)}"
+            yield Tile(numbers.error(worst["max_abs"]), text, worst["name"])
+            return
+
+
+def _size_of_error(figures: Mapping[str, Any]) -> float:
+    value = numbers.finite(figures["max_abs"])
+    return float("inf") if value is None else value
+
+
+def _speed_and_size(certificate: Mapping[str, Any]) -> Iterator[Tile]:
+    sizes = certificate["sizes"]
+    smallest = min(sizes, key=lambda name: sizes[name], default="")
+    ratios = [
+        entry["milliseconds"]["eager"] / entry["milliseconds"][smallest]
+        for entry in certificate["latency"]
+        if numbers.finite(entry["milliseconds"].get("eager")) and numbers.finite(entry["milliseconds"].get(smallest))
+    ]
+    if ratios:
+        low, high = f"{min(ratios):.1f}", f"{max(ratios):.1f}"
+        text = f"{low}×" if low == high else f"{low}–{high}×"
+        yield Tile(text, f"as fast as eager PyTorch, in {smallest}", "one thread")
+    if smallest:
+        largest = max(sizes, key=lambda name: sizes[name])
+        note = f"{sizes[largest] / sizes[smallest]:.1f}× smaller than {largest}" if largest != smallest else ""
+        yield Tile(numbers.size(sizes[smallest]), f"of graphs in {smallest}", note)

@@ -1,0 +1,295 @@
+"""Golden inputs and outputs: whether a bundle still computes, on this machine, what eager PyTorch computed at export.
+
+    golden.npz     ROLE/CASE/inputs/NAME and ROLE/CASE/outputs/NAME: what eager PyTorch was given, and what it gave
+    golden.json    the number of cases per role; per precision the limits, and how far the exporting machine was off
+
+An fp32 output may differ by atol + rtol × its largest value. That of any other precision is off already where it was
+exported; here its NMSE may be `nmse_factor` times as large, since another processor rounds other ties the other way.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tfm.errors import BundleError, ProviderError, VerificationError
+
+from .checked_json import CheckedJson
+from .checks import Array
+from .figures import Figures
+from .manifest import Manifest, Signature, check_digests, read_manifest
+from .providers import candidates, count_threads
+from .session import Session
+
+GOLDEN_SCHEMA = 1
+ARRAYS, LIMITS = "golden.npz", "golden.json"
+
+Case = tuple[dict[str, Array], dict[str, Array]]
+"""Inputs and expected outputs, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenOutput:
+    """The verdict on one output, over all golden cases.
+
+    Attributes:
+        name: Its name.
+        figures: How far it is from eager PyTorch's.
+        measure: Which of the figures is judged: "max_abs" in fp32, "nmse" in any other precision.
+        limit: The most that may be; None where NMSE tells nothing, of integers and of what is zero throughout.
+        fault: Why it failed, "" where it passed.
+    """
+
+    name: str
+    figures: Figures
+    measure: Literal["max_abs", "nmse"]
+    limit: float | None
+    fault: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the output is what it was."""
+        return not self.fault
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenGraph:
+    """The verdict on one graph in one precision.
+
+    Attributes:
+        role: "model", "encoder" or "decoder".
+        precision: E.g. "int8".
+        provider: Where it ran: "cpu" or "cuda"; "" where it could not be opened.
+        outputs: Each output; none where the graph could not be run.
+        fault: Why the graph could not be run, "" where it could.
+    """
+
+    role: str
+    precision: str
+    provider: str
+    outputs: tuple[GoldenOutput, ...]
+    fault: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the graph ran, and all its outputs are what they were."""
+        return not self.fault and bool(self.outputs) and all(output.passed for output in self.outputs)
+
+    @property
+    def first_fault(self) -> str:
+        """What is wrong, "" where nothing is."""
+        wrong = [f"{output.name} {output.fault}" for output in self.outputs if output.fault]
+        more = f" (and {len(wrong) - 1} more of its {len(self.outputs)} outputs)" if len(wrong) > 1 else ""
+        return self.fault or (wrong[0] + more if wrong else "" if self.passed else "nothing was compared")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenReport:
+    """What `check_golden` found."""
+
+    bundle: Path
+    cases: int
+    graphs: tuple[GoldenGraph, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was compared, and all of it is what it was."""
+        return bool(self.graphs) and all(graph.passed for graph in self.graphs)
+
+    def faults(self) -> list[str]:
+        """Name what failed, graph by graph."""
+        if not self.graphs:
+            return ["nothing was compared"]
+        return [f"{graph.precision} {graph.role}: {graph.first_fault}" for graph in self.graphs if not graph.passed]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the report as JSON values."""
+        graphs = [
+            {
+                "role": graph.role,
+                "precision": graph.precision,
+                "provider": graph.provider,
+                "passed": graph.passed,
+                "fault": graph.fault,
+                "outputs": [
+                    {"name": output.name, "passed": output.passed, "fault": output.fault}
+                    | output.figures.to_dict()
+                    | {"measure": output.measure, "limit": output.limit}
+                    for output in graph.outputs
+                ],
+            }
+            for graph in self.graphs
+        ]
+        return {"bundle": str(self.bundle), "passed": self.passed, "cases": self.cases, "graphs": graphs}
+
+
+def golden_name(role: str, case: int, side: Literal["inputs", "outputs"], name: str) -> str:
+    """Name an array within golden.npz."""
+    return f"{role}/{case}/{side}/{name}"
+
+
+def check_golden(
+    bundle: str | os.PathLike[str],
+    *,
+    provider: str = "auto",
+    precision: str | Sequence[str] | None = None,
+    threads: int | None = None,
+) -> GoldenReport:
+    """Compare what a bundle computes here with what eager PyTorch computed when it was exported.
+
+    Every file is compared with its digest first; then every graph runs on the golden inputs.
+
+    Args:
+        bundle: Its folder.
+        provider: "cpu", "cuda", or "auto": CUDA where it runs, else the CPU.
+        precision: One or more that the bundle has; None: all.
+        threads: Threads within an operator; None: as many as this process may use cores.
+
+    Returns:
+        The report. A graph that cannot be run is a fault in it, never a pass.
+
+    Raises:
+        BundleError: It is no bundle, is altered or incomplete, holds no golden outputs, or lacks the precision.
+        ProviderError: The provider is unknown or does not run here.
+        InputError: threads is no integer of at least 1.
+    """
+    providers = candidates(provider)
+    threads = count_threads(threads)
+    manifest = read_manifest(bundle)
+    wanted = [precision] if isinstance(precision, str) else manifest.graphs if precision is None else precision
+    for name in wanted:
+        if name not in manifest.graphs:
+            raise BundleError(f"{manifest.folder} has no {name!r} graph; it has: {', '.join(manifest.graphs)}")
+    for name in (ARRAYS, LIMITS):
+        if name not in manifest.files:
+            raise BundleError(
+                f"{manifest.folder} holds no {name}: an older tfm-export made it, and stored no outputs to compare "
+                "with; export it again"
+            )
+    check_digests(manifest, manifest.files)
+    top = _read_json(manifest.folder / LIMITS)
+    counts = {role: top["cases"][role].integer(1) for role in manifest.signature}
+    cases = _read_cases(manifest, counts)
+    graphs = []
+    for name in dict.fromkeys(wanted):
+        for role, path in manifest.graphs[name].items():
+            limits = _Limits(top["precisions"][name], role, manifest.signature[role])
+            file, signature = manifest.folder / path, manifest.signature[role]
+            graphs.append(_check_graph(name, role, file, signature, providers, threads, cases[role], limits))
+    return GoldenReport(bundle=manifest.folder, cases=sum(counts.values()), graphs=tuple(graphs))
+
+
+class _Limits:
+    """How far the outputs of one graph may be off."""
+
+    def __init__(self, value: CheckedJson, role: str, signature: Signature) -> None:
+        """Read what golden.json says of one precision."""
+        self._judged_by_nmse = "nmse_factor" in value.fields()
+        first, second = ("nmse_factor", "nmse_floor") if self._judged_by_nmse else ("atol", "rtol")
+        self._first, self._second = value[first].number(0.0), value[second].number(0.0)
+        measured = value["nmse"][role]
+        self._measured = {spec.name: measured[spec.name].optional_number(0.0) for spec in signature.outputs}
+
+    def judge(self, name: str, figures: Figures) -> GoldenOutput:
+        """Judge the figures of one output."""
+        limit: float | None = self._first + self._second * figures.scale
+        off = f"is off by {figures.max_abs:.1e}, more than {limit:.1e}"
+        measure: Literal["max_abs", "nmse"] = "max_abs"
+        if self._judged_by_nmse:
+            measured, measure = self._measured[name], "nmse"
+            limit = None if measured is None else self._first * measured + self._second
+            off = f"has NMSE {figures.nmse:.1e}, more than {limit or 0:.1e}; where it was exported, {measured or 0:.1e}"
+        fault = ""
+        if figures.count == 0:
+            fault = "was compared with nothing"
+        elif math.isinf(figures.max_abs):  # in every precision, whatever the limit
+            fault = "is NaN or infinity where eager PyTorch gave another value, or the other way round"
+        elif limit is not None and not getattr(figures, measure) <= limit:
+            fault = off
+        return GoldenOutput(name=name, figures=figures, measure=measure, limit=limit, fault=fault)
+
+
+def _check_graph(
+    precision: str,
+    role: str,
+    path: Path,
+    signature: Signature,
+    providers: Sequence[str],
+    threads: int,
+    cases: Sequence[Case],
+    limits: _Limits,
+) -> GoldenGraph:
+    figures = {spec.name: Figures() for spec in signature.outputs}
+    provider, fault = "", ""
+    outputs: tuple[GoldenOutput, ...] = ()
+    try:
+        session = _open(path, signature, providers, threads)
+        provider = session.provider
+        for number, (inputs, expected) in enumerate(cases):
+            actual = session.run(outputs=None, **inputs)
+            for name, found in figures.items():
+                try:
+                    found.add(actual[name], expected[name])
+                except VerificationError as error:
+                    raise VerificationError(f"{name} of golden case {number}: {error}") from error
+        outputs = tuple(limits.judge(name, found) for name, found in figures.items())
+    except ProviderError:
+        raise
+    except Exception as error:  # onnxruntime's errors share no narrower base
+        fault = (str(error) or type(error).__name__).splitlines()[0]
+    return GoldenGraph(role=role, precision=precision, provider=provider, outputs=outputs, fault=fault)
+
+
+def _open(path: Path, signature: Signature, providers: Sequence[str], threads: int) -> Session:
+    """Open a graph on the first provider that runs here."""
+    for provider in providers[:-1]:
+        try:
+            return Session(path, signature, provider, threads)
+        except ProviderError:
+            continue
+    return Session(path, signature, providers[-1], threads)
+
+
+def _read_json(path: Path) -> CheckedJson:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path} cannot be read as JSON: {error}; export the bundle again") from error
+    top = CheckedJson(path, values)
+    schema = top["schema"].value
+    if type(schema) is not int or schema != GOLDEN_SCHEMA:
+        raise BundleError(
+            f"{path}: its schema is {json.dumps(schema)}, but this tfm-export reads {GOLDEN_SCHEMA}; "
+            "upgrade tfm-export, or export the bundle again with this one"
+        )
+    return top
+
+
+def _read_cases(manifest: Manifest, counts: Mapping[str, int]) -> dict[str, list[Case]]:
+    """Read golden.npz, which must hold every input and output of every case and nothing else."""
+    path = manifest.folder / ARRAYS
+    try:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except Exception as error:  # those of numpy, zipfile and zlib share no narrower base
+        raise BundleError(f"{path} cannot be read: {error}; export the bundle again") from error
+    cases: dict[str, list[Case]] = {}
+    try:
+        for role, signature in manifest.signature.items():
+            cases[role] = []
+            for case in range(counts[role]):
+                inputs = [(golden_name(role, case, "inputs", spec.name), spec.name) for spec in signature.inputs]
+                outputs = [(golden_name(role, case, "outputs", spec.name), spec.name) for spec in signature.outputs]
+                cases[role].append(
+                    ({name: arrays.pop(key) for key, name in inputs}, {name: arrays.pop(key) for key, name in outputs})
+                )
+    except KeyError as error:
+        raise BundleError(f"{path} holds no {error}; export the bundle again") from error
+    if arrays:
+        raise BundleError(f"{path} holds {next(iter(arrays))!r}, which no graph has; export the bundle again")
+    return cases

@@ -1,0 +1,206 @@
+"""The report in headless Chromium: quiet, within the window, readable in light and dark, and on paper."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+NAMES = ("encoder", "failing", "encoder_decoder", "null_everything", "long_names", "big")
+SIZES = {"phone": (360, 740), "desktop": (1280, 900)}
+SCHEMES = ("light", "dark")
+
+OVERFLOWING = """
+[...document.querySelectorAll('body *')].filter(e => {
+  const box = e.getBoundingClientRect();
+  return box.width > 1 && box.right > innerWidth + 0.5 && !e.closest('.heard');
+}).map(e => e.tagName + '.' + e.className + ' ' + e.textContent.trim().slice(0, 40))
+"""
+
+# WCAG 2.2, contrast ratio (https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio), of every text that is seen, against the
+# colours of all its ancestors laid upon each other.
+CONTRASTS = """
+(() => {
+  const canvas = document.createElement('canvas'); canvas.width = canvas.height = 1;
+  const pen = canvas.getContext('2d', {willReadFrequently: true});
+  const cache = {};
+  const rgba = colour => cache[colour] ??= (() => {
+    pen.clearRect(0, 0, 1, 1); pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1);
+    const d = pen.getImageData(0, 0, 1, 1).data; return [d[0], d[1], d[2], d[3] / 255];
+  })();
+  const over = (top, under) => [0, 1, 2].map(i => top[i] * top[3] + under[i] * (1 - top[3]));
+  const light = c => {
+    const [r, g, b] = c.map(v => (v /= 255, v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const under = element => {
+    const layers = [];
+    for (let e = element; e; e = e.parentElement) layers.push(rgba(getComputedStyle(e).backgroundColor));
+    return layers.reverse().reduce((ground, layer) => over(layer, ground), [255, 255, 255]);
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const text = walker.currentNode.textContent.trim(), e = walker.currentNode.parentElement;
+    if (!text || !e.checkVisibility() || e.closest('.heard')) continue;
+    const style = getComputedStyle(e), ground = under(e);
+    const ink = over(rgba(e instanceof SVGElement ? style.fill : style.color), ground);
+    const [high, low] = [light(ink), light(ground)].sort((a, b) => b - a);
+    const place = e.tagName + '.' + (e.className.baseVal ?? e.className);
+    found.push([(high + 0.05) / (low + 0.05), text.slice(0, 60), place]);
+  }
+  return found;
+})()
+"""
+
+
+@contextlib.contextmanager
+def opened(chromium: Any, path: Path, size: str = "desktop", scheme: str = "light") -> Iterator[Any]:
+    """A page of its own; whatever it complains of or asks for beyond its file fails the test."""
+    width, height = SIZES[size]
+    context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    page, wrong = context.new_page(), []
+    page.on("console", lambda message: message.type in ("error", "warning") and wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda asked: asked.url.startswith(("file:", "data:")) or wrong.append(asked.url))
+    page.on("requestfailed", lambda asked: wrong.append(f"failed: {asked.url[:100]}"))
+    page.goto(path.as_uri(), wait_until="load")
+    yield page
+    context.close()
+    assert wrong == []
+
+
+def open_all(page: Any) -> None:
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_fits_and_is_quiet(
+    chromium: Any, reports: dict[str, Path], screenshots: Path, name: str, size: str, scheme: str
+) -> None:
+    with opened(chromium, reports[name], size, scheme) as page:
+        page.screenshot(path=screenshots / f"{name}-{size}-{scheme}.png", full_page=True)
+        for everything in (False, True):
+            if everything:
+                open_all(page)
+            assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth"), page.evaluate(OVERFLOWING)
+            assert page.evaluate(OVERFLOWING) == []
+        verdict = page.locator("h1").bounding_box()
+        assert verdict["y"] + verdict["height"] < SIZES[size][1] / 2
+        assert page.locator("h1").inner_text() == (
+            "Verified" if name.startswith("enc") or name == "big" else "Not verified"
+        )
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", ["encoder", "failing", "encoder_decoder"])
+def test_all_text_can_be_read(chromium: Any, reports: dict[str, Path], name: str, scheme: str) -> None:
+    with opened(chromium, reports[name], "phone", scheme) as page:
+        open_all(page)
+        found = page.evaluate(CONTRASTS)
+        assert len(found) > 500
+        assert [entry for entry in found if entry[0] < 4.5] == []
+        page.evaluate("location.hash = 'g0-8'")  # a row that was jumped to is tinted
+        assert [entry for entry in page.evaluate(CONTRASTS) if entry[0] < 4.5] == []
+
+
+def test_the_contrast_is_really_computed(chromium: Any, reports: dict[str, Path]) -> None:
+    with opened(chromium, reports["encoder"]) as page:
+        page.add_style_tag(content="h1{color:#777!important;background:#fff}")
+        ratio = next(entry[0] for entry in page.evaluate(CONTRASTS) if entry[2].startswith("H1"))
+        assert ratio == pytest.approx(4.478, abs=1e-3)  # grey #777 on white, as published widely
+
+
+def test_dark_is_dark_and_light_is_light(chromium: Any, reports: dict[str, Path]) -> None:
+    brightness = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => +a + +b)"
+    seen = {}
+    for scheme in SCHEMES:
+        with opened(chromium, reports["encoder"], scheme=scheme) as page:
+            seen[scheme] = page.evaluate(brightness)
+    assert seen["light"] > 700
+    assert seen["dark"] < 80
+
+
+def test_every_op_is_seen_on_a_phone(chromium: Any, reports: dict[str, Path], samples: Any) -> None:
+    certificate = samples.encoder_decoder()
+    with opened(chromium, reports["encoder_decoder"], "phone") as page:
+        open_all(page)
+        for index, graph in enumerate(certificate["graphs"]):
+            for number, op in enumerate(graph["ops"]):
+                row = page.locator(f"#g{index}-{number}")
+                text = row.inner_text()
+                assert re.sub(r"^.*?\d+\.", "", op["path"]) in text
+                assert op["source"] in text
+                assert row.locator("svg").bounding_box()["width"] > 250
+
+
+def test_the_first_fault_is_seen_at_once_and_leads_to_its_row(chromium: Any, reports: dict[str, Path]) -> None:
+    with opened(chromium, reports["failing"], "phone") as page:
+        box = page.locator(".first")
+        assert box.bounding_box()["y"] + box.bounding_box()["height"] < SIZES["phone"][1]
+        for part in ("activation encoder.layers.2.feed_forward.activation", "4.7e−4", "tfm/model/transformer.py:61"):
+            assert part in box.inner_text()
+        red = page.evaluate("getComputedStyle(document.querySelector('.first .what')).color.match(/\\d+/g).map(Number)")
+        assert red[0] > 2 * max(red[1:])
+        box.locator("a").click()
+        row = page.locator("tr:target")
+        assert "feed_forward.activation" in row.inner_text()
+        assert 0 <= row.bounding_box()["y"] < SIZES["phone"][1]
+
+
+def test_bars_are_as_long_as_their_errors(chromium: Any, reports: dict[str, Path], samples: Any) -> None:
+    graph = samples.encoder()["graphs"][0]
+    with opened(chromium, reports["encoder"]) as page:
+        ticks = page.evaluate("""[...document.querySelector('#g0 .axis').querySelectorAll('span:not(.heard)')].map(
+            e => { const box = e.getBoundingClientRect(); return [e.textContent, box.left + box.width / 2] })""")
+        (low, left), (high, right) = ticks[0], ticks[-1]
+        low, high = (float(label.replace("−", "-")) for label in (low, high))
+        for number, op in enumerate(graph["ops"]):
+            if op["kind"] not in ("attention", "activation"):
+                continue
+            row = page.locator(f"#g0-{number}")
+            for style, key in (("own", "own"), ("inherited", "inherited"), ("free", "free")):
+                share = np.log(op[key]["max_abs"] / low) / np.log(high / low)
+                box = row.locator(f"rect.{style}").bounding_box()
+                assert box["x"] + box["width"] == pytest.approx(left + share * (right - left), abs=1)
+            share = np.log(op["own"]["limit"] / low) / np.log(high / low)
+            tick = row.locator("rect.tick").first.bounding_box()
+            assert tick["x"] == pytest.approx(left + share * (right - left), abs=1)
+
+
+def test_attention_maps_show_the_weights(chromium: Any, reports: dict[str, Path], samples: Any) -> None:
+    attention = samples.attention_maps()[0]
+    with opened(chromium, reports["encoder"]) as page:
+        for head in range(attention.eager.shape[0]):
+            for whose, weights in (("eager", attention.eager[head]), ("ONNX", attention.onnx[head])):
+                alpha = page.evaluate(
+                    """async alt => {
+                      const image = document.querySelector(`#maps details img[alt="${alt}"]`); await image.decode();
+                      const canvas = document.createElement('canvas');
+                      canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
+                      const pen = canvas.getContext('2d'); pen.drawImage(image, 0, 0);
+                      const data = [...pen.getImageData(0, 0, canvas.width, canvas.height).data];
+                      return data.filter((_, i) => i % 4 == 3);
+                    }""",
+                    f"head {head + 1}, {whose}",
+                )
+                shown = np.array(alpha).reshape(weights.shape) / 255
+                # half of one of 255 steps
+                np.testing.assert_allclose(shown, weights / attention.eager[head].max(), atol=0.5 / 255 + 1e-6)
+
+
+def test_on_paper_everything_is_open_and_light(chromium: Any, reports: dict[str, Path], screenshots: Path) -> None:
+    with opened(chromium, reports["encoder"], scheme="dark") as page:
+        assert not page.locator("#g0 details .chart").is_visible()
+        page.emulate_media(media="print")
+        assert page.locator("#g0 details .chart").is_visible()
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        page.set_viewport_size({"width": 700, "height": 1000})  # A4 between its margins
+        assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth"), page.evaluate(OVERFLOWING)
+        page.screenshot(path=screenshots / "encoder-paper.png", full_page=True)
+        assert [entry for entry in page.evaluate(CONTRASTS) if entry[0] < 4.5] == []

@@ -1,0 +1,14 @@
+"""What the tests of export share."""
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def problems() -> Callable[[dict[str, Any]], list[str]]:
+    """What a certificate and docs/parity.md do not agree in; by path, as tests are no package."""
+    return runpy.run_path(str(Path(__file__).with_name("parity_schema.py")))["problems"]

@@ -1,0 +1,59 @@
+"""Where a certificate and docs/parity.md do not agree."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "parity.md"
+TYPES = {
+    "boolean": lambda value: isinstance(value, bool),
+    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    "string": lambda value: isinstance(value, str),
+    "object": lambda value: isinstance(value, dict),
+    "null": lambda value: value is None,
+}
+FIGURES = {"count": "integer", "max_abs": "number or null", "nmse": "number or null", "snr_db": "number or null"}
+FIGURES |= {"cosine": "number or null", "scale": "number or null"}
+
+
+def documented() -> dict[str, str]:
+    """Field → type, the figures written out."""
+    found: dict[str, str] = {}
+    for line in DOCUMENT.read_text(encoding="utf-8").split("<!-- fields -->")[1].splitlines():
+        if match := re.match(r"\| `([^`]+)` \| ([^|]+) \| \S", line):
+            field, kind = match.groups()
+            assert field not in found, field
+            if kind == "*figures*":
+                found |= {f"{field.removesuffix('*')}{name}": type_ for name, type_ in FIGURES.items()}
+            else:
+                found[field] = kind
+    return found
+
+
+def fields(value: Any, known: dict[str, str], at: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field of a certificate and its value; a key of a free object is `*`, and so is a list's index `[]`."""
+    if at in known:
+        yield at, value
+    if isinstance(value, dict):
+        free = any(field.startswith(f"{at}.*") for field in known)
+        for key, inner in value.items():
+            yield from fields(inner, known, f"{at}.{'*' if free else key}".lstrip("."))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from fields(inner, known, f"{at}[]")
+    elif at not in known:
+        yield at, value
+
+
+def problems(certificate: dict[str, Any]) -> list[str]:
+    """What a certificate and the document do not agree in."""
+    known, seen, wrong = documented(), set(), []
+    for field, value in fields(certificate, known):
+        seen.add(field)
+        if field not in known:
+            wrong.append(f"{field} is not documented")
+        elif not any(TYPES[kind](value) for kind in known[field].split(" or ")):
+            wrong.append(f"{field} is {value!r}, documented as {known[field]}")
+    return wrong + [f"{field} is documented, and not there" for field in known if field not in seen]

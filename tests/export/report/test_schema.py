@@ -1,0 +1,30 @@
+"""docs/parity.md documents every field of the certificate, and none that it does not have."""
+
+import copy
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize("name", ["encoder", "failing", "encoder_decoder"])
+def test_the_document_says_what_a_certificate_holds(samples: Any, problems: Any, name: str) -> None:
+    assert problems(getattr(samples, name)()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda c: c.update(extra=1), "extra is not documented"),
+        (lambda c: c.pop("family"), "family is documented, and not there"),
+        (lambda c: c["graphs"][0]["ops"][0]["own"].update(ulp=3), "graphs[].ops[].own.ulp is not documented"),
+        (lambda c: c["graphs"][1]["ops"][0]["kernel"].update(best=1), "graphs[].ops[].kernel.best is 1"),
+        (lambda c: c.update(passed=None), "passed is None"),
+        (lambda c: c["graphs"][0]["ops"][0].update(own=None), "graphs[].ops[].own is not documented"),
+        (lambda c: c["sizes"].update(int8="22 MB"), "sizes.* is '22 MB'"),
+        (lambda c: c["files"]["onnx/model.onnx"].update(md5=""), "files.*.md5 is not documented"),
+    ],
+)
+def test_a_field_that_drifts_is_noticed(samples: Any, problems: Any, change: Any, problem: str) -> None:
+    certificate = copy.deepcopy(samples.encoder())
+    change(certificate)
+    assert any(found.startswith(problem) for found in problems(certificate)), problems(certificate)
