@@ -221,7 +221,7 @@ DEFECTS: dict[str, Defect] = {
     ),
     "keys and values swapped": Defect("encoder", swapped(SELF[1], 1, 2), fed(SELF[1], "key")),
     "queries and keys swapped": Defect("encoder", swapped(SELF[0], 0, 1), fed(SELF[0], "query")),
-    "values taken from keys": Defect("encoder", rewired(SELF[0], 2, argument(SELF[0], 1)), f"{SELF[0]}: "),
+    "values taken from keys": Defect("encoder", rewired(SELF[0], 2, argument(SELF[0], 1)), SELF[0] + ALONE),
     "queries through float16": Defect(
         "encoder",
         both(
