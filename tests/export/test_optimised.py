@@ -9,13 +9,14 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from defects import ENCODER, GELU, LLAMA, SELF, plant
+from defects import ENCODER, GELU, SELF, plant
 
 from tfm.export import GraphReport
 from tfm.export.ops import OpId
-from tfm.export.optimised import Place, describe_kernel, kernels_that_ran, locate, observed, options_for
+from tfm.export.optimised import Place, describe_kernel, kernels_that_ran, locate, observed
 from tfm.export.passes import NOTE_KEY, OP_KEY
 from tfm.export.regions import Region, find_regions
+from tfm.export.samples import cases
 
 OURS = "a = Gelu(x)  r = Abs(a)  b = Relu(r)  y = Neg(b)"
 OPS = {"a": "activation a", "b": "activation b"}
@@ -60,7 +61,7 @@ def test_what_onnxruntime_leaves_is_read(export_tiny: Callable[..., Any], tmp_pa
     """Its graph, its profile and the names of its nodes, which are all that a kernel is told by."""
     exported = export_tiny(**ENCODER)["model"]
     session = ort.InferenceSession(exported.path, observed("all", exported.path, tmp_path))
-    (case,) = [exported.graph.sample(__import__("torch").Generator().manual_seed(0), 2, 3)]
+    (case,) = cases(exported.graph, count=1)
     session.run(None, {value.name: x.numpy() for value, x in zip(exported.graph.inputs, case, strict=True)})
     session.end_profiling()
     model, optimised = ir.load(exported.path), ir.load(tmp_path / "optimised.onnx")
@@ -132,13 +133,15 @@ def test_a_kernel_that_is_not_known() -> None:
 
 
 def test_a_report_has_the_kernel_of_every_promised_op(export_tiny: Callable[..., Any], tmp_path: Path) -> None:
-    def kernels(report: GraphReport) -> dict[str, tuple[str, bool]]:
-        assert all(op.kernel is not None and op.optimised is not None for op in report.promised)
-        return {str(op.op): (op.kernel.op_type, not op.kernel.advice) for op in report.promised}
+    def kernels(report: GraphReport) -> dict[str, tuple[str, bool] | None]:
+        found = {str(op.op): op.kernel for op in report.promised}
+        return {op: kernel and (kernel.op_type, not kernel.advice) for op, kernel in found.items()}
 
-    llama = kernels(plant(export_tiny, "llama", None, tmp_path))
-    assert set(llama.values()) == {("Attention", True), ("QuickGelu", True)}
+    assert set(kernels(plant(export_tiny, "llama", None, tmp_path)).values()) == {
+        ("Attention", True),
+        ("QuickGelu", True),
+    }
     by_hand = kernels(plant(export_tiny, "by_hand", None, tmp_path))
     assert by_hand["softmax "] == ("Softmax", False)
-    assert options_for("disabled").graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    assert LLAMA["activation"] == "swiglu"
+    # onnxruntime inlines HardSwish into nodes without names, which its profile cannot be matched with
+    assert [op for op, kernel in by_hand.items() if kernel is None] == ["activation  5"]
