@@ -1,19 +1,13 @@
 """`tfm-export`: from a checkpoint to a verified bundle."""
 
-import contextlib
+import functools
 import json
 import math
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from tfm.errors import ExportError
-
-if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
-    from rich.console import Console
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,6 +65,7 @@ def export(
     except ModuleNotFoundError as error:
         raise ExportError(f"exporting needs the package {error.name}: pip install 'tfm-export[export]'") from error
     from .report import print_report
+    from .stages import show_stage
 
     if ckpt is None and model is None:
         raise click.UsageError("there is nothing to export: give --ckpt, or --model for a module of your own")
@@ -90,19 +85,10 @@ def export(
         opset=OPSETS.start if opset is None else opset,
         tolerance=tolerance,
         overwrite=overwrite,
-        stage=lambda name: _stage(messages, name),
+        stage=functools.partial(show_stage, messages),
     )
     if as_json:
         click.echo(json.dumps({"output": str(output), "faults": report.faults()} | report.certificate))
     else:
         print_report(report, Console(highlight=False))
     context.exit(0 if report.passed else 1)
-
-
-@contextlib.contextmanager
-def _stage(console: "Console", name: str) -> Iterator[None]:
-    """Show what is being done, and then how long it took."""
-    start = time.perf_counter()
-    with console.status(name):
-        yield
-    console.print(f"[dim]{time.perf_counter() - start:6.1f} s[/]  {name}")

@@ -1,5 +1,6 @@
 """`tfm parity`: whether a bundle still computes, on this machine, what eager PyTorch computes."""
 
+import functools
 import json
 import math
 import re
@@ -50,7 +51,7 @@ def parity(
     if precisions == []:
         raise click.UsageError("--precision names nothing to compare")
     if ckpt is not None:
-        passed = _live(bundle, ckpt, provider=provider, precisions=precisions, as_json=as_json, **live)
+        passed = _live(bundle, ckpt, provider=provider, precisions=precisions, threads=threads, as_json=as_json, **live)
         context.exit(0 if passed else 1)
     given = [name for name, value in live.items() if value is not None]
     if given:
@@ -67,21 +68,29 @@ def parity(
 
 
 def _live(
-    bundle: Path,
-    checkpoint: Path,
-    *,
-    cases: int | None,
-    seed: int | None,
-    model: str | None,
-    config: Path | None,
-    nhead: int | None,
-    provider: str,
-    precisions: list[str] | None,
-    bisect: Path | None,
-    as_json: bool,
+    bundle: Path, checkpoint: Path, *, bisect: Path | None, as_json: bool, threads: int | None, **options: Any
 ) -> bool:
     """Compare with eager PyTorch, print what was found, and tell whether it passed."""
-    raise ExportError("comparing with a checkpoint is not built yet")
+    if threads is not None:
+        raise click.UsageError("--threads is for comparing without a checkpoint")
+    try:
+        from rich.console import Console
+
+        from tfm.export.live import compare_live
+    except ModuleNotFoundError as error:
+        raise ExportError(f"--ckpt needs the package {error.name}: pip install 'tfm-export[export]'") from error
+    from .report import print_live
+    from .stages import show_stage
+
+    given = {name: value for name, value in options.items() if value is not None}
+    messages = Console(stderr=True, highlight=False)
+    stage = functools.partial(show_stage, messages)
+    report = compare_live(bundle, checkpoint, bisect_into=bisect, stage=stage, **given)
+    if as_json:
+        click.echo(json.dumps({"faults": report.faults()} | report.to_dict()))
+    else:
+        print_live(report, Console(highlight=False))
+    return report.passed
 
 
 def _print(report: "GoldenReport") -> None:

@@ -1,13 +1,14 @@
 """An export's report as tables on a terminal."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from tfm.export import ExportReport, GraphReport
+from tfm.export.live import LiveReport
 from tfm.export.reports import OpReport, OutputReport
 
 
@@ -15,7 +16,7 @@ def print_report(report: ExportReport, console: Console) -> None:
     """Print every op, then the outputs, then fidelity, latency and sizes, then the verdict."""
     for role in dict.fromkeys(graph.role for graph in report.graphs):
         _show(console, *_ops(role, [graph for graph in report.graphs if graph.role == role]))
-    _show(console, *_outputs(report))
+    _show(console, *_outputs(report.graphs))
     if report.fidelity:
         _show(console, *_fidelity(report))
     if report.latency:
@@ -38,6 +39,25 @@ def print_report(report: ExportReport, console: Console) -> None:
             console.print(f"  {fault}", style="red", soft_wrap=True)
         if not any(fault.startswith("fp32") for fault in report.faults()) and report.fidelity:
             console.print("  --precision fp32 exports it without what failed")
+
+
+def print_live(report: LiveReport, console: Console) -> None:
+    """Print every op and output of a bundle that was compared with eager PyTorch, then the verdict."""
+    for role in dict.fromkeys(graph.role for graph in report.graphs):
+        _show(console, *_ops(role, [graph for graph in report.graphs if graph.role == role]))
+    _show(console, *_outputs(report.graphs))
+    if report.passed:
+        console.print(
+            f"\n[bold green]✓ the same[/] as eager PyTorch on {report.cases} inputs and every id of the vocabulary"
+        )
+        return
+    console.print("\n[bold red]✗ not the same[/] as eager PyTorch:")
+    for fault in report.faults():
+        console.print(f"  {fault}", style="red", soft_wrap=True)
+    if report.reproduction is not None:
+        console.print(f"  the smallest part that differs: {report.reproduction}", soft_wrap=True)
+    else:
+        console.print("  --bisect FOLDER cuts out the smallest part that differs")
 
 
 def _show(console: Console, title: str, table: Table) -> None:
@@ -83,11 +103,11 @@ def _in_place(op: OpReport | None) -> str:
     return f"{op.free.max_abs:.1e}" if op.free_limit is not None else f"{op.free.snr_db:.0f} dB"
 
 
-def _outputs(report: ExportReport) -> tuple[str, Table]:
+def _outputs(graphs: Sequence[GraphReport]) -> tuple[str, Table]:
     """Title and table the outputs, those that differ in a layer's number only in one row."""
     title = "end to end, at the worst of onnxruntime's optimisation levels"
     table = _table(["output", "precision"], ["max abs", "limit", "SNR"])
-    for graph in report.graphs:
+    for graph in graphs:
         groups: dict[str, list[OutputReport]] = {}
         for output in graph.outputs:
             groups.setdefault(re.sub(r"\.\d+\.", ".*.", output.name), []).append(output)

@@ -107,7 +107,7 @@ def describe_kernel(op: OpId, region: Region, place: Place | None, ran: Mapping[
     if place is None or str(place.node.name) not in ran:
         return None
     op_type, provider = ran[str(place.node.name)]
-    return Kernel(op_type=op_type, provider=provider, advice=_advice(op, region, place))
+    return Kernel(op_type=op_type, domain=place.node.domain, provider=provider, advice=_advice(op, region, place))
 
 
 def _advice(op: OpId, region: Region, place: Place) -> str:

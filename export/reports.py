@@ -43,11 +43,13 @@ class Kernel:
 
     Attributes:
         op_type: The operator.
+        domain: Its domain; "" is ONNX's own.
         provider: The execution provider.
         advice: Why it is not the best known form, and what to do; "" where it is.
     """
 
     op_type: str
+    domain: str
     provider: str
     advice: str
 

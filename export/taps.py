@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import sys
 import types
 from collections import Counter
@@ -29,6 +30,7 @@ class Tap:
         output: Attention: (B, N, S, H). Softmax, activation and norm: the argument's shape.
         weights: The layer's weight and bias, as far as it has them.
         source: The line of the model that called it, "package/module.py:line"; "" where there is no such file.
+        attend: An attention's function of other values, (B, K, T, any size).
     """
 
     op: OpId
@@ -36,6 +38,7 @@ class Tap:
     output: Tensor
     weights: tuple[Tensor, ...]
     source: str
+    attend: Callable[[Tensor], Tensor] | None = None
 
 
 def watch(graph: Graph, inputs: list[Tensor], visit: Callable[[Tap], None]) -> list[Tensor]:
@@ -81,23 +84,31 @@ class _Recorder(TorchFunctionMode):
             with self:  # what a Python function of torch calls is recorded too
                 return seen(*args, **kwargs)
         weights: tuple[Tensor, ...] = ()
+        attend = None
         if kind == ATTENTION:
             given = _attention_inputs(*args, **kwargs)
+            attend = functools.partial(_attend_to, func, args, kwargs)
         elif kind in LAYERS:
             given, weights = _layer_inputs(func, args, kwargs)
         else:
             given = (_snapshot(_argument(args, kwargs)),)
         result = func(*args, **kwargs)
-        self.show(kind, given, result, weights)
+        self.show(kind, given, result, weights, attend)
         return result
 
     def show(
-        self, kind: Kind, inputs: tuple[Tensor | None, ...], output: Tensor, weights: tuple[Tensor, ...] = ()
+        self,
+        kind: Kind,
+        inputs: tuple[Tensor | None, ...],
+        output: Tensor,
+        weights: tuple[Tensor, ...] = (),
+        attend: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         path = self.path[-1] if self.path else ""
         op = OpId(kind=kind, path=path, call=self.calls[kind, path])
         self.calls[kind, path] += 1
-        self.visit(Tap(op=op, inputs=inputs, output=output, weights=weights, source=_source()))
+        tap = Tap(op=op, inputs=inputs, output=output, weights=weights, source=_source(), attend=attend)
+        self.visit(tap)
 
 
 def _kind(func: Callable[..., Any]) -> Kind | None:
@@ -148,6 +159,13 @@ def _layer_inputs(
     swapped = isinstance(func, torch._ops.OpOverload) and _kind(func) == EMBEDDING  # ATen has the table first
     argument = tensors[1] if swapped else _argument(args, kwargs)
     return (argument,), tuple(tensor for tensor in tensors if tensor is not argument)
+
+
+def _attend_to(func: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], values: Tensor) -> Tensor:
+    """Call an attention again, with other values."""
+    if "value" in kwargs:
+        return func(*args, **kwargs | {"value": values})
+    return func(*args[:2], values, *args[3:], **kwargs)
 
 
 def _attention_inputs(

@@ -1,0 +1,112 @@
+"""What every head looks at, in eager PyTorch and in the ONNX graph, for one sample input."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import tokenizers
+import torch
+from torch import Tensor
+
+from .graphs import EncoderGraph, Graph, SourceGraph
+from .ops import ATTENTION, SOFTMAX
+from .pieces import Pieces, open_nodes
+from .regions import Array, Region, cuts_of, find_regions
+from .report import AttentionMap
+from .taps import Tap, watch
+from .verify import CPU
+
+_SENTENCE = "The animal did not cross the street because it was too tired."
+_WORD = "transformer"
+_LENGTH = 12
+
+
+def attention_maps(graph: Graph, path: Path, folder: Path) -> list[AttentionMap]:
+    """Compute the attention weights of one sample input, as eager and the ONNX file do by themselves.
+
+    The weights are seen by attending to the rows of an identity matrix instead of to the values: the result is then
+    what softmax(QKᵀ/√d + mask) is, whatever kernel computes it.
+
+    Args:
+        graph: The eager graph.
+        path: Its ONNX file.
+        folder: The bundle, whose tokenizer splits the sample where it has one.
+
+    Returns:
+        One map per attention, of the sample's only row; none of attentions that are neither whole nor a softmax of
+        (B, N, S, T).
+    """
+    tokens, case = _sample(graph, folder)
+    model = ir.load(path)
+    regions = {op: region for op, region in find_regions(model).items() if op.startswith((ATTENTION, SOFTMAX))}
+    feeds = {value.name: tensor.numpy() for value, tensor in zip(graph.inputs, case, strict=True)}
+    run = Pieces(model, cuts_of(regions), path.parent, [CPU]).start(feeds)
+    maps = []
+
+    def look(tap: Tap) -> None:
+        region = regions.get(str(tap.op))
+        if region is None:
+            return
+        if tap.op.kind == SOFTMAX:
+            eager, found = tap.output.numpy(), run.take(str(tap.op))[0]
+        elif tap.attend is not None and tap.inputs[0] is not None and tap.inputs[0].dim() == 4:
+            eager = tap.attend(_identity(tap)).numpy()
+            inside = run.take(f"{tap.op} in")
+            if region.inputs[1] is region.inputs[2]:  # one tensor is keys and values, and cannot be told apart
+                return
+            found = _attend(model, region, tap, inside, path.parent)
+        else:
+            return
+        if eager.ndim == 4 and eager.shape == found.shape:
+            labels = tokens if eager.shape[3] == len(tokens) else ()
+            maps.append(AttentionMap(op=str(tap.op), tokens=labels, eager=eager[0].copy(), onnx=found[0].copy()))
+
+    watch(graph, case, look)
+    return maps
+
+
+def _identity(tap: Tap) -> Tensor:
+    key = tap.inputs[1]
+    assert key is not None
+    batch, heads, length, _ = key.shape
+    return torch.eye(length).expand(batch, heads, length, length).contiguous()
+
+
+def _attend(model: ir.Model, region: Region, tap: Tap, inside: list[Array], folder: Path) -> Array:
+    """The weights (B, N, S, T) of a region, fed what the graph feeds to it, but an identity for the values."""
+    arrays = {str(value.name): array for (_, value), array in zip(region.arguments, inside, strict=True)}
+    names = {argument: str(value.name) for argument, value in region.arguments}
+    identity_BKTT = _identity(tap).numpy()
+    batch, kv_heads, length, _ = identity_BKTT.shape
+    flat = arrays[names["value"]].ndim == 3
+    arrays[names["value"]] = (
+        np.ascontiguousarray(identity_BKTT.transpose(0, 2, 1, 3)).reshape(batch, length, kv_heads * length)
+        if flat
+        else identity_BKTT
+    )
+    output = str(region.output.name)
+    result = open_nodes(model, region.nodes, arrays, [output], folder, [CPU]).run([output], arrays)[0]
+    return result.reshape(batch, result.shape[1], -1, length).transpose(0, 2, 1, 3) if result.ndim == 3 else result
+
+
+def _sample(graph: Graph, folder: Path) -> tuple[tuple[str, ...], list[Tensor]]:
+    """A sentence, or a word for a model that reads letters; random ids where there is no tokenizer."""
+    longest = min(graph.max_length.values(), default=_LENGTH)
+    case = graph.sample(torch.Generator().manual_seed(0), 1, min(_LENGTH, longest))
+    file = folder / "tokenizer.json"
+    if not isinstance(graph, EncoderGraph | SourceGraph) or graph.inputs[0].name != "input_ids" or not file.is_file():
+        return (), case
+    tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    tokenizer.no_padding()
+    encoding = tokenizer.encode(_SENTENCE)
+    if len(encoding.ids) > 4 * len(_SENTENCE.split()):
+        encoding = tokenizer.encode(_WORD)
+    below = graph.inputs[0].below or 0
+    if not 0 < len(encoding.ids) <= longest or max(encoding.ids) >= below:
+        return (), case
+    case = graph.sample(torch.Generator().manual_seed(0), 1, len(encoding.ids))
+    case[0] = torch.tensor([encoding.ids])
+    for index, value in enumerate(graph.inputs):
+        if value.name == "token_type_ids":
+            case[index] = torch.zeros_like(case[0])
+    return tuple(encoding.tokens), case

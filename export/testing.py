@@ -1,0 +1,103 @@
+"""For other people's test suites: that a bundle is still the model it came from, in one line."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tfm.errors import ExportError
+from tfm.model import Transformer
+from tfm.runtime.manifest import Manifest, TensorSpec, check_digests, read_manifest
+
+from .generic import GenericGraph
+from .graphs import Graph, graphs_of
+from .live import CASES, LiveReport, compare_graphs, compare_live
+from .tolerances import END_TO_END, Tolerance
+
+__all__ = ["assert_parity"]
+
+
+def assert_parity(
+    model: str | os.PathLike[str] | nn.Module,
+    bundle: str | os.PathLike[str],
+    *,
+    cases: int = CASES,
+    seed: int = 0,
+    atol: float = END_TO_END.atol,
+    rtol: float = END_TO_END.rtol,
+    precisions: Sequence[str] | None = None,
+    provider: str = "auto",
+) -> LiveReport:
+    """Fail unless every op and output of a bundle is what eager PyTorch computes.
+
+    Example::
+
+        from tfm.export.testing import assert_parity
+
+        def test_the_shipped_model():
+            assert_parity("model.pt", "model.tfm")
+
+    Args:
+        model: A checkpoint, as `tfm-export --ckpt` takes it; a `tfm.model.Transformer`; or, for a bundle made by
+            `tfm-export --model`, the nn.Module itself.
+        bundle: The bundle.
+        cases: How many random inputs.
+        seed: Their seed.
+        atol: Absolute tolerance of fp32 outputs.
+        rtol: Tolerance relative to an output's largest value.
+        precisions: Those to compare; None: all that the bundle has.
+        provider: "cpu" or "cuda".
+
+    Returns:
+        What was found, where nothing failed.
+
+    Raises:
+        AssertionError: Something differs; the message names the first op that does, and the line that calls it.
+        TfmError: The bundle or the checkpoint cannot be read, or they are not of the same model.
+    """
+    options: dict[str, Any] = {
+        "cases": cases,
+        "seed": seed,
+        "precisions": precisions,
+        "provider": provider,
+        "tolerance": Tolerance(atol, rtol),
+    }
+    if isinstance(model, str | os.PathLike):
+        report = compare_live(bundle, model, **options)
+    else:
+        manifest = read_manifest(Path(bundle))
+        check_digests(manifest, manifest.files)
+        report = compare_graphs(manifest, _graphs(model, manifest), **options)
+    if not report.passed:
+        raise AssertionError(f"{bundle} is not what eager PyTorch computes: " + "; ".join(report.faults()))
+    return report
+
+
+def _graphs(model: nn.Module, manifest: Manifest) -> list[Graph]:
+    if isinstance(model, Graph):
+        return [model]
+    if isinstance(model, Transformer):
+        return graphs_of(model.eval())
+    if manifest.kind != "module":
+        raise ExportError(
+            f"{manifest.folder} holds a native {manifest.kind}, whose ops have other names in a "
+            f"{type(model).__name__}; give assert_parity the checkpoint's path, or tfm.model.load_checkpoint(path)"
+        )
+    signature = manifest.signature["model"]
+    examples = {spec.name: _example(spec, signature.max_length) for spec in signature.inputs}
+    axes = {
+        spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
+        for spec in signature.inputs
+    }
+    return [GenericGraph(model, examples, axes)]
+
+
+def _example(spec: TensorSpec, longest: Mapping[str, int]) -> torch.Tensor:
+    """An input as long as the bundle allows, as the examples were that it was exported with."""
+    shape = [longest.get(dim, 2) if isinstance(dim, str) else dim for dim in spec.shape]
+    if spec.dtype.startswith("float"):
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return torch.ones(shape, dtype=getattr(torch, spec.dtype))
