@@ -189,7 +189,7 @@ def last_bit(where: Where, index: int) -> Edit:
     """Change the last bit of one number of a weight."""
 
     def change(array: Any) -> Any:
-        array.flat[7] = np.nextafter(array.flat[7], np.float32(np.inf))
+        array.flat[-1] = np.nextafter(array.flat[-1], np.float32(np.inf))
         return array
 
     return constant(where, index, change)

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from defects import ALONE, DEFECTS, LOST, plant
+from defects import ALONE, DEFECTS, LOST
+from planting import plant
 
 from tfm.errors import QuantizeError
 from tfm.export import GraphReport
 
 Verdict = Callable[..., GraphReport]
 
-PLANTED, CAUGHT, NAMED = 90, 90, 90
+PLANTED, CAUGHT, NAMED = 93, 90, 90
 
 CAUGHT_IN_INT8 = 42
 """Of the same defects, in the int8 graph by itself.
@@ -26,7 +27,13 @@ rounded: only each promised op and each norm, alone on eager's inputs, and shape
 else shows in the float32 graph that the int8 one is made of, and in the gate on the task's own figures (`fidelity`).
 """
 
-EXCUSED: dict[str, str] = {}
+EXCUSED = {
+    "last bit of the rotary frequencies": "an angle moves by at most 15 · 2⁻³⁰, less than a float32 holds of its sine: "
+    "keys lie 4.8e-7 off with and without it",
+    "epsilon a tenth, of a large argument": "3.6e-6 off by itself, where 1.7e-5 is allowed and 7.2e-7 is rounding; "
+    "of an argument as small as the embeddings the same mistake is caught",
+    "positions that end at 256": "a model without a table of positions is verified on 256 tokens at most",
+}
 """Defects that are not caught, or that are caught under a wrong name: each with the reason."""
 
 PROMISED = [

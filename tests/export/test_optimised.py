@@ -9,7 +9,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from defects import ENCODER, GELU, SELF, plant
+from defects import GELU, SELF
+from planting import ENCODER, plant
 
 from tfm.export import GraphReport
 from tfm.export.ops import OpId

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from defects import GPT2, LLAMA, T5
+from planting import GPT2, LLAMA, T5
 
 from tfm.errors import VerificationError
 from tfm.export.pieces import Pieces, open_nodes

@@ -12,8 +12,9 @@ from typing import Any
 
 import onnx_ir as ir
 import pytest
-from defects import DEFECTS, ENCODER, GELU, MODELS, SELF, plant
+from defects import DEFECTS, GELU, SELF
 from graph_edits import attribute, becomes, find, of_type, weight
+from planting import ENCODER, MODELS, plant
 
 import tfm.model
 from tfm.errors import VerificationError
