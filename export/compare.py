@@ -81,7 +81,7 @@ class Comparison:
             for argument, value in self.region.arguments:
                 actual, wanted = found[value.name], feeds[str(value.name)]
                 if argument == "mask":
-                    actual, wanted = _plain_mask(actual), np.broadcast_to(_plain_mask(wanted), actual.shape)
+                    actual, wanted = np.broadcast_arrays(_plain_mask(actual), _plain_mask(wanted))
                 else:
                     self._inherited.add(actual, wanted)
                 self._fed.setdefault(argument, Figures()).add(actual, wanted)

@@ -156,8 +156,8 @@ def cut_out(model: ir.Model, nodes: Sequence[ir.Node], feeds: Mapping[str, Array
     copies: dict[ir.Value, ir.Value] = {}
     initializers, new_nodes = [], []
     for node in nodes:
-        for value in node.inputs:
-            if value is None or value in copies:
+        for value in _read_by(node):
+            if value in copies:
                 continue
             if str(value.name) in inputs:
                 copies[value] = inputs[str(value.name)]
@@ -192,7 +192,7 @@ class _Piece:
     def __init__(self, cut: str, nodes: Sequence[ir.Node], model: ir.Model, wanted: set[ir.Value]) -> None:
         self.cut, self.nodes, self.model = cut, nodes, model
         inside = set(nodes)
-        read = dict.fromkeys(value for node in nodes for value in node.inputs if value is not None)
+        read = dict.fromkeys(value for node in nodes for value in _read_by(node))
         outside = [value for value in read if value.producer() not in inside]
         self.inputs = [str(value.name) for value in outside if value.const_value is None]
         constants = [value.const_value for value in outside if value.const_value is not None]
@@ -204,6 +204,21 @@ class _Piece:
             if value in wanted or any(user not in inside for user in value.consumers())
         ]
         self.session: ort.InferenceSession | None = None
+
+
+def _read_by(node: ir.Node) -> list[ir.Value]:
+    """What a node reads from the graph that it is in, its branches included."""
+    read = dict.fromkeys(node.inputs)
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            branch = attribute.as_graph()
+            inner = list(ir.traversal.RecursiveGraphIterator(branch))
+            read.update(dict.fromkeys(value for each in inner for value in each.inputs))
+            graphs = {branch} | {each.graph for each in inner if each.graph is not None}
+            own = [value for graph in graphs for value in (*graph.inputs, *graph.initializers.values())]
+            for value in (*own, *(value for each in inner for value in each.outputs)):
+                read.pop(value, None)
+    return [value for value in read if value is not None]
 
 
 def _plan(model: ir.Model, cuts: Mapping[str, Sequence[ir.Value]]) -> list[_Piece]:

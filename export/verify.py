@@ -140,7 +140,7 @@ class _Verification:
                     unsound = "eager PyTorch itself gives NaN: nothing is proved" if tensor.isnan().any() else ""
                     faults[name] = faults[name] or unsound or _add(figures[name], actual, tensor.numpy())
         except Exception as error:  # onnxruntime's errors share no narrower base
-            faults, ran = dict.fromkeys(self.names, f"{BROKEN}: {first_line(error)}"), False
+            faults, ran = dict.fromkeys(self.names, f"{BROKEN}: {self._message(error)}"), False
         self.outputs += self._judge_outputs(level, figures, faults)
         return ran
 
@@ -213,7 +213,8 @@ class _Verification:
                         actual, fast = actual[real], fast[real]
                     faults[name] = faults[name] or _add(figures[name], actual, fast)
         except Exception as error:  # onnxruntime's errors share no narrower base, nor do a module's
-            faults = dict.fromkeys(self.names, f"the graph or eager's fast path cannot be run: {first_line(error)}")
+            fault = f"the graph or eager's fast path cannot be run: {self._message(error)}"
+            faults = dict.fromkeys(self.names, fault)
         self.outputs += self._judge_outputs(f"{_LAST_LEVEL}, eager's fast path", figures, faults)
 
     def op_reports(self) -> list[OpReport]:
@@ -228,6 +229,10 @@ class _Verification:
                 fault = "the graph computes it, eager does not"
                 reports.append(OpReport(op=OpId.parse(op), form=region.form, fault=fault))
         return reports
+
+    def _message(self, error: Exception) -> str:
+        """What an error says, without the folders of this machine."""
+        return first_line(error).replace(str(self.path), self.path.name)
 
     def _judge_outputs(self, level: str, figures: dict[str, Figures], faults: dict[str, str]) -> list[OutputReport]:
         reports = []
