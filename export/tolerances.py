@@ -17,6 +17,7 @@ class Tolerance:
 
     atol: float
     rtol: float
+    reason: str = ""
 
     def limit(self, figures: Figures) -> float:
         """Largest `max_abs` these figures may have."""
@@ -46,3 +47,15 @@ deep; the rest is room for deeper models, chosen and not derived (SmolLM2's 30 l
 
 END_TO_END = Tolerance(1e-5, 1e-5)
 """Outputs of a float32 graph; `--atol` and `--rtol` replace it."""
+
+SWEEPS: dict[tuple[str, str], Tolerance] = {
+    ("float32", "activation"): Tolerance(3e-7, 3e-7, ""),
+    ("float16", "activation"): Tolerance(3e-7, 1.2e-3, ""),
+    ("float32", "attention"): Tolerance(4e-7, 1e-6, ""),
+    ("float32", "sinusoidal"): Tolerance(4e-8, 0, ""),
+    ("float32", "rotary"): Tolerance(3e-7, 0, ""),
+    ("float32", "relative"): Tolerance(1e-7, 0, ""),
+    ("float32", "alibi"): Tolerance(1e-7, 1e-7, ""),
+    ("float32", "layer_norm"): Tolerance(3e-7, 1e-6, ""),
+    ("float32", "rms_norm"): Tolerance(4e-7, 1e-6, ""),
+}
