@@ -5,9 +5,9 @@ in full; and below opset 23 it becomes a chain that no onnxruntime fusion matche
 specification, Attention-23.
 
 A query that may attend nowhere gets from eager PyTorch zeros where the mask is False or -inf, and the mean of all
-values where it is a large finite number, which swallows the scores. onnxruntime 1.32 gives the same, but takes the very
-least float32, `finfo.min`, for -inf. So what is finite in a float mask is raised to at least half of that, which swallows
-the scores just as well.
+values where it is a large finite number, which swallows the scores. onnxruntime 1.32 gives the same, but takes the
+least float32 of all, `finfo.min`, for -inf. So what is finite in a float mask is raised to at least half of that, which
+swallows the scores just as well.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,6 @@ from onnxscript import opset23 as op
 
 import tfm.model  # noqa: F401  (defines the op that torch has no function for)
 from tfm.errors import ExportError
-
 
 _LEAST = torch.finfo(torch.float32).min
 

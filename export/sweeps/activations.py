@@ -1,9 +1,9 @@
 """Sweeps of activations, plain and gated, over the whole domain of float32 and float16.
 
-An exported float16 graph is the float32 one with its types changed. onnxruntime 1.32's CPU provider has a float16 kernel for
-none of these ops: it puts Casts around them, breaks gelu, hardswish, mish and, below the level "extended", quick-gelu into
-smaller ops, and computes all of it in float32. So a float16 result is the float32 one, rounded once. Eager PyTorch, which
-rounds between the ops of composites, is measured on float16 tensors.
+An exported float16 graph is the float32 one with its types changed. onnxruntime 1.32's CPU provider has a float16
+kernel for none of these ops: it puts Casts around them, breaks gelu, hardswish, mish and, at the lower levels,
+quick-gelu into smaller ops, and computes all of it in float32. So a float16 result is the float32 one, rounded once.
+Eager PyTorch, which rounds between the ops of composites, is measured on float16 tensors.
 
 Units in the last place are counted where |f(x)| is at least 0.1: below, in the left tail, a result is what is left of
 terms that cancel.
@@ -72,7 +72,7 @@ def grid(dtype: str) -> Array:
         return np.arange(2**16, dtype=np.uint16).view(np.float16)
     info = np.finfo(np.float32)
     decades = np.geomspace(float(info.smallest_subnormal), float(info.max), 4001)
-    special = [0.0, -0.0, np.inf, -np.inf, np.nan, float(info.tiny), -float(info.tiny)]
+    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, float(info.tiny), -float(info.tiny)])
     parts = [np.linspace(-20.0, 20.0, 40001), np.linspace(-150.0, 150.0, 6001), decades, -decades, special]
     with np.errstate(over="ignore"):  # geomspace may end a rounding past the last float32
         return np.clip(np.concatenate(parts), -np.inf, np.inf).astype(np.float32)

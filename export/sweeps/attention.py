@@ -27,12 +27,12 @@ from .subjects import Array, Case, Check, OpGraph, Subject
 
 FACTORS: dict[str, Sequence[Any]] = {
     "layout": ("self", "cached", "cross"),
+    "softcap": (None, 5.0),
     "heads": ((1, 1), (3, 3), (6, 2), (4, 1)),  # N over K
     "size": (8, 20, 64, 128),
-    "softcap": (None, 5.0),
     "scale": (None, 0.3),
 }
-"""What differs between graphs."""
+"""What differs between graphs; in this order, all pairs are met by 16 of the 192."""
 
 LENGTHS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "self": ((2, 5, 0), (3, 1, 0), (1, 17, 0)),
@@ -52,7 +52,7 @@ class _Self(nn.Module):
         super().__init__()
         self.attention = SelfAttention(config)
         self.attention.in_proj = self.attention.out_proj = nn.Identity()  # type: ignore[assignment]
-        self.cached, self.heads = cached, [config.nhead * config.head_size, *[config.kv_heads * config.head_size] * 2]
+        self.cached, self.heads = cached, (config.nhead, config.kv_heads, config.kv_heads)
 
     def forward(self, x_BSD: Tensor, real_BT: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         past = (rest[-2], rest[-1]) if self.cached else None
@@ -70,8 +70,8 @@ class _Self(nn.Module):
     def _is_causal(self, x_BSD: Tensor) -> Tensor:
         """What modules of others call, where ours makes a mask."""
         attention = self.attention
-        q, k, v = x_BSD.split(self.heads, dim=-1)
-        q, k, v = split_heads(q, attention.nhead), split_heads(k, attention.kv_heads), split_heads(v, attention.kv_heads)
+        parts = torch.split_with_sizes(x_BSD, [count * attention.head_size for count in self.heads], dim=-1)
+        q, k, v = (split_heads(part, count) for part, count in zip(parts, self.heads, strict=True))
         y_BNSH = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=attention.scale, enable_gqa=True)
         return merge_heads(y_BNSH)
 
@@ -107,7 +107,7 @@ def subjects(*, full: bool) -> list[Subject]:
     ]
 
 
-def describe(layout: str, heads: tuple[int, int], size: int, softcap: float | None, scale: float | None) -> str:
+def describe(layout: str, softcap: float | None, heads: tuple[int, int], size: int, scale: float | None) -> str:
     """Name a graph."""
     options = [f"scale {scale:g}"] if scale is not None else []
     options += [f"softcap {softcap:g}"] if softcap is not None else []
@@ -115,9 +115,7 @@ def describe(layout: str, heads: tuple[int, int], size: int, softcap: float | No
     return " ".join([layout, f"{count}×{size}" if count == shared else f"{count}/{shared}×{size}", *options])
 
 
-def make_graph(
-    layout: str, heads: tuple[int, int], size: int, softcap: float | None, scale: float | None
-) -> OpGraph:
+def make_graph(layout: str, softcap: float | None, heads: tuple[int, int], size: int, scale: float | None) -> OpGraph:
     """Build the graph of one combination."""
     count, shared = heads
     config = TransformerConfig(
@@ -154,73 +152,83 @@ def make_graph(
             torch.randn([dim if isinstance(dim, int) else sizes[dim] for dim in value.shape], generator=generator)
             for value in inputs
         ]
-        return [tensor > -1.0 if value.dtype == "bool" else tensor for value, tensor in zip(inputs, tensors, strict=True)]
+        return [
+            tensor > -1.0 if value.dtype == "bool" else tensor for value, tensor in zip(inputs, tensors, strict=True)
+        ]
 
     module = _Cross(config) if layout == "cross" else _Self(config, cached=layout == "cached")
     return OpGraph(module, inputs, outputs, draw)
 
 
 def _cases(row: dict[str, Any], graph: OpGraph, dtype: str) -> Iterator[Case]:
-    """Every length, fed with masks of every kind; scores of ordinary size, and once of 30 times that."""
+    """Every length, fed with masks of every kind; the last length with scores of 30 times the ordinary size."""
     del dtype
-    layout, (count, shared), size, softcap, scale = (row[name] for name in FACTORS)
-    random, title = np.random.default_rng(0), describe(**row)
-    has = {value.name for value in (*graph.inputs, *graph.outputs)}
-    for number, (batch, length, other) in enumerate(LENGTHS[layout]):
+    layout, softcap, (count, shared), size, scale = (row[name] for name in FACTORS)
+    outputs = {value.name for value in graph.outputs}
+    random = np.random.default_rng(0)
+    for batch, length, other in LENGTHS[layout]:
+        large = (batch, length, other) == LENGTHS[layout][-1]
         past, total = (0, other) if layout == "cross" else (other, other + length)
-
-        def normal(*shape: int) -> Array:
-            return random.standard_normal(shape, dtype=np.float32)
-
-        q, k, v = normal(batch, count, length, size), normal(batch, shared, total, size), normal(batch, shared, total, size)
-        if number == 2:
-            q = q * np.float32(30.0)
-        new = [_merge(q)] if layout == "cross" else [np.concatenate([_merge(x[:, :, -length:]) for x in (q, k, v)], -1)]
-        kept = {"self": [], "cached": [k[:, :, :past], v[:, :, :past]], "cross": [k, v]}[layout]
-        where = f"{title}, S={length}" + (f", past {past}" if layout == "cached" else f", T={total}")
-        seen = np.arange(total)[None, :] <= np.arange(past, total)[:, None] if layout != "cross" else None
-        exact = [x.astype(np.float64) for x in (q, k, v)]
+        shapes = [(batch, count, length, size), (batch, shared, total, size), (batch, shared, total, size)]
+        q, k, v = (random.standard_normal(shape, dtype=np.float32) for shape in shapes)
+        q *= np.float32(30.0 if large else 1.0)
+        merged = [_merge(q)] if layout == "cross" else [_merge(x[:, :, -length:]) for x in (q, k, v)]
+        feeds = {"x": np.concatenate(merged, axis=-1)}
+        if layout != "self":
+            feeds |= {"key": k, "value": v} if layout == "cross" else {"key": k[:, :, :past], "value": v[:, :, :past]}
         factor = size**-0.5 if scale is None else scale
-        score = np.abs(np.einsum("bnsh,bnth->bnst", exact[0], np.repeat(exact[1], count // shared, 1))).max() * factor
-        unit = float((1.0 + min(score, softcap or np.inf)) * np.abs(v).max())
-
-        def check(form: str, output: str, mask: npt.NDArray[Any] | None) -> Check:
-            y = _merge(oracles.attention(*exact, mask, factor, softcap))
-            return Check(form=form, output=f"y_{output}", expected=y, unit=unit, where=where)
-
-        for real_BT, low, form, empty in _masks(random, batch, total):
+        top = float(np.abs(np.einsum("bnsh,bnth->bnst", q, np.repeat(k, count // shared, axis=1))).max()) * factor
+        attend = functools.partial(
+            oracles.attention, *(x.astype(np.float64) for x in (q, k, v)), scale=factor, softcap=softcap
+        )
+        make_check = functools.partial(
+            Check,
+            unit=float((1.0 + min(top, softcap or top)) * np.abs(v).max()),
+            where=f"{describe(**row)}, S={length}"
+            + {"self": "", "cached": f", past {past}", "cross": f", T={total}"}[layout]
+            + (", large scores" if large else ""),
+        )
+        seen_ST = np.tri(length, total, past, dtype=bool)
+        window_ST = seen_ST & ~np.tri(length, total, past - WINDOW, dtype=bool)
+        for real_BT, low, bias, names in _masks(random, batch, count, length, total):
             padding = real_BT[:, None, None, :]
-            bias = (normal(batch, count, length, total) if low is None else np.float32(0.0)) + np.where(
-                padding, np.float32(0.0), np.float32(0.0 if low is None else low)
-            )
-            bias = np.broadcast_to(bias, (batch, count, length, total)).astype(np.float32)
-            checks = [check(f"float: {form}", "bias", bias)] if "bias" in has else []
-            checks.append(check(f"bool: {empty}", "padding", padding))
+            masks: dict[str, tuple[str, npt.NDArray[Any] | None]] = {
+                "y_padding": (names[0], padding),
+                "y_bias": (names[1], bias),
+                "y_causal_padding": ("causal + padding", seen_ST & padding),
+            }
             if low is None:
-                checks.append(check("none", "none", None))
-            if seen is not None:
-                checks.append(check("causal + padding", "causal_padding", seen & padding))
-                if low is None:
-                    window = seen & ~np.tri(length, total, past - WINDOW, dtype=bool)
-                    checks.append(check("causal", "causal", seen))
-                    checks.append(check(f"sliding window of {WINDOW}", "sliding", window))
-                    checks += [check("causal (is_causal)", "is_causal", seen)] if "y_is_causal" in has else []
-            feeds = (*new, real_BT, *([bias] if "bias" in has else []), *kept)
-            yield Case(feeds=tuple(np.ascontiguousarray(x) for x in feeds), checks=tuple(checks))
+                masks |= {
+                    "y_none": ("none", None),
+                    "y_causal": ("causal", seen_ST),
+                    "y_is_causal": ("causal (is_causal)", seen_ST),
+                    "y_sliding": (f"sliding window of {WINDOW}", window_ST),
+                }
+            fed = feeds | {"real": real_BT, "bias": bias}
+            yield Case(
+                feeds=tuple(np.ascontiguousarray(fed[value.name]) for value in graph.inputs),
+                checks=tuple(
+                    make_check(form=form, output=output, expected=_merge(attend(mask=mask)))
+                    for output, (form, mask) in masks.items()
+                    if output in outputs
+                ),
+            )
 
 
 def _masks(
-    random: np.random.Generator, batch: int, total: int
-) -> Iterator[tuple[npt.NDArray[np.bool_], float | None, str, str]]:
-    """Real keys (B, T), what a float mask adds to the others (None: numbers everywhere), and the names of both forms."""
-    ragged = random.random((batch, total)) < 0.6
-    ragged[:, random.integers(total)] = True
-    empty = ragged.copy()
-    empty[0] = False
-    yield ragged, None, "numbers", "padding"
+    random: np.random.Generator, batch: int, count: int, length: int, total: int
+) -> Iterator[tuple[npt.NDArray[np.bool_], float | None, Array, tuple[str, str]]]:
+    """Real keys (B, T), what a float mask adds to others (None: numbers everywhere), that mask, names of both forms."""
+    ragged_BT = random.random((batch, total)) < 0.6
+    ragged_BT[:, random.integers(total)] = True
+    empty_BT = ragged_BT.copy()
+    empty_BT[0] = False
+    shape = (batch, count, length, total)
+    yield ragged_BT, None, random.standard_normal(shape, dtype=np.float32), ("bool: padding", "float: numbers")
     for low, name in ((-np.inf, "-inf"), (LEAST, "finfo.min")):
-        yield ragged, low, name, "padding"
-        yield empty, low, f"{name}, rows masked whole", "rows masked whole"
+        for real_BT, rows in ((ragged_BT, ""), (empty_BT, ", rows masked whole")):
+            bias = np.where(real_BT[:, None, None, :], np.zeros(shape, np.float32), np.float32(low))
+            yield real_BT, low, bias, (f"bool: {rows[2:] or 'padding'}", f"float: {name}{rows}")
 
 
 def _merge(y_BNSH: Array) -> Array:

@@ -1,7 +1,7 @@
 """Sweeps of the norms over rows of large mean and small variance, float32.
 
-A LayerNorm subtracts the mean: what a float32 next to the mean cannot hold is lost before any code runs, |mean| · 2⁻²⁴ of
-each entry, and the division by the deviation magnifies it. No code does better, some do worse.
+A LayerNorm subtracts the mean, which carries an error of |mean| · 2⁻²⁴ where it is rounded to float32 once; the
+division by the deviation magnifies it. Eager PyTorch's is up to three times as large.
 """
 
 import functools

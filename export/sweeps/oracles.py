@@ -50,12 +50,12 @@ def activation(name: str, x: Array) -> Array:
 
 
 def attention(
-    q_BNSH: Array, k_BKTH: Array, v_BKTH: Array, mask: npt.NDArray[Any] | None, scale: float, softcap: float | None
+    q_BNSH: Array, k_BKTH: Array, v_BKTH: Array, *, mask: npt.NDArray[Any] | None, scale: float, softcap: float | None
 ) -> Array:
-    """softmax(c · tanh(QKᵀ · scale / c) + mask)V; (B, N, S, H).
+    """Compute softmax(c · tanh(QKᵀ · scale / c) + mask)V; (B, N, S, H).
 
-    A query that may attend nowhere, all False or -inf, has no softmax: it gives zeros, as `F.scaled_dot_product_attention`
-    does. One that a large finite number masks everywhere has one: that number swallows its scores.
+    A query that may attend nowhere, all False or -inf, has no softmax: it gives zeros, as eager PyTorch's
+    `F.scaled_dot_product_attention` does. One that a large finite number masks everywhere has one, of that number.
 
     Args:
         q_BNSH: Queries.
@@ -79,17 +79,17 @@ def attention(
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
-    """(x - E[x]) / √(Var[x] + ε) · w + b over the last dimension (Ba et al. 2016)."""
+    """Compute (x - E[x]) / √(Var[x] + ε) · w + b over the last dimension (Ba et al. 2016)."""
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps) * weight + bias
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
-    """x / √(E[x²] + ε) · w over the last dimension (Zhang & Sennrich 2019)."""
+    """Compute x / √(E[x²] + ε) · w over the last dimension (Zhang & Sennrich 2019)."""
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
 
 
 def sinusoidal(positions: int, size: int) -> Array:
-    """PE(p, 2i) = sin(p / 10000^(2i/D)), PE(p, 2i + 1) = cos of it (Vaswani et al. 2017, section 3.5); (P, D)."""
+    """Compute PE(p, 2i) = sin(p / 10000^(2i/D)), PE(p, 2i + 1) = cos of it (Vaswani et al. 2017, 3.5); (P, D)."""
     entry_D = np.arange(size)
     angle_PD = np.arange(positions)[:, None] / 10000.0 ** (entry_D // 2 * 2 / size)
     return np.where(entry_D % 2 == 0, np.sin(angle_PD), np.cos(angle_PD))
@@ -101,8 +101,8 @@ def rotary_angles(
     """Angle of each position and pair, (B, S, R / 2), and the factor on cosines and sines.
 
     Su et al. 2021, arXiv:2104.09864, section 3.2.2: p · base^(-2i/R). The scalings: linear, Chen et al. 2023,
-    arXiv:2306.15595; dynamic, NTK-aware as Hugging Face has it; yarn, Peng et al. 2023, arXiv:2309.00071, section 3.2 with
-    the bounds of its reference code; llama3, Meta's reference code of Llama 3.1.
+    arXiv:2306.15595; dynamic, NTK-aware as Hugging Face has it; yarn, Peng et al. 2023, arXiv:2309.00071, section 3.2
+    with the bounds of its reference code; llama3, Meta's reference code of Llama 3.1.
     """
     pair = np.arange(size // 2)
     theta, magnitude = base ** (-2.0 * pair / size), 1.0
@@ -161,10 +161,10 @@ def relative_bucket(distance: int, buckets: int, max_distance: int, *, causal: b
 
 
 def alibi(query_S: npt.NDArray[np.int64], key_T: npt.NDArray[np.int64], nhead: int) -> Array:
-    """-slope · distance; (1, N, S, T). Slopes of n heads, n a power of 2: 2^(-8/n), 2^(-16/n), … (Press et al. 2022).
+    """Compute -slope · distance, (1, N, S, T) (Press et al. 2022, arXiv:2108.12409).
 
-    Of other numbers of heads, as in the paper's code: those of the next smaller power of 2, then every other one of
-    twice as many heads.
+    The slopes of n heads, n a power of 2, are 2^(-8/n), 2^(-16/n) and so on. Of other numbers of heads, as in the
+    paper's code, those of the next smaller power of 2, then every other one of twice as many heads.
     """
 
     def slopes(heads: int) -> list[float]:

@@ -5,14 +5,14 @@ Shapes: B batch, S query length, T key length, N heads, H head size, D model siz
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tfm.model import TransformerConfig
-from tfm.model.config import RotaryScaling
+from tfm.model.config import RotaryScaling, Scaling
 from tfm.model.embedding import Embedding
 from tfm.model.positions import Alibi, RelativeBias, Rotary, rotate
 
@@ -32,11 +32,11 @@ _HEAD = 64
 
 ROTARY: dict[str, dict[str, Any]] = {
     "plain": {},
-    "base 500000": {"rotary_base": 500000.0},
     "16 of 64 entries": {"rotary_dim": 16},
-} | {
-    kind: {"rotary_scaling": RotaryScaling(kind=kind, factor=4.0, original_max_positions=_TRAINED)}
-    for kind in ("linear", "dynamic", "yarn", "llama3")
+    **{
+        kind: {"rotary_scaling": RotaryScaling(kind=kind, factor=4.0, original_max_positions=_TRAINED)}
+        for kind in get_args(Scaling)
+    },
 }
 """Options of the rotary forms."""
 
@@ -78,7 +78,7 @@ def subjects(name: str) -> list[Subject]:
 
 
 def _config(**options: Any) -> TransformerConfig:
-    return TransformerConfig(**({"kind": "decoder", "vocab_size": 1, "max_positions": _LONGEST} | options))
+    return TransformerConfig(kind="decoder", vocab_size=1, max_positions=_LONGEST, **options)
 
 
 def _sinusoidal(size: int) -> OpGraph:
@@ -132,9 +132,7 @@ def _rotary_cases(form: str, config: TransformerConfig, graph: OpGraph, dtype: s
         rest = np.ones((*place_BS.shape, config.head_size - config.rotary_size))
         unit = np.concatenate([unit_BSI, unit_BSI, rest], axis=-1)[:, None] * np.abs(x).max()
         where = f"position {places[-1]}" if len(places) == 1 else f"positions to {places[-1]}"
-        yield Case(
-            feeds=(x, place_BS), checks=(Check(form=form, output="y", expected=y, unit=unit, where=where),)
-        )
+        yield Case(feeds=(x, place_BS), checks=(Check(form=form, output="y", expected=y, unit=unit, where=where),))
 
 
 def _bias(make: Callable[[], nn.Module], heads: int) -> OpGraph:

@@ -23,8 +23,8 @@ class OpSweep:
         where: Which element or case that is.
         level: At which of onnxruntime's optimisation levels.
         share: Largest part of its limit that any element takes, wherever it is; above 1 the form fails.
-        max_ulp: Largest error of an activation's results of magnitude 0.1 and more, in units in the last place. Below, and
-            in sums as attention and norms are, what is left of terms that cancel has last places that mean nothing: None.
+        max_ulp: Largest error of an activation's results of magnitude 0.1 and more, in units in the last place. Below,
+            and in sums as attention and norms are (None), last places of what cancels mean nothing.
         torch_max_abs: As `max_abs`, of eager PyTorch in the same dtype.
         notes: Where ±inf and NaN are not what the limit of the function is.
         fault: Why it failed; "" where it passed.

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
-import torch
 
 from tfm.errors import ConfigError, ExportError
 
@@ -15,7 +14,7 @@ from ..to_onnx import to_onnx
 from ..tolerances import SWEEPS
 from ..verify import LEVELS
 from . import activations, attention, norms, positions
-from .report import OpSweep, SweepReport, verdict
+from .report import SweepReport, verdict
 from .subjects import Array, Case, Check, Subject, to_float16
 from .tally import Tally
 
@@ -65,9 +64,9 @@ def sweep(
     _known("optimisation level", levels, LEVELS)
     subjects = _subjects(chosen, dtypes, full)
     swept = {subject.op for subject in subjects}
-    if missing := [name for name in chosen if name not in swept]:
-        if names is not None or not subjects:
-            raise ConfigError(f"{', '.join(missing)}: only activations are swept in float16; add float32")
+    missing = [name for name in chosen if name not in swept]
+    if missing and names is not None:
+        raise ConfigError(f"{', '.join(missing)}: only activations are swept in float16; add float32")
     tallies: Tallies = {}
     for done, subject in enumerate(subjects):
         progress(done, len(subjects), subject.title)

@@ -45,8 +45,8 @@ class Extreme:
 class Tally:
     """Figures of one form of one op in one dtype.
 
-    NaN equals only NaN and an infinity only itself. Where x is infinite or NaN, what eager PyTorch gives is right as well
-    as the limit, and a note says where either is not the limit.
+    NaN equals only NaN and an infinity only itself. Where x is infinite or NaN, what eager PyTorch gives is right as
+    well as the limit, and a note says where either is not the limit.
 
     Attributes:
         cases: Number of comparisons at each level.
@@ -117,13 +117,19 @@ class Tally:
             index = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
             what = f"{actual[index]:g} where {rounded[index]:g} is expected"
             self.fail(f"it gives {what}, at {place(check.where, index)} ({level})")
-        for who, values in (("it", actual), ("eager PyTorch", eager)):
-            for here in (at_infinity, ~at_infinity):
-                other = here & _differ(values, rounded)
-                if other.any():
-                    index = np.unravel_index(int(np.argmax(other)), other.shape)
-                    text = f"gives {values[index]:g} at {place(check.where, index)}, the limit is {rounded[index]:g}"
-                    self.notes[f"{who} {text}"] = None
+        for here in (at_infinity, ~at_infinity):
+            own, others = here & _differ(actual, rounded), here & _differ(eager, rounded)
+            if (own & others).any():
+                self._note("gives {}, as eager PyTorch does,", check, actual, rounded, own & others)
+            if (own & ~others).any():
+                self._note("gives {}", check, actual, rounded, own & ~others)
+            if (others & ~own).any():
+                self._note("eager PyTorch gives {}", check, eager, rounded, others & ~own)
+
+    def _note(self, text: str, check: Check, values: Array, rounded: Array, found: npt.NDArray[np.bool_]) -> None:
+        index = np.unravel_index(int(np.argmax(found)), found.shape)
+        text = text.format(f"{values[index]:g}")
+        self.notes[f"{text} at {place(check.where, index)}, where the limit is {rounded[index]:.5g}"] = None
 
 
 def place(where: str | Array, index: tuple[Any, ...]) -> str:
