@@ -1,6 +1,6 @@
 """Ops by themselves, as they are exported, against float64 formulas that are not PyTorch's."""
 
 from .report import OpSweep, SweepReport
-from .sweep import DTYPES, GROUPS, ActivationCurve, activation_curve, sweep
+from .run import DTYPES, GROUPS, ActivationCurve, activation_curve, sweep
 
 __all__ = ["DTYPES", "GROUPS", "ActivationCurve", "OpSweep", "SweepReport", "activation_curve", "sweep"]

@@ -42,7 +42,25 @@ LENGTHS: dict[str, tuple[tuple[int, int, int], ...]] = {
 """What is fed: B and S with P, or with the source's T."""
 
 WINDOW = 3
-LEAST = float(np.finfo(np.float32).min)
+"""Keys that a query sees where the window slides, itself included."""
+
+FORMS = (
+    "none",
+    "bool: padding",
+    "float: numbers",
+    "float: -inf",
+    "float: finfo.min",
+    "bool: rows masked whole",
+    "float: -inf, rows masked whole",
+    "float: finfo.min, rows masked whole",
+    "causal",
+    "causal (is_causal)",
+    "causal + padding",
+    f"sliding window of {WINDOW}",
+)
+"""Forms of masks, in the order of the table."""
+
+_LEAST = float(np.finfo(np.float32).min)
 
 
 class _Self(nn.Module):
@@ -225,7 +243,7 @@ def _masks(
     empty_BT[0] = False
     shape = (batch, count, length, total)
     yield ragged_BT, None, random.standard_normal(shape, dtype=np.float32), ("bool: padding", "float: numbers")
-    for low, name in ((-np.inf, "-inf"), (LEAST, "finfo.min")):
+    for low, name in ((-np.inf, "-inf"), (_LEAST, "finfo.min")):
         for real_BT, rows in ((ragged_BT, ""), (empty_BT, ", rows masked whole")):
             bias = np.where(real_BT[:, None, None, :], np.zeros(shape, np.float32), np.float32(low))
             yield real_BT, low, bias, (f"bool: {rows[2:] or 'padding'}", f"float: {name}{rows}")

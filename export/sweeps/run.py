@@ -72,7 +72,9 @@ def sweep(
         progress(done, len(subjects), subject.title)
         _sweep_one(subject, levels, tallies)
     progress(len(subjects), len(subjects), "done")
-    ops = sorted((verdict(*key, tally) for key, tally in tallies.items()), key=lambda op: list(GROUPS).index(op.group))
+    ops = [verdict(*key, tally) for key, tally in tallies.items()]
+    ops.sort(key=lambda op: attention.FORMS.index(op.form) if op.op == "attention" else -1)
+    ops.sort(key=lambda op: list(GROUPS).index(op.group))
     return SweepReport(ops=tuple(ops), levels=tuple(levels))
 
 
