@@ -52,51 +52,57 @@ SWEEPS: dict[tuple[str, str], Tolerance] = {
     ("float32", "activation"): Tolerance(
         3e-7,
         3e-7,
-        "per unit of |x|, and of the result: onnxruntime's erf, tanh and logistic are rational approximations in float32 "
-        "(the logistic is 0 below -18), whose error |x| multiplies; measured at most 45 % of it (silu at -16.4). Gelu by "
-        "tanh instead of erf lies 600 times the limit off.",
+        "atol per unit of |x|: it multiplies the error of onnxruntime's erf, tanh and logistic, rational "
+        "approximations in float32 (the logistic is 0 below -18). Measured: at most 45 % of the limit (silu at "
+        "-16.4). Gelu by tanh in place of erf is 590 times the limit off.",
     ),
     ("float16", "activation"): Tolerance(
         3e-7,
         1.2e-3,
-        "as in float32, then rounded once to float16, 2⁻¹¹ of the result: measured 41 % of it; quick-gelu, whose 1.702 is "
-        "a float16 too, 74 %. Gelu by tanh instead of erf lies 40 times the limit off.",
+        "As in float32, then one rounding to float16, 2⁻¹¹ of the result. Measured: at most 41 % of the limit; "
+        "quick-gelu, whose 1.702 is a float16 too, 74 %. Gelu by tanh in place of erf is 100 times the limit off.",
     ),
     ("float32", "attention"): Tolerance(
         4e-7,
         1e-6,
-        "per unit of (1 + the largest score) · the largest value: a score carries the rounding of its sum, and the "
-        "exponential makes an absolute error of it a relative one of the weight. A scale that is 1 % off fails.",
+        "atol per unit of (1 + the largest score) · the largest value: a score is a rounded sum, and its "
+        "exponential makes the absolute error a relative one of the weight. Measured: at most 16 % of the limit. A "
+        "scale 1 % off fails.",
     ),
     ("float32", "sinusoidal"): Tolerance(
         4e-8,
         0.0,
-        "half a place of a float32 below 1 is 2⁻²⁵ = 3.0e-8, and that is what was measured: the table is rounded once.",
+        "The table is rounded to float32 once: half a last place below 1 is 2⁻²⁵ = 3.0e-8, which is what was measured.",
     ),
     ("float32", "rotary"): Tolerance(
         3e-7,
         0.0,
-        "per unit of (1 + the angle) · the largest entry: the angle p · θ is a float32 product of a float32 θ, 2⁻²⁴ of it "
-        "off for each, and θ's power and scaling add as much; measured at most 55 % of it (llama3), the same as eager's.",
+        "atol per unit of (1 + the angle) · the largest entry: θ and p · θ are rounded, 2⁻²⁴ = 6e-8 of them each, "
+        "and so are the steps of θ's power and scaling. Measured: at most 55 % of the limit (llama3), as eager.",
     ),
     ("float32", "relative"): Tolerance(
-        1e-7, 0.0, "a learned weight is looked up and nothing is computed: measured 0. Any other bucket's is 0.1 off."
+        1e-7,
+        0.0,
+        "Weights are looked up, nothing is computed. Measured: 0.",
     ),
     ("float32", "alibi"): Tolerance(
-        1e-7, 1e-7, "one product of a float32 slope and a whole distance; measured 0. A slope that is 1 % off fails."
+        1e-7,
+        1e-7,
+        "One product of a slope and a whole number. Measured: 0.",
     ),
     ("float32", "layer_norm"): Tolerance(
         3e-7,
         1e-6,
-        "per unit of 1 + |mean| / σ: the mean is rounded to float32, 2⁻²⁴ of it = 6e-8, and then divided by σ; measured at "
-        "most 69 % of it (mean 0, σ = 0.01), and 24 % at a mean of 10,000, where eager is 2.6 times as far off as ours.",
+        "atol per unit of 1 + |mean| / σ: the mean is rounded, 2⁻²⁴ = 6e-8 of it, and divided by σ. Measured: at "
+        "most 69 % of the limit (mean 0, σ = 0.01); 24 % at mean 10,000, where eager is 2.6 times as far off as "
+        "ours.",
     ),
     ("float32", "rms_norm"): Tolerance(
         2e-7,
         5e-7,
-        "a sum of squares, a root, a division and a product in float32: measured at most 36 % of it. An ε of twice the "
-        "size moves rows of σ = 0.01 by 4 %.",
+        "A sum of squares, a root, a division and a product in float32. Measured: at most 37 % of the limit. Twice "
+        "the ε moves a row of σ = 0.01 by 4 %.",
     ),
 }
-"""An op alone, as `tfm.export.sweeps` feeds it, against float64: per element, atol · what its terms are as large as + rtol ·
-what is expected."""
+"""An op alone, as `tfm.export.sweeps` feeds it, against float64. Per element: atol times how large the terms are that
+it is made of, + rtol · what is expected."""

@@ -46,19 +46,22 @@ WINDOW = 3
 
 FORMS = (
     "none",
-    "bool: padding",
-    "float: numbers",
-    "float: -inf",
-    "float: finfo.min",
-    "bool: rows masked whole",
-    "float: -inf, rows masked whole",
-    "float: finfo.min, rows masked whole",
+    "bool",
+    "float",
+    "float, -inf",
+    "float, finfo.min",
+    "bool, whole rows",
+    "float, -inf, whole rows",
+    "float, finfo.min, whole rows",
     "causal",
     "causal (is_causal)",
     "causal + padding",
     f"sliding window of {WINDOW}",
 )
-"""Forms of masks, in the order of the table."""
+"""Forms of masks, in the order of the table; "whole rows": some queries may attend nowhere."""
+
+_LARGE = 30.0
+"""Factor on queries that makes a softmax sharp."""
 
 _LEAST = float(np.finfo(np.float32).min)
 
@@ -179,7 +182,7 @@ def make_graph(layout: str, softcap: float | None, heads: tuple[int, int], size:
 
 
 def _cases(row: dict[str, Any], graph: OpGraph, dtype: str) -> Iterator[Case]:
-    """Every length, fed with masks of every kind; the last length with scores of 30 times the ordinary size."""
+    """Every length, fed with masks of every kind; the last length with large scores."""
     del dtype
     layout, softcap, (count, shared), size, scale = (row[name] for name in FACTORS)
     outputs = {value.name for value in graph.outputs}
@@ -189,7 +192,7 @@ def _cases(row: dict[str, Any], graph: OpGraph, dtype: str) -> Iterator[Case]:
         past, total = (0, other) if layout == "cross" else (other, other + length)
         shapes = [(batch, count, length, size), (batch, shared, total, size), (batch, shared, total, size)]
         q, k, v = (random.standard_normal(shape, dtype=np.float32) for shape in shapes)
-        q *= np.float32(30.0 if large else 1.0)
+        q *= np.float32(_LARGE if large else 1.0)
         merged = [_merge(q)] if layout == "cross" else [_merge(x[:, :, -length:]) for x in (q, k, v)]
         feeds = {"x": np.concatenate(merged, axis=-1)}
         if layout != "self":
@@ -204,7 +207,7 @@ def _cases(row: dict[str, Any], graph: OpGraph, dtype: str) -> Iterator[Case]:
             unit=float((1.0 + min(top, softcap or top)) * np.abs(v).max()),
             where=f"{describe(**row)}, S={length}"
             + {"self": "", "cached": f", past {past}", "cross": f", T={total}"}[layout]
-            + (", large scores" if large else ""),
+            + (f", {_LARGE:g}·Q" if large else ""),
         )
         seen_ST = np.tri(length, total, past, dtype=bool)
         window_ST = seen_ST & ~np.tri(length, total, past - WINDOW, dtype=bool)
@@ -242,11 +245,11 @@ def _masks(
     empty_BT = ragged_BT.copy()
     empty_BT[0] = False
     shape = (batch, count, length, total)
-    yield ragged_BT, None, random.standard_normal(shape, dtype=np.float32), ("bool: padding", "float: numbers")
+    yield ragged_BT, None, random.standard_normal(shape, dtype=np.float32), ("bool", "float")
     for low, name in ((-np.inf, "-inf"), (_LEAST, "finfo.min")):
-        for real_BT, rows in ((ragged_BT, ""), (empty_BT, ", rows masked whole")):
+        for real_BT, rows in ((ragged_BT, ""), (empty_BT, ", whole rows")):
             bias = np.where(real_BT[:, None, None, :], np.zeros(shape, np.float32), np.float32(low))
-            yield real_BT, low, bias, (f"bool: {rows[2:] or 'padding'}", f"float: {name}{rows}")
+            yield real_BT, low, bias, (f"bool{rows}", f"float, {name}{rows}")
 
 
 def _merge(y_BNSH: Array) -> Array:

@@ -114,7 +114,7 @@ def test_rows_masked_whole_are_there() -> None:
     graph = subject.make()
     case = list(subject.cases(graph, "float32"))[2]  # -inf
     by_form = {check.form: check.expected for check in case.checks}
-    for form in ("bool: rows masked whole", "float: -inf, rows masked whole"):
+    for form in ("bool, whole rows", "float, -inf, whole rows"):
         assert (by_form[form][0] == 0).all()
         assert (by_form[form][1] != 0).any()
 
@@ -291,7 +291,7 @@ def test_nan_and_infinity_in_the_wrong_place_are_named(plant: Callable[[Change],
             ["causal", "causal + padding", "sliding window of 3"],
             id="causal one short",
         ),
-        pytest.param(let_least_through, ["float: finfo.min, rows masked whole"], id="finfo.min"),
+        pytest.param(let_least_through, ["float, finfo.min, whole rows"], id="finfo.min"),
     ],
 )
 def test_a_wrong_attention_is_named(
