@@ -86,8 +86,8 @@ class Tally:
         if not nearest.measure <= 1.0:
             by = f"off by {nearest.error:.1e}, more than {nearest.limit:.1e}"
             self.fail(f"{by}, at {nearest.where} ({nearest.level})")
-        if not self.count:
-            self.fail("nothing was compared")
+        if nearest.measure < 0.0:
+            self.fail("no number was compared")
 
     def _add(self, check: Check, actual: Array, level: str, eager: Array) -> None:
         self.count += actual.size
@@ -98,6 +98,8 @@ class Tally:
 
         limit = self.tolerance.atol * check.unit + self.tolerance.rtol * np.abs(check.expected)
         finite, core = np.isfinite(actual) & np.isfinite(rounded), np.abs(x) <= _CORE
+        if (finite & ~(limit > 0.0)).any():
+            self.fail("a number has no limit to be judged by")
         error = np.abs(actual - check.expected)
         self.largest.add(np.where(finite & core, error, -1.0), error, limit, check.where, level)
         self.nearest.add(np.where(finite, error / limit, -1.0), error, limit, check.where, level)

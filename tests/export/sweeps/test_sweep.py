@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
@@ -19,6 +20,7 @@ from tfm.export.sweeps.pairs import all_pairs, product
 from tfm.export.tolerances import SWEEPS
 from tfm.export.verify import LEVELS
 from tfm.model import ACTIVATIONS, GATED
+from tfm.model.transformer import FeedForward
 
 Change = Callable[[ir.Model], int]
 RUN = sys.modules["tfm.export.sweeps.run"]
@@ -31,6 +33,31 @@ def rows(*, softcap: float | None = None, scale: float | None = None) -> list[di
     return [{"layout": "self", "heads": (3, 3)} | options, {"layout": "cached", "heads": (6, 2)} | options]
 
 
+@pytest.fixture(scope="module")
+def exported() -> Callable[[Any], ir.Model]:
+    """`to_onnx`, which exports the same activation or attention only once."""
+    made: dict[str, bytes] = {}
+
+    def export(graph: Any) -> ir.Model:
+        op = graph.model
+        if isinstance(op, FeedForward):
+            key = f"{op} {graph.inputs}"
+        elif hasattr(op, "attention"):
+            key = f"{op} {op.attention.scale} {op.attention.softcap} {graph.inputs} {graph.outputs}"
+        else:
+            return to_onnx(graph)
+        if key not in made:
+            made[key] = ir.to_proto(to_onnx(graph)).SerializeToString()
+        return ir.from_proto(onnx.ModelProto.FromString(made[key]))
+
+    return export
+
+
+@pytest.fixture(autouse=True)
+def export_once(monkeypatch: pytest.MonkeyPatch, exported: Callable[[Any], ir.Model]) -> None:
+    monkeypatch.setattr(RUN, "to_onnx", exported)
+
+
 @pytest.fixture
 def few_attentions(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[dict[str, Any]]], None]:
     """Sweep only these combinations."""
@@ -38,12 +65,12 @@ def few_attentions(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[dict[str, 
 
 
 @pytest.fixture
-def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], None]:
+def plant(monkeypatch: pytest.MonkeyPatch, exported: Callable[[Any], ir.Model]) -> Callable[[Change], None]:
     """Change every exported model; a change says how often it applied, which must not be never."""
 
     def planted(change: Change) -> None:
         def export(graph: Any) -> ir.Model:
-            model = to_onnx(graph)
+            model = exported(graph)
             assert change(model) > 0, "the defect found nothing to spoil"
             return model
 
