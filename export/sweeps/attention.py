@@ -204,7 +204,7 @@ def _cases(row: dict[str, Any], graph: OpGraph, dtype: str) -> Iterator[Case]:
         )
         make_check = functools.partial(
             Check,
-            unit=float((1.0 + min(top, softcap or top)) * np.abs(v).max()),
+            unit=float((1.0 + top) * np.abs(v).max()),
             where=f"{describe(**row)}, S={length}"
             + {"self": "", "cached": f", past {past}", "cross": f", T={total}"}[layout]
             + (f", {_LARGE:g}·Q" if large else ""),

@@ -120,7 +120,7 @@ def _choose(names: Sequence[str] | None) -> list[str]:
     every = [op for ops in GROUPS.values() for op in ops]
     if names is None:
         return every
-    _known("op", names, [*GROUPS, *every])
+    _known("op", names, dict.fromkeys([*GROUPS, *every]))
     wanted = {op for name in names for op in GROUPS.get(name, (name,))}
     return [op for op in every if op in wanted]
 
@@ -149,16 +149,17 @@ def _subjects(names: Collection[str], dtypes: Collection[str], full: bool) -> li
 def _sweep_one(subject: Subject, levels: Sequence[str], tallies: Tallies) -> None:
     """Export one graph, and add what it gives to the tallies of its forms."""
     graph = subject.make()
-    fault, content = "", b""
+    refused, content = "", b""
     try:
         content = ir.to_proto(to_onnx(graph)).SerializeToString()
     except ExportError as error:
-        fault = str(error)
+        refused = str(error)
     for dtype in subject.dtypes:
-        sessions: dict[str, ort.InferenceSession] = {}
+        fault, sessions = refused, {}
         try:
-            typed = to_float16(content) if dtype == "float16" and not fault else content
-            sessions = {} if fault else {level: _session(typed, level) for level in levels}
+            if not fault:
+                typed = to_float16(content) if dtype == "float16" else content
+                sessions = {level: _session(typed, level) for level in levels}
         except Exception as error:  # onnxruntime's errors share no narrower base
             fault = f"onnxruntime does not load {subject.title}: {_first_line(error)}"
         for case in subject.cases(graph, dtype):

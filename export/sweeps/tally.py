@@ -131,7 +131,7 @@ class Tally:
     def _note(self, text: str, check: Check, values: Array, rounded: Array, found: npt.NDArray[np.bool_]) -> None:
         index = np.unravel_index(int(np.argmax(found)), found.shape)
         text = text.format(f"{values[index]:g}")
-        self.notes[f"{text} at {place(check.where, index)}, where the limit is {rounded[index]:.5g}"] = None
+        self.notes[f"{text} at {place(check.where, index)}, where the limit is {rounded[index] + 0.0:.5g}"] = None
 
 
 def place(where: str | Array, index: tuple[Any, ...]) -> str:

@@ -15,7 +15,7 @@ import pytest
 from tfm.errors import ConfigError, ExportError
 from tfm.export import to_onnx
 from tfm.export.sweeps import GROUPS, SweepReport, activation_curve, attention, positions, sweep
-from tfm.export.sweeps.activations import grid
+from tfm.export.sweeps.activations import edges, grid
 from tfm.export.sweeps.pairs import all_pairs, product
 from tfm.export.tolerances import SWEEPS
 from tfm.export.verify import LEVELS
@@ -155,7 +155,7 @@ def test_activations_pass(name: str) -> None:
     assert report.passed, report.faults()
     assert [(op.op, op.dtype) for op in report.ops] == [(name, "float32"), (name, "float16")]
     for op in report.ops:
-        assert op.count == len(grid(op.dtype)) * len(ENDS)
+        assert op.count == (len(grid(op.dtype)) + len(edges(op.dtype))) * len(ENDS)
         assert op.max_ulp is not None
 
 
@@ -471,7 +471,7 @@ def test_a_report_as_json_and_the_progress_told() -> None:
     assert values["levels"] == ["disabled", "basic", "extended", "all"]
     assert [op["op"] for op in values["ops"]] == ["relu", "relu", *["rms_norm"] * 4]
     assert values["ops"][2]["max_ulp"] is None
-    assert values["ops"][0]["count"] == 4 * len(grid("float32"))
+    assert values["ops"][0]["count"] == 4 * (len(grid("float32")) + 11)
 
 
 def test_every_tolerance_has_its_reason() -> None:
