@@ -2,7 +2,12 @@
 
 As torch translates it, a [B, 1, 1, T] padding mask makes onnxruntime fail when run, since its kernel wants the mask
 in full; and below opset 23 it becomes a chain that no onnxruntime fusion matches. Semantics: ONNX operator
-specification, Attention-23; a boolean mask row without a True gives zeros in both, as in eager PyTorch.
+specification, Attention-23.
+
+A query that may attend nowhere gets from eager PyTorch zeros where the mask is False or -inf, and the mean of all
+values where it is a large finite number, which swallows the scores. onnxruntime 1.32 gives the same, but takes the
+least float32 of all, `finfo.min`, for -inf. So what is finite in a float mask is raised to at least half of that, which
+swallows the scores just as well.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +19,8 @@ from onnxscript import opset23 as op
 
 import tfm.model  # noqa: F401  (defines the op that torch has no function for)
 from tfm.errors import ExportError
+
+_LEAST = torch.finfo(torch.float32).min
 
 
 def _scaled_dot_product_attention(
@@ -39,14 +46,22 @@ def _scaled_dot_product_attention(
         first: Any = op.Constant(value_ints=[0])
         query, key, value = (op.Unsqueeze(x, first) for x in (query, key, value))
         attn_mask = op.Unsqueeze(attn_mask, first) if attn_mask is not None and len(attn_mask.shape) == 3 else attn_mask
-    if attn_mask is not None and not _is_full(attn_mask.shape, query.shape, key.shape):
+    full = attn_mask is None or _is_full(attn_mask.shape, query.shape, key.shape)
+    if attn_mask is not None and attn_mask.dtype == ir.DataType.FLOAT:
+        attn_mask = _without_least(attn_mask)
+    if not full:
         one: Any = op.Constant(value_ints=[1, 1])
         length_S: Any = op.Shape(query, start=2, end=3)
         length_T: Any = op.Shape(key, start=2, end=3)
-        full: Any = op.Concat(one, length_S, length_T, axis=0)
-        attn_mask = op.Expand(attn_mask, full)
+        shape: Any = op.Concat(one, length_S, length_T, axis=0)
+        attn_mask = op.Expand(attn_mask, shape)
     output, *_ = op.Attention(query, key, value, attn_mask, is_causal=int(is_causal), scale=scale, softcap=softcap)
     return op.Squeeze(output, first) if rank == 3 else output
+
+
+def _without_least(mask: Any) -> Any:
+    half: Any = op.Constant(value_float=_LEAST / 2)
+    return op.Where(op.IsInf(mask), mask, op.Max(mask, half))
 
 
 def _is_full(mask: ir.Shape | None, query: ir.Shape | None, key: ir.Shape | None) -> bool:

@@ -15,14 +15,13 @@ from tfm.model import TransformerConfig, load_tokenizer
 from tfm.quantize import quantize_int8
 from tfm.runtime import load
 
-from .attention_maps import attention_maps
 from .certificate import all_passed, certify
 from .fidelity import Fidelity, measure_fidelity
 from .golden import golden_cases, write_golden
 from .graphs import Graph
 from .latency import Latency, measure_latency
 from .manifest import COMPANIONS, generation_settings, write_json, write_manifest
-from .report import write_report
+from .pictures import draw_report
 from .reports import GraphReport
 from .samples import cases
 from .staging import staged
@@ -146,8 +145,7 @@ def export_checkpoint(
         if report.passed:
             write_json(folder / "parity.json", report.certificate)
             with stage("draw report.html"):
-                maps = [m for g in subject.graphs for m in attention_maps(g, files["fp32"][g.role], folder)]
-                write_report(folder / "report.html", report.certificate, maps=maps)
+                draw_report(folder, subject, files, report.certificate)
             with stage("store golden outputs"):
                 write_golden(folder, subject.graphs, files, tolerance)
             gates = [{"name": f"{part.precision} {part.role}", "passed": part.passed} for part in reports]

@@ -118,6 +118,24 @@ def test_a_fully_masked_row_gives_eager_s_zeros(shape: tuple[int, ...], dtype: s
     check(Attention(), tensors)
 
 
+@pytest.mark.parametrize("low", [torch.finfo(torch.float32).min, -1e9], ids=["finfo.min", "-1e9"])
+@pytest.mark.parametrize("shape", [(B, 1, 1, T), (B, 1, S, T)], ids=str)
+def test_a_row_masked_by_a_finite_number_gives_eager_s_mean(shape: tuple[int, ...], low: float) -> None:
+    """The stock translation gives zeros for finfo.min, which is what many models mask with."""
+    mask = torch.zeros(shape)
+    mask[0, :, 0] = low
+    mask[1, ..., 2:] = low
+    tensors = [*inputs(), mask]
+    torch.testing.assert_close(Attention()(*tensors)[0, :, 0], tensors[2][0].mean(1), atol=ATOL, rtol=0)  # in eager
+    check(Attention(), tensors)
+
+
+def test_what_a_float_mask_holds_beside_the_least_number_stays() -> None:
+    mask = torch.tensor([0.0, 88.0, -1e30, -torch.inf, torch.inf, 0.0])
+    mask = torch.stack([mask[:4], mask[[0, 1, 2, 3]], mask[[3, 2, 3, 3]], mask[[3, 3, 3, 3]]])[None, None]
+    check(Attention(), [*inputs(kv_length=4), mask])
+
+
 def test_a_model_s_fully_masked_source(export_tiny: Any) -> None:
     """A row of nothing but padding, end to end: what eager gives, and no NaN."""
     exported = export_tiny(kind="encoder", activation="gelu", num_encoder_layers=2, pooling="mean", pooler=True)[

@@ -1,0 +1,111 @@
+"""`tfm verify-ops`: every op by itself, as it is exported, against float64."""
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from tfm.errors import ExportError
+
+if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
+    from rich.console import Console
+
+    from tfm.export.sweeps import OpSweep, SweepReport
+
+_DTYPES = {"fp32": "float32", "fp16": "float16"}
+_TITLES = {
+    "activations": "activations, over the whole domain: largest error for |x| ≤ 20",
+    "attention": "attention, float32, by form of mask: each over layouts, lengths, heads, head sizes, scales",
+    "positions": "positions, float32",
+    "norms": "norms of rows of large mean, float32",
+}
+
+
+@click.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--dtype", default="fp32,fp16", show_default=True, help="By commas; fp16 is for activations.")
+@click.option("--level", metavar="LEVELS", help="onnxruntime's optimisation levels, by commas [default: each of them].")
+@click.option("--full", is_flag=True, help="Attention's whole product of options, not every pair: takes minutes.")
+@click.option("--json", "as_json", is_flag=True, help="Print every figure as JSON, for machines.")
+@click.pass_context
+def verify_ops(
+    context: click.Context, names: tuple[str, ...], dtype: str, level: str | None, full: bool, as_json: bool
+) -> None:
+    """Verify ops by themselves, as they are exported, against float64 formulas that are not PyTorch's.
+
+    NAME is an activation, attention, sinusoidal, rotary, relative, alibi, layer_norm, rms_norm, or a group of these:
+    activations, positions, norms [default: all].
+    """
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        from tfm.export.optimised import LEVELS
+        from tfm.export.sweeps import sweep
+    except ModuleNotFoundError as error:
+        raise ExportError(f"verifying ops needs the package {error.name}: pip install 'tfm-export[export]'") from error
+    messages = Console(stderr=True, highlight=False)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as bar:
+        task = bar.add_task("")
+        report = sweep(
+            names or None,
+            dtypes=[_DTYPES.get(name, name) for name in _split(dtype)],
+            levels=list(LEVELS) if level is None else _split(level),
+            full=full,
+            progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+        )
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+    else:
+        _print(report, Console(highlight=False))
+    context.exit(0 if report.passed else 1)
+
+
+def _split(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _print(report: "SweepReport", console: "Console") -> None:
+    for group in dict.fromkeys(op.group for op in report.ops):
+        _print_group(group, [op for op in report.ops if op.group == group], console)
+    notes: dict[str, dict[str, None]] = {}
+    for op in report.ops:
+        for note in op.notes:
+            notes.setdefault(note, {})[op.op] = None
+    if notes:
+        console.print("\n[bold]notes[/]")
+        for note, ops in notes.items():
+            console.print(f"  {', '.join(ops)}: {note}", soft_wrap=True)
+    runs = f"{sum(op.cases for op in report.ops):,} comparisons at each of {', '.join(report.levels)}"
+    if report.passed:
+        console.print(f"\n[bold green]✓ verified[/] {len(report.ops)} forms of ops, {runs}", soft_wrap=True)
+    else:
+        console.print("\n[bold red]✗ failed[/]")
+        for fault in report.faults():
+            console.print(f"  {fault}", style="red", soft_wrap=True, markup=False)
+
+
+def _print_group(group: str, ops: "list[OpSweep]", console: "Console") -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    activations = group == "activations"
+    names = ["op", "dtype"] if activations else ["form" if group == "attention" else "op"]
+    for name in ("", *names):
+        table.add_column(name, no_wrap=True)
+    figures = ["compared", "max abs", "limit", *(["ULP"] if activations else []), "torch", "of limit"]
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("at" if activations else "where")  # the one to give way on a narrow terminal
+    for op in ops:
+        named = op.form if group == "attention" else f"{op.op}, {op.form}" if op.form else op.op
+        cells = [named, *([op.dtype] if activations else []), f"{op.count:,}", f"{op.max_abs:.1e}", f"{op.limit:.1e}"]
+        cells += [f"{op.max_ulp:.1f}" if op.max_ulp is not None else "—"] if activations else []
+        cells += [f"{op.torch_max_abs:.1e}", f"{op.share:.0%}"]
+        where = Text(op.where if op.max_abs else "—", no_wrap=True, overflow="ellipsis")
+        table.add_row("[green]✓[/]" if op.passed else "[red]✗[/]", *cells, where)
+    console.print(f"\n[bold]{_TITLES[group]}[/]", soft_wrap=True)
+    console.print(table)

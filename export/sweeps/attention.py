@@ -1,0 +1,258 @@
+"""Sweeps of attention: forms of masks × lengths × past × heads × head sizes × scale × soft cap, float32.
+
+What is exported is `SelfAttention`, alone and over a cache, and `CrossAttention`, whose projections change nothing; a
+graph has an output per mask that its code can have, so that few exports carry the whole product. Lengths and what the
+masks hold are fed.
+
+Shapes: B batch, S query length, T key length, P past length, N heads, K key/value heads, H head size.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tfm.model import TransformerConfig
+from tfm.model.attention import CrossAttention, SelfAttention, causal_mask, merge_heads, padding_mask, split_heads
+
+from ..graphs import Value
+from . import oracles
+from .pairs import all_pairs, product
+from .subjects import Array, Case, Check, OpGraph, Subject
+
+FACTORS: dict[str, Sequence[Any]] = {
+    "layout": ("self", "cached", "cross"),
+    "softcap": (None, 5.0),
+    "heads": ((1, 1), (3, 3), (6, 2), (4, 1)),  # N over K
+    "size": (8, 20, 64, 128),
+    "scale": (None, 0.3),
+}
+"""What differs between graphs; in this order, all pairs are met by 16 of the 192."""
+
+LENGTHS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "self": ((2, 5, 0), (3, 1, 0), (1, 17, 0)),
+    "cached": tuple((2, length, past) for length in (4, 1) for past in (0, 1, 7)),
+    "cross": ((2, 5, 9), (2, 9, 4), (2, 1, 6), (3, 3, 1)),
+}
+"""What is fed: B and S with P, or with the source's T."""
+
+WINDOW = 3
+"""Keys that a query sees where the window slides, itself included."""
+
+FORMS = (
+    "none",
+    "bool",
+    "float",
+    "float, -inf",
+    "float, finfo.min",
+    "bool, whole rows",
+    "float, -inf, whole rows",
+    "float, finfo.min, whole rows",
+    "causal",
+    "causal (is_causal)",
+    "causal + padding",
+    f"sliding window of {WINDOW}",
+)
+"""Forms of masks, in the order of the table; "whole rows": some queries may attend nowhere."""
+
+_LARGE = 30.0
+"""Factor on queries that makes a softmax sharp."""
+
+_LEAST = float(np.finfo(np.float32).min)
+
+
+class _Self(nn.Module):
+    """Self-attention of one input under every mask of the model's code."""
+
+    def __init__(self, config: TransformerConfig, *, cached: bool) -> None:
+        super().__init__()
+        self.attention = SelfAttention(config)
+        self.attention.in_proj = self.attention.out_proj = nn.Identity()  # type: ignore[assignment]
+        self.cached, self.heads = cached, (config.nhead, config.kv_heads, config.kv_heads)
+
+    def forward(self, x_BSD: Tensor, real_BT: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        past = (rest[-2], rest[-1]) if self.cached else None
+        past_length = 0 if past is None else past[0].size(2)
+        query_S = torch.arange(x_BSD.size(1)) + past_length
+        key_T = torch.arange(past_length + x_BSD.size(1))
+        causal, padding = causal_mask(query_S, key_T), padding_mask(real_BT, x_BSD.size(1))
+        masks = [None, padding, causal, causal & padding, causal_mask(query_S, key_T, WINDOW)]
+        masks += [rest[0]] if self.attention.softcap is None else []
+        results = [self.attention(x_BSD, mask, past)[0] for mask in masks]
+        if not self.cached and self.attention.softcap is None:
+            results.append(self._is_causal(x_BSD))
+        return tuple(results)
+
+    def _is_causal(self, x_BSD: Tensor) -> Tensor:
+        """What modules of others call, where ours makes a mask."""
+        attention = self.attention
+        parts = torch.split_with_sizes(x_BSD, [count * attention.head_size for count in self.heads], dim=-1)
+        q, k, v = (split_heads(part, count) for part, count in zip(parts, self.heads, strict=True))
+        y_BNSH = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=attention.scale, enable_gqa=True)
+        return merge_heads(y_BNSH)
+
+
+class _Cross(nn.Module):
+    """Cross-attention of one input and one source under every mask."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention = CrossAttention(config)
+        self.attention.q_proj = self.attention.out_proj = nn.Identity()  # type: ignore[assignment]
+        del self.attention.kv_proj
+
+    def forward(self, x_BSD: Tensor, real_BT: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        source = (rest[-2], rest[-1])
+        masks = [None, padding_mask(real_BT, x_BSD.size(1))]
+        masks += [rest[0]] if self.attention.softcap is None else []
+        return tuple(self.attention(x_BSD, source, mask) for mask in masks)
+
+
+def subjects(*, full: bool) -> list[Subject]:
+    """List the sweeps: the whole product of `FACTORS`, or combinations in which every two choices meet."""
+    return [
+        Subject(
+            group="attention",
+            op="attention",
+            kind="attention",
+            title=describe(**row),
+            make=functools.partial(make_graph, **row),
+            cases=functools.partial(_cases, row),
+        )
+        for row in (product(FACTORS) if full else all_pairs(FACTORS))
+    ]
+
+
+def describe(layout: str, softcap: float | None, heads: tuple[int, int], size: int, scale: float | None) -> str:
+    """Name a graph."""
+    options = [f"scale {scale:g}"] if scale is not None else []
+    options += [f"softcap {softcap:g}"] if softcap is not None else []
+    count, shared = heads
+    return " ".join([layout, f"{count}×{size}" if count == shared else f"{count}/{shared}×{size}", *options])
+
+
+def make_graph(layout: str, softcap: float | None, heads: tuple[int, int], size: int, scale: float | None) -> OpGraph:
+    """Build the graph of one combination."""
+    count, shared = heads
+    config = TransformerConfig(
+        kind="decoder",
+        vocab_size=1,
+        d_model=count * size,
+        nhead=count,
+        num_kv_heads=shared,
+        attention_softcap=softcap,
+        attention_scale=scale,
+    )
+    total = {"self": "sequence", "cached": "past_sequence + sequence", "cross": "source"}[layout]
+    width = count * size + (0 if layout == "cross" else 2 * shared * size)
+    shapes: dict[str, tuple[str | int, ...]] = {"x": ("batch", "sequence", width), "real": ("batch", total)}
+    if softcap is None:
+        shapes["bias"] = ("batch", count, "sequence", total)
+    if layout != "self":
+        length = "source" if layout == "cross" else "past_sequence"
+        shapes |= dict.fromkeys(("key", "value"), ("batch", shared, length, size))
+    names = ["none", "padding"]
+    names += [] if layout == "cross" else ["causal", "causal_padding", "sliding"]
+    names += ["bias"] if softcap is None else []
+    names += ["is_causal"] if softcap is None and layout == "self" else []
+    inputs = tuple(
+        Value(name=name, dtype="bool" if name == "real" else "float32", shape=shape) for name, shape in shapes.items()
+    )
+    out = ("batch", "sequence", count * size)
+    outputs = tuple(Value(name=f"y_{name}", dtype="float32", shape=out) for name in names)
+
+    def draw(generator: torch.Generator, batch: int, length: int, past: int) -> list[Tensor]:
+        sizes = {"batch": batch, "sequence": length, "past_sequence": past, "source": length + past}
+        sizes["past_sequence + sequence"] = length + past
+        tensors = [
+            torch.randn([dim if isinstance(dim, int) else sizes[dim] for dim in value.shape], generator=generator)
+            for value in inputs
+        ]
+        return [
+            tensor > -1.0 if value.dtype == "bool" else tensor for value, tensor in zip(inputs, tensors, strict=True)
+        ]
+
+    module = _Cross(config) if layout == "cross" else _Self(config, cached=layout == "cached")
+    return OpGraph(module, inputs, outputs, draw)
+
+
+def _cases(row: dict[str, Any], graph: OpGraph, dtype: str) -> Iterator[Case]:
+    """Every length, fed with masks of every kind; the last length with large scores."""
+    del dtype
+    layout, softcap, (count, shared), size, scale = (row[name] for name in FACTORS)
+    outputs = {value.name for value in graph.outputs}
+    random = np.random.default_rng(0)
+    for batch, length, other in LENGTHS[layout]:
+        large = (batch, length, other) == LENGTHS[layout][-1]
+        past, total = (0, other) if layout == "cross" else (other, other + length)
+        shapes = [(batch, count, length, size), (batch, shared, total, size), (batch, shared, total, size)]
+        q, k, v = (random.standard_normal(shape, dtype=np.float32) for shape in shapes)
+        q *= np.float32(_LARGE if large else 1.0)
+        merged = [_merge(q)] if layout == "cross" else [_merge(x[:, :, -length:]) for x in (q, k, v)]
+        feeds = {"x": np.concatenate(merged, axis=-1)}
+        if layout != "self":
+            feeds |= {"key": k, "value": v} if layout == "cross" else {"key": k[:, :, :past], "value": v[:, :, :past]}
+        factor = size**-0.5 if scale is None else scale
+        top = float(np.abs(np.einsum("bnsh,bnth->bnst", q, np.repeat(k, count // shared, axis=1))).max()) * factor
+        attend = functools.partial(
+            oracles.attention, *(x.astype(np.float64) for x in (q, k, v)), scale=factor, softcap=softcap
+        )
+        make_check = functools.partial(
+            Check,
+            unit=float((1.0 + top) * np.abs(v).max()),
+            where=f"{describe(**row)}, S={length}"
+            + {"self": "", "cached": f", past {past}", "cross": f", T={total}"}[layout]
+            + (f", {_LARGE:g}·Q" if large else ""),
+        )
+        seen_ST = np.tri(length, total, past, dtype=bool)
+        window_ST = seen_ST & ~np.tri(length, total, past - WINDOW, dtype=bool)
+        for real_BT, low, bias, names in _masks(random, batch, count, length, total):
+            padding = real_BT[:, None, None, :]
+            masks: dict[str, tuple[str, npt.NDArray[Any] | None]] = {
+                "y_padding": (names[0], padding),
+                "y_bias": (names[1], bias),
+                "y_causal_padding": ("causal + padding", seen_ST & padding),
+            }
+            if low is None:
+                masks |= {
+                    "y_none": ("none", None),
+                    "y_causal": ("causal", seen_ST),
+                    "y_is_causal": ("causal (is_causal)", seen_ST),
+                    "y_sliding": (f"sliding window of {WINDOW}", window_ST),
+                }
+            fed = feeds | {"real": real_BT, "bias": bias}
+            yield Case(
+                feeds=tuple(np.ascontiguousarray(fed[value.name]) for value in graph.inputs),
+                checks=tuple(
+                    make_check(form=form, output=output, expected=_merge(attend(mask=mask)))
+                    for output, (form, mask) in masks.items()
+                    if output in outputs
+                ),
+            )
+
+
+def _masks(
+    random: np.random.Generator, batch: int, count: int, length: int, total: int
+) -> Iterator[tuple[npt.NDArray[np.bool_], float | None, Array, tuple[str, str]]]:
+    """Real keys (B, T), what a float mask adds to others (None: numbers everywhere), that mask, names of both forms."""
+    ragged_BT = random.random((batch, total)) < 0.6
+    ragged_BT[:, random.integers(total)] = True
+    empty_BT = ragged_BT.copy()
+    empty_BT[0] = False
+    shape = (batch, count, length, total)
+    yield ragged_BT, None, random.standard_normal(shape, dtype=np.float32), ("bool", "float")
+    for low, name in ((-np.inf, "-inf"), (_LEAST, "finfo.min")):
+        for real_BT, rows in ((ragged_BT, ""), (empty_BT, ", whole rows")):
+            bias = np.where(real_BT[:, None, None, :], np.zeros(shape, np.float32), np.float32(low))
+            yield real_BT, low, bias, (f"bool{rows}", f"float, {name}{rows}")
+
+
+def _merge(y_BNSH: Array) -> Array:
+    """(B, N, S, H) → (B, S, N·H)."""
+    batch, count, length, size = y_BNSH.shape
+    return y_BNSH.transpose(0, 2, 1, 3).reshape(batch, length, count * size)

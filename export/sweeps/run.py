@@ -1,0 +1,198 @@
+"""Sweep ops: export each by itself, run it at every optimisation level, compare it with its oracle."""
+
+import difflib
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from tfm.errors import ConfigError, ExportError
+
+from ..optimised import LEVELS
+from ..report import ActivationCurve
+from ..to_onnx import to_onnx
+from ..tolerances import SWEEPS
+from . import activations, attention, norms, positions
+from .report import SweepReport, verdict
+from .subjects import Array, Case, Check, Subject, to_float16
+from .tally import Tally
+
+DTYPES = ("float32", "float16")
+"""What can be swept; float16 only activations."""
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "activations": activations.NAMES,
+    "attention": ("attention",),
+    "positions": positions.NAMES,
+    "norms": norms.NAMES,
+}
+"""Names of ops that can be asked for, one by one or by group."""
+
+Tallies = dict[tuple[str, str, str, str], Tally]
+"""Group, op, form and dtype → figures."""
+
+Progress = Callable[[int, int, str], None]
+"""Told how many graphs are done, of how many, and what is next."""
+
+
+def sweep(
+    names: Sequence[str] | None = None,
+    *,
+    dtypes: Collection[str] = DTYPES,
+    levels: Sequence[str] = tuple(LEVELS),
+    full: bool = False,
+    progress: Progress = lambda done, total, what: None,
+) -> SweepReport:
+    """Compare ops, each exported alone, with an independent float64 oracle.
+
+    Args:
+        names: Ops or groups of `GROUPS`; None for all.
+        dtypes: Of `DTYPES`.
+        levels: Of `tfm.export.verify.LEVELS`.
+        full: Sweep attention's whole product of heads, sizes, scales and layouts, not every pair.
+        progress: Called before each graph, and once at the end.
+
+    Returns:
+        The report. What could not be exported, run or compared is a fault in it, never a pass.
+
+    Raises:
+        ConfigError: A name, dtype or level is unknown, or an op is not swept in any of the dtypes.
+    """
+    chosen = _choose(names)
+    _known("dtype", dtypes, DTYPES)
+    _known("optimisation level", levels, LEVELS)
+    subjects = _subjects(chosen, dtypes, full)
+    swept = {subject.op for subject in subjects}
+    missing = [name for name in chosen if name not in swept]
+    if missing and names is not None:
+        raise ConfigError(f"{', '.join(missing)}: only activations are swept in float16; add float32")
+    tallies: Tallies = {}
+    for done, subject in enumerate(subjects):
+        progress(done, len(subjects), subject.title)
+        _sweep_one(subject, levels, tallies)
+    progress(len(subjects), len(subjects), "done")
+    ops = [verdict(*key, tally) for key, tally in tallies.items()]
+    ops.sort(key=lambda op: attention.FORMS.index(op.form) if op.op == "attention" else -1)
+    ops.sort(key=lambda op: list(GROUPS).index(op.group))
+    return SweepReport(ops=tuple(ops), levels=tuple(levels))
+
+
+def activation_curve(name: str, points: int = 241, *, reach: float = 6.0) -> ActivationCurve:
+    """Evaluate an activation as it is exported, in float32.
+
+    Args:
+        name: One of `GROUPS["activations"]`.
+        points: How many, from -reach to reach.
+        reach: How far.
+
+    Raises:
+        ConfigError: The name is unknown.
+    """
+    _known("activation", [name], activations.NAMES)
+    x = np.linspace(-reach, reach, points).astype(np.float32)
+    feeds = activations.inputs(name, x)
+    feeds[:, 0] = 1.0 if feeds.shape[1] == 2 else feeds[:, 0]
+    model = to_onnx(activations.make_graph(name))
+    (y,) = _session(ir.to_proto(model).SerializeToString(), "all").run(None, {"x": feeds})
+    exact = activations.exact(name, x)
+    tolerance = SWEEPS["float32", "activation"]
+    return ActivationCurve(
+        name=name,
+        x=x.tolist(),
+        y=exact.tolist(),
+        error=np.abs(y - exact).tolist(),
+        limit=tolerance.atol * reach + tolerance.rtol * float(np.abs(exact).max()),
+    )
+
+
+def _choose(names: Sequence[str] | None) -> list[str]:
+    every = [op for ops in GROUPS.values() for op in ops]
+    if names is None:
+        return every
+    _known("op", names, dict.fromkeys([*GROUPS, *every]))
+    wanted = {op for name in names for op in GROUPS.get(name, (name,))}
+    return [op for op in every if op in wanted]
+
+
+def _known(what: str, names: Collection[str], known: Collection[str]) -> None:
+    if not names:
+        raise ConfigError(f"no {what} is asked for; there are {', '.join(known)}")
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"unknown {what} {name!r}; the nearest is {near!r} (known: {', '.join(known)})")
+
+
+def _subjects(names: Collection[str], dtypes: Collection[str], full: bool) -> list[Subject]:
+    subjects = []
+    for name in names:
+        if name in activations.NAMES:
+            subjects += activations.subjects(name, tuple(dtype for dtype in DTYPES if dtype in dtypes))
+        elif "float32" in dtypes and name == "attention":
+            subjects += attention.subjects(full=full)
+        elif "float32" in dtypes:
+            subjects += (positions if name in positions.NAMES else norms).subjects(name)
+    return subjects
+
+
+def _sweep_one(subject: Subject, levels: Sequence[str], tallies: Tallies) -> None:
+    """Export one graph, and add what it gives to the tallies of its forms."""
+    graph = subject.make()
+    refused, content = "", b""
+    try:
+        content = ir.to_proto(to_onnx(graph)).SerializeToString()
+    except ExportError as error:
+        refused = str(error)
+    for dtype in subject.dtypes:
+        fault, sessions = refused, {}
+        try:
+            if not fault:
+                typed = to_float16(content) if dtype == "float16" else content
+                sessions = {level: _session(typed, level) for level in levels}
+        except Exception as error:  # onnxruntime's errors share no narrower base
+            fault = f"onnxruntime does not load {subject.title}: {_first_line(error)}"
+        for case in subject.cases(graph, dtype):
+            checked = []
+            for check in case.checks:
+                key = (subject.group, subject.op, check.form, dtype)
+                tally = tallies.setdefault(key, Tally(SWEEPS[dtype, subject.kind]))
+                tally.cases += 1
+                tally.fail(fault)
+                checked.append((check, tally))
+            eager = {} if fault else graph.outputs_of(case.feeds)
+            for level, session in sessions.items():
+                _compare(session, level, subject.title, case, checked, eager)
+
+
+def _compare(
+    session: ort.InferenceSession,
+    level: str,
+    title: str,
+    case: Case,
+    checked: list[tuple[Check, Tally]],
+    eager: dict[str, Array],
+) -> None:
+    """Run one case at one level, and add each checked output to its tally."""
+    names = [value.name for value in session.get_inputs()]
+    try:
+        feeds = dict(zip(names, case.feeds, strict=True))
+        found = session.run([check.output for check, _ in checked], feeds)
+    except Exception as error:  # onnxruntime's errors share no narrower base
+        for _, tally in checked:
+            tally.fail(f"it cannot be run on {title} ({level}): {_first_line(error)}")
+        return
+    for (check, tally), actual in zip(checked, found, strict=True):
+        tally.add(check, actual, level, eager[check.output])
+
+
+def _session(content: bytes, level: str) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = LEVELS[level]
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1  # small graphs: more threads only wait for each other
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
