@@ -1,6 +1,7 @@
 """One op of an ONNX graph against eager PyTorch: its weights, itself alone, and in place."""
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 import onnx_ir as ir
@@ -90,11 +91,11 @@ class Comparison:
             return f"in the whole graph, {error}"
         return ""
 
-    def report(self, *, judged: bool, optimised: Optimised | None, kernel: Kernel | None) -> OpReport:
+    def report(self, *, rounded: Collection[ir.Value], optimised: Optimised | None, kernel: Kernel | None) -> OpReport:
         """Give the verdict.
 
         Args:
-            judged: Whether its error inside the whole graph must be small: in fp32 it must.
+            rounded: Values that are not judged inside the whole graph, since quantised weights lead to them.
             optimised: How it fared in the optimised graph.
             kernel: What ran it there.
         """
@@ -102,11 +103,13 @@ class Comparison:
             return OpReport(op=self.op, source=self._source, fault="no node of the graph computes it")
         judged_alone = self._weights != "quantised"
         own_limit = OWN[self.op.kind].limit(self._own) if judged_alone else None
-        free_limit = FREE.limit(self.free) if judged else None
+        free_limit = None if self.region.output in rounded else FREE.limit(self.free)
         fault = self._fault or judge(self._own, own_limit, "off by itself") or self._broken
+        values = dict(self.region.arguments)
         for argument, figures in self._fed.items():
-            limit = None if not judged else 0.0 if self.op.kind == EMBEDDING else FREE.limit(figures)  # ids are exact
-            fault = fault or judge(figures, limit, f"fed a wrong {argument}: off in the whole graph")
+            limit = 0.0 if self.op.kind == EMBEDDING else FREE.limit(figures)  # ids are exact
+            judged = None if values[argument] in rounded else limit
+            fault = fault or judge(figures, judged, f"fed a wrong {argument}: off in the whole graph")
         fault = fault or judge(self.free, free_limit, "off in the whole graph")
         if optimised is not None and not fault:
             swallowed = f", which swallowed it, seen at {optimised.at}" if optimised.swallowed else ""

@@ -90,6 +90,9 @@ class Region:
         )
 
 
+_QUANTISED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
+"""Types of quantised weights."""
+
 _SHAPING = {"Shape", "Concat", "Expand", "Constant", "Cast", "Unsqueeze"}
 """Nodes that prepare an attention's mask, of no interest to who reads a table."""
 
@@ -185,3 +188,14 @@ def cuts_of(regions: Mapping[str, Region]) -> dict[str, list[ir.Value]]:
         cuts[f"{op} in"] = [value for _, value in region.arguments]
         cuts[op] = [region.output]
     return cuts
+
+
+def rounded_values(model: ir.Model) -> set[ir.Value]:
+    """The values that a quantised weight leads to, and that are therefore not what eager computes."""
+    rounded: set[ir.Value] = set()
+    for node in model.graph:
+        read = [value for value in node.inputs if value is not None]
+        weights = [value.const_value for value in read if value.const_value is not None]
+        if any(weight.dtype in _QUANTISED for weight in weights) or any(value in rounded for value in read):
+            rounded.update(node.outputs)
+    return rounded

@@ -52,9 +52,9 @@ OWN: dict[Kind, Tolerance] = {
     ),
     NORM: Tolerance(
         2e-6,
-        4e-6,
-        "A mean and a variance over D in another order than eager's: measured at most 3.3e-7 of the scale on MiniLM, "
-        "g2p and SmolLM2.",
+        2e-6,
+        "A mean and a variance over D in another order than eager's: measured at most 3.3e-7 of the scale, and 0.4 of "
+        "this limit, on MiniLM, g2p and SmolLM2. It is narrow because a wrong ε moves little.",
     ),
     EMBEDDING: Tolerance(0.0, 0.0, "Rows are copied, not computed."),
 }

@@ -29,7 +29,7 @@ from .graphs import Graph
 from .ops import LAYERS, OpId
 from .optimised import LEVELS, Place, describe_kernel, locate, optimise, options_for
 from .pieces import Pieces, Run
-from .regions import Array, cuts_of, find_regions
+from .regions import Array, cuts_of, find_regions, rounded_values
 from .reports import BROKEN, GraphReport, Kernel, OpReport, Optimised, OutputReport
 from .storage import mapped
 from .taps import Tap, watch
@@ -55,9 +55,9 @@ def verify(
         graph: The eager module, in eval mode, float32.
         path: The ONNX file that `to_onnx`, and perhaps `quantize`, made of it.
         cases: Inputs to compare on, each in the order of `graph.inputs`.
-        precision: "fp32" judges everything. Any other judges each op by itself, which must be as exact as in float32
-            unless its weights are quantised, and only measures what it inherits: whether that is acceptable is the
-            task's question (`fidelity`).
+        precision: "fp32" judges everything. In any other, an op must be as exact as in float32 by itself unless its
+            weights are quantised, and in place unless quantised weights lead to it; what such weights cost is measured,
+            and whether that is acceptable is the task's question (`fidelity`).
         tolerance: For the outputs of an fp32 graph.
         provider: onnxruntime's execution provider to verify on.
         levels: The optimisation levels to run the whole graph at.
@@ -106,6 +106,7 @@ class _Verification:
         ]
         self.model = ir.load(path)
         self.regions = find_regions(self.model)
+        self.rounded = rounded_values(self.model)
         self.comparisons: dict[str, Comparison] = {}
         self.expected: list[list[Tensor]] = []
 
@@ -130,7 +131,7 @@ class _Verification:
     def compare_outputs(self, level: str) -> bool:
         """Compare the outputs of the graph, run whole at one of `LEVELS`; tell whether it could be run."""
         figures = {name: Figures() for name in self.names}
-        faults, ran = dict.fromkeys(self.names, ""), True
+        faults, ran = dict.fromkeys(self.names, ""), bool(self.feeds)
         try:
             session = ort.InferenceSession(self.path, options_for(level), providers=self.providers)
             if session.get_providers()[0] != self.provider:  # onnxruntime only warns
@@ -161,7 +162,8 @@ class _Verification:
             found = figures[place.at] if place.at in figures else at_outputs[place.at]
             swallowed, known = place.at != op, self.optimised.get(op)
             # a layer's fault shows where it was swallowed, an output's among the outputs
-            judged = self.judged and place.at in figures and not (swallowed and op.startswith(LAYERS))
+            judged = place.at in figures and not (swallowed and op.startswith(LAYERS))
+            judged = judged and self.regions[op].output not in self.rounded
             if known is None or known.limit is None or known.figures.max_abs <= known.limit:  # keep the first fault
                 self.optimised[op] = Optimised(
                     level=level,
@@ -220,7 +222,7 @@ class _Verification:
     def op_reports(self) -> list[OpReport]:
         """Give the verdict on every op: in the order of eager's calls, and then what only the graph has."""
         reports = [
-            comparison.report(judged=self.judged, optimised=self.optimised.get(op), kernel=self.kernels.get(op))
+            comparison.report(rounded=self.rounded, optimised=self.optimised.get(op), kernel=self.kernels.get(op))
             for op, comparison in self.comparisons.items()
             if comparison.region is not None or comparison.op.kind not in LAYERS
         ]

@@ -19,18 +19,19 @@ Verdict = Callable[..., GraphReport]
 
 PLANTED, CAUGHT, NAMED = 93, 90, 90
 
-CAUGHT_IN_INT8 = 42
+CAUGHT_IN_INT8 = 56
 """Of the same defects, in the int8 graph by itself.
 
-Its products are off by what rounding costs, so nothing that an op inherits is judged there, nor a weight that was
-rounded: only each promised op and each norm, alone on eager's inputs, and shapes, NaN and ops that are missing. All
-else shows in the float32 graph that the int8 one is made of, and in the gate on the task's own figures (`fidelity`).
+Its products are off by what rounding costs, so nothing that they lead to is judged in place, nor a weight that was
+rounded: only each promised op and each norm, alone on eager's inputs; what is made of ids and masks alone; and shapes,
+NaN and ops that are missing. All else shows in the float32 graph that the int8 one is made of, and in the gate on the
+task's own figures (`fidelity`).
 """
 
 EXCUSED = {
     "last bit of the rotary frequencies": "an angle moves by at most 15 · 2⁻³⁰, less than a float32 holds of its sine: "
     "keys lie 4.8e-7 off with and without it",
-    "epsilon a tenth, of a large argument": "3.6e-6 off by itself, where 1.7e-5 is allowed and 7.2e-7 is rounding; "
+    "epsilon a tenth, of a large argument": "3.6e-6 off by itself, where 9.5e-6 is allowed and 7.2e-7 is rounding; "
     "of an argument as small as the embeddings the same mistake is caught",
     "positions that end at 256": "a model without a table of positions is verified on 256 tokens at most",
 }
