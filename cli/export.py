@@ -73,7 +73,9 @@ def export(
     output = output or Path(named.resolve().with_suffix(".tfm").name)
     if not all(value is None or math.isfinite(value) for value in (atol, rtol)):
         raise click.UsageError("--atol and --rtol must be finite numbers")
-    tolerance = Tolerance(END_TO_END.atol if atol is None else atol, END_TO_END.rtol if rtol is None else rtol)
+    tolerance = Tolerance(
+        END_TO_END.atol if atol is None else atol, END_TO_END.rtol if rtol is None else rtol, END_TO_END.reason
+    )
     messages = Console(stderr=True, highlight=False)
     report = export_checkpoint(
         ckpt,

@@ -85,13 +85,14 @@ def _ops(role: str, graphs: list[GraphReport]) -> tuple[str, Table]:
     stem = halves.pop() if halves in ({"encoder"}, {"decoder"}) else role
     title = f"{stem}: each op against eager PyTorch, alone and in place"
     columns = ["alone", "limit", *(f"in {graph.precision}" for graph in graphs)]
-    table = _table(["op", "became", "ran as"], columns)
+    table = _table(["op", "became"], columns)
     for name in dict.fromkeys(op.op for op in shown):
         ops = [{op.op: op for op in graph.ops}.get(name) for graph in graphs]
         worst = max((op for op in ops if op is not None), key=lambda op: (bool(op.fault), op.own.max_abs))
         limit = "—" if worst.own_limit is None else f"{worst.own_limit:.1e}"
-        ran = next((op.kernel.op_type for op in ops if op is not None and op.kernel is not None), "—")
-        cells = [name.path.removeprefix(f"{stem}."), worst.form or "—", ran, f"{worst.own.max_abs:.1e}", limit]
+        ran = next((op.kernel.op_type for op in ops if op is not None and op.kernel is not None), worst.form)
+        became = worst.form if ran == worst.form else f"{worst.form}→{ran}"
+        cells = [name.path.removeprefix(f"{stem}."), became or "—", f"{worst.own.max_abs:.1e}", limit]
         passed = all(op is not None and op.passed for op in ops)
         table.add_row(_mark(passed), *cells, *(_in_place(op) for op in ops))
     return title, table

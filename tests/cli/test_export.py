@@ -87,7 +87,7 @@ def test_a_whole_export(run: Run, checkpoint: Path, make_model: MakeModel, monke
     code, out, err = run("--ckpt", "model.pt", "--precision", "fp32")
     assert code == 0, out + err
     folder = checkpoint.parent / "model.tfm"  # named after the checkpoint, in the working directory
-    names = {"manifest.json", "parity.json", "golden.json", "golden.npz", "config.json", "onnx"}
+    names = {"manifest.json", "parity.json", "golden.json", "golden.npz", "report.html", "config.json", "onnx"}
     assert {path.name for path in folder.iterdir()} == names
     assert [path.name for path in sorted((folder / "onnx").iterdir())] == [
         "decoder_model_merged.onnx",

@@ -71,6 +71,7 @@ def test_the_files(made: tuple[Path, Any]) -> None:
     ]
     found = sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
     rest = ["config.json", "generation_config.json", "golden.json", "golden.npz", "manifest.json", "parity.json"]
+    rest += ["report.html"]
     assert found == sorted([*graphs, *rest])
 
 
@@ -145,6 +146,7 @@ def test_fp32_alone(checkpoint: Path, output: Path) -> None:
         "verify fp32 encoder",
         "compare fp32 bundle with eager",
         "time eager, fp32",
+        "draw report.html",
         "store golden outputs",
     ]
     (fidelity,) = report.fidelity

@@ -58,7 +58,9 @@ def test_every_gate_passes(exported: tuple[Path, ExportReport]) -> None:
     output, report = exported
     assert report.passed, report.faults()
     assert (output / "manifest.json").is_file()
-    assert report.parameters == 22_565_376  # without the position ids, and the pooler that pooling replaces
+    assert (
+        report.certificate["parameters"] == 22_565_376
+    )  # without the position ids, and the pooler that pooling replaces
 
 
 def test_fp32_is_exact_at_every_level(exported: tuple[Path, ExportReport]) -> None:
