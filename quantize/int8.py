@@ -6,6 +6,7 @@ activations get one scale and zero point per tensor, at run time. Attention and 
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,18 @@ import onnx_ir.passes.common as common
 
 from tfm.errors import QuantizeError
 
+from .method import ALPHAS, EPSILON, Method, emulate, smoothing, snr_db
+from .observe import Observed
+from .rounding import round_symmetric
+
 _ROWS = ir.AttrInt64("axis", 0)
 """Gather's default axis."""
 
 _MIN_ELEMENTS = 256
 """Weights smaller than this stay in float32: there is nothing to gain."""
+
+_GAIN_DB = 1.5
+"""How much better a result must get, in dB, for every pass over the activations that it costs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,20 +38,26 @@ class QuantizedWeight:
         name: The weight's name.
         op: "matmul" or "embedding".
         shape: Its shape.
+        method: How, in words.
         snr_db: Signal-to-noise ratio of the rounded weight, in dB.
+        output_snr_db: That of the op's result on calibration data; of the weight where there was none.
     """
 
     name: str
     op: str
     shape: tuple[int, ...]
+    method: str
     snr_db: float
+    output_snr_db: float
 
 
-def quantize_int8(model: ir.Model) -> list[QuantizedWeight]:
+def quantize_int8(model: ir.Model, observed: Mapping[str, Observed] | None = None) -> list[QuantizedWeight]:
     """Quantise a float32 ONNX model in place.
 
     Args:
         model: MatMuls by a constant, with or without a constant bias added, and Gathers from a constant are quantised.
+        observed: What goes into each product on calibration data, as `observe` found it: the method of each is chosen
+            by it. Without, all are plainly dynamic.
 
     Returns:
         What was quantised, in the order of the graph.
@@ -54,7 +68,7 @@ def quantize_int8(model: ir.Model) -> list[QuantizedWeight]:
     done: list[QuantizedWeight] = []
     for node in list(model.graph):
         if node.op_type == "MatMul" and node.domain == "":
-            done += _quantize_matmul(model.graph, node)
+            done += _quantize_matmul(model.graph, node, observed or {})
         elif node.op_type == "Gather" and node.domain == "":
             done += _quantize_embedding(model.graph, node)
     if not done:
@@ -65,28 +79,20 @@ def quantize_int8(model: ir.Model) -> list[QuantizedWeight]:
     return done
 
 
-def round_symmetric(weight: npt.NDArray[np.float32], axis: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Round a weight to int8 with one scale along all of `axis`.
-
-    Args:
-        weight: Float32, 2-D.
-        axis: The axis that shares a scale: the inputs of a product, or the entries of an embedding row.
-
-    Returns:
-        int8 values in [-127, 127] and the scales, float32 with `axis` kept at size 1; weight ≈ values · scale.
-    """
-    largest = np.abs(weight).max(axis=axis, keepdims=True)
-    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    return np.rint(weight / scale).clip(-127, 127).astype(np.int8), scale
-
-
-def _quantize_matmul(graph: ir.Graph, node: ir.Node) -> list[QuantizedWeight]:
+def _quantize_matmul(graph: ir.Graph, node: ir.Node, observed: Mapping[str, Observed]) -> list[QuantizedWeight]:
     x, weight = node.inputs
     values_KN = _constant(weight)
     if x is None or weight is None or values_KN is None:
         return []
-    rounded_KN, scale_1N = round_symmetric(values_KN, axis=0)
+    seen = observed.get(str(x.name))
+    method = Method() if seen is None else choose(values_KN, seen)
+    scale_K = np.ones(values_KN.shape[0], np.float32)
+    if seen is not None and method.alpha is not None:
+        scale_K = smoothing(seen.largest_K, values_KN, method.alpha)
+    rounded_KN, scale_1N = round_symmetric(values_KN * scale_K[:, None], axis=0)
     last, bias = node, _bias(node, values_KN.shape[1])
+    names = dict(node.metadata_props)
+    x, rms = _prepare(graph, node, x, method, scale_K, str(weight.name))
     inputs: list[ir.Value | None] = [
         x,
         _initializer(graph, f"{weight.name}_int8", rounded_KN),
@@ -94,10 +100,71 @@ def _quantize_matmul(graph: ir.Graph, node: ir.Node) -> list[QuantizedWeight]:
     ]
     if bias is not None:
         last, value = bias
+    if bias is not None and rms is None:
         inputs += [None, value]  # no zero point: weights are symmetric
     new = ir.Node("com.microsoft", "DynamicQuantizeMatMul", inputs, num_outputs=1, name=last.name)
+    if rms is not None:
+        new.metadata_props.update(names)
+        graph.insert_before(last, new)
+        new = ir.node("Div", [new.outputs[0], rms])
+        if bias is not None:
+            new.metadata_props.update(names)
+            graph.insert_before(last, new)
+            new = ir.node("Add", [new.outputs[0], value])
     _replace(graph, last, new)
-    return [_report(weight, "matmul", values_KN, rounded_KN * scale_1N)]
+    exact = values_KN if seen is None else seen.rows_RK @ values_KN
+    found = (
+        rounded_KN * scale_1N / scale_K[:, None]
+        if seen is None
+        else emulate(seen.rows_RK, values_KN, method, seen.largest_K)
+    )
+    return [
+        _report(
+            weight, "matmul", values_KN, rounded_KN * scale_1N / scale_K[:, None], str(method), snr_db(exact, found)
+        )
+    ]
+
+
+def choose(weight_KN: npt.NDArray[np.float32], seen: Observed) -> Method:
+    """Choose how to quantise a product: the plainest method that is nearly as good as the best.
+
+    Args:
+        weight_KN: Its weights.
+        seen: What goes into it.
+
+    Returns:
+        Of the methods with the fewest passes over the activations, the best that is within `_GAIN_DB` of anything that
+        takes a pass more; each pass must win that much.
+    """
+    exact = seen.rows_RK @ weight_KN
+    methods = [Method(alpha=alpha, by_row=by_row) for by_row in (False, True) for alpha in (None, *ALPHAS)]
+    ratios = {method: snr_db(exact, emulate(seen.rows_RK, weight_KN, method, seen.largest_K)) for method in methods}
+    return max(methods, key=lambda method: ratios[method] - _GAIN_DB * method.passes)
+
+
+def _prepare(
+    graph: ir.Graph, node: ir.Node, x: ir.Value, method: Method, scale_K: npt.NDArray[np.float32], name: str
+) -> tuple[ir.Value, ir.Value | None]:
+    """Divide the input by the smoothing and by its rows' root mean squares; gives it, and the inverse of the latter."""
+    if not method.passes:
+        return x, None
+    factor = _initializer(graph, f"{name}_smoothing", (1 / scale_K).astype(np.float32))
+    if not method.by_row:
+        new = ir.node("Mul", [x, factor])
+    else:
+        new = ir.Node(
+            "",
+            "SimplifiedLayerNormalization",  # onnxruntime's, in ONNX's own domain
+            [x, factor],
+            [ir.AttrInt64("axis", -1), ir.AttrFloat32("epsilon", EPSILON), ir.AttrInt64("stash_type", 1)],
+            num_outputs=2,
+        )
+    new.metadata_props.update(node.metadata_props)
+    for output in new.outputs:
+        output.type = x.type
+    new.outputs[0].shape = x.shape
+    graph.insert_before(node, new)
+    return new.outputs[0], new.outputs[1] if method.by_row else None
 
 
 def _quantize_embedding(graph: ir.Graph, node: ir.Node) -> list[QuantizedWeight]:
@@ -114,7 +181,8 @@ def _quantize_embedding(graph: ir.Graph, node: ir.Node) -> list[QuantizedWeight]
         part.metadata_props.update(node.metadata_props)
     graph.insert_before(node, [row, cast, scale])
     _replace(graph, node, product)
-    return [_report(table, "embedding", values_VD, rounded_VD * scale_V1)]
+    dequantised = rounded_VD * scale_V1
+    return [_report(table, "embedding", values_VD, dequantised, "by row", snr_db(values_VD, dequantised))]
 
 
 def _constant(value: ir.Value | None) -> npt.NDArray[np.float32] | None:
@@ -167,8 +235,18 @@ def _replace(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
 
 
 def _report(
-    value: ir.Value, op: str, exact: npt.NDArray[np.float32], rounded: npt.NDArray[np.float32]
+    value: ir.Value,
+    op: str,
+    exact: npt.NDArray[np.float32],
+    rounded: npt.NDArray[np.float32],
+    method: str,
+    ratio: float,
 ) -> QuantizedWeight:
-    noise, signal = np.square(exact - rounded).sum(dtype=np.float64), np.square(exact).sum(dtype=np.float64)
-    snr_db = float(10 * np.log10(signal / noise)) if noise else float("inf")
-    return QuantizedWeight(name=str(value.name), op=op, shape=tuple(exact.shape), snr_db=snr_db)
+    return QuantizedWeight(
+        name=str(value.name),
+        op=op,
+        shape=tuple(exact.shape),
+        method=method,
+        snr_db=snr_db(exact, rounded),
+        output_snr_db=ratio,
+    )
