@@ -12,9 +12,10 @@ import tokenizers
 
 from tfm.errors import CheckpointError, ExportError
 from tfm.model import TransformerConfig, load_tokenizer
-from tfm.quantize import quantize_int8
+from tfm.quantize import observe, quantize_int8
 from tfm.runtime import load
 
+from .calibration import calibration_batches
 from .certificate import all_passed, certify
 from .fidelity import Fidelity, measure_fidelity
 from .golden import golden_cases, write_golden
@@ -198,8 +199,10 @@ def _make_graph(
                 save_onnx(to_onnx(graph, opset=opset), path)
         else:
             with stage(f"quantise {name} to {precision}"):
-                quantised = ir.load(files["fp32"][graph.role])
-                quantize_int8(quantised)
+                exact = files["fp32"][graph.role]
+                _, batches = calibration_batches(graph, folder)
+                quantised = ir.load(exact)
+                quantize_int8(quantised, observe(exact, batches))
                 save_onnx(quantised, path)
         roles[graph.role] = path
         with stage(f"verify {precision} {name}"):

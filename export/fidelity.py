@@ -21,8 +21,8 @@ from .samples import english_sentences, english_words
 _COUNT = 256
 
 FLOORS = {
-    # Mean cosine of int8 encoders: a coarse floor, chosen and not derived; MiniLM reaches 0.992.
-    ("cosine", "int8"): 0.99,
+    # Mean cosine of int8 encoders: chosen; MiniLM reaches 0.998, and 0.993 with nothing but plain dynamic products.
+    ("cosine", "int8"): 0.997,
     ("cosine", "fp32"): 0.999999,
     # Share of tokens whose most likely successor is eager's. fp32 may differ only where two logits tie.
     ("top-1", "int8"): 0.95,

@@ -16,7 +16,7 @@ import onnx_ir.passes.common as common
 
 from tfm.errors import QuantizeError
 
-from .method import ALPHAS, EPSILON, Method, emulate, smoothing, snr_db
+from .method import ALPHAS, EPSILON, Method, measure, smoothing, snr_db
 from .observe import Observed
 from .rounding import round_symmetric
 
@@ -26,7 +26,7 @@ _ROWS = ir.AttrInt64("axis", 0)
 _MIN_ELEMENTS = 256
 """Weights smaller than this stay in float32: there is nothing to gain."""
 
-_GAIN_DB = 1.5
+_GAIN_DB = 0.5
 """How much better a result must get, in dB, for every pass over the activations that it costs."""
 
 
@@ -112,17 +112,9 @@ def _quantize_matmul(graph: ir.Graph, node: ir.Node, observed: Mapping[str, Obse
             graph.insert_before(last, new)
             new = ir.node("Add", [new.outputs[0], value])
     _replace(graph, last, new)
-    exact = values_KN if seen is None else seen.rows_RK @ values_KN
-    found = (
-        rounded_KN * scale_1N / scale_K[:, None]
-        if seen is None
-        else emulate(seen.rows_RK, values_KN, method, seen.largest_K)
-    )
-    return [
-        _report(
-            weight, "matmul", values_KN, rounded_KN * scale_1N / scale_K[:, None], str(method), snr_db(exact, found)
-        )
-    ]
+    dequantised_KN = rounded_KN * scale_1N / scale_K[:, None]
+    ratio = snr_db(values_KN, dequantised_KN) if seen is None else measure(seen, values_KN, method)
+    return [_report(weight, "matmul", values_KN, dequantised_KN, str(method), ratio)]
 
 
 def choose(weight_KN: npt.NDArray[np.float32], seen: Observed) -> Method:
@@ -136,9 +128,8 @@ def choose(weight_KN: npt.NDArray[np.float32], seen: Observed) -> Method:
         Of the methods with the fewest passes over the activations, the best that is within `_GAIN_DB` of anything that
         takes a pass more; each pass must win that much.
     """
-    exact = seen.rows_RK @ weight_KN
     methods = [Method(alpha=alpha, by_row=by_row) for by_row in (False, True) for alpha in (None, *ALPHAS)]
-    ratios = {method: snr_db(exact, emulate(seen.rows_RK, weight_KN, method, seen.largest_K)) for method in methods}
+    ratios = {method: measure(seen, weight_KN, method) for method in methods}
     return max(methods, key=lambda method: ratios[method] - _GAIN_DB * method.passes)
 
 

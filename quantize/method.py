@@ -6,6 +6,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from .observe import Observed
 from .rounding import round_symmetric
 
 Floats = npt.NDArray[np.float32]
@@ -54,7 +55,7 @@ def smoothing(largest_K: Floats, weight_KN: Floats, alpha: float) -> Floats:
     Returns:
         Divisors (K,), float32, of mean 1.
     """
-    tiny = 1e-5
+    tiny = np.float32(1e-5)
     scale: Floats = np.maximum(largest_K, tiny) ** alpha / np.maximum(np.abs(weight_KN).max(axis=1), tiny) ** (
         1 - alpha
     )
@@ -73,10 +74,11 @@ def emulate(x_RK: Floats, weight_KN: Floats, method: Method, largest_K: Floats) 
     Returns:
         The product (R, N), float32.
     """
-    rms_R1 = np.sqrt(np.square(x_RK).mean(axis=1, keepdims=True) + EPSILON) if method.by_row else np.float32(1)
-    scale_K = smoothing(largest_K, weight_KN, method.alpha) if method.alpha is not None else np.float32(1)
-    x_RK = x_RK / rms_R1 / scale_K
-    rounded_KN, scale_1N = round_symmetric(weight_KN * np.reshape(scale_K, (-1, 1)), axis=0)
+    ones = np.ones(1, np.float32)
+    rms_R1 = np.sqrt(np.square(x_RK).mean(axis=1, keepdims=True) + EPSILON) if method.by_row else ones
+    scale_K = smoothing(largest_K, weight_KN, method.alpha) if method.alpha is not None else ones
+    x_RK = (x_RK / rms_R1 / scale_K).astype(np.float32)
+    rounded_KN, scale_1N = round_symmetric(weight_KN * scale_K[:, None], axis=0)
     low, high = min(float(x_RK.min()), 0.0), max(float(x_RK.max()), 0.0)
     step = (high - low) / 255 or 1.0
     zero = round(-low / step)
@@ -94,3 +96,12 @@ def snr_db(exact: Floats, found: Floats) -> float:
 
 EPSILON = 1e-12
 """Added to the mean square of a row, which may be all zeros."""
+
+
+def measure(seen: Observed, weight_KN: Floats, method: Method) -> float:
+    """Signal-to-noise ratio, in dB, of a product's result on what was observed, padding left out."""
+    exact, found = [], []
+    for rows_RK, real_R in seen.batches:
+        exact.append((rows_RK @ weight_KN)[real_R])
+        found.append(emulate(rows_RK, weight_KN, method, seen.largest_K)[real_R])
+    return snr_db(np.concatenate(exact), np.concatenate(found))

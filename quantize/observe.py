@@ -12,8 +12,8 @@ import onnxruntime as ort
 
 from tfm.errors import QuantizeError
 
-ROWS = 256
-"""How many rows of each product's input are kept."""
+ROWS = 512
+"""Of each product's input, whole batches are kept until they have so many rows."""
 
 
 @dataclasses.dataclass
@@ -21,12 +21,12 @@ class Observed:
     """The input of one product.
 
     Attributes:
-        largest_K: Largest magnitude of each channel, float32.
-        rows_RK: Some rows, float32: of different samples, none of padding.
+        largest_K: Largest magnitude of each channel, float32; padding counts, since it shares the scale of the rest.
+        batches: Whole inputs, float32 (R, K), and which of their rows are not padding, (R,).
     """
 
     largest_K: npt.NDArray[np.float32]
-    rows_RK: npt.NDArray[np.float32]
+    batches: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]]
 
 
 def products(model: ir.Model) -> list[ir.Node]:
@@ -44,7 +44,7 @@ def observe(path: Path, batches: Iterable[Mapping[str, npt.NDArray[Any]]]) -> di
 
     Args:
         path: The ONNX file.
-        batches: Inputs by name; rows where "attention_mask" is 0 are left out.
+        batches: Inputs by name; what an "attention_mask" of 0 marks is padding.
 
     Returns:
         Name of the value that goes into a product → what was seen of it.
@@ -65,27 +65,19 @@ def observe(path: Path, batches: Iterable[Mapping[str, npt.NDArray[Any]]]) -> di
     found: dict[str, Observed] = {}
     for feeds in batches:
         for name, array in zip(names, session.run(names, dict(feeds)), strict=True):
-            _add(found, name, _rows(array, feeds.get("attention_mask")))
+            if not np.isfinite(array).all():
+                raise QuantizeError(f"{name!r}, which goes into a product, is NaN or infinite on the calibration data")
+            _add(found, name, array.astype(np.float32, copy=False), feeds.get("attention_mask"))
     if not found:
         raise QuantizeError("there is no calibration data")
     return found
 
 
-def _rows(array: npt.NDArray[Any], mask: npt.NDArray[Any] | None) -> npt.NDArray[np.float32]:
-    if mask is not None and array.ndim == 3 and array.shape[:2] == mask.shape:
-        return array[mask != 0].astype(np.float32)
-    return array.reshape(-1, array.shape[-1]).astype(np.float32)
-
-
-def _add(found: dict[str, Observed], name: str, rows_RK: npt.NDArray[np.float32]) -> None:
-    if not np.isfinite(rows_RK).all():
-        raise QuantizeError(f"{name!r}, which goes into a product, is NaN or infinite on the calibration data")
-    largest_K = np.abs(rows_RK).max(axis=0)
-    few = rows_RK[:: max(1, len(rows_RK) // 32)][:32]
-    if name not in found:
-        found[name] = Observed(largest_K, few)
-        return
-    seen = found[name]
-    seen.largest_K = np.maximum(seen.largest_K, largest_K)
-    if len(seen.rows_RK) < ROWS:
-        seen.rows_RK = np.concatenate([seen.rows_RK, few])[:ROWS]
+def _add(found: dict[str, Observed], name: str, array: npt.NDArray[np.float32], mask: npt.NDArray[Any] | None) -> None:
+    rows_RK = array.reshape(-1, array.shape[-1])
+    padded = mask is not None and array.ndim == 3 and array.shape[:2] == mask.shape
+    real_R = mask.reshape(-1) != 0 if padded and mask is not None else np.ones(len(rows_RK), np.bool_)
+    seen = found.setdefault(name, Observed(np.zeros(array.shape[-1], np.float32), []))
+    seen.largest_K = np.maximum(seen.largest_K, np.abs(rows_RK).max(axis=0))
+    if sum(len(rows) for rows, _ in seen.batches) < ROWS:
+        seen.batches.append((rows_RK, real_R))

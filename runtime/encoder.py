@@ -33,12 +33,13 @@ class Encoder(Model):
         """
         return self._sessions["model"].run(**arrays)
 
-    def embed(self, texts: str | Sequence[str], batch_size: int = 32) -> npt.NDArray[np.float32]:
+    def embed(self, texts: str | Sequence[str], batch_size: int = 8) -> npt.NDArray[np.float32]:
         """Embed texts, each truncated to the model's greatest length.
 
         Args:
             texts: Texts; one str is as a list of one.
-            batch_size: How many texts go into the graph at once, at least 1.
+            batch_size: How many texts go into the graph at once, at least 1. In int8 they share the scales of their
+                activations, so that few are more exact than many.
 
         Returns:
             One row per text, float32 (len(texts), D).
