@@ -33,12 +33,13 @@ def print_report(report: ExportReport, console: Console) -> None:
             f"\n[bold green]✓ verified[/] all {count} attention and activation ops, {precisions} → {report.output}",
             soft_wrap=True,
         )
-    else:
-        console.print("\n[bold red]✗ refused[/], no bundle was written:")
-        for fault in report.faults():
-            console.print(f"  {fault}", style="red", soft_wrap=True)
-        if not any(fault.startswith("fp32") for fault in report.faults()) and report.fidelity:
-            console.print("  --precision fp32 exports it without what failed")
+        return
+    what = f"forced[/], and marked so → {report.output}" if report.shipped else "refused[/], no bundle was written:"
+    console.print(f"\n[bold red]✗ {what}", soft_wrap=True)
+    for fault in report.faults():
+        console.print(f"  {fault}", style="red", soft_wrap=True)
+    if not report.shipped and report.fidelity and not any(fault.startswith("fp32") for fault in report.faults()):
+        console.print("  --precision fp32 exports it without what failed; --force ships it all the same")
 
 
 def print_live(report: LiveReport, console: Console) -> None:

@@ -20,7 +20,7 @@ from .certificate import all_passed, certify
 from .fidelity import Fidelity, measure_fidelity
 from .golden import golden_cases, write_golden
 from .graphs import Graph
-from .latency import Latency, measure_latency
+from .latency import Latency, compare_speed, measure_latency
 from .manifest import COMPANIONS, generation_settings, write_json, write_manifest
 from .pictures import draw_report
 from .reports import GraphReport
@@ -41,11 +41,12 @@ class ExportReport:
     """What `export_checkpoint` found.
 
     Attributes:
-        output: The bundle's folder; it exists only if `passed`.
+        output: The bundle's folder; it exists only if `shipped`.
         graphs: Op by op and end to end, for every graph and precision.
         fidelity: The bundle through the runtime against eager, per precision.
         latency: Eager and every precision.
         certificate: All of it as JSON values: the content of parity.json.
+        forced: Whether to ship it although a precision other than fp32 is too far off or too slow.
     """
 
     output: Path
@@ -53,11 +54,28 @@ class ExportReport:
     fidelity: tuple[Fidelity, ...]
     latency: tuple[Latency, ...]
     certificate: dict[str, Any]
+    forced: bool = False
 
     @property
     def passed(self) -> bool:
         """Whether every gate passed."""
-        return all_passed(self.graphs, self.fidelity)
+        return all_passed(self.graphs, self.fidelity, self.latency)
+
+    @property
+    def shipped(self) -> bool:
+        """Whether there is a bundle: every gate passed, or those failed that may be overruled, and were."""
+        return self.passed or (self.forced and all_passed(self.graphs, self._exact, ()))
+
+    @property
+    def _exact(self) -> list[Fidelity]:
+        return [part for part in self.fidelity if part.precision == "fp32"]
+
+    def gates(self) -> list[dict[str, Any]]:
+        """Name every gate, with its verdict."""
+        gates = [{"name": f"{graph.precision} {graph.role}", "passed": graph.passed} for graph in self.graphs]
+        gates += [{"name": f"{part.precision} {part.measure}", "passed": part.passed} for part in self.fidelity]
+        speeds = compare_speed(self.latency)
+        return gates + [{"name": f"{speed.precision} faster than fp32", "passed": speed.passed} for speed in speeds]
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -67,6 +85,7 @@ class ExportReport:
     def faults(self) -> list[str]:
         """Name what failed, first op first."""
         found = [f"{graph.precision} {graph.role}: {graph.first_fault}" for graph in self.graphs if not graph.passed]
+        found += [f"{speed.precision} is {speed}" for speed in compare_speed(self.latency) if not speed.passed]
         return found + [
             f"{part.precision} {part.measure}: {part.value:.4f} over {part.count} {part.data}, less than {part.floor}"
             for part in self.fidelity
@@ -85,6 +104,7 @@ def export_checkpoint(
     opset: int = OPSETS.start,
     tolerance: Tolerance = END_TO_END,
     overwrite: bool = False,
+    force: bool = False,
     stage: Stage = silent,
 ) -> ExportReport:
     """Export a checkpoint, verify it, quantise it, verify that, and put the bundle in place if all of it holds.
@@ -100,10 +120,12 @@ def export_checkpoint(
         opset: ONNX opset.
         tolerance: For the fp32 outputs, end to end.
         overwrite: Replace a bundle that is there already; it stays whole until the new one is complete.
+        force: Ship a bundle whose quantised graphs are right, but too far off for the task or no faster than fp32; its
+            manifest and certificate say so.
         stage: Told of every stage.
 
     Returns:
-        The report. Where a gate failed, nothing was left at `output`.
+        The report. Where a gate failed, and was not overruled, nothing was left at `output`.
 
     Raises:
         TfmError: The input is bad, or the bundle cannot be written; nothing is left behind.
@@ -142,16 +164,15 @@ def export_checkpoint(
                 latency=latency,
                 tolerance=tolerance,
             ),
+            forced=force,
         )
-        if report.passed:
+        if report.shipped:
             write_json(folder / "parity.json", report.certificate)
             with stage("draw report.html"):
                 draw_report(folder, subject, files, report.certificate)
             with stage("store golden outputs"):
                 write_golden(folder, subject.graphs, files, tolerance)
-            gates = [{"name": f"{part.precision} {part.role}", "passed": part.passed} for part in reports]
-            gates += [{"name": f"{part.precision} {part.measure}", "passed": part.passed} for part in fidelity]
-            write_manifest(folder, subject.config, subject.family, subject.graphs, files, opset, gates)
+            write_manifest(folder, subject.config, subject.family, subject.graphs, files, opset, report.gates())
             put_in_place()
     return report
 

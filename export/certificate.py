@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .fidelity import Fidelity
-from .latency import Latency
+from .latency import Latency, compare_speed
 from .manifest import PACKAGES, describe_file
 from .reports import GraphReport
 from .storage import size_of
@@ -54,7 +54,7 @@ def certify(
     paths = [path for roles in files.values() for path in roles.values()]
     return {
         "schema": PARITY_SCHEMA,
-        "passed": all_passed(graphs, fidelity),
+        "passed": all_passed(graphs, fidelity, latency),
         "name": name,
         "family": subject.family,
         "kind": subject.config.kind,
@@ -78,7 +78,8 @@ def certify(
     }
 
 
-def all_passed(graphs: Sequence[GraphReport], fidelity: Sequence[Fidelity]) -> bool:
-    """Whether something was compared, and all of it passed."""
-    both = bool(graphs) and bool(fidelity)
-    return both and all(graph.passed for graph in graphs) and all(part.passed for part in fidelity)
+def all_passed(graphs: Sequence[GraphReport], fidelity: Sequence[Fidelity], latency: Sequence[Latency]) -> bool:
+    """Whether something was compared, all of it passed, and no precision is slower than fp32."""
+    verdicts = [graph.passed for graph in graphs] + [part.passed for part in fidelity]
+    verdicts += [speed.passed for speed in compare_speed(latency)]
+    return bool(graphs) and bool(fidelity) and all(verdicts)

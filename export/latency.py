@@ -36,6 +36,48 @@ class Latency:
     milliseconds: dict[str, float]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Whether a precision is worth having on this machine.
+
+    Attributes:
+        precision: Such as "int8".
+        ratio: Its time over fp32's, the geometric mean over all work that was timed.
+        milliseconds: Its time, and fp32's, of the work at which it does worst.
+        work: That work.
+    """
+
+    precision: str
+    ratio: float
+    milliseconds: tuple[float, float]
+    work: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is faster than fp32."""
+        return self.ratio < 1
+
+    def __str__(self) -> str:
+        ours, fp32 = self.milliseconds
+        how = "faster" if self.passed else "not faster"
+        return (
+            f"{how} than fp32 here: {self.ratio:.2f}× its time over all work, at worst {ours:.2f} ms against "
+            f"{fp32:.2f} ms ({self.work})"
+        )
+
+
+def compare_speed(latency: Sequence[Latency]) -> list[Speed]:
+    """Compare every precision with fp32; nothing where nothing was timed."""
+    names = [name for name in (latency[0].milliseconds if latency else {}) if name not in ("eager", "fp32")]
+    speeds = []
+    for name in names:
+        pairs = [(line.milliseconds[name], line.milliseconds["fp32"], line.work) for line in latency]
+        ours, fp32, work = max(pairs, key=lambda pair: pair[0] / pair[1])
+        ratio = statistics.geometric_mean(one / other for one, other, _ in pairs)
+        speeds.append(Speed(precision=name, ratio=ratio, milliseconds=(ours, fp32), work=work))
+    return speeds
+
+
 def measure_latency(
     graphs: Sequence[Graph],
     files: dict[str, dict[str, Path]],

@@ -19,6 +19,7 @@ from tfm.errors import CheckpointError, ConfigError, ExportError
 from tfm.export import PRECISIONS, Tolerance, export_checkpoint
 from tfm.export.certificate import PARITY_SCHEMA
 from tfm.export.fidelity import FLOORS, Fidelity
+from tfm.export.latency import Latency, compare_speed
 from tfm.model import save_checkpoint
 from tfm.runtime import check_golden, load
 
@@ -264,7 +265,7 @@ def test_a_defect_that_only_the_int8_graph_has(
     """What an int8 op inherits is not judged by the op, so wrong wiring has to show in the bundle's fidelity."""
     real = bundle.quantize_int8
 
-    def quantize(model: ir.Model) -> Any:
+    def quantize(model: ir.Model, *_: Any) -> Any:
         done = real(model)
         defect(edit, "Attention")(model)
         return done
@@ -330,3 +331,44 @@ def test_low_fidelity_refuses_the_bundle(checkpoint: Path, output: Path, monkeyp
     assert not report.passed
     assert report.faults()[0] == "int8 cosine: 0.5000 over 3 texts, less than 0.99"
     nothing_is_left(output)
+
+
+def slow(*_: Any) -> list[Latency]:
+    times = [("model 1×16", 2.0, 1.0), ("model 1×128", 9.0, 10.0)]
+    return [Latency(work=work, milliseconds={"eager": 20.0, "fp32": fp32, "int8": int8}) for work, int8, fp32 in times]
+
+
+def test_int8_that_is_not_faster_is_refused(checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "measure_latency", slow)
+    report = export_checkpoint(checkpoint, output)
+    assert not report.passed
+    assert report.faults() == [
+        "int8 is not faster than fp32 here: 1.34× its time over all work, at worst 2.00 ms against 1.00 ms (model 1×16)"
+    ]
+    nothing_is_left(output)
+
+
+def test_what_is_forced_is_marked(checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "measure_latency", slow)
+    report = export_checkpoint(checkpoint, output, force=True)
+    assert (report.passed, report.shipped) == (False, True)
+    assert json.loads((output / "parity.json").read_text())["passed"] is False
+    gates = {gate["name"]: gate["passed"] for gate in json.loads((output / "manifest.json").read_text())["gates"]}
+    assert gates["int8 faster than fp32"] is False
+    assert gates["fp32 model"] is True
+    load(output, precision="int8")
+
+
+def test_what_is_wrong_is_not_forced(checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "measure_fidelity", lambda *_: [fidelity(precision="fp32", value=0.5)])
+    report = export_checkpoint(checkpoint, output, force=True)
+    assert not report.shipped
+    nothing_is_left(output)
+
+
+def test_speed_is_a_geometric_mean() -> None:
+    (speed,) = compare_speed(slow())
+    assert (speed.ratio, speed.passed, speed.work) == (pytest.approx((2.0 * 0.9) ** 0.5), False, "model 1×16")
+    assert compare_speed([]) == []
+    faster = Latency(work="x", milliseconds={"eager": 1.0, "fp32": 1.0, "int8": 0.5})
+    assert compare_speed([faster])[0].passed
