@@ -65,19 +65,22 @@ def quantize_int8(model: ir.Model) -> list[QuantizedWeight]:
     return done
 
 
-def round_symmetric(weight: npt.NDArray[np.float32], axis: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+def round_symmetric(
+    weight: npt.NDArray[np.float32], axis: int, limit: int = 127
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Round a weight to int8 with one scale along all of `axis`.
 
     Args:
         weight: Float32, 2-D.
         axis: The axis that shares a scale: the inputs of a product, or the entries of an embedding row.
+        limit: Largest value, at most 127; `saturation.SAFE_LIMIT` where products must not saturate.
 
     Returns:
-        int8 values in [-127, 127] and the scales, float32 with `axis` kept at size 1; weight ≈ values · scale.
+        int8 values in [-limit, limit] and the scales, float32 with `axis` kept at size 1; weight ≈ values · scale.
     """
     largest = np.abs(weight).max(axis=axis, keepdims=True)
-    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    return np.rint(weight / scale).clip(-127, 127).astype(np.int8), scale
+    scale = np.where(largest > 0, largest / limit, 1).astype(np.float32)
+    return np.rint(weight / scale).clip(-limit, limit).astype(np.int8), scale
 
 
 def _quantize_matmul(graph: ir.Graph, node: ir.Node) -> list[QuantizedWeight]:
