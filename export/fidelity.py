@@ -12,11 +12,11 @@ import torch
 
 from tfm.errors import VerificationError
 from tfm.model import Transformer, TransformerConfig
+from tfm.quantize.text import english_sentences, english_words
 from tfm.runtime import Decoder, Encoder, EncoderDecoder, Model, Module
 
 from .fast_path import no_fast_path
 from .generic import GenericGraph
-from .samples import english_sentences, english_words
 
 _COUNT = 256
 
