@@ -34,6 +34,7 @@ from tfm.errors import ExportError
 @click.option(
     "--precision", default="fp32,int8", show_default=True, help="What to make, by commas; fp32 is always made."
 )
+@click.option("--calib", type=click.Path(path_type=Path), help="Texts or arrays to quantise by [default: built in].")
 @click.option("--opset", type=int, help="ONNX opset [default: 23].")
 @click.option("--atol", type=click.FloatRange(min=0), help="Absolute tolerance of fp32 outputs [default: 1e-5].")
 @click.option(
@@ -51,6 +52,7 @@ def export(
     nhead: int | None,
     output: Path | None,
     precision: str,
+    calib: Path | None,
     opset: int | None,
     atol: float | None,
     rtol: float | None,
@@ -90,6 +92,7 @@ def export(
         tolerance=tolerance,
         overwrite=overwrite,
         force=force,
+        calib=calib,
         stage=functools.partial(show_stage, messages),
     )
     if as_json:

@@ -6,6 +6,7 @@
     ├── ExportError        a model that cannot be turned into ONNX as asked
     ├── VerificationError  a comparison that could not be made (never: one that failed)
     ├── QuantizeError      a graph that cannot be quantised as asked
+    ├── CalibrationError   data to calibrate with that is malformed, or that the model must not see
     ├── BundleError        a bundle that is missing, altered, incomplete or not a bundle
     ├── ProviderError      an execution provider that was asked for and does not run
     └── InputError         an input the model must not see: name, dtype, rank, range, length
@@ -16,6 +17,7 @@ The command line prints it as one line and exits with 2.
 
 __all__ = [
     "BundleError",
+    "CalibrationError",
     "CheckpointError",
     "ConfigError",
     "ExportError",
@@ -49,6 +51,10 @@ class VerificationError(TfmError):
 
 class QuantizeError(TfmError):
     """A graph that cannot be quantised as asked."""
+
+
+class CalibrationError(TfmError):
+    """Data to calibrate with that is malformed, or that the model must not see."""
 
 
 class BundleError(TfmError):

@@ -12,10 +12,10 @@ import tokenizers
 
 from tfm.errors import CheckpointError, ExportError
 from tfm.model import TransformerConfig, load_tokenizer
-from tfm.quantize import observe, quantize_int8
+from tfm.quantize import observe, quantize_int8, read_calibration
 from tfm.runtime import load
+from tfm.runtime.manifest import read_manifest
 
-from .calibration import calibration_batches
 from .certificate import all_passed, certify
 from .fidelity import Fidelity, measure_fidelity
 from .golden import golden_cases, write_golden
@@ -31,6 +31,9 @@ from .subject import Stage, Subject, open_subject, silent
 from .to_onnx import OPSETS, to_onnx
 from .tolerances import END_TO_END, Tolerance
 from .verify import verify
+
+_CALIBRATED, _BATCH = 128, 8
+"""How many samples to quantise by, and how many of them at a time."""
 
 PRECISIONS = ("fp32", "int8")
 """What a bundle can hold; fp32 is always in it, as what the others are measured by."""
@@ -105,6 +108,7 @@ def export_checkpoint(
     tolerance: Tolerance = END_TO_END,
     overwrite: bool = False,
     force: bool = False,
+    calib: Path | None = None,
     stage: Stage = silent,
 ) -> ExportReport:
     """Export a checkpoint, verify it, quantise it, verify that, and put the bundle in place if all of it holds.
@@ -122,6 +126,7 @@ def export_checkpoint(
         overwrite: Replace a bundle that is there already; it stays whole until the new one is complete.
         force: Ship a bundle whose quantised graphs are right, but too far off for the task or no faster than fp32; its
             manifest and certificate say so.
+        calib: What to quantise by: a .txt, .jsonl or .npz file, or a folder of these; None: what is built in.
         stage: Told of every stage.
 
     Returns:
@@ -138,8 +143,29 @@ def export_checkpoint(
         _copy_what_belongs(subject, folder)
         files: dict[str, dict[str, Path]] = {name: {} for name in dict.fromkeys(["fp32", *precisions])}
         reports: list[GraphReport] = []
+        cases_of = {graph.role: [*cases(graph), *golden_cases(graph)] for graph in subject.graphs}
         for graph in subject.graphs:
-            reports += _make_graph(graph, subject.config.kind, folder, files, opset, tolerance, stage)
+            path = files["fp32"][graph.role] = folder / "onnx" / f"{graph.file}.onnx"
+            path.parent.mkdir(exist_ok=True)
+            name = _name(graph, subject)
+            with stage(f"export {name}"):
+                save_onnx(to_onnx(graph, opset=opset), path)
+            with stage(f"verify fp32 {name}"):
+                reports.append(verify(graph, path, cases_of[graph.role], tolerance=tolerance))
+        if len(files) > 1 and all(part.passed for part in reports):  # a wrong graph is not worth quantising
+            exact = {"fp32": files["fp32"]}
+            write_manifest(folder, subject.config, subject.family, subject.graphs, exact, opset, gates=[])
+            calibration = read_calibration(calib, read_manifest(folder), count=_CALIBRATED)
+            for graph in subject.graphs:
+                path = files["int8"][graph.role] = folder / "onnx" / f"{graph.file}_int8.onnx"
+                name = _name(graph, subject)
+                with stage(f"quantise {name} to int8 by {calibration.description}"):
+                    quantised = ir.load(files["fp32"][graph.role])
+                    seen = observe(files["fp32"][graph.role], calibration.batches(graph.role, _BATCH))
+                    quantize_int8(quantised, seen)
+                    save_onnx(quantised, path)
+                with stage(f"verify int8 {name}"):
+                    reports.append(verify(graph, path, cases_of[graph.role], precision="int8"))
         fidelity: list[Fidelity] = []
         latency: list[Latency] = []
         if all(part.passed for part in reports):  # else what is wrong is known, and may not even run
@@ -199,33 +225,5 @@ def _copy_what_belongs(subject: Subject, folder: Path) -> None:
         generation_settings(source, subject.config)
 
 
-def _make_graph(
-    graph: Graph,
-    kind: str,
-    folder: Path,
-    files: dict[str, dict[str, Path]],
-    opset: int,
-    tolerance: Tolerance,
-    stage: Stage,
-) -> list[GraphReport]:
-    """Export, verify, quantise and verify one graph; note its files in `files`."""
-    name = graph.role if graph.role != "model" else kind
-    reports, inputs = [], [*cases(graph), *golden_cases(graph)]
-    for precision, roles in files.items():
-        suffix = "" if precision == "fp32" else f"_{precision}"
-        path = folder / "onnx" / f"{graph.file}{suffix}.onnx"
-        path.parent.mkdir(exist_ok=True)
-        if precision == "fp32":
-            with stage(f"export {name}"):
-                save_onnx(to_onnx(graph, opset=opset), path)
-        else:
-            with stage(f"quantise {name} to {precision}"):
-                exact = files["fp32"][graph.role]
-                _, batches = calibration_batches(graph, folder)
-                quantised = ir.load(exact)
-                quantize_int8(quantised, observe(exact, batches))
-                save_onnx(quantised, path)
-        roles[graph.role] = path
-        with stage(f"verify {precision} {name}"):
-            reports.append(verify(graph, path, inputs, precision=precision, tolerance=tolerance))
-    return reports
+def _name(graph: Graph, subject: Subject) -> str:
+    return graph.role if graph.role != "model" else subject.config.kind

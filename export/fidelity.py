@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tfm.errors import VerificationError
+from tfm.errors import CalibrationError, VerificationError
 from tfm.model import Transformer, TransformerConfig
+from tfm.quantize.calibration_samples import SampleReader, split_of
+from tfm.quantize.text import english_sentences, english_words
 from tfm.runtime import Decoder, Encoder, EncoderDecoder, Model, Module
 
 from .fast_path import no_fast_path
 from .generic import GenericGraph
-from .samples import english_sentences, english_words
 
 _COUNT = 256
 
@@ -135,12 +136,25 @@ def pad(rows: list[list[int]], value: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _embeddings(eager: Transformer, bundle: Encoder) -> Fidelity:
-    sentences = english_sentences(_COUNT)
+    sentences = _held_out(bundle, english_sentences(10_000))
     if not sentences:
         return _hidden_states(eager, bundle)
     rows = bundle.tokenize(sentences)
     cosines = _cosines(bundle.embed(sentences), eager_embeddings(eager, rows))
     return _fidelity(bundle, "cosine", float(cosines.mean()), len(cosines), "sentence embeddings of English sentences")
+
+
+def _held_out(bundle: Model, texts: list[str]) -> list[str]:
+    """The first texts of that half which nothing is quantised by."""
+    reader, found = SampleReader(bundle.manifest), []
+    for text in texts:
+        try:
+            samples = list(reader.read("a built-in text", text))
+        except CalibrationError:  # too long for this model, or none of its language
+            continue
+        if samples and all(split_of(sample) == "held-out" for sample in samples):
+            found.append(text)
+    return found[:_COUNT]
 
 
 def _hidden_states(eager: Transformer, bundle: Encoder) -> Fidelity:
@@ -209,7 +223,8 @@ def _sources(eager: Transformer, bundle: EncoderDecoder) -> tuple[list[list[int]
     """Words or sentences as ids where the bundle reads text, random ids where not."""
     generation = bundle.manifest.generation
     if generation is not None and _reads_text(bundle):
-        texts = english_words(_COUNT) if generation.split_on_whitespace else english_sentences(_COUNT)
+        texts = english_words(10_000) if generation.split_on_whitespace else english_sentences(10_000)
+        texts = _held_out(bundle, texts)
         rows = [row for row in bundle.tokenize(texts) if 0 < len(row) <= eager.config.max_positions]
         if rows:
             return rows, "English words" if generation.split_on_whitespace else "English sentences"

@@ -27,7 +27,7 @@ _MIN_ELEMENTS = 256
 """Weights smaller than this stay in float32: there is nothing to gain."""
 
 _GAIN_DB = 0.5
-"""How much better a result must get, in dB, for every pass over the activations that it costs."""
+"""How much better a result must get, in dB, to be worth a pass over the activations."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,19 +118,19 @@ def _quantize_matmul(graph: ir.Graph, node: ir.Node, observed: Mapping[str, Obse
 
 
 def choose(weight_KN: npt.NDArray[np.float32], seen: Observed) -> Method:
-    """Choose how to quantise a product: the plainest method that is nearly as good as the best.
+    """Choose how to quantise a product: as is most exact on what was seen, where that is cheap.
+
+    Rows get scales of their own only where the result is narrower than the input, and multiplying it costs little.
+    Smoothing must win `_GAIN_DB` for its pass over the input.
 
     Args:
         weight_KN: Its weights.
         seen: What goes into it.
-
-    Returns:
-        Of the methods with the fewest passes over the activations, the best that is within `_GAIN_DB` of anything that
-        takes a pass more; each pass must win that much.
     """
-    methods = [Method(alpha=alpha, by_row=by_row) for by_row in (False, True) for alpha in (None, *ALPHAS)]
+    rows = (False, True) if weight_KN.shape[0] > weight_KN.shape[1] else (False,)
+    methods = [Method(alpha=alpha, by_row=by_row) for by_row in rows for alpha in (None, *ALPHAS)]
     ratios = {method: measure(seen, weight_KN, method) for method in methods}
-    return max(methods, key=lambda method: ratios[method] - _GAIN_DB * method.passes)
+    return max(methods, key=lambda method: ratios[method] - _GAIN_DB * bool(method.passes))
 
 
 def _prepare(

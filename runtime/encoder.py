@@ -33,13 +33,13 @@ class Encoder(Model):
         """
         return self._sessions["model"].run(**arrays)
 
-    def embed(self, texts: str | Sequence[str], batch_size: int = 8) -> npt.NDArray[np.float32]:
+    def embed(self, texts: str | Sequence[str], batch_size: int | None = None) -> npt.NDArray[np.float32]:
         """Embed texts, each truncated to the model's greatest length.
 
         Args:
             texts: Texts; one str is as a list of one.
-            batch_size: How many texts go into the graph at once, at least 1. In int8 they share the scales of their
-                activations, so that few are more exact than many.
+            batch_size: How many texts go into the graph at once, at least 1; None: one in a quantised precision, whose
+                activations have scales that batch-mates and padding would share, and eight in fp32.
 
         Returns:
             One row per text, float32 (len(texts), D).
@@ -54,7 +54,7 @@ class Encoder(Model):
                 f"{self.manifest.folder} has no sentence_embedding: its checkpoint does not say how to pool; "
                 "run() gives last_hidden_state"
             )
-        batch_size = check_count("batch_size", batch_size)
+        size = check_count("batch_size", (8 if self.precision == "fp32" else 1) if batch_size is None else batch_size)
         texts = as_list(texts)
         for index, text in enumerate(texts):
             if not isinstance(text, str):
@@ -63,7 +63,7 @@ class Encoder(Model):
         if texts:
             rows = check_rows(self._tokenizer.encode(texts), session.signature)
             segments = any(spec.name == "token_type_ids" for spec in session.signature.inputs)
-            for places, ids_BS, mask_BS in batches(rows, batch_size):
+            for places, ids_BS, mask_BS in batches(rows, size):
                 feeds = {"input_ids": ids_BS, "attention_mask": mask_BS}
                 if segments:
                     feeds["token_type_ids"] = np.zeros_like(ids_BS)

@@ -8,7 +8,7 @@ import torch
 
 from tfm.export import graphs_of
 from tfm.export.graphs import Graph
-from tfm.export.samples import cases, english_sentences, english_words
+from tfm.export.samples import cases
 from tfm.model import Transformer
 
 MakeModel = Callable[..., Transformer]
@@ -136,13 +136,3 @@ def test_signature_is_json(make_model: MakeModel) -> None:
     }
     assert "below" not in signature["outputs"][0]
     assert signature["max_length"] == {"past_sequence + sequence": 16}
-
-
-def test_english_is_english_and_the_same_on_each_call() -> None:
-    sentences = english_sentences(256)
-    assert len(set(sentences)) == 256
-    assert all(text[0].isupper() and text.endswith(".") for text in sentences)
-    assert sentences == english_sentences(256)
-    words = english_words(1000)
-    assert len(set(words)) == 1000
-    assert all(word.isascii() and word.islower() for word in words)

@@ -18,7 +18,7 @@ from tfm.export import graphs_of, to_onnx, verify
 from tfm.export.passes import OP_KEY
 from tfm.export.samples import cases
 from tfm.quantize import QuantizedWeight, quantize_int8
-from tfm.quantize.int8 import round_symmetric
+from tfm.quantize.rounding import round_symmetric
 
 Array = np.ndarray
 ExportTiny = Callable[..., dict[str, Any]]

@@ -16,7 +16,7 @@ from tfm.quantize.int8 import choose
 from tfm.quantize.method import ALPHAS, Method, emulate, measure, smoothing, snr_db
 
 Feeds = dict[str, np.ndarray]
-K, N = 64, 48
+K, N = 64, 48  # wide in, narrow out: rows may have scales of their own
 METHODS = [Method(alpha=alpha, by_row=by_row) for by_row in (False, True) for alpha in (None, *ALPHAS)]
 
 
@@ -125,6 +125,11 @@ def test_outlier_rows_are_divided_out(rng: np.random.Generator) -> None:
     seen = seen_of(rows, others)
     assert measure(seen, weight, Method()) < 10
     assert measure(seen, weight, Method(by_row=True)) > 35
+
+
+def test_a_result_wider_than_the_input_is_not_scaled_by_row(rng: np.random.Generator) -> None:
+    rows = outlier_rows(rng)
+    assert not choose(normal(rng, K, K + 1), seen_of(rows)).by_row
 
 
 def test_padding_shares_the_scale_but_is_not_judged(rng: np.random.Generator) -> None:
