@@ -113,7 +113,7 @@ def _quantize_matmul(graph: ir.Graph, node: ir.Node, observed: Mapping[str, Obse
             new = ir.node("Add", [new.outputs[0], value])
     _replace(graph, last, new)
     dequantised_KN = rounded_KN * scale_1N / scale_K[:, None]
-    ratio = snr_db(values_KN, dequantised_KN) if seen is None else measure(seen, values_KN, method)
+    ratio = snr_db(values_KN, dequantised_KN) if seen is None else measure(seen, values_KN, [method])[0]
     return [_report(weight, "matmul", values_KN, dequantised_KN, str(method), ratio)]
 
 
@@ -129,7 +129,7 @@ def choose(weight_KN: npt.NDArray[np.float32], seen: Observed) -> Method:
     """
     rows = (False, True) if weight_KN.shape[0] > weight_KN.shape[1] else (False,)
     methods = [Method(alpha=alpha, by_row=by_row) for by_row in rows for alpha in (None, *ALPHAS)]
-    ratios = {method: measure(seen, weight_KN, method) for method in methods}
+    ratios = dict(zip(methods, measure(seen, weight_KN, methods), strict=True))
     return max(methods, key=lambda method: ratios[method] - _GAIN_DB * bool(method.passes))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -98,10 +99,11 @@ EPSILON = 1e-12
 """Added to the mean square of a row, which may be all zeros."""
 
 
-def measure(seen: Observed, weight_KN: Floats, method: Method) -> float:
-    """Signal-to-noise ratio, in dB, of a product's result on what was observed, padding left out."""
-    exact, found = [], []
-    for rows_RK, real_R in seen.batches:
-        exact.append((rows_RK @ weight_KN)[real_R])
-        found.append(emulate(rows_RK, weight_KN, method, seen.largest_K)[real_R])
-    return snr_db(np.concatenate(exact), np.concatenate(found))
+def measure(seen: Observed, weight_KN: Floats, methods: Sequence[Method]) -> list[float]:
+    """Signal-to-noise ratio, in dB, of a product's result by each method on what was observed, padding left out."""
+    exact = np.concatenate([(rows_RK @ weight_KN)[real_R] for rows_RK, real_R in seen.batches])
+    ratios = []
+    for method in methods:
+        found = [emulate(rows_RK, weight_KN, method, seen.largest_K)[real_R] for rows_RK, real_R in seen.batches]
+        ratios.append(snr_db(exact, np.concatenate(found)))
+    return ratios

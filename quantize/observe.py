@@ -12,7 +12,7 @@ import onnxruntime as ort
 
 from tfm.errors import QuantizeError
 
-ROWS = 512
+ROWS = 256
 """Of each product's input, whole batches are kept until they have so many rows."""
 
 

@@ -13,7 +13,8 @@ import pytest
 from tfm.errors import QuantizeError
 from tfm.quantize import Observed, observe, quantize_int8
 from tfm.quantize.int8 import choose
-from tfm.quantize.method import ALPHAS, Method, emulate, measure, smoothing, snr_db
+from tfm.quantize.method import ALPHAS, Method, emulate, smoothing, snr_db
+from tfm.quantize.method import measure as measure_all
 
 Feeds = dict[str, np.ndarray]
 K, N = 64, 48  # wide in, narrow out: rows may have scales of their own
@@ -43,6 +44,10 @@ def run(model: ir.Model, x: np.ndarray) -> np.ndarray:
 def seen_of(rows_RK: np.ndarray, real_R: np.ndarray | None = None) -> Observed:
     real_R = np.ones(len(rows_RK), np.bool_) if real_R is None else real_R
     return Observed(np.abs(rows_RK).max(axis=0), [(rows_RK, real_R)])
+
+
+def measure(seen: Observed, weight_KN: np.ndarray, method: Method) -> float:
+    return measure_all(seen, weight_KN, [method])[0]
 
 
 def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -163,8 +168,8 @@ def test_observing(tmp_path: Path, rng: np.random.Generator) -> None:
 
 def test_observing_no_more_than_is_needed(tmp_path: Path, rng: np.random.Generator) -> None:
     ir.save(product_model(normal(rng, K, N)), tmp_path / "m.onnx")
-    seen = observe(tmp_path / "m.onnx", batches(*(normal(rng, 4, 100, K) for _ in range(4))))
-    assert [len(rows) for rows, _ in seen["h"].batches] == [400, 400]
+    seen = observe(tmp_path / "m.onnx", batches(*(normal(rng, 2, 100, K) for _ in range(4))))
+    assert [len(rows) for rows, _ in seen["h"].batches] == [200, 200]
 
 
 def test_what_cannot_be_observed(tmp_path: Path, rng: np.random.Generator) -> None:
