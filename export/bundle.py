@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 import tokenizers
+import torch
 
 from tfm.errors import CheckpointError, ExportError
 from tfm.model import TransformerConfig, load_tokenizer
@@ -32,8 +33,8 @@ from .to_onnx import OPSETS, to_onnx
 from .tolerances import END_TO_END, Tolerance
 from .verify import verify
 
-_CALIBRATED, _BATCH = 128, 8
-"""How many samples to quantise by, and how many of them at a time."""
+_CALIBRATED, _HELD_OUT, _BATCH = 128, 16, 8
+"""How many samples to quantise by, how many others to look at afterwards, and how many of them at a time."""
 
 PRECISIONS = ("fp32", "int8")
 """What a bundle can hold; fp32 is always in it, as what the others are measured by."""
@@ -155,7 +156,9 @@ def export_checkpoint(
         if len(files) > 1 and all(part.passed for part in reports):  # a wrong graph is not worth quantising
             exact = {"fp32": files["fp32"]}
             write_manifest(folder, subject.config, subject.family, subject.graphs, exact, opset, gates=[])
-            calibration = read_calibration(calib, read_manifest(folder), count=_CALIBRATED)
+            manifest = read_manifest(folder)
+            calibration = read_calibration(calib, manifest, count=_CALIBRATED)
+            held_out = read_calibration(calib, manifest, count=_HELD_OUT, split="held-out")
             for graph in subject.graphs:
                 path = files["int8"][graph.role] = folder / "onnx" / f"{graph.file}_int8.onnx"
                 name = _name(graph, subject)
@@ -165,7 +168,11 @@ def export_checkpoint(
                     quantize_int8(quantised, seen)
                     save_onnx(quantised, path)
                 with stage(f"verify int8 {name}"):
-                    reports.append(verify(graph, path, cases_of[graph.role], precision="int8"))
+                    inputs = [
+                        [torch.from_numpy(feeds[value.name]) for value in graph.inputs]
+                        for feeds in held_out.batches(graph.role, _BATCH)
+                    ]
+                    reports.append(verify(graph, path, [*inputs, *golden_cases(graph)], precision="int8"))
         fidelity: list[Fidelity] = []
         latency: list[Latency] = []
         if all(part.passed for part in reports):  # else what is wrong is known, and may not even run
