@@ -5,9 +5,6 @@ many rows. Weights are symmetric with one scale per output channel (Jacob et al.
 activations get one scale and zero point per tensor, at run time. Attention and activations stay in float32.
 """
 
-import dataclasses
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -15,28 +12,7 @@ import onnx_ir.passes.common as common
 
 from tfm.errors import QuantizeError
 
-_ROWS = ir.AttrInt64("axis", 0)
-"""Gather's default axis."""
-
-_MIN_ELEMENTS = 256
-"""Weights smaller than this stay in float32: there is nothing to gain."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class QuantizedWeight:
-    """One weight that became int8.
-
-    Attributes:
-        name: The weight's name.
-        op: "matmul" or "embedding".
-        shape: Its shape.
-        snr_db: Signal-to-noise ratio of the rounded weight, in dB.
-    """
-
-    name: str
-    op: str
-    shape: tuple[int, ...]
-    snr_db: float
+from .edit import QuantizedWeight, bias_of, constant_of, initializer, is_lookup, replace, signal_to_noise
 
 
 def quantize_int8(model: ir.Model) -> list[QuantizedWeight]:
@@ -55,7 +31,7 @@ def quantize_int8(model: ir.Model) -> list[QuantizedWeight]:
     for node in list(model.graph):
         if node.op_type == "MatMul" and node.domain == "":
             done += _quantize_matmul(model.graph, node)
-        elif node.op_type == "Gather" and node.domain == "":
+        elif is_lookup(node):
             done += _quantize_embedding(model.graph, node)
     if not done:
         raise QuantizeError(f"the graph {model.graph.name!r} has no MatMul or Gather by a constant to quantise")
@@ -82,93 +58,40 @@ def round_symmetric(weight: npt.NDArray[np.float32], axis: int) -> tuple[npt.NDA
 
 def _quantize_matmul(graph: ir.Graph, node: ir.Node) -> list[QuantizedWeight]:
     x, weight = node.inputs
-    values_KN = _constant(weight)
+    values_KN = constant_of(weight)
     if x is None or weight is None or values_KN is None:
         return []
     rounded_KN, scale_1N = round_symmetric(values_KN, axis=0)
-    last, bias = node, _bias(node, values_KN.shape[1])
+    last, bias = node, bias_of(node, values_KN.shape[1])
     inputs: list[ir.Value | None] = [
         x,
-        _initializer(graph, f"{weight.name}_int8", rounded_KN),
-        _initializer(graph, f"{weight.name}_scale", scale_1N[0]),
+        initializer(graph, f"{weight.name}_int8", rounded_KN),
+        initializer(graph, f"{weight.name}_scale", scale_1N[0]),
     ]
     if bias is not None:
         last, value = bias
         inputs += [None, value]  # no zero point: weights are symmetric
     new = ir.Node("com.microsoft", "DynamicQuantizeMatMul", inputs, num_outputs=1, name=last.name)
-    _replace(graph, last, new)
+    replace(graph, last, [new])
     return [_report(weight, "matmul", values_KN, rounded_KN * scale_1N)]
 
 
 def _quantize_embedding(graph: ir.Graph, node: ir.Node) -> list[QuantizedWeight]:
     table, ids = node.inputs
-    values_VD = _constant(table)
-    if table is None or values_VD is None or node.attributes.get("axis", _ROWS).as_int() != 0:
+    values_VD = constant_of(table)
+    if table is None or values_VD is None:
         return []
     rounded_VD, scale_V1 = round_symmetric(values_VD, axis=1)
-    row = ir.node("Gather", [_initializer(graph, f"{table.name}_rows_int8", rounded_VD), ids])
+    row = ir.node("Gather", [initializer(graph, f"{table.name}_rows_int8", rounded_VD), ids])
     cast = ir.node("Cast", [row.outputs[0]], {"to": ir.DataType.FLOAT})
-    scale = ir.node("Gather", [_initializer(graph, f"{table.name}_rows_scale", scale_V1), ids])
+    scale = ir.node("Gather", [initializer(graph, f"{table.name}_rows_scale", scale_V1), ids])
     product = ir.node("Mul", [cast.outputs[0], scale.outputs[0]], name=node.name)
-    for part in (row, cast, scale):
-        part.metadata_props.update(node.metadata_props)
-    graph.insert_before(node, [row, cast, scale])
-    _replace(graph, node, product)
+    replace(graph, node, [row, cast, scale, product])
     return [_report(table, "embedding", values_VD, rounded_VD * scale_V1)]
-
-
-def _constant(value: ir.Value | None) -> npt.NDArray[np.float32] | None:
-    """A 2-D float32 constant worth quantising."""
-    tensor = None if value is None else value.const_value
-    if (
-        value is None
-        or tensor is None
-        or tensor.dtype != ir.DataType.FLOAT
-        or len(tensor.shape) != 2
-        or tensor.size < _MIN_ELEMENTS
-    ):
-        return None
-    array = tensor.numpy()
-    if not np.isfinite(array).all():
-        raise QuantizeError(f"the weight {value.name!r} holds NaN or infinity; int8 has no such values")
-    return array
-
-
-def _bias(node: ir.Node, size: int) -> tuple[ir.Node, ir.Value] | None:
-    """The Add of a constant vector of the product's `size` that is its one use."""
-    users = list(node.outputs[0].consumers())
-    if len(users) != 1 or users[0].op_type != "Add" or node.outputs[0].is_graph_output():
-        return None
-    bias = next((value for value in users[0].inputs if value is not node.outputs[0]), None)
-    if bias is None or bias.const_value is None or tuple(bias.const_value.shape) != (size,):
-        return None
-    return users[0], bias
-
-
-def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
-    if name not in graph.initializers:
-        value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-        value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.from_numpy(array.dtype))
-        graph.register_initializer(value)
-    return graph.initializers[name]
-
-
-def _replace(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
-    output, result = old.outputs[0], new.outputs[0]
-    new.metadata_props.update(old.metadata_props)  # the op it belongs to
-    result.shape, result.type = output.shape, output.type
-    graph.insert_before(old, new)
-    for index, value in enumerate(graph.outputs):
-        if value is output:
-            graph.outputs[index] = result
-    ir.convenience.replace_all_uses_with(output, result)
-    result.name = output.name
-    graph.remove(old, safe=True)
 
 
 def _report(
     value: ir.Value, op: str, exact: npt.NDArray[np.float32], rounded: npt.NDArray[np.float32]
 ) -> QuantizedWeight:
-    noise, signal = np.square(exact - rounded).sum(dtype=np.float64), np.square(exact).sum(dtype=np.float64)
-    snr_db = float(10 * np.log10(signal / noise)) if noise else float("inf")
+    snr_db = signal_to_noise(exact, rounded)
     return QuantizedWeight(name=str(value.name), op=op, shape=tuple(exact.shape), snr_db=snr_db)
