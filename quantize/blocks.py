@@ -10,12 +10,15 @@ given a constant weight beside scales that are no constants, onnxruntime 1.32's 
 weight without its scales, and returns zeros.
 """
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from tfm.errors import QuantizeError
 
 from .edit import QuantizedWeight, bias_of, constant_of, initializer, is_lookup, replace
+from .moments import Moments
 from .rounding import Bits, round_to_blocks
 
 _QUANTISED = {
@@ -48,6 +51,7 @@ def quantize_blocks(
     symmetric: bool | None = None,
     search: bool | None = None,
     accuracy_level: int = 4,
+    moments: Moments | None = None,
 ) -> list[QuantizedWeight]:
     """Quantise the weights of a float32 ONNX model in place.
 
@@ -60,6 +64,7 @@ def quantize_blocks(
         symmetric: See `quantize_to_blocks`.
         search: See `quantize_to_blocks`.
         accuracy_level: See `quantize_to_blocks`.
+        moments: See `quantize_to_blocks`.
 
     Returns:
         What was quantised, in the order of the graph.
@@ -81,6 +86,7 @@ def quantize_blocks(
                 symmetric=symmetric,
                 search=search,
                 accuracy_level=accuracy_level,
+                moments=moments,
             )
         )
     found = [weight for weight in done if weight is not None]
@@ -100,6 +106,7 @@ def quantize_to_blocks(
     symmetric: bool | None = None,
     search: bool | None = None,
     accuracy_level: int = 4,
+    moments: Moments | None = None,
 ) -> QuantizedWeight | None:
     """Quantise the weight of one node in place; what nothing reads any more stays for `RemoveUnusedNodesPass`.
 
@@ -112,6 +119,8 @@ def quantize_to_blocks(
         symmetric: Whether blocks have no zero point of their own; None to have one at 4 bits alone.
         search: Whether ranges are clipped where that makes the squared error less; None to do so at 4 bits alone.
         accuracy_level: Of `MatMulNBits`: 4 lets it round activations to int8, 0 and 1 compute in float32.
+        moments: Of the values that are multiplied (`second_moments`): weights of MatMuls whose input is among them are
+            rounded so that the products change least on such data.
 
     Returns:
         What was quantised, or None where the node has no weight worth it.
@@ -136,13 +145,16 @@ def quantize_to_blocks(
             block=block,
             symmetric=bits == 8 if symmetric is None else symmetric,
             search=bits == 4 if search is None else search,
+            moments_KK=_moments_of(weight, moments or {}),
         )
         initializer(graph, name, rounded.packed).meta[_SNR] = rounded.snr_db
         initializer(graph, f"{name}_scale", rounded.scale)
         if rounded.zero is not None:
             initializer(graph, f"{name}_zero", rounded.zero)
+    size = tuple(values.shape)
     if isinstance(weight.const_value, ir.ExternalTensor):
-        weight.const_value.release()
+        del values
+        weight.const_value.release()  # what is mapped of a file beside the model
     if is_lookup(node):
         _look_up(graph, node, name, columns, bits, block)
     else:
@@ -151,7 +163,7 @@ def quantize_to_blocks(
     return QuantizedWeight(
         name=str(weight.name),
         op="embedding" if is_lookup(node) else "matmul",
-        shape=tuple(values.shape),
+        shape=size,
         snr_db=graph.initializers[name].meta[_SNR],
     )
 
@@ -184,6 +196,17 @@ def _weight_of(node: ir.Node) -> ir.Value | None:
         return weight
     perm = producer.attributes.get("perm")
     return producer.inputs[0] if perm is None or list(perm.as_ints()) == [1, 0] else weight
+
+
+def _moments_of(weight: ir.Value, moments: Moments) -> npt.NDArray[np.float64] | None:
+    """Moments of all that a weight is multiplied by; None where any are unknown, or where it is a table too."""
+    users = list(weight.consumers())
+    users += [user for node in users if node.op_type == "Transpose" for user in node.outputs[0].consumers()]
+    if any(is_lookup(user) for user in users):
+        return None
+    found = [moments.get(str(user.inputs[0].name)) for user in users if user.op_type == "MatMul" and user.inputs[0]]
+    known = [array for array in found if array is not None]
+    return sum(known[1:], known[0]) if known and len(known) == len(found) else None
 
 
 def _multiply(

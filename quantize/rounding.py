@@ -22,6 +22,9 @@ _CHUNK = 1 << 20
 _SYMMETRIC_STEPS = np.linspace(0.75, 1.2, 16)
 """Where the largest value of a symmetric block may come to lie, as a fraction of the half range."""
 
+_DAMPING = 0.01
+"""Share of the mean second moment that is added to each, as in the paper."""
+
 _RANGES = np.linspace(0.7, 1.05, 12)
 """Fractions of an asymmetric block's range that the integers may span."""
 
@@ -43,7 +46,15 @@ class Blocks:
     snr_db: float
 
 
-def round_to_blocks(weight_NK: Float, *, bits: Bits, block: int, symmetric: bool, search: bool) -> Blocks:
+def round_to_blocks(
+    weight_NK: Float,
+    *,
+    bits: Bits,
+    block: int,
+    symmetric: bool,
+    search: bool,
+    moments_KK: npt.NDArray[np.float64] | None = None,
+) -> Blocks:
     """Round a matrix.
 
     Args:
@@ -53,6 +64,9 @@ def round_to_blocks(weight_NK: Float, *, bits: Bits, block: int, symmetric: bool
         symmetric: Whether the zero point is 2^(bits - 1) in every block.
         search: Whether each block's scale and zero point are those of the least squared error among a few clipped
             ranges, the scale then fitted by least squares, rather than those of the whole range (round to nearest).
+        moments_KK: Mean outer product of the inputs that the rows are multiplied by: each column's error is then made
+            up for in the columns after it, so that the products change least (GPTQ, Frantar et al. 2023,
+            arXiv:2210.17323, algorithm 1).
 
     Returns:
         The packed matrix.
@@ -64,13 +78,17 @@ def round_to_blocks(weight_NK: Float, *, bits: Bits, block: int, symmetric: bool
     zero = np.empty((rows, -(-blocks * bits // 8)), np.uint8)
     signal = noise = 0.0
     step = max(1, _CHUNK // (blocks * block))
+    carry_KK = None if moments_KK is None else _carry(moments_KK, blocks * block)
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
         exact_nK = np.zeros((part.stop - start, blocks * block), np.float32)
         exact_nK[:, :columns] = weight_NK[part]
         x = exact_nK.reshape(-1, block)
-        scale_b1, zero_b1 = _fit(x, bits, symmetric, search)
-        values = _quantise(x, scale_b1, zero_b1, bits)
+        if carry_KK is None:
+            scale_b1, zero_b1 = _fit(x, bits, symmetric, search)
+            values = _quantise(x, scale_b1, zero_b1, bits)
+        else:
+            values, scale_b1, zero_b1 = _compensate(exact_nK, carry_KK, bits, block, symmetric, search)
         signal += np.square(x).sum(dtype=np.float64)
         noise += np.square(x - (values - zero_b1) * scale_b1).sum(dtype=np.float64)
         packed[part] = _pack(values.reshape(-1, blocks * block), bits)
@@ -103,6 +121,40 @@ def _fit(x: Float, bits: Bits, symmetric: bool, search: bool) -> tuple[Float, Fl
     half = _to_half(scale).astype(np.float32)
     with np.errstate(invalid="ignore"):  # a scale that float16 has not is infinite there
         return np.where(np.abs(half - scale) <= np.abs(scale) / 256, half, scale), zero
+
+
+def _carry(moments_KK: npt.NDArray[np.float64], columns: int) -> Float:
+    """Upper Cholesky factor of the inverse of the moments: how a column's error is carried to those after it."""
+    known = len(moments_KK)
+    padded = np.eye(columns) * (
+        moments_KK.trace() / known or 1
+    )  # what fills up the last block is multiplied by nothing
+    padded[:known, :known] = moments_KK
+    padded[np.diag_indices(columns)] += _DAMPING * padded.trace() / columns
+    # U with UᵀU = H⁻¹
+    return np.linalg.cholesky(np.linalg.inv(padded)).T.astype(np.float32)
+
+
+def _compensate(
+    exact_nK: Float, carry_KK: Float, bits: Bits, block: int, symmetric: bool, search: bool
+) -> tuple[Float, Float, Float]:
+    """Round rows column after column; gives the values [b, block], scales and zero points [b, 1]."""
+    rest = exact_nK.copy()
+    values = np.empty_like(rest)
+    scales, zeros = (np.empty((len(rest), rest.shape[1] // block), np.float32) for _ in range(2))
+    for index, start in enumerate(range(0, rest.shape[1], block)):
+        end = start + block
+        scale, zero = _fit(rest[:, start:end], bits, symmetric, search)
+        errors = np.empty((len(rest), block), np.float32)
+        for column in range(start, end):
+            values[:, column] = _quantise(rest[:, [column]], scale, zero, bits)[:, 0]
+            rounded = (values[:, column] - zero[:, 0]) * scale[:, 0]
+            error = (rest[:, column] - rounded) / carry_KK[column, column]
+            rest[:, column:end] -= np.outer(error, carry_KK[column, column:end])
+            errors[:, column - start] = error
+        rest[:, end:] -= errors @ carry_KK[start:end, end:]
+        scales[:, [index]], zeros[:, [index]] = scale, zero
+    return values.reshape(-1, block), scales.reshape(-1, 1), zeros.reshape(-1, 1)
 
 
 def _symmetric(x: Float, bits: Bits) -> Iterator[tuple[Float, Float]]:
