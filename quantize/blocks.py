@@ -52,6 +52,7 @@ def quantize_blocks(
     search: bool | None = None,
     accuracy_level: int = 4,
     moments: Moments | None = None,
+    smoothing: float = 0.5,
 ) -> list[QuantizedWeight]:
     """Quantise the weights of a float32 ONNX model in place.
 
@@ -65,6 +66,7 @@ def quantize_blocks(
         search: See `quantize_to_blocks`.
         accuracy_level: See `quantize_to_blocks`.
         moments: See `quantize_to_blocks`.
+        smoothing: See `quantize_to_blocks`.
 
     Returns:
         What was quantised, in the order of the graph.
@@ -87,6 +89,7 @@ def quantize_blocks(
                 search=search,
                 accuracy_level=accuracy_level,
                 moments=moments,
+                smoothing=smoothing,
             )
         )
     found = [weight for weight in done if weight is not None]
@@ -107,6 +110,7 @@ def quantize_to_blocks(
     search: bool | None = None,
     accuracy_level: int = 4,
     moments: Moments | None = None,
+    smoothing: float = 0.5,
 ) -> QuantizedWeight | None:
     """Quantise the weight of one node in place; what nothing reads any more stays for `RemoveUnusedNodesPass`.
 
@@ -120,7 +124,10 @@ def quantize_to_blocks(
         search: Whether ranges are clipped where that makes the squared error less; None to do so at 4 bits alone.
         accuracy_level: Of `MatMulNBits`: 4 lets it round activations to int8, 0 and 1 compute in float32.
         moments: Of the values that are multiplied (`second_moments`): weights of MatMuls whose input is among them are
-            rounded so that the products change least on such data.
+            rounded so that the products change least on such data. Tables that rows are looked up in are not.
+        smoothing: With moments: each input is divided, and its weights are multiplied, by its root mean square to this
+            power, so that inputs weigh alike in a block (AWQ, Lin et al. 2024, arXiv:2306.00978, section 3.2); 0 for
+            not at all.
 
     Returns:
         What was quantised, or None where the node has no weight worth it.
@@ -139,13 +146,19 @@ def quantize_to_blocks(
     rows, columns = values.shape if by_rows else values.shape[::-1]
     name = f"{weight.name}_{'rows_' if by_rows else ''}int{bits}_{block}"
     if name not in graph.initializers:
+        moments_KK = _moments_of(weight, moments or {})
+        factors_K = None if moments_KK is None or not smoothing else _factors(moments_KK, smoothing)
+        if moments_KK is not None and factors_K is not None:
+            moments_KK = moments_KK / np.outer(factors_K, factors_K)
+            initializer(graph, f"{name}_inverse_factors", 1 / factors_K)
         rounded = round_to_blocks(
             values if by_rows else values.T,
             bits=bits,
             block=block,
             symmetric=bits == 8 if symmetric is None else symmetric,
             search=bits == 4 if search is None else search,
-            moments_KK=_moments_of(weight, moments or {}),
+            moments_KK=moments_KK,
+            factors_K=factors_K,
         )
         initializer(graph, name, rounded.packed).meta[_SNR] = rounded.snr_db
         initializer(graph, f"{name}_scale", rounded.scale)
@@ -209,6 +222,13 @@ def _moments_of(weight: ir.Value, moments: Moments) -> npt.NDArray[np.float64] |
     return sum(known[1:], known[0]) if known and len(known) == len(found) else None
 
 
+def _factors(moments_KK: npt.NDArray[np.float64], smoothing: float) -> npt.NDArray[np.float32]:
+    """Root mean squares to a power, about 1; inputs that are all but always zero are taken for small ones."""
+    power_K = np.maximum(moments_KK.diagonal(), 1e-8 * moments_KK.diagonal().max())
+    logarithm_K = smoothing / 2 * np.log(np.where(power_K > 0, power_K, 1))
+    return np.exp(logarithm_K - logarithm_K.mean()).astype(np.float32)
+
+
 def _multiply(
     graph: ir.Graph, node: ir.Node, name: str, shape: tuple[int, int], bits: Bits, block: int, accuracy_level: int
 ) -> None:
@@ -221,14 +241,17 @@ def _multiply(
     cast, scale = _scale(graph, name)
     last, bias = node, bias_of(node, rows)
     zero = graph.initializers.get(f"{name}_zero")
-    inputs = [node.inputs[0], reshape.outputs[0], scale, zero, None, None]
+    inverse = graph.initializers.get(f"{name}_inverse_factors")
+    smooth = [] if inverse is None else [ir.node("Mul", [node.inputs[0], inverse])]
+    x = smooth[0].outputs[0] if smooth else node.inputs[0]
+    inputs = [x, reshape.outputs[0], scale, zero, None, None]
     if bias is not None:
         last, inputs[5] = bias
     while inputs[-1] is None:
         inputs.pop()
     sizes = {"K": columns, "N": rows, "bits": bits, "block_size": block, "accuracy_level": accuracy_level}
     product = ir.node("MatMulNBits", inputs, sizes, domain="com.microsoft", name=last.name)
-    replace(graph, last, [reshape, *cast, product])
+    replace(graph, last, [*smooth, reshape, *cast, product])
 
 
 def _look_up(graph: ir.Graph, node: ir.Node, name: str, columns: int, bits: Bits, block: int) -> None:

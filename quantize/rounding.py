@@ -37,7 +37,7 @@ class Blocks:
         packed: uint8, [N, ceil(K / block) · block · bits / 8].
         scale: [N, ceil(K / block)]: float16 where that represents every scale well, else float32.
         zero: uint8, [N, ceil(ceil(K / block) · bits / 8)], packed; None if symmetric.
-        snr_db: Signal-to-noise ratio, in dB.
+        snr_db: Signal-to-noise ratio of what was rounded, in dB.
     """
 
     packed: npt.NDArray[np.uint8]
@@ -54,6 +54,7 @@ def round_to_blocks(
     symmetric: bool,
     search: bool,
     moments_KK: npt.NDArray[np.float64] | None = None,
+    factors_K: Float | None = None,
 ) -> Blocks:
     """Round a matrix.
 
@@ -67,6 +68,7 @@ def round_to_blocks(
         moments_KK: Mean outer product of the inputs that the rows are multiplied by: each column's error is then made
             up for in the columns after it, so that the products change least (GPTQ, Frantar et al. 2023,
             arXiv:2210.17323, algorithm 1).
+        factors_K: What to multiply the columns by first; the moments are those of inputs that were divided by it.
 
     Returns:
         The packed matrix.
@@ -82,7 +84,7 @@ def round_to_blocks(
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
         exact_nK = np.zeros((part.stop - start, blocks * block), np.float32)
-        exact_nK[:, :columns] = weight_NK[part]
+        exact_nK[:, :columns] = weight_NK[part] if factors_K is None else weight_NK[part] * factors_K
         x = exact_nK.reshape(-1, block)
         if carry_KK is None:
             scale_b1, zero_b1 = _fit(x, bits, symmetric, search)
