@@ -16,6 +16,7 @@ import inspect
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from pydoc_data import topics
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,6 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 import tokenizers
-from pydoc_data import topics
 
 from tfm.export import graphs_of, to_onnx
 from tfm.model import load_checkpoint, load_tokenizer
@@ -36,8 +36,31 @@ LENGTH = 256
 PARAMETERS = 134_515_008
 """Of SmolLM2-135M, the tied table counted once."""
 
-DOCSTRINGS = """argparse logging subprocess unittest decimal datetime threading tarfile random statistics csv json inspect
-pathlib typing heapq difflib optparse doctest pdb locale string turtle""".split()
+DOCSTRINGS = [
+    "argparse",
+    "collections",
+    "csv",
+    "datetime",
+    "decimal",
+    "difflib",
+    "doctest",
+    "heapq",
+    "inspect",
+    "json",
+    "logging",
+    "optparse",
+    "pathlib",
+    "pdb",
+    "random",
+    "statistics",
+    "string",
+    "subprocess",
+    "tarfile",
+    "threading",
+    "turtle",
+    "typing",
+    "unittest",
+]
 
 PLAIN: dict[str, Any] = {"symmetric": True, "search": False}
 FORMS: dict[str, dict[str, Any]] = {
@@ -127,7 +150,9 @@ def main() -> None:
         size = exact.stat().st_size
         print(f"float32: {size} B, perplexity {np.exp(losses.mean()):.4f} on {windows.size} tokens", flush=True)
         print(
-            "| form | MB | of the float32 file | of 4 B a parameter | perplexity | change | top-1 |\n|---|---|---|---|---|---|---|"
+            "| form | MB | of the float32 file | of 4 B a parameter | perplexity | change | top-1 |\n"
+            + "|---" * 7
+            + "|"
         )
         moments = None
         for name in options.forms or FORMS:

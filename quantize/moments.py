@@ -21,20 +21,21 @@ def second_moments(path: Path, names: Iterable[str], feeds: Iterable[Mapping[str
 
     Args:
         path: The ONNX file; a copy of it is written to a temporary folder for the time being.
-        names: Values [..., K] of its graph, such as the inputs of its products (`product_inputs`).
+        names: Values [..., K] of its graph, such as the inputs of its products.
         feeds: Inputs of the model, one run each; read one at a time.
 
     Returns:
         The moments of each value over all rows of all runs, float64.
 
     Raises:
-        QuantizeError: There are no feeds, or a value is not finite on them.
+        QuantizeError: The graph has no such value, there are no feeds, or a value is not finite on them.
     """
     model = ir.load(path)
-    wanted = set(names)
-    outputs = {value.name for value in model.graph.outputs}
-    values = [value for node in model.graph for value in node.outputs if value.name in wanted - outputs]
-    model.graph.outputs.extend(values)
+    wanted = list(dict.fromkeys(names))
+    values = {str(value.name): value for node in model.graph for value in node.outputs}
+    if missing := [name for name in wanted if name not in values]:
+        raise QuantizeError(f"the graph {model.graph.name!r} computes no value {missing[0]!r}")
+    model.graph.outputs.extend(values[name] for name in wanted if not values[name].is_graph_output())
     sums: dict[str, npt.NDArray[np.float64]] = {}
     rows = dict.fromkeys(wanted, 0)
     with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +44,7 @@ def second_moments(path: Path, names: Iterable[str], feeds: Iterable[Mapping[str
         options.log_severity_level = 3
         session = ort.InferenceSession(Path(folder) / "model.onnx", options, providers=["CPUExecutionProvider"])
         for feed in feeds:
-            for name, array in zip(wanted, session.run(list(wanted), dict(feed)), strict=True):
+            for name, array in zip(wanted, session.run(wanted, dict(feed)), strict=True):
                 x_MK = array.reshape(-1, array.shape[-1])
                 product = (x_MK.T @ x_MK).astype(np.float64)
                 if not np.isfinite(product).all():

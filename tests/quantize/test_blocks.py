@@ -339,6 +339,12 @@ def test_second_moments(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, seen.T @ seen / 3, atol=1e-6, rtol=0)
     with pytest.raises(QuantizeError, match="there is no calibration data"):
         second_moments(tmp_path / "a.onnx", ["rows"], [])
+    with pytest.raises(QuantizeError, match="the graph 'g' computes no value 'column'"):
+        second_moments(tmp_path / "a.onnx", ["column"], feeds)
+    table[2, 3] = np.nan
+    ir.save(tied(table), tmp_path / "b.onnx")
+    with pytest.raises(QuantizeError, match="the value 'rows' is not finite on the calibration data"):
+        second_moments(tmp_path / "b.onnx", ["rows"], feeds)
 
 
 # ------------------------------------------------ whole models
