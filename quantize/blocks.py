@@ -124,7 +124,7 @@ def quantize_to_blocks(
         search: Whether ranges are clipped where that makes the squared error less; None to do so at 4 bits alone.
         accuracy_level: Of `MatMulNBits`: 4 lets it round activations to int8, 0 and 1 compute in float32.
         moments: Of the values that are multiplied (`second_moments`): weights of MatMuls whose input is among them are
-            rounded so that the products change least on such data. Tables that rows are looked up in are not.
+            rounded so that the products change least on such data; tables that rows are looked up in are smoothed only.
         smoothing: With moments: each input is divided, and its weights are multiplied, by its root mean square to this
             power, so that inputs weigh alike in a block (AWQ, Lin et al. 2024, arXiv:2306.00978, section 3.2); 0 for
             not at all.
@@ -146,7 +146,7 @@ def quantize_to_blocks(
     rows, columns = values.shape if by_rows else values.shape[::-1]
     name = f"{weight.name}_{'rows_' if by_rows else ''}int{bits}_{block}"
     if name not in graph.initializers:
-        moments_KK = _moments_of(weight, moments or {})
+        moments_KK = _moments_of(weight, by_rows, moments or {})
         factors_K = None if moments_KK is None or not smoothing else _factors(moments_KK, smoothing)
         if moments_KK is not None and factors_K is not None:
             moments_KK = moments_KK / np.outer(factors_K, factors_K)
@@ -157,7 +157,7 @@ def quantize_to_blocks(
             block=block,
             symmetric=bits == 8 if symmetric is None else symmetric,
             search=bits == 4 if search is None else search,
-            moments_KK=moments_KK,
+            moments_KK=None if any(is_lookup(user) for user in weight.consumers()) else moments_KK,
             factors_K=factors_K,
         )
         initializer(graph, name, rounded.packed).meta[_SNR] = rounded.snr_db
@@ -211,13 +211,11 @@ def _weight_of(node: ir.Node) -> ir.Value | None:
     return producer.inputs[0] if perm is None or list(perm.as_ints()) == [1, 0] else weight
 
 
-def _moments_of(weight: ir.Value, moments: Moments) -> npt.NDArray[np.float64] | None:
-    """Moments of all that a weight is multiplied by; None where any are unknown, or where it is a table too."""
-    users = list(weight.consumers())
-    users += [user for node in users if node.op_type == "Transpose" for user in node.outputs[0].consumers()]
-    if any(is_lookup(user) for user in users):
-        return None
-    found = [moments.get(str(user.inputs[0].name)) for user in users if user.op_type == "MatMul" and user.inputs[0]]
+def _moments_of(weight: ir.Value, by_rows: bool, moments: Moments) -> npt.NDArray[np.float64] | None:
+    """Moments of all that a weight is multiplied by, transposed by a node or not; None where any are unknown."""
+    held = [node.outputs[0] for node in weight.consumers() if node.op_type == "Transpose"] if by_rows else [weight]
+    products = [node for value in held for node in value.consumers() if node.op_type == "MatMul"]
+    found = [moments.get(str(node.inputs[0].name)) for node in products if node.inputs[0] is not None]
     known = [array for array in found if array is not None]
     return sum(known[1:], known[0]) if known and len(known) == len(found) else None
 
@@ -267,6 +265,9 @@ def _look_up(graph: ir.Graph, node: ir.Node, name: str, columns: int, bits: Bits
             for key, value in (("start", 0), ("end", columns), ("axis", -1))
         ]
         nodes.append(ir.node("Slice", [rows.outputs[0], *limits]))
+    inverse = graph.initializers.get(f"{name}_inverse_factors")
+    if inverse is not None:
+        nodes.append(ir.node("Mul", [nodes[-1].outputs[0], inverse]))
     replace(graph, node, nodes)
 
 
