@@ -1,0 +1,105 @@
+"""What every form of quantisation does to a graph: find a constant weight, put nodes in, report what was rounded."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from tfm.errors import QuantizeError
+
+_MIN_ELEMENTS = 256
+"""Weights smaller than this stay in float32: there is nothing to gain."""
+
+_ROWS = ir.AttrInt64("axis", 0)
+"""Gather's default axis."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizedWeight:
+    """One weight that was rounded.
+
+    Attributes:
+        name: The weight's name.
+        op: "matmul" or "embedding".
+        shape: Its shape.
+        method: How, in words.
+        snr_db: Signal-to-noise ratio of the rounded weight, in dB.
+        output_snr_db: That of the op's result on calibration data; None where there was none.
+    """
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    method: str
+    snr_db: float
+    output_snr_db: float | None = None
+
+
+def constant_of(value: ir.Value | None) -> npt.NDArray[np.float32] | None:
+    """Give a 2-D float32 constant worth quantising.
+
+    Raises:
+        QuantizeError: It holds NaN or infinity.
+    """
+    tensor = None if value is None else value.const_value
+    if (
+        value is None
+        or tensor is None
+        or tensor.dtype != ir.DataType.FLOAT
+        or len(tensor.shape) != 2
+        or tensor.size < _MIN_ELEMENTS
+    ):
+        return None
+    array = tensor.numpy()
+    if not (np.isfinite(array.min()) and np.isfinite(array.max())):  # NaN is both; a mask would cost memory
+        raise QuantizeError(f"the weight {value.name!r} holds NaN or infinity; integers have no such values")
+    return array
+
+
+def is_lookup(node: ir.Node) -> bool:
+    """Whether a node reads rows of a table."""
+    return node.op_type == "Gather" and node.domain == "" and node.attributes.get("axis", _ROWS).as_int() == 0
+
+
+def bias_of(node: ir.Node, size: int) -> tuple[ir.Node, ir.Value] | None:
+    """Find the Add of a constant vector of the product's `size` that is its one use."""
+    users = list(node.outputs[0].consumers())
+    if len(users) != 1 or users[0].op_type != "Add" or node.outputs[0].is_graph_output():
+        return None
+    bias = next((value for value in users[0].inputs if value is not node.outputs[0]), None)
+    if bias is None or bias.const_value is None or tuple(bias.const_value.shape) != (size,):
+        return None
+    return users[0], bias
+
+
+def initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
+    """Give the graph's initializer of that name; `array` is its content where there is none yet."""
+    if name not in graph.initializers:
+        value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+        value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.from_numpy(array.dtype))
+        graph.register_initializer(value)
+    return graph.initializers[name]
+
+
+def replace(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node]) -> None:
+    """Put nodes in the place of one; the last of them gives its result, all belong to its op."""
+    output, result = old.outputs[0], new[-1].outputs[0]
+    for node in new:
+        node.metadata_props.update(old.metadata_props)
+    result.shape, result.type = output.shape, output.type
+    graph.insert_before(old, new)
+    for index, value in enumerate(graph.outputs):
+        if value is output:
+            graph.outputs[index] = result
+    ir.convenience.replace_all_uses_with(output, result)
+    result.name = output.name
+    graph.remove(old, safe=True)
+
+
+def signal_to_noise(exact: npt.NDArray[np.float32], rounded: npt.NDArray[np.float32]) -> float:
+    """Signal-to-noise ratio of a rounded weight, in dB; infinity where nothing was lost."""
+    noise, signal = np.square(exact - rounded).sum(dtype=np.float64), np.square(exact).sum(dtype=np.float64)
+    return float(10 * np.log10(signal / noise)) if noise else float("inf")
