@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 
 from tfm.errors import CheckpointError, ExportError
 from tfm.model import TransformerConfig, load_tokenizer
-from tfm.quantize import observe, quantize_int8, read_calibration
+from tfm.quantize import observe, quantize_blocks, quantize_int8, read_calibration
+from tfm.quantize.moments import second_moments
 from tfm.runtime import load
 from tfm.runtime.manifest import read_manifest
 
@@ -24,6 +25,7 @@ from .graphs import Graph
 from .latency import Latency, compare_speed, measure_latency
 from .manifest import COMPANIONS, generation_settings, write_json, write_manifest
 from .pictures import draw_report
+from .regions import Array
 from .reports import GraphReport
 from .samples import cases
 from .staging import staged
@@ -163,10 +165,8 @@ def export_checkpoint(
                 path = files["int8"][graph.role] = folder / "onnx" / f"{graph.file}_int8.onnx"
                 name = _name(graph, subject)
                 with stage(f"quantise {name} to int8 by {calibration.description}"):
-                    quantised = ir.load(files["fp32"][graph.role])
-                    seen = observe(files["fp32"][graph.role], calibration.batches(graph.role, _BATCH))
-                    quantize_int8(quantised, seen)
-                    save_onnx(quantised, path)
+                    batches = calibration.batches(graph.role, _BATCH)
+                    save_onnx(_quantise(files["fp32"][graph.role], subject.config.kind, batches), path)
                 with stage(f"verify int8 {name}"):
                     inputs = [
                         [torch.from_numpy(feeds[value.name]) for value in graph.inputs]
@@ -230,6 +230,18 @@ def _copy_what_belongs(subject: Subject, folder: Path) -> None:
         write_json(folder / "config.json", subject.config.to_dict())
     if isinstance(subject.config, TransformerConfig) and source is not None:
         generation_settings(source, subject.config)
+
+
+def _quantise(exact: Path, kind: str, batches: Iterable[Mapping[str, Array]]) -> ir.Model:
+    """Quantise a float32 graph: the weights alone for a decoder, which multiplies one row at a time, else all of it."""
+    model = ir.load(exact)
+    if kind == "decoder":
+        inputs = {node.inputs[0] for node in model.graph if node.op_type == "MatMul"}
+        names = sorted(str(value.name) for value in inputs if value is not None and value.producer() is not None)
+        quantize_blocks(model, bits=8, moments=second_moments(exact, names, batches))
+    else:
+        quantize_int8(model, observe(exact, batches))
+    return model
 
 
 def _name(graph: Graph, subject: Subject) -> str:

@@ -74,7 +74,7 @@ def certify(
             for part in fidelity
         ],
         "latency": [dataclasses.asdict(part) for part in latency],
-        "sizes": {precision: sum(size_of(file) for file in roles.values()) for precision, roles in files.items()},
+        "sizes": {name: sum(size_of(file) for file in roles.values()) for name, roles in files.items() if roles},
     }
 
 
