@@ -475,4 +475,5 @@ def test_every_op_that_our_source_names_is_watched() -> None:
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "op":
                 named.add(node.attr)
     assert {"Attention", "RotaryEmbedding", "RMSNormalization"} <= named & known
-    assert named & known - set(EXECUTED) == set()
+    only_recognised = {"MatMulInteger", "QLinearMatMul"}  # in graphs of others, which are refused as quantised already
+    assert named & known - set(EXECUTED) == only_recognised
