@@ -14,9 +14,7 @@ from tfm.export.reports import OpReport, OutputReport
 
 def print_report(report: ExportReport, console: Console) -> None:
     """Print every op, then the outputs, then fidelity, latency and sizes, then the verdict."""
-    for role in dict.fromkeys(graph.role for graph in report.graphs):
-        _show(console, *_ops(role, [graph for graph in report.graphs if graph.role == role]))
-    _show(console, *_outputs(report.graphs))
+    _show_graphs(console, report.graphs)
     if report.fidelity:
         _show(console, *_fidelity(report))
     if report.latency:
@@ -44,9 +42,7 @@ def print_report(report: ExportReport, console: Console) -> None:
 
 def print_live(report: LiveReport, console: Console) -> None:
     """Print every op and output of a bundle that was compared with eager PyTorch, then the verdict."""
-    for role in dict.fromkeys(graph.role for graph in report.graphs):
-        _show(console, *_ops(role, [graph for graph in report.graphs if graph.role == role]))
-    _show(console, *_outputs(report.graphs))
+    _show_graphs(console, report.graphs)
     if report.passed:
         console.print(
             f"\n[bold green]✓ the same[/] as eager PyTorch on {report.cases} inputs and every id of the vocabulary"
@@ -59,6 +55,21 @@ def print_live(report: LiveReport, console: Console) -> None:
         console.print(f"  the smallest part that differs: {report.reproduction}", soft_wrap=True)
     else:
         console.print("  --bisect FOLDER cuts out the smallest part that differs")
+
+
+def _show_graphs(console: Console, graphs: Sequence[GraphReport]) -> None:
+    """Print a table of ops per role, why any of them is not in its best known form, and the outputs."""
+    for role in dict.fromkeys(graph.role for graph in graphs):
+        same_role = [graph for graph in graphs if graph.role == role]
+        _show(console, *_ops(role, same_role))
+        advice: dict[str, list[str]] = {}
+        for op in same_role[0].promised:
+            if op.kernel is not None and op.kernel.advice:
+                advice.setdefault(op.kernel.advice, []).append(op.op.path)
+        for text, paths in advice.items():
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            console.print(f"  {paths[0]}{more}: {text}", soft_wrap=True)
+    _show(console, *_outputs(graphs))
 
 
 def _show(console: Console, title: str, table: Table) -> None:
@@ -92,7 +103,7 @@ def _ops(role: str, graphs: list[GraphReport]) -> tuple[str, Table]:
         worst = max((op for op in ops if op is not None), key=lambda op: (bool(op.fault), op.own.max_abs))
         limit = "—" if worst.own_limit is None else f"{worst.own_limit:.1e}"
         ran = next((op.kernel.op_type for op in ops if op is not None and op.kernel is not None), worst.form)
-        became = worst.form if ran == worst.form else f"{worst.form}→{ran}"
+        became = worst.form if ran == worst.form or "·" in worst.form else f"{worst.form}→{ran}"
         cells = [name.path.removeprefix(f"{stem}."), became or "—", f"{worst.own.max_abs:.1e}", limit]
         passed = all(op is not None and op.passed for op in ops)
         table.add_row(_mark(passed), *cells, *(_in_place(op) for op in ops))

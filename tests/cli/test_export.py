@@ -370,3 +370,14 @@ def test_the_library_does_what_the_command_does(checkpoint: Path, run: Run, fast
     for name in ("parity.json", "onnx/encoder_model.onnx", "config.json"):
         one, other = ((checkpoint.parent / folder / name).read_bytes() for folder in ("a.tfm", "b.tfm"))
         assert one == other.replace(b'"name": "b.tfm"', b'"name": "a.tfm"')
+
+
+def test_an_op_without_a_kernel_of_its_own_says_what_to_do(
+    run: Run, make_model: Any, checkpoint: Path, fast: None
+) -> None:
+    save_checkpoint(make_model(kind="encoder", activation="squared_relu"), checkpoint)
+    code, out, _ = run("--ckpt", checkpoint, "-o", "x.tfm", "--precision", "fp32")
+    assert code == 0
+    text = " ".join(out.split())
+    assert "layers.0.feed_forward.activation Relu·Mul " in text
+    assert "onnxruntime has no kernel for this activation as one; gelu, gelu_tanh, silu" in text
