@@ -48,7 +48,8 @@ class Comparison:
         try:
             feeds, expected = self.region.feeds(tap), self.region.expected(tap)
             if self._own.count == 0:
-                self._weights, self._fault = _compare_weights(self.region, tap.weights)
+                self._weights, fault = _compare_weights(self.region, tap.weights)
+                self._fault = self._fault or fault
                 self.region.release()
             self._own.add(self._run_alone(feeds, model, pieces), expected)
         except VerificationError as error:

@@ -257,3 +257,19 @@ def test_nothing_of_earlier_ops_is_kept(export_tiny: Any, monkeypatch: pytest.Mo
         peaks.append(max(arrays.counts))
         assert len(arrays.seen) > 5 * peaks[-1]
     assert peaks[0] == peaks[1]
+
+
+def test_an_error_on_one_input_is_not_forgotten_on_the_next(export_tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported = export_tiny(**ENCODER)["model"]
+    real, failed = Region.feeds, set()
+
+    def feeds(self: Region, tap: Any) -> Any:
+        if self.op not in failed:
+            failed.add(self.op)
+            raise RuntimeError("boom")
+        return real(self, tap)
+
+    monkeypatch.setattr(Region, "feeds", feeds)
+    report = verify(exported.graph, exported.path, cases(exported.graph), levels=("disabled",))
+    assert len(failed) == len(report.ops)
+    assert all(op.fault == "it cannot be run by itself: boom" for op in report.ops)
