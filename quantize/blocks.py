@@ -18,25 +18,17 @@ import onnx_ir.passes.common as common
 from tfm.errors import QuantizeError
 
 from .block_rounding import Bits, round_to_blocks
-from .edit import QuantizedWeight, bias_of, constant_of, initializer, is_lookup, replace
+from .edit import (
+    QuantizedWeight,
+    bias_of,
+    constant_of,
+    initializer,
+    is_lookup,
+    refuse_quantised,
+    replace,
+    weight_of,
+)
 from .moments import Moments
-
-_QUANTISED = {
-    "DequantizeLinear",
-    "DynamicQuantizeLinear",
-    "DynamicQuantizeMatMul",
-    "GatherBlockQuantized",
-    "MatMulInteger",
-    "MatMulIntegerToFloat",
-    "MatMulNBits",
-    "QAttention",
-    "QLinearMatMul",
-    "QuantizeLinear",
-}
-"""Ops that only a quantised graph has."""
-
-_INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
-"""Types of quantised weights."""
 
 _SNR = "tfm.snr_db"
 """Key of a packed weight's signal-to-noise ratio, for the next node that reads it."""
@@ -78,7 +70,7 @@ def quantize_blocks(
     tables = {node.inputs[0] for node in model.graph if is_lookup(node)}
     done = []
     for node in list(model.graph):
-        size = table_bits if table_bits is not None and _weight_of(node) in tables else bits
+        size = table_bits if table_bits is not None and weight_of(node) in tables else bits
         done.append(
             quantize_to_blocks(
                 model.graph,
@@ -138,7 +130,7 @@ def quantize_to_blocks(
     block = block or {8: 64, 4: 32}[bits]
     if block < 16 or block & (block - 1):
         raise QuantizeError(f"blocks of {block} are not possible; choose a power of two from 16 on, such as 32 or 64")
-    weight = _weight_of(node)
+    weight = weight_of(node)
     values = constant_of(weight)
     if weight is None or values is None:
         return None
@@ -180,36 +172,6 @@ def quantize_to_blocks(
         method=f"{bits} bits in blocks of {block}",
         snr_db=graph.initializers[name].meta[_SNR],
     )
-
-
-def refuse_quantised(graph: ir.Graph) -> None:
-    """Refuse a graph that holds a quantised weight or op.
-
-    Raises:
-        QuantizeError: It does; the message names the first such node.
-    """
-    for node in graph:
-        weights = [value.const_value for value in node.inputs if value is not None and value.const_value is not None]
-        if node.op_type in _QUANTISED or any(weight.dtype in _INTEGERS for weight in weights):
-            name = node.name or node.outputs[0].name
-            raise QuantizeError(
-                f"the graph {graph.name!r} is quantised already: {name!r} is a {node.op_type} of integers; "
-                "quantise the float32 graph that it was made from"
-            )
-
-
-def _weight_of(node: ir.Node) -> ir.Value | None:
-    """The constant that a MatMul multiplies by, or that a Gather looks rows up in."""
-    if is_lookup(node):
-        return node.inputs[0]
-    if node.op_type != "MatMul" or node.domain != "":
-        return None
-    weight = node.inputs[1]
-    producer = None if weight is None else weight.producer()
-    if producer is None or producer.op_type != "Transpose" or producer.domain != "":
-        return weight
-    perm = producer.attributes.get("perm")
-    return producer.inputs[0] if perm is None or list(perm.as_ints()) == [1, 0] else weight
 
 
 def _moments_of(weight: ir.Value, by_rows: bool, moments: Moments) -> npt.NDArray[np.float64] | None:

@@ -17,6 +17,24 @@ _ROWS = ir.AttrInt64("axis", 0)
 """Gather's default axis."""
 
 
+_QUANTISED = {
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "DynamicQuantizeMatMul",
+    "GatherBlockQuantized",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "MatMulNBits",
+    "QAttention",
+    "QLinearMatMul",
+    "QuantizeLinear",
+}
+"""Ops that only a quantised graph has."""
+
+_INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
+"""Types of quantised weights."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizedWeight:
     """One weight that was rounded.
@@ -64,6 +82,20 @@ def is_lookup(node: ir.Node) -> bool:
     return node.op_type == "Gather" and node.domain == "" and node.attributes.get("axis", _ROWS).as_int() == 0
 
 
+def weight_of(node: ir.Node) -> ir.Value | None:
+    """The constant that a MatMul multiplies by, or that a Gather looks rows up in."""
+    if is_lookup(node):
+        return node.inputs[0]
+    if node.op_type != "MatMul" or node.domain != "":
+        return None
+    weight = node.inputs[1]
+    producer = None if weight is None else weight.producer()
+    if producer is None or producer.op_type != "Transpose" or producer.domain != "":
+        return weight
+    perm = producer.attributes.get("perm")
+    return producer.inputs[0] if perm is None or list(perm.as_ints()) == [1, 0] else weight
+
+
 def bias_of(node: ir.Node, size: int) -> tuple[ir.Node, ir.Value] | None:
     """Find the Add of a constant vector of the product's `size` that is its one use."""
     users = list(node.outputs[0].consumers())
@@ -103,3 +135,19 @@ def signal_to_noise(exact: npt.NDArray[np.float32], rounded: npt.NDArray[np.floa
     """Signal-to-noise ratio of a rounded weight, in dB; infinity where nothing was lost."""
     noise, signal = np.square(exact - rounded).sum(dtype=np.float64), np.square(exact).sum(dtype=np.float64)
     return float(10 * np.log10(signal / noise)) if noise else float("inf")
+
+
+def refuse_quantised(graph: ir.Graph) -> None:
+    """Refuse a graph that holds a quantised weight or op.
+
+    Raises:
+        QuantizeError: It does; the message names the first such node.
+    """
+    for node in graph:
+        weights = [value.const_value for value in node.inputs if value is not None and value.const_value is not None]
+        if node.op_type in _QUANTISED or any(weight.dtype in _INTEGERS for weight in weights):
+            name = node.name or node.outputs[0].name
+            raise QuantizeError(
+                f"the graph {graph.name!r} is quantised already: {name!r} is a {node.op_type} of integers; "
+                "quantise the float32 graph that it was made from"
+            )

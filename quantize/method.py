@@ -1,43 +1,49 @@
-"""How one product of activations and weights is quantised, and what that gives, computed in numpy."""
+"""The ways to quantise one weight and the op that reads it."""
 
 import dataclasses
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from .observe import Observed
-from .rounding import round_symmetric
-
-Floats = npt.NDArray[np.float32]
-
-ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9)
-"""Exponents of smoothing to choose from (Xiao et al. 2023, arXiv:2211.10438, found 0.5 to 0.9 best)."""
+from tfm.errors import QuantizeError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Method:
-    """One way to compute a product in 8 bits.
+class Float32:
+    """Left as it is."""
 
-    Activations are rounded at run time, with one scale and zero point for the whole tensor; weights beforehand, with
-    one scale per output channel.
+    form: ClassVar = "float32"
+
+    def __str__(self) -> str:
+        return "float32"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dynamic:
+    """Weights in 8 bits, one scale per output channel; activations rounded at run time, one scale for the tensor.
+
+    A table that rows are looked up in has one scale per row.
 
     Attributes:
         alpha: Exponent of smoothing: input channel k is divided by aₖ^α / wₖ^(1-α), its weights multiplied, where aₖ
-            and wₖ are the largest magnitudes of both; None: as they are.
+            and wₖ are the largest magnitudes of both (Xiao et al. 2023, arXiv:2211.10438); None: as they are.
         by_row: Each row is divided by its root mean square first, and the result multiplied: rows that are small beside
             others keep their digits.
+        bits: 8; or 7, whose products cannot saturate on x86 without VNNI (`saturation`).
     """
 
+    form: ClassVar = "dynamic"
     alpha: float | None = None
     by_row: bool = False
+    bits: Literal[8, 7] = 8
 
     def __str__(self) -> str:
-        parts = ["dynamic"]
-        parts += [f"smooth {self.alpha:g}"] if self.alpha is not None else []
-        parts += ["by row"] if self.by_row else []
-        return ", ".join(parts)
+        smooth = [] if self.alpha is None else [f"smooth {self.alpha:g}"]
+        return ", ".join(["dynamic", *smooth] + ["by row"] * self.by_row + ["7 bits"] * (self.bits == 7))
+
+    @property
+    def limit(self) -> int:
+        """Largest magnitude of a rounded weight."""
+        return 127 if self.bits == 8 else 64
 
     @property
     def passes(self) -> int:
@@ -45,65 +51,78 @@ class Method:
         return int(self.alpha is not None or self.by_row) + 2 * int(self.by_row)
 
 
-def smoothing(largest_K: Floats, weight_KN: Floats, alpha: float) -> Floats:
-    """The divisor of each input channel.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """Weights alone, in blocks of their inputs that share a scale (`quantize_to_blocks`).
 
-    Args:
-        largest_K: Largest magnitude of each input channel, over calibration data.
-        weight_KN: The weights.
-        alpha: How much of the range goes from the activations to the weights: 0 nothing, 1 all.
-
-    Returns:
-        Divisors (K,), float32, of mean 1.
+    Attributes:
+        bits: 8 or 4.
+        block: Inputs that share a scale.
+        calibrated: Whether weights are rounded so that products change least on calibration data (GPTQ, AWQ).
+        smoothing: Then each input is divided by its root mean square to this power; 0: not at all.
+        products: "int8" where the kernel may round the activations of each block, or "float32".
     """
-    tiny = np.float32(1e-5)
-    scale: Floats = np.maximum(largest_K, tiny) ** alpha / np.maximum(np.abs(weight_KN).max(axis=1), tiny) ** (
-        1 - alpha
-    )
-    return (scale / scale.mean()).astype(np.float32)
+
+    form: ClassVar = "blocks"
+    bits: Literal[8, 4] = 8
+    block: int = 64
+    calibrated: bool = True
+    smoothing: float = 0.5
+    products: Literal["int8", "float32"] = "int8"
+
+    def __str__(self) -> str:
+        return ", ".join(
+            [f"{self.bits} bits in blocks of {self.block}"]
+            + ["calibrated"] * self.calibrated
+            + [f"smooth {self.smoothing:g}"] * (self.calibrated and self.smoothing > 0)
+            + ["float32 products"] * (self.products == "float32")
+        )
 
 
-def emulate(x_RK: Floats, weight_KN: Floats, method: Method, largest_K: Floats) -> Floats:
-    """Compute a product as the quantised graph does, up to the order of sums.
+Method = Float32 | Dynamic | Blocks
 
-    Args:
-        x_RK: Rows of activations.
-        weight_KN: Weights.
-        method: How.
-        largest_K: As in `smoothing`.
+FORMS: dict[str, type[Float32] | type[Dynamic] | type[Blocks]] = {
+    kind.form: kind for kind in (Float32, Dynamic, Blocks)
+}
 
-    Returns:
-        The product (R, N), float32.
+
+def method_to_json(method: Method) -> dict[str, Any]:
+    """Give a method as JSON values: its form and every attribute."""
+    return {"form": method.form, **dataclasses.asdict(method)}
+
+
+def method_from_json(values: Any, place: str) -> Method:
+    """Read what `method_to_json` gave.
+
+    Raises:
+        QuantizeError: It is no method; the message says where.
     """
-    ones = np.ones(1, np.float32)
-    rms_R1 = np.sqrt(np.square(x_RK).mean(axis=1, keepdims=True) + EPSILON) if method.by_row else ones
-    scale_K = smoothing(largest_K, weight_KN, method.alpha) if method.alpha is not None else ones
-    x_RK = (x_RK / rms_R1 / scale_K).astype(np.float32)
-    rounded_KN, scale_1N = round_symmetric(weight_KN * scale_K[:, None], axis=0)
-    low, high = min(float(x_RK.min()), 0.0), max(float(x_RK.max()), 0.0)
-    step = (high - low) / 255 or 1.0
-    zero = round(-low / step)
-    x_RK = ((np.clip(np.rint(x_RK / step) + zero, 0, 255) - zero) * step).astype(np.float32)
-    result: Floats = ((x_RK @ (rounded_KN * scale_1N)) * rms_R1).astype(np.float32)
-    return result
+    form = values.get("form") if isinstance(values, Mapping) else None
+    if form not in FORMS:
+        raise QuantizeError(f"{place} must have a form of {', '.join(FORMS)}, but is {values!r}")
+    kind = FORMS[form]
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    given = {name: value for name, value in values.items() if name != "form"}
+    if unknown := [name for name in given if name not in known]:
+        raise QuantizeError(f"{place}: {form} has no {unknown[0]!r}; known: {', '.join(known) or 'nothing'}")
+    for name, value in given.items():
+        if not _fits(name, value):
+            raise QuantizeError(f"{place}: {name} cannot be {value!r}")
+    return kind(**given)
 
 
-def snr_db(exact: Floats, found: Floats) -> float:
-    """Signal-to-noise ratio in dB."""
-    noise = float(np.square(exact - found).sum(dtype=np.float64))
-    signal = float(np.square(exact).sum(dtype=np.float64))
-    return 10 * math.log10(signal / noise) if noise and signal else math.inf if not noise else -math.inf
+def _fits(name: str, value: Any) -> bool:
+    """Whether an attribute may have a value."""
+    if name in ("by_row", "calibrated"):
+        return isinstance(value, bool)
+    if name == "alpha" and value is None:
+        return True
+    if name in ("alpha", "smoothing"):
+        return type(value) in (int, float) and 0 <= value <= 1
+    if name == "block":
+        return type(value) is int and value >= 16 and value & (value - 1) == 0
+    return value in {"bits": (4, 7, 8), "products": ("int8", "float32"), "calibrator": CALIBRATORS}[name]
 
 
-EPSILON = 1e-12
-"""Added to the mean square of a row, which may be all zeros."""
-
-
-def measure(seen: Observed, weight_KN: Floats, methods: Sequence[Method]) -> list[float]:
-    """Signal-to-noise ratio, in dB, of a product's result by each method on what was observed, padding left out."""
-    exact = np.concatenate([(rows_RK @ weight_KN)[real_R] for rows_RK, real_R in seen.batches])
-    ratios = []
-    for method in methods:
-        found = [emulate(rows_RK, weight_KN, method, seen.largest_K)[real_R] for rows_RK, real_R in seen.batches]
-        ratios.append(snr_db(exact, np.concatenate(found)))
-    return ratios
+CALIBRATORS: tuple[str, ...] = ()
+"""How a static range is found; filled in with the static form."""

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-import onnxruntime as ort
 
 from tfm.errors import QuantizeError
+
+from .ops import Op, find_ops
+from .tapped import open_tapped
 
 ROWS = 256
 """Of each product's input, whole batches are kept until they have so many rows."""
@@ -29,14 +31,14 @@ class Observed:
     batches: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]]
 
 
-def products(model: ir.Model) -> list[ir.Node]:
-    """The MatMuls of a graph by a constant matrix."""
-    found = []
-    for node in model.graph:
-        weight = node.inputs[1].const_value if node.op_type == "MatMul" and node.inputs[1] is not None else None
-        if weight is not None and len(weight.shape) == 2 and weight.dtype == ir.DataType.FLOAT:
-            found.append(node)
-    return found
+def joined(op: Op, observed: Mapping[str, Observed]) -> Observed | None:
+    """What goes into all products of an op together, since they share a weight; None where one was not seen."""
+    seen = [observed.get(str(use.x.name)) for use in op.uses if not use.is_lookup]
+    found = [one for one in seen if one is not None]
+    if not found or len(found) < len(seen):
+        return None
+    largest_K = np.max([one.largest_K for one in found], axis=0)
+    return Observed(largest_K, [batch for one in found for batch in one.batches])
 
 
 def observe(path: Path, batches: Iterable[Mapping[str, npt.NDArray[Any]]]) -> dict[str, Observed]:
@@ -52,19 +54,15 @@ def observe(path: Path, batches: Iterable[Mapping[str, npt.NDArray[Any]]]) -> di
     Raises:
         QuantizeError: There is no batch, or a value is NaN or infinite on it.
     """
-    model = ir.load(path)
-    known = {value.name for value in model.graph.outputs}
-    seen = list(dict.fromkeys(node.inputs[0] for node in products(model) if node.inputs[0] is not None))
-    model.graph.outputs.extend(value for value in seen if value.name not in known and not value.is_graph_input())
-    names = [str(value.name) for value in seen if not value.is_graph_input()]
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    content = ir.to_proto(model).SerializeToString()
-    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    ops = find_ops(ir.load(path).graph)
+    values = {use.x for op in ops for use in op.uses if not use.is_lookup}
+    names = sorted(str(value.name) for value in values if not value.is_graph_input())
+    given = sorted(str(value.name) for value in values if value.is_graph_input())
+    session = open_tapped(path, names)
     found: dict[str, Observed] = {}
     for feeds in batches:
-        for name, array in zip(names, session.run(names, dict(feeds)), strict=True):
+        arrays = [*session.run(names, dict(feeds)), *(feeds[name] for name in given)]
+        for name, array in zip([*names, *given], arrays, strict=True):
             if not np.isfinite(array).all():
                 raise QuantizeError(f"{name!r}, which goes into a product, is NaN or infinite on the calibration data")
             _add(found, name, array.astype(np.float32, copy=False), feeds.get("attention_mask"))

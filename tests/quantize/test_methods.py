@@ -12,13 +12,13 @@ import pytest
 
 from tfm.errors import QuantizeError
 from tfm.quantize import Observed, observe, quantize_int8
-from tfm.quantize.int8 import choose
-from tfm.quantize.method import ALPHAS, Method, emulate, smoothing, snr_db
-from tfm.quantize.method import measure as measure_all
+from tfm.quantize.emulation import ALPHAS, choose, emulate, smoothing, snr_db
+from tfm.quantize.emulation import measure as measure_all
+from tfm.quantize.method import Dynamic
 
 Feeds = dict[str, np.ndarray]
 K, N = 64, 48  # wide in, narrow out: rows may have scales of their own
-METHODS = [Method(alpha=alpha, by_row=by_row) for by_row in (False, True) for alpha in (None, *ALPHAS)]
+METHODS = [Dynamic(alpha=alpha, by_row=by_row) for by_row in (False, True) for alpha in (None, *ALPHAS)]
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def seen_of(rows_RK: np.ndarray, real_R: np.ndarray | None = None) -> Observed:
     return Observed(np.abs(rows_RK).max(axis=0), [(rows_RK, real_R)])
 
 
-def measure(seen: Observed, weight_KN: np.ndarray, method: Method) -> float:
+def measure(seen: Observed, weight_KN: np.ndarray, method: Dynamic) -> float:
     return measure_all(seen, weight_KN, [method])[0]
 
 
@@ -72,7 +72,7 @@ def outlier_rows(rng: np.random.Generator) -> np.ndarray:
 @pytest.mark.parametrize("method", METHODS, ids=str)
 @pytest.mark.parametrize("biased", [False, True])
 def test_the_graph_computes_what_was_emulated(
-    rng: np.random.Generator, method: Method, biased: bool, monkeypatch: pytest.MonkeyPatch
+    rng: np.random.Generator, method: Dynamic, biased: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tfm.quantize.int8.choose", lambda *_: method)
     weight, bias, rows = normal(rng, K, N), normal(rng, N) if biased else None, outlier_rows(rng)
@@ -97,7 +97,7 @@ def test_smoothing_changes_nothing_but_the_rounding(rng: np.random.Generator) ->
 
 
 def test_rows_of_zeros_stay_zero(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tfm.quantize.int8.choose", lambda *_: Method(by_row=True, alpha=0.5))
+    monkeypatch.setattr("tfm.quantize.int8.choose", lambda *_: Dynamic(by_row=True, alpha=0.5))
     rows = normal(rng, 8, K)
     rows[2] = 0
     model = product_model(normal(rng, K, N))
@@ -110,7 +110,7 @@ def test_rows_of_zeros_stay_zero(rng: np.random.Generator, monkeypatch: pytest.M
 
 def test_what_is_even_stays_plain(rng: np.random.Generator) -> None:
     weight, rows = (rng.uniform(-1, 1, size).astype(np.float32) for size in ((K, N), (400, K)))
-    assert choose(weight, seen_of(rows)) == Method()
+    assert choose(weight, seen_of(rows)) == Dynamic()
 
 
 def test_outlier_channels_are_smoothed(rng: np.random.Generator) -> None:
@@ -119,7 +119,7 @@ def test_outlier_channels_are_smoothed(rng: np.random.Generator) -> None:
     weight[5] /= 200  # the other channels matter as much
     method = choose(weight, seen)
     assert method.alpha is not None
-    assert measure(seen, weight, Method()) < 10
+    assert measure(seen, weight, Dynamic()) < 10
     assert measure(seen, weight, method) > 35
 
 
@@ -128,8 +128,8 @@ def test_outlier_rows_are_divided_out(rng: np.random.Generator) -> None:
     assert choose(weight, seen_of(rows)).by_row
     others = np.arange(len(rows)) != 3  # the batch-mates of the outlier
     seen = seen_of(rows, others)
-    assert measure(seen, weight, Method()) < 10
-    assert measure(seen, weight, Method(by_row=True)) > 35
+    assert measure(seen, weight, Dynamic()) < 10
+    assert measure(seen, weight, Dynamic(by_row=True)) > 35
 
 
 def test_a_result_wider_than_the_input_is_not_scaled_by_row(rng: np.random.Generator) -> None:
@@ -140,10 +140,10 @@ def test_a_result_wider_than_the_input_is_not_scaled_by_row(rng: np.random.Gener
 def test_padding_shares_the_scale_but_is_not_judged(rng: np.random.Generator) -> None:
     weight, rows = normal(rng, K, N), outlier_rows(rng)
     real = np.arange(len(rows)) != 3
-    without = measure(seen_of(rows[real]), weight, Method())
-    assert measure(seen_of(rows, real), weight, Method()) < without - 20
-    assert measure(seen_of(rows, real), weight, Method(by_row=True)) == pytest.approx(
-        measure(seen_of(rows[real]), weight, Method(by_row=True)), abs=2
+    without = measure(seen_of(rows[real]), weight, Dynamic())
+    assert measure(seen_of(rows, real), weight, Dynamic()) < without - 20
+    assert measure(seen_of(rows, real), weight, Dynamic(by_row=True)) == pytest.approx(
+        measure(seen_of(rows[real]), weight, Dynamic(by_row=True)), abs=2
     )
 
 

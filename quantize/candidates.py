@@ -1,0 +1,48 @@
+"""Which methods an op may be quantised by."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tfm.errors import QuantizeError
+
+from .emulation import choose
+from .method import Blocks, Dynamic, Float32, Method
+from .observe import Observed, joined
+from .ops import Op
+
+PRECISIONS = ("int8", "int4")
+"""What a graph can be quantised to: the least bits of its weights."""
+
+
+def candidates(op: Op, precision: str, kind: str, observed: Mapping[str, Observed]) -> list[Method]:
+    """List the methods worth trying, float32 first.
+
+    A decoder multiplies one row at a time, so that reading the weights is what takes time: they go in blocks. Other
+    graphs multiply many, in integers.
+
+    Args:
+        op: The op.
+        precision: One of `PRECISIONS`.
+        kind: The bundle's.
+        observed: What goes into products.
+
+    Raises:
+        QuantizeError: The precision is unknown.
+    """
+    if precision not in PRECISIONS:
+        raise QuantizeError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+    exact: list[Method] = [Float32()]
+    if precision == "int4":
+        return [*exact, Blocks(bits=4, block=32), Blocks(bits=8)]
+    if kind == "decoder":
+        return [*exact, Blocks(bits=8), Blocks(bits=8, products="float32")]
+    if "matmul" not in op.kinds:
+        return [*exact, Dynamic()]
+    blocks = Blocks(bits=8, block=32, calibrated=False)
+    seen = joined(op, observed)
+    if op.tied or seen is None:
+        return [*exact, Dynamic(), Dynamic(by_row=True), blocks]
+    weight_KN = np.ascontiguousarray(op.matrix_KN(next(use for use in op.uses if not use.is_lookup)))
+    chosen = [choose(weight_KN, seen, by_row=by_row) for by_row in (False, True)]
+    return list(dict.fromkeys([*exact, Dynamic(), *chosen, blocks]))

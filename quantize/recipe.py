@@ -1,0 +1,75 @@
+"""Which op of a bundle is quantised how: what a search finds, and what is replayed without one."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tfm.errors import QuantizeError
+from tfm.runtime.checks import nearest
+
+from .method import Method, method_from_json, method_to_json
+
+RECIPE_SCHEMA = 1
+"""Version of a recipe's JSON."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A method for every op of every graph.
+
+    Attributes:
+        precision: "int8" or "int4": what the graphs are named by.
+        methods: Role → name of the op → method.
+    """
+
+    precision: str
+    methods: Mapping[str, Mapping[str, Method]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it as JSON values."""
+        graphs = {role: {op: method_to_json(m) for op, m in ops.items()} for role, ops in self.methods.items()}
+        return {"schema": RECIPE_SCHEMA, "precision": self.precision, "graphs": graphs}
+
+    def of(self, role: str, ops: list[str]) -> dict[str, Method]:
+        """Give the methods of a graph.
+
+        Raises:
+            QuantizeError: It is the recipe of another model: an op is missing, or there is none of that name.
+        """
+        methods = self.methods.get(role, {})
+        if unknown := [name for name in methods if name not in ops]:
+            raise QuantizeError(f"the recipe is for another model: the {role} has no op {unknown[0]!r}; {nearest(unknown[0], ops)}")
+        if missing := [name for name in ops if name not in methods]:
+            raise QuantizeError(f"the recipe is for another model: it does not say how to quantise {missing[0]!r} of the {role}")
+        return {name: methods[name] for name in ops}
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: A recipe.json, which every bundle with a quantised precision has (recipe_int8.json, say).
+
+    Raises:
+        QuantizeError: There is none, or it is malformed; the message says where.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise QuantizeError(f"there is no recipe to read at {path} ({error.strerror}); a quantised bundle has one, recipe_int8.json") from error
+    except ValueError as error:
+        raise QuantizeError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict) or values.get("schema") != RECIPE_SCHEMA:
+        found = values.get("schema") if isinstance(values, dict) else values
+        raise QuantizeError(f"{path}: its schema must be {RECIPE_SCHEMA}, but is {found!r}")
+    precision, graphs = values.get("precision"), values.get("graphs")
+    if not isinstance(precision, str) or not isinstance(graphs, dict):
+        raise QuantizeError(f"{path} must name a precision and graphs")
+    methods: dict[str, dict[str, Method]] = {}
+    for role, ops in graphs.items():
+        if not isinstance(ops, dict):
+            raise QuantizeError(f"{path}: graphs.{role} must map ops to methods")
+        methods[role] = {op: method_from_json(value, f"{path}: graphs.{role}.{op!r}") for op, value in ops.items()}
+    return Recipe(precision=precision, methods=methods)

@@ -1,0 +1,230 @@
+"""Quantising a bundle's float32 graphs: every op in the form that a search, or a recipe, gives it."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from tfm.errors import QuantizeError
+from tfm.runtime.manifest import Manifest
+
+from .calibration import Calibration
+from .candidates import candidates
+from .cost import interleaved, noise_of, time_pieces
+from .edit import refuse_quantised
+from .journal import Journal
+from .judge import Drop, Judge
+from .method import Blocks, Float32, Method
+from .moments import Moments, second_moments
+from .observe import Observed, joined, observe
+from .ops import Op, find_ops
+from .pieces import open_piece, piece, size_of_piece, splice
+from .recipe import Recipe
+from .search import Form, Mix, choose_mix, front_of, noisiest, row_of_mixes
+from .switched import Switched
+from .tapped import open_tapped
+from .timing import Work
+
+Array = npt.NDArray[Any]
+Progress = Callable[[int, int, str], None]
+"""Told how much of how much is done, and what is being done."""
+
+BUDGETS = {("cosine", "int8"): 0.003, ("kl", "int8"): 0.01, ("cosine", "int4"): 0.02, ("kl", "int4"): 0.1}
+"""How far from float32 each precision may be, by measure: 1 - mean cosine, or nats."""
+
+_OBSERVED, _LOOKED_UP = 8, 4096
+"""Samples at a time that products are observed on; rows of a table that are compared."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What was made of a bundle's float32 graphs.
+
+    Attributes:
+        recipe: The method of every op.
+        models: Role → quantised graph.
+        report: What each op costs, the mixes on the way and the verdict, as JSON values (docs/parity.md).
+    """
+
+    recipe: Recipe
+    models: Mapping[str, ir.Model]
+    report: Mapping[str, Any]
+
+
+@dataclasses.dataclass(eq=False)
+class _Candidate:
+    """An op of a role, its forms, and what was found of them."""
+
+    role: str
+    op: Op
+    methods: list[Method]
+    pieces: list[ir.Model]
+    forms: list[Form] = dataclasses.field(default_factory=list)
+
+
+def tune(
+    manifest: Manifest,
+    samples: Calibration,
+    judged: Calibration,
+    works: Sequence[Work],
+    *,
+    precision: str = "int8",
+    max_drop: float | None = None,
+    recipe: Recipe | None = None,
+    journal: Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> Tuned:
+    """Quantise a bundle's float32 graphs as fast as keeps a budget, or by a recipe.
+
+    Args:
+        manifest: The bundle's.
+        samples: What ranges and moments are taken from.
+        judged: What drops are measured on; other samples.
+        works: What is timed.
+        precision: "int8", or "int4" for weights of 4 bits.
+        max_drop: The budget, in the bundle's measure; None: of `BUDGETS`.
+        recipe: Methods to replay, without a search.
+        journal: File that figures are kept in until all is done, to go on with after an interruption; None: nowhere.
+        progress: Told of every step.
+
+    Returns:
+        The graphs, and how they came about.
+
+    Raises:
+        QuantizeError: A graph is quantised already, has nothing to quantise or a weight that is not finite; or the
+            recipe is another model's.
+        CalibrationError: The samples are bad.
+    """
+    tuner = _Tuner(manifest, samples, judged, works, precision, max_drop, recipe, journal, progress)
+    return tuner.run()
+
+
+class _Tuner:
+    """One run of `tune`."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        samples: Calibration,
+        judged: Calibration,
+        works: Sequence[Work],
+        precision: str,
+        max_drop: float | None,
+        recipe: Recipe | None,
+        journal: Path | None,
+        progress: Progress,
+    ) -> None:
+        self.manifest, self.samples, self.works = manifest, samples, works
+        self.precision, self.recipe, self.progress = precision, recipe, progress
+        self.paths = {role: manifest.folder / path for role, path in manifest.graphs["fp32"].items()}
+        subject = [precision, samples.digest, judged.digest, manifest.versions.get("onnxruntime")]
+        subject += [manifest.files[path].sha256 for path in manifest.graphs["fp32"].values()]
+        self.journal = Journal(journal, json.dumps(subject))
+        self.observed: dict[str, dict[str, Observed]] = {}
+        self.candidates = [found for role in self.paths for found in self._prepare(role)]
+        if not self.candidates:
+            raise QuantizeError(f"{manifest.folder} has no MatMul or Gather by a constant to quantise")
+        self.switched = {
+            role: Switched(path, [one.pieces[1:] for one in self.candidates if one.role == role])
+            for role, path in self.paths.items()
+        }
+        size = 1 if manifest.kind in ("encoder", "module") else _BATCH
+        progress(0, 1, f"run float32 on {judged.description}")
+        self.judge = Judge(manifest, judged, self._runs([0] * len(self.candidates)), batch_size=size)
+        self.budget = BUDGETS[self.judge.measure, precision] if max_drop is None else max_drop
+
+    def run(self) -> Tuned:
+        """Find the mix, and write it."""
+        count = len(self.candidates)
+        noises = []
+        for index, one in enumerate(self.candidates):
+            self.progress(index, count, f"compare the forms of {one.op.name} with float32")
+            noises.append(self.journal.recall(f"noise {one.key}", functools.partial(self._noises, one)))
+        times = self._times()
+        total = sum(size_of_piece(one.pieces[0]) for one in self.candidates)
+        for one, noise, time in zip(self.candidates, noises, times, strict=True):
+            one.forms = [
+                Form(noise=noise[index], time=time[index], size=size_of_piece(written) / total)
+                for index, written in enumerate(one.pieces)
+            ]
+        front: list[dict[str, Any]] = []
+        if self.recipe is None:
+            choice, front = self._search()
+        else:
+            choice = [len(one.forms) - 1 for one in self.candidates]
+        report = self._report(choice, front)
+        methods: dict[str, dict[str, Method]] = {role: {} for role in self.paths}
+        for one, index in zip(self.candidates, choice, strict=True):
+            methods[one.role][one.op.name] = one.methods[index]
+        models = {role: self._write(role, choice) for role in self.paths}
+        self.journal.forget()
+        return Tuned(recipe=Recipe(precision=self.precision, methods=methods), models=models, report=report)
+
+    def _prepare(self, role: str) -> list[_Candidate]:
+        """Find a graph's ops, and write each in all its forms."""
+        self.progress(0, 1, f"observe the {role} on {self.samples.description}")
+        graph = ir.load(self.paths[role]).graph
+        refuse_quantised(graph)
+        ops = find_ops(graph)
+        if not ops:
+            return []
+        observed = self.observed[role] = observe(self.paths[role], self.samples.batches(role, _BATCH))
+        replayed = None if self.recipe is None else self.recipe.of(role, [op.name for op in ops])
+        methods = [
+            candidates(op, self.precision, self.manifest.kind, observed)
+            if replayed is None
+            else list(dict.fromkeys([Float32(), replayed[op.name]]))
+            for op in ops
+        ]
+        moments: Moments | None = None
+        if any(isinstance(method, Blocks) and method.calibrated for one in methods for method in one):
+            inputs = {use.x for op in ops for use in op.uses if not use.is_lookup and use.x.producer() is not None}
+            names = sorted(str(value.name) for value in inputs)
+            self.progress(0, 1, f"take second moments of the {role}")
+            moments = second_moments(self.paths[role], names, self.samples.batches(role, _BATCH))
+        found = []
+        for index, (op, listed) in enumerate(zip(ops, methods, strict=True)):
+            self.progress(index, len(ops), f"write {op.name} in {len(listed)} forms")
+            pieces = [piece(op, method, observed, moments) for method in listed]
+            found.append(_Candidate(role=role, op=op, methods=listed, pieces=pieces))
+        return found
+
+    def _noises(self, one: _Candidate) -> list[float]:
+        """Each form's own error on exact inputs, normalised; float32's is 0."""
+        seen = joined(one.op, self.observed[one.role])
+        rows = one.op.values.shape[0]
+        ids = np.unique(np.linspace(0, rows - 1, min(rows, _LOOKED_UP)).astype(np.int64))
+        inputs: list[tuple[dict[str, Array], Array | None]] = []
+        for rows_RK, real_R in seen.batches if seen is not None else [(None, None)]:
+            feeds = {str(use.x.name): ids if use.is_lookup else rows_RK for use in one.op.uses}
+            inputs.append(({name: array for name, array in feeds.items() if array is not None}, real_R))
+        return [0.0, *noise_of(one.pieces[1:], one.pieces[0], inputs)]
+
+    def _times(self) -> list[list[float]]:
+        """What each op's forms take of float32's whole time, on average over the works."""
+        times = [[0.0] * len(one.pieces) for one in self.candidates]
+        known: dict[str, list[float]] = {}
+        for number, work in enumerate(self.works):
+            mine = [(index, one) for index, one in enumerate(self.candidates) if one.role == work.role]
+            names = sorted({str(use.x.name) for _, one in mine for use in one.op.uses} - set(work.inputs))
+            arrays = dict(work.inputs)
+            arrays |= zip(names, open_tapped(self.paths[work.role], names).run(names, dict(work.inputs)), strict=True)
+            self.progress(number, len(self.works), f"time the forms of the ops of {work.name}")
+            whole = self._seconds(f"time {work.name}", known, lambda: self._whole(work))[0]
+            for index, one in mine:
+                feeds = {str(use.x.name): arrays[str(use.x.name)] for use in one.op.uses}
+                shapes = [(feeds[str(use.x.name)].shape, use.is_lookup, use.bias is not None) for use in one.op.uses]
+                key = f"time {work.name} {one.op.values.shape} {shapes} {[kind_of(method) for method in one.methods]}"
+                found = self._seconds(key, known, lambda: time_pieces(one.pieces, feeds))
+                for form, seconds in enumerate(found):
+                    times[index][form] += seconds / whole / len(self.works)
+        return times
