@@ -14,7 +14,11 @@ import torch
 from tfm.errors import CheckpointError, ExportError
 from tfm.model import TransformerConfig, load_tokenizer
 from tfm.quantize import observe, quantize_blocks, quantize_int8, read_calibration
+from tfm.quantize.manifest import write_json
 from tfm.quantize.moments import second_moments
+from tfm.quantize.staging import staged
+from tfm.quantize.storage import save_onnx
+from tfm.quantize.timing import Latency, compare_speed
 from tfm.runtime import load
 from tfm.runtime.manifest import read_manifest
 
@@ -22,14 +26,12 @@ from .certificate import all_passed, certify
 from .fidelity import Fidelity, measure_fidelity
 from .golden import golden_cases, write_golden
 from .graphs import Graph
-from .latency import Latency, compare_speed, measure_latency
-from .manifest import COMPANIONS, generation_settings, write_json, write_manifest
+from .latency import measure_latency
+from .manifest import COMPANIONS, generation_settings, write_manifest
 from .pictures import draw_report
 from .regions import Array
 from .reports import GraphReport
 from .samples import cases
-from .staging import staged
-from .storage import save_onnx
 from .subject import Stage, Subject, open_subject, silent
 from .to_onnx import OPSETS, to_onnx
 from .tolerances import END_TO_END, Tolerance

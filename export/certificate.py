@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfm.quantize.manifest import describe_file
+from tfm.quantize.storage import size_of
+from tfm.quantize.timing import Latency, compare_speed
+
 from .fidelity import Fidelity
-from .latency import Latency, compare_speed
-from .manifest import PACKAGES, describe_file
+from .manifest import PACKAGES
 from .reports import GraphReport
-from .storage import size_of
 from .subject import Subject
 from .tolerances import Tolerance, tolerance_table
 

@@ -9,12 +9,12 @@ import onnxruntime as ort
 import torch
 from torch import Tensor
 
+from tfm.quantize.manifest import write_json
 from tfm.runtime import Figures
 from tfm.runtime.golden import ARRAYS, GOLDEN_SCHEMA, LIMITS, golden_name
 
 from .fast_path import no_fast_path
 from .graphs import Graph
-from .manifest import write_json
 from .regions import Array
 from .tolerances import END_TO_END, GOLDEN_NMSE, Tolerance
 

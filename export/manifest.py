@@ -1,14 +1,13 @@
 """The bundle's manifest.json: what is in it, how to run it, and the digest of every file."""
 
-import hashlib
 import importlib.metadata
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tfm.errors import ConfigError
 from tfm.model import TransformerConfig
+from tfm.quantize.manifest import describe_file, read_json, write_json
 
 from .generic import GenericConfig
 from .graphs import Graph
@@ -114,37 +113,8 @@ def generation_settings(folder: Path, config: TransformerConfig) -> dict[str, An
     return settings
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
-
-    Raises:
-        ConfigError: It holds none.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds a {type(content).__name__}, not an object of names and values")
-    return content
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON, indented, with a final newline."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def _max_text_tokens(folder: Path) -> int | None:
     """How many tokens of a text sentence-transformers reads, where it says so."""
     path = folder / "sentence_bert_config.json"
     value = read_json(path).get("max_seq_length") if path.is_file() else None
     return value if isinstance(value, int) else None
-
-
-def describe_file(file: Path) -> dict[str, Any]:
-    """Give a file's size in bytes and its SHA-256."""
-    with open(file, "rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return {"size": file.stat().st_size, "sha256": digest.hexdigest()}

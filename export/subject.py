@@ -9,12 +9,12 @@ from pathlib import Path
 
 from tfm.errors import CheckpointError
 from tfm.model import Transformer, TransformerConfig, load_checkpoint, locate_checkpoint
+from tfm.quantize.manifest import read_json
 
 from .generic import GenericConfig, GenericGraph
 from .generic_open import describe_generic, is_generic, open_generic
 from .generic_vectors import from_vectors
 from .graphs import Graph, graphs_of
-from .manifest import read_json
 
 Stage = Callable[[str], AbstractContextManager[None]]
 """Called with the name of each stage; entered while it runs."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tfm.errors import VerificationError
+from tfm.quantize.storage import mapped
 from tfm.runtime import Figures
 
 from .compare import Comparison, first_line, judge
@@ -31,7 +32,6 @@ from .optimised import LEVELS, Place, describe_kernel, locate, optimise, options
 from .pieces import Pieces, Run
 from .regions import Array, cuts_of, find_regions, rounded_values
 from .reports import BROKEN, GraphReport, Kernel, OpReport, Optimised, OutputReport
-from .storage import mapped
 from .taps import Tap, watch
 from .tolerances import END_TO_END, FREE, Tolerance
 

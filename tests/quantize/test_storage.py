@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tfm.export.bundle as bundle
-import tfm.export.storage as storage
+import tfm.quantize.storage as storage
 from tfm.errors import BundleError
 from tfm.export import export_checkpoint
 from tfm.model import save_checkpoint

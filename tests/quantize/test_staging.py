@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tfm.errors import ExportError
-from tfm.export.staging import staged
+from tfm.quantize.staging import staged
 
 
 @pytest.fixture

@@ -1,0 +1,37 @@
+"""JSON files and digests: what a bundle's manifest is written with, and written anew after it was quantised."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from tfm.errors import ConfigError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        ConfigError: It holds none.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds a {type(content).__name__}, not an object of names and values")
+    return content
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, indented, with a final newline."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def describe_file(file: Path) -> dict[str, Any]:
+    """Give a file's size in bytes and its SHA-256."""
+    with open(file, "rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return {"size": file.stat().st_size, "sha256": digest.hexdigest()}
