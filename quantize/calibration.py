@@ -5,6 +5,7 @@ Where nobody gives any, it is built in: English for models that read text, rando
 Shapes: B batch, S sequence.
 """
 
+import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from tfm.runtime.providers import count_threads
 from tfm.runtime.session import Session
 
 from .calibration_files import read_samples
-from .calibration_samples import SPLITS, Sample, SampleReader, Split, is_batched, split_of
+from .calibration_samples import SPLITS, Sample, SampleReader, Split, digest_of, is_batched, split_of
 
 Array = npt.NDArray[Any]
 
@@ -84,6 +85,22 @@ class Calibration:
 
     def __len__(self) -> int:
         return len(self._samples)
+
+    @property
+    def digest(self) -> str:
+        """A hash of the samples."""
+        return hashlib.sha256(b"".join(digest_of(sample) for sample in self._samples)).hexdigest()
+
+    def divided(self, count: int) -> tuple["Calibration", "Calibration"]:
+        """Set the last `count` samples apart, or a quarter where there are few; one sample serves as both."""
+        apart = min(count, max(1, len(self) // 4))
+        first, last = self._samples[: len(self) - apart] or self._samples, self._samples[len(self) - apart :]
+        what = self.description.partition(" ")[2]
+        made = [
+            Calibration(self._manifest, part, f"{len(part)} {what}", reads_text=self._reads_text)
+            for part in (first, last)
+        ]
+        return made[0], made[1]
 
     def batches(self, role: str, batch_size: int) -> Iterator[dict[str, Array]]:
         """Make inputs for the graph of a role.

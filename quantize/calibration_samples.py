@@ -147,11 +147,16 @@ class SampleReader:
 
 def split_of(sample: Sample) -> Split:
     """Tell which half a sample belongs to, by a hash of it."""
+    return SPLITS[digest_of(sample)[0] & 1]
+
+
+def digest_of(sample: Sample) -> bytes:
+    """A hash of a sample."""
     digest = hashlib.sha256()
     for name, array in sorted(sample.items()):
         digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
-    return SPLITS[digest.digest()[0] & 1]
+    return digest.digest()
 
 
 def is_batched(signature: Signature) -> bool:

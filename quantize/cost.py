@@ -1,6 +1,6 @@
 """What ops take by each method on this machine: each run by itself, on what it gets, in interleaved rounds."""
 
-import statistics
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,49 +13,48 @@ from .pieces import open_piece
 
 Array = npt.NDArray[Any]
 
-_ROUNDS = 7
-_ROUND_SECONDS = 0.003
-"""What one method runs before the next has its turn, at least two runs."""
+_ROUNDS = 15
+_EVICTED = 1 << 26
+"""Bytes, at most, that are read between two runs."""
+
+_clock = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-6 else time.perf_counter
 
 
-def time_pieces(pieces: Sequence[ir.Model], feeds: Mapping[str, Array]) -> list[float]:
+def time_pieces(pieces: Sequence[ir.Model], feeds: Mapping[str, Array], size: int) -> list[float]:
     """Time the forms of one op on one thread.
 
     Args:
         pieces: Its forms.
         feeds: What it takes, by name.
+        size: Bytes of the model that it belongs to.
 
     Returns:
-        Seconds per run of each: the median over rounds of a round's fastest.
+        Seconds per run of each, as `interleaved` finds them.
     """
-    runs = []
-    for written in pieces:
-        session = open_piece(written, threads=1)
-        runs.append(lambda session=session: session.run(None, dict(feeds)))
-    return interleaved(runs)
+    sessions = [open_piece(written, threads=1) for written in pieces]
+    return interleaved([functools.partial(session.run, None, dict(feeds)) for session in sessions], size)
 
 
-def interleaved(runs: Sequence[Callable[[], object]], seconds: float = _ROUND_SECONDS) -> list[float]:
-    """Time calls side by side: the median over rounds of a round's fastest, in seconds."""
-    times: list[list[float]] = [[] for _ in runs]
-    for run in runs:
-        run()
+def interleaved(runs: Sequence[Callable[[], object]], size: int) -> list[float]:
+    """Time calls side by side: the fastest of each over all rounds, in seconds.
+
+    Before each run as much memory is read as the model's weights take: in the model they come from there too, unless
+    all of them fit into the caches. What else the machine does only ever adds time, and seldom to every round. Where
+    the system tells it finely enough, the time that this thread ran is taken: the calls must do all their work in it.
+
+    Args:
+        runs: The calls.
+        size: Bytes of the model's weights.
+    """
+    times = [float("inf")] * len(runs)
+    others = np.ones(min(size, _EVICTED) // 8)
     for _ in range(_ROUNDS):
-        for run, found in zip(runs, times, strict=True):
-            found.append(_fastest(run, seconds))
-    return [statistics.median(found) for found in times]
-
-
-def _fastest(run: Callable[[], object], seconds: float) -> float:
-    run()  # wakes caches after the others' turns
-    fastest, end = float("inf"), time.perf_counter() + seconds
-    while True:
-        start = time.perf_counter()
-        run()
-        now = time.perf_counter()
-        fastest = min(fastest, now - start)
-        if now >= end:
-            return fastest
+        for index, run in enumerate(runs):
+            others += 1
+            start = _clock()
+            run()
+            times[index] = min(times[index], _clock() - start)
+    return times
 
 
 def noise_of(pieces: Sequence[ir.Model], exact: ir.Model, inputs: Sequence[tuple[Mapping[str, Array], Array | None]]) -> list[float]:

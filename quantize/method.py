@@ -86,6 +86,13 @@ FORMS: dict[str, type[Float32] | type[Dynamic] | type[Blocks]] = {
 }
 
 
+def speed_class(method: Method) -> str:
+    """What methods that take the same time have in common."""
+    if isinstance(method, Dynamic):
+        return f"dynamic {method.alpha is not None or method.by_row} {method.by_row}"
+    return str(method)
+
+
 def method_to_json(method: Method) -> dict[str, Any]:
     """Give a method as JSON values: its form and every attribute."""
     return {"form": method.form, **dataclasses.asdict(method)}

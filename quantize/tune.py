@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,18 +16,19 @@ import onnx_ir.passes.common as common
 
 from tfm.errors import QuantizeError
 from tfm.runtime.manifest import Manifest
+from tfm.runtime.providers import open_session
 
 from .calibration import Calibration
 from .candidates import candidates
 from .cost import interleaved, noise_of, time_pieces
 from .edit import refuse_quantised
 from .journal import Journal
-from .judge import Drop, Judge
-from .method import Blocks, Float32, Method
+from .judge import Drop, Judge, Run
+from .method import Blocks, Float32, Method, speed_class
 from .moments import Moments, second_moments
 from .observe import Observed, joined, observe
 from .ops import Op, find_ops
-from .pieces import open_piece, piece, size_of_piece, splice
+from .pieces import piece, size_of_piece, splice
 from .recipe import Recipe
 from .search import Form, Mix, choose_mix, front_of, noisiest, row_of_mixes
 from .switched import Switched
@@ -41,7 +42,7 @@ Progress = Callable[[int, int, str], None]
 BUDGETS = {("cosine", "int8"): 0.003, ("kl", "int8"): 0.01, ("cosine", "int4"): 0.02, ("kl", "int4"): 0.1}
 """How far from float32 each precision may be, by measure: 1 - mean cosine, or nats."""
 
-_OBSERVED, _LOOKED_UP = 8, 4096
+_BATCH, _LOOKED_UP = 8, 4096
 """Samples at a time that products are observed on; rows of a table that are compared."""
 
 
@@ -69,6 +70,10 @@ class _Candidate:
     methods: list[Method]
     pieces: list[ir.Model]
     forms: list[Form] = dataclasses.field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        return f"{self.role} {self.op.name}"
 
 
 def tune(
@@ -133,6 +138,7 @@ class _Tuner:
         self.candidates = [found for role in self.paths for found in self._prepare(role)]
         if not self.candidates:
             raise QuantizeError(f"{manifest.folder} has no MatMul or Gather by a constant to quantise")
+        self.size = sum(size_of_piece(one.pieces[0]) for one in self.candidates)
         self.switched = {
             role: Switched(path, [one.pieces[1:] for one in self.candidates if one.role == role])
             for role, path in self.paths.items()
@@ -150,10 +156,9 @@ class _Tuner:
             self.progress(index, count, f"compare the forms of {one.op.name} with float32")
             noises.append(self.journal.recall(f"noise {one.key}", functools.partial(self._noises, one)))
         times = self._times()
-        total = sum(size_of_piece(one.pieces[0]) for one in self.candidates)
         for one, noise, time in zip(self.candidates, noises, times, strict=True):
             one.forms = [
-                Form(noise=noise[index], time=time[index], size=size_of_piece(written) / total)
+                Form(noise=noise[index], time=time[index], size=size_of_piece(written) / self.size)
                 for index, written in enumerate(one.pieces)
             ]
         front: list[dict[str, Any]] = []
@@ -223,8 +228,100 @@ class _Tuner:
             for index, one in mine:
                 feeds = {str(use.x.name): arrays[str(use.x.name)] for use in one.op.uses}
                 shapes = [(feeds[str(use.x.name)].shape, use.is_lookup, use.bias is not None) for use in one.op.uses]
-                key = f"time {work.name} {one.op.values.shape} {shapes} {[kind_of(method) for method in one.methods]}"
-                found = self._seconds(key, known, lambda: time_pieces(one.pieces, feeds))
+                key = f"time {work.name} {one.op.values.shape} {shapes} {[speed_class(method) for method in one.methods]}"
+                found = self._seconds(key, known, lambda: time_pieces(one.pieces, feeds, self.size))
                 for form, seconds in enumerate(found):
                     times[index][form] += seconds / whole / len(self.works)
         return times
+
+    def _seconds(self, key: str, known: dict[str, list[float]], find: Callable[[], list[float]]) -> list[float]:
+        """Time what is alike once."""
+        if key not in known:
+            known[key] = self.journal.recall(key, find)
+        return known[key]
+
+    def _whole(self, work: Work) -> list[float]:
+        session = open_session(self.paths[work.role], "cpu", 1)
+        return interleaved([lambda: session.run(None, dict(work.inputs))], self.size)
+
+    def _search(self) -> tuple[list[int], list[dict[str, Any]]]:
+        """Find the mix, and the row of mixes that it was taken from."""
+        alone = []
+        for index, one in enumerate(self.candidates):
+            self.progress(index, len(self.candidates), f"quantise {one.op.name} alone")
+            alone.append(self._alone(index, noisiest(one.forms)).value)
+        mixes = row_of_mixes([one.forms for one in self.candidates], alone)
+        steps = itertools.count()
+
+        def measure(mix: Mix) -> Drop:
+            self.progress(next(steps), math.ceil(math.log2(len(mixes) + 1)) + 2, "measure mixes on the way")
+            return self._drop(mix.choice)
+
+        chosen, measured = choose_mix(mixes, measure, self.budget)
+        return list(mixes[chosen].choice), front_of(mixes, measured, chosen)
+
+    def _alone(self, index: int, form: int) -> Drop:
+        return self._drop([form if place == index else 0 for place in range(len(self.candidates))])
+
+    def _drop(self, choice: Sequence[int]) -> Drop:
+        """Measure a mix."""
+        found = self.journal.recall(
+            f"drop {' '.join(map(str, choice))}", lambda: dataclasses.asdict(self.judge.drop(self._runs(choice)))
+        )
+        return Drop(**found)
+
+    def _runs(self, choice: Sequence[int]) -> dict[str, Run]:
+        """The graphs of a mix."""
+        of_role: dict[str, list[int]] = {role: [] for role in self.paths}
+        for one, form in zip(self.candidates, choice, strict=True):
+            of_role[one.role].append(form)
+        return {role: functools.partial(self.switched[role].run, of_role[role]) for role in self.paths}
+
+    def _report(self, choice: Sequence[int], front: list[dict[str, Any]]) -> dict[str, Any]:
+        """What every op costs, and all of them together, as JSON values."""
+        ops, count = [], len(self.candidates)
+        for index, (one, form) in enumerate(zip(self.candidates, choice, strict=True)):
+            self.progress(index, count, f"quantise all but {one.op.name}")
+            chosen, exact = one.forms[form], one.forms[0]
+            alone = all_but = None
+            if self.recipe is None and form:
+                alone = self._alone(index, form)
+                all_but = self._drop([*choice[:index], 0, *choice[index + 1 :]])
+            ops.append(
+                {
+                    "role": one.role,
+                    "weight": one.op.name,
+                    "shape": list(one.op.values.shape),
+                    "uses": one.op.kinds,
+                    "method": str(one.methods[form]),
+                    "own_snr_db": -10 * math.log10(chosen.noise) if form and chosen.noise > 0 else None,
+                    "alone": alone.value if alone else None,
+                    "all_but": all_but.value if all_but else None,
+                    "flips_alone": alone.flips if alone else None,
+                    "time": chosen.time,
+                    "time_float32": exact.time,
+                }
+            )
+        drop = self._drop(choice)
+        return {
+            "measure": self.judge.measure,
+            "max_drop": self.budget,
+            "drop": drop.value,
+            "top_1": None if drop.flips is None else 1 - drop.flips,
+            "samples": self.judge.description,
+            "relative_time": 1 - sum(op["time_float32"] - op["time"] for op in ops),
+            "searched": self.recipe is None,
+            "ops": ops,
+            "front": front,
+        }
+
+    def _write(self, role: str, choice: Sequence[int]) -> ir.Model:
+        """Put the chosen forms into a copy of the float32 graph."""
+        model = ir.load(self.paths[role])
+        mine = [(one, form) for one, form in zip(self.candidates, choice, strict=True) if one.role == role]
+        for op, (one, form) in zip(find_ops(model.graph), mine, strict=True):
+            if form:
+                splice(model.graph, op, one.pieces[form])
+        common.RemoveUnusedNodesPass()(model)
+        common.RemoveUnusedOpsetsPass()(model)
+        return model
