@@ -51,7 +51,7 @@ def write_dynamic(graph: ir.Graph, op: Op, method: Dynamic, seen: Observed | Non
             scale_K = np.ones(weight_KN.shape[0], np.float32)
             if method.alpha is not None and seen is not None:
                 scale_K = smoothing(seen.largest_K, weight_KN, method.alpha)
-            rounded_KN, scale_1N = round_symmetric(weight_KN * scale_K[:, None], axis=0, limit=method.limit)
+            rounded_KN, scale_1N = round_symmetric(weight_KN * scale_K[:, None], axis=0)
             if method.passes:
                 factor_K = initializer(graph, f"{op.weight.name}_smoothing", (1 / scale_K).astype(np.float32))
             values = initializer(graph, f"{op.weight.name}_int8", rounded_KN)
@@ -67,7 +67,7 @@ def _rows(graph: ir.Graph, op: Op, method: Dynamic) -> tuple[ir.Value, ir.Value]
     """A table in 8 bits with one scale per row, [V, D] and [V, 1]."""
     name = str(op.weight.name)
     if f"{name}_rows_int8" not in graph.initializers:
-        rounded_VD, scale_V1 = round_symmetric(op.values, axis=1, limit=method.limit)
+        rounded_VD, scale_V1 = round_symmetric(op.values, axis=1)
         initializer(graph, f"{name}_rows_int8", rounded_VD)
         initializer(graph, f"{name}_rows_scale", scale_V1)
     return graph.initializers[f"{name}_rows_int8"], graph.initializers[f"{name}_rows_scale"]

@@ -56,7 +56,7 @@ def emulate(x_RK: Floats, weight_KN: Floats, method: Dynamic, largest_K: Floats)
     rms_R1 = np.sqrt(np.square(x_RK).mean(axis=1, keepdims=True) + EPSILON) if method.by_row else ones
     scale_K = smoothing(largest_K, weight_KN, method.alpha) if method.alpha is not None else ones
     x_RK = (x_RK / rms_R1 / scale_K).astype(np.float32)
-    rounded_KN, scale_1N = round_symmetric(weight_KN * scale_K[:, None], axis=0, limit=method.limit)
+    rounded_KN, scale_1N = round_symmetric(weight_KN * scale_K[:, None], axis=0)
     low, high = min(float(x_RK.min()), 0.0), max(float(x_RK.max()), 0.0)
     step = (high - low) / 255 or 1.0
     zero = round(-low / step)

@@ -28,22 +28,15 @@ class Dynamic:
             and wₖ are the largest magnitudes of both (Xiao et al. 2023, arXiv:2211.10438); None: as they are.
         by_row: Each row is divided by its root mean square first, and the result multiplied: rows that are small beside
             others keep their digits.
-        bits: 8; or 7, whose products cannot saturate on x86 without VNNI (`saturation`).
     """
 
     form: ClassVar = "dynamic"
     alpha: float | None = None
     by_row: bool = False
-    bits: Literal[8, 7] = 8
 
     def __str__(self) -> str:
         smooth = [] if self.alpha is None else [f"smooth {self.alpha:g}"]
-        return ", ".join(["dynamic", *smooth] + ["by row"] * self.by_row + ["7 bits"] * (self.bits == 7))
-
-    @property
-    def limit(self) -> int:
-        """Largest magnitude of a rounded weight."""
-        return 127 if self.bits == 8 else 64
+        return ", ".join(["dynamic", *smooth] + ["by row"] * self.by_row)
 
     @property
     def passes(self) -> int:
@@ -128,7 +121,7 @@ def _fits(name: str, value: Any) -> bool:
         return type(value) in (int, float) and 0 <= value <= 1
     if name == "block":
         return type(value) is int and value >= 16 and value & (value - 1) == 0
-    return value in {"bits": (4, 7, 8), "products": ("int8", "float32"), "calibrator": CALIBRATORS}[name]
+    return value in {"bits": (4, 8), "products": ("int8", "float32"), "calibrator": CALIBRATORS}[name]
 
 
 CALIBRATORS: tuple[str, ...] = ()

@@ -53,11 +53,13 @@ class Tuned:
     Attributes:
         recipe: The method of every op.
         models: Role → quantised graph.
+        products: Role → name of a product's node in it → name of its op.
         report: What each op costs, the mixes on the way and the verdict, as JSON values (docs/parity.md).
     """
 
     recipe: Recipe
     models: Mapping[str, ir.Model]
+    products: Mapping[str, Mapping[str, str]]
     report: Mapping[str, Any]
 
 
@@ -74,6 +76,11 @@ class _Candidate:
     @property
     def key(self) -> str:
         return f"{self.role} {self.op.name}"
+
+
+def batch_size_of(manifest: Manifest) -> int:
+    """How many samples a bundle is judged on at a time: as it runs, encoders one by one, so that none sways another."""
+    return 1 if manifest.kind in ("encoder", "module") else _BATCH
 
 
 def tune(
@@ -143,9 +150,8 @@ class _Tuner:
             role: Switched(path, [one.pieces[1:] for one in self.candidates if one.role == role])
             for role, path in self.paths.items()
         }
-        size = 1 if manifest.kind in ("encoder", "module") else _BATCH
         progress(0, 1, f"run float32 on {judged.description}")
-        self.judge = Judge(manifest, judged, self._runs([0] * len(self.candidates)), batch_size=size)
+        self.judge = Judge(manifest, judged, self._runs([0] * len(self.candidates)), batch_size=batch_size_of(manifest))
         self.budget = BUDGETS[self.judge.measure, precision] if max_drop is None else max_drop
 
     def run(self) -> Tuned:
@@ -171,8 +177,12 @@ class _Tuner:
         for one, index in zip(self.candidates, choice, strict=True):
             methods[one.role][one.op.name] = one.methods[index]
         models = {role: self._write(role, choice) for role in self.paths}
+        products: dict[str, dict[str, str]] = {role: {} for role in self.paths}
+        for one in self.candidates:
+            products[one.role] |= {str(use.last.name): one.op.name for use in one.op.uses}
         self.journal.forget()
-        return Tuned(recipe=Recipe(precision=self.precision, methods=methods), models=models, report=report)
+        recipe = Recipe(precision=self.precision, methods=methods)
+        return Tuned(recipe=recipe, models=models, products=products, report=report)
 
     def _prepare(self, role: str) -> list[_Candidate]:
         """Find a graph's ops, and write each in all its forms."""

@@ -1,0 +1,152 @@
+"""Quantising a bundle: its graphs, what they cost, and the gate that they must pass. Neither torch nor the checkpoint.
+
+The samples that decide are never those that a graph was quantised by, nor those that its mix was searched with.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tfm.runtime.manifest import Manifest
+from tfm.runtime.providers import count_threads, open_session
+
+from .calibration import Calibration, read_calibration
+from .judge import Judge, Run
+from .manifest import write_json
+from .recipe import Recipe
+from .saturation import SATURATING, saturation
+from .storage import save_onnx
+from .tune import Progress, Tuned, batch_size_of, tune
+from .works import bundle_works
+
+_OBSERVED, _HELD_OUT, _EMULATED = 128, 64, 4
+"""Samples to quantise by, to judge the result by, and to emulate saturation on."""
+
+_SEARCHED = {"decoder": 8}
+"""Samples to search with, by kind of bundle; else 32. A decoder's are long, and each of its words counts."""
+
+SUFFIXES = {"int8": "int8", "int4": "q4"}
+"""What the file of each precision ends in, as in other bundles of the field."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantised:
+    """What `quantise` made.
+
+    Attributes:
+        files: Role → quantised ONNX file.
+        report: What each op costs, the mixes on the way and the verdict, as JSON values (docs/parity.md).
+    """
+
+    files: Mapping[str, Path]
+    report: Mapping[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the budget is kept on held-out samples."""
+        return bool(self.report["passed"])
+
+
+def quantise(
+    manifest: Manifest,
+    folder: Path,
+    *,
+    precision: str = "int8",
+    calib: Path | None = None,
+    max_drop: float | None = None,
+    recipe: Recipe | None = None,
+    journal: Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> Quantised:
+    """Quantise a bundle's float32 graphs and judge the result on held-out samples.
+
+    Args:
+        manifest: The bundle's; its folder holds the float32 graphs.
+        folder: The folder of a bundle to write the graphs into, and the recipe.
+        precision: "int8", or "int4" for weights of 4 bits.
+        calib: What to quantise by and judge by: a .txt, .jsonl or .npz file, or a folder of these; None: what is built
+            in.
+        max_drop: How far from float32 it may be: 1 - mean cosine, or nats; None: `BUDGETS`.
+        recipe: Methods to replay, without a search.
+        journal: File that the search's figures are kept in until it is done.
+        progress: Told of every step.
+
+    Returns:
+        The files and the report; whether it passed is for the caller to act on.
+
+    Raises:
+        QuantizeError: A graph is quantised already, has nothing to quantise or a weight that is not finite; or the
+            recipe is another model's.
+        CalibrationError: The samples are bad.
+    """
+    searched = _SEARCHED.get(manifest.kind, 32)
+    samples, judged = read_calibration(calib, manifest, count=_OBSERVED + searched).divided(searched)
+    held_out = read_calibration(calib, manifest, count=_HELD_OUT, split="held-out")
+    tuned = tune(
+        manifest,
+        samples,
+        judged,
+        bundle_works(manifest, samples if manifest.kind == "module" else None),
+        precision=precision,
+        max_drop=max_drop,
+        recipe=recipe,
+        journal=journal,
+        progress=progress,
+    )
+    files = {}
+    for role, model in tuned.models.items():
+        exact = Path(manifest.graphs["fp32"][role])
+        files[role] = folder / exact.with_name(f"{exact.stem}_{SUFFIXES[precision]}{exact.suffix}")
+        files[role].parent.mkdir(exist_ok=True)
+        save_onnx(model, files[role])
+    write_json(folder / f"recipe_{precision}.json", tuned.recipe.to_json())
+    progress(0, 1, f"judge {precision} on {held_out.description}")
+    exact_files = {role: manifest.folder / path for role, path in manifest.graphs["fp32"].items()}
+    judge = Judge(manifest, held_out, runs_of(exact_files), batch_size=batch_size_of(manifest))
+    drop = judge.drop(runs_of(files))
+    report = {
+        **tuned.report,
+        "held_out": {
+            "samples": held_out.description,
+            "drop": drop.value if math.isfinite(drop.value) else None,
+            "top_1": None if drop.flips is None else 1 - drop.flips,
+            "least_cosine": drop.least,
+        },
+        "passed": drop.value <= tuned.report["max_drop"],
+        "portability": _portability(tuned, judged),
+    }
+    return Quantised(files=files, report=report)
+
+
+def runs_of(files: Mapping[str, Path]) -> dict[str, Run]:
+    """Open each role's graph for a `Judge`."""
+    runs: dict[str, Run] = {}
+    for role, path in files.items():
+        session = open_session(path, "cpu", count_threads(None))
+        runs[role] = lambda names, feeds, session=session: dict(
+            zip(names, session.run(list(names), dict(feeds)), strict=True)
+        )
+    return runs
+
+
+def _portability(tuned: Tuned, samples: Calibration) -> dict[str, Any]:
+    """What x86 without VNNI would make of the graphs, opened without `session.x64quantprecision`.
+
+    An op that saturates adds noise to its own; the model's drop grows in proportion.
+    """
+    saturating, extra = [], 0.0
+    for role, model in tuned.models.items():
+        batches = itertools.islice(samples.batches(role, 1), _EMULATED)
+        found = saturation(model, batches) if any(node.op_type in SATURATING for node in model.graph) else {}
+        by_weight = {op["weight"]: op for op in tuned.report["ops"] if op["role"] == role}
+        for node, name in tuned.products[role].items():
+            if node in found and found[node].saturated:
+                op = by_weight[name]
+                saturating.append(name)
+                if op["alone"] is not None and op["own_snr_db"] is not None:
+                    extra += op["alone"] * found[node].nmse * 10 ** (op["own_snr_db"] / 10)
+    over = tuned.report["drop"] + extra > tuned.report["max_drop"]
+    return {"vnni_only": bool(saturating) and over, "saturating": saturating, "extra_drop": extra}
