@@ -35,6 +35,8 @@ Array = npt.NDArray[Any]
 SAFE_LIMIT = 64
 """Weights in [-64, 64] cannot saturate: 2 · 255 · 64 = 32640 ≤ 32767."""
 
+_DYNAMIC, _STATIC = "DynamicQuantizeMatMul", "MatMulIntegerToFloat"
+
 _LOW, _HIGH = -(1 << 15), (1 << 15) - 1
 _CHUNK = 1 << 22
 """Numbers in memory at a time, in each of a handful of arrays."""
@@ -79,7 +81,9 @@ def saturating_matmul(a_u8: npt.NDArray[np.uint8], b_s8: npt.NDArray[np.int8]) -
 
 
 def saturation(model: ir.Model, batches: Iterable[Mapping[str, Array]]) -> dict[str, SaturationReport]:
-    """Find out what saturation would do to each `DynamicQuantizeMatMul`, given the activations that it really gets.
+    """Find out what saturation would do to each product in int8, given the activations that it really gets.
+
+    Those are `DynamicQuantizeMatMul` and, of static int8, `MatMulIntegerToFloat`.
 
     Each op is looked at by itself: its input is as this machine computes it, not what saturation earlier in the graph
     would leave of it.
@@ -92,12 +96,12 @@ def saturation(model: ir.Model, batches: Iterable[Mapping[str, Array]]) -> dict[
         By the node's name, in the order of the graph (its output's name, where it has none).
 
     Raises:
-        QuantizeError: An op's weights are no constant, or it lies within a branch or a loop; or some op may saturate
-            and there are no inputs to tell.
+        QuantizeError: An op's weights, or the zero point of its static activations, are no constant of the type they
+            should be; or it lies within a branch or a loop; or some op may saturate and there are no inputs to tell.
         BundleError: onnxruntime cannot load the graph.
     """
     ops = [_Op(node) for node in _products(model)]
-    watched = {op.input: op for op in ops if op.at_risk.size}
+    watched = {op.inputs: op for op in ops if op.at_risk.size}
     if watched:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
@@ -110,7 +114,7 @@ def saturation(model: ir.Model, batches: Iterable[Mapping[str, Array]]) -> dict[
                 quantised = dict(zip(watched, zip(results, results, results, strict=True), strict=True))
                 for op in ops:
                     if op.at_risk.size:
-                        op.add(*quantised[op.input])
+                        op.add(*quantised[op.inputs])
             if not ran:
                 raise QuantizeError(f"{watched.popitem()[1].name!r} may saturate, and there are no inputs to tell by")
     return {op.name: op.report() for op in ops}
@@ -120,15 +124,23 @@ class _Op:
     """One product, and what was found of it."""
 
     def __init__(self, node: ir.Node) -> None:
-        x, weight, scale = node.inputs[:3]
-        output = node.outputs[0].name
+        # x, weight, their scale; or quantised x, weight, both scales, zero point of x
+        x, weight, *others = node.inputs[:5]
+        static = node.op_type == _STATIC
+        output, scale = node.outputs[0].name, others[static]
         self.name, self.weight = node.name or str(output), str(weight.name if weight else None)
         values, scales = (
             None if v is None or v.const_value is None else v.const_value.numpy() for v in (weight, scale)
         )
-        if x is None or values is None or scales is None:
+        if values is None or scales is None:
             raise QuantizeError(f"the weights of {self.name!r} are no constant; what they do cannot be foretold")
-        self.input = str(x.name)
+        watched = [x]
+        if static:
+            zero = others[2] if len(others) > 2 else None
+            if zero is None or zero.const_value is None or zero.const_value.dtype != ir.DataType.UINT8:
+                raise QuantizeError(f"the activations of {self.name!r} have no constant zero point of uint8")
+            watched += [others[0], zero]
+        self.inputs = tuple(str(value.name) for value in watched if value is not None)
         self._columns = values.shape[1]
         # u8 by u8 is computed in another way, which does not saturate
         signed = values.dtype == np.int8
@@ -165,25 +177,28 @@ class _Op:
 
 def _products(model: ir.Model) -> Iterator[ir.Node]:
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if (node.domain, node.op_type) == ("com.microsoft", "DynamicQuantizeMatMul"):
+        if node.domain == "com.microsoft" and node.op_type in (_DYNAMIC, _STATIC):
             if node.graph is not model.graph:
                 raise QuantizeError(f"{node.name!r} lies within a branch or a loop, where its input cannot be seen")
             yield node
 
 
-def _save_quantised_inputs(model: ir.Model, names: list[str], path: Path) -> None:
-    """Write a copy of a model whose outputs are, per value: its quantised form, its scale and its zero point."""
+def _save_quantised_inputs(model: ir.Model, inputs: list[tuple[str, ...]], path: Path) -> None:
+    """Write a copy of a model whose outputs are, per op: its quantised activations, their scale and zero point."""
     copy = ir.from_proto(ir.to_proto(model))
     graph = copy.graph
     produced = [value for node in graph for value in node.outputs]
     values = {value.name: value for value in (*graph.inputs, *graph.initializers.values(), *produced)}
     graph.outputs.clear()
-    for index, name in enumerate(names):
+    for index, names in enumerate(inputs):
         outputs = [ir.Value(name=f"watched_{index}_{part}") for part in ("values", "scale", "zero_point")]
         dtypes = (ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8)
         for value, dtype in zip(outputs, dtypes, strict=True):
             value.type = ir.TensorType(dtype)
-        graph.append(ir.Node("", "DynamicQuantizeLinear", [values[name]], outputs=outputs))
+        if len(names) == 1:
+            graph.append(ir.Node("", "DynamicQuantizeLinear", [values[names[0]]], outputs=outputs))
+        else:
+            graph.extend(ir.Node("", "Identity", [values[n]], outputs=[o]) for n, o in zip(names, outputs, strict=True))
         graph.outputs.extend(outputs)
     ir.save(copy, path, external_data=f"{path.name}.data")
 

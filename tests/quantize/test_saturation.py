@@ -16,6 +16,7 @@ from tfm.errors import QuantizeError
 from tfm.quantize import saturation as module
 from tfm.quantize.rounding import round_symmetric
 from tfm.quantize.saturation import SAFE_LIMIT, SaturationReport, saturating_matmul, saturation
+from tfm.quantize.static import write_static
 
 Array = np.ndarray
 
@@ -133,6 +134,21 @@ def value(name: str, array: Array) -> ir.Value:
     return ir.Value(name=name, const_value=ir.tensor(array, name=name))
 
 
+def static_graph_of(
+    weight: Array, scale: float = 1.0, quantization: tuple[Array, Array] = (np.float32(1), np.uint8(100))
+) -> ir.Model:
+    """A product in static int8, as it is written, beside a dynamic one."""
+    model = graph_of({"dynamic": weight}, scale)
+    graph = model.graph
+    constants = graph.initializers["dynamic_w"], graph.initializers["dynamic_scale"]
+    nodes = write_static(graph, graph.inputs[0], *constants, None, quantization, "x_in")
+    graph.extend(nodes)
+    nodes[-1].name, output = "static", nodes[-1].outputs[0]
+    output.name, output.type = "static_y", ir.TensorType(ir.DataType.FLOAT)
+    graph.outputs.append(output)
+    return model
+
+
 def graph_of(weights: dict[str, Array], scale: float = 1.0) -> ir.Model:
     """Products of the one input x by each of the weights."""
     x = ir.Value(name="x", shape=ir.Shape(["B", "S", None]), type=ir.TensorType(ir.DataType.FLOAT))
@@ -186,6 +202,33 @@ def dynamically_quantised(x: Array) -> tuple[Array, float, int]:
     return np.clip(np.rint(x / step) + zero, 0, 255).astype(np.uint8), float(step), zero
 
 
+def test_static_activations_have_the_scale_and_zero_point_of_the_graph() -> None:
+    """Whatever they are; and what lies beyond their range is clipped, at 255 too."""
+    batches = [{"x": X}, {"x": X[:, :1] * 4}]
+    reports = saturation(static_graph_of(B, scale=0.5), batches)
+    assert list(reports) == ["dynamic", "static"]
+    assert reports["dynamic"] == saturation(graph_of({"dynamic": B}, scale=0.5), batches)["dynamic"]
+    static = reports["static"]
+    assert (static.weight, static.columns, static.columns_at_risk) == ("dynamic_w", 5, 4)
+
+    beyond = np.clip(np.rint(X[0, :1] * 4) + 100, 0, 255).astype(np.uint8)
+    assert (beyond == 255).any()
+    noise = signal = 0.0
+    for quantised in (A, beyond):
+        exact = quantised.astype(int) @ B.astype(int)
+        noise += float(((np.array(slow(quantised, B)[0]) - exact) ** 2).sum())
+        signal += float(((exact - 100 * B.sum(0, dtype=int)) ** 2).sum())
+    assert static.saturated == slow(A, B)[1] + slow(beyond, B)[1]
+    assert static.pairs == (3 + 1) * 4 * 5  # rows, pairs, columns
+    assert static.nmse == pytest.approx(noise / signal, rel=1e-12)
+    assert static.nmse != pytest.approx(reports["dynamic"].nmse, rel=0.05)
+
+
+def test_static_7_bits_need_no_inputs() -> None:
+    reports = saturation(static_graph_of(np.clip(B, -SAFE_LIMIT, SAFE_LIMIT).astype(np.int8)), [])
+    assert [report.columns_at_risk for report in reports.values()] == [0, 0]
+
+
 def test_activations_that_never_reach_far_do_not_saturate() -> None:
     """Of each two neighbours one is the lowest, which becomes 0."""
     x = np.float32([[[-155, 100, -155, 100, 100, -155, 0]]])
@@ -205,6 +248,24 @@ def test_graphs_that_cannot_be_judged_are_refused() -> None:
     model = graph_of({"first": B})
     model.graph.initializers["first_w"].const_value = None
     with pytest.raises(QuantizeError, match=r"the weights of 'first' are no constant"):
+        saturation(model, [{"x": X}])
+
+
+@pytest.mark.parametrize("zero_point", ["computed", "int8", "none"])
+def test_static_activations_of_another_form_are_refused(zero_point: str) -> None:
+    model = static_graph_of(B)
+    node = model.graph[-1]
+    if zero_point == "none":
+        node.replace_input_with(4, None)
+    elif zero_point == "int8":
+        node.replace_input_with(4, value("z", np.int8(0)))
+    else:
+        node.replace_input_with(4, ir.Value(name="z", type=ir.TensorType(ir.DataType.UINT8)))
+    with pytest.raises(QuantizeError, match="the activations of 'static' have no constant zero point of uint8"):
+        saturation(model, [{"x": X}])
+    model = static_graph_of(B)
+    model.graph[-1].replace_input_with(1, ir.Value(name="other"))
+    with pytest.raises(QuantizeError, match=r"the weights of 'static' are no constant"):
         saturation(model, [{"x": X}])
 
 
