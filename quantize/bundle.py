@@ -4,11 +4,14 @@ The samples that decide are never those that a graph was quantised by, nor those
 """
 
 import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy.typing as npt
 
 from tfm.runtime.manifest import Manifest
 from tfm.runtime.providers import count_threads, open_session
@@ -125,11 +128,12 @@ def runs_of(files: Mapping[str, Path]) -> dict[str, Run]:
     """Open each role's graph for a `Judge`."""
     runs: dict[str, Run] = {}
     for role, path in files.items():
-        session = open_session(path, "cpu", count_threads(None))
-        runs[role] = lambda names, feeds, session=session: dict(
-            zip(names, session.run(list(names), dict(feeds)), strict=True)
-        )
+        runs[role] = functools.partial(_run, open_session(path, "cpu", count_threads(None)))
     return runs
+
+
+def _run(session: Any, names: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    return dict(zip(names, session.run(list(names), dict(feeds)), strict=True))
 
 
 def _portability(tuned: Tuned, samples: Calibration) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from tfm.errors import QuantizeError
 
-from .emulation import choose
+from .emulation import choose, choose_static
 from .method import Blocks, Dynamic, Float32, Method
 from .observe import Observed, joined
 from .ops import Op
@@ -45,4 +45,5 @@ def candidates(op: Op, precision: str, kind: str, observed: Mapping[str, Observe
         return [*exact, Dynamic(), Dynamic(by_row=True), blocks]
     weight_KN = np.ascontiguousarray(op.matrix_KN(next(use for use in op.uses if not use.is_lookup)))
     chosen = [choose(weight_KN, seen, by_row=by_row) for by_row in (False, True)]
-    return list(dict.fromkeys([*exact, Dynamic(), *chosen, blocks]))
+    static = choose_static(weight_KN, seen, chosen[0].alpha)
+    return list(dict.fromkeys([*exact, Dynamic(), *chosen, static, blocks]))

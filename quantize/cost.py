@@ -57,7 +57,9 @@ def interleaved(runs: Sequence[Callable[[], object]], size: int) -> list[float]:
     return times
 
 
-def noise_of(pieces: Sequence[ir.Model], exact: ir.Model, inputs: Sequence[tuple[Mapping[str, Array], Array | None]]) -> list[float]:
+def noise_of(
+    pieces: Sequence[ir.Model], exact: ir.Model, inputs: Sequence[tuple[Mapping[str, Array], Array | None]]
+) -> list[float]:
     """Normalised mean squared error of each form of one op on exact inputs.
 
     Args:
@@ -82,6 +84,6 @@ def noise_of(pieces: Sequence[ir.Model], exact: ir.Model, inputs: Sequence[tuple
     return [part / signal if signal else float(part > 0) for part in noise]
 
 
-def _rows(array: Array, real_R: Array | None) -> Array:  # noqa: N803 - R is its shape
+def _rows(array: Array, real_R: Array | None) -> Array:
     rows = array.reshape(-1, array.shape[-1])
     return rows if real_R is None or len(real_R) != len(rows) else rows[real_R]

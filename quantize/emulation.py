@@ -1,4 +1,4 @@
-"""What the dynamic form makes of a product, computed in numpy: so is its smoothing chosen."""
+"""What int8 makes of a product, computed in numpy: so are smoothing, and the range of static activations, chosen."""
 
 import math
 from collections.abc import Sequence
@@ -6,9 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .method import Dynamic
+from .calibrators import CALIBRATORS, activation_range
+from .method import Dynamic, Static
 from .observe import Observed
 from .rounding import round_symmetric
+from .static import emulate_static
 
 Floats = npt.NDArray[np.float32]
 
@@ -98,3 +100,37 @@ def choose(weight_KN: Floats, seen: Observed, *, by_row: bool | None = None) -> 
     methods = [Dynamic(alpha=alpha, by_row=row) for row in rows for alpha in (None, *ALPHAS)]
     ratios = dict(zip(methods, measure(seen, weight_KN, methods), strict=True))
     return max(methods, key=lambda method: ratios[method] - _GAIN_DB * bool(method.passes))
+
+
+def static_range(weight_KN: Floats, seen: Observed, method: Static) -> tuple[Floats, float, float]:
+    """The divisors of a static product's inputs (K,), and then their range.
+
+    Args:
+        weight_KN: Its weights.
+        seen: What goes into it.
+        method: How.
+    """
+    scale_K = np.ones(len(weight_KN), np.float32)
+    if method.alpha is not None:
+        scale_K = smoothing(seen.largest_K, weight_KN, method.alpha)
+    values = [rows_RK[real_R] / scale_K for rows_RK, real_R in seen.batches if real_R.any()]
+    importance_K = np.square(weight_KN * scale_K[:, None]).sum(axis=1)
+    return (scale_K, *activation_range(values, method.calibrator, importance_K))
+
+
+def choose_static(weight_KN: Floats, seen: Observed, alpha: float | None) -> Static:
+    """Choose the calibrator of a static product: as is most exact on what was seen.
+
+    Args:
+        weight_KN: Its weights.
+        seen: What goes into it.
+        alpha: Exponent of smoothing.
+    """
+    rows_RK = np.concatenate([rows_RK[real_R] for rows_RK, real_R in seen.batches])
+    exact = rows_RK @ weight_KN
+
+    def ratio(calibrator: str) -> float:
+        scale_K, low, high = static_range(weight_KN, seen, Static(calibrator=calibrator, alpha=alpha))
+        return snr_db(exact, emulate_static(rows_RK, weight_KN, low, high, scale_K))
+
+    return Static(calibrator=max(CALIBRATORS, key=ratio), alpha=alpha)

@@ -1,4 +1,4 @@
-"""How far a quantised model is from float32 on real inputs: cosine of what it embeds, or divergence of what it predicts.
+"""How far a quantised model is from float32 on real inputs: by cosine, or by divergence of what it predicts.
 
 Shapes: B batch, S sequence, D width, V vocabulary or classes.
 """

@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from tfm.errors import QuantizeError
 
+from .calibrators import CALIBRATORS
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Float32:
@@ -45,6 +47,24 @@ class Dynamic:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Static:
+    """As dynamic, but activations have one scale that calibration data fixed: none sways another, and some are clipped.
+
+    Attributes:
+        calibrator: How their range is chosen (`calibrators`).
+        alpha: Exponent of smoothing, as in `Dynamic`.
+    """
+
+    form: ClassVar = "static"
+    calibrator: str = "minmax"
+    alpha: float | None = None
+
+    def __str__(self) -> str:
+        smooth = [] if self.alpha is None else [f"smooth {self.alpha:g}"]
+        return ", ".join(["static", self.calibrator, *smooth])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Blocks:
     """Weights alone, in blocks of their inputs that share a scale (`quantize_to_blocks`).
 
@@ -72,10 +92,10 @@ class Blocks:
         )
 
 
-Method = Float32 | Dynamic | Blocks
+Method = Float32 | Dynamic | Static | Blocks
 
-FORMS: dict[str, type[Float32] | type[Dynamic] | type[Blocks]] = {
-    kind.form: kind for kind in (Float32, Dynamic, Blocks)
+FORMS: dict[str, type[Float32] | type[Dynamic] | type[Static] | type[Blocks]] = {
+    kind.form: kind for kind in (Float32, Dynamic, Static, Blocks)
 }
 
 
@@ -83,6 +103,8 @@ def speed_class(method: Method) -> str:
     """What methods that take the same time have in common."""
     if isinstance(method, Dynamic):
         return f"dynamic {method.alpha is not None or method.by_row} {method.by_row}"
+    if isinstance(method, Static):
+        return f"static {method.alpha is not None}"
     return str(method)
 
 
@@ -122,7 +144,3 @@ def _fits(name: str, value: Any) -> bool:
     if name == "block":
         return type(value) is int and value >= 16 and value & (value - 1) == 0
     return value in {"bits": (4, 8), "products": ("int8", "float32"), "calibrator": CALIBRATORS}[name]
-
-
-CALIBRATORS: tuple[str, ...] = ()
-"""How a static range is found; filled in with the static form."""

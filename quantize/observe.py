@@ -14,8 +14,8 @@ from tfm.errors import QuantizeError
 from .ops import Op, find_ops
 from .tapped import open_tapped
 
-ROWS = 256
-"""Of each product's input, whole batches are kept until they have so many rows."""
+ROWS, ROWS_OF_BATCH = 512, 32
+"""Of each product's input, so many rows are kept, and of each batch so many: batches are of texts of like length."""
 
 
 @dataclasses.dataclass
@@ -24,7 +24,7 @@ class Observed:
 
     Attributes:
         largest_K: Largest magnitude of each channel, float32; padding counts, since it shares the scale of the rest.
-        batches: Whole inputs, float32 (R, K), and which of their rows are not padding, (R,).
+        batches: Rows of each input, float32 (R, K), and which of them are not padding, (R,).
     """
 
     largest_K: npt.NDArray[np.float32]
@@ -78,4 +78,4 @@ def _add(found: dict[str, Observed], name: str, array: npt.NDArray[np.float32], 
     seen = found.setdefault(name, Observed(np.zeros(array.shape[-1], np.float32), []))
     seen.largest_K = np.maximum(seen.largest_K, np.abs(rows_RK).max(axis=0))
     if sum(len(rows) for rows, _ in seen.batches) < ROWS:
-        seen.batches.append((rows_RK, real_R))
+        seen.batches.append((rows_RK[:ROWS_OF_BATCH], real_R[:ROWS_OF_BATCH]))

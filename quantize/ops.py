@@ -77,7 +77,7 @@ class Op:
         """What it is used for: "embedding", "matmul" or both."""
         return list(dict.fromkeys("embedding" if use.is_lookup else "matmul" for use in self.uses))
 
-    def matrix_KN(self, use: Use) -> npt.NDArray[np.float32]:  # noqa: N802 - K and N are its shape
+    def matrix_KN(self, use: Use) -> npt.NDArray[np.float32]:
         """The weight as a MatMul multiplies by it."""
         return self.values.T if use.transposed else self.values
 
@@ -94,8 +94,8 @@ def find_ops(graph: ir.Graph) -> list[Op]:
         if weight is None or (weight not in found and constant_of(weight) is None):
             continue
         transposed = weight not in node.inputs
-        assert weight.shape is not None
-        size = int(weight.shape[0 if transposed else 1])
+        assert weight.const_value is not None
+        size = int(weight.const_value.shape.numpy()[0 if transposed else 1])
         last, bias = (None if is_lookup(node) else bias_of(node, size)) or (node, None)
         found.setdefault(weight, []).append(Use(node=node, transposed=transposed, last=last, bias=bias))
     names = {weight: _name(weight, uses) for weight, uses in found.items()}

@@ -14,9 +14,9 @@ import onnxruntime as ort
 from tfm.runtime.providers import count_threads
 
 from .blocks import quantize_to_blocks
-from .dynamic import write_dynamic
 from .edit import initializer, replace
-from .method import Blocks, Dynamic, Float32, Method
+from .integers import write_integers
+from .method import Blocks, Dynamic, Method, Static
 from .moments import Moments
 from .observe import Observed, joined
 from .ops import Op, Use, find_ops
@@ -37,8 +37,8 @@ def piece(op: Op, method: Method, observed: Mapping[str, Observed], moments: Mom
     """
     model = _alone(op)
     (copied,) = find_ops(model.graph)
-    if isinstance(method, Dynamic):
-        write_dynamic(model.graph, copied, method, joined(op, observed))
+    if isinstance(method, Dynamic | Static):
+        write_integers(model.graph, copied, method, joined(op, observed))
     elif isinstance(method, Blocks):
         for use in copied.uses:
             quantize_to_blocks(

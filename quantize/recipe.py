@@ -40,9 +40,13 @@ class Recipe:
         """
         methods = self.methods.get(role, {})
         if unknown := [name for name in methods if name not in ops]:
-            raise QuantizeError(f"the recipe is for another model: the {role} has no op {unknown[0]!r}; {nearest(unknown[0], ops)}")
+            raise QuantizeError(
+                f"the recipe is for another model: the {role} has no op {unknown[0]!r}; {nearest(unknown[0], ops)}"
+            )
         if missing := [name for name in ops if name not in methods]:
-            raise QuantizeError(f"the recipe is for another model: it does not say how to quantise {missing[0]!r} of the {role}")
+            raise QuantizeError(
+                f"the recipe is for another model: it does not say how to quantise {missing[0]!r} of the {role}"
+            )
         return {name: methods[name] for name in ops}
 
 
@@ -58,7 +62,9 @@ def read_recipe(path: Path) -> Recipe:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise QuantizeError(f"there is no recipe to read at {path} ({error.strerror}); a quantised bundle has one, recipe_int8.json") from error
+        raise QuantizeError(
+            f"there is no recipe to read at {path} ({error.strerror}); a quantised bundle has one, recipe_int8.json"
+        ) from error
     except ValueError as error:
         raise QuantizeError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict) or values.get("schema") != RECIPE_SCHEMA:

@@ -36,6 +36,8 @@ SAFE_LIMIT = 64
 """Weights in [-64, 64] cannot saturate: 2 · 255 · 64 = 32640 ≤ 32767."""
 
 _DYNAMIC, _STATIC = "DynamicQuantizeMatMul", "MatMulIntegerToFloat"
+SATURATING = (_DYNAMIC, _STATIC)
+"""Ops whose products saturate where there is no VNNI."""
 
 _LOW, _HIGH = -(1 << 15), (1 << 15) - 1
 _CHUNK = 1 << 22
@@ -129,9 +131,7 @@ class _Op:
         static = node.op_type == _STATIC
         output, scale = node.outputs[0].name, others[static]
         self.name, self.weight = node.name or str(output), str(weight.name if weight else None)
-        values, scales = (
-            None if v is None or v.const_value is None else v.const_value.numpy() for v in (weight, scale)
-        )
+        values, scales = _constant(weight), _constant(scale)
         if values is None or scales is None:
             raise QuantizeError(f"the weights of {self.name!r} are no constant; what they do cannot be foretold")
         watched = [x]
@@ -173,6 +173,17 @@ class _Op:
             saturated=self._saturated,
             nmse=nmse,
         )
+
+
+def _constant(value: ir.Value | None) -> Array | None:
+    """A constant's content; that of a tied table is transposed, and its scales are flattened, by a node."""
+    if value is None or value.const_value is not None:
+        return None if value is None or value.const_value is None else value.const_value.numpy()
+    node = value.producer()
+    if node is None or node.op_type not in ("Transpose", "Reshape"):
+        return None
+    held = _constant(node.inputs[0])
+    return held if held is None else held.T if node.op_type == "Transpose" else held.ravel()
 
 
 def _products(model: ir.Model) -> Iterator[ir.Node]:

@@ -17,6 +17,9 @@ from .judge import Drop
 SLACK = 1.07
 """Fidelity beyond the budget may cost so many times the time of the fastest mix."""
 
+_NEXT = 1e-9
+"""How much dearer than the cheapest form float32 counts, at least."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Form:
@@ -60,33 +63,32 @@ def noisiest(forms: Sequence[Form]) -> int:
     return max(range(len(forms)), key=lambda index: forms[index].noise)
 
 
-def row_of_mixes(ops: Sequence[Sequence[Form]], alone: Sequence[float]) -> list[Mix]:
+def row_of_mixes(ops: Sequence[Sequence[Form]], alone: Sequence[Mapping[int, float]]) -> list[Mix]:
     """List the mixes worth having, from the cheapest to the most faithful.
 
     Args:
-        ops: The forms of each op, float32 first.
-        alone: The model's drop where each op alone has its noisiest form.
+        ops: The forms of each op, float32 first, of which there are others; it is chosen for its fidelity alone.
+        alone: The model's drop where each op alone has some form, its noisiest at least, as far as it was measured.
 
     Returns:
         At least one; each but the first differs from the one before in one op.
     """
-    hulls = [_hull(forms, _predicted(forms, drop)) for forms, drop in zip(ops, alone, strict=True)]
+    drops = [_predicted(forms, measured) for forms, measured in zip(ops, alone, strict=True)]
+    hulls = [_hull(forms, predicted) for forms, predicted in zip(ops, drops, strict=True)]
     steps = []
     for op, hull in enumerate(hulls):
         for place, (one, other) in enumerate(itertools.pairwise(hull), 1):
             gain = (one[1] - other[1]) / max(other[0] - one[0], 1e-12)
             steps.append((-gain, op, place))
     choice = [hull[0][2] for hull in hulls]
-    mixes = [_mix(ops, alone, choice)]
+    mixes = [_mix(ops, drops, choice)]
     for _, op, place in sorted(steps):
         choice[op] = hulls[op][place][2]
-        mixes.append(_mix(ops, alone, choice))
+        mixes.append(_mix(ops, drops, choice))
     return mixes
 
 
-def choose_mix(
-    mixes: Sequence[Mix], measure: Callable[[Mix], Drop], budget: float
-) -> tuple[int, dict[int, Drop]]:
+def choose_mix(mixes: Sequence[Mix], measure: Callable[[Mix], Drop], budget: float) -> tuple[int, dict[int, Drop]]:
     """Find the fastest mix that keeps a budget; a more faithful one where that costs next to nothing.
 
     Args:
@@ -118,15 +120,18 @@ def choose_mix(
     return (best if best > low and keeps(best) and found[best].value < found[low].value else low), found
 
 
-def _predicted(forms: Sequence[Form], alone: float) -> list[float]:
-    """Each form's effect, in proportion to its noise."""
-    most = forms[noisiest(forms)].noise
-    return [max(alone, 0.0) * form.noise / most if most > 0 else 0.0 for form in forms]
+def _predicted(forms: Sequence[Form], measured: Mapping[int, float]) -> list[float]:
+    """Each form's effect: as measured, or in proportion to its noise."""
+    most = noisiest(forms)
+    unit = max(measured[most], 0.0) / forms[most].noise if forms[most].noise > 0 else 0.0
+    return [max(measured.get(index, unit * form.noise), 0.0) for index, form in enumerate(forms)]
 
 
 def _hull(forms: Sequence[Form], drops: Sequence[float]) -> list[tuple[float, float, int]]:
     """The lower convex hull of (cost, drop), from the cheapest: with the number of the form."""
-    points = sorted((form.cost, drop, index) for index, (form, drop) in enumerate(zip(forms, drops, strict=True)))
+    least = min((form.cost for form in forms[1:]), default=0.0)
+    costs = [max(forms[0].cost, least + _NEXT), *(form.cost for form in forms[1:])]
+    points = sorted((cost, drop, index) for index, (cost, drop) in enumerate(zip(costs, drops, strict=True)))
     hull: list[tuple[float, float, int]] = []
     for point in points:
         if hull and point[1] >= hull[-1][1]:
@@ -142,11 +147,11 @@ def _bends_up(a: tuple[float, float, int], b: tuple[float, float, int], c: tuple
     return (b[1] - a[1]) * (c[0] - a[0]) >= (c[1] - a[1]) * (b[0] - a[0])
 
 
-def _mix(ops: Sequence[Sequence[Form]], alone: Sequence[float], choice: Sequence[int]) -> Mix:
+def _mix(ops: Sequence[Sequence[Form]], drops: Sequence[Sequence[float]], choice: Sequence[int]) -> Mix:
     chosen = [forms[index] for forms, index in zip(ops, choice, strict=True)]
     saved = sum(forms[0].time - form.time for forms, form in zip(ops, chosen, strict=True))
     smaller = sum(forms[0].size - form.size for forms, form in zip(ops, chosen, strict=True))
-    drop = sum(_predicted(forms, one)[index] for forms, one, index in zip(ops, alone, choice, strict=True))
+    drop = sum(predicted[index] for predicted, index in zip(drops, choice, strict=True))
     return Mix(choice=tuple(choice), time=1 - saved, size=1 - smaller, drop=drop)
 
 

@@ -24,7 +24,7 @@ from .cost import interleaved, noise_of, time_pieces
 from .edit import refuse_quantised
 from .journal import Journal
 from .judge import Drop, Judge, Run
-from .method import Blocks, Float32, Method, speed_class
+from .method import Blocks, Float32, Method, Static, speed_class
 from .moments import Moments, second_moments
 from .observe import Observed, joined, observe
 from .ops import Op, find_ops
@@ -234,12 +234,13 @@ class _Tuner:
             arrays = dict(work.inputs)
             arrays |= zip(names, open_tapped(self.paths[work.role], names).run(names, dict(work.inputs)), strict=True)
             self.progress(number, len(self.works), f"time the forms of the ops of {work.name}")
-            whole = self._seconds(f"time {work.name}", known, lambda: self._whole(work))[0]
+            whole = self._seconds(f"time {work.name}", known, functools.partial(self._whole, work))[0]
             for index, one in mine:
                 feeds = {str(use.x.name): arrays[str(use.x.name)] for use in one.op.uses}
                 shapes = [(feeds[str(use.x.name)].shape, use.is_lookup, use.bias is not None) for use in one.op.uses]
-                key = f"time {work.name} {one.op.values.shape} {shapes} {[speed_class(method) for method in one.methods]}"
-                found = self._seconds(key, known, lambda: time_pieces(one.pieces, feeds, self.size))
+                classes = [speed_class(method) for method in one.methods]
+                key = f"time {work.name} {one.op.values.shape} {shapes} {classes}"
+                found = self._seconds(key, known, functools.partial(time_pieces, one.pieces, feeds, self.size))
                 for form, seconds in enumerate(found):
                     times[index][form] += seconds / whole / len(self.works)
         return times
@@ -259,7 +260,9 @@ class _Tuner:
         alone = []
         for index, one in enumerate(self.candidates):
             self.progress(index, len(self.candidates), f"quantise {one.op.name} alone")
-            alone.append(self._alone(index, noisiest(one.forms)).value)
+            # clipped activations do more harm than their noise tells
+            static = [form for form, method in enumerate(one.methods) if isinstance(method, Static)]
+            alone.append({form: self._alone(index, form).value for form in {noisiest(one.forms), *static}})
         mixes = row_of_mixes([one.forms for one in self.candidates], alone)
         steps = itertools.count()
 
@@ -289,10 +292,11 @@ class _Tuner:
 
     def _report(self, choice: Sequence[int], front: list[dict[str, Any]]) -> dict[str, Any]:
         """What every op costs, and all of them together, as JSON values."""
-        ops, count = [], len(self.candidates)
+        ops, count, saved = [], len(self.candidates), 0.0
         for index, (one, form) in enumerate(zip(self.candidates, choice, strict=True)):
             self.progress(index, count, f"quantise all but {one.op.name}")
             chosen, exact = one.forms[form], one.forms[0]
+            saved += exact.time - chosen.time
             alone = all_but = None
             if self.recipe is None and form:
                 alone = self._alone(index, form)
@@ -319,7 +323,7 @@ class _Tuner:
             "drop": drop.value,
             "top_1": None if drop.flips is None else 1 - drop.flips,
             "samples": self.judge.description,
-            "relative_time": 1 - sum(op["time_float32"] - op["time"] for op in ops),
+            "relative_time": 1 - saved,
             "searched": self.recipe is None,
             "ops": ops,
             "front": front,

@@ -168,8 +168,8 @@ def test_observing(tmp_path: Path, rng: np.random.Generator) -> None:
 
 def test_observing_no_more_than_is_needed(tmp_path: Path, rng: np.random.Generator) -> None:
     ir.save(product_model(normal(rng, K, N)), tmp_path / "m.onnx")
-    seen = observe(tmp_path / "m.onnx", batches(*(normal(rng, 2, 100, K) for _ in range(4))))
-    assert [len(rows) for rows, _ in seen["h"].batches] == [200, 200]
+    seen = observe(tmp_path / "m.onnx", batches(*(normal(rng, 2, 100, K) for _ in range(20))))
+    assert [len(rows) for rows, _ in seen["h"].batches] == [32] * 16
 
 
 def test_what_cannot_be_observed(tmp_path: Path, rng: np.random.Generator) -> None:

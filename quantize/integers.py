@@ -1,23 +1,26 @@
-"""The dynamic form: weights and tables in eight bits, activations rounded as they come.
+"""Weights and tables in eight bits, activations too: rounded as they come, or by scales that calibration fixed.
 
-Of the forms that onnxruntime's CPU provider runs, `DynamicQuantizeMatMul` with the bias inside measured fastest at
-many rows. Weights are symmetric with one scale per output channel (Jacob et al. 2018, arXiv:1712.05877, section 2);
-activations get one scale and zero point per tensor, at run time.
+Of the dynamic forms that onnxruntime's CPU provider runs, `DynamicQuantizeMatMul` with the bias inside measured fastest
+at many rows. Weights are symmetric with one scale per output channel (Jacob et al. 2018, arXiv:1712.05877, section 2);
+activations get one scale and zero point per tensor, at run time. `static` says what the static form is.
 """
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from tfm.errors import QuantizeError
+
 from .edit import initializer, replace
-from .emulation import EPSILON, smoothing
-from .method import Dynamic
+from .emulation import EPSILON, smoothing, static_range
+from .method import Dynamic, Static
 from .observe import Observed
 from .ops import Op, Use
 from .rounding import round_symmetric
+from .static import scale_and_zero, write_static
 
 
-def write_dynamic(graph: ir.Graph, op: Op, method: Dynamic, seen: Observed | None) -> float:
+def write_integers(graph: ir.Graph, op: Op, method: Dynamic | Static, seen: Observed | None) -> float:
     """Quantise an op in place; what nothing reads any more stays for `RemoveUnusedNodesPass`.
 
     A table that is tied to a product is stored once, by rows: transposed by a node, its rows are the columns that the
@@ -27,7 +30,7 @@ def write_dynamic(graph: ir.Graph, op: Op, method: Dynamic, seen: Observed | Non
         graph: The graph of the op.
         op: The op.
         method: How.
-        seen: What goes into its products; smoothing needs it.
+        seen: What goes into its products; smoothing and static ranges need it.
 
     Returns:
         Signal-to-noise ratio of the rounded weight, in dB.
@@ -35,35 +38,52 @@ def write_dynamic(graph: ir.Graph, op: Op, method: Dynamic, seen: Observed | Non
     ratio = float("inf")
     for use in op.uses:
         if use.is_lookup:
-            rows, scale = _rows(graph, op, method)
+            rows, scale = _rows(graph, op)
             _look_up(graph, use, rows, scale)
             ratio = _snr_db(op.values, rows, scale)
         elif op.tied and use.transposed:
-            rows, scale = _rows(graph, op, method)
+            rows, scale = _rows(graph, op)
             transpose = ir.node("Transpose", [rows], {"perm": [1, 0]})
             flat = initializer(graph, f"{op.weight.name}_flat", np.array([-1], np.int64))
             flatten = ir.node("Reshape", [scale, flat])
-            _multiply(graph, use, method, None, transpose.outputs[0], flatten.outputs[0], [transpose, flatten], op.values.shape[1])
+            by_row = isinstance(method, Dynamic) and method.by_row
+            ones = np.ones(op.values.shape[1], np.float32)
+            factor_K = initializer(graph, f"{op.weight.name}_ones", ones) if by_row else None
+            values, scale_N = transpose.outputs[0], flatten.outputs[0]
+            _multiply(graph, use, Dynamic(by_row=by_row), factor_K, values, scale_N, [transpose, flatten])
             ratio = _snr_db(op.values, rows, scale)
         else:
-            weight_KN = op.matrix_KN(use)
-            factor_K = None
-            scale_K = np.ones(weight_KN.shape[0], np.float32)
-            if method.alpha is not None and seen is not None:
-                scale_K = smoothing(seen.largest_K, weight_KN, method.alpha)
-            rounded_KN, scale_1N = round_symmetric(weight_KN * scale_K[:, None], axis=0)
-            if method.passes:
-                factor_K = initializer(graph, f"{op.weight.name}_smoothing", (1 / scale_K).astype(np.float32))
-            values = initializer(graph, f"{op.weight.name}_int8", rounded_KN)
-            scale = initializer(graph, f"{op.weight.name}_scale", scale_1N[0])
-            _multiply(graph, use, method, factor_K, values, scale, [], len(weight_KN))
-            noise = weight_KN - rounded_KN * scale_1N / scale_K[:, None]
-            ratio = _ratio_db(weight_KN, noise)
+            ratio = _write_product(graph, op, use, method, seen)
     graph.opset_imports.setdefault("com.microsoft", 1)
     return ratio
 
 
-def _rows(graph: ir.Graph, op: Op, method: Dynamic) -> tuple[ir.Value, ir.Value]:
+def _write_product(graph: ir.Graph, op: Op, use: Use, method: Dynamic | Static, seen: Observed | None) -> float:
+    weight_KN, name = np.ascontiguousarray(op.matrix_KN(use)), str(op.weight.name)
+    scale_K = np.ones(len(weight_KN), np.float32)
+    if method.alpha is not None and seen is not None:
+        scale_K = smoothing(seen.largest_K, weight_KN, method.alpha)
+    rounded_KN, scale_1N = round_symmetric(weight_KN * scale_K[:, None], axis=0)
+    values = initializer(graph, f"{name}_int8", rounded_KN)
+    scale_N = initializer(graph, f"{name}_scale", scale_1N[0])
+    smooth = (isinstance(method, Dynamic) and method.by_row) or method.alpha is not None
+    factor_K = initializer(graph, f"{name}_smoothing", (1 / scale_K).astype(np.float32)) if smooth else None
+    if isinstance(method, Dynamic):
+        _multiply(graph, use, method, factor_K, values, scale_N, [])
+    elif seen is None:
+        raise QuantizeError(f"{op.name!r} needs calibration data to be static")
+    else:
+        nodes = [] if factor_K is None else [ir.node("Mul", [use.x, factor_K])]
+        x = nodes[0].outputs[0] if nodes else use.x
+        _, low, high = static_range(weight_KN, seen, method)
+        quantization = scale_and_zero(low, high)
+        nodes += write_static(graph, x, values, scale_N, use.bias, quantization, f"{name}_input")
+        nodes[-1].name = use.last.name
+        replace(graph, use.last, nodes)
+    return _ratio_db(weight_KN, weight_KN - rounded_KN * scale_1N / scale_K[:, None])
+
+
+def _rows(graph: ir.Graph, op: Op) -> tuple[ir.Value, ir.Value]:
     """A table in 8 bits with one scale per row, [V, D] and [V, 1]."""
     name = str(op.weight.name)
     if f"{name}_rows_int8" not in graph.initializers:
@@ -85,17 +105,14 @@ def _multiply(
     graph: ir.Graph,
     use: Use,
     method: Dynamic,
-    factor_K: ir.Value | None,  # noqa: N803 - K is its shape
+    factor_K: ir.Value | None,
     values: ir.Value,
     scale: ir.Value,
     nodes: list[ir.Node],
-    size: int,
 ) -> None:
     """Put the product in: the input times `factor_K` and over its rows' root mean squares, where the method says so."""
     x, inverse_rms = use.x, None
     if method.by_row:
-        if factor_K is None:
-            factor_K = initializer(graph, f"{use.node.inputs[1].name}_ones", np.ones(size, np.float32))
         norm = ir.Node(
             "",
             "SimplifiedLayerNormalization",  # onnxruntime's, in ONNX's own domain
