@@ -10,8 +10,9 @@
   the values themselves).
 
 Which is best has to be measured, per product. Where a few large values carry the result, as in the feed-forward layers
-of encoders, "entropy" loses most of it, for it counts values and not how large they are; with smoothing before, all of
-them differ little, and "mse" with the weights' importance was best of the four on MiniLM.
+of encoders, "entropy" loses most of it, for it counts values and not how large they are. There "mse" too cuts off more
+than is good for the product, unless it is told how much the weights make of each channel; told that, and after
+smoothing, it gave the most exact products of MiniLM, on average, closely followed by "minmax".
 
 `onnxruntime.quantization.calibrate` has the middle two, but its entropy moves both ends alike, which suits no
 activations that are mostly of one sign (GELU's), tries only the whole range unless told to use more bins than steps,

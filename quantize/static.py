@@ -1,11 +1,11 @@
 """Static int8: a product whose activations have one scale and zero point, fixed beforehand by calibration.
 
 Of the forms that onnxruntime's CPU provider runs, QuantizeLinear and `com.microsoft.MatMulIntegerToFloat`, with the
-bias inside, is the one written: it is the same kernel at every level of optimisation and in every opset, the integers
-are exact in it, and it takes no longer than `DynamicQuantizeMatMul`. Standard QDQ (QuantizeLinear, DequantizeLinear,
-MatMul) becomes the same two nodes, but only from the extended level on, runs in float32 below it, and keeps an Add for
-the bias. Smoothing stays a Mul before: QuantizeLinear could do it with a scale per channel, but its kernel goes one by
-one then, and is several times slower than the product.
+bias inside, is the one written: it is the same kernel at every level of optimisation and at opsets 21, 23 and 24, the
+integers are exact in it, and it measured as fast as `DynamicQuantizeMatMul`. Standard QDQ (QuantizeLinear,
+DequantizeLinear, MatMul) becomes the same two nodes, but only from the extended level on, runs in float32 below it, and
+keeps an Add for the bias. Smoothing stays a Mul before: QuantizeLinear could do it with a scale per channel, but its
+kernel then goes number by number, and takes several times as long as the whole product.
 
 NaN comes out of QuantizeLinear as a number: what goes in must be checked elsewhere.
 

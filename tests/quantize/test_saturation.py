@@ -135,7 +135,7 @@ def value(name: str, array: Array) -> ir.Value:
 
 
 def static_graph_of(
-    weight: Array, scale: float = 1.0, quantization: tuple[Array, Array] = (np.float32(1), np.uint8(100))
+    weight: Array, scale: float | Array = 1.0, quantization: tuple[Array, Array] = (np.float32(1), np.uint8(100))
 ) -> ir.Model:
     """A product in static int8, as it is written, beside a dynamic one."""
     model = graph_of({"dynamic": weight}, scale)
@@ -149,7 +149,7 @@ def static_graph_of(
     return model
 
 
-def graph_of(weights: dict[str, Array], scale: float = 1.0) -> ir.Model:
+def graph_of(weights: dict[str, Array], scale: float | Array = 1.0) -> ir.Model:
     """Products of the one input x by each of the weights."""
     x = ir.Value(name="x", shape=ir.Shape(["B", "S", None]), type=ir.TensorType(ir.DataType.FLOAT))
     nodes, constants, outputs = [], [], []
@@ -204,10 +204,11 @@ def dynamically_quantised(x: Array) -> tuple[Array, float, int]:
 
 def test_static_activations_have_the_scale_and_zero_point_of_the_graph() -> None:
     """Whatever they are; and what lies beyond their range is clipped, at 255 too."""
+    scales = np.float32([0.5, 1, 2, 4, 8])
     batches = [{"x": X}, {"x": X[:, :1] * 4}]
-    reports = saturation(static_graph_of(B, scale=0.5), batches)
+    reports = saturation(static_graph_of(B, scale=scales), batches)
     assert list(reports) == ["dynamic", "static"]
-    assert reports["dynamic"] == saturation(graph_of({"dynamic": B}, scale=0.5), batches)["dynamic"]
+    assert reports["dynamic"] == saturation(graph_of({"dynamic": B}, scale=scales), batches)["dynamic"]
     static = reports["static"]
     assert (static.weight, static.columns, static.columns_at_risk) == ("dynamic_w", 5, 4)
 
@@ -216,8 +217,8 @@ def test_static_activations_have_the_scale_and_zero_point_of_the_graph() -> None
     noise = signal = 0.0
     for quantised in (A, beyond):
         exact = quantised.astype(int) @ B.astype(int)
-        noise += float(((np.array(slow(quantised, B)[0]) - exact) ** 2).sum())
-        signal += float(((exact - 100 * B.sum(0, dtype=int)) ** 2).sum())
+        noise += float((((np.array(slow(quantised, B)[0]) - exact) * scales) ** 2).sum())
+        signal += float((((exact - 100 * B.sum(0, dtype=int)) * scales) ** 2).sum())
     assert static.saturated == slow(A, B)[1] + slow(beyond, B)[1]
     assert static.pairs == (3 + 1) * 4 * 5  # rows, pairs, columns
     assert static.nmse == pytest.approx(noise / signal, rel=1e-12)

@@ -190,7 +190,7 @@ def test_smoothing_goes_before() -> None:
     assert np.square(emulated - exact).sum() < 1e-3 * np.square(exact).sum()
 
 
-@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=40), NUMBERS.filter(lambda x: 1e-3 < x < 1e4))
+@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=40), st.floats(2**-10, 1e4, width=32))
 @settings(max_examples=60, deadline=None)
 def test_rounding_is_onnxruntimes(values: list[float], high: float) -> None:
     scale, zero = scale_and_zero(-high / 2, high)
