@@ -34,7 +34,7 @@ def planted(
         (rows if len(weights) < 100 or index else 0) * columns for index, (_, (rows, columns)) in enumerate(weights)
     ]
     raw = [rng.lognormvariate(0, 1.1) for _ in weights]
-    share = 0.55 * max_drop / sum(value for index, value in enumerate(raw) if index not in float32)
+    share = 0.55 * max_drop / sum(value for index, value in enumerate(raw) if index not in float32 or len(raw) == 1)
     drop = 0.55 * max_drop
     ops = []
     for index, (name, shape) in enumerate(weights):
@@ -81,5 +81,9 @@ def planted(
             }
             for step in steps
         ],
-        "portability": {"vnni_only": False, "saturating": [weights[3][0], weights[-1][0]], "extra_drop": 1.4e-4},
+        "portability": {
+            "vnni_only": False,
+            "saturating": [weights[len(weights) // 8][0], weights[-1][0]],
+            "extra_drop": 1.4e-4,
+        },
     }
