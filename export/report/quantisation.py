@@ -184,7 +184,7 @@ def _story(entry: Mapping[str, Any], many: bool) -> str:
     _, does, unit = _measure(entry)
     drop, budget = numbers.finite(entry["drop"]), numbers.finite(entry["max_drop"])
     relative = numbers.finite(entry["relative_time"])
-    text = f"On {entry['samples']} " + ("the mix that was found " if entry["searched"] else "the mix of the recipe ")
+    text = f"On {entry['samples']}, " + ("the mix that was found " if entry["searched"] else "the mix of the recipe ")
     text += f"takes {times(relative)} the time of fp32 and " if relative is not None else ""
     text += does.replace("{drop}", numbers.error(drop)) + unit
     within = drop is not None and budget is not None and drop <= budget

@@ -53,6 +53,7 @@ def test_a_table_keeps_to_the_width() -> None:
     rows = printed({"int8": found})[2:12]
     assert max(map(len, rows)) <= 80
     assert all("…" in row for row in rows[2:])
+    assert all(" dynamic" in row for row in rows[2:])
 
 
 @pytest.mark.parametrize("drop", [0.0031, None, float("nan")])

@@ -76,13 +76,13 @@ def small(**change: Any) -> dict[str, Any]:
 
 def test_the_story_says_what_was_found() -> None:
     assert story(small()) == (
-        "On 32 English sentences the mix that was found takes 0.31× the time of fp32 and loses 1.6e−3 of the mean "
+        "On 32 English sentences, the mix that was found takes 0.31× the time of fp32 and loses 1.6e−3 of the mean "
         "cosine, of the 3.0e−3 allowed; 1 of 3 ops stays in float32 (c); of the quantised ops, by itself, "
         "b (8.0e−4) costs most, and a (1.0e−5) least."
     )
     replayed = story(small(searched=False, measure="kl", relative_time=None))
     assert replayed.startswith(
-        "On 32 English sentences the mix of the recipe moves the model's distributions by a KL divergence of "
+        "On 32 English sentences, the mix of the recipe moves the model's distributions by a KL divergence of "
         "1.6e−3 nats, of the 3.0e−3 allowed; 1 of 3"
     )
     assert "; no op could be quantised." in story(small(ops=[]))
@@ -170,6 +170,7 @@ def test_a_mix_over_the_budget_is_a_fault(page: Any) -> None:
     assert "Not verified" in text
     assert "First fault quantisation to int8 its drop is 4.1e−3, more than the 3.0e−3 allowed see it" in text
     assert "✗ failed int8 forced" in text
+    assert "Forced: its drop is 4.1e−3" in text
     assert "✓ passed fp16" in text
 
 
