@@ -1,20 +1,27 @@
 """An export's report as tables on a terminal."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from tfm.export import ExportReport, GraphReport
-from tfm.export.live import LiveReport
-from tfm.export.reports import OpReport, OutputReport
+if TYPE_CHECKING:  # importing them loads torch, which quantising a bundle does not need
+    from tfm.export import ExportReport, GraphReport
+    from tfm.export.live import LiveReport
+    from tfm.export.reports import OpReport, OutputReport
+
+_COSTLIEST = 8
+_MEASURES = {"cosine": "1 - mean cosine", "kl": "KL divergence, nats"}
 
 
-def print_report(report: ExportReport, console: Console) -> None:
-    """Print every op, then the outputs, then fidelity, latency and sizes, then the verdict."""
+def print_report(report: "ExportReport", console: Console) -> None:
+    """Print every op, then the outputs, then the quantisation, fidelity, latency and sizes, then the verdict."""
     _show_graphs(console, report.graphs)
+    print_quantisation(report.certificate.get("quantization", {}), console)
     if report.fidelity:
         _show(console, *_fidelity(report))
     if report.latency:
@@ -40,7 +47,73 @@ def print_report(report: ExportReport, console: Console) -> None:
         console.print("  --precision fp32 exports it without what failed; --force ships it all the same")
 
 
-def print_live(report: LiveReport, console: Console) -> None:
+def print_quantisation(quantization: Mapping[str, Any], console: Console) -> None:
+    """Print what quantisation costs in each precision: the mix that was chosen, and the ops that cost most.
+
+    Args:
+        quantization: Of the certificate: precision → what was found (docs/parity.md).
+        console: Where to.
+    """
+    for precision, entry in quantization.items():
+        ops = entry["ops"]
+        many = len({op["role"] for op in ops}) > 1
+        names = [_printable(f"{op['role']} {op['weight']}" if many else op["weight"]) for op in ops]
+        ranked = sorted((i for i, op in enumerate(ops) if op["alone"] is not None), key=lambda i: -ops[i]["alone"])
+        console.print(f"\n{_mix(precision, entry)}", soft_wrap=True)
+        if ranked:
+            console.print(_costs([(names[index], ops[index]) for index in ranked[:_COSTLIEST]], console.width))
+        kept = [name for name, op in zip(names, ops, strict=True) if op["method"] == "float32"]
+        left = ", ".join(kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
+        stay = f"{len(kept)} of {len(ops)} ops stay in float32: {left}" if kept else f"all {len(ops)} ops are quantised"
+        console.print(f"  {escape(stay)}", soft_wrap=True)
+        portability = entry["portability"]
+        if portability["vnni_only"] or portability["saturating"] or portability["extra_drop"]:
+            only = "only for x86 with VNNI: " if portability["vnni_only"] else ""
+            more = f"{only}an estimated drop of {_drop(portability['extra_drop'])} more on x86 without it"
+            console.print(f"  {more if only else more.removesuffix('it') + 'VNNI'}", style="yellow", soft_wrap=True)
+
+
+def _mix(precision: str, entry: Mapping[str, Any]) -> str:
+    """The time and the drop of what was chosen, beside what is allowed."""
+    drop, limit = entry["drop"], entry["max_drop"]
+    within = drop is not None and drop <= limit
+    time = "" if entry["relative_time"] is None else f"{entry['relative_time']:.2f}× the time of fp32, "
+    allowed = f"{'of' if within else '[red]more than[/]'} the {_drop(limit)} allowed"
+    text = f"{_mark(within)} [bold]{escape(_printable(precision))}: {time}drop {_drop(drop)} {allowed}[/]"
+    return f"{text} ({escape(_printable(_MEASURES.get(entry['measure'], entry['measure'])))})"
+
+
+def _costs(ops: Sequence[tuple[str, Mapping[str, Any]]], width: int) -> Table:
+    """Table the ops that cost most, in a line each, however long their names are."""
+    table = _table(["costs most", "method"], ["own SNR", "alone", "all but it"])
+    room = max(width - 30, 40)  # what the figures leave; of it a method has at least 16
+    suffix = ".weight" if all(name.endswith(".weight") for name, _ in ops) else ""
+    shown = [_shorten(name.removesuffix(suffix), room - 16) for name, _ in ops]
+    room -= max(map(len, shown))
+    for name, (_, op) in zip(shown, ops, strict=True):
+        method = _printable(op["method"])
+        method = method if len(method) <= room else f"{method[: room - 1]}…"
+        snr = "—" if op["own_snr_db"] is None else f"{op['own_snr_db']:.0f} dB"
+        table.add_row("", escape(name), escape(method), snr, _drop(op["alone"]), _drop(op["all_but"], 2))
+    return table
+
+
+def _drop(value: float | None, digits: int = 1) -> str:
+    return "—" if value is None else f"{value:.{digits}e}"
+
+
+def _printable(text: str) -> str:
+    """A name from a checkpoint, without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def _shorten(name: str, width: int) -> str:
+    """A name in at most so many letters, its middle left out."""
+    head = width // 2
+    return name if len(name) <= width else f"{name[:head]}…{name[len(name) - (width - head - 1) :]}"
+
+
+def print_live(report: "LiveReport", console: Console) -> None:
     """Print every op and output of a bundle that was compared with eager PyTorch, then the verdict."""
     _show_graphs(console, report.graphs)
     if report.passed:
@@ -57,7 +130,7 @@ def print_live(report: LiveReport, console: Console) -> None:
         console.print("  --bisect FOLDER cuts out the smallest part that differs")
 
 
-def _show_graphs(console: Console, graphs: Sequence[GraphReport]) -> None:
+def _show_graphs(console: Console, graphs: "Sequence[GraphReport]") -> None:
     """Print a table of ops per role, why any of them is not in its best known form, and the outputs."""
     for role in dict.fromkeys(graph.role for graph in graphs):
         same_role = [graph for graph in graphs if graph.role == role]
@@ -87,7 +160,7 @@ def _table(left: Iterable[str], right: Iterable[str]) -> Table:
     return table
 
 
-def _ops(role: str, graphs: list[GraphReport]) -> tuple[str, Table]:
+def _ops(role: str, graphs: "list[GraphReport]") -> tuple[str, Table]:
     """Title and table every op: its largest error by itself, and what it inherits in the graph of each precision.
 
     The layers around them show only where one is at fault.
@@ -110,13 +183,13 @@ def _ops(role: str, graphs: list[GraphReport]) -> tuple[str, Table]:
     return title, table
 
 
-def _in_place(op: OpReport | None) -> str:
+def _in_place(op: "OpReport | None") -> str:
     if op is None:
         return "—"
     return f"{op.free.max_abs:.1e}" if op.free_limit is not None else f"{op.free.snr_db:.0f} dB"
 
 
-def _outputs(graphs: Sequence[GraphReport]) -> tuple[str, Table]:
+def _outputs(graphs: "Sequence[GraphReport]") -> tuple[str, Table]:
     """Title and table the outputs, those that differ in a layer's number only in one row."""
     title = "end to end, at the worst of onnxruntime's optimisation levels"
     table = _table(["output", "precision"], ["max abs", "limit", "SNR"])
@@ -132,7 +205,7 @@ def _outputs(graphs: Sequence[GraphReport]) -> tuple[str, Table]:
     return title, table
 
 
-def _fidelity(report: ExportReport) -> tuple[str, Table]:
+def _fidelity(report: "ExportReport") -> tuple[str, Table]:
     title = "the bundle, run as an app runs it, against eager"
     table = _table(["measure", "precision", "on"], ["value", "floor"])
     for part in report.fidelity:
@@ -142,7 +215,7 @@ def _fidelity(report: ExportReport) -> tuple[str, Table]:
     return title, table
 
 
-def _latency(report: ExportReport) -> tuple[str, Table]:
+def _latency(report: "ExportReport") -> tuple[str, Table]:
     title = "latency, one thread, median of interleaved rounds"
     table = _table(["work"], ["eager", *report.sizes])
     for line in report.latency:

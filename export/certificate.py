@@ -23,7 +23,7 @@ from .reports import GraphReport
 from .subject import Subject
 from .tolerances import Tolerance, tolerance_table
 
-PARITY_SCHEMA = 2
+PARITY_SCHEMA = 3
 """Version of parity.json."""
 
 Files = Mapping[str, Mapping[str, Path]]
@@ -40,6 +40,7 @@ def certify(
     fidelity: Sequence[Fidelity],
     latency: Sequence[Latency],
     tolerance: Tolerance,
+    quantization: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Put together the content of parity.json, as JSON values.
 
@@ -52,6 +53,7 @@ def certify(
         fidelity: The bundle through the runtime against eager.
         latency: Eager and every precision.
         tolerance: Of the fp32 outputs.
+        quantization: Precision → what its mix of methods is and costs, op by op; None where nothing was quantised.
     """
     paths = [path for roles in files.values() for path in roles.values()]
     return {
@@ -76,6 +78,7 @@ def certify(
             for part in fidelity
         ],
         "latency": [dataclasses.asdict(part) for part in latency],
+        "quantization": dict(quantization or {}),
         "sizes": {name: sum(size_of(file) for file in roles.values()) for name, roles in files.items() if roles},
     }
 

@@ -129,9 +129,7 @@ def _share(value: float, low: float, high: float) -> float:
 
 def _round(low: float, high: float, count: int) -> list[float]:
     """About so many round values from low to high."""
-    least = (high / 2 - low / 2) / count * 2
-    power = 10.0 ** math.floor(math.log10(least))
-    step = next((factor * power for factor in (1, 2, 5) if factor * power >= least), 10 * power)
+    step = numbers.round_step(low, high, count)
     return [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 

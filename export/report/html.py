@@ -13,9 +13,10 @@ from .bars import chart, is_float
 from .curves import ActivationCurve, plot
 from .judge import fault_of_fidelity
 from .maps import AttentionMap, panel
+from .quantisation import describe
 
-SCHEMA = 2
-"""The version of parity.json that the report is written from."""
+SCHEMAS = (2, 3)
+"""The versions of parity.json that the report can be written from."""
 
 _OPEN = 2
 """How many attentions show their maps without being asked."""
@@ -41,10 +42,10 @@ def write_report(
     Raises:
         BundleError: The certificate is of another version of the schema.
     """
-    if certificate.get("schema") != SCHEMA:
+    if certificate.get("schema") not in SCHEMAS:
         raise BundleError(
-            f"{path.name} is written from a certificate of schema {SCHEMA}, and this one is of schema "
-            f"{certificate.get('schema')!r}: export the bundle anew"
+            f"{path.name} is written from a certificate of schema {' or '.join(map(str, SCHEMAS))}, "
+            f"and this one is of schema {certificate.get('schema')!r}: export the bundle anew"
         )
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tfm.export.report", package_path=""),
@@ -73,6 +74,10 @@ def write_report(
         graphs=graphs,
         promised=len({(g["role"], op["op"]) for g in certificate["graphs"] for op in verdict.promised(g)}),
         precisions=list(dict.fromkeys(graph["precision"] for graph in certificate["graphs"])),
+        quantisations=[
+            describe(precision, entry, f"q{index}")
+            for index, (precision, entry) in enumerate(verdict.quantised(certificate).items())
+        ],
         maps=[panel(attention) for attention in maps],
         open_maps=_OPEN,
         curves=[plot(curve) for curve in curves],

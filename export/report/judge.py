@@ -24,6 +24,16 @@ def fault_of_fidelity(entry: Mapping[str, Any]) -> str:
     return f"{numbers.plain(value)} on {entry['data']}, at least {numbers.plain(floor)} is wanted"
 
 
+def fault_of_quantisation(entry: Mapping[str, Any]) -> str:
+    """Why a mix of methods is refused, its drop being no number or over the budget; "" where it is within."""
+    drop, budget = numbers.finite(entry["drop"]), numbers.finite(entry["max_drop"])
+    if drop is None:
+        return "its drop is NaN or infinity"
+    if budget is None or not drop <= budget:
+        return f"its drop is {numbers.error(drop)}, more than the {numbers.error(budget)} allowed"
+    return ""
+
+
 def _fault(entry: Mapping[str, Any], *measured: Mapping[str, Any] | None) -> str:
     """The fault that an entry names; else that of figures that are infinite or past their limit, whatever it says."""
     if entry["fault"]:

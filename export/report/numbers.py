@@ -11,12 +11,12 @@ def finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def error(value: float | None) -> str:
-    """An error in two digits, as `7.2e−7`; "∞" where it is infinite or NaN."""
+def error(value: float | None, digits: int = 2) -> str:
+    """An error in so many digits, as `7.2e−7`; "∞" where it is infinite or NaN."""
     value = finite(value)
     if value is None:
         return "∞"
-    return prose(f"{value:.1e}") if value else "0"
+    return prose(f"{value:.{digits - 1}e}").replace("-", "−") if value else "0"
 
 
 def prose(text: str) -> str:
@@ -30,6 +30,18 @@ def plain(value: float | None, digits: int = 4) -> str:
     if value is None:
         return "∞"
     return f"1 − {error(1 - value)}" if 0 < 1 - value < 1e-4 else prose(f"{value:.{digits}g}").replace("-", "−")
+
+
+def percent(share: float | None) -> str:
+    """A share as `98.4 %`; never 0 or 100 where it is not; "—" where it is not known."""
+    share = finite(share)
+    if share is None:
+        return "—"
+    if share in (0.0, 1.0):
+        return f"{100 * share:.0f} %"
+    if 0 < share < 5e-4:
+        return "< 0.1 %"
+    return "> 99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.1f} %".replace("-", "−")
 
 
 def size(count: int) -> str:
@@ -67,11 +79,11 @@ class Axis:
         return round(100 * min(max((value - self.low) / (self.high - self.low), 0.0), 1.0), 1)
 
 
-def decades(values: Iterable[float | None], most: int = 12) -> Axis:
+def decades(values: Iterable[float | None], most: int = 12, least: int = 3) -> Axis:
     """The whole decades that hold all positive values, no value at the very start; if too many, the upper ones."""
-    logs = [math.log10(value) for value in map(finite, values) if value]
+    logs = [math.log10(value) for value in map(finite, values) if value is not None and value > 0]
     high = math.ceil(max(logs, default=-6.0))
-    low = min(math.floor(min(logs, default=-6.0) - 0.25), high - 3)
+    low = min(math.floor(min(logs, default=-6.0) - 0.25), high - least)
     low = max(low, high - most)
     every = 1 if high - low <= 5 else 2
     ticks = tuple((100 * (e - low) / (high - low), f"1e{e}".replace("-", "−")) for e in range(high, low - 1, -every))
@@ -83,3 +95,25 @@ def decibels(values: Iterable[float | None]) -> Axis:
     high = 20 * max(math.ceil(max((v for v in map(finite, values) if v is not None), default=0.0) / 20), 2)
     every = 20 if high <= 80 else 40
     return Axis(0.0, high, False, tuple((100 * v / high, f"{v} dB") for v in range(0, high + 1, every)), high // 20)
+
+
+def linear(values: Iterable[float | None], *, zero: bool, unit: str = "") -> Axis:
+    """From a round value below all values, or from 0, to a round one above them."""
+    found = [value for value in map(finite, values) if value is not None]
+    low, high = 0.0 if zero else min(found, default=0.0), max(found, default=1.0)
+    if not high - low > 1e-12 * max(abs(high), 1.0):  # nothing to divide by
+        wide = 0.05 * max(abs(low), 1.0)
+        low, high = (0.0, 1.0) if zero else (low - wide, low + wide)
+    step = round_step(low, high, 4)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    ticks = tuple(
+        (100 * (index - first) / (last - first), plain(index * step) + unit) for index in range(first, last + 1)
+    )
+    return Axis(first * step, last * step, False, ticks, last - first)
+
+
+def round_step(low: float, high: float, count: int) -> float:
+    """A round step, about so many between two ends, which may lie further apart than float64 reaches."""
+    least = (high / 2 - low / 2) / count * 2
+    power = 10.0 ** math.floor(math.log10(least))
+    return next((factor * power for factor in (1, 2, 5) if factor * power >= least), 10 * power)

@@ -8,7 +8,7 @@ from typing import Any
 from . import numbers
 from .bars import AROUND, is_float
 from .curves import ActivationCurve
-from .judge import fault_of_fidelity, fault_of_op, fault_of_output
+from .judge import fault_of_fidelity, fault_of_op, fault_of_output, fault_of_quantisation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,11 @@ def graph_name(graph: Mapping[str, Any]) -> str:
     return f"{graph['role']} · {graph['precision']} · {graph['provider'].removesuffix('ExecutionProvider')}"
 
 
+def quantised(certificate: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """What the certificate says of each quantised precision; nothing in schema 2, which had no such field."""
+    return certificate.get("quantization") or {}
+
+
 def find_faults(certificate: Mapping[str, Any], curves: Sequence[ActivationCurve] = ()) -> list[Fault]:
     """Everything that failed, the first fault of each graph first.
 
@@ -56,6 +61,9 @@ def find_faults(certificate: Mapping[str, Any], curves: Sequence[ActivationCurve
     for entry in certificate["fidelity"]:
         if text := fault_of_fidelity(entry):
             found.append(Fault(f"{entry['measure']} in {entry['precision']}", text, anchor="fidelity"))
+    for index, (precision, entry) in enumerate(quantised(certificate).items()):
+        if text := fault_of_quantisation(entry):
+            found.append(Fault(f"quantisation to {precision}", text, anchor=f"q{index}"))
     for curve in curves:
         if not curve.passed:
             text = f"off by {numbers.error(curve.max_error)}, more than {numbers.error(curve.limit)}"

@@ -173,6 +173,65 @@ def test_bars_are_as_long_as_their_errors(chromium: Any, reports: dict[str, Path
             assert tick["x"] == pytest.approx(left + share * (right - left), abs=1)
 
 
+def test_the_front_lies_where_its_figures_say(chromium: Any, reports: dict[str, Path], samples: Any) -> None:
+    entry = samples.encoder()["quantization"]["int8"]
+    with opened(chromium, reports["encoder"]) as page:
+        labels = page.evaluate("""[...document.querySelectorAll('.front text:not(.said)')].map(e => {
+            const box = e.getBoundingClientRect();
+            return [e.textContent, box.left + box.width / 2, box.top + box.height / 2] })""")
+        ticks = [(float(label.replace("−", "-").rstrip("×")), "×" in label, x, y) for label, x, y in labels]
+        (low_x, _, left, _), *_, (high_x, _, right, _) = [tick for tick in ticks if tick[1]]
+        (low_y, _, _, bottom), *_, (high_y, _, _, top) = [tick for tick in ticks if not tick[1]]
+        points = page.locator(".front circle").all()
+        assert len(points) == len(entry["front"])
+        for mix, point in zip(entry["front"], points, strict=True):
+            box = point.bounding_box()
+            share_x = (mix["relative_time"] - low_x) / (high_x - low_x)
+            share_y = np.log(mix["drop"] / low_y) / np.log(high_y / low_y)
+            assert box["x"] + box["width"] / 2 == pytest.approx(left + share_x * (right - left), abs=1)
+            # the middle of a label's box is not that of its letters
+            assert box["y"] + box["height"] / 2 == pytest.approx(bottom - share_y * (bottom - top), abs=2)
+            hollow = "rgb(255, 255, 255)"
+            fill = point.evaluate("e => getComputedStyle(e).fill")
+            assert (fill == hollow) is not mix["measured"]
+        chosen = page.locator(".front circle.chosen").bounding_box()
+        budget = page.locator(".front .limit").bounding_box()
+        assert chosen["y"] > budget["y"]
+
+
+def test_bars_of_quantised_ops_are_as_long_as_their_effects(
+    chromium: Any, reports: dict[str, Path], samples: Any
+) -> None:
+    entry = samples.encoder()["quantization"]["int8"]
+    with opened(chromium, reports["encoder"], "phone") as page:
+        width = page.locator("#q0-0 .bars svg").bounding_box()["width"]
+        longest = max(op["alone"] for op in entry["ops"])
+        length = {}
+        for number, op in enumerate(entry["ops"]):
+            row = page.locator(f"#q0-{number}")
+            text = row.inner_text()
+            assert re.sub(r"^layers\.\d+\.", "", op["weight"]) in text
+            assert ("stays in float32" if op["method"] == "float32" else op["method"]) in text
+            bar = row.locator("rect.kept" if op["method"] == "float32" else "rect.own")
+            length[op["alone"]] = bar.bounding_box()["width"]
+        scale = length[longest] / longest
+        assert width / 2 < length[longest] <= width
+        for alone, pixels in length.items():
+            assert pixels == pytest.approx(alone * scale, abs=width / 1000 + 0.1)  # places are rounded to 0.1 %
+
+
+def test_a_long_table_is_folded(chromium: Any, reports: dict[str, Path], screenshots: Path) -> None:
+    for size in SIZES:
+        with opened(chromium, reports["big"], size) as page:
+            rows = page.locator("#q0 .costs tbody tr:not(.layer)")
+            assert rows.count() == 10 + 121
+            assert sum(row.is_visible() for row in rows.all()) == 10
+            page.locator("#q0 > details > summary").click()
+            assert sum(row.is_visible() for row in rows.all()) == 10 + 121
+            assert page.evaluate(OVERFLOWING) == []
+            page.locator("#quantisation").screenshot(path=screenshots / f"big-unfolded-{size}.png")
+
+
 def test_attention_maps_show_the_weights(chromium: Any, reports: dict[str, Path], samples: Any) -> None:
     attention = samples.attention_maps()[0]
     with opened(chromium, reports["encoder"]) as page:

@@ -1,4 +1,4 @@
-"""Certificates built by hand, as parity.json of schema 2 holds them; random where a figure does not matter."""
+"""Certificates built by hand, as parity.json of schema 3 holds them; random where a figure does not matter."""
 
 import copy
 import math
@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import numpy as np
+from planted_quantisation import decoder_weights, encoder_weights, planted
 
 from tfm.export.report import ActivationCurve, AttentionMap
 
@@ -94,7 +95,7 @@ def graph(rng: random.Random, role: str, precision: str, layers: int, attentions
 
 def certificate(name: str, kind: str, graphs: list[Any]) -> Certificate:
     return {
-        "schema": 2,
+        "schema": 3,
         "passed": True,
         "parameters": 22713216,
         "name": f"{name}.tfm",
@@ -155,6 +156,7 @@ def certificate(name: str, kind: str, graphs: list[Any]) -> Certificate:
             {"work": "model 1×16", "milliseconds": {"eager": 7.921969, "fp32": 4.381406, "int8": 1.216686}},
             {"work": "model 1×128", "milliseconds": {"eager": 38.030144, "fp32": 18.564591, "int8": 8.62926}},
         ],
+        "quantization": {},
         "sizes": {"fp32": 90287789, "int8": 22892866},
     }
 
@@ -162,7 +164,8 @@ def certificate(name: str, kind: str, graphs: list[Any]) -> Certificate:
 def encoder() -> Certificate:
     rng = random.Random(0)
     graphs = [graph(rng, "model", precision, 6, ["self_attn"], 6) for precision in ("fp32", "int8")]
-    return certificate("all-MiniLM-L6-v2", "encoder", graphs)
+    found = certificate("all-MiniLM-L6-v2", "encoder", graphs)
+    return found | {"quantization": {"int8": planted(encoder_weights(), float32=(3, 11))}}
 
 
 def failing() -> Certificate:
@@ -195,14 +198,20 @@ def encoder_decoder() -> Certificate:
     for precision in ("fp32", "int8"):
         graphs.append(graph(rng, "encoder", precision, 3, ["self_attn"], 4))
         graphs.append(graph(rng, "decoder", precision, 3, ["self_attn", "cross_attn"], 6))
-    return certificate("g2p", "encoder-decoder", graphs) | {"family": "tfm"}
+    mix = planted(encoder_weights(6, 256, 1024), "kl", roles=("encoder", "decoder"), max_drop=0.01)
+    found = certificate("g2p", "encoder-decoder", graphs)
+    return found | {"family": "tfm", "quantization": {"int8": mix}}
 
 
 def big() -> Certificate:
     """30 layers of 7 linear layers, in two precisions."""
     rng = random.Random(2)
     graphs = [graph(rng, "decoder", precision, 30, ["self_attn"], 7) for precision in ("fp32", "int8")]
-    return certificate("SmolLM2-135M", "decoder", graphs) | {"family": "llama"}
+    mixes = {
+        name: planted(decoder_weights(), "kl", seed=seed, float32=kept, max_drop=0.01)
+        for seed, (name, kept) in enumerate({"int8": (4, 64, 120), "int4": ()}.items())
+    }
+    return certificate("SmolLM2-135M", "decoder", graphs) | {"family": "llama", "quantization": mixes}
 
 
 def long_names() -> Certificate:

@@ -27,6 +27,29 @@ def test_an_error_has_two_digits(value: float | None, text: str) -> None:
     assert numbers.error(value) == text
 
 
+def test_an_error_has_as_many_digits_as_are_asked_for() -> None:
+    assert numbers.error(1.4345e-3, 3) == "1.43e−3"
+    assert numbers.error(-1.4e-7) == "−1.4e−7"
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (0.9843, "98.4 %"),
+        (0.0, "0 %"),
+        (1.0, "100 %"),
+        (1e-5, "< 0.1 %"),
+        (0.99996, "> 99.9 %"),
+        (0.9994, "99.9 %"),
+        (1.25, "125.0 %"),
+        (None, "—"),
+        (math.nan, "—"),
+    ],
+)
+def test_a_share_is_not_rounded_to_none_or_all(share: float | None, text: str) -> None:
+    assert numbers.percent(share) == text
+
+
 def test_prose_changes_the_figures_alone() -> None:
     assert (
         numbers.prose("output e-05 off by 4.7e-04, more than 1.6e+05") == "output e-05 off by 4.7e−4, more than 1.6e5"
@@ -96,3 +119,28 @@ def test_decibels() -> None:
     assert axis.high == 160
     assert axis.at(40.0) == 25
     assert axis.at(-5.0) == 0
+
+
+def test_what_is_below_zero_has_no_place_among_decades() -> None:
+    axis = numbers.decades([-1e-9, 1e-3, 2e-3], least=1)
+    assert (axis.low, axis.high) == (-4, -2)
+    assert axis.at(-1e-9) == 0
+
+
+def test_an_even_axis_has_round_ends_around_all_values() -> None:
+    axis = numbers.linear([0.29, 0.47, None, math.nan], zero=False, unit="×")
+    assert [label for _, label in axis.ticks] == ["0.25×", "0.3×", "0.35×", "0.4×", "0.45×", "0.5×"]
+    assert axis.at(0.3) == 20
+    assert [place for place, _ in axis.ticks] == pytest.approx([0, 20, 40, 60, 80, 100])
+    axis = numbers.linear([8e-4, -1e-5], zero=True)
+    assert (axis.low, axis.high) == (0, pytest.approx(8e-4))
+    assert axis.at(-1e-5) == 0
+
+
+@pytest.mark.parametrize("values", [[], [0.0], [0.3], [1e20, 1e20], [-2.0], [5e-324], [1e300, -1e300]])
+@pytest.mark.parametrize("zero", [True, False])
+def test_an_even_axis_of_any_values_is_an_axis(values: list[float], zero: bool) -> None:
+    axis = numbers.linear(values, zero=zero)
+    assert axis.low < axis.high
+    assert axis.steps == len(axis.ticks) - 1 >= 1
+    assert all(0 <= axis.at(value) <= 100 for value in values)

@@ -11,6 +11,15 @@ def test_the_document_says_what_a_certificate_holds(samples: Any, problems: Any,
     assert problems(getattr(samples, name)()) == []
 
 
+def test_where_nothing_was_quantised_there_is_an_empty_object(samples: Any, problems: Any) -> None:
+    certificate = samples.encoder() | {"quantization": {}}
+    assert problems(certificate) == []
+    certificate["quantization"] = None
+    assert problems(certificate)[0] == "quantization is None, documented as object"
+    del certificate["quantization"]
+    assert "quantization is documented, and not there" in problems(certificate)
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
@@ -21,6 +30,9 @@ def test_the_document_says_what_a_certificate_holds(samples: Any, problems: Any,
         (lambda c: c.update(passed=None), "passed is None"),
         (lambda c: c["graphs"][0]["ops"][0].update(own=None), "graphs[].ops[].own is not documented"),
         (lambda c: c["sizes"].update(int8="22 MB"), "sizes.* is '22 MB'"),
+        (lambda c: c["quantization"]["int8"].update(budget=1), "quantization.*.budget is not documented"),
+        (lambda c: c["quantization"]["int8"].pop("front"), "quantization.*.front[].drop is documented, and not there"),
+        (lambda c: c["quantization"]["int8"]["ops"][0].update(shape=[1.5]), "quantization.*.ops[].shape[] is 1.5"),
         (lambda c: c["files"]["onnx/model.onnx"].update(md5=""), "files.*.md5 is not documented"),
     ],
 )

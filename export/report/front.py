@@ -1,0 +1,83 @@
+"""The Pareto front: the mixes of methods that no other beats both in time and in what they cost the model's output."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One mix: its place from the left and from the top in %, and its classes of the style sheet."""
+
+    x: float
+    y: float
+    style: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Front:
+    """The mixes as points; all places are in %, from the left and from the top.
+
+    Attributes:
+        lines: From each point to the next: x, y, x, y.
+        chosen: The point that was chosen; None where none was.
+        budget: Where the budget lies.
+        broken: Whether a mix has a drop of NaN or infinity, and stands at the top.
+        without: Whether a mix has no drop at all where the axis is one of decades, and stands at its foot.
+        words: The same for those who hear the page.
+    """
+
+    points: tuple[Point, ...]
+    lines: tuple[tuple[float, float, float, float], ...]
+    chosen: Point | None
+    budget: float
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
+    predicted: bool
+    broken: bool
+    without: bool
+    words: str
+
+
+def front(mixes: Sequence[Mapping[str, Any]], max_drop: float | None) -> Front | None:
+    """Lay out the mixes of one precision, the budget among them; None where there are none."""
+    if not mixes:
+        return None
+    drops = [numbers.finite(mix["drop"]) for mix in mixes]
+    positive = [value for value in (*drops, numbers.finite(max_drop)) if value is not None and value > 0]
+    if positive and max(positive) >= 10 * min(positive):
+        axis = numbers.decades(positive, least=1)
+    else:
+        axis = numbers.linear(positive, zero=True)
+    across = numbers.linear([mix["relative_time"] for mix in mixes], zero=False, unit="×")
+    points = []
+    for mix, drop in zip(mixes, drops, strict=True):
+        style = "broken" if drop is None else "measured" if mix["measured"] is True else "predicted"
+        style += " chosen" if mix["chosen"] is True else ""
+        points.append(Point(across.at(mix["relative_time"]), round(100 - axis.at(drop), 1), style))
+    chosen = [(mix, point) for mix, point in zip(mixes, points, strict=True) if mix["chosen"] is True]
+    words = f"{len(mixes)} mix{'es' if len(mixes) > 1 else ''}, from the fastest to the most faithful: "
+    words += ", ".join(f"{times(mix['relative_time'])} at {numbers.error(mix['drop'])}" for mix in mixes)
+    words += f"; the budget is {numbers.error(max_drop)}"
+    words += "".join(f"; chosen is {times(mix['relative_time'])}" for mix, _ in chosen)
+    return Front(
+        points=tuple(points),
+        lines=tuple((a.x, a.y, b.x, b.y) for a, b in itertools.pairwise(points)),
+        chosen=chosen[0][1] if chosen else None,
+        budget=round(100 - axis.at(max_drop), 1),
+        x_ticks=across.ticks,
+        y_ticks=tuple((100 - place, label) for place, label in axis.ticks),
+        predicted=any(mix["measured"] is not True for mix in mixes),
+        broken=None in drops,
+        without=axis.log and any(drop is not None and drop <= 0 for drop in drops),
+        words=words,
+    )
+
+
+def times(ratio: float | None) -> str:
+    """A ratio of times, as `0.31×`."""
+    value = numbers.finite(ratio)
+    return "∞" if value is None else f"{value:.2f}×"

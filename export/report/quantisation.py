@@ -1,0 +1,240 @@
+"""What quantisation costs: the story in a sentence, the front it was chosen from, and a row per op."""
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import numbers
+from .bars import Bar, Cell, split_path
+from .front import Front, front, times
+from .judge import fault_of_quantisation
+from .numbers import Axis
+
+Op = Mapping[str, Any]
+
+_LONG = 40
+"""With more ops than this, the costliest ones are shown, and all of them where they are asked for."""
+
+_COSTLIEST = 10
+_NAMED = 3
+"""How many ops a sentence names."""
+
+_MEASURES = {
+    "cosine": ("1 − cosine", "loses {drop} of the mean cosine", ""),
+    "kl": ("KL divergence, in nats", "moves the model's distributions by a KL divergence of {drop}", " nats"),
+}
+"""Of each measure: the name of the axis, what a mix does, and the unit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One op: its effects as bars and figures, and its share of fp32's time, then and now, as bars and text."""
+
+    anchor: str
+    name: str
+    whole: str
+    detail: str
+    method: str
+    kept: bool
+    bars: tuple[Bar, ...]
+    cells: tuple[Cell, ...]
+    times: tuple[Bar, ...]
+    time: str
+
+    @property
+    def words(self) -> str:
+        """What the bars show, in words."""
+        return f"{self.whole}: " + ", ".join(f"{cell.label} {cell.text}" for cell in self.cells)
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantisation:
+    """The section of one quantised precision.
+
+    Attributes:
+        layers: The ops in the order of the graph, by layer.
+        costliest: Those that cost most by themselves, the worst first; empty where all fit a short table.
+    """
+
+    anchor: str
+    precision: str
+    fault: str
+    forced: bool
+    story: str
+    measure: str
+    facts: tuple[tuple[str, str], ...]
+    methods: tuple[tuple[int, str], ...]
+    portable: bool
+    portability: str
+    front: Front | None
+    axis: Axis
+    layers: tuple[tuple[str, tuple[Row, ...]], ...]
+    costliest: tuple[Row, ...]
+    count: int
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """What the columns of figures are called."""
+        rows = [row for _, group in self.layers for row in group]
+        return tuple(cell.label for cell in rows[0].cells) if rows else ()
+
+
+def describe(precision: str, entry: Mapping[str, Any], anchor: str) -> Quantisation:
+    """Lay out what the certificate says of one quantised precision (docs/parity.md, `quantization`)."""
+    ops = entry["ops"]
+    drop = numbers.finite(entry["drop"])
+    axis = numbers.linear([value for op in ops for value in (_alone(op), _in_company(op, drop))], zero=True)
+    most = max((v for op in ops for v in (op["time"], op["time_float32"]) if numbers.finite(v)), default=0.0)
+    many = len({op["role"] for op in ops}) > 1
+    rows = [_row(op, index, anchor, entry, axis, most, many) for index, op in enumerate(ops)]
+    ranked = sorted((index for index, op in enumerate(ops) if _alone(op) is not None), key=lambda i: -_size(ops[i]))
+    groups = itertools.groupby(zip(ops, rows, strict=True), key=lambda item: _layer(item[0], many))
+    portable, portability = _portability(entry)
+    return Quantisation(
+        anchor=anchor,
+        precision=precision,
+        fault=fault_of_quantisation(entry),
+        forced=entry["forced"] is True,
+        story=_story(entry, many),
+        measure=_measure(entry)[0],
+        facts=tuple(_facts(entry)),
+        methods=tuple((n, method) for method, n in collections.Counter(op["method"] for op in ops).most_common()),
+        portable=portable,
+        portability=portability,
+        front=front(entry["front"], entry["max_drop"]),
+        axis=axis,
+        layers=tuple((layer, tuple(row for _, row in group)) for layer, group in groups),
+        costliest=tuple(rows[index] for index in ranked[:_COSTLIEST]) if len(ops) > _LONG else (),
+        count=len(ops),
+    )
+
+
+def _alone(op: Op) -> float | None:
+    return numbers.finite(op["alone"])
+
+
+def _size(op: Op) -> float:
+    return _alone(op) or 0.0
+
+
+def _in_company(op: Op, drop: float | None) -> float | None:
+    """How much of the mix's drop goes when this op alone is left in float32."""
+    all_but = numbers.finite(op["all_but"])
+    return None if all_but is None or drop is None else drop - all_but
+
+
+def _kept(op: Op) -> bool:
+    return bool(op["method"] == "float32")
+
+
+def _layer(op: Op, many: bool) -> str:
+    layer = split_path(op["weight"])[0]
+    return f"{op['role']} · {layer}" if many and layer else op["role"] if many else layer
+
+
+def _row(op: Op, index: int, anchor: str, entry: Mapping[str, Any], axis: Axis, most: float, many: bool) -> Row:
+    layer, rest = split_path(op["weight"])
+    company = _in_company(op, numbers.finite(entry["drop"]))
+    effects = (("kept" if _kept(op) else "own", 3, _alone(op)), ("inherited", 12, company))
+    spent = (("inherited", 0, numbers.finite(op["time_float32"])), ("free", 6, numbers.finite(op["time"])))
+    snr = numbers.finite(op["own_snr_db"])
+    cells = [
+        Cell("own SNR", "—" if snr is None else f"{snr:.0f} dB".replace("-", "−"), ""),
+        Cell("alone", _drop(op["alone"]), ""),
+        Cell("all but it", _drop(op["all_but"], 3), ""),  # what is left of the drop of all differs in later digits
+    ]
+    if any(other["flips_alone"] is not None for other in entry["ops"]):
+        cells.append(Cell("flips", numbers.percent(op["flips_alone"]), ""))
+    now, then = numbers.percent(op["time"]), numbers.percent(op["time_float32"])
+    return Row(
+        anchor=f"{anchor}-{index}",
+        name=rest or layer,
+        whole=_name(op, many),
+        detail=" · ".join((" × ".join(map(str, op["shape"])), " and ".join(op["uses"]))).strip(" ·"),
+        method=op["method"],
+        kept=_kept(op),
+        bars=tuple(Bar(style, y, axis.at(value), None) for style, y, value in effects if value is not None),
+        cells=tuple(cells),
+        times=tuple(Bar(style, y, _share(v, most), None) for style, y, v in spent if v is not None),
+        time=now if now == then else f"{then} → {now}" if "—" not in (now, then) else now if then == "—" else then,
+    )
+
+
+def _share(value: float, most: float) -> float:
+    return round(100 * min(max(value / most, 0.0), 1.0), 1) if most else 0.0
+
+
+def _drop(value: float | None, digits: int = 2) -> str:
+    return "—" if numbers.finite(value) is None else numbers.error(value, digits)
+
+
+def _name(op: Op, many: bool) -> str:
+    return f"{op['role']} {op['weight']}" if many else str(op["weight"])
+
+
+def _measure(entry: Mapping[str, Any]) -> tuple[str, str, str]:
+    name = str(entry["measure"])
+    return _MEASURES.get(name, (name, f"costs {{drop}} of {name}", ""))
+
+
+def _story(entry: Mapping[str, Any], many: bool) -> str:
+    """What was found, in one sentence."""
+    _, does, unit = _measure(entry)
+    drop, budget = numbers.finite(entry["drop"]), numbers.finite(entry["max_drop"])
+    relative = numbers.finite(entry["relative_time"])
+    text = f"On {entry['samples']}, " + ("the mix that was found " if entry["searched"] else "the mix of the recipe ")
+    text += f"takes {times(relative)} the time of fp32 and " if relative is not None else ""
+    text += does.replace("{drop}", numbers.error(drop)) + unit
+    within = drop is not None and budget is not None and drop <= budget
+    text += f", {'of' if within else 'more than'} the {numbers.error(budget)} allowed"
+    kept = [op for op in entry["ops"] if _kept(op)]
+    count = len(entry["ops"])
+    if not count:
+        return f"{text}; no op could be quantised."
+    text += f"; {len(kept)} of {count} ops stay{'s' if len(kept) == 1 else ''} in float32" if kept else ""
+    text += f" ({name_some([_name(op, many) for op in kept])})" if kept else f"; all {count} ops are quantised"
+    ranked = sorted((op for op in entry["ops"] if not _kept(op) and _alone(op) is not None), key=_size, reverse=True)
+    if ranked:
+        each = [f"{_name(op, many)} ({_drop(op['alone'])})" for op in ranked]
+        text += "; of the quantised ops, by itself," if kept else "; by itself,"
+        text += f" {each[0]} costs most"
+        text += f", then {each[1]}" if len(each) > 2 else ""
+        text += f", and {each[-1]} least" if len(each) > 1 else ""
+    return f"{text}."
+
+
+def _facts(entry: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+    kept = sum(_kept(op) for op in entry["ops"])
+    found = [
+        ("time, of fp32's", times(entry["relative_time"]) if numbers.finite(entry["relative_time"]) else "—"),
+        ("drop", f"{numbers.error(entry['drop'])} of {numbers.error(entry['max_drop'])}"),
+        ("ops in float32", f"{kept} of {len(entry['ops'])}"),
+    ]
+    if entry["top_1"] is not None:
+        found.append(("top-1 as in fp32", numbers.percent(entry["top_1"])))
+    found.append(("measured on", str(entry["samples"])))
+    found.append(("mix", "found by search" if entry["searched"] else "replayed from a recipe"))
+    return found
+
+
+def _portability(entry: Mapping[str, Any]) -> tuple[bool, str]:
+    """Whether it runs the same on x86 without VNNI, whose sums of two 8-bit products saturate at 16 bits."""
+    found = entry["portability"]
+    names, extra = list(found["saturating"]), numbers.finite(found["extra_drop"])
+    if not names and not extra and not found["vnni_only"]:
+        return True, "It runs the same on x86 without VNNI."
+    where = f" in {name_some(names)}" if names else ""
+    lost = "an unknown drop" if extra is None else f"an estimated drop of {numbers.error(extra)}"
+    if found["vnni_only"]:
+        return False, f"VNNI only: on x86 without it, sums of 8-bit products saturate{where}, at {lost} more."
+    over = extra is not None and (numbers.finite(entry["drop"]) or 0.0) + extra > (entry["max_drop"] or 0.0)
+    text = f"It loses {lost} more on x86 without VNNI" + (", which is over the budget there" if over else "")
+    return False, text + (f": sums of 8-bit products can saturate{where}." if names else ".")
+
+
+def name_some(names: Sequence[str]) -> str:
+    """The first few of some names: `a, b, c and 4 more`."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

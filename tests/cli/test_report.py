@@ -1,0 +1,92 @@
+"""What the terminal says of a quantisation: calm, in few lines, and nothing that a checkpoint's names could change."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tfm.cli.report import print_quantisation
+
+PLANTED = SimpleNamespace(
+    **runpy.run_path(str(Path(__file__).resolve().parents[1] / "export" / "planted_quantisation.py"))
+)
+
+
+def printed(quantization: dict[str, Any], width: int = 80) -> list[str]:
+    console = Console(width=width, highlight=False, force_terminal=False, color_system=None)
+    with console.capture() as capture:
+        print_quantisation(quantization, console)
+    return capture.get().splitlines()
+
+
+def entry(**change: Any) -> dict[str, Any]:
+    found: dict[str, Any] = PLANTED.planted(PLANTED.encoder_weights(), float32=(3, 11))
+    return found | {"drop": 0.0016, "relative_time": 0.31} | change
+
+
+def test_it_takes_few_lines_and_names_the_costliest() -> None:
+    found = entry()
+    lines = printed({"int8": found})
+    assert len(lines) <= 14
+    assert lines[1] == "✓ int8: 0.31× the time of fp32, drop 1.6e-03 of the 3.0e-03 allowed (1 - mean cosine)"
+    ranked = sorted(found["ops"], key=lambda op: op["alone"], reverse=True)[:8]
+    rows = lines[4:12]
+    assert [row.split()[0] for row in rows] == [op["weight"].removesuffix(".weight") for op in ranked]
+    for row, op in zip(rows, ranked, strict=True):
+        snr = "—" if op["method"] == "float32" else f"{op['own_snr_db']:.0f} dB"
+        all_but = "—" if op["method"] == "float32" else f"{op['all_but']:.2e}"
+        assert row.split()[-2:] == [f"{op['alone']:.1e}", all_but]
+        assert f" {snr} " in row
+    kept = "layers.0.feed_forward.down.weight, layers.2.feed_forward.down.weight"
+    assert lines[12] == f"  2 of 24 ops stay in float32: {kept}"
+    assert lines[13] == "  an estimated drop of 1.4e-04 more on x86 without VNNI"
+
+
+def test_a_table_keeps_to_the_width() -> None:
+    weights = [(f"model.decoder.layers.{i}.a_very_long_name.{'x' * 60}.weight", (2, 2)) for i in range(12)]
+    found = PLANTED.planted(weights, "kl", roles=("encoder", "decoder"))
+    rows = printed({"int8": found})[2:12]
+    assert max(map(len, rows)) <= 80
+    assert all("…" in row for row in rows[2:])
+    assert all(" dynamic" in row for row in rows[2:])
+
+
+@pytest.mark.parametrize("drop", [0.0031, None, float("nan")])
+def test_over_the_budget_is_said(drop: float | None) -> None:
+    title = printed({"int8": entry(drop=drop)})[1]
+    assert title.startswith("✗ int8: 0.31× the time of fp32, drop ")
+    assert "more than the 3.0e-03 allowed" in title
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    found = entry(relative_time=None, portability={"vnni_only": False, "saturating": [], "extra_drop": 0.0})
+    for op in found["ops"]:
+        op["alone"] = None
+    assert printed({"int8": found})[1:2] == ["✓ int8: drop 1.6e-03 of the 3.0e-03 allowed (1 - mean cosine)"]
+    assert len(printed({"int8": found})) == 3
+    assert printed({}) == []
+    assert printed({"int8": entry(ops=[])})[2] == "  all 0 ops are quantised"
+
+
+def test_vnni_only_is_said() -> None:
+    lines = printed({"int8": entry(portability={"vnni_only": True, "saturating": ["a"], "extra_drop": 0.2})})
+    assert lines[-1] == "  only for x86 with VNNI: an estimated drop of 2.0e-01 more on x86 without it"
+
+
+def test_names_are_neither_markup_nor_obeyed_by_the_terminal() -> None:
+    evil = "[red]x\x1b[31m\r\x07"
+    found = PLANTED.planted([(evil, (2, 2))], float32=(0,)) | {"measure": evil}
+    found["ops"][0]["method"] = "float32"
+    text = "\n".join(printed({evil: found}, 120))
+    assert text.count("[red]x�[31m��") == 4  # precision, measure, the row and the list of those in float32
+    assert "\x1b" not in text
+
+
+def test_it_needs_no_torch() -> None:
+    code = "import sys, tfm.cli.report; sys.exit('torch' in sys.modules or 'tfm.export' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
