@@ -35,6 +35,15 @@ from tfm.errors import ExportError
     "--precision", default="fp32,int8", show_default=True, help="What to make, by commas; fp32 is always made."
 )
 @click.option("--calib", type=click.Path(path_type=Path), help="Texts or arrays to quantise by [default: built in].")
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0, min_open=True),
+    help="How far quantised graphs may be from fp32: 1 - mean cosine of embeddings [default: 0.003], or KL divergence "
+    "of predictions in nats [default: 0.01].",
+)
+@click.option(
+    "--recipe", type=click.Path(path_type=Path), help="Quantise as a recipe says (recipe_int8.json of a bundle)."
+)
 @click.option("--opset", type=int, help="ONNX opset [default: 23].")
 @click.option("--atol", type=click.FloatRange(min=0), help="Absolute tolerance of fp32 outputs [default: 1e-5].")
 @click.option(
@@ -53,6 +62,8 @@ def export(
     output: Path | None,
     precision: str,
     calib: Path | None,
+    max_drop: float | None,
+    recipe: Path | None,
     opset: int | None,
     atol: float | None,
     rtol: float | None,
@@ -66,6 +77,7 @@ def export(
 
         from tfm.export import OPSETS, Tolerance, export_checkpoint
         from tfm.export.tolerances import END_TO_END
+        from tfm.quantize import read_recipe
     except ModuleNotFoundError as error:
         raise ExportError(f"exporting needs the package {error.name}: pip install 'tfm-export[export]'") from error
     from .report import print_report
@@ -93,6 +105,8 @@ def export(
         overwrite=overwrite,
         force=force,
         calib=calib,
+        max_drop=max_drop,
+        recipe=None if recipe is None else read_recipe(recipe),
         stage=functools.partial(show_stage, messages),
     )
     if as_json:

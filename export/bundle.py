@@ -3,19 +3,17 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
 import tokenizers
 import torch
 
 from tfm.errors import CheckpointError, ExportError
 from tfm.model import TransformerConfig, load_tokenizer
-from tfm.quantize import observe, quantize_blocks, quantize_int8, read_calibration
+from tfm.quantize import Quantised, Recipe, quantise, read_calibration
 from tfm.quantize.manifest import write_json
-from tfm.quantize.moments import second_moments
 from tfm.quantize.staging import staged
 from tfm.quantize.storage import save_onnx
 from tfm.quantize.timing import Latency, compare_speed
@@ -29,7 +27,6 @@ from .graphs import Graph
 from .latency import measure_latency
 from .manifest import COMPANIONS, generation_settings, write_manifest
 from .pictures import draw_report
-from .regions import Array
 from .reports import GraphReport
 from .samples import cases
 from .subject import Stage, Subject, open_subject, silent
@@ -37,10 +34,10 @@ from .to_onnx import OPSETS, to_onnx
 from .tolerances import END_TO_END, Tolerance
 from .verify import verify
 
-_CALIBRATED, _HELD_OUT, _BATCH = 128, 16, 8
-"""How many samples to quantise by, how many others to look at afterwards, and how many of them at a time."""
+_VERIFIED, _BATCH = 16, 8
+"""How many held-out samples a quantised graph is verified on, and how many of them at a time."""
 
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "int8", "int4")
 """What a bundle can hold; fp32 is always in it, as what the others are measured by."""
 
 
@@ -54,6 +51,7 @@ class ExportReport:
         fidelity: The bundle through the runtime against eager, per precision.
         latency: Eager and every precision.
         certificate: All of it as JSON values: the content of parity.json.
+        quantised: What was quantised, by precision.
         forced: Whether to ship it although a precision other than fp32 is too far off or too slow.
     """
 
@@ -62,12 +60,13 @@ class ExportReport:
     fidelity: tuple[Fidelity, ...]
     latency: tuple[Latency, ...]
     certificate: dict[str, Any]
+    quantised: Mapping[str, Quantised] = dataclasses.field(default_factory=dict)
     forced: bool = False
 
     @property
     def passed(self) -> bool:
         """Whether every gate passed."""
-        return all_passed(self.graphs, self.fidelity, self.latency)
+        return all_passed(self.graphs, self.fidelity, self.latency, self.certificate["quantization"])
 
     @property
     def shipped(self) -> bool:
@@ -82,6 +81,7 @@ class ExportReport:
         """Name every gate, with its verdict."""
         gates = [{"name": f"{graph.precision} {graph.role}", "passed": graph.passed} for graph in self.graphs]
         gates += [{"name": f"{part.precision} {part.measure}", "passed": part.passed} for part in self.fidelity]
+        gates += [{"name": f"{name} budget", "passed": made.passed} for name, made in self.quantised.items()]
         speeds = compare_speed(self.latency)
         return gates + [{"name": f"{speed.precision} faster than fp32", "passed": speed.passed} for speed in speeds]
 
@@ -93,6 +93,7 @@ class ExportReport:
     def faults(self) -> list[str]:
         """Name what failed, first op first."""
         found = [f"{graph.precision} {graph.role}: {graph.first_fault}" for graph in self.graphs if not graph.passed]
+        found += [f"{name} {made.fault}" for name, made in self.quantised.items() if not made.passed]
         found += [f"{speed.precision} is {speed}" for speed in compare_speed(self.latency) if not speed.passed]
         return found + [
             f"{part.precision} {part.measure}: {part.value:.4f} over {part.count} {part.data}, less than {part.floor}"
@@ -108,12 +109,14 @@ def export_checkpoint(
     model: str | None = None,
     config: str | os.PathLike[str] | None = None,
     nhead: int | None = None,
-    precisions: Sequence[str] = PRECISIONS,
+    precisions: Sequence[str] = ("fp32", "int8"),
     opset: int = OPSETS.start,
     tolerance: Tolerance = END_TO_END,
     overwrite: bool = False,
     force: bool = False,
     calib: Path | None = None,
+    max_drop: float | None = None,
+    recipe: Recipe | None = None,
     stage: Stage = silent,
 ) -> ExportReport:
     """Export a checkpoint, verify it, quantise it, verify that, and put the bundle in place if all of it holds.
@@ -132,6 +135,9 @@ def export_checkpoint(
         force: Ship a bundle whose quantised graphs are right, but too far off for the task or no faster than fp32; its
             manifest and certificate say so.
         calib: What to quantise by: a .txt, .jsonl or .npz file, or a folder of these; None: what is built in.
+        max_drop: How far quantised graphs may be from fp32: 1 - mean cosine of embeddings, or KL divergence of
+            predictions in nats; None: `tfm.quantize.BUDGETS`.
+        recipe: How each op is quantised, found before: nothing is searched.
         stage: Told of every stage.
 
     Returns:
@@ -143,7 +149,8 @@ def export_checkpoint(
     unknown = [name for name in precisions if name not in PRECISIONS]
     if unknown:
         raise ExportError(f"unknown precision {unknown[0]!r}; known: {', '.join(PRECISIONS)}")
-    with staged(Path(os.path.realpath(output)), overwrite=overwrite) as (folder, put_in_place):
+    place = Path(os.path.realpath(output))
+    with staged(place, overwrite=overwrite) as (folder, put_in_place):
         subject = open_subject(checkpoint, model=model, config=config, nhead=nhead, stage=stage)
         _copy_what_belongs(subject, folder)
         files: dict[str, dict[str, Path]] = {name: {} for name in dict.fromkeys(["fp32", *precisions])}
@@ -157,31 +164,40 @@ def export_checkpoint(
                 save_onnx(to_onnx(graph, opset=opset), path)
             with stage(f"verify fp32 {name}"):
                 reports.append(verify(graph, path, cases_of[graph.role], tolerance=tolerance))
+        quantised: dict[str, Quantised] = {}
         if len(files) > 1 and all(part.passed for part in reports):  # a wrong graph is not worth quantising
             exact = {"fp32": files["fp32"]}
             write_manifest(folder, subject.config, subject.family, subject.graphs, exact, opset, gates=[])
             manifest = read_manifest(folder)
-            calibration = read_calibration(calib, manifest, count=_CALIBRATED)
-            held_out = read_calibration(calib, manifest, count=_HELD_OUT, split="held-out")
-            for graph in subject.graphs:
-                path = files["int8"][graph.role] = folder / "onnx" / f"{graph.file}_int8.onnx"
-                name = _name(graph, subject)
-                with stage(f"quantise {name} to int8 by {calibration.description}"):
-                    batches = calibration.batches(graph.role, _BATCH)
-                    save_onnx(_quantise(files["fp32"][graph.role], subject.config.kind, batches), path)
-                with stage(f"verify int8 {name}"):
-                    inputs = [
-                        [torch.from_numpy(feeds[value.name]) for value in graph.inputs]
-                        for feeds in held_out.batches(graph.role, _BATCH)
-                    ]
-                    reports.append(verify(graph, path, [*inputs, *golden_cases(graph)], precision="int8"))
+            held_out = read_calibration(calib, manifest, count=_VERIFIED, split="held-out")
+            for precision in list(files)[1:]:
+                with stage(f"quantise to {precision}") as progress:
+                    made = quantised[precision] = quantise(
+                        manifest,
+                        folder,
+                        precision=precision,
+                        calib=calib,
+                        max_drop=max_drop,
+                        recipe=recipe,
+                        journal=place.with_name(f".{place.name}.{precision}.search"),
+                        progress=progress,
+                    )
+                files[precision] = dict(made.files)
+                for graph in subject.graphs:
+                    with stage(f"verify {precision} {_name(graph, subject)}"):
+                        inputs = [
+                            [torch.from_numpy(feeds[value.name]) for value in graph.inputs]
+                            for feeds in held_out.batches(graph.role, _BATCH)
+                        ]
+                        inputs += golden_cases(graph)
+                        reports.append(verify(graph, made.files[graph.role], inputs, precision=precision))
         fidelity: list[Fidelity] = []
         latency: list[Latency] = []
         if all(part.passed for part in reports):  # else what is wrong is known, and may not even run
             write_manifest(folder, subject.config, subject.family, subject.graphs, files, opset, gates=[])
             for name in files:
                 with stage(f"compare {name} bundle with eager"):
-                    fidelity += measure_fidelity(subject.eager, load(folder, provider="cpu", precision=name))
+                    fidelity += measure_fidelity(subject.eager, load(folder, provider="cpu", precision=name), max_drop)
             with stage("time eager, " + ", ".join(files)):
                 latency = measure_latency(subject.graphs, files, subject.path, model, config, nhead)
         report = ExportReport(
@@ -198,7 +214,9 @@ def export_checkpoint(
                 fidelity=fidelity,
                 latency=latency,
                 tolerance=tolerance,
+                quantization={name: {**made.report, "forced": force} for name, made in quantised.items()},
             ),
+            quantised=quantised,
             forced=force,
         )
         if report.shipped:
@@ -232,18 +250,6 @@ def _copy_what_belongs(subject: Subject, folder: Path) -> None:
         write_json(folder / "config.json", subject.config.to_dict())
     if isinstance(subject.config, TransformerConfig) and source is not None:
         generation_settings(source, subject.config)
-
-
-def _quantise(exact: Path, kind: str, batches: Iterable[Mapping[str, Array]]) -> ir.Model:
-    """Quantise a float32 graph: the weights alone for a decoder, which multiplies one row at a time, else all of it."""
-    model = ir.load(exact)
-    if kind == "decoder":
-        inputs = {node.inputs[0] for node in model.graph if node.op_type == "MatMul"}
-        names = sorted(str(value.name) for value in inputs if value is not None and value.producer() is not None)
-        quantize_blocks(model, bits=8, moments=second_moments(exact, names, batches))
-    else:
-        quantize_int8(model, observe(exact, batches))
-    return model
 
 
 def _name(graph: Graph, subject: Subject) -> str:

@@ -58,7 +58,7 @@ def certify(
     paths = [path for roles in files.values() for path in roles.values()]
     return {
         "schema": PARITY_SCHEMA,
-        "passed": all_passed(graphs, fidelity, latency),
+        "passed": all_passed(graphs, fidelity, latency, quantization),
         "name": name,
         "family": subject.family,
         "kind": subject.config.kind,
@@ -83,8 +83,14 @@ def certify(
     }
 
 
-def all_passed(graphs: Sequence[GraphReport], fidelity: Sequence[Fidelity], latency: Sequence[Latency]) -> bool:
-    """Whether something was compared, all of it passed, and no precision is slower than fp32."""
+def all_passed(
+    graphs: Sequence[GraphReport],
+    fidelity: Sequence[Fidelity],
+    latency: Sequence[Latency],
+    quantization: Mapping[str, Any] | None = None,
+) -> bool:
+    """Whether something was compared, all of it passed, budgets were kept, and no precision is slower than fp32."""
     verdicts = [graph.passed for graph in graphs] + [part.passed for part in fidelity]
+    verdicts += [made["passed"] for made in (quantization or {}).values()]
     verdicts += [speed.passed for speed in compare_speed(latency)]
     return bool(graphs) and bool(fidelity) and all(verdicts)

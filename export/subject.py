@@ -10,19 +10,20 @@ from pathlib import Path
 from tfm.errors import CheckpointError
 from tfm.model import Transformer, TransformerConfig, load_checkpoint, locate_checkpoint
 from tfm.quantize.manifest import read_json
+from tfm.quantize.tune import Progress
 
 from .generic import GenericConfig, GenericGraph
 from .generic_open import describe_generic, is_generic, open_generic
 from .generic_vectors import from_vectors
 from .graphs import Graph, graphs_of
 
-Stage = Callable[[str], AbstractContextManager[None]]
-"""Called with the name of each stage; entered while it runs."""
+Stage = Callable[[str], AbstractContextManager[Progress]]
+"""Called with the name of each stage; entered while it runs, it gives what is told of every step."""
 
 
-def silent(_: str) -> AbstractContextManager[None]:
+def silent(_: str) -> AbstractContextManager[Progress]:
     """The stage that nobody is told of."""
-    return contextlib.nullcontext()
+    return contextlib.nullcontext(lambda *_: None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

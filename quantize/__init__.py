@@ -1,18 +1,27 @@
 """fp32 ONNX → int8 or int4 ONNX."""
 
 from .blocks import quantize_blocks, quantize_to_blocks
+from .bundle import Quantised, quantise
 from .calibration import Calibration, read_calibration
 from .edit import QuantizedWeight
 from .int8 import quantize_int8
 from .observe import Observed, observe
+from .recipe import Recipe, read_recipe
+from .tune import BUDGETS, tune
 
 __all__ = [
+    "BUDGETS",
     "Calibration",
     "Observed",
+    "Quantised",
     "QuantizedWeight",
+    "Recipe",
     "observe",
+    "quantise",
     "quantize_blocks",
     "quantize_int8",
     "quantize_to_blocks",
     "read_calibration",
+    "read_recipe",
+    "tune",
 ]

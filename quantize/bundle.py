@@ -52,6 +52,17 @@ class Quantised:
         """Whether the budget is kept on held-out samples."""
         return bool(self.report["passed"])
 
+    @property
+    def fault(self) -> str:
+        """What is wrong where it is not, and what to try."""
+        held_out, cosine = self.report["held_out"], self.report["measure"] == "cosine"
+        drop = "not a number" if held_out["drop"] is None else f"{held_out['drop']:.2g}"
+        what = "1 - mean cosine" if cosine else "KL divergence, nats"
+        return (
+            f"is {drop} from fp32 ({what}) over {held_out['samples']}, more than the budget of "
+            f"{self.report['max_drop']:.2g}; allow more with --max-drop, or calibrate by texts of your own with --calib"
+        )
+
 
 def quantise(
     manifest: Manifest,

@@ -14,8 +14,8 @@ from typing import Any
 
 from .judge import Drop
 
-SLACK = 1.07
-"""Fidelity beyond the budget may cost so many times the time of the fastest mix."""
+SLACK = (1.07, 1.01)
+"""Fidelity beyond the budget may cost so many times the time and the size of the fastest mix."""
 
 _NEXT = 1e-9
 """How much dearer than the cheapest form float32 counts, at least."""
@@ -37,7 +37,7 @@ class Form:
 
     @property
     def cost(self) -> float:
-        """Time and size, both of float32's, weigh alike."""
+        """Time and size, both of float32's: an app that is half as large is worth as much as one twice as fast."""
         return self.time + self.size
 
 
@@ -115,7 +115,8 @@ def choose_mix(mixes: Sequence[Mix], measure: Callable[[Mix], Drop], budget: flo
             low = middle + 1
     keeps(low)
     first = mixes[0]
-    near = [i for i, mix in enumerate(mixes) if mix.time <= first.time * SLACK and mix.size <= first.size * SLACK]
+    time, size = first.time * SLACK[0], first.size * SLACK[1]
+    near = [index for index, mix in enumerate(mixes) if mix.time <= time and mix.size <= size]
     best = max(near, default=0)
     return (best if best > low and keeps(best) and found[best].value < found[low].value else low), found
 
