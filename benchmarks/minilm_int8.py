@@ -4,7 +4,7 @@
     python benchmarks/minilm_int8.py --peers DIR [--bundle minilm.tfm] [--rounds 21] [--json FILE]
 
 Makes our bundle of all-MiniLM-L6-v2 (or takes one), and in DIR an environment and an int8 model for every peer, each by
-that peer's own means; they are kept and used again (5 GB; which index torch comes from is for pip's own configuration
+that peer's own means; they are kept and used again (6 GB; which index torch comes from is for pip's own configuration
 to say). Then every engine runs in a process of its own on one thread, only one of them at a time:
 
 - on 600 sentences of the docstrings of Python's standard library, one by one and in batches of 32 as they come, so that
