@@ -1,0 +1,99 @@
+"""Makes a peer's int8 model of a BERT encoder, in an environment that has that peer; run by `minilm_int8.py`.
+
+    python convert.py PEER CHECKPOINT CALIBRATION MODEL
+
+PEER is one of `PEERS`, CHECKPOINT a Hugging Face folder, CALIBRATION a JSON file of rows of token ids, for the peer
+whose int8 is static, and MODEL the folder to fill. Each is converted as its own documentation says; BERT's pooler,
+which a sentence embedding does not need, is left out where the peer lets one.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def ctranslate2(checkpoint: str, calibration: Path, model: Path) -> None:
+    """CTranslate2: int8 weights; activations at run time, with a scale per token."""
+    from ctranslate2.converters import TransformersConverter
+
+    TransformersConverter(checkpoint).convert(str(model), quantization="int8", force=True)
+
+
+def openvino(checkpoint: str, calibration: Path, model: Path) -> None:
+    """OpenVINO + NNCF: static int8 of weights and activations, smoothed and bias-corrected on calibration data."""
+    import nncf
+    import numpy as np
+    import openvino as ov
+
+    exact = ov.convert_model(_bert(checkpoint), example_input=_example())
+    feeds = []
+    for row in json.loads(calibration.read_text()):
+        ids_1S = np.array([row], np.int64)
+        segments_1S = np.zeros_like(ids_1S)
+        feeds.append({"input_ids": ids_1S, "attention_mask": segments_1S + 1, "token_type_ids": segments_1S})
+    quantised = nncf.quantize(exact, nncf.Dataset(feeds), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(feeds))
+    ov.save_model(quantised, model / "model.xml")
+
+
+def onnxruntime(checkpoint: str, calibration: Path, model: Path) -> None:
+    """PyTorch's own export and onnxruntime's quantize_dynamic: activations at run time, a scale per tensor.
+
+    The preparation that onnxruntime recommends, `quant_pre_process`, cannot infer the shapes of this export and fails.
+    """
+    import torch
+    from onnxruntime.quantization import quantize_dynamic
+
+    example, dim = _example(), torch.export.Dim.DYNAMIC
+    torch.onnx.export(
+        _bert(checkpoint),
+        (),
+        model / "float32.onnx",
+        kwargs=example,
+        dynamo=True,
+        dynamic_shapes={name: {0: dim, 1: dim} for name in example},
+        input_names=list(example),
+        output_names=["last_hidden_state"],
+        external_data=False,
+    )
+    quantize_dynamic(model / "float32.onnx", model / "model.onnx", per_channel=True)
+    (model / "float32.onnx").unlink()
+
+
+def optimum(checkpoint: str, calibration: Path, model: Path) -> None:
+    """optimum-onnx: its export, and quantize_dynamic as its configuration for AVX512-VNNI asks."""
+    from optimum.exporters.onnx import main_export
+    from optimum.onnxruntime import ORTQuantizer
+    from optimum.onnxruntime.configuration import AutoQuantizationConfig
+
+    main_export(checkpoint, model / "float32", task="feature-extraction")
+    config = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True)
+    ORTQuantizer.from_pretrained(model / "float32", file_name="model.onnx").quantize(
+        save_dir=model, quantization_config=config
+    )
+    (model / "float32" / "model.onnx").unlink()
+
+
+PEERS = {function.__name__: function for function in (ctranslate2, openvino, onnxruntime, optimum)}
+
+
+def _bert(checkpoint: str) -> Any:
+    from transformers import AutoModel
+
+    return AutoModel.from_pretrained(checkpoint, add_pooling_layer=False).eval()
+
+
+def _example() -> dict[str, Any]:
+    """Inputs to trace with, of two rows: a size of one would be taken for a constant."""
+    import torch
+
+    ids_BS = torch.full((2, 5), 1000)
+    return {
+        "input_ids": ids_BS,
+        "attention_mask": torch.ones_like(ids_BS),
+        "token_type_ids": torch.zeros_like(ids_BS),
+    }
+
+
+if __name__ == "__main__":
+    PEERS[sys.argv[1]](sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
