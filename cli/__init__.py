@@ -11,6 +11,7 @@ from tfm.errors import TfmError
 
 from .export import export as export_command
 from .parity import parity as parity_command
+from .quantize import quantize as quantize_command
 from .run import run as run_command
 from .verify_ops import verify_ops as verify_ops_command
 
@@ -28,6 +29,7 @@ def tfm() -> None:
 
 tfm.add_command(export_command, "export")
 tfm.add_command(parity_command, "parity")
+tfm.add_command(quantize_command, "quantize")
 tfm.add_command(run_command, "run")
 tfm.add_command(verify_ops_command, "verify-ops")
 

@@ -140,10 +140,7 @@ def _advice(report: "GoldenReport") -> str:
     """Say what to do about a failure."""
     fp32 = [graph for graph in report.graphs if graph.precision == "fp32"]
     if fp32 and all(graph.passed for graph in fp32):
-        return (
-            'fp32 is right here: load(…, precision="fp32") is safe on this machine. (An x86 processor without VNNI '
-            "saturates sums of 8-bit products, which makes int8 worse.)"
-        )
+        return 'fp32 is right here: load(…, precision="fp32") is safe on this machine.'
     return (
         "do not use it here. If tfm parity passes where it was exported, this machine's processor or onnxruntime "
         "computes something else: try --provider cpu or another onnxruntime; if it fails there too, export it again"

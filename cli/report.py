@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # importing them loads torch, which quantising a bundle does 
     from tfm.export import ExportReport, GraphReport
     from tfm.export.live import LiveReport
     from tfm.export.reports import OpReport, OutputReport
+    from tfm.quantize import BundleReport
+    from tfm.quantize.timing import Latency
 
 _COSTLIEST = 8
 _MEASURES = {"cosine": "1 - mean cosine", "kl": "KL divergence, nats"}
@@ -25,12 +27,9 @@ def print_report(report: "ExportReport", console: Console) -> None:
     if report.fidelity:
         _show(console, *_fidelity(report))
     if report.latency:
-        _show(console, *_latency(report))
+        _show(console, *_latency(report.latency))
     console.print()
-    fp32 = report.sizes["fp32"]
-    for name, size in report.sizes.items():
-        smaller = f", {fp32 / size:.1f}× smaller" if name != "fp32" else ""
-        console.print(f" {name}  {size / 1e6:.2f} MB{smaller}")
+    _show_sizes(console, report.sizes)
     if report.passed:
         count = len({(graph.role, str(op.op)) for graph in report.graphs for op in graph.promised})
         precisions = " and ".join(report.sizes)
@@ -45,6 +44,23 @@ def print_report(report: "ExportReport", console: Console) -> None:
         console.print(f"  {fault}", style="red", soft_wrap=True)
     if not report.shipped and report.fidelity and not any(fault.startswith("fp32") for fault in report.faults()):
         console.print("  --precision fp32 exports it without what failed; --force ships it all the same")
+
+
+def print_quantised(report: "BundleReport", console: Console) -> None:
+    """Print what quantising a bundle that was there found: the mix, its costs, latency and sizes, then the verdict."""
+    print_quantisation(report.to_json()["quantization"], console)
+    _show(console, *_latency(report.latency))
+    console.print()
+    _show_sizes(console, report.sizes)
+    if report.passed:
+        console.print(f"\n[bold green]✓ quantised[/] to {report.precision} → {report.output}", soft_wrap=True)
+        return
+    what = f"forced[/], and marked so → {report.output}" if report.shipped else "refused[/], nothing was changed:"
+    console.print(f"\n[bold red]✗ {what}", soft_wrap=True)
+    for fault in report.faults():
+        console.print(f"  {fault}", style="red", soft_wrap=True)
+    if not report.shipped:
+        console.print("  --force ships it all the same")
 
 
 def print_quantisation(quantization: Mapping[str, Any], console: Console) -> None:
@@ -66,11 +82,9 @@ def print_quantisation(quantization: Mapping[str, Any], console: Console) -> Non
         left = ", ".join(kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
         stay = f"{len(kept)} of {len(ops)} ops stay in float32: {left}" if kept else f"all {len(ops)} ops are quantised"
         console.print(f"  {escape(stay)}", soft_wrap=True)
-        portability = entry["portability"]
-        if portability["vnni_only"] or portability["saturating"] or portability["extra_drop"]:
-            only = "only for x86 with VNNI: " if portability["vnni_only"] else ""
-            more = f"{only}an estimated drop of {_drop(portability['extra_drop'])} more on x86 without it"
-            console.print(f"  {more if only else more.removesuffix('it') + 'VNNI'}", style="yellow", soft_wrap=True)
+        if entry["portability"]["vnni_only"]:
+            more = "x86 without VNNI needs session.x64quantprecision=1, which tfm.runtime sets"
+            console.print(f"  {more}", style="yellow", soft_wrap=True)
 
 
 def _mix(precision: str, entry: Mapping[str, Any]) -> str:
@@ -81,6 +95,12 @@ def _mix(precision: str, entry: Mapping[str, Any]) -> str:
     allowed = f"{'of' if within else '[red]more than[/]'} the {_drop(limit)} allowed"
     text = f"{_mark(within)} [bold]{escape(_printable(precision))}: {time}drop {_drop(drop)} {allowed}[/]"
     return f"{text} ({escape(_printable(_MEASURES.get(entry['measure'], entry['measure'])))})"
+
+
+def _show_sizes(console: Console, sizes: Mapping[str, int]) -> None:
+    for name, size in sizes.items():
+        smaller = f", {sizes['fp32'] / size:.1f}× smaller" if name != "fp32" else ""
+        console.print(f" {name}  {size / 1e6:.2f} MB{smaller}")
 
 
 def _costs(ops: Sequence[tuple[str, Mapping[str, Any]]], width: int) -> Table:
@@ -215,13 +235,14 @@ def _fidelity(report: "ExportReport") -> tuple[str, Table]:
     return title, table
 
 
-def _latency(report: "ExportReport") -> tuple[str, Table]:
+def _latency(latency: "Sequence[Latency]") -> tuple[str, Table]:
+    """Every engine beside the first, eager or fp32."""
     title = "latency, one thread, median of interleaved rounds"
-    table = _table(["work"], ["eager", *report.sizes])
-    for line in report.latency:
-        eager = line.milliseconds["eager"]
-        others = [f"{ms:.2f} ms ({eager / ms:.1f}×)" for name, ms in line.milliseconds.items() if name != "eager"]
-        table.add_row("", line.work, f"{eager:.2f} ms", *others)
+    table = _table(["work"], dict.fromkeys(name for line in latency for name in line.milliseconds))
+    for line in latency:
+        (_, first), *others = line.milliseconds.items()
+        cells = [f"{ms:.2f} ms ({first / ms:.1f}×)" for _, ms in others]
+        table.add_row("", line.work, f"{first:.2f} ms", *cells)
     return title, table
 
 

@@ -8,11 +8,12 @@ import tokenizers
 import torch
 from torch import Tensor
 
+from tfm.report import AttentionMap
+
 from .graphs import EncoderGraph, Graph, SourceGraph
 from .ops import ATTENTION, SOFTMAX
 from .pieces import Pieces, open_nodes
 from .regions import Array, Region, cuts_of, find_regions
-from .report import AttentionMap
 from .taps import Tap, watch
 from .verify import CPU
 

@@ -5,18 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from torch import Tensor
 
+from tfm.quantize.golden import GOLDEN_NMSE, measure_nmse
 from tfm.quantize.manifest import write_json
-from tfm.runtime import Figures
 from tfm.runtime.golden import ARRAYS, GOLDEN_SCHEMA, LIMITS, golden_name
 
 from .fast_path import no_fast_path
 from .graphs import Graph
 from .regions import Array
-from .tolerances import END_TO_END, GOLDEN_NMSE, Tolerance
+from .tolerances import END_TO_END, Tolerance
 
 _MOST_BYTES = 1 << 20
 """A case is made shorter until it takes no more: one token's logits over 49152 words take 0.2 MB."""
@@ -75,7 +74,7 @@ def write_golden(
             arrays |= {golden_name(graph.role, number, "inputs", name): array for name, array in inputs.items()}
             arrays |= {golden_name(graph.role, number, "outputs", name): array for name, array in outputs.items()}
         for precision, roles in files.items():
-            precisions[precision]["nmse"][graph.role] = _measure(roles[graph.role], cases)
+            precisions[precision]["nmse"][graph.role] = measure_nmse(roles[graph.role], cases)
     np.savez_compressed(folder / ARRAYS, **arrays)  # type: ignore[arg-type]  # of no array is the name allow_pickle
     write_json(folder / LIMITS, {"schema": GOLDEN_SCHEMA, "cases": counts, "precisions": precisions})
 
@@ -86,20 +85,6 @@ def _record(graph: Graph, case: list[Tensor]) -> tuple[dict[str, Array], dict[st
     with torch.no_grad(), no_fast_path():
         results = graph(*case)
     return inputs, {value.name: tensor.numpy().copy() for value, tensor in zip(graph.outputs, results, strict=True)}
-
-
-def _measure(path: Path, cases: Sequence[tuple[dict[str, Array], dict[str, Array]]]) -> dict[str, float | None]:
-    """NMSE of each output of an ONNX file over all cases; None of integers, and of what eager gives as all zeros."""
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    figures = {name: Figures() for name in cases[0][1]}
-    for inputs, outputs in cases:
-        for (name, expected), actual in zip(outputs.items(), session.run(list(outputs), inputs), strict=True):
-            figures[name].add(actual, expected)
-    # Three digits: what is kept must not depend on the order in which threads add.
-    return {
-        name: float(f"{found.nmse:.3g}") if found.scale > 0 and cases[0][1][name].dtype.kind == "f" else None
-        for name, found in figures.items()
-    }
 
 
 def _ragged(graph: Graph, generator: torch.Generator, batch: int, length: int, past: int) -> list[Tensor]:

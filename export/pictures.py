@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from tfm.model import TransformerConfig
+from tfm.report import write_report
 
 from .attention_maps import attention_maps
 from .generic import GenericConfig
-from .report import write_report
 from .subject import Subject
 from .sweeps import activation_curve
 

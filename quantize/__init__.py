@@ -4,6 +4,7 @@ from .blocks import quantize_blocks, quantize_to_blocks
 from .bundle import Quantised, quantise
 from .calibration import Calibration, read_calibration
 from .edit import QuantizedWeight
+from .existing import BundleReport, quantise_bundle
 from .int8 import quantize_int8
 from .observe import Observed, observe
 from .recipe import Recipe, read_recipe
@@ -11,6 +12,7 @@ from .tune import BUDGETS, tune
 
 __all__ = [
     "BUDGETS",
+    "BundleReport",
     "Calibration",
     "Observed",
     "Quantised",
@@ -18,6 +20,7 @@ __all__ = [
     "Recipe",
     "observe",
     "quantise",
+    "quantise_bundle",
     "quantize_blocks",
     "quantize_int8",
     "quantize_to_blocks",

@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
-ROOMS = ("cli", "errors", "export", "model", "quantize", "runtime")
+ROOMS = ("cli", "errors", "export", "model", "quantize", "report", "runtime")
 MAY_IMPORT = {
     "errors": set(),
     "model": {"errors"},
     "runtime": {"errors"},
-    "quantize": {"errors", "runtime"},
-    "export": {"errors", "model", "quantize", "runtime"},
-    "cli": {"errors", "export", "model", "quantize", "runtime"},
+    "report": {"errors"},
+    "quantize": {"errors", "report", "runtime"},
+    "export": {"errors", "model", "quantize", "report", "runtime"},
+    "cli": {"errors", "export", "model", "quantize", "report", "runtime"},
 }
 HEAVY = {"torch", "onnx", "onnxscript", "onnx_ir", "safetensors"}
-NO_HEAVY = {"errors", "runtime"}
+NO_HEAVY = {"errors", "report", "runtime"}
 NO_TORCH = {"quantize"}
 
 

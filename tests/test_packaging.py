@@ -149,7 +149,7 @@ def test_wheel_holds_every_package(wheel: Path) -> None:
     for room in ROOMS:
         assert f"tfm/{room}/py.typed" in names
     for data in ("report.html.j2", "report.css"):
-        assert f"tfm/export/report/{data}" in names
+        assert f"tfm/report/{data}" in names
     assert not [name for name in names if not name.startswith(("tfm/", "tfm_export-"))]
     assert [name for name in names if name.endswith("LICENSE")]
 

@@ -8,9 +8,9 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from tfm.errors import ConfigError, ExportError
+from tfm.report import ActivationCurve
 
 from ..optimised import LEVELS
-from ..report import ActivationCurve
 from ..to_onnx import to_onnx
 from ..tolerances import SWEEPS
 from . import activations, attention, norms, positions

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tfm.export.report import write_report
+from tfm.report import write_report
 
 FLAGS = (
     "--no-sandbox",

@@ -44,7 +44,7 @@ def test_it_takes_few_lines_and_names_the_costliest() -> None:
         assert f" {snr} " in row
     kept = "layers.0.feed_forward.down.weight, layers.2.feed_forward.down.weight"
     assert lines[12] == f"  2 of 24 ops stay in float32: {kept}"
-    assert lines[13] == "  an estimated drop of 1.4e-04 more on x86 without VNNI"
+    assert len(lines) == 13
 
 
 def test_a_table_keeps_to_the_width() -> None:
@@ -75,7 +75,7 @@ def test_what_is_not_known_is_left_out() -> None:
 
 def test_vnni_only_is_said() -> None:
     lines = printed({"int8": entry(portability={"vnni_only": True, "saturating": ["a"], "extra_drop": 0.2})})
-    assert lines[-1] == "  only for x86 with VNNI: an estimated drop of 2.0e-01 more on x86 without it"
+    assert lines[-1] == "  x86 without VNNI needs session.x64quantprecision=1, which tfm.runtime sets"
 
 
 def test_names_are_neither_markup_nor_obeyed_by_the_terminal() -> None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tfm.export.report import numbers
+from tfm.report import numbers
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tfm.errors import BundleError
-from tfm.export.report import ActivationCurve, write_report
+from tfm.report import ActivationCurve, write_report
 
 VOID = {"meta", "link", "img", "br", "rect", "circle", "path", "image"}
 NAMES = ("encoder", "failing", "encoder_decoder", "big", "null_everything", "long_names")

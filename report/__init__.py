@@ -1,7 +1,7 @@
 """The certificate for a person: one HTML file that needs no network, no script and no other file."""
 
 from .curves import ActivationCurve
-from .html import write_report
+from .html import kept_pictures, write_report
 from .maps import AttentionMap
 
-__all__ = ["ActivationCurve", "AttentionMap", "write_report"]
+__all__ = ["ActivationCurve", "AttentionMap", "kept_pictures", "write_report"]

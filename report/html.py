@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import markupsafe
 
 from tfm.errors import BundleError
 
@@ -18,8 +19,18 @@ from .quantisation import describe
 SCHEMAS = (2, 3)
 """The versions of parity.json that the report can be written from."""
 
+_PICTURES, _END = "<!-- pictures -->", "<!-- end of pictures -->"
+"""Around maps and curves."""
+
 _OPEN = 2
 """How many attentions show their maps without being asked."""
+
+
+def kept_pictures(page: str) -> str:
+    """Take the maps and curves out of an earlier report, to be put into a new one; "" where there are none."""
+    _, _, rest = page.partition(_PICTURES)
+    kept, end, _ = rest.partition(_END)
+    return kept.strip() if end else ""
 
 
 def write_report(
@@ -28,6 +39,7 @@ def write_report(
     *,
     maps: Sequence[AttentionMap] = (),
     curves: Sequence[ActivationCurve] = (),
+    pictures: str = "",
 ) -> None:
     """Write the certificate as one HTML file that refers to no other: no network, no script, no font.
 
@@ -38,6 +50,7 @@ def write_report(
         certificate: The content of parity.json (docs/parity.md).
         maps: Attention maps of a sample input, in the order of the layers.
         curves: Activations, swept over their domain.
+        pictures: Maps and curves of an earlier report, as `kept_pictures` gives them, in place of these.
 
     Raises:
         BundleError: The certificate is of another version of the schema.
@@ -48,7 +61,7 @@ def write_report(
             f"and this one is of schema {certificate.get('schema')!r}: export the bundle anew"
         )
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tfm.export.report", package_path=""),
+        loader=jinja2.PackageLoader("tfm.report", package_path=""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -81,6 +94,7 @@ def write_report(
         maps=[panel(attention) for attention in maps],
         open_maps=_OPEN,
         curves=[plot(curve) for curve in curves],
+        pictures=markupsafe.Markup(pictures),
         fidelity=[(entry, fault_of_fidelity(entry)) for entry in certificate["fidelity"]],
         latency=tables.latency(certificate),
         sizes=tables.sizes(certificate),

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tfm.errors import VerificationError
-from tfm.export.report import ActivationCurve, AttentionMap, png
-from tfm.export.report.curves import plot
-from tfm.export.report.maps import panel
+from tfm.report import ActivationCurve, AttentionMap, png
+from tfm.report.curves import plot
+from tfm.report.maps import panel
 
 
 def decode(uri: str) -> np.ndarray:

@@ -225,13 +225,13 @@ def _portability(entry: Mapping[str, Any]) -> tuple[bool, str]:
     names, extra = list(found["saturating"]), numbers.finite(found["extra_drop"])
     if not names and not extra and not found["vnni_only"]:
         return True, "It runs the same on x86 without VNNI."
-    where = f" in {name_some(names)}" if names else ""
     lost = "an unknown drop" if extra is None else f"an estimated drop of {numbers.error(extra)}"
-    if found["vnni_only"]:
-        return False, f"VNNI only: on x86 without it, sums of 8-bit products saturate{where}, at {lost} more."
-    over = extra is not None and (numbers.finite(entry["drop"]) or 0.0) + extra > (entry["max_drop"] or 0.0)
-    text = f"It loses {lost} more on x86 without VNNI" + (", which is over the budget there" if over else "")
-    return False, text + (f": sums of 8-bit products can saturate{where}." if names else ".")
+    over = ", which is over the budget" if found["vnni_only"] else ""
+    where = f": sums of 8-bit products saturate in {name_some(names)}" if names else ""
+    return not found["vnni_only"], (
+        "tfm.runtime runs it the same on every x86. Opened by anything else where there is no VNNI, it loses "
+        f"{lost} more{over}, unless session.x64quantprecision is 1{where}."
+    )
 
 
 def name_some(names: Sequence[str]) -> str:

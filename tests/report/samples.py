@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from planted_quantisation import decoder_weights, encoder_weights, planted
 
-from tfm.export.report import ActivationCurve, AttentionMap
+from tfm.report import ActivationCurve, AttentionMap
 
 Certificate = dict[str, Any]
 SOURCES = {

@@ -1,0 +1,209 @@
+"""Quantising a bundle that is there already: new graphs beside its float32 ones, judged by them, all or nothing."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from tfm.errors import QuantizeError
+from tfm.report import kept_pictures, write_report
+from tfm.runtime.manifest import Manifest, check_digests, read_manifest
+
+from .bundle import Quantised, quantise
+from .golden import renew_golden
+from .manifest import describe_file, write_json
+from .recipe import Recipe
+from .staging import staged
+from .storage import size_of
+from .timing import Latency, compare_speed, onnx_job, time_engines
+from .tune import Progress
+from .works import bundle_works
+
+Stage = Callable[[str], AbstractContextManager[Progress]]
+"""Called with the name of each stage; entered while it runs, it gives what is told of every step."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BundleReport:
+    """What `quantise_bundle` found.
+
+    Attributes:
+        output: The bundle's folder.
+        precision: What it was quantised to.
+        quantised: The graphs and what they cost.
+        latency: fp32 and the precision, side by side.
+        sizes: Bytes of the ONNX files of both.
+        forced: Whether to ship it although it is too far off or too slow.
+    """
+
+    output: Path
+    precision: str
+    quantised: Quantised
+    latency: Sequence[Latency]
+    sizes: Mapping[str, int]
+    forced: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether it keeps its budget, and is faster than fp32 here."""
+        return not self.faults()
+
+    @property
+    def shipped(self) -> bool:
+        """Whether it was written."""
+        return self.passed or self.forced
+
+    def faults(self) -> list[str]:
+        """Name what is wrong."""
+        found = [] if self.quantised.passed else [f"{self.precision} {self.quantised.fault}"]
+        return found + [f"{one.precision} is {one}" for one in compare_speed(self.latency) if not one.passed]
+
+    def gates(self) -> list[dict[str, Any]]:
+        """Name every gate, with its verdict."""
+        gates = [{"name": f"{self.precision} budget", "passed": self.quantised.passed}]
+        speeds = compare_speed(self.latency)
+        return gates + [{"name": f"{one.precision} faster than fp32", "passed": one.passed} for one in speeds]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it as JSON values."""
+        return {
+            "output": str(self.output),
+            "precision": self.precision,
+            "passed": self.passed,
+            "faults": self.faults(),
+            "quantization": {self.precision: {**self.quantised.report, "forced": self.forced}},
+            "latency": [dataclasses.asdict(line) for line in self.latency],
+            "sizes": dict(self.sizes),
+        }
+
+
+def quantise_bundle(
+    bundle: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    precision: str = "int8",
+    calib: Path | None = None,
+    max_drop: float | None = None,
+    recipe: Recipe | None = None,
+    overwrite: bool = False,
+    force: bool = False,
+    stage: Stage = lambda _: contextlib.nullcontext(lambda *_: None),
+) -> BundleReport:
+    """Quantise a bundle's float32 graphs anew. Needs neither torch nor the checkpoint.
+
+    They are what the new graphs are measured by: that they are eager's was proved when they were exported.
+
+    Args:
+        bundle: The bundle.
+        output: Folder to make; None: the bundle itself is replaced, whole.
+        precision: "int8" or "int4"; graphs of it that are there already are replaced.
+        calib: As in `quantise`.
+        max_drop: As in `quantise`.
+        recipe: As in `quantise`.
+        overwrite: Replace a bundle that is at `output` already.
+        force: Ship it although it breaks the budget or is no faster than fp32; marked as such.
+        stage: Told of every stage.
+
+    Returns:
+        The report. Where a gate failed, and was not overruled, nothing was changed.
+
+    Raises:
+        TfmError: The bundle or the data is bad, or the bundle cannot be written; nothing is changed.
+    """
+    manifest = read_manifest(bundle)
+    if "fp32" not in manifest.graphs:
+        raise QuantizeError(f"{bundle} has no fp32 graphs to quantise; export it again with fp32 in --precision")
+    check_digests(manifest, manifest.files)
+    place = Path(os.path.realpath(bundle if output is None else output))
+    with staged(place, overwrite=overwrite or output is None) as (folder, put_in_place):
+        _copy(manifest, folder, precision)
+        with stage(f"quantise to {precision}") as progress:
+            made = quantise(
+                manifest,
+                folder,
+                precision=precision,
+                calib=calib,
+                max_drop=max_drop,
+                recipe=recipe,
+                journal=place.with_name(f".{place.name}.{precision}.search"),
+                progress=progress,
+            )
+        fp32 = {role: folder / path for role, path in manifest.graphs["fp32"].items()}
+        files = {"fp32": fp32, precision: dict(made.files)}
+        with stage(f"time fp32, {precision}"):
+            jobs = {name: onnx_job(roles) for name, roles in files.items()}
+            latency = time_engines(jobs, bundle_works(manifest))
+        report = BundleReport(
+            output=Path(bundle if output is None else output),
+            precision=precision,
+            quantised=made,
+            latency=latency,
+            sizes={name: sum(map(size_of, roles.values())) for name, roles in files.items()},
+            forced=force,
+        )
+        if report.shipped:
+            renew_golden(folder, precision, made.files)
+            _renew_certificate(folder, report)
+            _renew_manifest(manifest, folder, report)
+            put_in_place()
+    return report
+
+
+def _copy(manifest: Manifest, folder: Path, precision: str) -> None:
+    """Copy all of a bundle but what is quantised anew."""
+    old = {name for path in manifest.graphs.get(precision, {}).values() for name in (path, f"{path}.data")}
+    for name in manifest.files:
+        if name not in old:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(manifest.folder / name, folder / name)
+
+
+def _renew_certificate(folder: Path, report: BundleReport) -> None:
+    """Replace what parity.json and report.html say of the precision; its ops were not compared with eager's anew."""
+    path, page = folder / "parity.json", folder / "report.html"
+    if not path.is_file():
+        return
+    certificate = json.loads(path.read_text(encoding="utf-8"))
+    precision = report.precision
+    for key in ("graphs", "fidelity"):
+        certificate[key] = [entry for entry in certificate[key] if entry["precision"] != precision]
+    certificate["quantization"] = {**certificate.get("quantization", {}), **report.to_json()["quantization"]}
+    certificate["latency"] = _joined(certificate["latency"], report)
+    certificate["sizes"][precision] = report.sizes[precision]
+    for file in report.quantised.files.values():
+        certificate["files"][file.relative_to(folder).as_posix()] = describe_file(file)
+    certificate["passed"] = bool(certificate["passed"]) and report.passed
+    pictures = kept_pictures(page.read_text(encoding="utf-8")) if page.is_file() else ""
+    write_json(path, certificate)
+    write_report(page, certificate, pictures=pictures)
+
+
+def _joined(lines: Sequence[Mapping[str, Any]], report: BundleReport) -> list[dict[str, Any]]:
+    """What was timed now; of what was timed before, the works that were not, without the precision."""
+    now = [dataclasses.asdict(line) for line in report.latency]
+    works = {line["work"] for line in now}
+    others = [
+        {**line, "milliseconds": {k: v for k, v in line["milliseconds"].items() if k != report.precision}}
+        for line in lines
+        if line["work"] not in works
+    ]
+    return [*now, *others]
+
+
+def _renew_manifest(manifest: Manifest, folder: Path, report: BundleReport) -> None:
+    content = json.loads((manifest.folder / "manifest.json").read_text(encoding="utf-8"))
+    files = report.quantised.files
+    content["graphs"][report.precision] = {role: path.relative_to(folder).as_posix() for role, path in files.items()}
+    others = [gate for gate in content["gates"] if not str(gate.get("name", "")).startswith(f"{report.precision} ")]
+    content["gates"] = others + report.gates()
+    content["files"] = {
+        file.relative_to(folder).as_posix(): describe_file(file)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != "manifest.json"
+    }
+    write_json(folder / "manifest.json", content)

@@ -1,0 +1,69 @@
+"""How far quantised graphs were off on golden inputs where they were made: other machines allow a multiple of it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from tfm.runtime import Figures
+from tfm.runtime.golden import ARRAYS, LIMITS
+
+from .manifest import write_json
+
+Array = npt.NDArray[Any]
+Case = tuple[Mapping[str, Array], Mapping[str, Array]]
+"""Inputs and eager's outputs, by name."""
+
+GOLDEN_NMSE = (2.0, 1e-9)
+"""A quantised output on the machine it runs on: so many times the NMSE that the exporting machine had, plus so much.
+
+Ties that round the other way moved it by a factor of 0.95 to 1.06 (every float in the int8 graphs of MiniLM and g2p off
+by 1e-7 to 1e-6, ten times each). Products that saturate, as on x86 without VNNI (an emulated Haswell), made it 9 to 51
+times as large in g2p, 64 times in SmolLM2's logits, and 1.07 times in MiniLM, where next to none does. The second
+number is for outputs that no quantised product leads to: float32 alone is off by 1e-14 to 3e-12."""
+
+
+def measure_nmse(path: Path, cases: Sequence[Case]) -> dict[str, float | None]:
+    """NMSE of each output of an ONNX file over all cases; None of integers, and of what eager gives as all zeros."""
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    figures = {name: Figures() for name in cases[0][1]}
+    for inputs, outputs in cases:
+        for (name, expected), actual in zip(outputs.items(), session.run(list(outputs), dict(inputs)), strict=True):
+            figures[name].add(actual, expected)
+    # Three digits: what is kept must not depend on the order in which threads add.
+    return {
+        name: float(f"{found.nmse:.3g}") if found.scale > 0 and cases[0][1][name].dtype.kind == "f" else None
+        for name, found in figures.items()
+    }
+
+
+def renew_golden(folder: Path, precision: str, files: Mapping[str, Path]) -> None:
+    """Write anew what golden.json says of one precision of a bundle.
+
+    Args:
+        folder: The bundle; where it has no golden outputs, nothing is written.
+        precision: "int8", say.
+        files: Role → its ONNX file.
+    """
+    if not (folder / ARRAYS).is_file() or not (folder / LIMITS).is_file():
+        return
+    with np.load(folder / ARRAYS) as archive:
+        arrays = dict(archive)
+    limits = json.loads((folder / LIMITS).read_text(encoding="utf-8"))
+    factor, floor = GOLDEN_NMSE
+    nmse = {role: measure_nmse(path, _cases(arrays, role)) for role, path in files.items()}
+    limits["precisions"][precision] = {"nmse_factor": factor, "nmse_floor": floor, "nmse": nmse}
+    write_json(folder / LIMITS, limits)
+
+
+def _cases(arrays: Mapping[str, Array], role: str) -> list[Case]:
+    cases: dict[int, tuple[dict[str, Array], dict[str, Array]]] = {}
+    for key, array in arrays.items():
+        owner, number, side, name = key.split("/", 3)
+        if owner == role:
+            cases.setdefault(int(number), ({}, {}))[side == "outputs"][name] = array
+    return [cases[number] for number in sorted(cases)]
