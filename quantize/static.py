@@ -57,7 +57,9 @@ def fake_quantize(x: Floats, low: float, high: float) -> Floats:
     return (quantize_linear(x, scale, zero).astype(np.float32) - np.float32(zero)) * scale
 
 
-def emulate_static(x_RK: Floats, weight_KN: Floats, low: float, high: float, scale_K: Floats) -> Floats:
+def emulate_static(
+    x_RK: Floats, weight_KN: Floats, low: float, high: float, scale_K: Floats, limit: int = 127
+) -> Floats:
     """Compute a product as the quantised graph does, up to the order of sums.
 
     Args:
@@ -66,6 +68,7 @@ def emulate_static(x_RK: Floats, weight_KN: Floats, low: float, high: float, sca
         low: The lowest of the activations' range, after smoothing.
         high: The highest.
         scale_K: Divisors of the input channels (see `emulation.smoothing`); ones where there is none.
+        limit: The largest magnitude of the rounded weights.
 
     Returns:
         The product (R, N), float32.
@@ -74,7 +77,7 @@ def emulate_static(x_RK: Floats, weight_KN: Floats, low: float, high: float, sca
         QuantizeError: As `scale_and_zero`.
     """
     smooth_RK = x_RK * (1 / scale_K).astype(np.float32)
-    rounded_KN, scale_1N = round_symmetric(weight_KN * scale_K[:, None], axis=0)
+    rounded_KN, scale_1N = round_symmetric(weight_KN * scale_K[:, None], axis=0, limit=limit)
     result: Floats = (fake_quantize(smooth_RK, low, high) @ (rounded_KN * scale_1N)).astype(np.float32)
     return result
 

@@ -116,8 +116,12 @@ def tune(
             recipe is another model's.
         CalibrationError: The samples are bad.
     """
-    tuner = _Tuner(manifest, samples, judged, works, precision, max_drop, recipe, journal, progress)
-    return tuner.run()
+    try:
+        return _Tuner(manifest, samples, judged, works, precision, max_drop, recipe, journal, progress).run()
+    except Exception:  # only an interruption is gone on with
+        if journal is not None:
+            journal.unlink(missing_ok=True)
+        raise
 
 
 class _Tuner:

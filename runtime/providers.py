@@ -10,6 +10,7 @@ import onnxruntime
 from tfm.errors import BundleError, InputError, ProviderError
 
 from .checks import nearest
+from .saturation import saturates
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -78,8 +79,8 @@ def open_session(path: Path, provider: str, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _SILENT
-    # x86 without VNNI: exact sums of u8·s8 products, which its faster kernels cut off at 16 bits
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if provider == "cpu" and saturates():  # exact kernels; where they are not needed, they are half as fast again
+        options.add_session_config_entry("session.x64quantprecision", "1")
     listed = list(dict.fromkeys([wanted, PROVIDERS["cpu"]]))
     try:
         session = onnxruntime.InferenceSession(path, options, providers=listed, enable_fallback=0)

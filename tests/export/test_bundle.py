@@ -59,6 +59,10 @@ def made(make_model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
         return folder / "x.tfm", export_checkpoint(folder / "model.pt", folder / "x.tfm")
 
 
+MADE = ("fp32", "int8")
+"""What is made where nothing is said."""
+
+
 def nothing_is_left(output: Path) -> None:
     assert not output.parent.exists()
 
@@ -72,7 +76,7 @@ def test_the_files(made: tuple[Path, Any]) -> None:
     ]
     found = sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
     rest = ["config.json", "generation_config.json", "golden.json", "golden.npz", "manifest.json", "parity.json"]
-    rest += ["report.html"]
+    rest += ["recipe_int8.json", "report.html"]
     assert found == sorted([*graphs, *rest])
 
 
@@ -88,7 +92,8 @@ def test_the_manifest_lists_every_file_with_its_digest(made: tuple[Path, Any]) -
         for path in files
     }
     assert {gate["name"] for gate in manifest["gates"]} == {
-        f"{precision} {what}" for precision in PRECISIONS for what in ("encoder", "decoder", "top-1", "greedy")
+        *(f"{precision} {what}" for precision in MADE for what in ("encoder", "decoder", "top-1", "greedy")),
+        "int8 budget",
     }
     assert all(gate["passed"] for gate in manifest["gates"])
     assert manifest["generation"]["max_new_tokens"] == 9
@@ -100,7 +105,7 @@ def test_the_certificate_is_the_report(made: tuple[Path, Any]) -> None:
     assert values == json.loads(json.dumps(report.certificate))
     assert (values["schema"], values["passed"]) == (PARITY_SCHEMA, True)
     assert [(graph["role"], graph["precision"]) for graph in values["graphs"]] == [
-        (role, precision) for precision in PRECISIONS for role in ("encoder", "decoder")
+        (role, precision) for precision in MADE for role in ("encoder", "decoder")
     ]
     assert all(op["passed"] and op["form"] and op["own"]["count"] for graph in values["graphs"] for op in graph["ops"])
     assert values["sizes"]["fp32"] == sum(
@@ -108,7 +113,7 @@ def test_the_certificate_is_the_report(made: tuple[Path, Any]) -> None:
     )
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", MADE)
 def test_the_runtime_runs_it(made: tuple[Path, Any], precision: str) -> None:
     output, _ = made
     model = load(output, provider="cpu", precision=precision)
@@ -180,7 +185,7 @@ def test_overwrite(checkpoint: Path, output: Path) -> None:
 # ------------------------------------------------ refusals
 
 
-@pytest.mark.parametrize("precisions", [["fp16"], ["fp32", "int4"], [""]])
+@pytest.mark.parametrize("precisions", [["fp16"], ["fp32", "int3"], [""]])
 def test_an_unknown_precision(checkpoint: Path, output: Path, precisions: list[str]) -> None:
     with pytest.raises(ExportError, match=r"unknown precision '.*'; known: fp32, int8"):
         export_checkpoint(checkpoint, output, precisions=precisions)
@@ -212,7 +217,7 @@ def test_a_disk_that_fills(checkpoint: Path, output: Path, monkeypatch: pytest.M
     nothing_is_left(output)
 
 
-@pytest.mark.parametrize("step", ["to_onnx", "verify", "quantize_int8", "measure_latency"])
+@pytest.mark.parametrize("step", ["to_onnx", "verify", "quantise", "measure_latency"])
 def test_an_interruption_leaves_nothing(
     checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -263,14 +268,17 @@ def test_a_defect_that_only_the_int8_graph_has(
     checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch, edit: Callable[[ir.Node], None]
 ) -> None:
     """What an int8 op inherits is not judged by the op, so wrong wiring has to show in the bundle's fidelity."""
-    real = bundle.quantize_int8
+    real = bundle.quantise
 
-    def quantize(model: ir.Model, *_: Any) -> Any:
-        done = real(model)
-        defect(edit, "Attention")(model)
-        return done
+    def quantise(*args: Any, **options: Any) -> Any:
+        made = real(*args, **options)
+        for path in made.files.values():
+            model = ir.load(path)
+            defect(edit, "Attention")(model)
+            ir.save(model, path)
+        return made
 
-    monkeypatch.setattr(bundle, "quantize_int8", quantize)
+    monkeypatch.setattr(bundle, "quantise", quantise)
     report = export_checkpoint(checkpoint, output)
     assert not report.passed
     assert report.faults()[0].startswith(
