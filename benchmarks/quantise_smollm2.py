@@ -72,6 +72,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "grid, outliers 1/32": GRID | {"calibrated": True, "outliers": 1 / 32},
     "grid, outliers 1/16": GRID | {"calibrated": True, "outliers": 1 / 16},
     "grid, float32 products": GRID | {"accuracy_level": 0},
+    "int4 grid, table 8": {"bits": 4, "table_bits": 8, "keep_grid": True},
     "int8": {"bits": 8},
     "int8, calibrated, outliers 1/32": {"bits": 8, "calibrated": True, "smoothing": 0.3, "outliers": 1 / 32},
     "int8, blocks of 32": {"bits": 8, "block": 32},

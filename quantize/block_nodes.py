@@ -28,7 +28,8 @@ class StoredBlocks:
     """A packed matrix among a graph's initializers.
 
     Attributes:
-        name: Of the packed values; _scale, _zero, _remainder and _inverse_factors after it is what goes with them.
+        name: Of the packed values; what goes with them has this name and _scale, _zero, _remainder, _unit or
+            _inverse_factors after it.
         rows: N.
         columns: K.
         bits: Of each value.
@@ -75,6 +76,7 @@ def store(
         ("scale", blocks.scale),
         ("zero", blocks.zero),
         ("remainder", blocks.remainder),
+        ("unit", blocks.unit),
         ("inverse_factors", None if factors_K is None else 1 / factors_K),
     ):
         if array is not None:
@@ -103,27 +105,30 @@ def multiply(
     """
     name, blocks = weight.name, -(-weight.columns // weight.block)
     nodes, x = _smooth(graph, name, node.inputs[0])
-    beside, factors = [], []  # values [..., o] that are multiplied in float32, and their weights [o, N]
-    key = f"{name}_beside"
+    scaled, scale = _scale(graph, name)
+    nodes += scaled
+    beside: list[ir.Value] = []  # values [..., o] that are multiplied in float32
+    factors: list[ir.Value] = []  # and their weights [o, N]
     if outliers is not None:
-        key = f"{name}_beside_{len(outliers.inputs)}_outliers"
+        key = f"{name}_{len(outliers.inputs)}_outliers"
         kept_K = np.ones(weight.columns, np.float32)
         kept_K[outliers.inputs] = 0
         chosen = ir.node("Gather", [x, _integers(graph, f"{key}_inputs", outliers.inputs)], {"axis": -1})
         kept = ir.node("Mul", [x, initializer(graph, f"{key}_others", kept_K)])
-        nodes, x = [*nodes, chosen, kept], kept.outputs[0]
+        cast, weight_oN = _float32(initializer(graph, key, outliers.weight_oN))
+        nodes, x = [*nodes, chosen, kept, *cast], kept.outputs[0]
         beside.append(chosen.outputs[0])
-        factors.append(outliers.weight_oN)
-    remainder = graph.initializers.get(f"{name}_remainder")
-    if remainder is not None and remainder.const_value is not None:
+        factors.append(weight_oN)
+    held, remainder_Nb = _remainder(graph, name, scale)
+    if remainder_Nb is not None:
         cast, ones_Kb = _block_ones(graph, weight)
         sums = ir.node("MatMul", [x, ones_Kb])
-        nodes += [*cast, sums]
+        turn = ir.node("Transpose", [remainder_Nb], {"perm": [1, 0]})
+        nodes += [*held, *cast, sums, turn]
         beside.append(sums.outputs[0])
-        factors.append(remainder.const_value.numpy().T)
+        factors.append(turn.outputs[0])
     shape = [weight.rows, blocks, weight.block * weight.bits // 8]
     reshape = ir.node("Reshape", [graph.initializers[name], _integers(graph, f"{name}_shape", shape)])
-    cast, scale = _float32(graph.initializers[f"{name}_scale"])
     last, bias = node, bias_of(node, weight.rows)
     inputs = [x, reshape.outputs[0], scale, graph.initializers.get(f"{name}_zero"), None, None]
     if bias is not None:
@@ -134,21 +139,21 @@ def multiply(
     product = ir.node(
         "MatMulNBits", inputs, {**sizes, "accuracy_level": accuracy_level}, domain="com.microsoft", name=last.name
     )
-    nodes += [reshape, *cast, product]
+    nodes += [reshape, product]
+    if len(beside) > 1:
+        joined = [ir.node("Concat", beside, {"axis": -1}), ir.node("Concat", factors, {"axis": 0})]
+        nodes += joined
+        beside, factors = ([node.outputs[0]] for node in joined)
     if beside:
-        if len(beside) > 1:
-            nodes.append(ir.node("Concat", beside, {"axis": -1}))
-            beside = [nodes[-1].outputs[0]]
-        cast, weight_oN = _float32(initializer(graph, key, np.concatenate(factors)))
-        narrow = ir.node("MatMul", [*beside, weight_oN])
-        nodes += [*cast, narrow, ir.node("Add", [product.outputs[0], narrow.outputs[0]])]
+        narrow = ir.node("MatMul", [*beside, *factors])
+        nodes += [narrow, ir.node("Add", [product.outputs[0], narrow.outputs[0]])]
     replace(graph, last, nodes)
 
 
 def look_up(graph: ir.Graph, node: ir.Node, table: StoredBlocks) -> None:
     """Replace a Gather by nodes that look rows up in the blocks."""
     name = table.name
-    nodes, scale = _float32(graph.initializers[f"{name}_scale"])
+    nodes, scale = _scale(graph, name)
     zero = graph.initializers.get(f"{name}_zero")
     inputs = [graph.initializers[name], node.inputs[1], scale, *([zero] if zero is not None else [])]
     sizes = {"bits": table.bits, "block_size": table.block, "gather_axis": 0, "quantize_axis": 1}
@@ -158,13 +163,13 @@ def look_up(graph: ir.Graph, node: ir.Node, table: StoredBlocks) -> None:
         bounds = [_integers(graph, f"{name}_{key}", [number]) for key, number in limits.items()]
         nodes.append(ir.node("Slice", [nodes[-1].outputs[0], *bounds]))
     rows = nodes[-1].outputs[0]
-    if f"{name}_remainder" in graph.initializers:
+    held, remainder_Nb = _remainder(graph, name, scale)
+    if remainder_Nb is not None:
         cast, ones_Kb = _block_ones(graph, table)
-        of_rows = ir.node("Gather", [graph.initializers[f"{name}_remainder"], node.inputs[1]], {"axis": 0})
-        exact = ir.node("Cast", [of_rows.outputs[0]], {"to": ir.DataType.FLOAT})
+        of_rows = ir.node("Gather", [remainder_Nb, node.inputs[1]], {"axis": 0})
         turn = ir.node("Transpose", [ones_Kb], {"perm": [1, 0]})
-        spread = ir.node("MatMul", [exact.outputs[0], turn.outputs[0]])
-        nodes += [*cast, of_rows, exact, turn, spread, ir.node("Add", [rows, spread.outputs[0]])]
+        spread = ir.node("MatMul", [of_rows.outputs[0], turn.outputs[0]])
+        nodes += [*held, *cast, of_rows, turn, spread, ir.node("Add", [rows, spread.outputs[0]])]
     undo, _ = _smooth(graph, name, nodes[-1].outputs[0])
     replace(graph, node, [*nodes, *undo])
 
@@ -176,6 +181,29 @@ def _smooth(graph: ir.Graph, name: str, x: ir.Value | None) -> tuple[list[ir.Nod
         return [], x
     node = ir.node("Mul", [x, inverse])
     return [node], node.outputs[0]
+
+
+def _scale(graph: ir.Graph, name: str) -> tuple[list[ir.Node], ir.Value]:
+    """The scales [N, b] of a packed matrix in float32, and the nodes that make them so."""
+    nodes, scale = _float32(graph.initializers[f"{name}_scale"])
+    if f"{name}_unit" not in graph.initializers:
+        return nodes, scale
+    cast, unit = _float32(graph.initializers[f"{name}_unit"])
+    times = ir.node("Mul", [scale, unit])
+    return [*nodes, *cast, times], times.outputs[0]
+
+
+def _remainder(graph: ir.Graph, name: str, scale: ir.Value) -> tuple[list[ir.Node], ir.Value | None]:
+    """The remainders [N, b] of a packed matrix in float32, if it has any, and the nodes that make them so."""
+    if f"{name}_remainder" not in graph.initializers:
+        return [], None
+    nodes, remainder = _float32(graph.initializers[f"{name}_remainder"])
+    if f"{name}_unit" not in graph.initializers:
+        return nodes, remainder
+    sixteenth = initializer(graph, "tfm.sixteenth", np.array(1 / 16, np.float32))
+    steps = ir.node("Mul", [scale, sixteenth])
+    times = ir.node("Mul", [remainder, steps.outputs[0]])
+    return [*nodes, steps, times], times.outputs[0]
 
 
 def _float32(value: ir.Value) -> tuple[list[ir.Node], ir.Value]:

@@ -38,13 +38,16 @@ class Blocks:
         scale: [N, ceil(K / block)]: float16 where that represents every scale well, else float32.
         zero: uint8, [N, ceil(ceil(K / block) · bits / 8)], packed; None if symmetric.
         remainder: What to add to every entry of a block, like `scale`; None for nothing.
+        unit: [N, 1]; where there is one, `scale` is uint8, in units of this, and `remainder` int8, in sixteenths of the
+            block's scale.
         snr_db: Signal-to-noise ratio of what was rounded, in dB.
     """
 
     packed: npt.NDArray[np.uint8]
-    scale: npt.NDArray[np.float16] | Float
+    scale: npt.NDArray[np.float16] | Float | npt.NDArray[np.uint8]
     zero: npt.NDArray[np.uint8] | None
-    remainder: npt.NDArray[np.float16] | Float | None = None
+    remainder: npt.NDArray[np.float16] | Float | npt.NDArray[np.int8] | None = None
+    unit: npt.NDArray[np.float16] | Float | None = None
     snr_db: float
 
 

@@ -11,8 +11,10 @@ Shapes: N outputs, K inputs, b blocks.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .block_rounding import Bits, Blocks, Float, as_half, decibels, pack, to_half
 
@@ -42,17 +44,24 @@ def find_grid(weight_NK: Float, bits: Bits) -> tuple[Bits, Blocks | None]:
     Returns:
         The bits, and the matrix: in 4 bits where every block has at most 16 evenly spaced values, with a zero point
         and a remainder each; else, of 8, where every block holds multiples of a scale, the largest 127; None where
-        neither holds.
+        neither holds. If 4 bits are the most and there are remainders, they and the scales are rounded to
+        8 bits and zero points left out, where that is possible.
     """
     found = _read(weight_NK, 4, _evenly_spaced)
-    return (4, found) if found is not None or bits == 4 else (8, _read(weight_NK, 8, _multiples))
+    if found is None:
+        return (4, None) if bits == 4 else (8, _read(weight_NK, 8, _multiples))
+    if bits == 4 and found.remainder is not None:
+        return 4, _read(weight_NK, 4, _evenly_spaced, compact=True) or found
+    return 4, found
 
 
-def _read(weight_NK: Float, bits: Bits, read: Callable[[Float], _Grid | None]) -> Blocks | None:
+def _read(
+    weight_NK: Float, bits: Bits, read: Callable[[Float], _Grid | None], *, compact: bool = False
+) -> Blocks | None:
     rows, columns = weight_NK.shape
     blocks = -(-columns // GRID_BLOCK)
     filling = ((0, 0), (0, blocks * GRID_BLOCK - columns))
-    packed, scales, zeros, remainders = [], [], [], []
+    parts: dict[str, list[npt.NDArray[Any]]] = {}
     signal = noise = 0.0
     step = max(1, _CHUNK // (blocks * GRID_BLOCK))
     for start in range(0, rows, step):
@@ -61,21 +70,45 @@ def _read(weight_NK: Float, bits: Bits, read: Callable[[Float], _Grid | None]) -
         if grid is None:
             return None
         values, scale, zero, remainder = grid
-        remainder = _half_where_near(remainder, scale * _OF_A_STEP)
+        if compact:
+            small = _compact(scale.reshape(-1, blocks), (remainder + (8 - zero) * scale).reshape(-1, blocks))
+            if small is None:
+                return None
+            scale, zero = (small["unit"] * small["scale"]).reshape(-1, 1), np.full_like(zero, 8)
+            remainder = small["remainder"].reshape(-1, 1) * scale / np.float32(16)
+        else:
+            remainder = _half_where_near(remainder, scale * _OF_A_STEP)
+            small = {"scale": scale.reshape(-1, blocks), "remainder": remainder.reshape(-1, blocks)}
         signal += np.square(x).sum(dtype=np.float64)
         noise += np.square(x - (values - zero) * scale - remainder).sum(dtype=np.float64)
-        packed.append(pack(values.reshape(-1, blocks * GRID_BLOCK), bits))
-        zeros.append(pack(zero.reshape(-1, blocks), bits))
-        scales.append(scale.reshape(-1, blocks))
-        remainders.append(remainder.reshape(-1, blocks))
-    remainder = np.concatenate(remainders)
+        small["packed"] = pack(values.reshape(-1, blocks * GRID_BLOCK), bits)
+        small["zero"] = pack(zero.reshape(-1, blocks), bits)
+        for key, array in small.items():
+            parts.setdefault(key, []).append(array)
+    whole: dict[str, npt.NDArray[Any]] = {key: np.concatenate(arrays) for key, arrays in parts.items()}
+    if compact:
+        whole |= {"scale": whole["scale"].astype(np.uint8), "remainder": whole["remainder"].astype(np.int8)}
+    else:
+        whole |= {"scale": as_half(whole["scale"], 0), "remainder": as_half(whole["remainder"], 0)}
     return Blocks(
-        packed=np.concatenate(packed),
-        scale=as_half(np.concatenate(scales), 0),
-        zero=np.concatenate(zeros) if bits == 4 else None,
-        remainder=as_half(remainder, 0) if remainder.any() else None,
+        packed=whole["packed"],
+        scale=whole["scale"],
+        zero=whole["zero"] if bits == 4 and not compact else None,
+        remainder=whole["remainder"] if whole["remainder"].any() else None,
+        unit=as_half(whole["unit"], 0) if compact else None,
         snr_db=decibels(signal, noise),
     )
+
+
+def _compact(scale_nb: Float, offset_nb: Float) -> dict[str, npt.NDArray[Any]] | None:
+    """Round scales to 8 bits, in units of a row's own, and offsets from 8 scales to sixteenths of the block's."""
+    unit_n1 = scale_nb.max(axis=1, keepdims=True) / np.float32(255)
+    unit_n1 = _half_where_near(unit_n1, unit_n1 * _OF_A_STEP)
+    level_nb = np.rint(scale_nb / unit_n1).clip(1, 255)
+    sixteenths_nb = np.rint(offset_nb / (level_nb * unit_n1) * 16)
+    if (np.abs(sixteenths_nb) > 132).any():  # 128 but for what rounding the scale has moved
+        return None
+    return {"unit": unit_n1, "scale": level_nb, "remainder": sixteenths_nb.clip(-128, 127)}
 
 
 def _evenly_spaced(x: Float) -> _Grid | None:

@@ -1,5 +1,6 @@
 """Weights that were rounded before: found and kept exactly; and the inputs that are multiplied apart."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,12 @@ def rounded(shape: tuple[int, int], kind: str) -> Array:
 
 
 def represented(blocks: Blocks, bits: int, columns: int) -> Array:
-    found = unpack(blocks, bits, 32, columns)
-    return found if blocks.remainder is None else found + np.repeat(blocks.remainder.astype(float), 32, 1)[:, :columns]
+    scale = np.asarray(blocks.scale, float) * (1 if blocks.unit is None else np.asarray(blocks.unit, float))
+    found = unpack(dataclasses.replace(blocks, scale=scale), bits, 32, columns)
+    if blocks.remainder is None:
+        return found
+    remainder = np.asarray(blocks.remainder, float) * (1 if blocks.unit is None else scale / 16)
+    return found + np.repeat(remainder, 32, axis=1)[:, :columns]
 
 
 # ------------------------------------------------ finding
@@ -58,6 +63,34 @@ def test_what_a_gguf_file_holds_is_found(kind: str, bits: int, has_remainder: bo
     else:
         np.testing.assert_array_equal(error, 0)
         assert blocks.snr_db == np.inf
+
+
+@pytest.mark.parametrize("size", [1, 1e-4, 1e8])
+def test_scales_and_remainders_in_8_bits(size: float) -> None:
+    weight = rounded((70, 96), "Q4_1") * np.float32(size)
+    exact, (bits, blocks) = find_grid(weight, 8)[1], find_grid(weight, 4)
+    assert exact is not None
+    assert blocks is not None
+    assert (bits, blocks.scale.dtype, blocks.zero, blocks.unit is None) == (4, np.uint8, None, False)
+    np.testing.assert_array_equal(blocks.packed, exact.packed)
+    assert blocks.scale.max(axis=1).min() >= 254  # each row's largest, but for the unit's own rounding
+    found, steps = represented(blocks, 4, 96), np.repeat(exact.scale.astype(float), 32, axis=1)
+    # a 32nd of a step for the remainder, another where the largest is cut off; the scale's half unit, times 8 at most
+    bound = steps / 16 + 8 * 0.5 * np.asarray(blocks.unit, float)
+    assert (np.abs(found - weight) <= bound).all()
+    signal, noise = np.square(weight.astype(float)).sum(), np.square(found - weight).sum()
+    assert blocks.snr_db == pytest.approx(10 * np.log10(signal / noise), abs=0.01)
+    assert blocks.snr_db > 42  # 44.5 seen
+
+
+def test_remainders_that_8_bits_lack_are_kept_in_16() -> None:
+    """A block far from zero: its offset is more than 8 steps from where the kernel's zero points can be."""
+    weight = rounded((40, 96), "Q4_1")
+    weight[7, 32:64] += 64
+    bits, blocks = find_grid(weight, 4)
+    assert blocks is not None
+    assert (bits, blocks.unit) == (4, None)
+    np.testing.assert_allclose(represented(blocks, 4, 96), weight, rtol=2e-4, atol=1e-6)
 
 
 def test_eight_bits_are_not_found_where_four_are_asked_for() -> None:
@@ -137,6 +170,24 @@ def test_a_tied_table_is_kept_for_both(kind: str, level: str) -> None:
     rows, logits = run(model, level, ids=wanted)
     np.testing.assert_allclose(rows, table[wanted], rtol=0, atol=ATOL)
     np.testing.assert_allclose(logits, table[wanted].astype(float) @ table.T, rtol=0, atol=20 * ATOL)
+
+
+@pytest.mark.parametrize("accuracy_level", [0, 4])
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_table_in_4_bits_is_looked_up_and_multiplied(level: str, accuracy_level: int) -> None:
+    table = rounded((30, 96), "Q4_1")
+    blocks = find_grid(table, 4)[1]
+    assert blocks is not None
+    assert blocks.unit is not None
+    expected = represented(blocks, 4, 96)
+    model = tied(table)
+    quantize_blocks(model, bits=4, accuracy_level=accuracy_level)
+    rows, logits = run(model, level, ids=np.array([3, 0, 29, 3]))
+    np.testing.assert_allclose(rows, expected[[3, 0, 29, 3]], rtol=0, atol=ATOL)
+    exact = expected[[3, 0, 29, 3]] @ expected.T
+    # inputs rounded to 8 bits in blocks: 0.4 % of the largest, which averages out; 0.6 % of the largest product seen
+    atol = 20 * ATOL if accuracy_level == 0 else 0.02 * np.abs(exact).max()
+    np.testing.assert_allclose(logits, exact, rtol=0, atol=atol)
 
 
 def test_a_grid_may_be_given_up() -> None:
