@@ -22,8 +22,10 @@ from tfm.quantize.outliers import choose_outliers
 
 RNG = np.random.default_rng(0)
 
-# The kernels' sums of some 100 products about 1 in float32, and remainders in float16: 2e-6 seen.
-ATOL = 2e-5
+# Products in float32 (accuracy_level 0) of 96 inputs about 1, tables by themselves included: at most 6.5e-5 seen.
+ATOL = 4e-4
+# Rows of a table, a product and a sum each: 1.2e-7 seen.
+ROWS_ATOL = 2e-6
 
 
 def rounded(shape: tuple[int, int], kind: str) -> Array:
@@ -80,7 +82,7 @@ def test_scales_and_remainders_in_8_bits(size: float) -> None:
     assert (np.abs(found - weight) <= bound).all()
     signal, noise = np.square(weight.astype(float)).sum(), np.square(found - weight).sum()
     assert blocks.snr_db == pytest.approx(10 * np.log10(signal / noise), abs=0.01)
-    assert blocks.snr_db > 42  # 44.5 seen
+    assert blocks.snr_db > 42  # 45.2 seen
 
 
 def test_remainders_that_8_bits_lack_are_kept_in_16() -> None:
@@ -153,7 +155,7 @@ def test_a_product_is_that_of_the_exact_weight(kind: str, columns: int, level: s
     assert "w" not in model.graph.initializers
     array = RNG.standard_normal((2, 3, columns)).astype(np.float32)
     found = run(model, level, x=array)[0]
-    np.testing.assert_allclose(found, array.astype(float) @ weight + bias, rtol=0, atol=20 * ATOL)
+    np.testing.assert_allclose(found, array.astype(float) @ weight + bias, rtol=0, atol=ATOL)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -168,8 +170,17 @@ def test_a_tied_table_is_kept_for_both(kind: str, level: str) -> None:
     wanted = np.array([[3, 0], [29, 3]])
     model.graph.inputs[0].shape = ir.Shape(["B", "S"])
     rows, logits = run(model, level, ids=wanted)
-    np.testing.assert_allclose(rows, table[wanted], rtol=0, atol=ATOL)
-    np.testing.assert_allclose(logits, table[wanted].astype(float) @ table.T, rtol=0, atol=20 * ATOL)
+    np.testing.assert_allclose(rows, table[wanted], rtol=0, atol=ROWS_ATOL)
+    np.testing.assert_allclose(logits, table[wanted].astype(float) @ table.T, rtol=0, atol=ATOL)
+
+
+def test_a_grid_of_8_bits_is_not_used_where_4_are_asked_for() -> None:
+    model = tied(rounded((30, 96), "Q8_0"))
+    look, _, head = model.graph
+    first, second = (quantize_to_blocks(model.graph, node, bits=bits) for node, bits in ((look, 8), (head, 4)))
+    assert first is not None
+    assert second is not None
+    assert (first.method, second.method) == ("the checkpoint's own 8 bits in blocks of 32", "4 bits in blocks of 32")
 
 
 @pytest.mark.parametrize("accuracy_level", [0, 4])
@@ -183,10 +194,10 @@ def test_a_table_in_4_bits_is_looked_up_and_multiplied(level: str, accuracy_leve
     model = tied(table)
     quantize_blocks(model, bits=4, accuracy_level=accuracy_level)
     rows, logits = run(model, level, ids=np.array([3, 0, 29, 3]))
-    np.testing.assert_allclose(rows, expected[[3, 0, 29, 3]], rtol=0, atol=ATOL)
+    np.testing.assert_allclose(rows, expected[[3, 0, 29, 3]], rtol=0, atol=ROWS_ATOL)
     exact = expected[[3, 0, 29, 3]] @ expected.T
-    # inputs rounded to 8 bits in blocks: 0.4 % of the largest, which averages out; 0.6 % of the largest product seen
-    atol = 20 * ATOL if accuracy_level == 0 else 0.02 * np.abs(exact).max()
+    # inputs rounded to 8 bits in blocks: 0.4 % of the largest, which averages out; 0.3 % of the largest product seen
+    atol = ATOL if accuracy_level == 0 else 0.02 * np.abs(exact).max()
     np.testing.assert_allclose(logits, exact, rtol=0, atol=atol)
 
 
@@ -315,4 +326,4 @@ def test_a_tied_decoder_of_a_gguf_file_is_verified(make_model: Any, tmp_path: Pa
     assert report.passed, report.first_fault
     assert {op.weights for op in report.ops if op.is_layer} <= {"identical", "quantised"}
     worst = max(output.figures.max_abs for output in report.outputs)
-    assert worst > 0.1 if calibrated else worst < 1e-3  # of logits up to 30; seen: 0.97 and 1e-4
+    assert worst > 0.1 if calibrated else worst < 1e-3  # seen: 0.97 and 1e-4
