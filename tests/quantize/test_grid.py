@@ -18,7 +18,7 @@ from tfm.quantize import quantize_blocks, quantize_to_blocks
 from tfm.quantize.block_rounding import Blocks
 from tfm.quantize.grid import find_grid
 from tfm.quantize.moments import second_moments
-from tfm.quantize.outliers import choose_outliers
+from tfm.quantize.outliers import choose_outliers, outliers_of
 
 RNG = np.random.default_rng(0)
 
@@ -83,6 +83,21 @@ def test_scales_and_remainders_in_8_bits(size: float) -> None:
     signal, noise = np.square(weight.astype(float)).sum(), np.square(found - weight).sum()
     assert blocks.snr_db == pytest.approx(10 * np.log10(signal / noise), abs=0.01)
     assert blocks.snr_db > 42  # 45.2 seen
+
+
+def test_the_largest_remainder_of_8_bits_is_cut_off() -> None:
+    """Blocks that begin at zero, in every second row: their offset is 8 steps, 128 sixteenths."""
+    type_ = gguf.GGMLQuantizationType.Q4_1
+    weight = RNG.standard_normal((40, 96)).astype(np.float32)
+    weight[::2] = np.abs(weight[::2])
+    weight[::2, ::32] = 0
+    weight = gguf.quants.dequantize(gguf.quants.quantize(weight, type_), type_)
+    bits, blocks = find_grid(weight, 4)
+    assert blocks is not None
+    assert blocks.unit is not None
+    assert bits == 4
+    bound = np.repeat(blocks.scale * np.asarray(blocks.unit, float), 32, axis=1) / 16 + 8 * np.asarray(blocks.unit)
+    assert (np.abs(represented(blocks, 4, 96) - weight) <= bound).all()
 
 
 def test_remainders_that_8_bits_lack_are_kept_in_16() -> None:
@@ -273,6 +288,17 @@ def test_the_choice_of_outliers_is_greedy_by_the_noise_of_blocks() -> None:
     assert choose_outliers(power, np.zeros(40), 16, 7) == []
 
 
+def test_smoothed_inputs_are_chosen_by_what_smoothing_leaves_of_them() -> None:
+    weight, factors = RNG.standard_normal((20, 96)).astype(np.float32), RNG.exponential(size=96).astype(np.float32)
+    array = RNG.standard_normal((300, 96)) * RNG.exponential(size=96) ** 2
+    found = outliers_of(weight, factors, array.T @ array, 32, 5)
+    expected = outliers_of(weight * factors, None, (array / factors).T @ (array / factors), 32, 5)
+    assert found is not None
+    assert expected is not None
+    assert found.inputs == expected.inputs
+    np.testing.assert_array_equal(found.weight_oN, expected.weight_oN)
+
+
 def test_products_of_one_weight_may_have_other_outliers() -> None:
     weight = rounded((16, 96), "Q4_1").T.copy()
     x, y, held = value("x", "B", 96), value("z", "B", 96), constant("w", weight)
@@ -283,6 +309,8 @@ def test_products_of_one_weight_may_have_other_outliers() -> None:
     moments = {name: array.T.astype(float) @ array / 20 for name in ("x", "z")}
     for node, count in zip(nodes, (3, 9), strict=True):
         quantize_to_blocks(model.graph, node, moments=moments, outliers=count / 96)
+    chosen = [node.inputs[1].const_value.size for node in model.graph if node.op_type == "Gather"]
+    assert chosen == [3, 9]
     for found in run(model, x=array, z=array):
         np.testing.assert_allclose(found, array.astype(float) @ weight, rtol=0, atol=0.02 * np.abs(found).max())
 
