@@ -105,8 +105,10 @@ def multiply(
     """
     name, blocks = weight.name, -(-weight.columns // weight.block)
     nodes, x = _smooth(graph, name, node.inputs[0])
+    shape = [weight.rows, blocks, weight.block * weight.bits // 8]
+    reshape = ir.node("Reshape", [graph.initializers[name], _integers(graph, f"{name}_shape", shape)])
     scaled, scale = _scale(graph, name)
-    nodes += scaled
+    nodes += [reshape, *scaled]
     beside: list[ir.Value] = []  # values [..., o] that are multiplied in float32
     factors: list[ir.Value] = []  # and their weights [o, N]
     if outliers is not None:
@@ -127,8 +129,6 @@ def multiply(
         nodes += [*held, *cast, sums, turn]
         beside.append(sums.outputs[0])
         factors.append(turn.outputs[0])
-    shape = [weight.rows, blocks, weight.block * weight.bits // 8]
-    reshape = ir.node("Reshape", [graph.initializers[name], _integers(graph, f"{name}_shape", shape)])
     last, bias = node, bias_of(node, weight.rows)
     inputs = [x, reshape.outputs[0], scale, graph.initializers.get(f"{name}_zero"), None, None]
     if bias is not None:
@@ -139,7 +139,7 @@ def multiply(
     product = ir.node(
         "MatMulNBits", inputs, {**sizes, "accuracy_level": accuracy_level}, domain="com.microsoft", name=last.name
     )
-    nodes += [reshape, product]
+    nodes.append(product)
     if len(beside) > 1:
         joined = [ir.node("Concat", beside, {"axis": -1}), ir.node("Concat", factors, {"axis": 0})]
         nodes += joined
