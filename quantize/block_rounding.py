@@ -37,12 +37,17 @@ class Blocks:
         packed: uint8, [N, ceil(K / block) · block · bits / 8].
         scale: [N, ceil(K / block)]: float16 where that represents every scale well, else float32.
         zero: uint8, [N, ceil(ceil(K / block) · bits / 8)], packed; None if symmetric.
+        remainder: What to add to every entry of a block, like `scale`; None for nothing.
+        unit: [N, 1]; where there is one, `scale` is uint8, in units of this, and `remainder` int8, in sixteenths of the
+            block's scale.
         snr_db: Signal-to-noise ratio of what was rounded, in dB.
     """
 
     packed: npt.NDArray[np.uint8]
-    scale: npt.NDArray[np.float16] | Float
+    scale: npt.NDArray[np.float16] | Float | npt.NDArray[np.uint8]
     zero: npt.NDArray[np.uint8] | None
+    remainder: npt.NDArray[np.float16] | Float | npt.NDArray[np.int8] | None = None
+    unit: npt.NDArray[np.float16] | Float | None = None
     snr_db: float
 
 
@@ -93,15 +98,14 @@ def round_to_blocks(
             values, scale_b1, zero_b1 = _compensate(exact_nK, carry_KK, bits, block, symmetric, search)
         signal += np.square(x).sum(dtype=np.float64)
         noise += np.square(x - (values - zero_b1) * scale_b1).sum(dtype=np.float64)
-        packed[part] = _pack(values.reshape(-1, blocks * block), bits)
+        packed[part] = pack(values.reshape(-1, blocks * block), bits)
         scale[part] = scale_b1.reshape(-1, blocks)
-        zero[part] = _pack(zero_b1.reshape(-1, blocks), bits)
-    half = _to_half(scale)
+        zero[part] = pack(zero_b1.reshape(-1, blocks), bits)
     return Blocks(
         packed=packed,
-        scale=half if (half == scale).all() else scale,
+        scale=as_half(scale, 0),
         zero=None if symmetric else zero,
-        snr_db=float(10 * np.log10(signal / noise)) if noise else float("inf"),
+        snr_db=decibels(signal, noise),
     )
 
 
@@ -120,7 +124,7 @@ def _fit(x: Float, bits: Bits, symmetric: bool, search: bool) -> tuple[Float, Fl
             better = (error < least) & (fitted != 0)
             for best, found in ((least, error), (scale, fitted), (zero, guessed_zero)):
                 best[better] = found[better]
-    half = _to_half(scale).astype(np.float32)
+    half = to_half(scale).astype(np.float32)
     with np.errstate(invalid="ignore"):  # a scale that float16 has not is infinite there
         return np.where(np.abs(half - scale) <= np.abs(scale) / 256, half, scale), zero
 
@@ -192,7 +196,12 @@ def _quantise(x: Float, scale: Float, zero: Float, bits: Bits) -> Float:
     return np.rint(x / scale + zero).clip(0, 2**bits - 1)
 
 
-def _pack(values: Float, bits: Bits) -> npt.NDArray[np.uint8]:
+def decibels(signal: float, noise: float) -> float:
+    """Signal-to-noise ratio of two sums of squares."""
+    return float(10 * np.log10(signal / noise)) if noise else float("inf")
+
+
+def pack(values: Float, bits: Bits) -> npt.NDArray[np.uint8]:
     """Pack integers [n, m] along the row."""
     integers: npt.NDArray[np.uint8] = values.astype(np.uint8)
     if bits == 8:
@@ -201,6 +210,14 @@ def _pack(values: Float, bits: Bits) -> npt.NDArray[np.uint8]:
     return np.bitwise_or(integers[:, ::2], integers[:, 1::2] << 4, dtype=np.uint8)
 
 
-def _to_half(scale: Float) -> npt.NDArray[np.float16]:
+def as_half(array: Float, error: Float | np.floating[Any] | float) -> npt.NDArray[np.float16] | Float:
+    """Give an array in float16 if that is as near as `error` everywhere."""
+    half = to_half(array)
+    with np.errstate(invalid="ignore"):  # what float16 has not is infinite there
+        return half if (np.abs(half.astype(np.float32) - array) <= error).all() else array
+
+
+def to_half(scale: Float) -> npt.NDArray[np.float16]:
+    """Round to float16; what it has not becomes infinite."""
     with np.errstate(over="ignore"):
         return scale.astype(np.float16)

@@ -4,10 +4,7 @@ A decoder that makes one token at a time reads every weight once per token, so i
 blocks of 8 or 4 bits they are a quarter or a sixth of float32. A table that is both embedding and output head is stored
 once, for both kernels read the same layout.
 
-Weights are stored as a matrix, reshaped for `MatMulNBits`, and scales in float16 where that represents them, cast to
-float32. onnxruntime folds both when it optimises. Where it does not, the Reshape is what keeps the product right:
-given a constant weight beside scales that are no constants, onnxruntime 1.32's kernel for `accuracy_level` 4 packs the
-weight without its scales, and returns zeros.
+A weight that lies on a grid already, as those of a GGUF file do, is kept exactly.
 """
 
 import numpy as np
@@ -17,21 +14,12 @@ import onnx_ir.passes.common as common
 
 from tfm.errors import QuantizeError
 
-from .block_rounding import Bits, round_to_blocks
-from .edit import (
-    QuantizedWeight,
-    bias_of,
-    constant_of,
-    initializer,
-    is_lookup,
-    refuse_quantised,
-    replace,
-    weight_of,
-)
+from .block_nodes import StoredBlocks, look_up, multiply, store, stored
+from .block_rounding import Bits, Float, round_to_blocks
+from .edit import QuantizedWeight, constant_of, is_lookup, refuse_quantised, weight_of
+from .grid import GRID_BLOCK, find_grid
 from .moments import Moments
-
-_SNR = "tfm.snr_db"
-"""Key of a packed weight's signal-to-noise ratio, for the next node that reads it."""
+from .outliers import Outliers, outliers_of
 
 
 def quantize_blocks(
@@ -45,6 +33,8 @@ def quantize_blocks(
     accuracy_level: int = 4,
     moments: Moments | None = None,
     smoothing: float = 0.5,
+    keep_grid: bool = True,
+    outliers: float | None = None,
 ) -> list[QuantizedWeight]:
     """Quantise the weights of a float32 ONNX model in place.
 
@@ -59,6 +49,8 @@ def quantize_blocks(
         accuracy_level: See `quantize_to_blocks`.
         moments: See `quantize_to_blocks`.
         smoothing: See `quantize_to_blocks`.
+        keep_grid: See `quantize_to_blocks`.
+        outliers: See `quantize_to_blocks`.
 
     Returns:
         What was quantised, in the order of the graph.
@@ -82,6 +74,8 @@ def quantize_blocks(
                 accuracy_level=accuracy_level,
                 moments=moments,
                 smoothing=smoothing,
+                keep_grid=keep_grid,
+                outliers=outliers,
             )
         )
     found = [weight for weight in done if weight is not None]
@@ -103,6 +97,8 @@ def quantize_to_blocks(
     accuracy_level: int = 4,
     moments: Moments | None = None,
     smoothing: float = 0.5,
+    keep_grid: bool = True,
+    outliers: float | None = None,
 ) -> QuantizedWeight | None:
     """Quantise the weight of one node in place; what nothing reads any more stays for `RemoveUnusedNodesPass`.
 
@@ -120,6 +116,11 @@ def quantize_to_blocks(
         smoothing: With moments: each input is divided, and its weights are multiplied, by its root mean square to this
             power, so that inputs weigh alike in a block (AWQ, Lin et al. 2024, arXiv:2306.00978, section 3.2); 0 for
             not at all.
+        keep_grid: Whether a weight that lies on a grid of blocks of 32 already is kept exactly, in 4 bits if these are
+            enough, whatever the other options say of its rounding (`find_grid`).
+        outliers: With moments: share of the inputs that is multiplied apart in float32 (`outliers_of`); None for a
+            sixteenth where a grid is kept and `accuracy_level` is 4, so that nothing but rounded inputs is lost, else
+            for none.
 
     Returns:
         What was quantised, or None where the node has no weight worth it.
@@ -134,44 +135,66 @@ def quantize_to_blocks(
     values = constant_of(weight)
     if weight is None or values is None:
         return None
+    size = tuple(values.shape)
     by_rows = is_lookup(node) or node.inputs[1] is not weight  # each row of the stored matrix is one output
-    rows, columns = values.shape if by_rows else values.shape[::-1]
-    name = f"{weight.name}_{'rows_' if by_rows else ''}int{bits}_{block}"
-    if name not in graph.initializers:
-        moments_KK = _moments_of(weight, by_rows, moments or {})
+    weight_NK = values if by_rows else values.T
+    prefix = f"{weight.name}_rows" if by_rows else str(weight.name)
+    name = f"{prefix}_int{bits}_{block}"
+    moments_KK = _moments_of(weight, by_rows, moments or {})
+    blocks = _on_grid(graph, f"{prefix}_grid", weight_NK, bits) if keep_grid else None
+    blocks = blocks or stored(graph, name)
+    if blocks is None:
         factors_K = None if moments_KK is None or not smoothing else _factors(moments_KK, smoothing)
-        if moments_KK is not None and factors_K is not None:
-            moments_KK = moments_KK / np.outer(factors_K, factors_K)
-            initializer(graph, f"{name}_inverse_factors", 1 / factors_K)
+        of_inputs_KK = (
+            moments_KK if moments_KK is None or factors_K is None else moments_KK / np.outer(factors_K, factors_K)
+        )
         rounded = round_to_blocks(
-            values if by_rows else values.T,
+            weight_NK,
             bits=bits,
             block=block,
             symmetric=bits == 8 if symmetric is None else symmetric,
             search=bits == 4 if search is None else search,
-            moments_KK=None if any(is_lookup(user) for user in weight.consumers()) else moments_KK,
+            moments_KK=None if any(is_lookup(user) for user in weight.consumers()) else of_inputs_KK,
             factors_K=factors_K,
         )
-        initializer(graph, name, rounded.packed).meta[_SNR] = rounded.snr_db
-        initializer(graph, f"{name}_scale", rounded.scale)
-        if rounded.zero is not None:
-            initializer(graph, f"{name}_zero", rounded.zero)
-    size = tuple(values.shape)
+        blocks = store(graph, name, rounded, weight_NK.shape[1], bits, block, factors_K)
+    if outliers is None:
+        outliers = 1 / 16 if blocks.on_grid and accuracy_level == 4 else 0
+    apart = None
+    if outliers and moments_KK is not None and not is_lookup(node):
+        apart = outliers_of(weight_NK, blocks.factors_K, moments_KK, blocks.block, round(outliers * blocks.columns))
     if isinstance(weight.const_value, ir.ExternalTensor):
-        del values
+        del values, weight_NK
         weight.const_value.release()  # what is mapped of a file beside the model
     if is_lookup(node):
-        _look_up(graph, node, name, columns, bits, block)
+        look_up(graph, node, blocks)
     else:
-        _multiply(graph, node, name, (rows, columns), bits, block, accuracy_level)
+        multiply(graph, node, blocks, accuracy_level, apart)
     graph.opset_imports.setdefault("com.microsoft", 1)
     return QuantizedWeight(
         name=str(weight.name),
         op="embedding" if is_lookup(node) else "matmul",
         shape=size,
-        method=f"{bits} bits in blocks of {block}",
-        snr_db=graph.initializers[name].meta[_SNR],
+        method=_described(blocks, apart),
+        snr_db=blocks.snr_db,
     )
+
+
+def _described(blocks: StoredBlocks, apart: Outliers | None) -> str:
+    """The method in words."""
+    words = f"{blocks.bits} bits in blocks of {blocks.block}"
+    if blocks.on_grid:
+        words = f"the checkpoint's own {words}"
+    return words if apart is None else f"{words}, {len(apart.inputs)} outliers apart"
+
+
+def _on_grid(graph: ir.Graph, name: str, weight_NK: Float, bits: Bits) -> StoredBlocks | None:
+    """Store a matrix that lies on a grid of at most so many bits, if it is not stored yet."""
+    known = stored(graph, name)
+    if known is not None:
+        return known if known.bits <= bits else None
+    size, grid = find_grid(weight_NK, bits)
+    return None if grid is None else store(graph, name, grid, weight_NK.shape[1], size, GRID_BLOCK, on_grid=True)
 
 
 def _moments_of(weight: ir.Value, by_rows: bool, moments: Moments) -> npt.NDArray[np.float64] | None:
@@ -188,56 +211,3 @@ def _factors(moments_KK: npt.NDArray[np.float64], smoothing: float) -> npt.NDArr
     power_K = np.maximum(moments_KK.diagonal(), 1e-8 * moments_KK.diagonal().max())
     logarithm_K = smoothing / 2 * np.log(np.where(power_K > 0, power_K, 1))
     return np.exp(logarithm_K - logarithm_K.mean()).astype(np.float32)
-
-
-def _multiply(
-    graph: ir.Graph, node: ir.Node, name: str, shape: tuple[int, int], bits: Bits, block: int, accuracy_level: int
-) -> None:
-    (rows, columns), packed = shape, graph.initializers[name]
-    blocks = -(-columns // block)
-    stored = initializer(
-        graph, f"{name}_shape", ir.tensor([rows, blocks, block * bits // 8], ir.DataType.INT64).numpy()
-    )
-    reshape = ir.node("Reshape", [packed, stored])
-    cast, scale = _scale(graph, name)
-    last, bias = node, bias_of(node, rows)
-    zero = graph.initializers.get(f"{name}_zero")
-    inverse = graph.initializers.get(f"{name}_inverse_factors")
-    smooth = [] if inverse is None else [ir.node("Mul", [node.inputs[0], inverse])]
-    x = smooth[0].outputs[0] if smooth else node.inputs[0]
-    inputs = [x, reshape.outputs[0], scale, zero, None, None]
-    if bias is not None:
-        last, inputs[5] = bias
-    while inputs[-1] is None:
-        inputs.pop()
-    sizes = {"K": columns, "N": rows, "bits": bits, "block_size": block, "accuracy_level": accuracy_level}
-    product = ir.node("MatMulNBits", inputs, sizes, domain="com.microsoft", name=last.name)
-    replace(graph, last, [*smooth, reshape, *cast, product])
-
-
-def _look_up(graph: ir.Graph, node: ir.Node, name: str, columns: int, bits: Bits, block: int) -> None:
-    cast, scale = _scale(graph, name)
-    zero = graph.initializers.get(f"{name}_zero")
-    inputs = [graph.initializers[name], node.inputs[1], scale, *([zero] if zero is not None else [])]
-    sizes = {"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
-    rows = ir.node("GatherBlockQuantized", inputs, sizes, domain="com.microsoft", name=node.name)
-    nodes = [*cast, rows]
-    if columns % block:  # the last block of a row is filled up
-        limits = [
-            initializer(graph, f"{name}_{key}", ir.tensor([value], ir.DataType.INT64).numpy())
-            for key, value in (("start", 0), ("end", columns), ("axis", -1))
-        ]
-        nodes.append(ir.node("Slice", [rows.outputs[0], *limits]))
-    inverse = graph.initializers.get(f"{name}_inverse_factors")
-    if inverse is not None:
-        nodes.append(ir.node("Mul", [nodes[-1].outputs[0], inverse]))
-    replace(graph, node, nodes)
-
-
-def _scale(graph: ir.Graph, name: str) -> tuple[list[ir.Node], ir.Value]:
-    """The scales in float32, and the node that makes them so, one per use: each op's nodes are its own."""
-    scale = graph.initializers[f"{name}_scale"]
-    if scale.dtype == ir.DataType.FLOAT:
-        return [], scale
-    cast = ir.node("Cast", [scale], {"to": ir.DataType.FLOAT})
-    return [cast], cast.outputs[0]

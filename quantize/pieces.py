@@ -21,6 +21,9 @@ from .moments import Moments
 from .observe import Observed, joined
 from .ops import Op, Use, find_ops
 
+_METHOD = "tfm.method"
+"""Key of what was done to a piece, in words."""
+
 
 def piece(op: Op, method: Method, observed: Mapping[str, Observed], moments: Moments | None = None) -> ir.Model:
     """Make a model of one op in one form.
@@ -41,7 +44,7 @@ def piece(op: Op, method: Method, observed: Mapping[str, Observed], moments: Mom
         write_integers(model.graph, copied, method, joined(op, observed))
     elif isinstance(method, Blocks):
         for use in copied.uses:
-            quantize_to_blocks(
+            done = quantize_to_blocks(
                 model.graph,
                 use.node,
                 bits=method.bits,
@@ -50,8 +53,18 @@ def piece(op: Op, method: Method, observed: Mapping[str, Observed], moments: Mom
                 moments=moments if method.calibrated else None,
                 smoothing=method.smoothing,
             )
+            if done is not None and done.op == "matmul":
+                model.metadata_props[_METHOD] = done.method
     _drop_unused(model)
     return model
+
+
+def describe_piece(model: ir.Model, method: Method) -> str:
+    """The method of a piece in words: as asked for, unless the checkpoint's own grid was kept."""
+    found = model.metadata_props.get(_METHOD, "")
+    if not isinstance(method, Blocks) or "own" not in found:
+        return str(method)
+    return found + ", float32 products" * (method.products == "float32")
 
 
 def size_of_piece(model: ir.Model) -> int:

@@ -28,7 +28,7 @@ from .method import Blocks, Float32, Method, Static, speed_class
 from .moments import Moments, second_moments
 from .observe import Observed, joined, observe
 from .ops import Op, find_ops
-from .pieces import piece, size_of_piece, splice
+from .pieces import describe_piece, piece, size_of_piece, splice
 from .recipe import Recipe
 from .search import Form, Mix, choose_mix, front_of, noisiest, row_of_mixes
 from .switched import Switched
@@ -311,7 +311,7 @@ class _Tuner:
                     "weight": one.op.name,
                     "shape": list(one.op.values.shape),
                     "uses": one.op.kinds,
-                    "method": str(one.methods[form]),
+                    "method": describe_piece(one.pieces[form], one.methods[form]),
                     "own_snr_db": -10 * math.log10(chosen.noise) if form and chosen.noise > 0 else None,
                     "alone": alone.value if alone else None,
                     "all_but": all_but.value if all_but else None,
