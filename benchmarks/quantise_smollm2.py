@@ -6,8 +6,9 @@
 Exports the package's GGUF to ONNX (or takes a float32 export of it), quantises it in each of `FORMS`, and runs both on
 windows of 256 tokens, without a past, evenly spaced over the text of Python's language reference (`pydoc_data.topics`).
 Calibration is on other text: the docstrings of some modules of the standard library. Prints a row of a table per form;
-give names of forms to run those alone. Needs 4 GB of memory and, for the logits of 80 windows, of disk; an hour on one
-core for all.
+give names of forms to run those alone. With --quantised, a bundle's graph is measured, on text that `tfm quantize`
+never sees: the docstrings of those modules and of all in them, without the sentences that it has built in. Needs 4 GB
+of memory and, for the logits of 80 windows, of disk; an hour on one core for all.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from tfm.export import graphs_of, to_onnx
 from tfm.model import load_checkpoint, load_tokenizer
 from tfm.quantize import quantize_blocks
 from tfm.quantize.moments import second_moments
+from tfm.quantize.text import english_sentences
 
 Feeds = dict[str, npt.NDArray[Any]]
 
@@ -146,12 +148,30 @@ def measure(
     return np.array(losses), np.array(agrees), np.array(divergences)
 
 
+def unseen_text() -> str:
+    """Docstrings of the modules and of what is in them, without the sentences that are built in to calibrate with."""
+    found: dict[str, None] = {}
+    for name in DOCSTRINGS:
+        module = importlib.import_module(name)
+        inside = [
+            value for _, value in inspect.getmembers(module) if inspect.isclass(value) or inspect.isroutine(value)
+        ]
+        methods = [method for value in inside if inspect.isclass(value) for _, method in inspect.getmembers(value)]
+        for thing in [module, *inside, *(method for method in methods if inspect.isroutine(method))]:
+            found[inspect.getdoc(thing) or ""] = None
+    text = " ".join(" ".join(found).split())
+    for sentence in english_sentences(10_000):
+        text = text.replace(sentence, "")
+    return text
+
+
 def main() -> None:
     """Measure each form."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--onnx", type=Path, help="A float32 export of the checkpoint [default: made for the time being]."
     )
+    parser.add_argument("--quantised", type=Path, help="A quantised graph of a bundle, to measure it and no form.")
     parser.add_argument("--windows", type=int, default=80, help="Windows of 256 tokens [default: 80].")
     parser.add_argument("forms", nargs="*", metavar="FORM", help="; ".join(FORMS))
     options = parser.parse_args()
@@ -163,7 +183,9 @@ def main() -> None:
     (gguf,) = Path(package.origin).parent.glob("*.gguf")
     tokenizer = load_tokenizer(gguf)
     assert tokenizer is not None
-    windows = windows_of("\n\n".join(topics.topics[key] for key in sorted(topics.topics)), tokenizer, options.windows)
+    language_reference = "\n\n".join(topics.topics[key] for key in sorted(topics.topics))
+    text = language_reference if options.quantised is None else unseen_text()
+    windows = windows_of(text, tokenizer, options.windows)
     docstrings = (inspect.getdoc(importlib.import_module(name)) or "" for name in DOCSTRINGS)
     calibration = windows_of("\n\n".join(docstrings), tokenizer)
     with tempfile.TemporaryDirectory() as folder:
@@ -182,6 +204,20 @@ def main() -> None:
             + "|---" * 8
             + "|"
         )
+
+        def report(name: str, path: Path) -> None:
+            found, agrees, divergences = measure(path, feeds_of(model, windows), logits)
+            bytes_ = path.stat().st_size
+            print(
+                f"| {name} | {bytes_ / 1e6:.1f} | {bytes_ / size:.4f} | {bytes_ / (4 * PARAMETERS):.4f} "
+                f"| {np.exp(found.mean()):.3f} | {np.expm1(found.mean() - losses.mean()):+.2%} "
+                f"| {agrees.mean():.2%} | {divergences.mean():.5f} |",
+                flush=True,
+            )
+
+        if options.quantised is not None:
+            report(options.quantised.name, options.quantised)
+            return
         moments = None
         for name in options.forms or FORMS:
             form = {"keep_grid": False} | FORMS[name]
@@ -194,14 +230,7 @@ def main() -> None:
             quantised = ir.load(exact)
             quantize_blocks(quantised, **form)
             ir.save(quantised, rounded)
-            found, agrees, divergences = measure(rounded, feeds_of(model, windows), logits)
-            bytes_ = rounded.stat().st_size
-            print(
-                f"| {name} | {bytes_ / 1e6:.1f} | {bytes_ / size:.4f} | {bytes_ / (4 * PARAMETERS):.4f} "
-                f"| {np.exp(found.mean()):.3f} | {np.expm1(found.mean() - losses.mean()):+.2%} "
-                f"| {agrees.mean():.2%} | {divergences.mean():.5f} |",
-                flush=True,
-            )
+            report(name, rounded)
 
 
 if __name__ == "__main__":
