@@ -1,18 +1,11 @@
 """Graphs of a few nodes with every way in which a weight can be read, and bundles of them that need no torch."""
 
-import hashlib
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from tfm.quantize.method import Blocks, Dynamic, Float32, Method, Static
-from tfm.runtime.manifest import Manifest, read_manifest
+from tfm.quantize.method import Blocks, Dynamic, Method, Static
 
 Array = np.ndarray
 K, N, V = 32, 24, 40  # inputs, outputs, ids

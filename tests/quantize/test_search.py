@@ -70,7 +70,9 @@ def test_no_mix_there_is_beats_one_of_the_row(problem: Problem) -> None:
     """Lagrange: a mix on the hull of all ops is best for its own drop, among all of them."""
     ops, alone = problem
     floor = [min(form.cost for form in forms[1:]) for forms in ops]
-    prices = [[max(forms[0].cost, least), *(form.cost for form in forms[1:])] for forms, least in zip(ops, floor, strict=True)]
+    prices = [
+        [max(forms[0].cost, least), *(form.cost for form in forms[1:])] for forms, least in zip(ops, floor, strict=True)
+    ]
     for mix in row_of_mixes(ops, alone):
         mine = sum(price[index] for price, index in zip(prices, mix.choice, strict=True))
         for choice in every(ops):
@@ -180,7 +182,9 @@ def test_one_mix_is_measured_all_the_same() -> None:
 
 
 def test_a_more_faithful_mix_that_costs_next_to_nothing_is_taken() -> None:
-    row = [Mix(choice=(i,), time=t, size=s, drop=0) for i, (t, s) in enumerate([(1, 1), (1.05, 1), (1.06, 1.02), (2, 1)])]
+    row = [
+        Mix(choice=(i,), time=t, size=s, drop=0) for i, (t, s) in enumerate([(1, 1), (1.05, 1), (1.06, 1.02), (2, 1)])
+    ]
     drops = [0.5, 0.4, 0.3, 0.0]
     assert choose_mix(row, lambda mix: Drop(value=drops[mix.choice[0]]), 1.0)[0] == 1
     drops[1] = 0.6  # it is not more faithful after all
