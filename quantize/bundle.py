@@ -6,7 +6,6 @@ The samples that decide are never those that a graph was quantised by, nor those
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from tfm.runtime.providers import count_threads, open_session
 
 from .calibration import Calibration, read_calibration
 from .judge import Judge, Run
-from .manifest import write_json
+from .manifest import finite, write_json
 from .recipe import Recipe
 from .saturation import SATURATING, saturation
 from .storage import save_onnx
@@ -125,14 +124,14 @@ def quantise(
         **tuned.report,
         "held_out": {
             "samples": held_out.description,
-            "drop": drop.value if math.isfinite(drop.value) else None,
+            "drop": drop.value,
             "top_1": None if drop.flips is None else 1 - drop.flips,
             "least_cosine": drop.least,
         },
         "passed": drop.value <= tuned.report["max_drop"],
         "portability": _portability(tuned, judged),
     }
-    return Quantised(files=files, report=report)
+    return Quantised(files=files, report=finite(report))
 
 
 def runs_of(files: Mapping[str, Path]) -> dict[str, Run]:

@@ -34,7 +34,12 @@ def write_integers(graph: ir.Graph, op: Op, method: Dynamic | Static, seen: Obse
 
     Returns:
         Signal-to-noise ratio of the rounded weight, in dB.
+
+    Raises:
+        QuantizeError: The method needs a product of its own, or calibration data, and there is none.
     """
+    if (op.tied or "matmul" not in op.kinds) and (isinstance(method, Static) or method.alpha is not None):
+        raise QuantizeError(f"{op.name!r} is a table that rows are looked up in: it cannot be {str(method)!r}")
     ratio = float("inf")
     for use in op.uses:
         if use.is_lookup:

@@ -27,7 +27,7 @@ class Journal:
         self._known: dict[str, Any] = {}
         if path is None:
             return
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
         parsed = [value for value in map(_parse, lines) if value is not None]
         if parsed and parsed[0] == ["subject", subject]:
             self._known = dict(parsed[1:])

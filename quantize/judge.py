@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tfm.errors import QuantizeError
 from tfm.runtime.manifest import Manifest
 
 from .calibration import Calibration
@@ -61,6 +62,9 @@ class Judge:
             samples: What to run on.
             exact: Role → float32 graph.
             batch_size: Samples at a time: activations rounded together share a scale.
+
+        Raises:
+            QuantizeError: There is nothing to compare.
         """
         self.measure, self.description = measure_of(manifest), samples.description
         self._role = _last(manifest)
@@ -75,6 +79,11 @@ class Judge:
             self._context = {name: name.replace("present.", "past_key_values.") for name in presents}
             self._context = {k: v for k, v in self._context.items() if k.startswith("present.")}
         self._expected = [self._results(exact, index) for index in range(len(self._feeds))]
+        if not any(rows.size for batch in self._expected for rows in batch):
+            raise QuantizeError(
+                f"{manifest.folder}: its {self._role} gives no floats on {samples.description}: how far off a quantised "
+                "graph is cannot be judged"
+            )
 
     def drop(self, runs: Mapping[str, Run]) -> Drop:
         """Compare graphs with float32's.
@@ -93,7 +102,7 @@ class Judge:
                     divergence, flipped = _divergence(e_RV, q_RV)
                     total, flips = total + divergence, flips + flipped
                 count += len(e_RV)
-        value = total / max(count, 1)
+        value = total / count
         return Drop(value=value, least=least) if self.measure == "cosine" else Drop(value=value, flips=flips / count)
 
     def _results(self, runs: Mapping[str, Run], index: int) -> list[Array]:
@@ -127,23 +136,33 @@ def _last(manifest: Manifest) -> str:
 
 
 def _cosine_gaps(expected: Array, found: Array) -> npt.NDArray[np.float64]:
-    """1 - cosine of each row, as half the squared distance of unit vectors: exact where the cosine is almost 1."""
+    """1 - cosine of each row, as half the squared distance of unit vectors: exact where the cosine is almost 1.
+
+    What is infinite or not a number counts as nothing where both have it, and as infinitely far where one has.
+    """
+    same = (expected == found) | (np.isnan(expected) & np.isnan(found))
     units = []
-    for rows_RD in (expected.astype(np.float64), found.astype(np.float64)):
+    for rows_RD in (expected, found):
+        rows_RD = np.where(same & ~np.isfinite(expected), 0, rows_RD.astype(np.float64))
+        rows_RD = np.where(np.isfinite(rows_RD).all(-1, keepdims=True), rows_RD, np.nan)
         norms_R1 = np.linalg.norm(rows_RD, axis=-1, keepdims=True)
         units.append(rows_RD / np.maximum(norms_R1, np.finfo(np.float64).tiny))
     gaps: npt.NDArray[np.float64] = np.square(units[0] - units[1]).sum(-1) / 2
-    return np.where(np.isfinite(gaps), gaps, 2.0)  # not a number is as far as can be
+    return np.where(np.isnan(gaps), np.inf, gaps)
 
 
 def _divergence(expected: Array, found: Array) -> tuple[float, float]:
-    """Sum over rows of the divergence from softmax(expected), and how many rows' largest moved."""
+    """Sum over rows of the divergence from softmax(expected), and how many rows' largest moved.
+
+    What float32 rules out (-∞) adds nothing; a row that is no distribution is infinitely far.
+    """
     total = flips = 0.0
     step = max(1, _CHUNK // max(expected.shape[-1], 1))
     for start in range(0, len(expected), step):
-        e_RV, q_RV = (_log_softmax(rows[start : start + step]) for rows in (expected, found))
-        rows_R = (np.exp(e_RV) * (e_RV - q_RV)).sum(-1)
-        total += float(np.where(np.isfinite(rows_R), rows_R, np.inf).sum())
+        with np.errstate(invalid="ignore"):
+            e_RV, q_RV = (_log_softmax(rows[start : start + step]) for rows in (expected, found))
+            rows_R = np.where(np.isneginf(e_RV) & ~np.isnan(q_RV), 0, np.exp(e_RV) * (e_RV - q_RV)).sum(-1)
+        total += float(np.where(np.isnan(rows_R), np.inf, rows_R).sum())
         flips += float((e_RV.argmax(-1) != q_RV.argmax(-1)).sum())
     return total, flips
 

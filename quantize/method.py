@@ -120,7 +120,7 @@ def method_from_json(values: Any, place: str) -> Method:
         QuantizeError: It is no method; the message says where.
     """
     form = values.get("form") if isinstance(values, Mapping) else None
-    if form not in FORMS:
+    if not isinstance(form, str) or form not in FORMS:
         raise QuantizeError(f"{place} must have a form of {', '.join(FORMS)}, but is {values!r}")
     kind = FORMS[form]
     known = {field.name: field for field in dataclasses.fields(kind)}
@@ -143,4 +143,6 @@ def _fits(name: str, value: Any) -> bool:
         return type(value) in (int, float) and 0 <= value <= 1
     if name == "block":
         return type(value) is int and value >= 16 and value & (value - 1) == 0
-    return value in {"bits": (4, 8), "products": ("int8", "float32"), "calibrator": CALIBRATORS}[name]
+    if name == "bits":
+        return type(value) is int and value in (4, 8)
+    return value in {"products": ("int8", "float32"), "calibrator": CALIBRATORS}[name]

@@ -60,13 +60,16 @@ def observe(path: Path, batches: Iterable[Mapping[str, npt.NDArray[Any]]]) -> di
     given = sorted(str(value.name) for value in values if value.is_graph_input())
     session = open_tapped(path, names)
     found: dict[str, Observed] = {}
+    any_batch = False
     for feeds in batches:
-        arrays = [*session.run(names, dict(feeds)), *(feeds[name] for name in given)]
+        any_batch = True
+        computed = session.run(names, dict(feeds)) if names else []  # of no names it gives every output
+        arrays = [*computed, *(feeds[name] for name in given)]
         for name, array in zip([*names, *given], arrays, strict=True):
             if not np.isfinite(array).all():
                 raise QuantizeError(f"{name!r}, which goes into a product, is NaN or infinite on the calibration data")
             _add(found, name, array.astype(np.float32, copy=False), feeds.get("attention_mask"))
-    if not found:
+    if not any_batch:
         raise QuantizeError("there is no calibration data")
     return found
 

@@ -142,7 +142,8 @@ def _alone(op: Op) -> ir.Model:
     """A model of nothing but an op, in float32."""
     x_of: dict[str, ir.Value] = {}
     for use in op.uses:  # of any shape: it is run on rows alone, too
-        x_of.setdefault(str(use.x.name), ir.Value(name=use.x.name, type=use.x.type))
+        usual = ir.TensorType(ir.DataType.INT64 if use.is_lookup else ir.DataType.FLOAT)
+        x_of.setdefault(str(use.x.name), ir.Value(name=use.x.name, type=use.x.type or usual))
     graph = ir.Graph(list(x_of.values()), [], nodes=[], opset_imports=dict(_opsets(op)), name="piece")
     weight = _constant(graph, op.weight)
     for use in op.uses:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tfm.errors import QuantizeError
 from tfm.runtime.checks import nearest
 
+from .candidates import PRECISIONS
 from .method import Method, method_from_json, method_to_json
 
 RECIPE_SCHEMA = 1
@@ -31,6 +32,22 @@ class Recipe:
         """Give it as JSON values."""
         graphs = {role: {op: method_to_json(m) for op, m in ops.items()} for role, ops in self.methods.items()}
         return {"schema": RECIPE_SCHEMA, "precision": self.precision, "graphs": graphs}
+
+    def check(self, precision: str, roles: Iterable[str]) -> None:
+        """Check that it is for this precision and for graphs of no other roles.
+
+        Raises:
+            QuantizeError: It is not.
+        """
+        if self.precision != precision:
+            raise QuantizeError(
+                f"the recipe is for {self.precision}, not for {precision}; ask for {self.precision} with --precision"
+            )
+        known = list(roles)
+        if other := [role for role in self.methods if role not in known]:
+            raise QuantizeError(
+                f"the recipe is for another model: the bundle has no graph {other[0]!r}; {nearest(other[0], known)}"
+            )
 
     def of(self, role: str, ops: list[str]) -> dict[str, Method]:
         """Give the methods of a graph.
@@ -73,6 +90,8 @@ def read_recipe(path: Path) -> Recipe:
     precision, graphs = values.get("precision"), values.get("graphs")
     if not isinstance(precision, str) or not isinstance(graphs, dict):
         raise QuantizeError(f"{path} must name a precision and graphs")
+    if precision not in PRECISIONS:
+        raise QuantizeError(f"{path}: unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
     methods: dict[str, dict[str, Method]] = {}
     for role, ops in graphs.items():
         if not isinstance(ops, dict):

@@ -9,6 +9,7 @@ The first of them that keeps the budget is found by bisection, and every drop th
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ SLACK = (1.07, 1.01)
 
 _NEXT = 1e-9
 """How much dearer than the cheapest form float32 counts, at least."""
+
+_WORST = 1e9
+"""What a drop counts that is infinite or not a number: more than any other, and the others can be added to it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,7 @@ class Mix:
 
 def noisiest(forms: Sequence[Form]) -> int:
     """The form whose effect alone tells most."""
-    return max(range(len(forms)), key=lambda index: forms[index].noise)
+    return max(range(len(forms)), key=lambda index: _counted(forms[index].noise))
 
 
 def row_of_mixes(ops: Sequence[Sequence[Form]], alone: Sequence[Mapping[int, float]]) -> list[Mix]:
@@ -77,8 +81,9 @@ def row_of_mixes(ops: Sequence[Sequence[Form]], alone: Sequence[Mapping[int, flo
     hulls = [_hull(forms, predicted) for forms, predicted in zip(ops, drops, strict=True)]
     steps = []
     for op, hull in enumerate(hulls):
+        gain = math.inf
         for place, (one, other) in enumerate(itertools.pairwise(hull), 1):
-            gain = (one[1] - other[1]) / max(other[0] - one[0], 1e-12)
+            gain = min(gain, (one[1] - other[1]) / max(other[0] - one[0], 1e-12))  # where digits run out, in order too
             steps.append((-gain, op, place))
     choice = [hull[0][2] for hull in hulls]
     mixes = [_mix(ops, drops, choice)]
@@ -124,8 +129,15 @@ def choose_mix(mixes: Sequence[Mix], measure: Callable[[Mix], Drop], budget: flo
 def _predicted(forms: Sequence[Form], measured: Mapping[int, float]) -> list[float]:
     """Each form's effect: as measured, or in proportion to its noise."""
     most = noisiest(forms)
-    unit = max(measured[most], 0.0) / forms[most].noise if forms[most].noise > 0 else 0.0
-    return [max(measured.get(index, unit * form.noise), 0.0) for index, form in enumerate(forms)]
+    noise = _counted(forms[most].noise)
+    unit = _counted(measured[most]) / noise if noise > 0 else 0.0
+    others = [_counted(measured.get(index, unit * form.noise)) for index, form in enumerate(forms[1:], 1)]
+    return [0.0, *others]
+
+
+def _counted(figure: float) -> float:
+    """A drop, or a noise, as a number to add and compare."""
+    return min(max(figure, 0.0), _WORST) if figure == figure else _WORST
 
 
 def _hull(forms: Sequence[Form], drops: Sequence[float]) -> list[tuple[float, float, int]]:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as common
+import onnxruntime as ort
 
 from tfm.errors import QuantizeError
 from tfm.runtime.manifest import Manifest
@@ -24,7 +25,7 @@ from .cost import interleaved, noise_of, time_pieces
 from .edit import refuse_quantised
 from .journal import Journal
 from .judge import Drop, Judge, Run
-from .method import Blocks, Float32, Method, Static, speed_class
+from .method import Blocks, Float32, Method, Static, method_to_json, speed_class
 from .moments import Moments, second_moments
 from .observe import Observed, joined, observe
 from .ops import Op, find_ops
@@ -142,13 +143,16 @@ class _Tuner:
         self.manifest, self.samples, self.works = manifest, samples, works
         self.precision, self.recipe, self.progress = precision, recipe, progress
         self.paths = {role: manifest.folder / path for role, path in manifest.graphs["fp32"].items()}
-        subject = [precision, samples.digest, judged.digest, manifest.versions.get("onnxruntime")]
-        subject += [manifest.files[path].sha256 for path in manifest.graphs["fp32"].values()]
-        self.journal = Journal(journal, json.dumps(subject))
+        if recipe is not None:
+            recipe.check(precision, self.paths)
         self.observed: dict[str, dict[str, Observed]] = {}
         self.candidates = [found for role in self.paths for found in self._prepare(role)]
         if not self.candidates:
             raise QuantizeError(f"{manifest.folder} has no MatMul or Gather by a constant to quantise")
+        subject: list[Any] = [precision, samples.digest, judged.digest, ort.__version__]
+        subject += [manifest.files[path].sha256 for path in manifest.graphs["fp32"].values()]
+        subject += [[one.key, *map(method_to_json, one.methods)] for one in self.candidates]  # figures tell by number
+        self.journal = Journal(journal, json.dumps(subject))
         self.size = sum(size_of_piece(one.pieces[0]) for one in self.candidates)
         self.switched = {
             role: Switched(path, [one.pieces[1:] for one in self.candidates if one.role == role])
@@ -236,7 +240,9 @@ class _Tuner:
             mine = [(index, one) for index, one in enumerate(self.candidates) if one.role == work.role]
             names = sorted({str(use.x.name) for _, one in mine for use in one.op.uses} - set(work.inputs))
             arrays = dict(work.inputs)
-            arrays |= zip(names, open_tapped(self.paths[work.role], names).run(names, dict(work.inputs)), strict=True)
+            if names:  # of none onnxruntime gives every output
+                tapped = open_tapped(self.paths[work.role], names)
+                arrays |= zip(names, tapped.run(names, dict(work.inputs)), strict=True)
             self.progress(number, len(self.works), f"time the forms of the ops of {work.name}")
             whole = self._seconds(f"time {work.name}", known, functools.partial(self._whole, work))[0]
             for index, one in mine:

@@ -1,0 +1,172 @@
+"""Recipes and methods as JSON: all come back as they were, and what is no recipe is refused by its place."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfm.errors import QuantizeError
+from tfm.quantize import Recipe, read_recipe
+from tfm.quantize.calibrators import CALIBRATORS
+from tfm.quantize.method import Blocks, Dynamic, Float32, Method, Static, method_from_json, method_to_json, speed_class
+
+SHARES = st.floats(0, 1)
+METHODS: st.SearchStrategy[Method] = st.one_of(
+    st.just(Float32()),
+    st.builds(Dynamic, alpha=st.none() | SHARES, by_row=st.booleans()),
+    st.builds(Static, calibrator=st.sampled_from(CALIBRATORS), alpha=st.none() | SHARES),
+    st.builds(
+        Blocks,
+        bits=st.sampled_from([8, 4]),
+        block=st.sampled_from([16, 32, 64, 128]),
+        calibrated=st.booleans(),
+        smoothing=SHARES,
+        products=st.sampled_from(["int8", "float32"]),
+    ),
+)
+RECIPE = {"schema": 1, "precision": "int8", "graphs": {"model": {"a": {"form": "float32"}, "b": {"form": "dynamic"}}}}
+
+
+@given(METHODS)
+def test_every_method_comes_back(method: Method) -> None:
+    values = json.loads(json.dumps(method_to_json(method)))
+    assert set(values) == {"form", *(field.name for field in dataclasses.fields(method))}
+    assert method_from_json(values, "here") == method
+
+
+@given(st.dictionaries(st.sampled_from(["encoder", "decoder"]), st.dictionaries(st.text(), METHODS)))
+def test_every_recipe_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, methods: dict[str, dict[str, Method]]
+) -> None:
+    path = tmp_path_factory.mktemp("recipe") / "r.json"
+    recipe = Recipe(precision="int8", methods=methods)
+    path.write_text(json.dumps(recipe.to_json()))
+    assert read_recipe(path) == recipe
+
+
+def test_what_is_left_out_is_the_default() -> None:
+    assert method_from_json({"form": "blocks", "bits": 4}, "here") == Blocks(bits=4)
+    assert method_from_json({"form": "dynamic", "alpha": 1}, "here") == Dynamic(alpha=1)
+
+
+BAD: list[tuple[Any, str]] = [
+    (None, "here must have a form of float32, dynamic, static, blocks, but is None"),
+    ("dynamic", "here must have a form of"),
+    ({}, "here must have a form of"),
+    ({"form": "fp8"}, "here must have a form of .*'fp8'"),
+    ({"form": ["dynamic"]}, "here must have a form of"),
+    ({"form": {}}, "here must have a form of"),
+    ({"form": None}, "here must have a form of"),
+    ({"form": "float32", "bits": 8}, "here: float32 has no 'bits'; known: nothing"),
+    ({"form": "dynamic", "calibrator": "mse"}, "here: dynamic has no 'calibrator'; known: alpha, by_row"),
+    ({"form": "dynamic", "form ": 1}, "here: dynamic has no 'form '"),
+    ({"form": "dynamic", "alpha": 1.5}, "here: alpha cannot be 1.5"),
+    ({"form": "dynamic", "alpha": float("nan")}, "here: alpha cannot be nan"),
+    ({"form": "dynamic", "alpha": True}, "here: alpha cannot be True"),
+    ({"form": "dynamic", "alpha": "0.5"}, "here: alpha cannot be '0.5'"),
+    ({"form": "dynamic", "by_row": 1}, "here: by_row cannot be 1"),
+    ({"form": "dynamic", "by_row": None}, "here: by_row cannot be None"),
+    ({"form": "static", "calibrator": "max"}, "here: calibrator cannot be 'max'"),
+    ({"form": "static", "calibrator": []}, "here: calibrator cannot be"),
+    ({"form": "blocks", "bits": 2}, "here: bits cannot be 2"),
+    ({"form": "blocks", "bits": 8.0}, "here: bits cannot be 8.0"),
+    ({"form": "blocks", "bits": [8]}, "here: bits cannot be"),
+    ({"form": "blocks", "block": 48}, "here: block cannot be 48"),
+    ({"form": "blocks", "block": 8}, "here: block cannot be 8"),
+    ({"form": "blocks", "block": 32.0}, "here: block cannot be 32.0"),
+    ({"form": "blocks", "smoothing": None}, "here: smoothing cannot be None"),
+    ({"form": "blocks", "products": "int4"}, "here: products cannot be 'int4'"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), BAD, ids=[str(values) for values, _ in BAD])
+def test_what_is_no_method_is_refused_by_its_place(values: Any, message: str) -> None:
+    with pytest.raises(QuantizeError, match=message):
+        method_from_json(values, "here")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+NAMES = st.sampled_from(["alpha", "by_row", "bits", "block", "calibrated", "smoothing", "products", "calibrator"])
+
+
+@given(JSON | st.fixed_dictionaries({"form": st.sampled_from(["dynamic", "static", "blocks"])}) | JSON, NAMES, JSON)
+def test_no_json_gives_another_error(values: Any, name: str, value: Any) -> None:
+    if isinstance(values, dict):
+        values[name] = value
+    try:
+        method = method_from_json(values, "here")
+    except QuantizeError as error:
+        assert str(error).startswith("here")
+    else:
+        assert method_from_json(method_to_json(method), "here") == method
+
+
+BAD_FILES: list[tuple[str, str]] = [
+    ("{", "is not JSON"),
+    ("\ufeff{}", "is not JSON"),
+    ("[]", r"its schema must be 1, but is \[\]"),
+    ("{}", "its schema must be 1, but is None"),
+    (json.dumps(RECIPE | {"schema": 2}), "its schema must be 1, but is 2"),
+    (json.dumps(RECIPE | {"schema": "1"}), "its schema must be 1, but is '1'"),
+    (json.dumps(RECIPE | {"precision": None}), "must name a precision and graphs"),
+    (json.dumps(RECIPE | {"precision": "int3"}), "precision 'int3'; known: int8, int4"),
+    (json.dumps(RECIPE | {"graphs": []}), "must name a precision and graphs"),
+    (json.dumps(RECIPE | {"graphs": {"model": []}}), r"graphs\.model must map ops to methods"),
+    (json.dumps(RECIPE | {"graphs": {"model": {"a": {"form": "q"}}}}), r"graphs\.model\.'a' must have a form of"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_FILES)
+def test_what_is_no_recipe_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(content)
+    with pytest.raises(QuantizeError, match=message) as caught:
+        read_recipe(tmp_path / "r.json")
+    assert "r.json" in str(caught.value)
+
+
+def test_no_file_and_no_text(tmp_path: Path) -> None:
+    with pytest.raises(QuantizeError, match=r"no recipe to read at .*r\.json \(No such file"):
+        read_recipe(tmp_path / "r.json")
+    with pytest.raises(QuantizeError, match="no recipe to read"):
+        read_recipe(tmp_path)
+    (tmp_path / "r.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(QuantizeError, match="is not JSON"):
+        read_recipe(tmp_path / "r.json")
+
+
+def test_another_models_recipe_is_refused() -> None:
+    recipe = Recipe(precision="int8", methods={"model": {"a": Float32(), "b": Dynamic()}})
+    assert recipe.of("model", ["b", "a"]) == {"b": Dynamic(), "a": Float32()}
+    assert list(recipe.of("model", ["b", "a"])) == ["b", "a"]
+    with pytest.raises(QuantizeError, match="for another model: the model has no op 'a'; the nearest is 'a1'"):
+        recipe.of("model", ["a1", "b"])
+    with pytest.raises(QuantizeError, match="for another model: it does not say how to quantise 'c' of the model"):
+        recipe.of("model", ["a", "b", "c"])
+    with pytest.raises(QuantizeError, match="for another model: it does not say how to quantise 'a' of the decoder"):
+        recipe.of("decoder", ["a"])
+
+
+def test_methods_of_one_speed_are_of_one_class() -> None:
+    classes = [speed_class(method) for method in (Dynamic(), Dynamic(alpha=0.5), Dynamic(alpha=0.9))]
+    assert classes[0] != classes[1] == classes[2]
+    assert speed_class(Dynamic(by_row=True)) == speed_class(Dynamic(by_row=True, alpha=0.5)) not in classes
+    assert speed_class(Static(calibrator="mse")) == speed_class(Static()) != speed_class(Static(alpha=0.5))
+    blocks = [Blocks(), Blocks(bits=4), Blocks(block=32), Blocks(products="float32"), Blocks(calibrated=False)]
+    assert len({speed_class(method) for method in blocks}) == len(blocks)
+
+
+@given(METHODS, METHODS)
+def test_methods_that_compute_otherwise_have_other_names(one: Method, other: Method) -> None:
+    """Names go into the certificate; what does not count without calibration is left out of them."""
+    if str(one) == str(other):
+        for field in dataclasses.fields(one):
+            a, b = getattr(one, field.name), getattr(other, field.name)
+            assert a == b or f"{a:g}" == f"{b:g}" or not getattr(one, "calibrated", True)
