@@ -54,7 +54,8 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 _LEAST_MASK, _MASK = -1e9, -3e4
 """A number below the first masks a score; the second does so in float16, and leaves room to add a score and another
-mask. The lowest, -65504, does not: with a score of -16 it is -∞, and a row of nothing else NaN."""
+mask. The lowest, -65504, does not: with a score of -16 it is -∞, and a row of nothing else NaN. Neither is large enough
+to swallow scores in float32: a row that is masked whole by numbers, which nobody reads, need not be the plain mean."""
 
 _LOSS = 1e-6
 """NMSE from which on float16 does not hold a constant. Rounding to 11 bits makes it 2.4e-7 at worst; what is more comes
@@ -88,17 +89,15 @@ def emulate_half(model: ir.Model) -> None:
         model: It computes in float16, and takes and gives float32.
     """
     graph = model.graph
-    for value in list(graph.initializers.values()):
-        if value.dtype == _HALF:
-            users = list(value.uses())
-            cast = _cast(value, _SINGLE)
-            graph.insert_before(graph[0], cast)
-            _redirect(users, cast.outputs[0])
+    for value in graph.initializers.values():
+        if value.dtype == _HALF and value.const_value is not None:
+            value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
+            value.dtype = _SINGLE
     for node in list(graph):
         for output in node.outputs:
-            if output.dtype != _HALF or not (users := list(output.uses())):
+            if output.dtype != _HALF:
                 continue
-            casts = []
+            users, casts = list(output.uses()), []
             if node.op_type != "Cast":
                 output.dtype = _SINGLE
                 casts = [_cast(output, _HALF)]

@@ -111,7 +111,11 @@ def test_a_model(export_tiny: Any, where: str) -> None:
 
 @pytest.mark.parametrize("where", ["encoder", "decoder", "llama", "t5", "alibi", "gemma"])
 def test_padding(export_tiny: Any, where: str) -> None:
-    """What is masked does not count, to the last bit; a row of nothing but padding is what it is in float32."""
+    """What is masked does not count, to the last bit; a row of nothing but padding is what it is in float32.
+
+    But for t5, which masks by adding numbers: those of float16 do not swallow the scores, and that row, which nobody
+    reads, is a mean of the values by its scores where float32 has the plain mean.
+    """
     for graph, make in exported(export_tiny, where).values():
         case = all_padding(graph)
         assert case is not None
@@ -121,7 +125,9 @@ def test_padding(export_tiny: Any, where: str) -> None:
             run_model = open_model(model)
             found = run_model(feeds)
             for value, a, e in zip(model.graph.outputs, found, run_exactly(feeds), strict=True):
-                assert nmse(a, e) <= NMSE, (name, value.name)
+                rows = slice(1 if where == "t5" else None)
+                assert np.isfinite(a).all()
+                assert nmse(a[rows], e[rows]) <= NMSE, (name, value.name)
             if "attention_mask" not in feeds:  # what is masked is not ids
                 continue
             mask = feeds["attention_mask"][:, -feeds["input_ids"].shape[1] :]
@@ -269,10 +275,11 @@ def test_sums_that_overflow_show_in_the_emulation() -> None:
     )
     models = halves(make)
     assert np.isinf(run(models["emulated"], x=np.full((1, 16), 50, np.float32))[0]).all()
-    rounded = np.float16(np.float16(16 * 3.3 * 1000) * 16 * np.float64(np.float16(1e-3)))
-    np.testing.assert_array_equal(
-        run(models["emulated"], x=np.full((1, 16), 3.3, np.float32))[0], np.nan_to_num(rounded)
-    )
+    # 16 · 1000 · 3.3 = 52,800, stored to 32; 0.001 is 0.0010004 in float16
+    x = np.full((1, 16), 3.3003, np.float32).astype(np.float16)
+    sums = np.float16(np.float64(x[0, 0]) * 16_000)
+    products = np.float16(np.float64(sums) * 16 * np.float64(np.float16(1e-3)))
+    np.testing.assert_array_equal(run(models["emulated"], x=x.astype(np.float32))[0], np.full((1, 16), products))
 
 
 # ------------------------------------------------ what is refused
