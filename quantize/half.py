@@ -21,6 +21,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from tfm.errors import QuantizeError
+from tfm.runtime import Figures
 
 from .blocks import refuse_quantised
 from .edit import initializer
@@ -135,7 +136,14 @@ def _refuse(model: ir.Model) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Constant:
-    """What float16 makes of a constant: masks are lifted into its range."""
+    """What float16 makes of a constant.
+
+    Attributes:
+        half: Its numbers; those that mask are lifted into range.
+        masks: Whether there are such.
+        overflow: A number of a weight that is beyond the range.
+        fits: Whether float16 holds it, or would but for that number.
+    """
 
     half: npt.NDArray[np.float16]
     masks: bool
@@ -254,18 +262,18 @@ def _read(value: ir.Value) -> _Constant:
     array = tensor.numpy()
     if np.isnan(array.min(initial=0)):
         raise QuantizeError(f"the weight {value.name!r} holds NaN")
-    beyond = np.isfinite(array) & (np.abs(array) > _LARGEST) if array.size else np.zeros(array.shape, np.bool_)
-    masks = bool(beyond.any()) and bool((array[beyond] <= _LEAST_MASK).all())
+    beyond = array[np.isfinite(array) & (np.abs(array) > _LARGEST)]
+    masks = bool(beyond.size and (beyond <= _LEAST_MASK).all())
     if masks:
-        array = np.where(beyond, np.float32(_MASK), array)
+        array = np.where(np.isfinite(array) & (array < -_LARGEST), np.float32(_MASK), array)
     with np.errstate(over="ignore"):
         half = array.astype(np.float16)
-    overflow = float(array[beyond][0]) if beyond.any() and not masks else None
-    finite = np.isfinite(array)
-    exact = array[finite] if not finite.all() else array
-    with np.errstate(over="ignore"):
-        lost = np.square(exact - (half[finite] if not finite.all() else half)).sum(dtype=np.float64)
-    fits = bool(lost <= _LOSS * np.square(exact, dtype=np.float64).sum()) or (overflow is not None and array.size > 1)
+    loss = Figures()
+    loss.add(half, array)
+    overflows = beyond.size > 0 and not masks and array.size > 1
+    del array
     if isinstance(tensor, ir.ExternalTensor):
         tensor.release()  # what is mapped of a file beside the model
-    return _Constant(half=half, masks=masks, overflow=overflow if array.size > 1 else None, fits=fits)
+    return _Constant(
+        half=half, masks=masks, overflow=float(beyond[0]) if overflows else None, fits=overflows or loss.nmse <= _LOSS
+    )
