@@ -28,6 +28,8 @@ def print_report(report: "ExportReport", console: Console) -> None:
         _show(console, *_fidelity(report))
     if report.latency:
         _show(console, *_latency(report.latency))
+    for text in report.certificate["not_judged"]:
+        console.print(f"  {text}", soft_wrap=True)
     console.print()
     _show_sizes(console, report.sizes)
     if report.passed:
@@ -193,7 +195,9 @@ def _ops(role: str, graphs: "list[GraphReport]") -> tuple[str, Table]:
     table = _table(["op", "became"], columns)
     for name in dict.fromkeys(op.op for op in shown):
         ops = [{op.op: op for op in graph.ops}.get(name) for graph in graphs]
-        worst = max((op for op in ops if op is not None), key=lambda op: (bool(op.fault), op.own.max_abs))
+        known = [(graph, op) for graph, op in zip(graphs, ops, strict=True) if op is not None]
+        # float16's limits are wide: shown where it is at fault, or nothing else is there
+        _, worst = max(known, key=lambda one: (bool(one[1].fault), one[0].precision != "fp16", one[1].own.max_abs))
         limit = "—" if worst.own_limit is None else f"{worst.own_limit:.1e}"
         ran = next((op.kernel.op_type for op in ops if op is not None and op.kernel is not None), worst.form)
         became = worst.form if ran == worst.form or "·" in worst.form else f"{worst.form}→{ran}"

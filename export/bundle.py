@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import tokenizers
 import torch
 
 from tfm.errors import CheckpointError, ExportError
 from tfm.model import TransformerConfig, load_tokenizer
 from tfm.quantize import Quantised, Recipe, quantise, read_calibration
+from tfm.quantize.half import to_half
 from tfm.quantize.manifest import write_json
 from tfm.quantize.staging import staged
 from tfm.quantize.storage import save_onnx
@@ -20,7 +22,7 @@ from tfm.quantize.timing import Latency, compare_speed
 from tfm.runtime import load
 from tfm.runtime.manifest import read_manifest
 
-from .certificate import all_passed, certify
+from .certificate import NOT_JUDGED, all_passed, certify
 from .fidelity import Fidelity, measure_fidelity
 from .golden import golden_cases, write_golden
 from .graphs import Graph
@@ -37,8 +39,8 @@ from .verify import verify
 _VERIFIED, _BATCH = 16, 8
 """How many held-out samples a quantised graph is verified on, and how many of them at a time."""
 
-PRECISIONS = ("fp32", "int8", "int4")
-"""What a bundle can hold; fp32 is always in it, as what the others are measured by."""
+PRECISIONS = ("fp32", "int8", "int4", "fp16")
+"""What a bundle can hold; fp32 is always in it, as what the others are measured by, and fp16 is for CUDA."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ class ExportReport:
         output: The bundle's folder; it exists only if `shipped`.
         graphs: Op by op and end to end, for every graph and precision.
         fidelity: The bundle through the runtime against eager, per precision.
-        latency: Eager and every precision.
+        latency: Eager and every precision that is for the CPU.
         certificate: All of it as JSON values: the content of parity.json.
         quantised: What was quantised, by precision.
         forced: Whether to ship it although a precision other than fp32 is too far off or too slow.
@@ -164,13 +166,21 @@ def export_checkpoint(
                 save_onnx(to_onnx(graph, opset=opset), path)
             with stage(f"verify fp32 {name}"):
                 reports.append(verify(graph, path, cases_of[graph.role], tolerance=tolerance))
+        if "fp16" in files and all(part.passed for part in reports):
+            for graph in subject.graphs:
+                name = _name(graph, subject)
+                with stage(f"round {name} to fp16"):
+                    path = files["fp16"][graph.role] = _write_half(files["fp32"][graph.role])
+                with stage(f"verify fp16 {name}, rounded as CUDA rounds it"):
+                    reports.append(verify(graph, path, cases_of[graph.role], precision="fp16"))
         quantised: dict[str, Quantised] = {}
-        if len(files) > 1 and all(part.passed for part in reports):  # a wrong graph is not worth quantising
+        mixes = [name for name in files if name not in ("fp32", "fp16")]
+        if mixes and all(part.passed for part in reports):  # a wrong graph is not worth quantising
             exact = {"fp32": files["fp32"]}
             write_manifest(folder, subject.config, subject.family, subject.graphs, exact, opset, gates=[])
             manifest = read_manifest(folder)
             held_out = read_calibration(calib, manifest, count=_VERIFIED, split="held-out")
-            for precision in list(files)[1:]:
+            for precision in mixes:
                 with stage(f"quantise to {precision}") as progress:
                     made = quantised[precision] = quantise(
                         manifest,
@@ -198,8 +208,9 @@ def export_checkpoint(
             for name in files:
                 with stage(f"compare {name} bundle with eager"):
                     fidelity += measure_fidelity(subject.eager, load(folder, provider="cpu", precision=name), max_drop)
-            with stage("time eager, " + ", ".join(files)):
-                latency = measure_latency(subject.graphs, files, subject.path, model, config, nhead)
+            timed = {name: roles for name, roles in files.items() if name not in NOT_JUDGED}
+            with stage("time eager, " + ", ".join(timed)):
+                latency = measure_latency(subject.graphs, timed, subject.path, model, config, nhead)
         report = ExportReport(
             output=Path(output),
             graphs=tuple(reports),
@@ -250,6 +261,15 @@ def _copy_what_belongs(subject: Subject, folder: Path) -> None:
         write_json(folder / "config.json", subject.config.to_dict())
     if isinstance(subject.config, TransformerConfig) and source is not None:
         generation_settings(source, subject.config)
+
+
+def _write_half(exact: Path) -> Path:
+    """Write the float16 form of a float32 graph beside it."""
+    model = ir.load(exact)
+    to_half(model)
+    path = exact.with_name(f"{exact.stem}_fp16.onnx")
+    save_onnx(model, path)
+    return path
 
 
 def _name(graph: Graph, subject: Subject) -> str:

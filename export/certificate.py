@@ -26,6 +26,12 @@ from .tolerances import Tolerance, tolerance_table
 PARITY_SCHEMA = 3
 """Version of parity.json."""
 
+NOT_JUDGED = {
+    "fp16": "The speed of fp16 was not judged on this machine: it is for CUDA, and only the CPU ran. Its graphs were "
+    "compared with eager PyTorch in a form that rounds every result as float16 stores it."
+}
+"""What an export does not show of a precision, in words. Where it is the speed, that is not measured."""
+
 Files = Mapping[str, Mapping[str, Path]]
 """Precision → role → ONNX file."""
 
@@ -51,7 +57,7 @@ def certify(
         opset: Their ONNX opset.
         graphs: Op by op and end to end, for every graph and precision.
         fidelity: The bundle through the runtime against eager.
-        latency: Eager and every precision.
+        latency: Eager and every precision but those of `NOT_JUDGED`.
         tolerance: Of the fp32 outputs.
         quantization: Precision → what its mix of methods is and costs, op by op; None where nothing was quantised.
     """
@@ -70,7 +76,7 @@ def certify(
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         },
         "files": {path.relative_to(path.parents[1]).as_posix(): describe_file(path) for path in paths},
-        "tolerances": tolerance_table(tolerance),
+        "tolerances": tolerance_table(tolerance, half="fp16" in files),
         "graphs": [graph.to_dict() for graph in graphs],
         "fidelity": [
             dataclasses.asdict(part)
@@ -78,6 +84,7 @@ def certify(
             for part in fidelity
         ],
         "latency": [dataclasses.asdict(part) for part in latency],
+        "not_judged": [NOT_JUDGED[name] for name in files if name in NOT_JUDGED],
         "quantization": dict(quantization or {}),
         "sizes": {name: sum(size_of(file) for file in roles.values()) for name, roles in files.items() if roles},
     }

@@ -15,12 +15,12 @@ from .pieces import Pieces, Run, open_nodes
 from .regions import Array, Region
 from .reports import BROKEN, OPTIMISED, Kernel, OpReport, Optimised
 from .taps import Tap
-from .tolerances import FREE, OWN
+from .tolerances import FREE, HALF, OWN
 
 WEIGHTS_DIFFER = "its weights are not eager's"
 
-_MASKED = -1e30
-"""Numbers added to a score that are smaller than this mask it."""
+_MASKED, _MASKED_IN_HALF = -1e30, -2e4
+"""Numbers added to a score that are smaller than this mask it; the second in a float16 graph."""
 
 
 class Comparison:
@@ -32,8 +32,9 @@ class Comparison:
         free: Its error inside the whole graph.
     """
 
-    def __init__(self, op: OpId, region: Region | None, source: str) -> None:
+    def __init__(self, op: OpId, region: Region | None, source: str, half: bool = False) -> None:
         self.op, self.region = op, region
+        self._half = half
         self.free = Figures()
         self._source = source
         self._own, self._inherited = Figures(), Figures()
@@ -48,7 +49,7 @@ class Comparison:
         try:
             feeds, expected = self.region.feeds(tap), self.region.expected(tap)
             if self._own.count == 0:
-                self._weights, fault = _compare_weights(self.region, tap.weights)
+                self._weights, fault = _compare_weights(self.region, tap.weights, self._half)
                 self._fault = self._fault or fault
                 self.region.release()
             self._own.add(self._run_alone(feeds, model, pieces), expected)
@@ -83,7 +84,8 @@ class Comparison:
             for argument, value in self.region.arguments:
                 actual, wanted = found[value.name], feeds[str(value.name)]
                 if argument == "mask":
-                    actual, wanted = np.broadcast_arrays(_plain_mask(actual), _plain_mask(wanted))
+                    limit = _MASKED_IN_HALF if self._half else _MASKED
+                    actual, wanted = np.broadcast_arrays(_plain_mask(actual, limit), _plain_mask(wanted, limit))
                 else:
                     self._inherited.add(actual, wanted)
                 self._fed.setdefault(argument, Figures()).add(actual, wanted)
@@ -103,7 +105,8 @@ class Comparison:
         if self.region is None:
             return OpReport(op=self.op, source=self._source, fault="no node of the graph computes it")
         judged_alone = self._weights != "quantised"
-        own_limit = OWN[self.op.kind].limit(self._own) if judged_alone else None
+        tolerance = HALF if self._half else OWN[self.op.kind]
+        own_limit = tolerance.limit(self._own) if judged_alone else None
         free_limit = None if self.region.output in rounded else FREE.limit(self.free)
         fault = self._fault or judge(self._own, own_limit, "off by itself") or self._broken
         values = dict(self.region.arguments)
@@ -148,12 +151,12 @@ def first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _plain_mask(mask: Array) -> Array:
+def _plain_mask(mask: Array, limit: float) -> Array:
     """A mask with NaN for what is masked by a large negative number: any will do."""
-    return mask if mask.dtype == np.bool_ else np.where(mask < _MASKED, np.float32(np.nan), mask)
+    return mask if mask.dtype == np.bool_ else np.where(mask < limit, np.float32(np.nan), mask)
 
 
-def _compare_weights(region: Region, weights: tuple[torch.Tensor, ...]) -> tuple[str | None, str]:
+def _compare_weights(region: Region, weights: tuple[torch.Tensor, ...], half: bool) -> tuple[str | None, str]:
     """Compare a layer's constants with eager's weights, bit by bit; gives the verdict and the fault."""
     constants = [value.const_value.numpy() for value in region.constants if value.const_value is not None]
     if not weights or not constants:
@@ -165,10 +168,14 @@ def _compare_weights(region: Region, weights: tuple[torch.Tensor, ...]) -> tuple
         forms = [c for constant in constants for c in (constant, constant.T) if _alike(c, array)]
         if not forms:  # folded into something else: the op alone, and what follows, are to show whether rightly
             return None, ""
-        differing = min(int((_bits(form) != _bits(array)).sum()) for form in forms)
+        wanted = [array]
+        if half:  # what computes in float32 there has eager's weights
+            with np.errstate(over="ignore"):
+                wanted.append(array.astype(np.float16).astype(array.dtype))
+        differing = min(int((_bits(form) != _bits(one)).sum()) for form in forms for one in wanted)
         if differing:
             return None, f"{WEIGHTS_DIFFER}: {differing} of {array.size} numbers differ"
-    return "identical", ""
+    return "rounded" if half else "identical", ""
 
 
 def _alike(one: Array, other: Array) -> bool:

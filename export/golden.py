@@ -15,7 +15,7 @@ from tfm.runtime.golden import ARRAYS, GOLDEN_SCHEMA, LIMITS, golden_name
 from .fast_path import no_fast_path
 from .graphs import Graph
 from .regions import Array
-from .tolerances import END_TO_END, Tolerance
+from .tolerances import END_TO_END, GOLDEN_NMSE_HALF, Tolerance
 
 _MOST_BYTES = 1 << 20
 """A case is made shorter until it takes no more: one token's logits over 49152 words take 0.2 MB."""
@@ -63,7 +63,7 @@ def write_golden(
     counts: dict[str, int] = {}
     precisions: dict[str, dict[str, Any]] = {}
     for name in files:
-        factor, floor = GOLDEN_NMSE
+        factor, floor = GOLDEN_NMSE_HALF if name == "fp16" else GOLDEN_NMSE
         by_nmse = {"nmse_factor": factor, "nmse_floor": floor}
         precisions[name] = {"atol": tolerance.atol, "rtol": tolerance.rtol} if name == "fp32" else by_nmse
         precisions[name]["nmse"] = {}

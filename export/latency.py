@@ -1,4 +1,4 @@
-"""A first look at latency: eager, fp32 and int8 side by side."""
+"""A first look at latency: eager and the precisions of a bundle side by side."""
 
 import os
 from collections.abc import Sequence

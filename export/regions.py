@@ -190,12 +190,14 @@ def cuts_of(regions: Mapping[str, Region]) -> dict[str, list[ir.Value]]:
     return cuts
 
 
-def rounded_values(model: ir.Model) -> set[ir.Value]:
-    """The values that a quantised weight leads to, and that are therefore not what eager computes."""
+def rounded_values(model: ir.Model, *, half: bool = False) -> set[ir.Value]:
+    """The values that a quantised weight or, with `half`, a float16 one leads to: they are not what eager computes."""
     rounded: set[ir.Value] = set()
     for node in model.graph:
         read = [value for value in node.inputs if value is not None]
         weights = [value.const_value for value in read if value.const_value is not None]
-        if any(weight.dtype in _QUANTISED for weight in weights) or any(value in rounded for value in read):
+        rounds = any(weight.dtype in _QUANTISED for weight in weights)
+        rounds = rounds or (half and any(value.dtype == ir.DataType.FLOAT16 for value in node.outputs))
+        if rounds or any(value in rounded for value in read):
             rounded.update(node.outputs)
     return rounded

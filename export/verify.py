@@ -10,9 +10,10 @@ Eager and the graph run side by side, op after op, and nothing is kept of what w
 of its weights twice, and of one op.
 """
 
+import contextlib
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -21,7 +22,8 @@ import torch
 from torch import Tensor
 
 from tfm.errors import VerificationError
-from tfm.quantize.storage import mapped
+from tfm.quantize.half import emulate_half
+from tfm.quantize.storage import mapped, save_onnx
 from tfm.runtime import Figures
 
 from .compare import Comparison, first_line, judge
@@ -57,7 +59,8 @@ def verify(
         cases: Inputs to compare on, each in the order of `graph.inputs`.
         precision: "fp32" judges everything. In any other, an op must be as exact as in float32 by itself unless its
             weights are quantised, and in place unless quantised weights lead to it; what such weights cost is measured,
-            and whether that is acceptable is the task's question (`fidelity`).
+            and whether that is acceptable is the task's question (`fidelity`). "fp16" is judged likewise, by `HALF`, in
+            a form that rounds every result as float16 stores it: the CPU would not.
         tolerance: For the outputs of an fp32 graph.
         provider: onnxruntime's execution provider to verify on.
         levels: The optimisation levels to run the whole graph at.
@@ -65,8 +68,8 @@ def verify(
     Returns:
         The report. A comparison that could not be made is a fault in it, never a pass.
     """
-    with mapped(path) as file:
-        work = _Verification(graph, file, cases, judged=precision == "fp32", tolerance=tolerance, provider=provider)
+    with _runnable(path, precision) as file:
+        work = _Verification(graph, file, cases, precision=precision, tolerance=tolerance, provider=provider)
         work.compare_ops()
         for level in levels:
             ran = work.compare_outputs(level)
@@ -93,12 +96,13 @@ class _Verification:
         path: Path,
         cases: Sequence[list[Tensor]],
         *,
-        judged: bool,
+        precision: str,
         tolerance: Tolerance,
         provider: str,
     ) -> None:
         self.graph, self.path, self.cases = graph, path, cases
-        self.judged, self.tolerance, self.provider = judged, tolerance, provider
+        self.judged, self.half = precision == "fp32", precision == "fp16"
+        self.tolerance, self.provider = tolerance, provider
         self.providers = [provider] if provider == CPU else [provider, CPU]
         self.names = [value.name for value in graph.outputs]
         self.feeds = [
@@ -106,7 +110,7 @@ class _Verification:
         ]
         self.model = ir.load(path)
         self.regions = find_regions(self.model)
-        self.rounded = rounded_values(self.model)
+        self.rounded = rounded_values(self.model, half=self.half)
         self.comparisons: dict[str, Comparison] = {}
         self.expected: list[list[Tensor]] = []
 
@@ -123,7 +127,7 @@ class _Verification:
             def compare(tap: Tap, run: Run = run) -> None:
                 op = str(tap.op)
                 if op not in self.comparisons:
-                    self.comparisons[op] = Comparison(tap.op, self.regions.get(op), tap.source)
+                    self.comparisons[op] = Comparison(tap.op, self.regions.get(op), tap.source, self.half)
                 self.comparisons[op].add(tap, self.model, pieces, run)
 
             self.expected.append(watch(self.graph, case, compare))
@@ -243,6 +247,22 @@ class _Verification:
             fault = faults[name] or judge(found, limit, "off")
             reports.append(OutputReport(name=name, level=level, figures=found, limit=limit, fault=fault))
         return reports
+
+
+@contextlib.contextmanager
+def _runnable(path: Path, precision: str) -> Iterator[Path]:
+    """A file of the same graph that needs little memory, and that rounds to float16 where that is stored."""
+    if precision != "fp16":
+        with mapped(path) as file:
+            yield file
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        model, emulated = ir.load(path), Path(folder) / path.name
+        emulate_half(model)
+        save_onnx(model, emulated)
+        del model
+        with mapped(emulated) as file:
+            yield file
 
 
 def _add(figures: Figures, actual: Array, expected: Array) -> str:

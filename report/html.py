@@ -97,6 +97,7 @@ def write_report(
         pictures=markupsafe.Markup(pictures),
         fidelity=[(entry, fault_of_fidelity(entry)) for entry in certificate["fidelity"]],
         latency=tables.latency(certificate),
+        not_judged=certificate.get("not_judged", ()),
         sizes=tables.sizes(certificate),
         error=numbers.error,
         plain=numbers.plain,

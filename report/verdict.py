@@ -159,15 +159,17 @@ def _size_of_error(figures: Mapping[str, Any]) -> float:
 def _speed_and_size(certificate: Mapping[str, Any]) -> Iterator[Tile]:
     sizes = certificate["sizes"]
     smallest = min(sizes, key=lambda name: sizes[name], default="")
+    times = {name for entry in certificate["latency"] for name in entry["milliseconds"]}
+    timed = min((name for name in sizes if name in times), key=lambda name: sizes[name], default="")
     ratios = [
-        entry["milliseconds"]["eager"] / entry["milliseconds"][smallest]
+        entry["milliseconds"]["eager"] / entry["milliseconds"][timed]
         for entry in certificate["latency"]
-        if numbers.finite(entry["milliseconds"].get("eager")) and numbers.finite(entry["milliseconds"].get(smallest))
+        if numbers.finite(entry["milliseconds"].get("eager")) and numbers.finite(entry["milliseconds"].get(timed))
     ]
     if ratios:
         low, high = f"{min(ratios):.1f}", f"{max(ratios):.1f}"
         text = f"{low}×" if low == high else f"{low}–{high}×"
-        yield Tile(text, f"as fast as eager PyTorch, in {smallest}", "one thread")
+        yield Tile(text, f"as fast as eager PyTorch, in {timed}", "one thread")
     if smallest:
         largest = max(sizes, key=lambda name: sizes[name])
         note = f"{sizes[largest] / sizes[smallest]:.1f}× smaller than {largest}" if largest != smallest else ""

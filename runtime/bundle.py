@@ -22,7 +22,7 @@ def load(
     Args:
         bundle: Its folder. The files that are opened are compared with the digests in its manifest.
         provider: "cpu", "cuda", or "auto": CUDA where it runs, else the CPU.
-        precision: One that the bundle has, or "auto": int8 on the CPU where there is one, else fp32.
+        precision: One that the bundle has, or "auto": int8 on the CPU and fp16 on CUDA where there is one, else fp32.
         threads: Threads within an operator; None: as many as this process may use cores.
 
     Returns:
@@ -58,7 +58,7 @@ def load(
 
 def _choose_precision(manifest: Manifest, precision: str, provider: str) -> str:
     if precision == "auto":
-        wished = ["int8", "fp32"] if provider == "cpu" else ["fp32", "int8"]
+        wished = ["int8", "fp32"] if provider == "cpu" else ["fp16", "fp32", "int8"]
         return next(name for name in [*wished, *manifest.graphs] if name in manifest.graphs)
     if precision not in manifest.graphs:
         raise BundleError(f"{manifest.folder} has no {precision!r} graph; it has: {', '.join(manifest.graphs)}")

@@ -39,7 +39,7 @@ class Encoder(Model):
         Args:
             texts: Texts; one str is as a list of one.
             batch_size: How many texts go into the graph at once, at least 1; None: one in a quantised precision, whose
-                activations have scales that batch-mates and padding would share, and eight in fp32.
+                activations have scales that batch-mates and padding would share, and eight in fp32 and fp16.
 
         Returns:
             One row per text, float32 (len(texts), D).
@@ -54,7 +54,9 @@ class Encoder(Model):
                 f"{self.manifest.folder} has no sentence_embedding: its checkpoint does not say how to pool; "
                 "run() gives last_hidden_state"
             )
-        size = check_count("batch_size", (8 if self.precision == "fp32" else 1) if batch_size is None else batch_size)
+        if batch_size is None:
+            batch_size = 8 if self.precision in ("fp32", "fp16") else 1
+        size = check_count("batch_size", batch_size)
         texts = as_list(texts)
         for index, text in enumerate(texts):
             if not isinstance(text, str):

@@ -13,6 +13,7 @@ from tfm.export.generic_open import open_generic
 from tfm.export.graphs import Graph
 from tfm.export.samples import cases
 from tfm.quantize import quantize_int8
+from tfm.quantize.half import to_half
 
 ENCODER = {"kind": "encoder", "activation": "gelu", "num_encoder_layers": 2, "pooling": "mean", "pooler": True}
 QUICK = {"kind": "encoder", "activation": "quick_gelu", "norm_first": True}
@@ -47,7 +48,7 @@ def _by_hand() -> tuple[Graph, bytes]:
 def plant(
     export_tiny: Any, where: str, edit: Edit | None, folder: Path, *, precision: str = "fp32", **options: Any
 ) -> GraphReport:
-    """Verify a copy of a correct export that was edited, and then, in int8, quantised."""
+    """Verify a copy of a correct export that was edited, and then quantised, or turned into float16."""
     if where == "by_hand":
         graph, content = _by_hand()
         model = ir.from_proto(onnx.ModelProto.FromString(content))
@@ -59,5 +60,7 @@ def plant(
         edit(model)
     if precision == "int8":
         quantize_int8(model)
+    if precision == "fp16":
+        to_half(model)
     ir.save(model, folder / "edited.onnx")
     return verify(graph, folder / "edited.onnx", cases(graph), precision=precision, **options)

@@ -31,7 +31,7 @@ from tfm.runtime import Figures
 
 
 @pytest.mark.parametrize("where", MODELS)
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "fp16"])
 def test_what_was_not_edited_passes(export_tiny: Any, tmp_path: Path, where: str, precision: str) -> None:
     report = plant(export_tiny, where, None, tmp_path, precision=precision)
     assert report.passed

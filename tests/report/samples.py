@@ -156,6 +156,7 @@ def certificate(name: str, kind: str, graphs: list[Any]) -> Certificate:
             {"work": "model 1×16", "milliseconds": {"eager": 7.921969, "fp32": 4.381406, "int8": 1.216686}},
             {"work": "model 1×128", "milliseconds": {"eager": 38.030144, "fp32": 18.564591, "int8": 8.62926}},
         ],
+        "not_judged": [],
         "quantization": {},
         "sizes": {"fp32": 90287789, "int8": 22892866},
     }
