@@ -53,6 +53,10 @@ class Switched:
             for number, use in enumerate(op.uses):
                 _exchange(graph, number, use, tests, pieces, shared)
             graph.opset_imports.update({name: v for written in pieces for name, v in written.opset_imports.items()})
+        for number, node in enumerate(ir.traversal.RecursiveGraphIterator(graph)):
+            if node.graph is not graph:  # branches name their values without knowing of each other
+                for place, value in enumerate(node.outputs):
+                    value.name = f"tfm.{number}.{place}"
         common.NameFixPass()(model)
         with tempfile.TemporaryDirectory() as folder:
             ir.save(model, Path(folder) / "model.onnx", external_data="model.onnx.data")

@@ -348,4 +348,11 @@ class _Tuner:
                 splice(model.graph, op, one.pieces[form])
         common.RemoveUnusedNodesPass()(model)
         common.RemoveUnusedOpsetsPass()(model)
+        _forget_inferred(model.graph)
         return model
+
+
+def _forget_inferred(graph: ir.Graph) -> None:
+    """Leave out the constants' shapes and types, which they have themselves: of a small graph they are a part."""
+    for value in graph.initializers.values():
+        value.shape = value.type = None
