@@ -81,8 +81,8 @@ class Judge:
         self._expected = [self._results(exact, index) for index in range(len(self._feeds))]
         if not any(rows.size for batch in self._expected for rows in batch):
             raise QuantizeError(
-                f"{manifest.folder}: its {self._role} gives no floats on {samples.description}: how far off a "
-                "quantised graph is cannot be judged"
+                f"{manifest.folder}: its {self._role} gives no floats on {samples.description}, so how far off a "
+                "quantised one is cannot be judged"
             )
 
     def drop(self, runs: Mapping[str, Run]) -> Drop:

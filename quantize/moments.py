@@ -32,6 +32,8 @@ def second_moments(path: Path, names: Iterable[str], feeds: Iterable[Mapping[str
     """
     model = ir.load(path)
     wanted = list(dict.fromkeys(names))
+    if not wanted:  # of no names onnxruntime would give every output
+        return {}
     values = {str(value.name): value for node in model.graph for value in node.outputs}
     if missing := [name for name in wanted if name not in values]:
         raise QuantizeError(f"the graph {model.graph.name!r} computes no value {missing[0]!r}")

@@ -228,7 +228,7 @@ class _Tuner:
         ids = np.unique(np.linspace(0, rows - 1, min(rows, _LOOKED_UP)).astype(np.int64))
         inputs: list[tuple[dict[str, Array], Array | None]] = []
         for rows_RK, real_R in seen.batches if seen is not None else [(None, None)]:
-            feeds = {str(use.x.name): ids if use.is_lookup else rows_RK for use in one.op.uses}
+            feeds = {str(u.x.name): ids.astype(_dtype(u.x)) if u.is_lookup else rows_RK for u in one.op.uses}
             inputs.append(({name: array for name, array in feeds.items() if array is not None}, real_R))
         return [0.0, *noise_of(one.pieces[1:], one.pieces[0], inputs)]
 
@@ -238,8 +238,12 @@ class _Tuner:
         known: dict[str, list[float]] = {}
         for number, work in enumerate(self.works):
             mine = [(index, one) for index, one in enumerate(self.candidates) if one.role == work.role]
-            names = sorted({str(use.x.name) for _, one in mine for use in one.op.uses} - set(work.inputs))
-            arrays = dict(work.inputs)
+            values = {str(use.x.name): use.x for _, one in mine for use in one.op.uses}
+            arrays = {
+                name: value.const_value.numpy() for name, value in values.items() if value.const_value is not None
+            }
+            arrays |= work.inputs
+            names = sorted(set(values) - set(arrays))
             if names:  # of none onnxruntime gives every output
                 tapped = open_tapped(self.paths[work.role], names)
                 arrays |= zip(names, tapped.run(names, dict(work.inputs)), strict=True)
@@ -356,3 +360,7 @@ def _forget_inferred(graph: ir.Graph) -> None:
     """Leave out the constants' shapes and types, which they have themselves: of a small graph they are a part."""
     for value in graph.initializers.values():
         value.shape = value.type = None
+
+
+def _dtype(ids: ir.Value) -> npt.DTypeLike:
+    return np.int64 if ids.dtype is None else ids.dtype.numpy()
