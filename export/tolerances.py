@@ -146,7 +146,7 @@ it is made of, + rtol · what is expected."""
 
 
 def tolerance_table(end_to_end: Tolerance = END_TO_END, *, half: bool = False) -> list[dict[str, Any]]:
-    """Give every tolerance of a verification as JSON values, for the certificate; with `half`, of float16 graphs too."""
+    """Give every tolerance of a verification as JSON values, for the certificate; `half`: of float16 graphs too."""
     rows = {f"{kind}, by itself": tolerance for kind, tolerance in OWN.items()}
     rows |= {"any op in fp16, by itself": HALF} if half else {}
     rows |= {"any op, inside the whole graph": FREE, "outputs, end to end": end_to_end}

@@ -1,8 +1,10 @@
 """What the tests of the report share."""
 
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -11,3 +13,9 @@ import pytest
 def samples() -> SimpleNamespace:
     """The certificates of samples.py, which no test can import: tests are no package."""
     return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("samples.py"))))
+
+
+@pytest.fixture(scope="session")
+def problems() -> Callable[[dict[str, Any]], list[str]]:
+    """What a certificate and docs/parity.md do not agree in; by path, as tests are no package."""
+    return runpy.run_path(str(Path(__file__).with_name("parity_schema.py")))["problems"]
