@@ -23,7 +23,6 @@ import onnx_ir.passes.common as common
 from tfm.errors import QuantizeError
 from tfm.runtime import Figures
 
-
 from .edit import initializer, refuse_quantised
 
 _HALF, _SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT
