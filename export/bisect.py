@@ -19,8 +19,8 @@ from .regions import Array, Region, cuts_of, find_regions
 from .reports import GraphReport
 from .subject import Stage, silent
 from .taps import Tap, watch
-from .tolerances import END_TO_END, FREE, OWN, Tolerance
-from .verify import CPU, verify
+from .tolerances import END_TO_END, FREE, HALF, OWN, Tolerance
+from .verify import CPU, comparable, verify
 
 MODEL, ARRAYS, SCRIPT = "differs.onnx", "differs.npz", "reproduce.py"
 
@@ -106,8 +106,8 @@ def bisect(
     with stage("make the input smaller"):
         while (smaller := next((c for c in _smaller(graph, case) if not check(c).passed), None)) is not None:
             case = smaller
-    with stage("cut the graph"):
-        part = _cut(graph, path, case, check(case), provider)
+    with stage("cut the graph"), comparable(path, precision) as file:
+        part = _cut(graph, file, case, check(case), provider)
         folder.mkdir(parents=True, exist_ok=True)
         return part.save(folder)
 
@@ -155,6 +155,7 @@ def _cut(graph: Graph, path: Path, case: list[Tensor], report: GraphReport, prov
     feeds = {value.name: tensor.numpy() for value, tensor in zip(graph.inputs, case, strict=True)}
     found: list[_Part] = []
     run = Pieces(model, cuts_of(regions), path.parent, [provider]).start(feeds)
+    half = report.precision == "fp16"
     faulty = next((op for op in report.ops if op.fault and str(op.op) in regions), None)
 
     def look(tap: Tap) -> None:
@@ -164,14 +165,15 @@ def _cut(graph: Graph, path: Path, case: list[Tensor], report: GraphReport, prov
         alone = region.feeds(tap)
         part = _region_part(model, region, alone, region.expected(tap))
         other_weights = faulty.fault.startswith(WEIGHTS_DIFFER)  # by too little, perhaps, for its result to show it
-        if other_weights or not part.distance().max_abs <= OWN[tap.op.kind].limit(_figures(part.expected)):
+        own = HALF if half else OWN[tap.op.kind]
+        if other_weights or not part.distance().max_abs <= own.limit(_figures(part.expected)):
             found.append(part)
             return
         for argument, value in region.arguments:
             nodes, inputs = run.before(str(value.name)) if value.producer() is not None else ((), {})
             if nodes:
                 part = _argument_part(model, tap, argument, value, nodes, inputs, alone[str(value.name)])
-                if not part.distance().max_abs <= FREE.limit(_figures(part.expected)):
+                if not part.distance().max_abs <= (HALF if half else FREE).limit(_figures(part.expected)):
                     found.append(part)
                     return
 

@@ -68,7 +68,7 @@ def verify(
     Returns:
         The report. A comparison that could not be made is a fault in it, never a pass.
     """
-    with _runnable(path, precision) as file:
+    with comparable(path, precision) as file:
         work = _Verification(graph, file, cases, precision=precision, tolerance=tolerance, provider=provider)
         work.compare_ops()
         for level in levels:
@@ -250,8 +250,16 @@ class _Verification:
 
 
 @contextlib.contextmanager
-def _runnable(path: Path, precision: str) -> Iterator[Path]:
-    """A file of the same graph that needs little memory, and that rounds to float16 where that is stored."""
+def comparable(path: Path, precision: str) -> Iterator[Path]:
+    """A file of the same graph that needs little memory, and whose values are float32, rounded where they were float16.
+
+    Args:
+        path: The ONNX file.
+        precision: Of its weights.
+
+    Yields:
+        The file to compare, there for the time being.
+    """
     if precision != "fp16":
         with mapped(path) as file:
             yield file

@@ -19,6 +19,7 @@ from tfm.export import export_checkpoint, graphs_of
 from tfm.export.samples import cases
 from tfm.export.taps import record
 from tfm.model import Transformer, save_checkpoint
+from tfm.quantize.timing import Latency
 
 MakeModel = Callable[..., Transformer]
 Run = Callable[..., tuple[int, str, str]]
@@ -300,7 +301,7 @@ def test_a_bad_checkpoint(run: Run, make_model: MakeModel, tmp_path: Path, case:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--precision", "fp32,fp16"], ["unknown precision 'fp16'", "fp32, int8"]),
+        (["--precision", "fp32,fp8"], ["unknown precision 'fp8'", "fp32, int8, int4, fp16"]),
         (["--precision", "FP32"], ["unknown precision 'FP32'"]),
         (["--opset", "7"], ["opset 7 is not supported; choose one of 23 to 25"]),
         (["--opset", "26"], ["opset 26 is not supported"]),
@@ -341,6 +342,23 @@ def test_an_interruption(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyP
     assert (code, out) == (130, "")
     assert "interrupted; nothing was left behind" in err
     assert [path.name for path in checkpoint.parent.iterdir()] == ["model.pt"]
+
+
+def test_the_speed_of_fp16_is_not_judged(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither timed nor refused; and float16's limits do not stand where float32's are looked for."""
+    monkeypatch.setenv("COLUMNS", "120")
+    times = [Latency(work="encoder 1×16", milliseconds={"eager": 2.0, "fp32": 1.0})]
+    monkeypatch.setattr(bundle, "measure_latency", lambda *_: times)
+    code, out, err = run("--ckpt", checkpoint, "-o", "x.tfm", "--precision", "fp32,fp16")
+    assert code == 0, out + err
+    assert "The speed of fp16 was not judged on this machine: it is for CUDA, and only the CPU ran." in out
+    assert " in fp32 in fp16" in out
+    limits = [float(cells[-3]) for line in out.splitlines() if (cells := line.split()) and cells[-1] == "dB"
+              and cells[0] == "✓" and "layers" in line]  # fmt: skip
+    assert len(limits) == 5
+    assert max(limits) < 1e-4
+    assert "✓ verified all 5 attention and activation ops, fp32 and fp16" in out
+    assert "time eager, fp32\n" in err
 
 
 def test_in_a_process_of_its_own(tmp_path: Path) -> None:

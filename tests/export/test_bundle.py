@@ -15,7 +15,7 @@ import pytest
 
 import tfm.export.bundle as bundle
 import tfm.export.subject as subject
-from tfm.errors import CheckpointError, ConfigError, ExportError
+from tfm.errors import CheckpointError, ConfigError, ExportError, QuantizeError
 from tfm.export import PRECISIONS, Tolerance, export_checkpoint
 from tfm.export.certificate import PARITY_SCHEMA
 from tfm.export.fidelity import FLOORS, Fidelity
@@ -24,6 +24,7 @@ from tfm.quantize.timing import Latency, compare_speed
 from tfm.runtime import check_golden, load
 
 ENCODER = {"kind": "encoder", "activation": "gelu"}
+MADE = ["fp32", "int8", "fp16"]
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch, to_onnx_once: Any) -> None:
 
 @pytest.fixture(scope="module")
 def made(make_model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A bundle in both precisions, and its report."""
+    """A bundle in the precisions of `MADE`, and its report."""
     folder = tmp_path_factory.mktemp("made")
     model = make_model(bos_token_id=1, eos_token_id=2, pad_token_id=0, activation="gelu", norm_first=True)
     save_checkpoint(model, folder / "model.pt")
@@ -56,7 +57,7 @@ def made(make_model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     (folder / "thesis.txt").write_text("private")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(bundle, "measure_latency", lambda *_: [])
-        return folder / "x.tfm", export_checkpoint(folder / "model.pt", folder / "x.tfm")
+        return folder / "x.tfm", export_checkpoint(folder / "model.pt", folder / "x.tfm", precisions=MADE)
 
 
 MADE = ("fp32", "int8")
@@ -71,12 +72,11 @@ def test_the_files(made: tuple[Path, Any]) -> None:
     output, report = made
     assert report.passed
     assert report.faults() == []
-    graphs = [
-        f"onnx/{name}{suffix}.onnx" for name in ("decoder_model_merged", "encoder_model") for suffix in ("", "_int8")
-    ]
+    names, suffixes = ("decoder_model_merged", "encoder_model"), ("", "_int8", "_fp16")
+    graphs = [f"onnx/{name}{suffix}.onnx" for name in names for suffix in suffixes]
     found = sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
     rest = ["config.json", "generation_config.json", "golden.json", "golden.npz", "manifest.json", "parity.json"]
-    rest += ["recipe_int8.json", "report.html"]
+    rest += ["report.html", "recipe_int8.json"]
     assert found == sorted([*graphs, *rest])
 
 
@@ -105,7 +105,7 @@ def test_the_certificate_is_the_report(made: tuple[Path, Any]) -> None:
     assert values == json.loads(json.dumps(report.certificate))
     assert (values["schema"], values["passed"]) == (PARITY_SCHEMA, True)
     assert [(graph["role"], graph["precision"]) for graph in values["graphs"]] == [
-        (role, precision) for precision in MADE for role in ("encoder", "decoder")
+        (role, precision) for precision in ("fp32", "fp16", "int8") for role in ("encoder", "decoder")
     ]
     assert all(op["passed"] and op["form"] and op["own"]["count"] for graph in values["graphs"] for op in graph["ops"])
     assert values["sizes"]["fp32"] == sum(
@@ -127,7 +127,7 @@ def test_the_runtime_runs_it(made: tuple[Path, Any], precision: str) -> None:
 def test_the_golden_outputs_are_reproduced(made: tuple[Path, Any]) -> None:
     report = check_golden(made[0], provider="cpu")
     assert report.passed, report.faults()
-    assert [graph.precision for graph in report.graphs] == ["fp32", "fp32", "int8", "int8"]
+    assert [graph.precision for graph in report.graphs] == [name for name in MADE for _ in range(2)]
 
 
 def test_the_golden_limits_are_those_asked_for(checkpoint: Path, output: Path) -> None:
@@ -185,9 +185,9 @@ def test_overwrite(checkpoint: Path, output: Path) -> None:
 # ------------------------------------------------ refusals
 
 
-@pytest.mark.parametrize("precisions", [["fp16"], ["fp32", "int3"], [""]])
+@pytest.mark.parametrize("precisions", [["fp8"], ["fp32", "int2"], [""]])
 def test_an_unknown_precision(checkpoint: Path, output: Path, precisions: list[str]) -> None:
-    with pytest.raises(ExportError, match=r"unknown precision '.*'; known: fp32, int8"):
+    with pytest.raises(ExportError, match=r"unknown precision '.*'; known: fp32, int8, int4, fp16"):
         export_checkpoint(checkpoint, output, precisions=precisions)
     nothing_is_left(output)
 
@@ -217,7 +217,7 @@ def test_a_disk_that_fills(checkpoint: Path, output: Path, monkeypatch: pytest.M
     nothing_is_left(output)
 
 
-@pytest.mark.parametrize("step", ["to_onnx", "verify", "quantise", "measure_latency"])
+@pytest.mark.parametrize("step", ["to_onnx", "verify", "quantise", "to_half", "measure_latency"])
 def test_an_interruption_leaves_nothing(
     checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -226,7 +226,7 @@ def test_an_interruption_leaves_nothing(
 
     monkeypatch.setattr(bundle, step, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        export_checkpoint(checkpoint, output)
+        export_checkpoint(checkpoint, output, precisions=MADE)
     nothing_is_left(output)
 
 
@@ -272,10 +272,9 @@ def test_a_defect_that_only_the_int8_graph_has(
 
     def quantise(*args: Any, **options: Any) -> Any:
         made = real(*args, **options)
-        for path in made.files.values():
-            model = ir.load(path)
-            defect(edit, "Attention")(model)
-            ir.save(model, path)
+        model = ir.load(made.files["model"])
+        defect(edit, "Attention")(model)
+        ir.save(model, made.files["model"])
         return made
 
     monkeypatch.setattr(bundle, "quantise", quantise)
@@ -284,6 +283,46 @@ def test_a_defect_that_only_the_int8_graph_has(
     assert report.faults()[0].startswith(
         "int8 cosine: " if edit is swap_keys_and_values else "int8 model: attention encoder.layers.0.self_attn: off by"
     )
+    nothing_is_left(output)
+
+
+@pytest.mark.parametrize("edit", [swap_keys_and_values, drop_mask])
+def test_a_defect_that_only_the_fp16_graph_has(
+    checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch, edit: Callable[[ir.Node], None]
+) -> None:
+    real = bundle.to_half
+
+    def to_half(model: ir.Model) -> None:
+        real(model)
+        defect(edit, "Attention")(model)
+
+    monkeypatch.setattr(bundle, "to_half", to_half)
+    report = export_checkpoint(checkpoint, output, precisions=["fp16"])
+    assert not report.shipped
+    assert report.faults()[0].startswith(
+        "fp16 cosine: " if edit is swap_keys_and_values else "fp16 model: attention encoder.layers.0.self_attn: off by"
+    )
+    nothing_is_left(output)
+
+
+def test_sums_that_float16_cannot_hold_are_refused(make_model: Any, tmp_path: Path, output: Path) -> None:
+    """The CPU, which adds up and goes on in float32, would not show them."""
+    model = make_model(**ENCODER)
+    model.encoder.layers[0].feed_forward.linear1.weight.data *= 5e4
+    save_checkpoint(model, tmp_path / "model.pt")
+    report = export_checkpoint(tmp_path / "model.pt", output, precisions=["fp16"])
+    assert [graph.passed for graph in report.graphs] == [True, False]
+    linear = "fp16 model: linear encoder.layers.0.feed_forward.linear1"
+    assert report.faults()[0].startswith(f"{linear}: off by itself: NaN or infinity where eager has another value")
+    nothing_is_left(output)
+
+
+def test_a_weight_that_float16_cannot_hold_is_refused(make_model: Any, tmp_path: Path, output: Path) -> None:
+    model = make_model(**ENCODER)
+    model.encoder.layers[0].feed_forward.linear1.weight.data[0, 0] = 70_000
+    save_checkpoint(model, tmp_path / "model.pt")
+    with pytest.raises(QuantizeError, match=r"holds 70000, and float16 ends at ±65504; leave out fp16"):
+        export_checkpoint(tmp_path / "model.pt", output, precisions=["fp16"])
     nothing_is_left(output)
 
 
@@ -339,6 +378,37 @@ def test_low_fidelity_refuses_the_bundle(checkpoint: Path, output: Path, monkeyp
     assert not report.passed
     assert report.faults()[0] == "int8 cosine: 0.5000 over 3 texts, less than 0.99"
     nothing_is_left(output)
+
+
+def test_fp16_is_never_timed_here(checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[str] = []
+
+    def measure(graphs: Any, files: dict[str, Any], *_: Any) -> list[Latency]:
+        timed.extend(files)
+        return [Latency(work="model 1×16", milliseconds={"eager": 2.0, **dict.fromkeys(files, 1.0)})]
+
+    monkeypatch.setattr(bundle, "measure_latency", measure)
+    report = export_checkpoint(checkpoint, output, precisions=["fp16"])
+    assert report.passed, report.faults()
+    assert timed == ["fp32"]
+    assert [gate["name"] for gate in report.gates()] == ["fp32 model", "fp16 model", "fp32 cosine", "fp16 cosine"]
+    (text,) = json.loads((output / "parity.json").read_text())["not_judged"]
+    assert text.startswith("The speed of fp16 was not judged on this machine: ")
+    assert text in (output / "report.html").read_text(encoding="utf-8")
+    assert {"any op in fp16, by itself"} <= {row["what"] for row in report.certificate["tolerances"]}
+
+
+def test_nothing_is_left_unjudged_without_fp16(checkpoint: Path, output: Path) -> None:
+    certificate = export_checkpoint(checkpoint, output, precisions=["fp32"]).certificate
+    assert certificate["not_judged"] == []
+    assert not [row for row in certificate["tolerances"] if "fp16" in row["what"]]
+
+
+def test_a_budget_is_not_for_fp16(checkpoint: Path, output: Path) -> None:
+    report = export_checkpoint(checkpoint, output, precisions=["fp16"], max_drop=0.5)
+    assert {part.precision: part.floor for part in report.fidelity} == {
+        precision: FLOORS["cosine", precision] for precision in ("fp32", "fp16")
+    }
 
 
 def slow(*_: Any) -> list[Latency]:

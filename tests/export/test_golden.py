@@ -21,6 +21,7 @@ from tfm.export.graphs import graphs_of
 from tfm.export.manifest import write_manifest
 from tfm.export.to_onnx import to_onnx
 from tfm.quantize import quantize_int8
+from tfm.quantize.half import emulate_half, to_half
 from tfm.runtime import GoldenReport, check_golden
 
 BOTH = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "activation": "gelu", "norm_first": True}
@@ -33,13 +34,13 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def write_bundle(folder: Path, graphs: list[Graph], config: Any, to_onnx: Callable[[Graph], ir.Model]) -> Path:
     """Make a bundle, without what else an export verifies and measures."""
-    files: dict[str, dict[str, Path]] = {"fp32": {}, "int8": {}}
+    convert: dict[str, Callable[[ir.Model], object]] = {"fp32": id, "int8": quantize_int8, "fp16": to_half}
+    files: dict[str, dict[str, Path]] = {precision: {} for precision in convert}
     (folder / "onnx").mkdir(parents=True)
     for graph in graphs:
-        model = to_onnx(graph)
         for precision, roles in files.items():
-            if precision == "int8":
-                quantize_int8(model)
+            model = to_onnx(graph)
+            convert[precision](model)
             roles[graph.role] = folder / "onnx" / f"{graph.file}_{precision}.onnx"
             ir.save(model, roles[graph.role])
     write_golden(folder, graphs, files)
@@ -175,7 +176,7 @@ def test_the_bundle_passes_where_it_was_made(made: Any, kind: str) -> None:
     report = check(made(kind)[0])
     assert report.passed, report.faults()
     assert report.cases == 3 * len({graph.role for graph in report.graphs})
-    assert {graph.precision for graph in report.graphs} == {"fp32", "int8"}
+    assert {graph.precision for graph in report.graphs} == {"fp32", "int8", "fp16"}
 
 
 def test_what_the_exporting_machine_measured(made: Any) -> None:
@@ -198,7 +199,8 @@ def test_what_the_exporting_machine_measured(made: Any) -> None:
 
 def test_written_again_it_is_the_same(made: Any, tmp_path: Path) -> None:
     bundle, graphs = made("encoder-decoder")
-    files = {name: {g.role: bundle / "onnx" / f"{g.file}_{name}.onnx" for g in graphs} for name in ("fp32", "int8")}
+    names = ("fp32", "int8", "fp16")
+    files = {name: {g.role: bundle / "onnx" / f"{g.file}_{name}.onnx" for g in graphs} for name in names}
     write_golden(tmp_path, graphs, files)
     for name in ("golden.npz", "golden.json"):
         assert (tmp_path / name).read_bytes() == (bundle / name).read_bytes()
@@ -334,7 +336,8 @@ def saturate(model: ir.Model) -> None:
 
 FP32 = "decoder_model_merged_fp32.onnx"
 INT8 = "decoder_model_merged_int8.onnx"
-FLOAT, BYTE = ir.DataType.FLOAT, ir.DataType.INT8
+FP16 = "decoder_model_merged_fp16.onnx"
+FLOAT, HALF, BYTE = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8
 
 
 @pytest.mark.parametrize(
@@ -349,13 +352,23 @@ FLOAT, BYTE = ir.DataType.FLOAT, ir.DataType.INT8
         pytest.param(FP32, scale, id="fp32 scale 1 % off"),
         pytest.param(FP32, tanh_gelu, id="fp32 gelu by tanh"),
         pytest.param(INT8, saturate, id="int8 saturates"),
+        pytest.param(FP16, weights(noise, HALF), id="fp16 weights 10 % off"),
+        pytest.param(FP16, weights(nan, HALF), id="fp16 NaN"),
+        pytest.param(FP16, drop_mask, id="fp16 mask dropped"),
+        pytest.param(FP16, scale, id="fp16 scale 1 % off"),
     ],
 )
 def test_a_planted_defect(planted: Callable[..., GoldenReport], file: str, change: Callable[[ir.Model], None]) -> None:
     report = planted(file, change)
     (fault,) = report.faults()
-    assert fault.startswith(f"{'fp32' if file == FP32 else 'int8'} decoder: ")
+    assert fault.startswith(f"{ {FP32: 'fp32', INT8: 'int8', FP16: 'fp16'}[file] } decoder: ")
     assert [graph.role for graph in report.graphs if not graph.passed] == ["decoder"]
+
+
+def test_float16_may_round_every_result_where_it_runs(planted: Callable[..., GoldenReport]) -> None:
+    """As CUDA does, and the CPU that its limits were measured on does not."""
+    report = planted(FP16, emulate_half)
+    assert report.passed, report.faults()
 
 
 def test_saturating_changes_nothing_where_nothing_saturates(planted: Callable[..., GoldenReport]) -> None:

@@ -19,7 +19,7 @@ from torch import nn
 import tfm.export.bundle as bundle_module
 from tfm.errors import BundleError, ExportError, ProviderError, TfmError, VerificationError
 from tfm.export import export_checkpoint, graphs_of
-from tfm.export.bisect import bisect
+from tfm.export.bisect import SCRIPT, bisect
 from tfm.export.live import compare_live
 from tfm.export.ops import ATTENTION
 from tfm.export.passes import OP_KEY
@@ -214,6 +214,38 @@ def test_what_nothing_smaller_shows_is_the_whole_graph(made: Path, tmp_path: Pat
     assert found.what == "output last_hidden_state of the whole encoder graph"
     assert set(found.shapes.values()) == {(1, 1)}  # one row of one token
     assert found.max_abs > 0.01
+
+
+def test_a_float16_graph_is_cut_in_the_form_that_was_compared(
+    make_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32, rounded where it was float16: eager's numbers fit, and the cut runs by itself."""
+
+    def relu(model: ir.Model) -> None:
+        (node,) = (node for node in model.graph if node.metadata_props.get(OP_KEY) == GELU)
+        node.op_type = "Relu"
+        node.attributes.clear()
+
+    def half(model: ir.Model) -> None:
+        to_half(model)
+        relu(model)
+
+    to_half = bundle_module.to_half
+    monkeypatch.setattr(bundle_module, "measure_latency", lambda *_: [])
+    save_checkpoint(make_model(kind="encoder", activation="gelu"), tmp_path / "model.pt")
+    good, bad = tmp_path / "good.tfm", tmp_path / "bad.tfm"
+    assert export_checkpoint(tmp_path / "model.pt", good, precisions=["fp16"]).passed
+    assert compare_live(good, tmp_path / "model.pt", cases=2).passed
+    monkeypatch.setattr(bundle_module, "to_half", half)
+    monkeypatch.setattr(bundle_module.ExportReport, "shipped", True)
+    export_checkpoint(tmp_path / "model.pt", bad, precisions=["fp16"])
+    report = compare_live(bad, tmp_path / "model.pt", cases=2, bisect_into=tmp_path / "smallest")
+    assert report.faults()[0].startswith(f"fp16 model: {GELU}: off by itself")
+    assert report.reproduction is not None
+    assert (report.reproduction.what, report.reproduction.nodes[0]) == (f"{GELU} by itself", "Relu")
+    assert 0.1 < report.reproduction.max_abs < 1  # relu is up to 0.17 from gelu
+    done = subprocess.run([sys.executable, tmp_path / "smallest" / SCRIPT], capture_output=True, text=True, check=True)
+    assert float(done.stdout.split()[-1]) == report.reproduction.max_abs
 
 
 def test_there_must_be_something_to_bisect(made: Path, tmp_path: Path) -> None:

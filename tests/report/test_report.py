@@ -327,6 +327,18 @@ def test_ops_that_became_the_same_are_one_row_of_the_fusion_report(page: Any, sa
     assert "compared at view_3" in text
 
 
+def test_what_was_not_judged_is_said(page: Any, samples: SimpleNamespace) -> None:
+    """And the speed is that of the smallest that was timed."""
+    certificate = samples.encoder()
+    certificate["sizes"]["fp16"] = 100
+    assert "as fast as eager PyTorch, in int8" in page(certificate).text
+    certificate["not_judged"] = ["The speed of fp16 was <i>not judged."]
+    found = page(certificate)
+    assert "The speed of fp16 was <i>not judged." in found.text.split("Speed and size")[-1]
+    del certificate["not_judged"]  # as older exports
+    assert "not judged" not in page(certificate).text
+
+
 @pytest.mark.parametrize("schema", [1, 4, None, "2", "3"])
 def test_another_schema_is_refused(tmp_path: Path, samples: SimpleNamespace, schema: object) -> None:
     certificate = copy.deepcopy(samples.encoder()) | {"schema": schema}

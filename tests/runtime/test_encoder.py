@@ -69,6 +69,24 @@ def test_wrong_texts(encoder, texts, message):
         encoder.embed(texts)
 
 
+@pytest.mark.parametrize(("precision", "sizes"), [("fp32", [8, 3]), ("fp16", [8, 3]), ("int8", [1] * 11)])
+def test_how_many_texts_go_together(make_bundle, edit_manifest, monkeypatch, precision, sizes):
+    """Only where activations have scales, batch-mates would share them."""
+    bundle = make_bundle("encoder")
+    edit_manifest(bundle, lambda m: m.update(graphs={precision: m["graphs"]["fp32"]}))
+    model = load(bundle, provider="cpu")
+    session, seen = model._sessions["model"], []
+    run = session.run
+
+    def watched(**options):
+        seen.append(len(options["input_ids"]))
+        return run(**options)
+
+    monkeypatch.setattr(session, "run", watched)
+    model.embed(["a b"] * 11)
+    assert (model.precision, seen) == (precision, sizes)
+
+
 @pytest.mark.parametrize("batch_size", [0, -1, 2.0, "3", True])
 def test_wrong_batch_size(encoder, batch_size):
     with pytest.raises(InputError, match=rf"batch_size must be an integer of at least 1, but is {batch_size!r}"):

@@ -31,6 +31,26 @@ def test_precision_where_there_is_no_int8(make_bundle, edit_manifest):
     assert load(bundle, provider="cpu").precision == "fp16"
 
 
+def test_auto_is_fp16_on_cuda_where_there_is_one(make_bundle, edit_manifest, monkeypatch):
+    class Session(runtime.Session):
+        def __init__(self, path, signature, provider, threads):
+            super().__init__(path, signature, "cpu", threads)
+            self.provider = provider
+
+    monkeypatch.setattr("tfm.runtime.bundle.Session", Session)
+    monkeypatch.setattr(
+        "onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    bundle = make_bundle("encoder")
+    assert load(bundle).precision == "fp32"
+    edit_manifest(bundle, lambda m: m["graphs"].update(fp16=m["graphs"]["int8"]))
+    model = load(bundle)
+    assert (model.provider, model.precision) == ("cuda", "fp16")
+    assert load(bundle, provider="cpu").precision == "int8"
+    edit_manifest(bundle, lambda m: m["graphs"].pop("int8"))
+    assert load(bundle, provider="cpu").precision == "fp32"
+
+
 def test_auto_falls_back_to_the_cpu(make_bundle, monkeypatch):
     """CUDA is built in but does not start: the CPU runs, in the CPU's precision."""
     tried = []
