@@ -32,7 +32,10 @@ from tfm.errors import ExportError
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle to make [default: NAME.tfm here].")
 @click.option(
-    "--precision", default="fp32,int8", show_default=True, help="What to make, by commas; fp32 is always made."
+    "--precision",
+    default="fp32,int8",
+    show_default=True,
+    help="fp32, int8, int4, fp16 (for CUDA), by commas; fp32 is always made.",
 )
 @click.option("--calib", type=click.Path(path_type=Path), help="Texts or arrays to quantise by [default: built in].")
 @click.option(

@@ -353,7 +353,7 @@ def test_the_speed_of_fp16_is_not_judged(run: Run, checkpoint: Path, monkeypatch
     assert code == 0, out + err
     assert "The speed of fp16 was not judged on this machine: it is for CUDA, and only the CPU ran." in out
     assert " in fp32 in fp16" in out
-    limits = [float(cells[-3]) for line in out.splitlines() if (cells := line.split()) and cells[-1] == "dB"
+    limits = [float(cells[-4]) for line in out.splitlines() if (cells := line.split()) and cells[-1] == "dB"
               and cells[0] == "✓" and "layers" in line]  # fmt: skip
     assert len(limits) == 5
     assert max(limits) < 1e-4
