@@ -60,10 +60,6 @@ def made(make_model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
         return folder / "x.tfm", export_checkpoint(folder / "model.pt", folder / "x.tfm", precisions=MADE)
 
 
-MADE = ("fp32", "int8")
-"""What is made where nothing is said."""
-
-
 def nothing_is_left(output: Path) -> None:
     assert not output.parent.exists()
 
