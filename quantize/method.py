@@ -74,6 +74,8 @@ class Blocks:
         calibrated: Whether weights are rounded so that products change least on calibration data (GPTQ, AWQ).
         smoothing: Then each input is divided by its root mean square to this power; 0: not at all.
         products: "int8" where the kernel may round the activations of each block, or "float32".
+        outliers: Whether inputs that would spoil their block are multiplied apart, where rounding them is all that is
+            lost: the weights lie on a grid that is kept exactly.
     """
 
     form: ClassVar = "blocks"
@@ -82,6 +84,7 @@ class Blocks:
     calibrated: bool = True
     smoothing: float = 0.5
     products: Literal["int8", "float32"] = "int8"
+    outliers: bool = True
 
     def __str__(self) -> str:
         return ", ".join(
@@ -135,7 +138,7 @@ def method_from_json(values: Any, place: str) -> Method:
 
 def _fits(name: str, value: Any) -> bool:
     """Whether an attribute may have a value."""
-    if name in ("by_row", "calibrated"):
+    if name in ("by_row", "calibrated", "outliers"):
         return isinstance(value, bool)
     if name == "alpha" and value is None:
         return True

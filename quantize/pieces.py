@@ -52,6 +52,7 @@ def piece(op: Op, method: Method, observed: Mapping[str, Observed], moments: Mom
                 accuracy_level=4 if method.products == "int8" else 1,
                 moments=moments if method.calibrated else None,
                 smoothing=method.smoothing,
+                outliers=None if method.outliers else 0,
             )
             if done is not None and done.op == "matmul":
                 model.metadata_props[_METHOD] = done.method

@@ -40,7 +40,7 @@ Array = npt.NDArray[Any]
 Progress = Callable[[int, int, str], None]
 """Told how much of how much is done, and what is being done."""
 
-BUDGETS = {("cosine", "int8"): 0.003, ("kl", "int8"): 0.01, ("cosine", "int4"): 0.02, ("kl", "int4"): 0.1}
+BUDGETS = {("cosine", "int8"): 0.003, ("kl", "int8"): 0.01, ("cosine", "int4"): 0.02, ("kl", "int4"): 0.05}
 """How far from float32 each precision may be, by measure: 1 - mean cosine, or nats."""
 
 _BATCH, _LOOKED_UP = 8, 4096
