@@ -54,6 +54,7 @@ class Switched:
                 _exchange(graph, number, use, tests, pieces, shared)
             graph.opset_imports.update({name: v for written in pieces for name, v in written.opset_imports.items()})
         common.NameFixPass()(model)
+        _name_apart(graph)
         with tempfile.TemporaryDirectory() as folder:
             ir.save(model, Path(folder) / "model.onnx", external_data="model.onnx.data")
             self._session = open_session(Path(folder) / "model.onnx", "cpu", count_threads(None))
@@ -70,6 +71,13 @@ class Switched:
         """
         everything = {**feeds, _CHOICE: np.array(choice, np.int64)}
         return dict(zip(outputs, self._session.run(list(outputs), everything), strict=True))
+
+
+def _name_apart(graph: ir.Graph) -> None:
+    """Give values within branches names that no other has: not even what comes after may be called like them."""
+    within = (node for node in ir.traversal.RecursiveGraphIterator(graph) if node.graph is not graph)
+    for index, value in enumerate(value for node in within for value in node.outputs):
+        value.name = f"tfm.within.{index}"
 
 
 def _share(graph: ir.Graph, written: ir.Model, prefix: str) -> dict[ir.Value, ir.Value]:
