@@ -139,7 +139,7 @@ def test_names_in_the_graph_that_branches_would_take(tmp_path: Path) -> None:
     model = mixed()
     ir.save(model, tmp_path / "m.onnx")
     feeds = feeds_of(model)
-    pieces = pieces_of(tmp_path / "m.onnx", [[Dynamic()], [Dynamic(), Dynamic(by_row=True), Static()]], [feeds])
+    pieces = pieces_of(tmp_path / "m.onnx", [[Dynamic()], FORMS], [feeds])
     switched = Switched(tmp_path / "m.onnx", pieces)
     np.testing.assert_array_equal(
         switched.run([1, 2], ["y"], feeds)["y"], run(spliced(tmp_path / "m.onnx", pieces, [1, 2]), feeds)["y"]
