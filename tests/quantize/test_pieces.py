@@ -134,18 +134,6 @@ def test_every_mix_of_two_ops(tmp_path: Path) -> None:
             np.testing.assert_array_equal(found[name], array, err_msg=f"{choice}: {name}")
 
 
-def test_names_in_the_graph_that_branches_would_take(tmp_path: Path) -> None:
-    """Values without a name get val_0, val_1, … in branches too, where those of the whole graph must not come again."""
-    model = mixed()
-    ir.save(model, tmp_path / "m.onnx")
-    feeds = feeds_of(model)
-    pieces = pieces_of(tmp_path / "m.onnx", [[Dynamic()], FORMS], [feeds])
-    switched = Switched(tmp_path / "m.onnx", pieces)
-    np.testing.assert_array_equal(
-        switched.run([1, 2], ["y"], feeds)["y"], run(spliced(tmp_path / "m.onnx", pieces, [1, 2]), feeds)["y"]
-    )
-
-
 def test_an_op_without_forms_cannot_be_exchanged(tmp_path: Path) -> None:
     model = mixed()
     ir.save(model, tmp_path / "m.onnx")
