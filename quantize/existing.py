@@ -5,13 +5,14 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from tfm.errors import QuantizeError
 from tfm.report import kept_pictures, write_report
+from tfm.report.html import SCHEMAS
 from tfm.runtime.manifest import Manifest, check_digests, read_manifest
 
 from .bundle import Quantised, quantise
@@ -148,7 +149,7 @@ def quantise_bundle(
         )
         if report.shipped:
             renew_golden(folder, precision, made.files)
-            _renew_certificate(folder, report)
+            _renew_certificate(manifest, folder, report)
             _renew_manifest(manifest, folder, report)
             put_in_place()
     return report
@@ -163,7 +164,7 @@ def _copy(manifest: Manifest, folder: Path, precision: str) -> None:
             shutil.copyfile(manifest.folder / name, folder / name)
 
 
-def _renew_certificate(folder: Path, report: BundleReport) -> None:
+def _renew_certificate(manifest: Manifest, folder: Path, report: BundleReport) -> None:
     """Replace what parity.json and report.html say of the precision; its ops were not compared with eager's anew."""
     path, page = folder / "parity.json", folder / "report.html"
     if not path.is_file():
@@ -177,7 +178,9 @@ def _renew_certificate(folder: Path, report: BundleReport) -> None:
     certificate["sizes"][precision] = report.sizes[precision]
     for file in report.quantised.files.values():
         certificate["files"][file.relative_to(folder).as_posix()] = describe_file(file)
-    certificate["passed"] = bool(certificate["passed"]) and report.passed
+    certificate["schema"] = SCHEMAS[-1]  # an older one becomes this by what is put in
+    others = [gate["passed"] for gate in _other_gates(manifest.gates, precision)]
+    certificate["passed"] = report.passed and (all(others) if others else bool(certificate["passed"]))
     pictures = kept_pictures(page.read_text(encoding="utf-8")) if page.is_file() else ""
     write_json(path, certificate)
     write_report(page, certificate, pictures=pictures)
@@ -195,12 +198,16 @@ def _joined(lines: Sequence[Mapping[str, Any]], report: BundleReport) -> list[di
     return [*now, *others]
 
 
+def _other_gates(gates: Iterable[Mapping[str, Any]], precision: str) -> list[Mapping[str, Any]]:
+    """Those that are not about a precision."""
+    return [gate for gate in gates if not str(gate.get("name", "")).startswith(f"{precision} ")]
+
+
 def _renew_manifest(manifest: Manifest, folder: Path, report: BundleReport) -> None:
     content = json.loads((manifest.folder / "manifest.json").read_text(encoding="utf-8"))
     files = report.quantised.files
     content["graphs"][report.precision] = {role: path.relative_to(folder).as_posix() for role, path in files.items()}
-    others = [gate for gate in content["gates"] if not str(gate.get("name", "")).startswith(f"{report.precision} ")]
-    content["gates"] = others + report.gates()
+    content["gates"] = _other_gates(content["gates"], report.precision) + report.gates()
     content["files"] = {
         file.relative_to(folder).as_posix(): describe_file(file)
         for file in sorted(folder.rglob("*"))

@@ -58,6 +58,7 @@ class Switched:
                 for place, value in enumerate(node.outputs):
                     value.name = f"tfm.{number}.{place}"
         common.NameFixPass()(model)
+        _name_apart(graph)
         with tempfile.TemporaryDirectory() as folder:
             ir.save(model, Path(folder) / "model.onnx", external_data="model.onnx.data")
             self._session = open_session(Path(folder) / "model.onnx", "cpu", count_threads(None))
@@ -74,6 +75,13 @@ class Switched:
         """
         everything = {**feeds, _CHOICE: np.array(choice, np.int64)}
         return dict(zip(outputs, self._session.run(list(outputs), everything), strict=True))
+
+
+def _name_apart(graph: ir.Graph) -> None:
+    """Give values within branches names that no other has: not even what comes after may be called like them."""
+    within = (node for node in ir.traversal.RecursiveGraphIterator(graph) if node.graph is not graph)
+    for index, value in enumerate(value for node in within for value in node.outputs):
+        value.name = f"tfm.within.{index}"
 
 
 def _share(graph: ir.Graph, written: ir.Model, prefix: str) -> dict[ir.Value, ir.Value]:

@@ -114,7 +114,7 @@ def tune(
 
     Raises:
         QuantizeError: A graph is quantised already, has nothing to quantise or a weight that is not finite; or the
-            recipe is another model's.
+            recipe is another model's, or the budget is no number.
         CalibrationError: The samples are bad.
     """
     try:
@@ -143,6 +143,8 @@ class _Tuner:
         self.manifest, self.samples, self.works = manifest, samples, works
         self.precision, self.recipe, self.progress = precision, recipe, progress
         self.paths = {role: manifest.folder / path for role, path in manifest.graphs["fp32"].items()}
+        if max_drop is not None and not 0 <= max_drop < math.inf:
+            raise QuantizeError(f"max_drop must be a number of at least 0, but is {max_drop}")
         if recipe is not None:
             recipe.check(precision, self.paths)
         self.observed: dict[str, dict[str, Observed]] = {}

@@ -1,0 +1,348 @@
+"""`quantise_bundle`: new graphs for a bundle that is there, all that speaks of them renewed, or nothing changed."""
+
+import errno
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+
+import tfm.quantize.existing as existing
+from tfm.errors import BundleError, QuantizeError, TfmError
+from tfm.quantize import quantise_bundle, read_calibration, read_recipe
+from tfm.quantize.timing import Latency
+from tfm.report import kept_pictures
+from tfm.runtime import check_golden, load
+from tfm.runtime.manifest import check_digests, read_manifest
+
+pytestmark = pytest.mark.usefixtures("steady")
+HELD_OUT = 12
+ABSENT = ("torch", "onnxscript", "safetensors", "gguf", "transformers")
+
+
+def timed(milliseconds: float) -> Callable[..., list[Latency]]:
+    def time_engines(jobs: Mapping[str, Any], works: Sequence[Any]) -> list[Latency]:
+        return [
+            Latency(work=work.name, milliseconds={name: 2.0 if name == "fp32" else milliseconds for name in jobs})
+            for work in works
+        ]
+
+    return time_engines
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few samples, and a clock that is the same everywhere."""
+    module = importlib.import_module("tfm.quantize.bundle")
+    for name, value in (("_OBSERVED", 24), ("_HELD_OUT", HELD_OUT), ("_SEARCHED", {"encoder": 8})):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(existing, "time_engines", timed(1.0))
+
+
+@pytest.fixture(scope="module")
+def exported(make_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole bundle in fp32 alone, with its certificate, report and golden outputs."""
+    import tfm.export.bundle as bundle
+    from tfm.model import save_checkpoint
+
+    folder = tmp_path_factory.mktemp("exported")
+    save_checkpoint(
+        make_model(kind="encoder", activation="gelu", d_model=64, nhead=4, dim_feedforward=128), folder / "m.pt"
+    )
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(bundle, "measure_latency", lambda *_: [])
+        report = bundle.export_checkpoint(folder / "m.pt", folder / "x.tfm", precisions=["fp32"])
+    assert report.passed, report.faults()
+    return folder / "x.tfm"
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    shutil.copytree(exported, tmp_path / "in" / "x.tfm")
+    return tmp_path / "in" / "x.tfm"
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def read(folder: Path, name: str = "parity.json") -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((folder / name).read_text())
+    return values
+
+
+def edit(folder: Path, name: str, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a JSON file of a bundle, and its digest in the manifest."""
+    from tfm.quantize.manifest import describe_file, write_json
+
+    values = read(folder, name)
+    change(values)
+    write_json(folder / name, values)
+    manifest = read(folder, "manifest.json")
+    manifest["files"][name] = describe_file(folder / name)
+    write_json(folder / "manifest.json", manifest)
+
+
+# ------------------------------------------------ what is renewed
+
+
+def test_in_place(bundle: Path) -> None:
+    before = files_of(bundle)
+    report = quantise_bundle(bundle)
+    assert (report.passed, report.shipped, report.faults()) == (True, True, [])
+    after = files_of(bundle)
+    new = {"onnx/model_int8.onnx", "recipe_int8.json"}
+    assert set(after) == set(before) | new
+    renewed = {"manifest.json", "parity.json", "report.html", "golden.json"}
+    assert {name for name in before if before[name] != after[name]} == renewed
+    assert [path.name for path in bundle.parent.iterdir()] == ["x.tfm"]  # no journal, no temporary folder
+    manifest = read_manifest(bundle)
+    check_digests(manifest, manifest.files)
+    assert set(manifest.files) == set(after) - {"manifest.json"}
+    assert manifest.graphs["int8"] == {"model": "onnx/model_int8.onnx"}
+    assert len(after["onnx/model_int8.onnx"]) < 0.4 * len(after["onnx/model.onnx"])
+
+
+def test_the_certificate_and_the_gates(bundle: Path, exported: Path) -> None:
+    report = quantise_bundle(bundle)
+    old, new = read(exported), read(bundle)
+    assert new["passed"] is True
+    assert new["graphs"] == old["graphs"]
+    assert new["quantization"] == {"int8": report.quantised.report | {"forced": False}}
+    assert new["latency"] == [
+        {"work": line.work, "milliseconds": {"fp32": 2.0, "int8": 1.0}} for line in report.latency
+    ]
+    assert new["sizes"] == {name: (bundle / "onnx" / file).stat().st_size for name, file in FILES.items()}
+    assert new["files"]["onnx/model_int8.onnx"]["size"] == new["sizes"]["int8"]
+    gates = read(bundle, "manifest.json")["gates"]
+    assert gates[-2:] == [{"name": f"int8 {what}", "passed": True} for what in ("budget", "faster than fp32")]
+    assert gates[:-2] == read(exported, "manifest.json")["gates"]
+    text = json.dumps(new, allow_nan=False)  # JSON has no NaN
+    assert "held_out" in text
+
+
+FILES = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
+
+
+def test_the_report_keeps_its_pictures_and_tells_of_the_new_graphs(bundle: Path, exported: Path) -> None:
+    quantise_bundle(bundle)
+    pages = [(folder / "report.html").read_text() for folder in (exported, bundle)]
+    pictures = [kept_pictures(page) for page in pages]
+    assert pictures[0] == pictures[1] != ""
+    assert "<svg" in pictures[0] or "<img" in pictures[0]
+    assert "linear2" in pages[1].replace(pictures[1], "")
+
+
+def test_golden_outputs_hold_and_only_for_these_graphs(bundle: Path, exported: Path) -> None:
+    quantise_bundle(bundle)
+    report = check_golden(bundle, provider="cpu")
+    assert report.passed, report.faults()
+    assert [graph.precision for graph in report.graphs] == ["fp32", "int8"]
+    assert read(bundle, "golden.json")["precisions"]["fp32"] == read(exported, "golden.json")["precisions"]["fp32"]
+    model = ir.load(bundle / "onnx" / "model_int8.onnx")
+    node = next(node for node in model.graph if node.op_type == "Attention")
+    key, value = node.inputs[1:3]
+    node.replace_input_with(1, value)
+    node.replace_input_with(2, key)
+    ir.save(model, bundle / "onnx" / "model_int8.onnx")
+    edit(bundle, "parity.json", lambda _: None)
+    from tfm.quantize.manifest import describe_file, write_json
+
+    manifest = read(bundle, "manifest.json")
+    manifest["files"]["onnx/model_int8.onnx"] = describe_file(bundle / "onnx" / "model_int8.onnx")
+    write_json(bundle / "manifest.json", manifest)
+    assert not check_golden(bundle, provider="cpu").passed
+
+
+def test_held_out_figures_are_those_of_held_out_samples(bundle: Path) -> None:
+    """By the formula, on the half that nothing was quantised by or searched on."""
+    report = quantise_bundle(bundle).quantised.report
+    manifest, gaps = read_manifest(bundle), []
+    sessions = [ort.InferenceSession(bundle / "onnx" / name) for name in FILES.values()]
+    samples = read_calibration(None, manifest, count=HELD_OUT, split="held-out")
+    for feeds in samples.batches("model", 1):
+        e, q = (session.run(["last_hidden_state"], feeds)[0][0].astype(float) for session in sessions)
+        gaps += list(1 - (e * q).sum(-1) / np.linalg.norm(e, axis=-1) / np.linalg.norm(q, axis=-1))
+    assert report["held_out"]["samples"] == samples.description
+    assert report["held_out"]["drop"] == pytest.approx(np.mean(gaps), rel=1e-4)
+    assert report["held_out"]["least_cosine"] == pytest.approx(1 - max(gaps), abs=1e-6)
+    assert report["held_out"]["drop"] != report["drop"]
+
+
+def test_a_new_folder_and_the_old_one_stays(bundle: Path, tmp_path: Path) -> None:
+    before = files_of(bundle)
+    quantise_bundle(bundle, tmp_path / "out" / "y.tfm")
+    assert files_of(bundle) == before
+    assert load(tmp_path / "out" / "y.tfm", precision="int8", provider="cpu").precision == "int8"
+    with pytest.raises(TfmError, match=r"y\.tfm exists already"):
+        quantise_bundle(bundle, tmp_path / "out" / "y.tfm")
+    assert quantise_bundle(bundle, tmp_path / "out" / "y.tfm", overwrite=True).shipped
+    assert not [path.name for path in tmp_path.rglob(".*")]
+
+
+def test_anew_and_in_another_precision(bundle: Path) -> None:
+    first = quantise_bundle(bundle)
+    one = files_of(bundle)
+    again = quantise_bundle(bundle, recipe=read_recipe(bundle / "recipe_int8.json"))
+    two = files_of(bundle)
+    assert two["onnx/model_int8.onnx"] == one["onnx/model_int8.onnx"]
+    assert two["recipe_int8.json"] == one["recipe_int8.json"]
+    assert read(bundle)["quantization"]["int8"]["searched"] is False
+    assert again.quantised.report["held_out"] == first.quantised.report["held_out"]
+    report = quantise_bundle(bundle, precision="int4", max_drop=0.1)
+    assert report.shipped
+    three = files_of(bundle)
+    assert set(three) == set(two) | {"onnx/model_q4.onnx", "recipe_int4.json"}
+    assert three["onnx/model_int8.onnx"] == two["onnx/model_int8.onnx"]
+    assert set(read_manifest(bundle).graphs) == {"fp32", "int8", "int4"}
+    assert set(read(bundle)["quantization"]) == {"int8", "int4"}
+    assert check_golden(bundle, provider="cpu").passed
+    names = [gate["name"] for gate in read(bundle, "manifest.json")["gates"]]
+    assert len(set(names)) == len(names)
+
+
+def test_a_certificate_of_schema_2(bundle: Path) -> None:
+    def older(values: dict[str, Any]) -> None:
+        values["schema"] = 2
+        del values["quantization"]
+
+    edit(bundle, "parity.json", older)
+    assert quantise_bundle(bundle).shipped
+    assert read(bundle)["schema"] == 3
+    assert list(read(bundle)["quantization"]) == ["int8"]
+
+
+def test_without_certificate_report_and_golden_outputs(bundle: Path) -> None:
+    manifest = read(bundle, "manifest.json")
+    for name in ("parity.json", "report.html", "golden.json", "golden.npz"):
+        (bundle / name).unlink()
+        del manifest["files"][name]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert quantise_bundle(bundle).shipped
+    assert set(files_of(bundle)) == {
+        "config.json", "manifest.json", "onnx/model.onnx", "onnx/model_int8.onnx", "recipe_int8.json",
+    }  # fmt: skip
+
+
+# ------------------------------------------------ gates and failures
+
+
+def test_slow_int8_is_refused_with_both_numbers(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = files_of(bundle)
+    monkeypatch.setattr(existing, "time_engines", timed(2.5))
+    report = quantise_bundle(bundle)
+    assert (report.passed, report.shipped) == (False, False)
+    (fault,) = report.faults()
+    assert fault.startswith(
+        "int8 is not faster than fp32 here: 1.25× its time over all work, at worst 2.50 ms against 2.00 ms"
+    )
+    assert files_of(bundle) == before
+    assert len(list(bundle.parent.iterdir())) == 1
+
+
+def test_over_budget_on_held_out_samples_is_refused_with_both_numbers(
+    bundle: Path, planted: Any, tmp_path: Path
+) -> None:
+    shutil.copytree(planted.folder, tmp_path / "p.tfm")
+    folder, before = tmp_path / "p.tfm", files_of(tmp_path / "p.tfm")
+    plain = {"form": "dynamic"}
+    names = list(quantise_bundle(folder, tmp_path / "q.tfm").quantised.report["ops"])
+    recipe = {"schema": 1, "precision": "int8", "graphs": {"model": {op["weight"]: plain for op in names}}}
+    (tmp_path / "r.json").write_text(json.dumps(recipe))
+    report = quantise_bundle(folder, recipe=read_recipe(tmp_path / "r.json"))
+    assert (report.passed, report.shipped) == (False, False)
+    (fault,) = report.faults()
+    drop = report.quantised.report["held_out"]["drop"]
+    assert drop > 0.003
+    assert fault.startswith(f"int8 is {drop:.2g} from fp32 (1 - mean cosine) over {HELD_OUT} rows of random ids")
+    assert "more than the budget of 0.003; allow more with --max-drop" in fault
+    assert files_of(folder) == before
+    assert quantise_bundle(folder, recipe=read_recipe(tmp_path / "r.json"), max_drop=0.02).passed
+
+
+def test_what_is_forced_is_marked_and_no_longer_once_it_passes(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(existing, "time_engines", timed(2.5))
+    report = quantise_bundle(bundle, force=True)
+    assert (report.passed, report.shipped) == (False, True)
+    certificate = read(bundle)
+    assert (certificate["passed"], certificate["quantization"]["int8"]["forced"]) == (False, True)
+    gates = {gate["name"]: gate["passed"] for gate in read(bundle, "manifest.json")["gates"]}
+    assert (gates["int8 faster than fp32"], gates["int8 budget"], gates["fp32 model"]) == (False, True, True)
+    monkeypatch.setattr(existing, "time_engines", timed(1.0))
+    assert quantise_bundle(bundle).passed
+    certificate = read(bundle)
+    assert (certificate["passed"], certificate["quantization"]["int8"]["forced"]) == (True, False)
+
+
+@pytest.mark.parametrize("place", ["time_engines", "renew_golden", "write_report", "quantise"])
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_failure_leaves_the_bundle_as_it_was(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, place: str, failure: BaseException
+) -> None:
+    before = files_of(bundle)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(existing, place, fail)
+    with pytest.raises((KeyboardInterrupt, TfmError)) as caught:
+        quantise_bundle(bundle)
+    assert isinstance(caught.value, KeyboardInterrupt) or "No space left on device" in str(caught.value)
+    assert files_of(bundle) == before
+    assert [path.name for path in bundle.parent.iterdir()] == ["x.tfm"]
+
+
+def test_what_cannot_be_quantised_is_refused(bundle: Path, tmp_path: Path) -> None:
+    before = files_of(bundle)
+    with pytest.raises(QuantizeError, match="unknown precision 'int3'"):
+        quantise_bundle(bundle, precision="int3")
+    (tmp_path / "c.txt").write_text("a text for a bundle without a tokenizer")
+    with pytest.raises(TfmError, match=r"c\.txt, line 1: .*has no tokenizer\.json"):
+        quantise_bundle(bundle, calib=tmp_path / "c.txt")
+    assert files_of(bundle) == before
+    with pytest.raises(BundleError):
+        quantise_bundle(tmp_path / "nothing.tfm")
+    content = bytearray((bundle / "onnx" / "model.onnx").read_bytes())
+    content[-9] ^= 1
+    (bundle / "onnx" / "model.onnx").write_bytes(content)
+    with pytest.raises(BundleError, match=r"model\.onnx"):
+        quantise_bundle(bundle)
+    manifest = read(bundle, "manifest.json")
+    manifest["graphs"] = {"int8": manifest["graphs"]["fp32"]}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(QuantizeError, match="has no fp32 graphs to quantise; export it again with fp32"):
+        quantise_bundle(bundle)
+
+
+# ------------------------------------------------ without torch
+
+PROGRAM = """
+import sys
+from tfm.cli import main
+try:
+    main(["quantize", sys.argv[1], "--force"])
+except SystemExit as stopped:
+    print(stopped.code, [name for name in ("torch", "tfm.export", "tfm.model") if name in sys.modules])
+"""
+
+
+def test_it_works_where_torch_cannot_be_imported(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "absent").mkdir()
+    for name in ABSENT:  # before the installed ones on the path, here and in the processes that are timed
+        (tmp_path / "absent" / f"{name}.py").write_text(f"raise ModuleNotFoundError('no {name}', name='{name}')\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "absent")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROGRAM, str(bundle)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] in ("0 []", "1 []", "None []")  # 1: int8 of so small a graph may be slower
+    assert "int8" in read_manifest(bundle).graphs
