@@ -225,11 +225,13 @@ def export_checkpoint(
                 fidelity=fidelity,
                 latency=latency,
                 tolerance=tolerance,
-                quantization={name: {**made.report, "forced": force} for name, made in quantised.items()},
+                quantization={name: {**made.report, "forced": False} for name, made in quantised.items()},
             ),
             quantised=quantised,
             forced=force,
         )
+        for entry in report.certificate["quantization"].values():
+            entry["forced"] = report.shipped and not report.passed
         if report.shipped:
             write_json(folder / "parity.json", report.certificate)
             with stage("draw report.html"):

@@ -34,8 +34,9 @@ def candidates(op: Op, precision: str, kind: str, observed: Mapping[str, Observe
         raise QuantizeError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
     exact: list[Method] = [Float32()]
     if precision == "int4":  # rows that are looked up, and a head tied to them, would lose most
-        small = [] if "embedding" in op.kinds else [Blocks(bits=4, block=32, outliers=False)]
-        return [*exact, *small, Blocks(bits=8)]
+        looked_up = "embedding" in op.kinds
+        small = Blocks(bits=8, outliers=False) if looked_up else Blocks(bits=4, block=32, outliers=False)
+        return [*exact, small, Blocks(bits=8)]
     if kind == "decoder":
         return [*exact, Blocks(bits=8), Blocks(bits=8, products="float32")]
     if "matmul" not in op.kinds:

@@ -77,7 +77,7 @@ class BundleReport:
             "precision": self.precision,
             "passed": self.passed,
             "faults": self.faults(),
-            "quantization": {self.precision: {**self.quantised.report, "forced": self.forced}},
+            "quantization": {self.precision: {**self.quantised.report, "forced": self.forced and not self.passed}},
             "latency": [dataclasses.asdict(line) for line in self.latency],
             "sizes": dict(self.sizes),
         }
