@@ -53,10 +53,6 @@ class Switched:
             for number, use in enumerate(op.uses):
                 _exchange(graph, number, use, tests, pieces, shared)
             graph.opset_imports.update({name: v for written in pieces for name, v in written.opset_imports.items()})
-        for number, node in enumerate(ir.traversal.RecursiveGraphIterator(graph)):
-            if node.graph is not graph:  # branches name their values without knowing of each other
-                for place, value in enumerate(node.outputs):
-                    value.name = f"tfm.{number}.{place}"
         common.NameFixPass()(model)
         _name_apart(graph)
         with tempfile.TemporaryDirectory() as folder:
