@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tfm.errors import CheckpointError
 from tfm.model import Transformer, TransformerConfig, load_checkpoint, locate_checkpoint
+from tfm.quantize.cost import Progress
 from tfm.quantize.manifest import read_json
-from tfm.quantize.tune import Progress
 
 from .generic import GenericConfig, GenericGraph
 from .generic_open import describe_generic, is_generic, open_generic

@@ -16,12 +16,13 @@ from tfm.runtime.manifest import Manifest
 from tfm.runtime.providers import count_threads, open_session
 
 from .calibration import Calibration, read_calibration
+from .cost import Progress
 from .judge import Judge, Run
 from .manifest import finite, write_json
 from .recipe import Recipe
 from .saturation import SATURATING, saturation
 from .storage import save_onnx
-from .tune import Progress, Tuned, batch_size_of, tune
+from .tune import Tuned, batch_size_of, tune
 from .works import bundle_works
 
 _OBSERVED, _HELD_OUT, _EMULATED = 128, 64, 4

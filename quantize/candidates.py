@@ -1,8 +1,10 @@
 """Which methods an op may be quantised by."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+import onnx_ir as ir
 
 from tfm.errors import QuantizeError
 
@@ -10,9 +12,34 @@ from .emulation import choose, choose_static
 from .method import Blocks, Dynamic, Float32, Method
 from .observe import Observed, joined
 from .ops import Op
+from .search import Form
 
 PRECISIONS = ("int8", "int4")
 """What a graph can be quantised to: the least bits of its weights."""
+
+
+@dataclasses.dataclass(eq=False)
+class Candidate:
+    """An op and the forms that it may have.
+
+    Attributes:
+        role: Of its graph.
+        op: The op.
+        methods: How it may be quantised, float32 first.
+        pieces: It by itself, in each.
+        forms: What was found of each.
+    """
+
+    role: str
+    op: Op
+    methods: list[Method]
+    pieces: list[ir.Model]
+    forms: list[Form] = dataclasses.field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        """What it is known by among the ops of all graphs."""
+        return f"{self.role} {self.op.name}"
 
 
 def candidates(op: Op, precision: str, kind: str, observed: Mapping[str, Observed]) -> list[Method]:

@@ -3,21 +3,82 @@
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from tfm.runtime.providers import open_session
+
+from .candidates import Candidate
+from .journal import Journal
+from .method import speed_class
 from .pieces import open_piece
+from .tapped import open_tapped
+from .timing import Work
 
 Array = npt.NDArray[Any]
+
+Progress = Callable[[int, int, str], None]
+"""Told how much of how much is done, and what is being done."""
 
 _ROUNDS = 15
 _EVICTED = 1 << 26
 """Bytes, at most, that are read between two runs."""
 
 _clock = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-6 else time.perf_counter
+
+
+def time_shares(
+    candidates: Sequence[Candidate],
+    works: Sequence[Work],
+    paths: Mapping[str, Path],
+    size: int,
+    journal: Journal,
+    progress: Progress,
+) -> list[list[float]]:
+    """Find what each op's forms take of float32's whole time, on average over the works.
+
+    Args:
+        candidates: The ops and their forms.
+        works: What is run.
+        paths: Role → float32 graph.
+        size: Bytes of the model's weights.
+        journal: Where times are kept; what is alike is timed once.
+        progress: Told of every work.
+
+    Returns:
+        A share of the time per form, per op.
+    """
+    times = [[0.0] * len(one.pieces) for one in candidates]
+    for number, work in enumerate(works):
+        progress(number, len(works), f"time the forms of the ops of {work.name}")
+        mine = [(index, one) for index, one in enumerate(candidates) if one.role == work.role]
+        arrays = _inputs_of([one for _, one in mine], work, paths[work.role])
+        session = open_session(paths[work.role], "cpu", 1)
+        whole = functools.partial(session.run, None, dict(work.inputs))
+        (total,) = journal.recall(f"time {work.name}", functools.partial(interleaved, [whole], size))
+        for index, one in mine:
+            feeds = {str(use.x.name): arrays[str(use.x.name)] for use in one.op.uses}
+            shapes = [(feeds[str(use.x.name)].shape, use.is_lookup, use.bias is not None) for use in one.op.uses]
+            classes = [speed_class(method) for method in one.methods]
+            key = f"time {work.name} {one.op.values.shape} {shapes} {classes}"
+            found = journal.recall(key, functools.partial(time_pieces, one.pieces, feeds, size))
+            for form, seconds in enumerate(found):
+                times[index][form] += seconds / total / len(works)
+    return times
+
+
+def _inputs_of(candidates: Sequence[Candidate], work: Work, path: Path) -> dict[str, Array]:
+    """What the ops of a graph get in a work, by name."""
+    values = {str(use.x.name): use.x for one in candidates for use in one.op.uses}
+    arrays = {name: value.const_value.numpy() for name, value in values.items() if value.const_value is not None}
+    arrays |= work.inputs
+    if names := sorted(set(values) - set(arrays)):  # of none onnxruntime gives every output
+        arrays |= zip(names, open_tapped(path, names).run(names, dict(work.inputs)), strict=True)
+    return arrays
 
 
 def time_pieces(pieces: Sequence[ir.Model], feeds: Mapping[str, Array], size: int) -> list[float]:

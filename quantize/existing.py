@@ -16,13 +16,13 @@ from tfm.report.html import SCHEMAS
 from tfm.runtime.manifest import Manifest, check_digests, read_manifest
 
 from .bundle import Quantised, quantise
+from .cost import Progress
 from .golden import renew_golden
 from .manifest import describe_file, write_json
 from .recipe import Recipe
 from .staging import staged
 from .storage import size_of
 from .timing import Latency, compare_speed, onnx_job, time_engines
-from .tune import Progress
 from .works import bundle_works
 
 Stage = Callable[[str], AbstractContextManager[Progress]]

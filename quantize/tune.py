@@ -5,7 +5,7 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +17,24 @@ import onnxruntime as ort
 
 from tfm.errors import QuantizeError
 from tfm.runtime.manifest import Manifest
-from tfm.runtime.providers import open_session
 
 from .calibration import Calibration
-from .candidates import candidates
-from .cost import interleaved, noise_of, time_pieces
+from .candidates import Candidate, candidates
+from .cost import Progress, noise_of, time_shares
 from .edit import refuse_quantised
 from .journal import Journal
 from .judge import Drop, Judge, Run
-from .method import Blocks, Float32, Method, Static, method_to_json, speed_class
+from .method import Blocks, Float32, Method, Static, method_to_json
 from .moments import Moments, second_moments
 from .observe import Observed, joined, observe
-from .ops import Op, find_ops
+from .ops import find_ops
 from .pieces import describe_piece, piece, size_of_piece, splice
 from .recipe import Recipe
 from .search import Form, Mix, choose_mix, front_of, noisiest, row_of_mixes
 from .switched import Switched
-from .tapped import open_tapped
 from .timing import Work
 
 Array = npt.NDArray[Any]
-Progress = Callable[[int, int, str], None]
-"""Told how much of how much is done, and what is being done."""
-
 BUDGETS = {("cosine", "int8"): 0.003, ("kl", "int8"): 0.01, ("cosine", "int4"): 0.02, ("kl", "int4"): 0.05}
 """How far from float32 each precision may be, by measure: 1 - mean cosine, or nats."""
 
@@ -62,21 +57,6 @@ class Tuned:
     models: Mapping[str, ir.Model]
     products: Mapping[str, Mapping[str, str]]
     report: Mapping[str, Any]
-
-
-@dataclasses.dataclass(eq=False)
-class _Candidate:
-    """An op of a role, its forms, and what was found of them."""
-
-    role: str
-    op: Op
-    methods: list[Method]
-    pieces: list[ir.Model]
-    forms: list[Form] = dataclasses.field(default_factory=list)
-
-    @property
-    def key(self) -> str:
-        return f"{self.role} {self.op.name}"
 
 
 def batch_size_of(manifest: Manifest) -> int:
@@ -171,7 +151,7 @@ class _Tuner:
         for index, one in enumerate(self.candidates):
             self.progress(index, count, f"compare the forms of {one.op.name} with float32")
             noises.append(self.journal.recall(f"noise {one.key}", functools.partial(self._noises, one)))
-        times = self._times()
+        times = time_shares(self.candidates, self.works, self.paths, self.size, self.journal, self.progress)
         for one, noise, time in zip(self.candidates, noises, times, strict=True):
             one.forms = [
                 Form(noise=noise[index], time=time[index], size=size_of_piece(written) / self.size)
@@ -194,7 +174,7 @@ class _Tuner:
         recipe = Recipe(precision=self.precision, methods=methods)
         return Tuned(recipe=recipe, models=models, products=products, report=report)
 
-    def _prepare(self, role: str) -> list[_Candidate]:
+    def _prepare(self, role: str) -> list[Candidate]:
         """Find a graph's ops, and write each in all its forms."""
         self.progress(0, 1, f"observe the {role} on {self.samples.description}")
         graph = ir.load(self.paths[role]).graph
@@ -220,10 +200,10 @@ class _Tuner:
         for index, (op, listed) in enumerate(zip(ops, methods, strict=True)):
             self.progress(index, len(ops), f"write {op.name} in {len(listed)} forms")
             pieces = [piece(op, method, observed, moments) for method in listed]
-            found.append(_Candidate(role=role, op=op, methods=listed, pieces=pieces))
+            found.append(Candidate(role=role, op=op, methods=listed, pieces=pieces))
         return found
 
-    def _noises(self, one: _Candidate) -> list[float]:
+    def _noises(self, one: Candidate) -> list[float]:
         """Each form's own error on exact inputs, normalised; float32's is 0."""
         seen = joined(one.op, self.observed[one.role])
         rows = one.op.values.shape[0]
@@ -233,43 +213,6 @@ class _Tuner:
             feeds = {str(u.x.name): ids.astype(_dtype(u.x)) if u.is_lookup else rows_RK for u in one.op.uses}
             inputs.append(({name: array for name, array in feeds.items() if array is not None}, real_R))
         return [0.0, *noise_of(one.pieces[1:], one.pieces[0], inputs)]
-
-    def _times(self) -> list[list[float]]:
-        """What each op's forms take of float32's whole time, on average over the works."""
-        times = [[0.0] * len(one.pieces) for one in self.candidates]
-        known: dict[str, list[float]] = {}
-        for number, work in enumerate(self.works):
-            mine = [(index, one) for index, one in enumerate(self.candidates) if one.role == work.role]
-            values = {str(use.x.name): use.x for _, one in mine for use in one.op.uses}
-            arrays = {
-                name: value.const_value.numpy() for name, value in values.items() if value.const_value is not None
-            }
-            arrays |= work.inputs
-            names = sorted(set(values) - set(arrays))
-            if names:  # of none onnxruntime gives every output
-                tapped = open_tapped(self.paths[work.role], names)
-                arrays |= zip(names, tapped.run(names, dict(work.inputs)), strict=True)
-            self.progress(number, len(self.works), f"time the forms of the ops of {work.name}")
-            whole = self._seconds(f"time {work.name}", known, functools.partial(self._whole, work))[0]
-            for index, one in mine:
-                feeds = {str(use.x.name): arrays[str(use.x.name)] for use in one.op.uses}
-                shapes = [(feeds[str(use.x.name)].shape, use.is_lookup, use.bias is not None) for use in one.op.uses]
-                classes = [speed_class(method) for method in one.methods]
-                key = f"time {work.name} {one.op.values.shape} {shapes} {classes}"
-                found = self._seconds(key, known, functools.partial(time_pieces, one.pieces, feeds, self.size))
-                for form, seconds in enumerate(found):
-                    times[index][form] += seconds / whole / len(self.works)
-        return times
-
-    def _seconds(self, key: str, known: dict[str, list[float]], find: Callable[[], list[float]]) -> list[float]:
-        """Time what is alike once."""
-        if key not in known:
-            known[key] = self.journal.recall(key, find)
-        return known[key]
-
-    def _whole(self, work: Work) -> list[float]:
-        session = open_session(self.paths[work.role], "cpu", 1)
-        return interleaved([lambda: session.run(None, dict(work.inputs))], self.size)
 
     def _search(self) -> tuple[list[int], list[dict[str, Any]]]:
         """Find the mix, and the row of mixes that it was taken from."""

@@ -21,7 +21,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-SAMPLES = Path(__file__).resolve().parents[1] / "export" / "report" / "samples.py"
+SAMPLES = Path(__file__).resolve().parents[1] / "report" / "samples.py"
 
 
 @pytest.fixture(scope="session")

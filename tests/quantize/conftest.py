@@ -1,6 +1,5 @@
 """Bundles to quantise, made once, and a clock that is the same on every machine."""
 
-import importlib
 import runpy
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from tfm.quantize import cost
 from tfm.quantize.pieces import size_of_piece
 from tfm.quantize.storage import save_onnx
 from tfm.runtime.manifest import Manifest, read_manifest
@@ -28,9 +28,8 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     def time_pieces(pieces: Sequence[ir.Model], feeds: Mapping[str, Any], size: int) -> list[float]:
         return [1e-6 * size_of_piece(written) + 1e-6 * len(list(written.graph)) for written in pieces]
 
-    tune = importlib.import_module("tfm.quantize.tune")  # the package calls its function so
-    monkeypatch.setattr(tune, "time_pieces", time_pieces)
-    monkeypatch.setattr(tune, "interleaved", lambda runs, size: [1e-6 * size])
+    monkeypatch.setattr(cost, "time_pieces", time_pieces)
+    monkeypatch.setattr(cost, "interleaved", lambda runs, size: [1e-6 * size])
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """The search on real graphs: it rescues what plain int8 breaks, goes on after interruptions, and can be replayed."""
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 from small_graphs import KINDS, TABLES, feeds_of, graph_of, parsed, run
 
 from tfm.errors import QuantizeError
-from tfm.quantize import Recipe, read_calibration, tune
+from tfm.quantize import Recipe, cost, read_calibration, tune
 from tfm.quantize.judge import Judge
 from tfm.quantize.method import Blocks, Dynamic, Float32, Method, Static
 from tfm.quantize.tune import BUDGETS, Tuned
@@ -162,9 +161,8 @@ def test_times_are_kept_too(planted: Manifest, tmp_path: Path, monkeypatch: pyte
     """What decides between mixes is the clock, which never shows the same twice."""
     assert interrupted(planted, tmp_path / "journal", 30)
     whole = tuned(planted)
-    module = importlib.import_module("tfm.quantize.tune")
     for name in ("time_pieces", "interleaved"):
-        monkeypatch.setattr(module, name, lambda *_: pytest.fail("timed again"))
+        monkeypatch.setattr(cost, name, lambda *_: pytest.fail("timed again"))
     assert tuned(planted, journal=tmp_path / "journal").report == whole.report
 
 
@@ -211,6 +209,9 @@ def test_every_use_of_a_weight(kind: str, precision: str, module_bundle: Any) ->
     model = graph_of(kind)
     found = tuned(module_bundle(model), precision=precision, max_drop=0.05)
     (op,) = found.report["ops"]
+    if (kind, precision) == ("by rows and by columns", "int4"):  # twice in blocks that are filled up: larger
+        assert op["method"] == "float32"
+        return
     assert op["method"] != "float32"
     assert found.report["drop"] == op["alone"]
     assert op["all_but"] == 0
