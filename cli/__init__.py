@@ -60,6 +60,6 @@ def _run(command: click.Command, arguments: Sequence[str] | None, name: str) -> 
         error.show()
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo(f"{name}: interrupted; nothing was left behind", err=True)
+        click.echo(f"{name}: interrupted; nothing was left behind but the figures of a search, to go on with", err=True)
         code = _INTERRUPTED
     sys.exit(code or 0)

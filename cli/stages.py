@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.markup import escape
 
+_WIDTH = 20
+"""Of a progress bar, in characters."""
+
 
 @contextlib.contextmanager
 def show_stage(console: Console, name: str) -> Iterator[Callable[[int, int, str], None]]:
@@ -15,8 +18,9 @@ def show_stage(console: Console, name: str) -> Iterator[Callable[[int, int, str]
     with console.status(name) as status:
 
         def show_step(done: int, total: int, what: str) -> None:
-            count = f"{done + 1}/{total} " if total > 1 else ""
-            status.update(f"{name}  [dim]{count}{escape(what)}[/]")
+            full = _WIDTH * (done + 1) // max(total, 1)
+            bar = f"[green]{'━' * full}[/][dim]{'━' * (_WIDTH - full)}[/] {done + 1}/{total}  " if total > 1 else ""
+            status.update(f"{name}  {bar}[dim]{escape(what)}[/]")
 
         yield show_step
     console.print(f"[dim]{time.perf_counter() - start:6.1f} s[/]  {name}")
