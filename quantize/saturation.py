@@ -196,7 +196,7 @@ def _products(model: ir.Model) -> Iterator[ir.Node]:
 
 def _save_quantised_inputs(model: ir.Model, inputs: list[tuple[str, ...]], path: Path) -> None:
     """Write a copy of a model whose outputs are, per op: its quantised activations, their scale and zero point."""
-    copy = ir.from_proto(ir.to_proto(model))
+    copy = model.clone()
     graph = copy.graph
     produced = [value for node in graph for value in node.outputs]
     values = {value.name: value for value in (*graph.inputs, *graph.initializers.values(), *produced)}

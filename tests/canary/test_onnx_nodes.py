@@ -468,7 +468,10 @@ def test_every_op_that_our_source_names_is_watched() -> None:
     """In strings, and as `op.Name` of onnxscript: passes and the quantiser make nodes that few models need."""
     known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
     named = set()
-    for file in [*(REPO / "export").rglob("*.py"), *(REPO / "quantize").rglob("*.py")]:
+    files = {*(REPO / "export").rglob("*.py"), *(REPO / "quantize").rglob("*.py")}
+    half = REPO / "quantize" / "half.py"  # names ops of any graph, to leave them in float32; it makes Casts alone
+    assert half in files
+    for file in sorted(files - {half}):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 named.add(node.value)
@@ -476,4 +479,5 @@ def test_every_op_that_our_source_names_is_watched() -> None:
                 named.add(node.attr)
     assert {"Attention", "RotaryEmbedding", "RMSNormalization"} <= named & known
     only_recognised = {"MatMulInteger", "QLinearMatMul"}  # in graphs of others, which are refused as quantised already
-    assert named & known - set(EXECUTED) == only_recognised
+    for_measuring = {"Identity", "If"}  # in graphs that are made to be looked at, and thrown away
+    assert named & known - set(EXECUTED) == only_recognised | for_measuring
