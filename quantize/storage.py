@@ -21,6 +21,8 @@ def save_onnx(model: ir.Model, path: Path) -> None:
     """Write a model to `path`, and weights of more than `LIMIT` bytes to `path` + ".data"."""
     tensors = [value.const_value for value in model.graph.initializers.values()]
     size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    if size <= LIMIT:  # else a file made of another's graph would refer to the weights beside that one
+        ir.external_data.load_to_model(model)
     ir.save(model, path, external_data=f"{path.name}.data" if size > LIMIT else None)
 
 
