@@ -10,6 +10,7 @@ import onnxruntime as ort
 from torch import Tensor
 
 from tfm.errors import VerificationError
+from tfm.quantize.progress import Stage, silent
 from tfm.runtime import Figures
 
 from .compare import WEIGHTS_DIFFER
@@ -17,7 +18,6 @@ from .graphs import Graph
 from .pieces import Pieces, cut_out
 from .regions import Array, Region, cuts_of, find_regions
 from .reports import GraphReport
-from .subject import Stage, silent
 from .taps import Tap, watch
 from .tolerances import END_TO_END, FREE, HALF, OWN, Tolerance
 from .verify import CPU, comparable, verify

@@ -16,6 +16,7 @@ from tfm.model import TransformerConfig, load_tokenizer
 from tfm.quantize import Quantised, Recipe, quantise, read_calibration
 from tfm.quantize.half import to_half
 from tfm.quantize.manifest import write_json
+from tfm.quantize.progress import Stage, silent
 from tfm.quantize.staging import staged
 from tfm.quantize.storage import save_onnx
 from tfm.quantize.timing import Latency, compare_speed
@@ -31,7 +32,7 @@ from .manifest import COMPANIONS, generation_settings, write_manifest
 from .pictures import draw_report
 from .reports import GraphReport
 from .samples import cases
-from .subject import Stage, Subject, open_subject, silent
+from .subject import Subject, open_subject
 from .to_onnx import OPSETS, to_onnx
 from .tolerances import END_TO_END, Tolerance
 from .verify import verify

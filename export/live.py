@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tfm.errors import BundleError, ProviderError, VerificationError
+from tfm.quantize.progress import Stage, silent
 from tfm.runtime import Figures
 from tfm.runtime.manifest import Manifest, check_digests, read_manifest
 
@@ -21,7 +22,7 @@ from .graphs import Graph
 from .optimised import options_for
 from .reports import GraphReport, OutputReport
 from .samples import all_padding, cases, every_id
-from .subject import Stage, open_subject, silent
+from .subject import open_subject
 from .tolerances import END_TO_END, Tolerance
 from .verify import CPU, verify
 

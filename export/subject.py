@@ -1,29 +1,19 @@
 """What is exported, or compared with a bundle: a native Transformer and its graphs, or any module as the one it is."""
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
 
 from tfm.errors import CheckpointError
 from tfm.model import Transformer, TransformerConfig, load_checkpoint, locate_checkpoint
-from tfm.quantize.cost import Progress
 from tfm.quantize.manifest import read_json
+from tfm.quantize.progress import Stage, silent
 
 from .generic import GenericConfig, GenericGraph
 from .generic_open import describe_generic, is_generic, open_generic
 from .generic_vectors import from_vectors
 from .graphs import Graph, graphs_of
-
-Stage = Callable[[str], AbstractContextManager[Progress]]
-"""Called with the name of each stage; entered while it runs, it gives what is told of every step."""
-
-
-def silent(_: str) -> AbstractContextManager[Progress]:
-    """The stage that nobody is told of."""
-    return contextlib.nullcontext(lambda *_: None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ from tfm.runtime.manifest import Manifest
 from tfm.runtime.providers import count_threads, open_session
 
 from .calibration import Calibration, read_calibration
-from .cost import Progress
 from .judge import Judge, Run
 from .manifest import finite, write_json
+from .progress import Progress
 from .recipe import Recipe
 from .saturation import SATURATING, saturation
 from .storage import save_onnx

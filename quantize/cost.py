@@ -16,13 +16,11 @@ from .candidates import Candidate
 from .journal import Journal
 from .method import speed_class
 from .pieces import open_piece
+from .progress import Progress
 from .tapped import open_tapped
 from .timing import Work
 
 Array = npt.NDArray[Any]
-
-Progress = Callable[[int, int, str], None]
-"""Told how much of how much is done, and what is being done."""
 
 _ROUNDS = 15
 _EVICTED = 1 << 26

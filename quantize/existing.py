@@ -1,12 +1,10 @@
 """Quantising a bundle that is there already: new graphs beside its float32 ones, judged by them, all or nothing."""
 
-import contextlib
 import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +14,14 @@ from tfm.report.html import SCHEMAS
 from tfm.runtime.manifest import Manifest, check_digests, read_manifest
 
 from .bundle import Quantised, quantise
-from .cost import Progress
 from .golden import renew_golden
 from .manifest import describe_file, write_json
+from .progress import Stage, silent
 from .recipe import Recipe
 from .staging import staged
 from .storage import size_of
 from .timing import Latency, compare_speed, onnx_job, time_engines
 from .works import bundle_works
-
-Stage = Callable[[str], AbstractContextManager[Progress]]
-"""Called with the name of each stage; entered while it runs, it gives what is told of every step."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +88,7 @@ def quantise_bundle(
     recipe: Recipe | None = None,
     overwrite: bool = False,
     force: bool = False,
-    stage: Stage = lambda _: contextlib.nullcontext(lambda *_: None),
+    stage: Stage = silent,
 ) -> BundleReport:
     """Quantise a bundle's float32 graphs anew. Needs neither torch nor the checkpoint.
 

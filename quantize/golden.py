@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from tfm.runtime import Figures
 from tfm.runtime.golden import ARRAYS, LIMITS
+from tfm.runtime.providers import count_threads, open_session
 
 from .manifest import write_json
 
@@ -29,7 +29,7 @@ number is for outputs that no quantised product leads to: float32 alone is off b
 
 def measure_nmse(path: Path, cases: Sequence[Case]) -> dict[str, float | None]:
     """NMSE of each output of an ONNX file over all cases; None of integers, and of what eager gives as all zeros."""
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = open_session(path, "cpu", count_threads(None))
     figures = {name: Figures() for name in cases[0][1]}
     for inputs, outputs in cases:
         for (name, expected), actual in zip(outputs.items(), session.run(list(outputs), dict(inputs)), strict=True):

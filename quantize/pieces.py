@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-import onnxruntime as ort
 
-from tfm.runtime.providers import count_threads
+from tfm.runtime.providers import count_threads, open_session
 
 from .blocks import quantize_to_blocks
 from .edit import initializer, replace
@@ -75,13 +74,10 @@ def size_of_piece(model: ir.Model) -> int:
 
 def open_piece(model: ir.Model, threads: int | None = None) -> Any:
     """Open a piece as an `onnxruntime.InferenceSession`; threads: None for as many as there are cores."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = count_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "piece.onnx"
         ir.save(model, path, external_data="piece.onnx.data")
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return open_session(path, "cpu", count_threads(threads))
 
 
 def splice(graph: ir.Graph, op: Op, written: ir.Model) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
+
+from tfm.runtime.providers import open_session
 
 
 def serve(job: dict[str, Any], open_work: Callable[[str, dict[str, Any]], Callable[[], object]]) -> None:
@@ -37,11 +38,8 @@ def serve(job: dict[str, Any], open_work: Callable[[str, dict[str, Any]], Callab
 
 
 def open_onnx(file: str, inputs: dict[str, Any]) -> Callable[[], object]:
-    """Make what runs an ONNX file on one thread."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    """Make what runs an ONNX file on one thread, by the kernels that an app would run it by."""
+    session = open_session(Path(file), "cpu", 1)
     return lambda: session.run(None, inputs)
 
 

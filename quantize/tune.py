@@ -20,7 +20,7 @@ from tfm.runtime.manifest import Manifest
 
 from .calibration import Calibration
 from .candidates import Candidate, candidates
-from .cost import Progress, noise_of, time_shares
+from .cost import noise_of, time_shares
 from .edit import refuse_quantised
 from .journal import Journal
 from .judge import Drop, Judge, Run
@@ -29,6 +29,7 @@ from .moments import Moments, second_moments
 from .observe import Observed, joined, observe
 from .ops import find_ops
 from .pieces import describe_piece, piece, size_of_piece, splice
+from .progress import Progress
 from .recipe import Recipe
 from .search import Form, Mix, choose_mix, front_of, noisiest, row_of_mixes
 from .switched import Switched
