@@ -42,7 +42,7 @@ class Form:
     @property
     def cost(self) -> float:
         """Time and size, both of float32's; size weighs more: small differences of time may be noise."""
-        return self.time + 6 * self.size
+        return self.time + 12 * self.size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
