@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -66,12 +67,15 @@ class Session:
         feeds = self.check(arrays)
         return dict(zip(names, self._session.run(names, feeds) if names else [], strict=True))
 
-    def run_bound(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+    def run_bound(
+        self, feeds: Mapping[str, Any], outputs: Sequence[str], into: Mapping[str, Any] = MappingProxyType({})
+    ) -> list[Any]:
         """Run the graph on checked inputs, caches staying where the graph runs.
 
         Args:
             feeds: Every input by name, as a numpy array or an OrtValue.
             outputs: Names of the outputs to compute; those named present.… stay on the device.
+            into: OrtValues that outputs are written into, by name: an input's own, where the graph writes in place.
 
         Returns:
             The outputs, as OrtValues, in that order.
@@ -81,7 +85,10 @@ class Session:
             bind = binding.bind_cpu_input if isinstance(value, np.ndarray) else binding.bind_ortvalue_input
             bind(name, value)
         for name in outputs:
-            binding.bind_output(name, self.provider if name.startswith("present.") else "cpu")
+            if name in into:
+                binding.bind_ortvalue_output(name, into[name])
+            else:
+                binding.bind_output(name, self.provider if name.startswith("present.") else "cpu")
         self._session.run_with_iobinding(binding)
         result: list[Any] = binding.get_outputs()
         return result
