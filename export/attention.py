@@ -1,4 +1,4 @@
-"""Our translation of `F.scaled_dot_product_attention` to ONNX-23 `Attention`.
+"""Our translation of `F.scaled_dot_product_attention` to ONNX-23 `Attention`, and of a few ops near it.
 
 As torch translates it, a [B, 1, 1, T] padding mask makes onnxruntime fail when run, since its kernel wants the mask
 in full; and below opset 23 it becomes a chain that no onnxruntime fusion matches. Semantics: ONNX operator
@@ -16,10 +16,12 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from onnxscript import opset23 as op
+from onnxscript.values import Opset
 
 import tfm.model  # noqa: F401  (defines the op that torch has no function for)
 from tfm.errors import ExportError
 
+_TensorScatter = Opset("", 24)["TensorScatter"]
 _LEAST = torch.finfo(torch.float32).min
 
 
@@ -81,9 +83,15 @@ def _rms_norm(x: Any, normalized_shape: Sequence[int], weight: Any = None, eps: 
     return op.RMSNormalization(x, weight, axis=-len(normalized_shape), epsilon=eps)
 
 
+def _write_cache(cache: Any, new: Any, cache_position: Any) -> Any:
+    """`tfm.model.attention.write_cache`, ONNX-24 TensorScatter."""
+    return _TensorScatter(cache, new, cache_position, axis=2)
+
+
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.scaled_dot_product_attention.default: _scaled_dot_product_attention,
     torch.ops.tfm.softcapped_attention.default: _softcapped_attention,
+    torch.ops.tfm.write_cache.default: _write_cache,
     torch.ops.aten.rms_norm.default: _rms_norm,
 }
 """For `torch.onnx.export(custom_translation_table=…)`."""

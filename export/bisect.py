@@ -243,14 +243,18 @@ def _smaller(graph: Graph, case: list[Tensor]) -> Iterator[list[Tensor]]:
             d: n for d, n in zip(value.shape, tensor.shape, strict=True) if isinstance(d, str) and d.isidentifier()
         }
     for dim, size in sizes.items():
-        least = 0 if dim.startswith("past") else 1
+        least = sizes["sequence"] if dim == "cache_length" else 1
         for smaller in sorted({least, 1, 2, size // 4, size // 2, size - 1}):
-            if least <= smaller < size:
+            if least <= smaller < size:  # of an empty past a cache keeps the room that the new tokens need
                 for first in range(size) if dim == "batch" and smaller == 1 else (0,):
-                    yield [
+                    narrowed = [
                         _narrow(tensor, value.shape, sizes, dim, first, smaller)
                         for value, tensor in zip(graph.inputs, case, strict=True)
                     ]
+                    if dim == "cache_length":
+                        places = [value.name for value in graph.inputs].index("cache_position")
+                        narrowed[places] = narrowed[places].clamp(max=smaller - sizes["sequence"])
+                    yield narrowed
 
 
 def _narrow(

@@ -35,7 +35,7 @@ def golden_cases(graph: Graph, seed: int = 20) -> list[list[Tensor]]:
         Inputs of different shapes, each in the order of `graph.inputs`.
     """
     generator = torch.Generator().manual_seed(seed)
-    cached = any("past_sequence" in value.shape for value in graph.inputs)
+    cached = any(value.name == "cache_position" for value in graph.inputs)
     longest = min(graph.max_length.values(), default=8)
     made: dict[Any, list[Tensor]] = {}
     for batch, length, past in [(2, 8, 0), (1, 1, 0), (2, 2, 3) if cached else (3, 5, 0)]:

@@ -5,8 +5,10 @@
     encoder-decoder  encoder                ids → last hidden state, and the cross-attention's keys and values
                      decoder                ids, cache and those keys and values → logits and cache
 
-Names are Hugging Face's. Shapes: B batch, S new tokens, P past tokens, T all or source tokens, K key/value heads,
-H head size.
+Names are Hugging Face's. A decoder's caches have a fixed length, as those of its `StaticCache`: where the new tokens go
+in each row, `cache_position` says, and a query sees the keys at its own and earlier places. So rows of any lengths go
+together, padded on the right, without a mask; and whoever gives the same memory for past and present has the cache
+grow in place. Shapes: B batch, S new tokens, T source tokens, C length of a cache, K key/value heads, H head size.
 """
 
 import dataclasses
@@ -70,7 +72,7 @@ class Graph(nn.Module):
             generator: Source of randomness.
             batch: Number of rows B; the first is full, the others are cut to random lengths.
             length: Number of (new) tokens.
-            past: Number of cached tokens P, where the graph has a cache.
+            past: Number of cached tokens, where the graph has a cache.
         """
         raise NotImplementedError
 
@@ -153,50 +155,58 @@ class DecoderGraph(Graph):
         own = ".decoder" if self.cross else ""
         ids = _tokens(config, config.target_vocab_size)
         source_mask = Value(name="encoder_attention_mask", dtype="int64", shape=("batch", "encoder_sequence"), below=2)
-        mask = Value(name="attention_mask", dtype="int64", shape=("batch", "past_sequence + sequence"), below=2)
-        places = Value(name="position_ids", dtype="int64", shape=("batch", "sequence"), below=config.max_positions)
-        past = _cache(config, "past_key_values.{}" + own, "past_sequence")
+        places = Value(name="cache_position", dtype="int64", shape=("batch",), below=config.max_positions)
+        past = _cache(config, "past_key_values.{}" + own, "cache_length")
         source = _cache(config, "past_key_values.{}.encoder", "encoder_sequence")
-        self.inputs = (ids, source_mask, *past, *source) if self.cross else (ids, mask, places, *past)
+        self.inputs = (ids, places, source_mask, *past, *source) if self.cross else (ids, places, *past)
         logits = Value(name="logits", dtype="float32", shape=("batch", "sequence", config.target_vocab_size))
         if config.reads_vectors:
             logits = Value(name="last_hidden_state", dtype="float32", shape=("batch", "sequence", config.d_model))
-        self.outputs = (logits, *_cache(config, "present.{}" + own, "past_sequence + sequence"))
-        self.max_length = {"past_sequence + sequence": config.max_positions}
+        self.outputs = (logits, *_cache(config, "present.{}" + own, "cache_length"))
+        self.max_length = {"cache_length": config.max_positions}
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """(input_ids, encoder_attention_mask, past…, source…) or (input_ids, attention_mask, position_ids, past…)."""
+        """(input_ids, cache_position[, encoder_attention_mask], past…[, source…]) → (logits, present…)."""
         depth = self.model.config.num_decoder_layers
-        if self.cross:
-            ids_BS, cross_mask_BT, *flat = tensors
-            caches = _pair(flat)
-            past, cross = caches[:depth], caches[depth:]
-            logits_BSV, presents = self.model.decoder(ids_BS, past=past, cross=cross, cross_mask_BT=cross_mask_BT)
-        else:
-            ids_BS, mask_BT, places_BS, *flat = tensors
-            logits_BSV, presents = self.model.decoder(ids_BS, mask_BT, _pair(flat), position_ids_BS=places_BS)
+        ids_BS, cache_position_B, *rest = tensors
+        cross_mask_BT = rest.pop(0) if self.cross else None
+        caches = _pair(rest)
+        past, cross = caches[:depth], caches[depth:] or None
+        logits_BSV, presents = self.model.decoder(
+            ids_BS, past=past, cross=cross, cross_mask_BT=cross_mask_BT, cache_position_B=cache_position_B
+        )
         return (logits_BSV, *_flatten(presents))
 
     @torch.no_grad()
     def sample(self, generator: torch.Generator, batch: int, length: int, past: int = 0) -> list[Tensor]:
-        """Make new ids, and the caches that eager itself computes for a random past and source."""
+        """Make new ids, and the caches that eager itself computes for a random past and source.
+
+        The first row has all of the past, the others lose a random part of it: what they had there is left in the
+        cache, to be written over or not to be seen. Caches of several rows have room for one token more.
+        """
         config = self.model.config
         ids_BT = _random_tokens(config, config.target_vocab_size, generator, batch, past + length)
-        empty = torch.zeros(batch, config.kv_heads, 0, config.head_size)
-        cache = [(empty, empty)] * config.num_decoder_layers
+        room = min(past + length + (batch > 1), config.max_positions)
+        cache = [
+            tuple(torch.zeros(batch, config.kv_heads, room, config.head_size) for _ in range(2))
+            for _ in range(config.num_decoder_layers)
+        ]
+        cross, source_mask = None, []
         if self.cross:
-            source_BT, mask_BT = _source_sample(config, generator, batch, max(length, 2))
-            cross = self.model.decoder.project(self.model.encoder(source_BT, mask_BT))
-            if past:
-                cache = self.model.decoder(ids_BT[:, :past], cross=cross, cross_mask_BT=mask_BT)[1]
-            return [ids_BT[:, past:].contiguous(), mask_BT, *_flatten(cache), *_flatten(cross)]
-        padding_B1 = torch.randint(past + length, (batch, 1), generator=generator)  # on the left, as prompts have it
-        padding_B1[0] = 0
-        mask_BT = (torch.arange(past + length) >= padding_B1).to(torch.int64)
-        places_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
+            source_BT, *source_mask = _source_sample(config, generator, batch, max(length, 2))
+            cross = self.model.decoder.project(self.model.encoder(source_BT, *source_mask))
         if past:
-            cache = self.model.decoder(ids_BT[:, :past], mask_BT[:, :past], position_ids_BS=places_BT[:, :past])[1]
-        return [ids_BT[:, past:].contiguous(), mask_BT, places_BT[:, past:].contiguous(), *_flatten(cache)]
+            start_B = torch.zeros(batch, dtype=torch.int64)
+            cache = self.model.decoder(
+                ids_BT[:, :past],
+                past=cache,
+                cross=cross,
+                cross_mask_BT=source_mask[0] if source_mask else None,
+                cache_position_B=start_B,
+            )[1]
+        places_B = torch.randint(past + 1, (batch,), generator=generator)
+        places_B[0] = past
+        return [ids_BT[:, past:].contiguous(), places_B, *source_mask, *_flatten(cache), *_flatten(cross or [])]
 
 
 def graphs_of(model: Transformer) -> list[Graph]:

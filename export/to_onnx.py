@@ -19,8 +19,8 @@ from .fast_path import no_fast_path
 from .graphs import Graph
 from .passes import ExpandRotaryCaches, FoldHeads, FuseQuickGelu, NameOps
 
-OPSETS = range(23, 26)
-"""Opsets that can be asked for: Attention appears in 23; onnxruntime 1.32 runs up to the last."""
+OPSETS = range(24, 26)
+"""Opsets that can be asked for: Attention appears in 23, TensorScatter in 24; onnxruntime 1.32 runs up to the last."""
 
 
 _LENGTH, _PAST = 5, 3

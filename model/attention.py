@@ -36,15 +36,22 @@ class SelfAttention(nn.Module):
         self.k_norm = make_head_norm(config)
 
     def forward(
-        self, x_BSD: Tensor, mask: Tensor | None, past: KeyValue | None = None, rotation: Rotation | None = None
+        self,
+        x_BSD: Tensor,
+        mask: Tensor | None,
+        past: KeyValue | None = None,
+        rotation: Rotation | None = None,
+        cache_position_B: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue]:
         """Attend.
 
         Args:
             x_BSD: Tensor (B, S, D).
-            mask: Boolean or float tensor that broadcasts to (B, N, S, T) with T = P + S, or None.
-            past: Keys and values of the P earlier tokens, each (B, K, P, H), or None.
+            mask: Boolean or float tensor that broadcasts to (B, N, S, T), or None.
+            past: Keys and values of earlier tokens, or None: of P tokens, each (B, K, P, H), with T = P + S; or, with
+                cache_position_B, a cache that has room for T, each (B, K, T, H).
             rotation: Where positions are rotary, those of the new tokens.
+            cache_position_B: Where in the cache each row's new tokens go.
 
         Returns:
             Tensor (B, S, D), and the keys and values of all T tokens, each (B, K, T, H).
@@ -56,7 +63,9 @@ class SelfAttention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, *rotation), rotate(k, *rotation)
-        if past is not None:
+        if past is not None and cache_position_B is not None:
+            k, v = write_cache(past[0], k, cache_position_B), write_cache(past[1], v, cache_position_B)
+        elif past is not None:
             k = torch.cat([past[0], k], dim=2)
             v = torch.cat([past[1], v], dim=2)
         dropout = self.dropout if self.training else 0.0
@@ -137,6 +146,29 @@ def _(q_BNSH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, mask: Tensor, scale: float
     return torch.empty_like(q_BNSH)
 
 
+@torch.library.custom_op("tfm::write_cache", mutates_args=())
+def write_cache(cache_BKTH: Tensor, new_BKSH: Tensor, cache_position_B: Tensor) -> Tensor:
+    """Put what is new into a cache of fixed length, each row at its own place.
+
+    An op of its own, since it becomes ONNX-24 TensorScatter, which writes in place where it may.
+
+    Args:
+        cache_BKTH: Keys or values (B, K, T, H).
+        new_BKSH: Those of S new tokens, (B, K, S, H).
+        cache_position_B: Place of the first of them in each row, int64 (B,), at most T - S.
+
+    Returns:
+        A tensor (B, K, T, H).
+    """
+    place_BS = cache_position_B[:, None] + torch.arange(new_BKSH.size(2), device=new_BKSH.device)
+    return cache_BKTH.scatter(2, place_BS[:, None, :, None].expand_as(new_BKSH), new_BKSH)
+
+
+@write_cache.register_fake
+def _(cache_BKTH: Tensor, new_BKSH: Tensor, cache_position_B: Tensor) -> Tensor:
+    return torch.empty_like(cache_BKTH)
+
+
 def split_heads(x_BSD: Tensor, nhead: int) -> Tensor:
     """(B, S, N·H) → (B, N, S, H)."""
     return x_BSD.view(*x_BSD.shape[:2], nhead, -1).transpose(1, 2)
@@ -152,9 +184,9 @@ def padding_mask(mask_BT: Tensor, query_length: int) -> Tensor:
     return mask_BT.to(torch.bool)[:, None, None, :].expand(-1, 1, query_length, -1)
 
 
-def causal_mask(query_S: Tensor, key_T: Tensor, window: int | None = None) -> Tensor:
-    """Let each query see the keys at its own and earlier places, the last `window` of them: boolean (1, 1, S, T)."""
-    seen_ST = key_T[None, :] <= query_S[:, None]
+def causal_mask(query_BS: Tensor, key_T: Tensor, window: int | None = None) -> Tensor:
+    """Let each query see the keys at its own and earlier places, the last `window` of them: boolean (B, 1, S, T)."""
+    seen_BST = key_T <= query_BS[:, :, None]
     if window is not None:
-        seen_ST = seen_ST & (key_T[None, :] > query_S[:, None] - window)
-    return seen_ST[None, None]
+        seen_BST = seen_BST & (key_T > query_BS[:, :, None] - window)
+    return seen_BST[:, None]

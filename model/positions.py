@@ -127,11 +127,10 @@ class RelativeBias(nn.Module):
         self.max_distance = config.relative_max_distance
         self.weight = nn.Parameter(torch.randn(config.relative_buckets, config.nhead) * 0.02)
 
-    def forward(self, query_S: Tensor, key_T: Tensor) -> Tensor:
-        """Compute the bias (1, N, S, T) of positions (S,) and (T,)."""
-        distance_ST = key_T[None, :] - query_S[:, None]
-        bias_STN = nn.functional.embedding(self._bucket(distance_ST), self.weight)
-        return bias_STN.permute(2, 0, 1)[None]
+    def forward(self, query_BS: Tensor, key_T: Tensor) -> Tensor:
+        """Compute the bias (B, N, S, T) of positions (B, S) and (T,)."""
+        bias_BSTN = nn.functional.embedding(self._bucket(key_T - query_BS[:, :, None]), self.weight)
+        return bias_BSTN.permute(0, 3, 1, 2)
 
     def _bucket(self, distance: Tensor) -> Tensor:
         """Near distances have a bucket each, far ones share them logarithmically."""
@@ -159,7 +158,7 @@ class Alibi(nn.Module):
         exponents += [4 * (2 * i + 1) / power for i in range(nhead - power)]
         self.register_buffer("slope", 2.0 ** -torch.tensor(exponents, device="cpu"), persistent=False)
 
-    def forward(self, query_S: Tensor, key_T: Tensor) -> Tensor:
-        """Compute the bias (1, N, S, T) of positions (S,) and (T,)."""
-        distance_ST = (key_T[None, :] - query_S[:, None]).abs().to(torch.float32)
-        return (-self.slope[:, None, None] * distance_ST)[None]
+    def forward(self, query_BS: Tensor, key_T: Tensor) -> Tensor:
+        """Compute the bias (B, N, S, T) of positions (B, S) and (T,)."""
+        distance_BST = (key_T - query_BS[:, :, None]).abs().to(torch.float32)
+        return -self.slope[:, None, None] * distance_BST[:, None]

@@ -87,10 +87,11 @@ class Layer(nn.Module):
         past: KeyValue | None = None,
         cross: KeyValue | None = None,
         cross_mask: Tensor | None = None,
+        cache_position_B: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue]:
         """Return (B, S, D) and the self-attention's keys and values, past and new."""
         entered_BSD = self.self_attn_residual.enter(x_BSD)
-        y_BSD, present = self.self_attn(entered_BSD, mask, past, rotation)
+        y_BSD, present = self.self_attn(entered_BSD, mask, past, rotation, cache_position_B)
         if self.feed_forward_residual is None:  # parallel blocks
             return self.self_attn_residual.leave(x_BSD, y_BSD + self.feed_forward(entered_BSD)), present
         x_BSD = self.self_attn_residual.leave(x_BSD, y_BSD)
@@ -124,6 +125,7 @@ class Stack(nn.Module):
         past: Sequence[KeyValue] | None = None,
         cross: Sequence[KeyValue] | None = None,
         cross_mask: Tensor | None = None,
+        cache_position_B: Tensor | None = None,
     ) -> tuple[Tensor, list[KeyValue]]:
         """Run all layers, each under its mask; positions (B or 1, S) turn queries and keys where they are rotary."""
         rotation = None if self.rotary is None else self.rotary(position_ids)
@@ -131,16 +133,16 @@ class Stack(nn.Module):
         for index, (layer, mask) in enumerate(zip(self.layers, masks, strict=True)):
             layer_past = None if past is None else past[index]
             layer_cross = None if cross is None else cross[index]
-            x_BSD, present = layer(x_BSD, mask, rotation, layer_past, layer_cross, cross_mask)
+            x_BSD, present = layer(x_BSD, mask, rotation, layer_past, layer_cross, cross_mask, cache_position_B)
             presents.append(present)
         return x_BSD if self.norm is None else self.norm(x_BSD), presents
 
-    def biased(self, mask: Tensor | None, query_S: Tensor, key_T: Tensor) -> Tensor | None:
+    def biased(self, mask: Tensor | None, query_BS: Tensor, key_T: Tensor) -> Tensor | None:
         """Put the bias of relative or ALiBi positions, if there is one, into the mask: float, added to the scores."""
         if self.bias is None:
             return mask
-        bias_1NST = self.bias(query_S, key_T)
-        return bias_1NST if mask is None else bias_1NST.masked_fill(~mask, _MASKED)
+        bias_BNST = self.bias(query_BS, key_T)
+        return bias_BNST if mask is None else bias_BNST.masked_fill(~mask, _MASKED)
 
 
 class Encoder(Stack):
@@ -164,7 +166,7 @@ class Encoder(Stack):
             segments = () if token_type_ids_BT is None else (token_type_ids_BT,)
             x_BTD = self.embedding(ids_BT, place_T[None], *segments)
         mask = None if mask_BT is None else padding_mask(mask_BT, x_BTD.size(1))
-        mask = self.biased(mask, place_T, place_T)
+        mask = self.biased(mask, place_T[None], place_T)
         return self.run(x_BTD, [mask] * len(self.layers), place_T[None])[0]
 
 
@@ -197,6 +199,7 @@ class Decoder(Stack):
         cross: Sequence[KeyValue] | None = None,
         cross_mask_BT: Tensor | None = None,
         position_ids_BS: Tensor | None = None,
+        cache_position_B: Tensor | None = None,
     ) -> tuple[Tensor, list[KeyValue]]:
         """Compute the logits of the next token after each of S tokens that follow P cached ones.
 
@@ -206,26 +209,33 @@ class Decoder(Stack):
             past: Per layer the keys and values (B, K, P, H) of the tokens before, or None.
             cross: Per layer the keys and values (B, K, T, H) of the source, from `project`, or None.
             cross_mask_BT: Which source tokens are real, (B, T), or None for all.
-            position_ids_BS: Positions of the new tokens, (B, S), for rows padded on the left; None: P … P + S - 1.
+            position_ids_BS: Positions of the new tokens, (B, S), for rows padded on the left; None: their places.
+            cache_position_B: How many tokens each row has in the cache, int64 (B,), where `past` has a fixed length
+                that the new ones fit into; they come after those, and rows may be padded on the right. None: P.
 
         Returns:
             Logits (B, S, V), or last states (B, S, D) where config.reads_vectors, and per layer the keys and values of
-            all P + S tokens.
+            all P + S tokens, or the whole cache.
         """
         past_length = 0 if past is None else past[0][0].size(2)
-        query_S = torch.arange(ids_BS.size(1), device=ids_BS.device) + past_length
-        key_T = torch.arange(past_length + ids_BS.size(1), device=ids_BS.device)
+        new_S = torch.arange(ids_BS.size(1), device=ids_BS.device)
+        if cache_position_B is None:
+            query_BS, length = new_S[None] + past_length, past_length + ids_BS.size(1)
+        else:
+            query_BS, length = new_S + cache_position_B[:, None], past_length
+        key_T = torch.arange(length, device=ids_BS.device)
         real = None
         if mask_BT is not None:  # padding sees itself alone, so that no row of scores is empty
-            real = padding_mask(mask_BT, ids_BS.size(1)) | (key_T[None, :] == query_S[:, None])
+            real = padding_mask(mask_BT, ids_BS.size(1)) | (key_T == query_BS[:, :, None])[:, None]
         seen: dict[bool, Tensor | None] = {}
         for slides in dict.fromkeys(self.slides):
-            mask = causal_mask(query_S, key_T, self.window if slides else None)
-            seen[slides] = self.biased(mask if real is None else mask & real, query_S, key_T)
+            mask = causal_mask(query_BS, key_T, self.window if slides else None)
+            seen[slides] = self.biased(mask if real is None else mask & real, query_BS, key_T)
         cross_mask = None if cross_mask_BT is None else padding_mask(cross_mask_BT, ids_BS.size(1))
-        position_ids = query_S[None] if position_ids_BS is None else position_ids_BS
+        position_ids = query_BS if position_ids_BS is None else position_ids_BS
         x_BSD = self.embedding(ids_BS, position_ids)
-        x_BSD, presents = self.run(x_BSD, [seen[s] for s in self.slides], position_ids, past, cross, cross_mask)
+        masks = [seen[slides] for slides in self.slides]
+        x_BSD, presents = self.run(x_BSD, masks, position_ids, past, cross, cross_mask, cache_position_B)
         if self.head is None:
             return x_BSD, presents
         logits_BSV = self.head(x_BSD if self.logit_scale == 1.0 else x_BSD * self.logit_scale)

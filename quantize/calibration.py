@@ -105,9 +105,9 @@ class Calibration:
     def batches(self, role: str, batch_size: int) -> Iterator[dict[str, Array]]:
         """Make inputs for the graph of a role.
 
-        Texts of similar length go together, padded as the runtime does: on the right, and for a decoder by itself on
-        the left, from an empty cache. The decoder of an encoder-decoder is taught, from an empty cache too, by what the
-        float32 bundle generates for the sources, and sees them by the keys and values of the float32 encoder.
+        Texts of similar length go together, padded on the right; for a decoder by itself, each goes alone, with an
+        empty cache. The decoder of an encoder-decoder is taught, with an empty cache too, by what the float32 bundle
+        generates for the sources, and sees them by the keys and values of the float32 encoder.
 
         Args:
             role: "model", "encoder" or "decoder", as the bundle has it.
@@ -129,16 +129,13 @@ class Calibration:
         elif role == "decoder":
             yield from self._teach(signature, size)
         else:
-            left = self._manifest.kind == "decoder"
-            for _, feeds in self._padded(size, left=left):
-                if left:
-                    feeds["position_ids"] = (feeds["attention_mask"].cumsum(1) - 1).clip(min=0)
+            for _, feeds in self._padded(1 if self._manifest.kind == "decoder" else size):
                 yield _complete(feeds, signature)
 
-    def _padded(self, size: int, *, left: bool = False) -> Iterator[tuple[list[int], dict[str, Array]]]:
+    def _padded(self, size: int) -> Iterator[tuple[list[int], dict[str, Array]]]:
         """Make batches of the samples' ids, with their places among the samples."""
         rows = [sample["input_ids"].tolist() for sample in self._samples]
-        for places, ids_BS, mask_BS in batches(rows, size, self._pad, left=left):
+        for places, ids_BS, mask_BS in batches(rows, size, self._pad):
             feeds = {"input_ids": ids_BS, "attention_mask": mask_BS}
             if "token_type_ids" in self._samples[0]:
                 feeds["token_type_ids"] = np.zeros_like(ids_BS)
@@ -189,8 +186,9 @@ class Calibration:
 
 
 def _complete(feeds: dict[str, Array], signature: Signature) -> dict[str, Array]:
-    """Give a graph what it takes: of `feeds`, and of caches without a past."""
-    sizes = {"batch": len(feeds["input_ids"]), "past_sequence": 0}
+    """Give a graph what it takes: of `feeds`, and a cache with nothing in it and room for just the ids."""
+    batch, length = feeds["input_ids"].shape
+    sizes = {"batch": batch, "cache_length": length}
     for spec in signature.inputs:
         if spec.name not in feeds:
             shape = [dim if isinstance(dim, int) else sizes[dim] for dim in spec.shape]

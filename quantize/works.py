@@ -68,14 +68,15 @@ def bundle_works(manifest: Manifest, calibration: Calibration | None = None) -> 
 
 def _random(signature: Signature, step: Step, rng: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
     """One row without padding: what the native graphs take."""
-    sizes = {"batch": 1, "sequence": step.length, "past_sequence": step.past, "encoder_sequence": _SOURCE}
+    room = step.past + step.length
+    sizes = {"batch": 1, "sequence": step.length, "cache_length": room, "encoder_sequence": _SOURCE}
     inputs = {}
     for spec in signature.inputs:
         shape = [dim if isinstance(dim, int) else sum(sizes[part] for part in dim.split(SUM)) for dim in spec.shape]
         if spec.name.endswith("attention_mask"):
             values: npt.NDArray[Any] = np.ones(shape)
-        elif spec.name == "position_ids":
-            values = np.arange(step.past, step.past + step.length)[None]
+        elif spec.name == "cache_position":
+            values = np.full(shape, step.past)
         elif spec.below is not None:
             values = rng.integers(spec.below, size=shape)
         else:

@@ -80,8 +80,8 @@ class _Self(nn.Module):
         past_length = 0 if past is None else past[0].size(2)
         query_S = torch.arange(x_BSD.size(1)) + past_length
         key_T = torch.arange(past_length + x_BSD.size(1))
-        causal, padding = causal_mask(query_S, key_T), padding_mask(real_BT, x_BSD.size(1))
-        masks = [None, padding, causal, causal & padding, causal_mask(query_S, key_T, WINDOW)]
+        causal, padding = causal_mask(query_S[None], key_T), padding_mask(real_BT, x_BSD.size(1))
+        masks = [None, padding, causal, causal & padding, causal_mask(query_S[None], key_T, WINDOW)]
         masks += [rest[0]] if self.attention.softcap is None else []
         results = [self.attention(x_BSD, mask, past)[0] for mask in masks]
         if not self.cached and self.attention.softcap is None:

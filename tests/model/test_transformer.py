@@ -191,7 +191,7 @@ def test_attention_alone_is_the_papers(sizes: tuple[int, int], length: int, past
     weights = {f"a.{name}": value.numpy() for name, value in attention.state_dict().items()}
     oracle = Oracle(config, weights, None)
     x_BTD = torch.randn(2, past + length, d_model, dtype=torch.float64)
-    mask = causal_mask(torch.arange(past, past + length), torch.arange(past + length))
+    mask = causal_mask(torch.arange(past, past + length)[None], torch.arange(past + length))
     with torch.no_grad():
         _, cached = attention(x_BTD[:, :past], None) if past else (None, None)
         got, present = attention(x_BTD[:, past:], mask, cached)
@@ -203,7 +203,7 @@ def test_attention_alone_is_the_papers(sizes: tuple[int, int], length: int, past
 
 def test_masks() -> None:
     query_S, key_T = torch.arange(1, 3), torch.arange(3)
-    assert causal_mask(query_S, key_T).tolist() == [[[[True, True, False], [True, True, True]]]]
+    assert causal_mask(query_S[None], key_T).tolist() == [[[[True, True, False], [True, True, True]]]]
     assert causal_mask(query_S, key_T, 2).tolist() == [[[[True, True, False], [False, True, True]]]]
     assert causal_mask(query_S, key_T, 1).tolist() == [[[[False, True, False], [False, False, True]]]]
     spread = padding_mask(torch.tensor([[1, 0], [1, 1]]), 3)

@@ -1,0 +1,101 @@
+"""Token by token: what the likeliest next token is, or one that is drawn, until every row has ended.
+
+Shapes: B rows, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..checks import Array
+from ..control import Control
+from .logits import process_logits
+from .sampling import Sampler, softmax
+from .settings import GenerationSettings, processors
+from .state import DecoderState
+
+Stopped = Callable[[int, list[int]], bool]
+"""Whether a row, by its place and its new tokens, has come to a stop that is none of a token."""
+
+
+@dataclass(kw_only=True)
+class Begun:
+    """Prompts that have been read.
+
+    Attributes:
+        state: What the decoder has read.
+        logits_BV: Of the token that follows each row.
+        tokens: Each row's tokens, as the decoder sees them; grows with what is generated.
+        limits: How many new tokens each row may get.
+    """
+
+    state: DecoderState
+    logits_BV: Array
+    tokens: list[list[int]]
+    limits: list[int]
+
+
+def continue_rows(
+    begun: Begun,
+    settings: GenerationSettings,
+    end_ids: Sequence[int],
+    sampler: Sampler | None = None,
+    stopped: Stopped | None = None,
+    control: Control | None = None,
+) -> Iterator[list[tuple[int, int]]]:
+    """Generate, one token of every row that has not ended at a time.
+
+    Rows that have ended leave the batch once they are a quarter of it.
+
+    Args:
+        begun: Where to go on from; its `tokens` grow, end tokens included.
+        settings: Which processors the logits go through, and more tokens that end a row.
+        end_ids: Tokens that end a row.
+        sampler: Draws, with a generator for each row; None: the likeliest token is taken.
+        stopped: What else ends a row.
+        control: What may end it all before its time.
+
+    Yields:
+        The place of each row that got a token and did not end with it, and that token.
+    """
+    state, logits_BV = begun.state, begun.logits_BV
+    ends = np.array(sorted({*end_ids, *settings.stop_token_ids}), np.int64)
+    prompts = [len(row) for row in begun.tokens]
+    places, done_B = np.arange(len(prompts)), np.zeros(len(prompts), bool)
+    chain = None
+    while True:
+        tokens = [begun.tokens[place] for place in places]
+        if chain is None:
+            chain = processors(
+                settings,
+                prompt_lengths=[prompts[place] for place in places],
+                limits=[begun.limits[place] for place in places],
+                eos_token_ids=end_ids,
+                vocabulary=logits_BV.shape[-1],
+            )
+        scores_BV = process_logits(chain, tokens, logits_BV)
+        next_B = scores_BV.argmax(-1) if sampler is None else sampler.draw(softmax(scores_BV))
+        ended_B = np.isin(next_B, ends)
+        found = []
+        for b, (place, token) in enumerate(zip(places.tolist(), next_B.tolist(), strict=True)):
+            if done_B[b]:
+                continue
+            row = begun.tokens[place]
+            row.append(token)
+            if not ended_B[b]:
+                found.append((place, token))
+                ended_B[b] = len(row) - prompts[place] >= begun.limits[place] or (
+                    stopped is not None and stopped(place, row[prompts[place] :])
+                )
+        done_B |= ended_B
+        yield found
+        if done_B.all():
+            return
+        if 4 * done_B.sum() >= len(done_B):
+            left = np.flatnonzero(~done_B)
+            places, done_B, next_B, chain = places[left], done_B[left], next_B[left], None
+            state.select(left)
+            if sampler is not None:
+                sampler.select(left)
+        logits_BV = state.step(next_B, control)
