@@ -281,7 +281,8 @@ def _next_tokens(eager: Transformer, bundle: Decoder) -> Fidelity:
     held_out = read_calibration(None, bundle.manifest, count=_PROMPTS, split="held-out")
     for feeds in held_out.batches("model", 1):
         expected = eager.decoder(torch.from_numpy(feeds["input_ids"]))[0].argmax(-1).numpy()
-        same += int((bundle.run(**feeds)["logits"].argmax(-1) == expected).sum())
+        named: dict[str, Any] = feeds
+        same += int((bundle.run(**named)["logits"].argmax(-1) == expected).sum())
         count += expected.size
     data = held_out.description.partition(" ")[2].removesuffix(", held out")
     return _fidelity(bundle, "top-1", same / max(count, 1), count, f"next tokens for {data}")

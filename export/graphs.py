@@ -187,10 +187,8 @@ class DecoderGraph(Graph):
         config = self.model.config
         ids_BT = _random_tokens(config, config.target_vocab_size, generator, batch, past + length)
         room = min(past + length + (batch > 1), config.max_positions)
-        cache = [
-            tuple(torch.zeros(batch, config.kv_heads, room, config.head_size) for _ in range(2))
-            for _ in range(config.num_decoder_layers)
-        ]
+        empty = torch.zeros(batch, config.kv_heads, room, config.head_size)
+        cache = [(empty, empty)] * config.num_decoder_layers
         cross, source_mask = None, []
         if self.cross:
             source_BT, *source_mask = _source_sample(config, generator, batch, max(length, 2))

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from tfm.errors import CalibrationError
 from tfm.runtime.batches import batches, check_count, length_limit
 from tfm.runtime.checks import nearest
-from tfm.runtime.generate import generate_greedily
+from tfm.runtime.generation.loop import continue_greedily
+from tfm.runtime.generation.state import DecoderState, empty_caches
 from tfm.runtime.manifest import Manifest, Signature, check_digests
 from tfm.runtime.providers import count_threads
 from tfm.runtime.session import Session
@@ -175,9 +176,11 @@ class Calibration:
         if generation is None:
             below = next(spec.below for spec in decoder.signature.inputs if spec.name == "input_ids")
             return np.random.default_rng(0).integers(below or 1, size=(count, min(length, most or length))).tolist()
-        start_B1 = np.full((count, 1), generation.bos_token_id, np.int64)
-        generated = generate_greedily(decoder, start_B1, context, generation, generation.max_new_tokens)
-        return [[int(start_B1[0, 0]), *row][:most] for row in generated]
+        start = [[generation.bos_token_id or 0] for _ in range(count)]
+        state = DecoderState(decoder, count, context)
+        limit = min(generation.max_new_tokens, most or generation.max_new_tokens)
+        generated = continue_greedily(state, start, generation.eos_token_ids, limit)
+        return [[*first, *row][:most] for first, row in zip(start, generated, strict=True)]
 
     @property
     def _pad(self) -> int:
@@ -187,12 +190,7 @@ class Calibration:
 
 def _complete(feeds: dict[str, Array], signature: Signature) -> dict[str, Array]:
     """Give a graph what it takes: of `feeds`, and a cache with nothing in it and room for just the ids."""
-    batch, length = feeds["input_ids"].shape
-    sizes = {"batch": batch, "cache_length": length}
-    for spec in signature.inputs:
-        if spec.name not in feeds:
-            shape = [dim if isinstance(dim, int) else sizes[dim] for dim in spec.shape]
-            feeds[spec.name] = np.zeros(shape, spec.dtype)
+    feeds = {**empty_caches(signature, *feeds["input_ids"].shape), **feeds}
     return {spec.name: feeds[spec.name] for spec in signature.inputs}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfm.errors import InputError
 
-from .checks import Array
+from .checks import SUM, Array
 from .manifest import Signature
 
 
@@ -58,14 +58,12 @@ def check_rows(rows: Sequence[Any], signature: Signature) -> list[list[int]]:
 
 def length_limit(signature: Signature) -> int | None:
     """How many tokens one sequence may have, those of the past included; None: any number."""
-    limits = [most for key, most in signature.max_length.items() if "sequence" in key.split(" + ")]
+    limits = [most for key, most in signature.max_length.items() if {"sequence", "cache_length"} & {*key.split(SUM)}]
     return min(limits, default=None)
 
 
-def batches(
-    rows: Sequence[Sequence[int]], size: int, pad: int = 0, *, left: bool = False
-) -> Iterator[tuple[list[int], Array, Array]]:
-    """Sort rows by length and pad them, with the id `pad`, into batches: on the right, or on the left.
+def batches(rows: Sequence[Sequence[int]], size: int, pad: int = 0) -> Iterator[tuple[list[int], Array, Array]]:
+    """Sort rows by length and pad them, with the id `pad`, into batches.
 
     Yields:
         The places of a batch's rows in `rows`; their ids (B, S), int64; which of them are real, (B, S), int64 0 or 1.
@@ -73,12 +71,16 @@ def batches(
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
     for start in range(0, len(order), size):
         places = order[start : start + size]
-        ids_BS = np.full((len(places), len(rows[places[-1]])), pad, np.int64)
-        mask_BS = np.zeros_like(ids_BS)
-        for b, place in enumerate(places):
-            real = slice(-len(rows[place]), None) if left else slice(len(rows[place]))
-            ids_BS[b, real], mask_BS[b, real] = rows[place], 1
-        yield places, ids_BS, mask_BS
+        yield places, *pad_rows([rows[place] for place in places], pad)
+
+
+def pad_rows(rows: Sequence[Sequence[int]], pad: int = 0) -> tuple[Array, Array]:
+    """Pad rows on the right: their ids (B, S), int64, and which of them are real, (B, S), int64 0 or 1."""
+    ids_BS = np.full((len(rows), max(map(len, rows))), pad, np.int64)
+    mask_BS = np.zeros_like(ids_BS)
+    for b, row in enumerate(rows):
+        ids_BS[b, : len(row)], mask_BS[b, : len(row)] = row, 1
+    return ids_BS, mask_BS
 
 
 def _as_integers(index: int, row: Any) -> Array:

@@ -1,68 +1,52 @@
 """Decoder bundles: they continue a sequence.
 
-Shapes: B batch, S new tokens, P past tokens, V vocabulary.
+Shapes: B batch, S new tokens, C length of the cache, K key/value heads, H head size, V vocabulary.
 """
 
-from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any
 
-from .batches import batches, check_count
 from .checks import Array
-from .generate import generate_greedily
-from .model import Model
+from .control import CancelToken, Control
+from .generation.loop import Begun
+from .generation.state import DecoderState
+from .generator import Generator
+from .manifest import Signature
+from .session import Session
 
 
-class Decoder(Model):
+class Decoder(Generator):
     """A bundle that continues a sequence."""
 
-    def run(self, **arrays: Any) -> dict[str, Array]:
+    def run(
+        self, *, cancel: CancelToken | None = None, timeout: float | None = None, **arrays: Any
+    ) -> dict[str, Array]:
         """Run the graph as `Session.run` does.
 
         Args:
-            **arrays: input_ids, int64 (B, S); attention_mask, which of the past and new tokens are real, int64
-                (B, P + S) of 0 and 1; position_ids of the new tokens in their rows, int64 (B, S); and the cache
-                past_key_values.…, of P = 0 at the start.
+            cancel: Ends the run from elsewhere.
+            timeout: Seconds after which the run ends.
+            **arrays: input_ids, int64 (B, S); cache_position, how many tokens each row has in the cache already, int64
+                (B,); and that cache, past_key_values.…, each float32 (B, K, C, H), with room for the new tokens too.
 
         Returns:
-            logits, float32 (B, S, V), and the cache present.….
+            logits, float32 (B, S, V), and the cache present.…, each (B, K, C, H), with the new tokens in it.
 
         Raises:
             InputError: An input that the graph must not see.
         """
-        return self._sessions["model"].run(**arrays)
+        return self._decoder.run(control=Control(cancel, timeout), **arrays)
 
-    @overload
-    def generate(
-        self, inputs: str | Sequence[str], max_new_tokens: int | None = None, batch_size: int = 16
-    ) -> list[str]: ...
-    @overload
-    def generate(
-        self, inputs: Sequence[Sequence[int]], max_new_tokens: int | None = None, batch_size: int = 16
-    ) -> list[list[int]]: ...
-    def generate(
-        self, inputs: Any, max_new_tokens: int | None = None, batch_size: int = 16
-    ) -> list[str] | list[list[int]]:
-        """Continue prompts greedily.
+    @property
+    def _decoder(self) -> Session:
+        return self._sessions["model"]
 
-        Args:
-            inputs: Texts, or rows of token ids; one str is as a list of one.
-            max_new_tokens: At most so many new tokens; None: as the manifest says. The model's limit may come first.
-            batch_size: How many prompts go into the graph at once, padded on the left, at least 1.
+    @property
+    def _reads(self) -> Signature:
+        return self._decoder.signature
 
-        Returns:
-            What follows each prompt, as texts where the inputs are: without the end token, and without the prompt.
-
-        Raises:
-            InputError: A prompt that the model must not see, or texts without a tokenizer.
-            BundleError: The bundle does not say how to generate.
-        """
-        generation, most = self._generation(max_new_tokens)
-        batch_size = check_count("batch_size", batch_size)
-        session = self._sessions["model"]
-        rows, are_texts = self._to_rows(inputs, session.signature)
-        generated: list[list[int]] = [[] for _ in rows]
-        for places, ids_BS, mask_BS in batches(rows, batch_size, generation.pad_token_id or 0, left=True):
-            continued = generate_greedily(session, ids_BS, {}, generation, most, mask_BS)
-            for place, row in zip(places, continued, strict=True):
-                generated[place] = row
-        return self._tokenizer.decode(generated) if are_texts else generated
+    def _begin(self, rows: list[list[int]], most: int, control: Control) -> Begun:
+        state = DecoderState(self._decoder, len(rows))
+        limits = self._limits([len(row) for row in rows], most)
+        return Begun(
+            state=state, logits_BV=state.read(rows, control), tokens=[list(row) for row in rows], limits=limits
+        )

@@ -40,8 +40,8 @@ class Session:
         self.check = InputChecks(signature)
         self._outputs = [spec.name for spec in signature.outputs]
         for what, nodes, specs in (
-            ("takes", self._open().get_inputs(), signature.inputs),
-            ("gives", self._open().get_outputs(), signature.outputs),
+            ("takes", self.opened().get_inputs(), signature.inputs),
+            ("gives", self.opened().get_outputs(), signature.outputs),
         ):
             found = sorted(f"{node.name} {node.type}" for node in nodes)
             said = sorted(f"{spec.name} tensor({_ONNX_NAMES.get(spec.dtype, spec.dtype)})" for spec in specs)
@@ -70,7 +70,7 @@ class Session:
             ClosedError: The session is closed.
             ForkError: The session was opened before this process was forked.
         """
-        session = self._open()
+        session = self.opened()
         names = self._outputs if outputs is None else list(outputs)
         for name in names:
             if name not in self._outputs:
@@ -104,7 +104,7 @@ class Session:
             ClosedError: The session is closed.
             ForkError: The session was opened before this process was forked.
         """
-        session = self._open()
+        session = self.opened()
         binding = session.io_binding()
         for name, value in feeds.items():
             bind = binding.bind_cpu_input if isinstance(value, np.ndarray) else binding.bind_ortvalue_input
@@ -122,7 +122,7 @@ class Session:
         """Let go of the graph: runs that have begun finish, new ones are refused, memory goes with the last of them."""
         self._session = None
 
-    def _open(self) -> Any:
+    def opened(self) -> Any:
         """Return the `onnxruntime.InferenceSession`, which a run holds on to so that `close` cannot take it away."""
         session = self._session
         if self._forks != controls.forks():

@@ -99,3 +99,20 @@ def continue_rows(
             if sampler is not None:
                 sampler.select(left)
         logits_BV = state.step(next_B, control)
+
+
+def continue_greedily(
+    state: DecoderState, prompts: Sequence[Sequence[int]], end_ids: Sequence[int], limit: int
+) -> list[list[int]]:
+    """Read prompts and take the likeliest next token, at most `limit` times, until every row has ended.
+
+    Returns:
+        Per row the new ids, without the one that ended it.
+    """
+    rows = [list(row) for row in prompts]
+    begun = Begun(state=state, logits_BV=state.read(rows), tokens=rows, limits=[limit] * len(rows))
+    found: list[list[int]] = [[] for _ in rows]
+    for step in continue_rows(begun, GenerationSettings(), end_ids):
+        for place, token in step:
+            found[place].append(token)
+    return found

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from ..batches import length_limit
+from ..batches import length_limit, pad_rows
 from ..binding import Binding
 from ..checks import Array
 from ..control import Control
+from ..manifest import Signature
 from ..session import Session
 
 _BLOCK = 32
@@ -39,8 +40,6 @@ class DecoderState:
             context: Inputs that stay the same at every step, each (B, …).
         """
         self._decoder, self._context = decoder, dict(context or {})
-        caches = [spec for spec in decoder.signature.inputs if spec.name.startswith("past_key_values.")]
-        self._shapes = {spec.name: spec.shape for spec in caches if spec.name not in self._context}
         self._vocabulary = int(next(spec.shape[-1] for spec in decoder.signature.outputs if spec.name == "logits"))
         self._most = length_limit(decoder.signature)
         self.length_B = np.zeros(rows, np.int64)
@@ -59,16 +58,14 @@ class DecoderState:
         Returns:
             Logits of the token that follows each row, (B, V).
         """
-        batch, longest = len(rows), max(map(len, rows))
+        ids_BS, _ = pad_rows(rows)  # the keys of padding are written over before they are seen
+        batch, longest = ids_BS.shape
         self._reserve(int(self.length_B.max()) + longest)
         logits_BV = np.empty((batch, self._vocabulary), np.float32)
         part = max(1, _MOST_LOGITS // (batch * self._vocabulary))
         for start in range(0, longest, part):
             size = min(part, longest - start)
-            ids_BS = np.zeros((batch, size), np.int64)  # the keys of padding are written over before they are seen
-            for b, row in enumerate(rows):
-                ids_BS[b, : max(0, min(size, len(row) - start))] = row[start : start + size]
-            step = _Step(ids_BS, self.length_B + start, self._vocabulary)
+            step = _Step(ids_BS[:, start : start + size].copy(), self.length_B + start, self._vocabulary)
             self._bind(step).run(control)
             for b, row in enumerate(rows):
                 if start < len(row) <= start + size:
@@ -124,12 +121,10 @@ class DecoderState:
         room = -(-length // block) * block
         room = room if self._most is None else min(room, self._most)
         used, old = int(self.length_B.max()), self._arrays()
-        sizes = {"batch": len(self.length_B), "cache_length": room}
-        arrays = {}
-        for name, shape in self._shapes.items():
-            arrays[name] = np.zeros([dim if isinstance(dim, int) else sizes[dim] for dim in shape], np.float32)
-            if used:
-                arrays[name][:, :, :used] = old[name][:, :, :used]
+        empty = empty_caches(self._decoder.signature, len(self.length_B), room)
+        arrays = {name: array for name, array in empty.items() if name.startswith("past_key_values.")}
+        for name, array in old.items():
+            arrays[name][:, :, :used] = array[:, :, :used]
         self._room = room
         self._keep(arrays)
 
@@ -149,6 +144,22 @@ class DecoderState:
         inputs = {"input_ids": step.ids_BS, "cache_position": step.place_B, **self._context, **self._values}
         presents = {name.replace("past_key_values.", "present."): value for name, value in self._values.items()}
         return Binding(self._decoder, inputs, {"logits": step.logits_BSV, **presents})
+
+
+def empty_caches(signature: Signature, batch: int, length: int) -> dict[str, Array]:
+    """Make what a decoder takes beside its ids where nothing has been read: by name, caches (B, K, C, H) and places.
+
+    Args:
+        signature: The decoder's.
+        batch: B.
+        length: C.
+    """
+    sizes = {"batch": batch, "cache_length": length}
+    return {
+        spec.name: np.zeros([dim if isinstance(dim, int) else sizes[dim] for dim in spec.shape], spec.dtype)
+        for spec in signature.inputs
+        if sizes.keys() >= {dim for dim in spec.shape if isinstance(dim, str)}
+    }
 
 
 class _Step:
