@@ -5,8 +5,8 @@ that nothing is rounded on the way: positions and angles (float16 counts to 2048
 them, and every op with a constant that float16 has not, such as an ε. Norms and attention are float16 outside and
 accumulate in float32 within (`stash_type`, and the kernels).
 
-Inputs and outputs stay float32, so that every precision of a bundle is called alike. A cache pays for it: past keys and
-values are cast at each step, both ways, 12 bytes of traffic per number beside the 2 that attention reads.
+Inputs and outputs stay float32, so that every precision of a bundle is called alike. A cache pays for it: all of it is
+cast at each step, 6 bytes of traffic per number beside the 2 that attention reads.
 
 `onnxruntime.transformers.float16` does not do this: it blocks ops one by one and rounds what goes from one to the next
 to float16, positions included; it clips weights that overflow without a word; importing it changes `sys.path`.
@@ -33,8 +33,10 @@ _SINGLE_OPS = {
     *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum"),
     *("ReduceSumSquare", "GlobalAveragePool", "GlobalLpPool", "LpNormalization", "MeanVarianceNormalization"),
     *("DFT", "STFT", "NonMaxSuppression", "Resize"),
+    "TensorScatter",
 }
-"""Ops whose arguments or results leave float16's range or need its missing digits, or that have no float16 kernel."""
+"""Ops whose arguments or results leave float16's range or need its missing digits, that have no float16 kernel, or that
+write into a cache in place, which is float32."""
 
 _HALF_OPS = {
     *("Attention", "Conv", "LayerNormalization", "RMSNormalization"),
