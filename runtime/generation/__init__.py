@@ -1,0 +1,16 @@
+"""The pieces of generating a text, in numpy alone: settings, processors, sampling, beams, stopping, streaming."""
+
+from .logits import LogitsProcessor, process_logits
+from .sampling import Sampler, draw_at, log_softmax, softmax
+from .settings import GenerationSettings, processors
+
+__all__ = [
+    "GenerationSettings",
+    "LogitsProcessor",
+    "Sampler",
+    "draw_at",
+    "log_softmax",
+    "process_logits",
+    "processors",
+    "softmax",
+]

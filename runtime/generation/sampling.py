@@ -1,0 +1,99 @@
+"""Drawing the next token: by inverse CDF, from one uniform number per row and step.
+
+Shapes: B rows, V vocabulary.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from tfm.errors import InputError
+
+from ..checks import Array
+
+
+def softmax(logits_BV: Array) -> Array:
+    """Turn logits into probabilities.
+
+    Args:
+        logits_BV: float32 (B, V); −inf where a token is forbidden.
+
+    Returns:
+        Probabilities, float32 (B, V).
+
+    Raises:
+        InputError: A row allows no token at all, or holds NaN.
+    """
+    weights_BV = np.exp(logits_BV - _greatest(logits_BV))
+    weights_BV /= weights_BV.sum(1, keepdims=True)
+    return weights_BV
+
+
+def log_softmax(logits_BV: Array) -> Array:
+    """Turn logits into logarithms of probabilities.
+
+    Args:
+        logits_BV: float32 (B, V); −inf where a token is forbidden.
+
+    Returns:
+        Logarithms of probabilities, float32 (B, V), −inf for a forbidden token.
+
+    Raises:
+        InputError: A row allows no token at all, or holds NaN.
+    """
+    shifted_BV = logits_BV - _greatest(logits_BV)
+    shifted_BV -= np.log(np.exp(shifted_BV).sum(1, keepdims=True))
+    return shifted_BV
+
+
+class Sampler:
+    """Draws tokens; each row has a generator of its own, so that its draws depend on no other row."""
+
+    def __init__(self, seed: int | None, rows: Iterable[int]) -> None:
+        """Prepare one generator per row.
+
+        Args:
+            seed: Equal seeds give equal draws; None: a fresh one.
+            rows: The place of each row among all that the app asked for, wherever it stands in a batch.
+        """
+        entropy = np.random.SeedSequence(seed).entropy
+        self._generators = [np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(row,))) for row in rows]
+
+    def draw(self, probabilities_BV: Array) -> Array:
+        """Draw a token for each row, which takes one uniform number from the generator of every row.
+
+        Args:
+            probabilities_BV: float32 (B, V), as `softmax` gives them.
+
+        Returns:
+            Ids, int64 (B,).
+        """
+        uniform_B = np.array([generator.random() for generator in self._generators])
+        return draw_at(probabilities_BV, uniform_B)
+
+
+def draw_at(probabilities_BV: Array, uniform_B: Array) -> Array:
+    """Find where the cumulative distribution first exceeds a number; a token of probability 0 is never found.
+
+    Args:
+        probabilities_BV: float32 (B, V), not all 0; they need not sum to 1.
+        uniform_B: float64 (B,) in [0, 1).
+
+    Returns:
+        Ids, int64 (B,).
+    """
+    sums_BV = np.cumsum(probabilities_BV, axis=1, dtype=np.float64)
+    wanted_B = uniform_B * sums_BV[:, -1]  # in float64 less than the sum itself for every number below 1
+    found = [np.searchsorted(sums_V, wanted, "right") for sums_V, wanted in zip(sums_BV, wanted_B, strict=True)]
+    return np.array(found, np.int64)
+
+
+def _greatest(logits_BV: Array) -> Array:
+    greatest_B1: Array = logits_BV.max(1, keepdims=True)
+    if not np.isfinite(greatest_B1).all():
+        row = int(np.argmin(np.isfinite(greatest_B1[:, 0])))
+        raise InputError(
+            f"the logits of row {row} have {greatest_B1[row, 0]} as their greatest: no token can be chosen; "
+            "forbid fewer tokens, or check the model's outputs for NaN"
+        )
+    return greatest_B1

@@ -1,0 +1,272 @@
+"""How to generate: the settings, checked, and the logits processors that they ask for."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from tfm.errors import InputError
+
+from .logits import (
+    ForcedTokens,
+    LogitsProcessor,
+    MinLength,
+    MinP,
+    NoBadWords,
+    NoRepeatNGram,
+    RepetitionPenalty,
+    SuppressTokens,
+    Temperature,
+    TopK,
+    TopP,
+)
+
+LENGTH_PENALTY_LIMIT = 5.0  # beyond it, the power of a long text's length leaves float32
+_ONLY_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
+_ONLY_BEAMS = ("length_penalty", "early_stopping")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings:
+    """How to generate. Names are those of Hugging Face's GenerationConfig; so are meanings, unless said otherwise.
+
+    Defaults leave the model's distribution as it is: sampling takes every token into account, where transformers keeps
+    the 50 likeliest unless told otherwise (`top_k=50`). A setting that would have no effect is refused, not ignored.
+
+    Attributes:
+        max_new_tokens: At most so many; None: as the bundle says.
+        min_new_tokens: No end token before so many.
+        min_length: No end token before a row has so many tokens, those of its prompt included.
+        do_sample: Draw tokens, rather than take the likeliest.
+        temperature: Divides the logits; greater than 0.
+        top_k: Keep so many of the likeliest tokens; None or 0: all.
+        top_p: Keep the likeliest tokens that together have this probability, in (0, 1].
+        min_p: Keep tokens at least so many times as likely as the likeliest, in [0, 1]; None: all.
+        seed: Equal seeds give equal texts; None: a fresh one. (transformers uses torch's global generator.)
+        repetition_penalty: Divides positive logits of tokens that the row has, and multiplies negative ones.
+        no_repeat_ngram_size: So many tokens in a row occur only once; 0: no such rule.
+        bad_words_ids: Sequences of ids that must not occur.
+        suppress_tokens: Ids that must not occur.
+        forced_bos_token_id: What follows a prompt of one token, as an encoder-decoder's start token is.
+        forced_eos_token_id: Id or ids, one of which comes last where the greatest length is reached.
+        num_beams: 1: no beam search.
+        length_penalty: Power of a beam's length by which its score is divided.
+        early_stopping: When a prompt's beam search ends: True: as soon as num_beams texts have ended; False: when the
+            running beams are unlikely to do better; "never": when they cannot.
+        num_return_sequences: How many texts per prompt: the best beams, or independent samples.
+        stop: Text ends where one of these strings appears, and does not contain it. (transformers' stop_strings
+            leaves it there.)
+        stop_token_ids: More ids that end a row, beside the bundle's own.
+        logits_processors: Callables `(tokens, logits) -> logits`, applied before temperature and what follows it.
+    """
+
+    max_new_tokens: int | None = None
+    min_new_tokens: int = 0
+    min_length: int = 0
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float | None = None
+    seed: int | None = None
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    bad_words_ids: Sequence[Sequence[int]] = ()
+    suppress_tokens: Sequence[int] = ()
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | Sequence[int] | None = None
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    num_return_sequences: int = 1
+    stop: str | Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    logits_processors: Sequence[LogitsProcessor] = ()
+
+    def __post_init__(self) -> None:
+        """Check each setting, then which go together; sequences become tuples.
+
+        Raises:
+            InputError: A setting is malformed, or would have no effect beside the others.
+        """
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None or name not in _OPTIONAL:
+                _check_integer(name, value, least)
+        for name in ("temperature", "repetition_penalty"):
+            _check_number(name, getattr(self, name), "a number greater than 0", lambda value: value > 0)
+        _check_number("top_p", self.top_p, "a number in (0, 1]", lambda value: 0 < value <= 1)
+        if self.min_p is not None:
+            _check_number("min_p", self.min_p, "a number in [0, 1], or None", lambda value: 0 <= value <= 1)
+        bound = LENGTH_PENALTY_LIMIT
+        _check_number(
+            "length_penalty", self.length_penalty, f"a number in [-{bound}, {bound}]", lambda value: abs(value) <= bound
+        )
+        if type(self.do_sample) is not bool:
+            raise InputError(f"do_sample must be True or False, but is {self.do_sample!r}")
+        if type(self.early_stopping) is not bool and self.early_stopping != "never":
+            raise InputError(f"early_stopping must be True, False or 'never', but is {self.early_stopping!r}")
+        self._freeze()
+        self._check_together()
+
+    def _freeze(self) -> None:
+        set_field = object.__setattr__
+        words = _sequence("bad_words_ids", self.bad_words_ids, "lists of token ids")
+        set_field(self, "bad_words_ids", tuple(_ids(f"bad_words_ids[{i}]", word) for i, word in enumerate(words)))
+        for i, word in enumerate(self.bad_words_ids):
+            if not word:
+                raise InputError(f"bad_words_ids[{i}] is empty; leave it out")
+        set_field(self, "suppress_tokens", _ids("suppress_tokens", self.suppress_tokens))
+        set_field(self, "stop_token_ids", _ids("stop_token_ids", self.stop_token_ids))
+        ends = self.forced_eos_token_id
+        if ends is not None:
+            one = isinstance(ends, (int, np.integer))
+            set_field(self, "forced_eos_token_id", _ids("forced_eos_token_id", [ends] if one else ends))
+            if not self.forced_eos_token_id:
+                raise InputError("forced_eos_token_id is empty; leave it out, or None")
+        stop = (self.stop,) if isinstance(self.stop, str) else _sequence("stop", self.stop, "strings")
+        set_field(self, "stop", stop)
+        for i, text in enumerate(stop):
+            if not isinstance(text, str) or not text:
+                raise InputError(f"stop[{i}] must be a string that is not empty, but is {text!r}")
+        calls = _sequence("logits_processors", self.logits_processors, "callables")
+        set_field(self, "logits_processors", calls)
+        for i, call in enumerate(calls):
+            if not callable(call):
+                raise InputError(f"logits_processors[{i}] must be callable, but is {call!r}")
+
+    def _check_together(self) -> None:
+        if not self.do_sample:
+            self._refuse(_ONLY_SAMPLING, "without do_sample=True; set do_sample=True")
+        if self.num_beams == 1:
+            self._refuse(_ONLY_BEAMS, "without num_beams of at least 2; set num_beams")
+        elif self.do_sample:
+            raise InputError("do_sample=True and num_beams > 1 exclude each other; leave one of them out")
+        elif self.stop:
+            raise InputError("stop is not available with num_beams > 1; use stop_token_ids, or num_beams=1")
+        if not self.do_sample and self.num_return_sequences > self.num_beams:
+            raise InputError(
+                f"num_return_sequences={self.num_return_sequences} is more than num_beams={self.num_beams}, the "
+                "number of texts there are to choose from; raise num_beams, or set do_sample=True"
+            )
+        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            raise InputError(
+                f"min_new_tokens={self.min_new_tokens} is more than max_new_tokens={self.max_new_tokens}; lower it"
+            )
+
+    def _refuse(self, names: Sequence[str], why: str) -> None:
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in names:
+            value = getattr(self, name)
+            if value != defaults[name] and not (name == "top_k" and value == 0):
+                raise InputError(f"{name}={value!r} has no effect {why}, or leave {name} out")
+
+
+def processors(
+    settings: GenerationSettings,
+    *,
+    prompt_lengths: Sequence[int],
+    limits: Sequence[int],
+    eos_token_ids: Sequence[int],
+    vocabulary: int,
+) -> list[LogitsProcessor]:
+    """Make the logits processors that settings ask for, in transformers' order.
+
+    They keep no state: where rows leave the batch or are reordered, make them again for the rows that are there.
+
+    Args:
+        settings: The settings.
+        prompt_lengths: Per row, how many tokens its prompt has (an encoder-decoder's start token is one).
+        limits: Per row, how many new tokens it may have at most.
+        eos_token_ids: The bundle's end tokens; those of `settings.stop_token_ids` are added here.
+        vocabulary: V, the number of logits.
+
+    Returns:
+        The processors; none at all for plain greedy search, which then needs no copy of the logits.
+
+    Raises:
+        InputError: The settings name an id that is not in the vocabulary.
+    """
+    _check_vocabulary(settings, vocabulary)
+    prompt_B, limit_B = np.array(prompt_lengths, np.int64), np.array(limits, np.int64)
+    ends = {*eos_token_ids, *settings.stop_token_ids}
+    made: list[LogitsProcessor] = []
+    if settings.repetition_penalty != 1:
+        made.append(RepetitionPenalty(settings.repetition_penalty))
+    if settings.no_repeat_ngram_size:
+        made.append(NoRepeatNGram(settings.no_repeat_ngram_size))
+    if settings.bad_words_ids:
+        made.append(NoBadWords(settings.bad_words_ids, ends))
+    if ends and (settings.min_length or settings.min_new_tokens):
+        made.append(MinLength(np.maximum(settings.min_length, prompt_B + settings.min_new_tokens), ends))
+    if settings.forced_bos_token_id is not None:
+        made.append(ForcedTokens(np.ones_like(prompt_B), [settings.forced_bos_token_id]))
+    if settings.forced_eos_token_id is not None:
+        made.append(ForcedTokens(prompt_B + limit_B - 1, _ids("forced_eos_token_id", settings.forced_eos_token_id)))
+    if settings.suppress_tokens:
+        made.append(SuppressTokens(settings.suppress_tokens))
+    made.extend(settings.logits_processors)
+    if settings.temperature != 1:
+        made.append(Temperature(settings.temperature))
+    if settings.top_k:
+        made.append(TopK(settings.top_k))
+    if settings.top_p < 1:
+        made.append(TopP(settings.top_p))
+    if settings.min_p:
+        made.append(MinP(settings.min_p))
+    return made
+
+
+_LEAST = {
+    "max_new_tokens": 1,
+    "min_new_tokens": 0,
+    "min_length": 0,
+    "top_k": 0,
+    "seed": 0,
+    "no_repeat_ngram_size": 0,
+    "forced_bos_token_id": 0,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+}
+_OPTIONAL = ("max_new_tokens", "top_k", "seed", "forced_bos_token_id")
+
+
+def _check_integer(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        optional = ", or None" if name in _OPTIONAL else ""
+        raise InputError(f"{name} must be an integer of at least {least}{optional}, but is {value!r}")
+
+
+def _check_number(name: str, value: Any, wanted: str, holds: Callable[[float], bool]) -> None:
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not holds(value):
+        hint = "; for the likeliest token, leave do_sample out" if name == "temperature" and value == 0 else ""
+        raise InputError(f"{name} must be {wanted}, but is {value!r}{hint}")
+
+
+def _sequence(name: str, value: Any, of: str) -> tuple[Any, ...]:
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
+        return tuple(value)
+    except TypeError as error:
+        raise InputError(f"{name} must be a sequence of {of}, but is {value!r}") from error
+
+
+def _ids(name: str, value: Any) -> tuple[int, ...]:
+    ids = _sequence(name, value, "token ids")
+    for i, token in enumerate(ids):
+        _check_integer(f"{name}[{i}]", token, 0)
+    return tuple(map(int, ids))
+
+
+def _check_vocabulary(settings: GenerationSettings, vocabulary: int) -> None:
+    named: dict[str, Any] = {f"bad_words_ids[{i}]": word for i, word in enumerate(settings.bad_words_ids)}
+    named |= {name: getattr(settings, name) for name in ("suppress_tokens", "stop_token_ids", "forced_eos_token_id")}
+    named["forced_bos_token_id"] = None if settings.forced_bos_token_id is None else (settings.forced_bos_token_id,)
+    for name, ids in named.items():
+        for token in ids or ():
+            if token >= vocabulary:
+                raise InputError(f"{name} names the id {token}; this model's ids are in [0, {vocabulary})")
