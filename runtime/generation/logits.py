@@ -175,7 +175,7 @@ class TopK:
 class TopP:
     """Keep the likeliest tokens that together reach a probability (Holtzman et al. 2019, arXiv:1904.09751).
 
-    Of equal logits at the border, those of the greater ids are kept.
+    Of equal logits at the border, those of the smaller ids are kept; transformers leaves that to its sort.
     """
 
     def __init__(self, top_p: float) -> None:
@@ -191,9 +191,9 @@ class TopP:
             sums = np.cumsum(weights / weights.sum(), dtype=np.float64).astype(np.float32)
             removed = min(int(np.searchsorted(sums, self._rest, "right")), ordered.size - 1)
             border = ordered[removed]
-            equal = np.flatnonzero(logits_V == border)[: removed - int(np.searchsorted(ordered, border))]
+            kept_of_equal = int(np.searchsorted(ordered, border, "right")) - removed
+            logits_V[np.flatnonzero(logits_V == border)[kept_of_equal:]] = _FORBIDDEN
             logits_V[logits_V < border] = _FORBIDDEN
-            logits_V[equal] = _FORBIDDEN
         return logits_BV
 
 
