@@ -59,6 +59,10 @@ class Sampler:
         entropy = np.random.SeedSequence(seed).entropy
         self._generators = [np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(row,))) for row in rows]
 
+    def select(self, rows: Array) -> None:
+        """Go on with some of the rows: indices."""
+        self._generators = [self._generators[row] for row in rows]
+
     def draw(self, probabilities_BV: Array) -> Array:
         """Draw a token for each row, which takes one uniform number from the generator of every row.
 
