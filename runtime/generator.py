@@ -10,7 +10,7 @@ from tfm.errors import InputError
 
 from .batches import check_count, length_limit
 from .control import CancelToken, Control
-from .generation.loop import Begun, continue_rows
+from .generation.loop import Begun, continue_rows, search_beams
 from .generation.sampling import Sampler
 from .generation.settings import GenerationSettings
 from .manifest import Signature
@@ -110,6 +110,9 @@ class Generator(Model):
     ) -> list[list[list[int]]]:
         """Generate for one batch: per row its outputs, num_return_sequences of them."""
         each = settings.num_return_sequences
+        if settings.num_beams > 1:
+            found = search_beams(self._begin(rows, most, control), settings, self._ends, control)
+            return [[tokens for tokens, _ in texts] for texts in found]
         begun = self._begin([row for row in rows for _ in range(each)], most, control)
         outputs: list[list[int]] = [[] for _ in begun.tokens]
         sampler = None

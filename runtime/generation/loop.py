@@ -1,6 +1,6 @@
-"""Token by token: what the likeliest next token is, or one that is drawn, until every row has ended.
+"""Token by token, until every row has ended: the likeliest one, one that is drawn, or those of the likeliest beams.
 
-Shapes: B rows, V vocabulary.
+Shapes: B rows, K beams, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,8 +10,9 @@ import numpy as np
 
 from ..checks import Array
 from ..control import Control
+from .beam import BeamSearch
 from .logits import process_logits
-from .sampling import Sampler, softmax
+from .sampling import Sampler, log_softmax, softmax
 from .settings import GenerationSettings, processors
 from .state import DecoderState
 
@@ -99,6 +100,50 @@ def continue_rows(
             if sampler is not None:
                 sampler.select(left)
         logits_BV = state.step(next_B, control)
+
+
+def search_beams(
+    begun: Begun, settings: GenerationSettings, end_ids: Sequence[int], control: Control | None = None
+) -> list[list[tuple[list[int], float]]]:
+    """Search the likeliest continuations of each row by beams.
+
+    Args:
+        begun: Where to go on from.
+        settings: Of the search, and which processors the log probabilities go through.
+        end_ids: Tokens that end a row.
+        control: What may end it before its time.
+
+    Returns:
+        Per row its best continuations, the best first, without the tokens that ended them, with their scores.
+    """
+    count, state = settings.num_beams, begun.state
+    ends = sorted({*end_ids, *settings.stop_token_ids})
+    rows_BK = np.repeat(np.arange(len(begun.tokens)), count)
+    prompts, limits = [begun.tokens[row] for row in rows_BK], [begun.limits[row] for row in rows_BK]
+    beams = BeamSearch(
+        begun.limits,
+        num_beams=count,
+        eos_token_ids=ends,
+        length_penalty=settings.length_penalty,
+        early_stopping=settings.early_stopping,
+        num_return_sequences=settings.num_return_sequences,
+    )
+    chain = processors(
+        settings,
+        prompt_lengths=[len(row) for row in prompts],
+        limits=limits,
+        eos_token_ids=end_ids,
+        vocabulary=begun.logits_BV.shape[-1],
+    )
+    state.select(rows_BK)
+    logits_BV = begun.logits_BV[rows_BK]
+    while True:
+        tokens = [[*prompt, *new] for prompt, new in zip(prompts, beams.tokens.tolist(), strict=True)] if chain else []
+        token_B, parent_B = beams.advance(process_logits(chain, tokens, log_softmax(logits_BV)))
+        if beams.done:
+            return beams.finish()
+        state.reorder(parent_B)
+        logits_BV = state.step(token_B, control)
 
 
 def continue_greedily(
