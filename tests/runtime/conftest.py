@@ -86,7 +86,7 @@ def write_bundle(folder: Path, kind: str, **changes: Any) -> Path:
         "config": {},
         "max_text_tokens": None,
         "versions": {},
-        "opset": 23,
+        "opset": 24,
         "gates": [],
     }
     write_manifest(folder, {**common, **manifest, **changes})
@@ -152,7 +152,7 @@ def model_of(
 ) -> onnx.ModelProto:
     initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "toy", [info(s) for s in inputs], [info(s) for s in outputs], initializers)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=10)
 
 
 def info(spec: dict[str, Any]) -> Any:
@@ -223,7 +223,7 @@ def generation() -> dict[str, Any]:
 def copier_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
     """An encoder-decoder that copies its source, then ends.
 
-    The encoder's key holds each token's id. At position p = past length + 0 … S - 1 the decoder looks the p-th real
+    The encoder's key holds each token's id. At position p = cache_position + 0 … S - 1 the decoder looks the p-th real
     source token up through the cache and the mask, and past the last one says EOS: it is wrong without either.
     """
     e_inputs = [ids("input_ids", V, "batch", "sequence"), ids("attention_mask", 2, "batch", "sequence")]
@@ -242,29 +242,24 @@ def copier_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
     axes = {"last": np.array([-1]), "axis1": np.array([1])}
     d_inputs = [
         ids("input_ids", V, "batch", "sequence"),
+        ids("cache_position", LIMIT, "batch"),
         ids("encoder_attention_mask", 2, "batch", "encoder_sequence"),
-        floats("past_key_values.0.decoder.key", "batch", 1, "past_sequence", 1),
-        floats("past_key_values.0.decoder.value", "batch", 1, "past_sequence", 1),
+        floats("past_key_values.0.decoder.key", "batch", 1, "cache_length", 1),
+        floats("past_key_values.0.decoder.value", "batch", 1, "cache_length", 1),
         floats("past_key_values.0.encoder.key", "batch", 1, "encoder_sequence", 1),
         floats("past_key_values.0.encoder.value", "batch", 1, "encoder_sequence", 1),
     ]
     d_outputs = [
         floats("logits", "batch", "sequence", V),
-        floats("present.0.decoder.key", "batch", 1, "past_sequence + sequence", 1),
-        floats("present.0.decoder.value", "batch", 1, "past_sequence + sequence", 1),
+        floats("present.0.decoder.key", "batch", 1, "cache_length", 1),
+        floats("present.0.decoder.value", "batch", 1, "cache_length", 1),
     ]
     d_nodes = [
         helper.make_node("Cast", ["input_ids"], ["new"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["new", "axes13"], ["new4"]),
-        helper.make_node("Concat", ["past_key_values.0.decoder.key", "new4"], ["present.0.decoder.key"], axis=2),
-        helper.make_node("Concat", ["past_key_values.0.decoder.value", "new4"], ["present.0.decoder.value"], axis=2),
-        # positions of the new tokens, as (1, S, 1)
-        helper.make_node("Shape", ["past_key_values.0.decoder.key"], ["past_length"], start=2, end=3),
-        helper.make_node("Shape", ["present.0.decoder.key"], ["total_length"], start=2, end=3),
-        helper.make_node("Squeeze", ["past_length", "axis0"], ["from"]),
-        helper.make_node("Squeeze", ["total_length", "axis0"], ["to"]),
-        helper.make_node("Range", ["from", "to", "one"], ["positions"]),
-        helper.make_node("Unsqueeze", ["positions", "axes02"], ["positions3"]),
+        *(written(f"past_key_values.0.decoder.{part}", f"present.0.decoder.{part}") for part in ("key", "value")),
+        *places_of_new_tokens(),
+        helper.make_node("Unsqueeze", ["places", "last"], ["positions3"]),
         # the place of each real source token among the real ones, as (B, 1, T)
         helper.make_node("CumSum", ["encoder_attention_mask", "one"], ["counted"]),
         helper.make_node("Sub", ["counted", "one"], ["place"]),
@@ -288,7 +283,6 @@ def copier_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
         **axes,
         "axis0": np.array([0]),
         "axes13": np.array([1, 3]),
-        "axes02": np.array([0, 2]),
         "one": np.array(1),
         "zero": np.array(0),
         "eos": np.array(EOS),
@@ -299,7 +293,7 @@ def copier_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
         "onnx/encoder_model.onnx": model_of(e_nodes, e_inputs, e_outputs, axes),
         "onnx/decoder_model_merged.onnx": model_of(d_nodes, d_inputs, d_outputs, d_constants),
     }
-    limit = {"past_sequence + sequence": LIMIT}
+    limit = {"cache_length": LIMIT}
     manifest = {
         "kind": "encoder-decoder",
         "graphs": {"fp32": {"encoder": "onnx/encoder_model.onnx", "decoder": "onnx/decoder_model_merged.onnx"}},
@@ -312,43 +306,66 @@ def copier_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
     return graphs, manifest
 
 
+def written(cache: str, present: str) -> onnx.NodeProto:
+    """The new tokens' ids, put into a cache."""
+    return helper.make_node("TensorScatter", [cache, "new4", "cache_position"], [present], axis=2)
+
+
+def places_of_new_tokens() -> list[onnx.NodeProto]:
+    """`places`, (B, S)."""
+    return [
+        helper.make_node("Shape", ["input_ids"], ["length1"], start=1, end=2),
+        helper.make_node("Squeeze", ["length1", "axis0"], ["length"]),
+        helper.make_node("Range", ["zero", "length", "one"], ["steps"]),
+        helper.make_node("Unsqueeze", ["cache_position", "axis1"], ["starts"]),
+        helper.make_node("Add", ["starts", "steps"], ["places"]),
+    ]
+
+
 def counter_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
     """A decoder that says t + 1 after t; after the last id of the vocabulary, EOS.
 
-    Where a token's position is not its place among the real tokens up to it, the mask's and the cache's, it says UNK.
+    Where a row's cache does not hold a token at every place up to that of the new one, it says UNK.
     """
     inputs = [
         ids("input_ids", V, "batch", "sequence"),
-        ids("attention_mask", 2, "batch", "past_sequence + sequence"),
-        ids("position_ids", LIMIT, "batch", "sequence"),
-        floats("past_key_values.0.key", "batch", 1, "past_sequence", 1),
-        floats("past_key_values.0.value", "batch", 1, "past_sequence", 1),
+        ids("cache_position", LIMIT, "batch"),
+        floats("past_key_values.0.key", "batch", 1, "cache_length", 1),
+        floats("past_key_values.0.value", "batch", 1, "cache_length", 1),
     ]
     outputs = [
         floats("logits", "batch", "sequence", V),
-        floats("present.0.key", "batch", 1, "past_sequence + sequence", 1),
-        floats("present.0.value", "batch", 1, "past_sequence + sequence", 1),
+        floats("present.0.key", "batch", 1, "cache_length", 1),
+        floats("present.0.value", "batch", 1, "cache_length", 1),
     ]
     nodes = [
         helper.make_node("Cast", ["input_ids"], ["new"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["new", "axes13"], ["new4"]),
-        helper.make_node("Concat", ["past_key_values.0.key", "new4"], ["present.0.key"], axis=2),
-        helper.make_node("Concat", ["past_key_values.0.value", "new4"], ["present.0.value"], axis=2),
-        # the place of each new token among the real ones, as (B, S)
-        helper.make_node("CumSum", ["attention_mask", "one"], ["counted"]),
-        helper.make_node("Shape", ["past_key_values.0.key"], ["past_length"], start=2, end=3),
-        helper.make_node("Shape", ["present.0.key"], ["total_length"], start=2, end=3),
-        helper.make_node("Slice", ["counted", "past_length", "total_length", "axis1"], ["counted_new"]),
-        helper.make_node("Sub", ["counted_new", "one"], ["place"]),
-        helper.make_node("Max", ["place", "zero"], ["expected"]),
-        helper.make_node("Equal", ["expected", "position_ids"], ["right"]),
+        *(written(f"past_key_values.0.{part}", f"present.0.{part}") for part in ("key", "value")),
+        *places_of_new_tokens(),
+        # of the cache's places up to that of each new token, (B, S, C), how many hold one
+        helper.make_node("Shape", ["present.0.key"], ["room1"], start=2, end=3),
+        helper.make_node("Squeeze", ["room1", "axis0"], ["room"]),
+        helper.make_node("Range", ["zero", "room", "one"], ["all_places"]),
+        helper.make_node("Unsqueeze", ["places", "last"], ["places3"]),
+        helper.make_node("LessOrEqual", ["all_places", "places3"], ["before"]),
+        helper.make_node("Squeeze", ["present.0.key", "axes13"], ["held"]),
+        helper.make_node("Cast", ["held"], ["holds"], to=TensorProto.BOOL),
+        helper.make_node("Unsqueeze", ["holds", "axis1"], ["holds3"]),
+        helper.make_node("And", ["before", "holds3"], ["counted"]),
+        helper.make_node("Cast", ["counted"], ["counted_ids"], to=TensorProto.INT64),
+        helper.make_node("ReduceSum", ["counted_ids", "last"], ["count"], keepdims=0),
+        helper.make_node("Sub", ["count", "one"], ["last_place"]),
+        helper.make_node("Equal", ["last_place", "places"], ["right"]),
         helper.make_node("Gather", ["next", "input_ids"], ["next_ids"]),
         helper.make_node("Where", ["right", "next_ids", "unknown"], ["said"]),
         helper.make_node("OneHot", ["said", "depth", "off_on"], ["logits"]),
     ]
     constants = {
         "axes13": np.array([1, 3]),
+        "axis0": np.array([0]),
         "axis1": np.array([1]),
+        "last": np.array([-1]),
         "one": np.array(1),
         "zero": np.array(0),
         "unknown": np.array(UNK),
@@ -357,7 +374,7 @@ def counter_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
         "off_on": np.array([0, 1], np.float32),
     }
     graphs = {"onnx/model.onnx": model_of(nodes, inputs, outputs, constants)}
-    limit = {"past_sequence + sequence": LIMIT}
+    limit = {"cache_length": LIMIT}
     manifest = {
         "kind": "decoder",
         "graphs": {"fp32": {"model": "onnx/model.onnx"}},

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from tfm.errors import BundleError, InputError
 from tfm.runtime import load
+from tfm.runtime.binding import Binding
+from tfm.runtime.session import Session
 
 both = pytest.mark.parametrize("kind", ["copier", "counter"])
 words = st.text("abcdefgh", min_size=1, max_size=8)
@@ -73,15 +75,20 @@ def test_no_end_token(make_bundle, edit_manifest):
 def test_the_cache_is_used(copier, monkeypatch):
     """Each source goes through the encoder once, and each step is one token."""
     seen = {"encoder": [], "decoder": []}
-    for role, session in copier._sessions.items():
+    encoder, run, step = copier._sessions["encoder"], Session.run, Binding.run
 
-        def run_bound(feeds, outputs, role=role, original=session.run_bound):
-            seen[role].append(feeds["input_ids"].shape)
-            return original(feeds, outputs)
+    def run_once(session, **arrays):
+        seen["encoder"].append(arrays["input_ids"].shape)
+        return run(session, **arrays)
 
-        monkeypatch.setattr(session, "run_bound", run_bound)
+    def step_once(binding, control=None):
+        seen["decoder"].append(binding._arrays["input_ids"].shape)
+        return step(binding, control)
+
+    monkeypatch.setattr(encoder, "run", lambda **arrays: run_once(encoder, **arrays))
+    monkeypatch.setattr(Binding, "run", step_once)
     copier.generate(["ab", "abc"])
-    assert seen == {"encoder": [(2, 3)], "decoder": [(2, 1)] * 4}
+    assert seen == {"encoder": [(2, 3)], "decoder": [(2, 1)] * 3 + [(1, 1)]}  # the first row leaves when it has ended
 
 
 @both
@@ -189,18 +196,20 @@ def test_wrong_teacher_forcing(copier, arrays, message):
 
 
 def test_decoder_run(counter):
-    past = np.zeros((1, 1, 3, 1), np.float32)
-    feeds = {"input_ids": [[4, 5]], "past_key_values.0.key": past, "past_key_values.0.value": past}
-    feeds |= {"attention_mask": [[0, 1, 1, 1, 1]], "position_ids": [[2, 3]]}
+    past = np.array([9, 8, 7, 0, 0, 0], np.float32)[None, None, :, None]
+    feeds = {"past_key_values.0.key": past, "past_key_values.0.value": past}
+    feeds |= {"input_ids": [[4, 5]], "cache_position": [3]}
     result = counter.run(**feeds)
     assert result["logits"].argmax(-1).tolist() == [[5, 6]]
-    assert result["present.0.key"][0, 0, :, 0].tolist() == [0, 0, 0, 4, 5]
-    with pytest.raises(InputError, match=r"past_sequence \+ sequence is 9, but this model takes at most 8"):
-        counter.run(**feeds | {"input_ids": [[4] * 6], "attention_mask": [[1] * 9], "position_ids": [[7] * 6]})
-    with pytest.raises(InputError, match=r"attention_mask has shape \(1, 4\), .* axis 1 is 4 and must be 3 \+ 2$"):
-        counter.run(**feeds | {"attention_mask": [[1] * 4]})
-    with pytest.raises(InputError, match=r"position_ids\[0, 1\] is 8; ids must be in \[0, 8\)"):
-        counter.run(**feeds | {"position_ids": [[7, 8]]})
+    assert result["present.0.key"][0, 0, :, 0].tolist() == [9, 8, 7, 4, 5, 0]
+    assert counter.run(**feeds | {"cache_position": [4]})["logits"].argmax(-1).tolist() == [[3, 3]]  # none at place 3
+    longer = np.zeros((1, 1, 9, 1), np.float32)
+    with pytest.raises(InputError, match="cache_length is 9, but this model takes at most 8"):
+        counter.run(**feeds | {"past_key_values.0.key": longer, "past_key_values.0.value": longer})
+    with pytest.raises(InputError, match=r"past_key_values.0.value has shape .* axis 2 is 9 and must be 6"):
+        counter.run(**feeds | {"past_key_values.0.value": longer})
+    with pytest.raises(InputError, match=r"cache_position\[0\] is 8; values must be in \[0, 8\)"):
+        counter.run(**feeds | {"cache_position": [8]})
 
 
 def test_many_threads_get_the_same(copier):

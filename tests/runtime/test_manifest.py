@@ -13,7 +13,7 @@ def test_reads_what_the_exporter_wrote(make_bundle):
     assert manifest.generation.max_new_tokens == 6
     assert manifest.graphs["fp32"]["decoder"] == "onnx/decoder_model_merged.onnx"
     assert manifest.signature["encoder"].inputs[0].below == 12
-    assert manifest.signature["decoder"].max_length == {"past_sequence + sequence": 8}
+    assert manifest.signature["decoder"].max_length == {"cache_length": 8}
     assert set(manifest.files) == {"onnx/encoder_model.onnx", "onnx/decoder_model_merged.onnx", "tokenizer.json"}
     check_digests(manifest, manifest.files)
 
