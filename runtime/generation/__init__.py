@@ -1,10 +1,12 @@
 """The pieces of generating a text, in numpy alone: settings, processors, sampling, beams, stopping, streaming."""
 
+from .beam import BeamSearch
 from .logits import LogitsProcessor, process_logits
 from .sampling import Sampler, draw_at, log_softmax, softmax
 from .settings import GenerationSettings, processors
 
 __all__ = [
+    "BeamSearch",
     "GenerationSettings",
     "LogitsProcessor",
     "Sampler",
