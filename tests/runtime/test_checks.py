@@ -40,9 +40,37 @@ def test_extremes_are_good():
     check_cached({"input_ids": np.zeros((1, 1), np.int64), "past": np.zeros((1, 2, 5, 3), np.float32)})
 
 
-def test_views_are_good():
-    ids = np.arange(16).reshape(4, 4)[::2, ::-1]
+def test_views_are_copied_only_where_they_must_be():
+    ids = np.arange(32).reshape(4, 2, 4)
+    for view in (ids[0], ids[1:3, 1][:, ::-1], ids[0, ::-1], np.asfortranarray(ids[1]), np.broadcast_to(5, (2, 4))):
+        checked = check(good(input_ids=view))["input_ids"]
+        assert (checked is view) == view.flags.c_contiguous
+        assert checked.flags.c_contiguous
+        np.testing.assert_array_equal(checked, view)
+
+
+def test_read_only_arrays_are_passed_through():
+    ids = np.ones((2, 4), np.int64)
+    ids.flags.writeable = False
     assert check(good(input_ids=ids))["input_ids"] is ids
+
+
+def test_misaligned_arrays_are_copied():
+    ids = np.frombuffer(bytes(range(65)), np.int8)[1:].view(np.int64).reshape(2, 4) & 0xFF
+    odd = np.frombuffer(b"\0" + ids.tobytes(), np.int64, offset=1).reshape(2, 4)
+    assert not odd.flags.aligned
+    checked = check(good(input_ids=odd))["input_ids"]
+    assert checked.flags.aligned
+    np.testing.assert_array_equal(checked, ids)
+
+
+def test_memory_maps(tmp_path):
+    path = tmp_path / "ids.npy"
+    np.save(path, np.arange(8).reshape(2, 4))
+    ids = np.load(path, mmap_mode="r")
+    checked = check(good(input_ids=ids))["input_ids"]
+    assert type(checked) is np.ndarray
+    assert np.shares_memory(checked, ids)
 
 
 def test_names():
@@ -177,9 +205,15 @@ def test_ragged_lists():
     refused(r"input_ids is no rectangular list of numbers: .*; pass int64 \[batch, sequence\]", input_ids=[[1, 2], [1]])
 
 
-@pytest.mark.parametrize("value", [None, 3, "abc", {1, 2}, {}, object(), np.int64(1), range(3)])
+@pytest.mark.parametrize("value", [None, "abc", b"abc", {1, 2}, {}, object(), range(3), iter([[1]])])
 def test_other_things(value):
-    refused(rf"input_ids is a {type(value).__name__}, but must be a numpy array or a list", input_ids=value)
+    message = rf"input_ids is a {type(value).__name__}, but must be a numpy array or a list or a tensor, int64 \[batch, s"
+    refused(message, input_ids=value)
+
+
+@pytest.mark.parametrize("value", [3, np.int64(1), np.array(1)])
+def test_numbers_have_no_dimensions(value):
+    refused(r"input_ids has shape \(\), but must have 2 dimensions, int64 \[batch, sequence\]", input_ids=value)
 
 
 def test_subclasses_of_ndarray():
