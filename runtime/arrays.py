@@ -71,6 +71,27 @@ def foreign_array(name: str, value: Any, wanted: str) -> Array:
     return np.asarray(array)
 
 
+def look_through(value: Any, depth: int) -> None:
+    """Refuse lists that numpy would take for arrays, though they are none: one that contains itself takes it forever.
+
+    Args:
+        value: A list, or anything else, which passes.
+        depth: How deep lists may be nested.
+
+    Raises:
+        ValueError: It is nested deeper, or a masked array is in it.
+    """
+    if not isinstance(value, (list, tuple)):
+        return
+    if depth == 0:
+        raise ValueError("it is nested too deeply")
+    for item in value:
+        if isinstance(item, np.ma.MaskedArray):
+            raise ValueError("a masked array is in it, whose mask would be lost")
+        if isinstance(item, (list, tuple)):
+            look_through(item, depth - 1)
+
+
 def describe(spec: TensorSpec) -> str:
     """Say what an input must be: "int64 [batch, sequence]"."""
     return f"{spec.dtype} [{', '.join(str(dim) for dim in spec.shape)}]"
@@ -78,7 +99,7 @@ def describe(spec: TensorSpec) -> str:
 
 def _from_list(value: Any, spec: TensorSpec) -> Array:
     try:
-        _look_through(value, len(spec.shape))
+        look_through(value, len(spec.shape))
         raw = np.asarray(value)
     except Exception as error:  # the items may be somebody else's tensors: any class
         raise InputError(f"{spec.name} is no rectangular list of numbers: {error}; pass {describe(spec)}") from error
@@ -99,16 +120,3 @@ def _from_list(value: Any, spec: TensorSpec) -> Array:
         f"{spec.name} is {what}, which {spec.dtype} cannot hold without loss; "
         f"convert it to a numpy array, {describe(spec)}"
     )
-
-
-def _look_through(value: Any, depth: int) -> None:
-    """Refuse what numpy would take for a list of numbers: a list that contains itself takes it forever."""
-    if not isinstance(value, (list, tuple)):
-        return
-    if depth == 0:
-        raise ValueError("it is nested too deeply")
-    for item in value:
-        if isinstance(item, np.ma.MaskedArray):
-            raise ValueError("a masked array is in it, whose mask would be lost")
-        if isinstance(item, (list, tuple)):
-            _look_through(item, depth - 1)

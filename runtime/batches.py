@@ -11,7 +11,7 @@ import numpy as np
 
 from tfm.errors import InputError
 
-from .arrays import Array, foreign_array
+from .arrays import Array, foreign_array, look_through
 from .manifest import Signature
 
 
@@ -84,14 +84,14 @@ def batches(
 
 def _as_integers(index: int, row: Any) -> Array:
     name, wanted = f"inputs[{index}]", "a text or a sequence of token ids"
-    nested = isinstance(row, (list, tuple)) and any(isinstance(x, (list, tuple, np.ma.MaskedArray)) for x in row)
     if hasattr(type(row), "__array__") or hasattr(type(row), "__dlpack__"):
         array = foreign_array(name, row, wanted)
     else:
         try:
-            array = np.asarray([] if nested else row)
+            look_through(row, 2)
+            array = np.asarray(row)
         except Exception as error:  # the items may be somebody else's: any class
             raise InputError(f"{name} is no sequence of token ids: {error}") from error
-    if nested or array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise InputError(f"{name} must be {wanted}, but is {type(row).__name__} {reprlib.repr(row)}")
     return array

