@@ -1,5 +1,6 @@
 """What callers pass as an array: lists, tensors, subclasses of ndarray; turned into numpy arrays without loss."""
 
+import reprlib
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -97,6 +98,14 @@ def describe(spec: TensorSpec) -> str:
     return f"{spec.dtype} [{', '.join(str(dim) for dim in spec.shape)}]"
 
 
+def brief(value: Any) -> str:
+    """Show the beginning of anything's repr, in errors."""
+    try:
+        return reprlib.repr(value)
+    except Exception:  # an integer of more digits than Python prints
+        return "that cannot be shown"
+
+
 def _from_list(value: Any, spec: TensorSpec) -> Array:
     try:
         look_through(value, len(spec.shape))
@@ -115,7 +124,9 @@ def _from_list(value: Any, spec: TensorSpec) -> Array:
             array = raw.astype(target)
             if np.array_equal(array, raw, equal_nan=True):
                 return array
-    what = f"a list of {raw.dtype}" if isinstance(value, (list, tuple)) else f"the {type(value).__name__} {value}"
+    what = (
+        f"a list of {raw.dtype}" if isinstance(value, (list, tuple)) else f"the {type(value).__name__} {brief(value)}"
+    )
     raise InputError(
         f"{spec.name} is {what}, which {spec.dtype} cannot hold without loss; "
         f"convert it to a numpy array, {describe(spec)}"

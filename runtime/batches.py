@@ -3,7 +3,6 @@
 Shapes: B batch, S sequence.
 """
 
-import reprlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from tfm.errors import InputError
 
-from .arrays import Array, foreign_array, look_through
+from .arrays import Array, brief, foreign_array, look_through
 from .manifest import Signature
 
 
@@ -93,5 +92,5 @@ def _as_integers(index: int, row: Any) -> Array:
         except Exception as error:  # the items may be somebody else's: any class
             raise InputError(f"{name} is no sequence of token ids: {error}") from error
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise InputError(f"{name} must be {wanted}, but is {type(row).__name__} {reprlib.repr(row)}")
+        raise InputError(f"{name} must be {wanted}, but is {type(row).__name__} {brief(row)}")
     return array

@@ -135,10 +135,12 @@ def test_numbers(value, dtype):
 
 
 @pytest.mark.parametrize(
-    ("value", "dtype"), [(0.1, "float32"), (1.0, "int64"), (True, "int64"), (300, "int8"), (2**64, "int64")]
+    ("value", "dtype"),
+    [(0.1, "float32"), (1.0, "int64"), (True, "int64"), (300, "int8"), (2**64, "int64"), (10**5000, "int64")],
 )
 def test_numbers_that_lose(value, dtype):
-    message = rf"scale is the {type(value).__name__} {value}, which {dtype} cannot hold without loss; convert"
+    shown = value if value < 2**65 else "(that cannot be shown|<)"
+    message = rf"scale is the {type(value).__name__} {shown}.*, which {dtype} cannot hold without loss; convert"
     refused(message, value, TensorSpec(name="scale", dtype=dtype, shape=()))
 
 
@@ -166,13 +168,14 @@ class Silent:
         ([True], r"must be a text or a sequence of token ids, but is list \[True\]"),
         ([[1]], r"must be a text or a sequence of token ids, but is list \[\[1\]\]"),
         ([1] * 10**5 + [0.5], r".* but is list \[1, 1, 1, 1, 1, 1, \.\.\.\]$"),
-        ([2**64], ".* but is list"),
+        ([2**64], r".* but is list \[18446744073709551616\]"),
+        ([10**5000], ".* but is list (that cannot be shown|<)"),
         (b"ab", ".* but is bytes b'ab'"),
         ({1: 2}, r".* but is dict \{1: 2\}"),
         (iter([1]), ".* but is list_iterator <"),
         (Silent(), ".* but is Silent <Silent instance"),
         (np.ma.ones(2, int), "is a masked array"),
-        ([[1], [2, 3]], r".* but is list \[\[1\], \[2, 3\]\]"),
+        ([[1], [2, 3]], "is no sequence of token ids: "),
         ([1, np.ma.masked], "is no sequence of token ids: a masked array is in it"),
         (ITSELF, "is no sequence of token ids: it is nested too deeply"),
         ([Broken()], "is no sequence of token ids: 'no such thing'"),
