@@ -1,5 +1,7 @@
 """What callers pass instead of numpy arrays."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -136,12 +138,19 @@ def test_numbers(value, dtype):
 
 @pytest.mark.parametrize(
     ("value", "dtype"),
-    [(0.1, "float32"), (1.0, "int64"), (True, "int64"), (300, "int8"), (2**64, "int64"), (10**5000, "int64")],
+    [(0.1, "float32"), (1.0, "int64"), (True, "int64"), (300, "int8"), (2**64, "int64")],
 )
 def test_numbers_that_lose(value, dtype):
-    shown = value if value < 2**65 else "(that cannot be shown|<)"
-    message = rf"scale is the {type(value).__name__} {shown}.*, which {dtype} cannot hold without loss; convert"
+    message = rf"scale is the {type(value).__name__} {value}, which {dtype} cannot hold without loss; convert"
     refused(message, value, TensorSpec(name="scale", dtype=dtype, shape=()))
+
+
+def test_integers_of_more_digits_than_python_prints():
+    refused(
+        r"scale is the int that cannot be shown, which int64 cannot", 10**5000, replace(IDS, name="scale", shape=())
+    )
+    with pytest.raises(InputError, match=r"inputs\[0\] must be .*, but is list that cannot be shown"):
+        check_rows([[10**5000]], ROWS)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +178,6 @@ class Silent:
         ([[1]], r"must be a text or a sequence of token ids, but is list \[\[1\]\]"),
         ([1] * 10**5 + [0.5], r".* but is list \[1, 1, 1, 1, 1, 1, \.\.\.\]$"),
         ([2**64], r".* but is list \[18446744073709551616\]"),
-        ([10**5000], ".* but is list (that cannot be shown|<)"),
         (b"ab", ".* but is bytes b'ab'"),
         ({1: 2}, r".* but is dict \{1: 2\}"),
         (iter([1]), ".* but is list_iterator <"),
