@@ -10,7 +10,8 @@ import numpy as np
 
 from tfm.errors import InputError
 
-from .checks import SUM, Array
+from .arrays import Array, brief, foreign_array, look_through
+from .checks import SUM
 from .manifest import Signature
 
 
@@ -38,7 +39,7 @@ def check_rows(rows: Sequence[Any], signature: Signature) -> list[list[int]]:
     Raises:
         InputError: A row is empty, too long or no sequence of integers, or an id is out of range.
     """
-    below = next((spec.below for spec in signature.inputs if spec.name == "input_ids"), None)
+    below = next((spec.below for spec in signature.inputs if spec.name == "input_ids"), None) or 2**63  # int64's end
     most = length_limit(signature)
     checked = []
     for index, row in enumerate(rows):
@@ -49,7 +50,7 @@ def check_rows(rows: Sequence[Any], signature: Signature) -> list[list[int]]:
             raise InputError(
                 f"inputs[{index}] has {array.size} tokens, but this model takes at most {most}; shorten it"
             )
-        if below is not None and (array.min() < 0 or array.max() >= below):
+        if array.min() < 0 or array.max() >= below:
             position = int(np.argmax((array < 0) | (array >= below)))
             raise InputError(f"inputs[{index}][{position}] is {array[position]}; ids must be in [0, {below})")
         checked.append(array.tolist())
@@ -84,12 +85,15 @@ def pad_rows(rows: Sequence[Sequence[int]], pad: int = 0) -> tuple[Array, Array]
 
 
 def _as_integers(index: int, row: Any) -> Array:
-    try:
-        array = np.asarray(row)
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise InputError(f"inputs[{index}] is no sequence of token ids: {error}") from error
+    name, wanted = f"inputs[{index}]", "a text or a sequence of token ids"
+    if hasattr(type(row), "__array__") or hasattr(type(row), "__dlpack__"):
+        array = foreign_array(name, row, wanted)
+    else:
+        try:
+            look_through(row, 2)
+            array = np.asarray(row)
+        except Exception as error:  # the items may be somebody else's: any class
+            raise InputError(f"{name} is no sequence of token ids: {error}") from error
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise InputError(
-            f"inputs[{index}] must be a text or a sequence of token ids, but is {type(row).__name__} {row!r:.60}"
-        )
+        raise InputError(f"{name} must be {wanted}, but is {type(row).__name__} {brief(row)}")
     return array

@@ -9,63 +9,79 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
 from tfm.errors import InputError
 
+from .arrays import Array as Array
+from .arrays import describe, to_array
 from .manifest import Signature, TensorSpec
 
-Array = npt.NDArray[Any]
 MAY_BE_EMPTY = "past_sequence"
 SUM = " + "
+POSITION, NEW, CAPACITY = "cache_position", "sequence", "cache_length"
 
 _UNSIGNED = {size: np.dtype(f"uint{8 * size}") for size in (1, 2, 4, 8)}
+# ndarray.flags.num: the bits of C_CONTIGUOUS and ALIGNED, in one look
+_READY = 0x1 | 0x100
 
 
 class InputChecks:
     """The checks of one signature, prepared so that good input costs microseconds."""
 
-    def __init__(self, signature: Signature) -> None:
-        self._inputs = {spec.name: (np.dtype(spec.dtype), len(spec.shape), spec) for spec in signature.inputs}
+    def __init__(self, signature: Signature, *, empty_batch: bool = False) -> None:
+        """Prepare the checks.
+
+        Args:
+            signature: Of the graph.
+            empty_batch: Whether arrays of no rows pass, where what the graph would give is known: see `without_rows`.
+        """
+        self._signature = signature
+        self._names = dict.fromkeys(spec.name for spec in signature.inputs).keys()
+        # Caches have one shape, dozens of them: each but the first is compared with the first, not axis by axis.
+        groups = {dims: number for number, dims in enumerate(dict.fromkeys(spec.shape for spec in signature.inputs))}
+        self._inputs = [(spec.name, np.dtype(spec.dtype), groups[spec.shape], spec) for spec in signature.inputs]
+        self._unknown: list[tuple[int, ...] | None] = [None] * len(groups)
+        self._bounded = [
+            (spec, spec.below, _UNSIGNED[np.dtype(spec.dtype).itemsize])
+            for spec in signature.inputs
+            if spec.below is not None
+        ]
         dims = dict.fromkeys(dim for spec in signature.inputs for dim in spec.shape if isinstance(dim, str))
         self._sums = [(dim, tuple(dim.split(SUM))) for dim in dims if SUM in dim]
         self._max_length = [(tuple(key.split(SUM)), most) for key, most in signature.max_length.items()]
+        places = [spec for spec in signature.inputs if spec.name == POSITION and len(spec.shape) == 1]
+        self._placed = bool(places) and NEW in dims and CAPACITY in dims
+        self._batch = _batch_of(signature, dims) if empty_batch else None
 
     def __call__(self, arrays: Mapping[str, Any]) -> dict[str, Array]:
         """Check arrays.
 
         Args:
-            arrays: By input name; numpy arrays of exactly the signature's dtype, or lists that convert without loss.
+            arrays: By input name; numpy arrays or tensors of exactly the signature's dtype, or lists that convert
+                without loss.
 
         Returns:
-            The same as numpy arrays, by input name.
+            The same as numpy arrays, by input name: contiguous and aligned, copied only where they are not.
 
         Raises:
             InputError: A name, dtype, byte order, rank, size, value or length that the graph must not see.
         """
-        if arrays.keys() != self._inputs.keys():
-            _refuse_names(arrays, self._inputs)
-        checked: dict[str, Array] = {}
+        if arrays.keys() != self._names:
+            _refuse_names(arrays, self._names)
+        checked = dict(arrays)
         sizes: dict[str, int] = {}
-        for name, (dtype, rank, spec) in self._inputs.items():
-            array = arrays[name]
-            if type(array) is not np.ndarray:
-                array = _to_array(array, spec)
+        scattered: list[TensorSpec] = []
+        shapes, plain = self._unknown.copy(), np.ndarray
+        for name, dtype, group, spec in self._inputs:
+            array = checked[name]
+            if type(array) is not plain:
+                array = checked[name] = to_array(array, spec)
             if array.dtype != dtype:
                 _refuse_dtype(array, spec)
-            if array.ndim != rank:
-                raise InputError(f"{name} has shape {array.shape}, but must have {rank} dimensions, {_describe(spec)}")
-            for axis, (size, dim) in enumerate(zip(array.shape, spec.shape, strict=True)):
-                expected = dim if isinstance(dim, int) else sizes.setdefault(dim, size)
-                if size != expected:
-                    _refuse_size(array, spec, axis, expected)
-                if size == 0 and dim != MAY_BE_EMPTY:
-                    raise InputError(f"{name} has shape {array.shape}: {dim} must be at least 1")
-            # As unsigned integers negative values are the greatest, so that one pass finds both ends.
-            bounded = spec.below is not None and array.size > 0
-            if bounded and array.view(_UNSIGNED[array.itemsize]).max() >= spec.below:
-                _refuse_values(array, spec)
-            checked[name] = array
+            if array.shape != shapes[group]:
+                shapes[group] = self._measure(array, spec, sizes)
+            if array.flags.num & _READY != _READY:
+                scattered.append(spec)
         for dim, parts in self._sums:
             if sizes[dim] != sum([sizes[part] for part in parts]):
                 self._refuse_sum(checked, dim, [sizes[part] for part in parts])
@@ -73,15 +89,75 @@ class InputChecks:
             total = sum([sizes[dim] for dim in dims])
             if total > most:
                 raise InputError(f"{SUM.join(dims)} is {total}, but this model takes at most {most}; shorten the input")
+        # Values come last: a view of a few bytes may pretend to be as large as it likes.
+        for spec in scattered:
+            checked[spec.name] = _gathered(checked[spec.name], spec)
+        for spec, below, unsigned in self._bounded:
+            array = checked[spec.name]
+            # As unsigned integers negative values are the greatest, so that one pass finds both ends.
+            if array.size and np.maximum.reduce(array.view(unsigned), axis=None) >= below:
+                _refuse_values(array, spec)
+        if self._placed:
+            _check_positions(checked[POSITION], sizes[NEW], sizes[CAPACITY])
         return checked
 
+    def without_rows(self, checked: Mapping[str, Array]) -> dict[str, Array] | None:
+        """Give what the graph would, were it run on a batch of no rows, which onnxruntime's kernels refuse.
+
+        Args:
+            checked: What the checks returned.
+
+        Returns:
+            Every output by name, of zero rows; None where there are rows to run.
+        """
+        if self._batch is None or checked[self._inputs[0][0]].shape[0] > 0:
+            return None
+        sizes: dict[str, int] = {}
+        for name, _, _, spec in self._inputs:
+            self._measure(checked[name], spec, sizes)
+        return empty_outputs(self._signature, sizes)
+
+    def _measure(self, array: Array, spec: TensorSpec, sizes: dict[str, int]) -> tuple[int, ...]:
+        """Compare an array's shape with the sizes known so far, and add to them."""
+        shape: tuple[int, ...] = array.shape
+        if len(shape) != len(spec.shape):
+            raise InputError(
+                f"{spec.name} has shape {shape}, but must have {len(spec.shape)} dimensions, {describe(spec)}"
+            )
+        for axis, (size, dim) in enumerate(zip(shape, spec.shape, strict=True)):
+            expected = dim if isinstance(dim, int) else sizes.setdefault(dim, size)
+            if size != expected:
+                _refuse_size(array, spec, axis, expected)
+            if size == 0 and dim != MAY_BE_EMPTY and dim != self._batch:
+                raise InputError(f"{spec.name} has shape {shape}: {dim} must be at least 1")
+        return shape
+
     def _refuse_sum(self, checked: Mapping[str, Array], dim: str, sizes: list[int]) -> NoReturn:
-        spec = next(spec for _, _, spec in self._inputs.values() if dim in spec.shape)
+        spec = next(spec for spec in self._signature.inputs if dim in spec.shape)
         shape, axis = checked[spec.name].shape, spec.shape.index(dim)
         raise InputError(
-            f"{spec.name} has shape {shape}, but must be {_describe(spec)}: "
+            f"{spec.name} has shape {shape}, but must be {describe(spec)}: "
             f"axis {axis} is {shape[axis]} and must be {SUM.join(map(str, sizes))}"
         )
+
+
+def empty_outputs(signature: Signature, sizes: Mapping[str, int]) -> dict[str, Array]:
+    """Make the outputs of a graph whose batch has no rows.
+
+    Args:
+        signature: The graph's; every output has the batch as an axis.
+        sizes: Of the dimensions of its inputs, by name; 0 that of the batch.
+
+    Returns:
+        Arrays by output name, of the signature's dtypes; their shapes have the sizes, sums of them where they are sums.
+    """
+    return {
+        spec.name: np.zeros(
+            [dim if isinstance(dim, int) else sum(sizes[part] for part in dim.split(SUM)) for dim in spec.shape],
+            spec.dtype,
+        )
+        for spec in signature.outputs
+    }
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -91,50 +167,47 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"the nearest is {near[0]!r} (known: {', '.join(known)})" if near else "there is none"
 
 
-def _describe(spec: TensorSpec) -> str:
-    return f"{spec.dtype} [{', '.join(str(dim) for dim in spec.shape)}]"
+def _batch_of(signature: Signature, dims: Iterable[str]) -> str | None:
+    """Name the dimension whose size may be 0: every input's first, every output's too, where all their sizes follow."""
+    first = {spec.shape[:1] for spec in signature.inputs}
+    batch = next(iter(first), ()) if len(first) == 1 else ()
+    known = set(dims)
+    for spec in signature.outputs:
+        parts = {part for dim in spec.shape if isinstance(dim, str) for part in dim.split(SUM)}
+        if spec.shape[:1] != batch or not parts <= known:
+            return None
+    return batch[0] if batch and isinstance(batch[0], str) else None
 
 
 def _refuse_names(arrays: Mapping[str, Any], known: Iterable[str]) -> NoReturn:
     for name in arrays:
         if name not in known:
-            raise InputError(f"there is no input {name!r}; {nearest(name, known)}")
+            raise InputError(f"there is no input {name!r}; {nearest(str(name), known)}")
     missing = [name for name in known if name not in arrays]
     raise InputError(f"the input {missing[0]!r} is missing; the model takes {', '.join(known)}")
 
 
-def _to_array(value: Any, spec: TensorSpec) -> Array:
-    """Convert a list without loss, or a subclass of ndarray to itself; refuse anything else."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise InputError(f"{spec.name} is a masked array, whose mask would be lost; pass {_describe(spec)} and no mask")
-    if isinstance(value, np.ndarray):
-        return np.asarray(value)
-    if not isinstance(value, (list, tuple)):
-        raise InputError(
-            f"{spec.name} is a {type(value).__name__}, but must be a numpy array or a list, {_describe(spec)}"
-        )
+def _gathered(array: Array, spec: TensorSpec) -> Array:
+    """Copy a view whose items do not lie one after the other: binding it would read what lies between."""
     try:
-        raw = np.asarray(value)
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise InputError(f"{spec.name} is no rectangular list of numbers: {error}; pass {_describe(spec)}") from error
-    target = np.dtype(spec.dtype)
-    with np.errstate(all="ignore"):
-        if raw.size == 0 and raw.dtype.kind in "iuf":
-            return raw.astype(target)
-        if raw.dtype == target:
-            return raw.astype(target, copy=False)
-        if raw.dtype.kind in "iu" and target.kind in "iuf":
-            array = raw.astype(target)
-            if all(a == b for a, b in zip(array.ravel().tolist(), raw.ravel().tolist(), strict=True)):
-                return array
-        if raw.dtype.kind == "f" and target.kind == "f":
-            array = raw.astype(target)
-            if np.array_equal(array, raw, equal_nan=True):
-                return array
-    raise InputError(
-        f"{spec.name} is a list of {raw.dtype}, which {spec.dtype} cannot hold without loss; "
-        f"convert it to a numpy array, {_describe(spec)}"
-    )
+        return np.require(array, requirements=["C", "A"])
+    except MemoryError as error:
+        raise InputError(
+            f"{spec.name} has shape {array.shape}, whose {array.nbytes} bytes do not fit into memory; pass fewer rows"
+        ) from error
+
+
+def _check_positions(position_B: Array, new: int, capacity: int) -> None:
+    """Check that every row's new tokens have a place in the caches: what is written past their end is lost."""
+    places = position_B.tolist()
+    if places and (min(places) < 0 or max(places) + new > capacity):
+        row = next(row for row, place in enumerate(places) if not 0 <= place <= capacity - new)
+        raise InputError(
+            f"{POSITION}[{row}] is {places[row]}, but must be in [0, {capacity - new}]: "
+            f"the caches have {capacity} places, and the new tokens take {new}"
+            if new <= capacity
+            else f"{NEW} is {new}, but the caches have only {capacity} places ({CAPACITY}); pass larger ones"
+        )
 
 
 def _refuse_dtype(array: Array, spec: TensorSpec) -> NoReturn:
@@ -143,13 +216,13 @@ def _refuse_dtype(array: Array, spec: TensorSpec) -> NoReturn:
             f"{spec.name} is {array.dtype} in the other byte order, which onnxruntime reads as garbage; "
             f'convert it with .astype("{spec.dtype}")'
         )
-    raise InputError(f"{spec.name} is {array.dtype}, but must be {_describe(spec)}")
+    raise InputError(f"{spec.name} is {array.dtype}, but must be {describe(spec)}")
 
 
 def _refuse_size(array: Array, spec: TensorSpec, axis: int, expected: int) -> NoReturn:
     why = "" if isinstance(spec.shape[axis], int) else f", as the {spec.shape[axis]} of what comes before it"
     raise InputError(
-        f"{spec.name} has shape {array.shape}, but must be {_describe(spec)}: "
+        f"{spec.name} has shape {array.shape}, but must be {describe(spec)}: "
         f"axis {axis} is {array.shape[axis]} and must be {expected}{why}"
     )
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -40,9 +42,37 @@ def test_extremes_are_good():
     check_cached({"input_ids": np.zeros((1, 1), np.int64), "past": np.zeros((1, 2, 5, 3), np.float32)})
 
 
-def test_views_are_good():
-    ids = np.arange(16).reshape(4, 4)[::2, ::-1]
+def test_views_are_copied_only_where_they_must_be():
+    ids = np.arange(32).reshape(4, 2, 4)
+    for view in (ids[0], ids[1:3, 1][:, ::-1], ids[0, ::-1], np.asfortranarray(ids[1]), np.broadcast_to(5, (2, 4))):
+        checked = check(good(input_ids=view))["input_ids"]
+        assert (checked is view) == view.flags.c_contiguous
+        assert checked.flags.c_contiguous
+        np.testing.assert_array_equal(checked, view)
+
+
+def test_read_only_arrays_are_passed_through():
+    ids = np.ones((2, 4), np.int64)
+    ids.flags.writeable = False
     assert check(good(input_ids=ids))["input_ids"] is ids
+
+
+def test_misaligned_arrays_are_copied():
+    ids = np.arange(8).reshape(2, 4)
+    odd = np.frombuffer(b"\0" + ids.tobytes(), np.int64, offset=1).reshape(2, 4)
+    assert not odd.flags.aligned
+    checked = check(good(input_ids=odd))["input_ids"]
+    assert checked.flags.aligned
+    np.testing.assert_array_equal(checked, ids)
+
+
+def test_memory_maps(tmp_path):
+    path = tmp_path / "ids.npy"
+    np.save(path, np.arange(8).reshape(2, 4))
+    ids = np.load(path, mmap_mode="r")
+    checked = check(good(input_ids=ids))["input_ids"]
+    assert type(checked) is np.ndarray
+    assert np.shares_memory(checked, ids)
 
 
 def test_names():
@@ -177,9 +207,122 @@ def test_ragged_lists():
     refused(r"input_ids is no rectangular list of numbers: .*; pass int64 \[batch, sequence\]", input_ids=[[1, 2], [1]])
 
 
-@pytest.mark.parametrize("value", [None, 3, "abc", {1, 2}, {}, object(), np.int64(1), range(3)])
+@pytest.mark.parametrize("value", [None, "abc", b"abc", {1, 2}, {}, object(), range(3), iter([[1]])])
 def test_other_things(value):
-    refused(rf"input_ids is a {type(value).__name__}, but must be a numpy array or a list", input_ids=value)
+    message = rf"input_ids is a {type(value).__name__}, but must be a numpy array or a list or a tensor, int64"
+    refused(message, input_ids=value)
+
+
+@pytest.mark.parametrize("value", [3, np.int64(1), np.array(1)])
+def test_numbers_have_no_dimensions(value):
+    refused(r"input_ids has shape \(\), but must have 2 dimensions, int64 \[batch, sequence\]", input_ids=value)
+
+
+def test_huge_views_are_refused_before_their_values_are_read():
+    huge = np.broadcast_to(np.int64(1), (2**55, 6))  # no address space has room for it
+    refused(r"sequence is 6, but this model takes at most 5", input_ids=huge, attention_mask=huge)
+    huge = huge[:, :4]
+    refused(
+        r"input_ids has shape \(36028797018963968, 4\), whose 1152921504606846976 bytes do not fit into memory; pass f",
+        input_ids=huge,
+        attention_mask=huge,
+    )
+
+
+C = TensorSpec(name="past.key", dtype="float32", shape=("batch", 2, "cache_length", 3))
+PLACED = Signature(
+    inputs=(
+        TensorSpec(name="cache_position", dtype="int64", shape=("batch",)),
+        IDS,
+        C,
+        replace(C, name="past.value"),
+    ),
+    outputs=(),
+    max_length={},
+)
+
+
+def placed(position, new=2, capacity=8, **changes):
+    caches = np.zeros((len(position), 2, capacity, 3), np.float32)
+    ids = np.ones((len(position), new), np.int64)
+    arrays = {"cache_position": np.array(position), "input_ids": ids, "past.key": caches, "past.value": caches}
+    return InputChecks(PLACED)({**arrays, **changes})
+
+
+@pytest.mark.parametrize(("position", "new"), [([0], 8), ([0, 6, 3], 2), ([7], 1)])
+def test_new_tokens_that_fit_into_the_caches(position, new):
+    assert placed(position, new)["cache_position"].tolist() == position
+
+
+@pytest.mark.parametrize(
+    ("position", "new", "message"),
+    [
+        ([0, 7], 2, r"cache_position\[1\] is 7, but must be in \[0, 6\]: .* have 8 places, and the new tokens take 2$"),
+        ([6, 3, -1, 9], 2, r"cache_position\[2\] is -1, but must be in \[0, 6\]"),
+        ([1], 8, r"cache_position\[0\] is 1, but must be in \[0, 0\]"),
+        ([2**63 - 1], 1, r"cache_position\[0\] is 9223372036854775807, but"),
+        ([0], 9, r"sequence is 9, but the caches have only 8 places \(cache_length\); pass larger ones$"),
+    ],
+)
+def test_new_tokens_that_do_not_fit_into_the_caches(position, new, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        placed(position, new)
+
+
+@pytest.mark.parametrize(("name", "size", "message"), [
+    ("past.value", 7, "axis 2 is 7 and must be 8"), ("past.value", 9, "axis 2 is 9 and must be 8"),
+    ("past.key", 9, "axis 2 is 8 and must be 9"),
+])  # fmt: skip
+def test_each_cache_is_measured(name, size, message):
+    with pytest.raises(InputError, match=rf"past.value has shape \(1, 2, \d, 3\), .*: {message}"):
+        placed([0], **{name: np.zeros((1, 2, size, 3), np.float32)})
+
+
+def test_caches_are_checked_one_by_one():
+    with pytest.raises(InputError, match=r"past.value has shape \(2, 8, 3\), but must have 4 dimensions"):
+        placed([0], **{"past.value": np.zeros((2, 8, 3), np.float32)})
+    with pytest.raises(InputError, match=r"past.value is float64, but must be float32"):
+        placed([0], **{"past.value": np.zeros((1, 2, 8, 3))})
+    with pytest.raises(InputError, match=r"past.key has shape \(1, 2, 0, 3\): cache_length must be at least 1"):
+        placed([0], capacity=0)
+
+
+HIDDEN = TensorSpec(name="hidden", dtype="float16", shape=("batch", "past_sequence + sequence", 4))
+ROWS = Signature(inputs=(IDS, PAST), outputs=(HIDDEN,), max_length={})
+
+
+def no_rows(rows=0, new=3):
+    return {"input_ids": np.ones((rows, new), np.int64), "past": np.zeros((rows, 2, 2, 3), np.float32)}
+
+
+def test_no_rows_in_no_rows_out():
+    check_rows = InputChecks(ROWS, empty_batch=True)
+    outputs = check_rows.without_rows(check_rows(no_rows()))
+    np.testing.assert_array_equal(outputs["hidden"], np.zeros((0, 5, 4), np.float16), strict=True)
+    assert list(outputs) == ["hidden"]
+    assert check_rows.without_rows(check_rows(no_rows(1))) is None
+    with pytest.raises(InputError, match=r"input_ids has shape \(0, 0\): sequence must be at least 1"):
+        check_rows(no_rows(new=0))
+    with pytest.raises(InputError, match=r"past has shape \(1, 2, 2, 3\), .*axis 0 is 1 and must be 0, as the batch"):
+        check_rows({**no_rows(), "past": no_rows(1)["past"]})
+    with pytest.raises(InputError, match=r"input_ids has shape \(0, 3\): batch must be at least 1"):
+        InputChecks(ROWS)(no_rows())
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        replace(ROWS, outputs=(replace(HIDDEN, shape=("batch", "found")),)),
+        replace(ROWS, outputs=(HIDDEN, replace(HIDDEN, shape=(4,)))),
+        replace(ROWS, outputs=(replace(HIDDEN, shape=("sequence", "batch")),)),
+        replace(ROWS, outputs=(replace(HIDDEN, shape=()),)),
+        replace(ROWS, inputs=(IDS, replace(PAST, shape=(1, 2, "past_sequence", 3)))),
+        replace(ROWS, inputs=(IDS, replace(PAST, shape=("sequence", 2, "past_sequence", 3)))),
+    ],
+)
+def test_no_rows_are_refused_where_what_comes_out_is_not_known(signature):
+    with pytest.raises(InputError, match=r"input_ids has shape \(0, 3\): batch must be at least 1"):
+        InputChecks(signature, empty_batch=True)(no_rows())
 
 
 def test_subclasses_of_ndarray():

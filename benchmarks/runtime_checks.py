@@ -1,0 +1,69 @@
+"""What checking a call's inputs costs: the median over 10,000 calls, in microseconds, on one core."""
+
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfm.runtime.checks import InputChecks
+from tfm.runtime.manifest import Signature, TensorSpec
+
+CALLS = 10_000
+CAPACITY = 256
+ROWS = ("batch", "sequence")
+ENCODER = Signature(
+    inputs=tuple(
+        TensorSpec(name=name, dtype="int64", shape=ROWS, below=below)
+        for name, below in (("input_ids", 30522), ("attention_mask", 2), ("token_type_ids", 2))
+    ),
+    outputs=(),
+    max_length={"sequence": 512},
+)
+DECODER = Signature(
+    inputs=(
+        TensorSpec(name="input_ids", dtype="int64", shape=ROWS, below=49152),
+        TensorSpec(name="cache_position", dtype="int64", shape=("batch",)),
+        *(
+            TensorSpec(name=f"past_key_values.{i}.{part}", dtype="float32", shape=("batch", 3, "cache_length", 64))
+            for i in range(30)
+            for part in ("key", "value")
+        ),
+    ),
+    outputs=(),
+    max_length={"cache_length": 8192},
+)
+
+
+def median_us(signature: Signature, feeds: Mapping[str, Any]) -> float:
+    """Time the checks of one call.
+
+    Args:
+        signature: Of the graph.
+        feeds: Good inputs of it.
+
+    Returns:
+        The median, in microseconds.
+    """
+    check, times = InputChecks(signature), []
+    for _ in range(CALLS):
+        start = time.perf_counter_ns()
+        check(feeds)
+        times.append(time.perf_counter_ns() - start)
+    return statistics.median(times) / 1000
+
+
+def main() -> None:
+    """Print one line per kind of call."""
+    for shape in ((1, 16), (8, 128)):
+        feeds = {spec.name: np.ones(shape, np.int64) for spec in ENCODER.inputs}
+        print(f"encoder, 3 inputs {shape[0]}×{shape[1]}: {median_us(ENCODER, feeds):.1f} µs")
+    for batch in (1, 8):
+        caches = {spec.name: np.zeros((batch, 3, CAPACITY, 64), np.float32) for spec in DECODER.inputs[2:]}
+        feeds = {"input_ids": np.ones((batch, 1), np.int64), "cache_position": np.zeros(batch, np.int64), **caches}
+        print(f"decoder, input_ids {batch}×1 and {len(caches)} caches: {median_us(DECODER, feeds):.1f} µs")
+
+
+if __name__ == "__main__":
+    main()
