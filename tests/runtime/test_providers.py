@@ -1,4 +1,3 @@
-import os
 from types import SimpleNamespace
 
 import onnxruntime
@@ -47,16 +46,11 @@ def test_unknown_provider(name):
         providers.candidates(name)
 
 
-def test_threads():
+def test_threads(monkeypatch):
     assert providers.count_threads(3) == 3
-    if hasattr(os, "sched_getaffinity"):
-        assert providers.count_threads(None) == len(os.sched_getaffinity(0))
-
-
-def test_threads_without_affinity(monkeypatch):
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 7)
-    assert providers.count_threads(None) == 7
+    for default, threads in [(7, 7), (10**6, providers.MOST_THREADS)]:
+        monkeypatch.setattr(providers, "default_threads", lambda default=default: default)
+        assert providers.count_threads(None) == threads
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True])
@@ -86,7 +80,8 @@ def test_falling_back_is_an_error(graph, monkeypatch):
     message = "CUDAExecutionProvider did not start, and onnxruntime fell back to CPUExecutionProvider: .*; repair"
     with pytest.raises(ProviderError, match=message):
         providers.open_session(graph, "cuda", 1)
-    assert made[0].providers == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    cuda = {"device_id": "0", "use_tf32": "0"}  # with TF32, float32 is not the float32 that was verified
+    assert made[0].providers == [("CUDAExecutionProvider", cuda), ("CPUExecutionProvider", {})]
     assert made[0].enable_fallback == 0
 
 
