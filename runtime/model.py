@@ -1,6 +1,6 @@
 """What every opened bundle has in common."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -8,6 +8,7 @@ from tfm.errors import BundleError, InputError
 
 from .batches import check_count, check_rows
 from .manifest import Generation, Manifest, Signature
+from .providers import DEVICES
 from .session import Session
 from .tokenizer import Tokenizer
 
@@ -21,6 +22,8 @@ class Model:
         manifest: What the bundle says of itself.
         precision: Of the graphs that were opened, e.g. "int8".
         provider: Where they run: "cpu" or "cuda".
+        device: The same with its number: "cpu" or "cuda:0".
+        skipped: Provider that was to be preferred, and does not run here → why not.
         threads: Number of threads within an operator.
     """
 
@@ -31,6 +34,8 @@ class Model:
         first = next(iter(sessions.values()))
         self.provider = first.provider
         self.threads = first.threads
+        self.device = DEVICES[self.provider]
+        self.skipped: Mapping[str, str] = {}
 
     def tokenize(self, texts: list[str]) -> list[list[int]]:
         """Turn texts into token ids as `embed` and `generate` do, special tokens and truncation included.
