@@ -190,17 +190,18 @@ def assignment(session: Any) -> dict[str, tuple[str, ...]]:
     Raises:
         ProviderError: onnxruntime recorded nothing: it is older than 1.24.1, or the session was opened otherwise.
     """
-    short = {name: provider for provider, name in PROVIDERS.items()}
-    nodes: dict[str, list[str]] = {}
-    recorded = getattr(session, "get_provider_graph_assignment_info", list)
-    for part in recorded():
-        given = nodes.setdefault(short.get(part.ep_name, part.ep_name), [])
-        given += [f"{node.op_type} {node.name}".rstrip() for node in part.get_nodes()]
-    if not nodes:
+    try:
+        parts = session.get_provider_graph_assignment_info()
+    except Exception as error:  # AttributeError before 1.24.1; onnxruntime's errors have no common class
         raise ProviderError(
             f"onnxruntime {onnxruntime.__version__} recorded no provider of any node; it takes 1.24.1 or later, and a "
             "session that open_session opened"
-        )
+        ) from error
+    short = {name: provider for provider, name in PROVIDERS.items()}
+    nodes: dict[str, list[str]] = {}
+    for part in parts:
+        given = nodes.setdefault(short.get(part.ep_name, part.ep_name), [])
+        given += [f"{node.op_type} {node.name}".rstrip() for node in part.get_nodes()]
     return {provider: tuple(names) for provider, names in nodes.items()}
 
 

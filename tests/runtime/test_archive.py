@@ -116,7 +116,9 @@ def test_a_file_of_another_size(make_bundle: Bundle, temporary: Path) -> None:
 def test_a_missing_file(make_bundle: Bundle) -> None:
     bundle = make_bundle("encoder")
     (bundle / "tokenizer.json").unlink()
-    with pytest.raises(BundleError, match=r"encoder.zip: encoder/tokenizer.json is missing, though the manifest lists it"):
+    with pytest.raises(
+        BundleError, match=r"encoder.zip: encoder/tokenizer.json is missing, though the manifest lists it"
+    ):
         load(zip_folder(bundle))
 
 
