@@ -1,13 +1,19 @@
 """How a bundle is opened."""
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
 
 from tfm.errors import BundleError, ProviderError
 
+from .checks import MAY_BE_EMPTY, SUM, Array
 from .decoder import Decoder
 from .encoder import Encoder
 from .encoder_decoder import EncoderDecoder
-from .manifest import Manifest, check_digests, read_manifest
+from .golden import ARRAYS
+from .manifest import Manifest, Signature, check_digests, read_manifest
 from .model import TOKENIZER
 from .module import Module
 from .providers import candidates, count_threads
@@ -15,45 +21,58 @@ from .session import Session
 
 
 def load(
-    bundle: str | os.PathLike[str], provider: str = "auto", precision: str = "auto", threads: int | None = None
+    bundle: str | os.PathLike[str],
+    provider: str | Sequence[str] = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    fallback: bool = False,
 ) -> Encoder | Decoder | EncoderDecoder | Module:
     """Open a bundle that tfm-export wrote.
 
+    Every graph is run once on the least inputs that it takes, so that a provider that opens it and cannot run it is
+    found out here. Two models of one bundle, precision, provider and number of threads share their weights.
+
     Args:
-        bundle: Its folder. The files that are opened are compared with the digests in its manifest.
-        provider: "cpu", "cuda", or "auto": CUDA where it runs, else the CPU.
+        bundle: Its folder, or a .zip of that. The files that are opened are compared with the digests in its manifest.
+        provider: "cpu", "cuda", "auto" (CUDA where it runs, else the CPU), or several in order of preference.
         precision: One that the bundle has, or "auto": int8 on the CPU and fp16 on CUDA where there is one, else fp32.
-        threads: Threads within an operator; None: as many as this process may use cores.
+        threads: Threads within an operator; None: as many as this process may use cores, by its affinity and by the
+            quota of the containers around it.
+        fallback: Whether to run on the CPU where no provider that was asked for runs, rather than to raise.
 
     Returns:
-        An `Encoder`, `Decoder`, `EncoderDecoder` or `Module`, as the manifest's kind says.
+        An `Encoder`, `Decoder`, `EncoderDecoder` or `Module`, as the manifest's kind says. Its `provider`, `device`,
+        `precision` and `threads` say what runs, its `skipped` what was tried before, and why that does not.
 
     Raises:
-        BundleError: It is no bundle, is altered or incomplete, or lacks the precision.
-        ProviderError: The provider is unknown or does not run here.
+        BundleError: It is no bundle, is altered or incomplete, lacks the precision, or does not run.
+        ProviderError: The provider is unknown, or none that was asked for runs here.
         InputError: threads is no integer of at least 1.
     """
-    choices = candidates(provider)
+    choices = candidates(provider, fallback)
     threads = count_threads(threads)
-    manifest = read_manifest(bundle)
+    path = Path(bundle)
+    if path.is_file():
+        from .archive import unpack  # what it imports is not for those who load folders
+
+        path = unpack(path)
+    manifest = read_manifest(path)
+    skipped: dict[str, str] = {}
     for choice in choices:
         chosen = _choose_precision(manifest, precision, choice)
-        paths = manifest.graphs[chosen]
-        opened = [name for path in paths.values() for name in (path, path + ".data")] + [TOKENIZER]
-        check_digests(manifest, [name for name in opened if name in manifest.files])
         try:
-            sessions = {
-                role: Session(manifest.folder / path, manifest.signature[role], choice, threads)
-                for role, path in paths.items()
-            }
-        except ProviderError:
-            if choice == choices[-1]:
+            sessions = _open(manifest, chosen, choice, threads)
+        except ProviderError as error:
+            if len(choices) == 1:
                 raise
+            skipped[choice] = str(error)
             continue
-        break
-    made: dict[str, type[Encoder] | type[Decoder] | type[EncoderDecoder] | type[Module]]
-    made = {"encoder": Encoder, "decoder": Decoder, "encoder-decoder": EncoderDecoder, "module": Module}
-    return made[manifest.kind](manifest, chosen, sessions)
+        made: dict[str, type[Encoder] | type[Decoder] | type[EncoderDecoder] | type[Module]]
+        made = {"encoder": Encoder, "decoder": Decoder, "encoder-decoder": EncoderDecoder, "module": Module}
+        model = made[manifest.kind](manifest, chosen, sessions)
+        model.skipped = skipped
+        return model
+    raise ProviderError("no provider runs here: " + "; ".join(f"{name}: {why}" for name, why in skipped.items()))
 
 
 def _choose_precision(manifest: Manifest, precision: str, provider: str) -> str:
@@ -63,3 +82,57 @@ def _choose_precision(manifest: Manifest, precision: str, provider: str) -> str:
     if precision not in manifest.graphs:
         raise BundleError(f"{manifest.folder} has no {precision!r} graph; it has: {', '.join(manifest.graphs)}")
     return precision
+
+
+def _open(manifest: Manifest, precision: str, provider: str, threads: int) -> dict[str, Session]:
+    """Open the graphs of one precision on one provider, each run once."""
+    paths = manifest.graphs[precision]
+    opened = [name for path in paths.values() for name in (path, path + ".data")] + [TOKENIZER]
+    check_digests(manifest, [name for name in opened if name in manifest.files])
+    sessions = {}
+    for role, path in paths.items():
+        sessions[role] = Session(manifest.folder / path, manifest.signature[role], provider, threads)
+        arrays = _first_inputs(manifest, role)
+        if arrays is None:
+            continue
+        try:
+            sessions[role].run(**arrays)
+        except Exception as error:  # onnxruntime's errors have no common class below Exception
+            failed = f"opened {manifest.folder / path}, but could not run it: {error}"
+            if provider != "cpu":
+                raise ProviderError(f"{provider} {failed}; use 'cpu'") from error
+            raise BundleError(f"onnxruntime {failed}; export the bundle again") from error
+    return sessions
+
+
+def _first_inputs(manifest: Manifest, role: str) -> dict[str, Array] | None:
+    """Make inputs that a graph must take; None: nobody knows of any."""
+    signature = manifest.signature[role]
+    if manifest.kind != "module" or all(isinstance(dim, int) for spec in signature.inputs for dim in spec.shape):
+        return least_inputs(signature)
+    if ARRAYS not in manifest.files:  # a module may need more than one of anything, and says nowhere how many
+        return None
+    check_digests(manifest, [ARRAYS])
+    start = f"{role}/0/inputs/"
+    try:
+        with np.load(manifest.folder / ARRAYS, allow_pickle=False) as stored:
+            return {name.removeprefix(start): stored[name] for name in stored.files if name.startswith(start)}
+    except Exception as error:  # numpy, zipfile and zlib raise what they like at what is not as np.savez wrote it
+        raise BundleError(f"{manifest.folder / ARRAYS} cannot be read: {error}; export the bundle again") from error
+
+
+def least_inputs(signature: Signature) -> dict[str, Array]:
+    """Make the least inputs that a transformer's graph takes: one row of one token, and nothing before it.
+
+    Returns:
+        By input name: every named dimension is 1, but that of past tokens 0; ids and floats are 0, masks 1.
+    """
+    arrays = {}
+    for spec in signature.inputs:
+        shape = [dim if isinstance(dim, int) else _least_size(dim) for dim in spec.shape]
+        arrays[spec.name] = np.full(shape, 1 if "mask" in spec.name else 0, spec.dtype)
+    return arrays
+
+
+def _least_size(dim: str) -> int:
+    return sum(part != MAY_BE_EMPTY for part in dim.split(SUM))

@@ -146,12 +146,12 @@ def read_manifest(bundle: str | os.PathLike[str]) -> Manifest:
         raise BundleError(f"{folder} is {state}; a bundle is the folder that tfm-export wrote")
     path = folder / "manifest.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise BundleError(f"{folder} is not a bundle: it holds no manifest.json; export one with tfm-export") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path} cannot be read as JSON: {error}; export the bundle again") from error
-    manifest = _parse(folder, CheckedJson(path, values))
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error}; copy the bundle again") from error
+    manifest = parse_manifest(folder, content)
     for name, file in manifest.files.items():
         try:
             size = (folder / name).stat().st_size
@@ -164,6 +164,24 @@ def read_manifest(bundle: str | os.PathLike[str]) -> Manifest:
                 f"{folder}: {name} was altered: it has {size} bytes, not {file.size} as in the manifest; copy it again"
             )
     return manifest
+
+
+def parse_manifest(folder: Path, content: bytes) -> Manifest:
+    """Read the content of a manifest.json; the files it lists are not looked for.
+
+    Args:
+        folder: The bundle that it is of.
+        content: JSON, as UTF-8.
+
+    Raises:
+        BundleError: It is of another schema or malformed, or lists a file outside the bundle.
+    """
+    path = folder / "manifest.json"
+    try:
+        values = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} cannot be read as JSON: {error}; export the bundle again") from error
+    return _parse(folder, CheckedJson(path, values))
 
 
 def check_digests(manifest: Manifest, names: Iterable[str]) -> None:

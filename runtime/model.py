@@ -1,6 +1,6 @@
 """What every opened bundle has in common."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ from .batches import check_count, check_rows
 from .checks import Array
 from .control import CancelToken
 from .manifest import Generation, Manifest, Signature
+from .providers import DEVICES
 from .session import Session
 from .tokenizer import Tokenizer
 
@@ -26,6 +27,8 @@ class Model:
         manifest: What the bundle says of itself.
         precision: Of the graphs that were opened, e.g. "int8".
         provider: Where they run: "cpu" or "cuda".
+        device: The same with its number: "cpu" or "cuda:0".
+        skipped: Provider that was to be preferred, and does not run here → why not.
         threads: Number of threads within an operator.
     """
 
@@ -38,6 +41,8 @@ class Model:
         first = next(iter(sessions.values()))
         self.provider = first.provider
         self.threads = first.threads
+        self.device = DEVICES[self.provider]
+        self.skipped: Mapping[str, str] = {}
 
     def close(self) -> None:
         """Let go of the graphs: runs that have begun finish, new ones raise ClosedError; closing twice does no harm.

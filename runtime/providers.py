@@ -1,7 +1,14 @@
 """Execution providers: an onnxruntime session that runs where it was asked to, or an error that says why not."""
 
+import contextlib
 import ctypes
+import functools
+import importlib.util
 import os
+import sys
+import threading
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +17,44 @@ import onnxruntime
 from tfm.errors import BundleError, InputError, ProviderError
 
 from .checks import nearest
+from .cpu import default_threads
 from .saturation import saturates
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+DEVICES = {"cpu": "cpu", "cuda": "cuda:0"}
 
+# TF32 rounds the factors of float32 products to 10 bits: not what was verified
+_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"device_id": "0", "use_tf32": "0"}}
 _SILENT = 4  # fatal only: every failure is raised, none needs printing
 
 
-def candidates(provider: str) -> tuple[str, ...]:
+def candidates(provider: str | Sequence[str], fallback: bool = False) -> tuple[str, ...]:
     """List the providers to try in turn, the best first.
 
     Args:
-        provider: "auto", "cpu" or "cuda".
+        provider: "auto", "cpu", "cuda", or several of them in order of preference.
+        fallback: Whether the CPU is to be tried when all else failed.
 
     Raises:
-        ProviderError: The name is unknown.
+        ProviderError: A name is unknown, or there is none.
     """
-    if provider == "auto":
-        available = onnxruntime.get_available_providers()
-        return ("cuda", "cpu") if PROVIDERS["cuda"] in available else ("cpu",)
-    if provider not in PROVIDERS:
-        raise ProviderError(f"unknown provider {provider!r}; {nearest(str(provider), ['auto', *PROVIDERS])}")
-    return (provider,)
+    names = [provider] if isinstance(provider, str) or not isinstance(provider, Sequence) else list(provider)
+    if not names:
+        raise ProviderError(f"provider is an empty list; name one of: auto, {', '.join(PROVIDERS)}")
+    chosen: list[str] = []
+    for name in names:
+        if name == "auto":
+            chosen += [name for name in ("cuda", "cpu") if name == "cpu" or is_built_in(name)]
+        elif isinstance(name, str) and name in PROVIDERS:
+            chosen.append(name)
+        else:
+            raise ProviderError(f"unknown provider {name!r}; {nearest(str(name), ['auto', *PROVIDERS])}")
+    return tuple(dict.fromkeys([*chosen, "cpu"] if fallback else chosen))
+
+
+def is_built_in(provider: str) -> bool:
+    """Tell whether this onnxruntime was built with "cpu" or "cuda"; not whether that runs here."""
+    return PROVIDERS[provider] in onnxruntime.get_available_providers()
 
 
 MOST_THREADS = 1024
@@ -39,13 +62,13 @@ MOST_THREADS = 1024
 
 
 def count_threads(threads: int | None) -> int:
-    """Check a number of threads; None is as many as this process may use cores.
+    """Check a number of threads; None is as many as the process may use cores, or fewer where its quota is less.
 
     Raises:
         InputError: It is no integer of at least 1.
     """
     if threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(default_threads(), MOST_THREADS)
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InputError(f"threads must be an integer of at least 1, but is {threads!r}")
     if threads > MOST_THREADS:
@@ -53,11 +76,30 @@ def count_threads(threads: int | None) -> int:
     return threads
 
 
-def open_session(path: Path, provider: str, threads: int) -> Any:
+def session_options(provider: str, threads: int) -> Any:
+    """Make the `onnxruntime.SessionOptions` that every graph is opened with.
+
+    Args:
+        provider: "cpu" or "cuda".
+        threads: Number of threads within an operator, at least 1.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = _SILENT
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if provider == "cpu" and saturates():  # exact kernels; where they are not needed, they are half as fast again
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
+def open_session(path: Path | bytes, provider: str, threads: int) -> Any:
     """Open a graph on one provider.
 
     Args:
-        path: The ONNX file.
+        path: The ONNX file, or the content of one. Weights that lie beside it are mapped into memory where the CPU runs
+            them, not read: sessions, and processes, that open the same file have one copy of them between them. What
+            kernels repack for themselves, as most products do, each session has for itself.
         provider: "cpu" or "cuda".
         threads: Number of threads within an operator, at least 1.
 
@@ -69,31 +111,106 @@ def open_session(path: Path, provider: str, threads: int) -> Any:
         BundleError: onnxruntime cannot load the graph.
     """
     wanted = PROVIDERS[provider]
-    available = onnxruntime.get_available_providers()
-    if wanted not in available:
+    if not is_built_in(provider):
         hint = "; pip install onnxruntime-gpu in place of onnxruntime" if provider == "cuda" else ""
         raise ProviderError(
             f"this onnxruntime {onnxruntime.__version__} was built without {wanted}{hint}, or use 'cpu'"
         )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = _SILENT
-    if provider == "cpu" and saturates():  # exact kernels; where they are not needed, they are half as fast again
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    listed = list(dict.fromkeys([wanted, PROVIDERS["cpu"]]))
+    if provider == "cuda":
+        _load_cuda_packages()
+    what = "a graph in memory" if isinstance(path, bytes) else path
+    listed = [(PROVIDERS[name], _OPTIONS[name]) for name in dict.fromkeys([provider, "cpu"])]
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=listed, enable_fallback=0)
+        session = onnxruntime.InferenceSession(
+            path, session_options(provider, threads), providers=listed, enable_fallback=0
+        )
     except Exception as error:  # onnxruntime's errors have no common class below Exception
         if provider != "cpu":
-            raise ProviderError(f"{wanted} could not open {path}: {error}") from error
-        raise BundleError(f"onnxruntime {onnxruntime.__version__} could not load {path}: {error}") from error
+            raise ProviderError(f"{wanted} could not open {what}: {error}") from error
+        raise BundleError(f"onnxruntime {onnxruntime.__version__} could not load {what}: {error}") from error
     if session.get_providers()[0] != wanted:
         raise ProviderError(
             f"{wanted} did not start, and onnxruntime fell back to {session.get_providers()[0]}: "
             f"{_why_cuda_failed()}; repair that, or use 'cpu'"
         )
     return session
+
+
+_shared: "weakref.WeakValueDictionary[tuple[str, str, int], Any]" = weakref.WeakValueDictionary()
+_sharing = threading.Lock()
+
+
+def shared_session(path: Path, digest: str, provider: str, threads: int) -> Any:
+    """Open a graph, or give the session that some other model in this process has open for the same content.
+
+    A session lives as long as anything refers to it, so that no model can close it under another. Sessions may be run
+    from many threads at once.
+
+    Args:
+        path: The ONNX file.
+        digest: Of everything the session is made of: the ONNX file, and the weights beside it where there are any.
+        provider: "cpu" or "cuda".
+        threads: Number of threads within an operator, at least 1.
+
+    Returns:
+        The `onnxruntime.InferenceSession`.
+
+    Raises:
+        ProviderError: As `open_session`.
+        BundleError: As `open_session`.
+    """
+    key = digest, provider, threads
+    with _sharing:  # while it opens, too: two threads that load one bundle must not hold its weights twice
+        session = _shared.get(key)
+        if session is None:
+            session = _shared[key] = open_session(path, provider, threads)
+    return session
+
+
+def _forget_sessions() -> None:
+    """Start anew in a forked child, which has none of the parent's threads: a session, or a lock held, would hang."""
+    global _shared, _sharing
+    _shared, _sharing = weakref.WeakValueDictionary(), threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_sessions)
+
+
+def assignment(session: Any) -> dict[str, tuple[str, ...]]:
+    """Tell which provider each node of a graph was given to when it was opened.
+
+    Args:
+        session: The `onnxruntime.InferenceSession`, as `open_session` opened it.
+
+    Returns:
+        Provider, "cpu", "cuda" or onnxruntime's name of it → its nodes, each as "Gemm encoder.linear1": the op, and its
+        name where it has one. Nodes are those of the graph before it is optimised for the provider.
+
+    Raises:
+        ProviderError: onnxruntime recorded nothing: it is older than 1.24.1, or the session was opened otherwise.
+    """
+    try:
+        parts = session.get_provider_graph_assignment_info()
+    except Exception as error:  # AttributeError before 1.24.1; onnxruntime's errors have no common class
+        raise ProviderError(
+            f"onnxruntime {onnxruntime.__version__} recorded no provider of any node; it takes 1.24.1 or later, and a "
+            "session that open_session opened"
+        ) from error
+    short = {name: provider for provider, name in PROVIDERS.items()}
+    nodes: dict[str, list[str]] = {}
+    for part in parts:
+        given = nodes.setdefault(short.get(part.ep_name, part.ep_name), [])
+        given += [f"{node.op_type} {node.name}".rstrip() for node in part.get_nodes()]
+    return {provider: tuple(names) for provider, names in nodes.items()}
+
+
+@functools.cache
+def _load_cuda_packages() -> None:
+    """Load CUDA's libraries where pip installed them, which is nowhere that the system looks."""
+    if importlib.util.find_spec("nvidia") is not None and hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(sys.stderr):  # it prints what it misses, and standard output is the app's
+            onnxruntime.preload_dlls()
 
 
 def _why_cuda_failed() -> str:

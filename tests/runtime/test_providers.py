@@ -1,6 +1,15 @@
+import gc
+import importlib.util
 import os
+import shutil
+import subprocess
+import sys
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import onnx
 import onnxruntime
 import pytest
 
@@ -39,6 +48,15 @@ def test_candidates(monkeypatch):
     assert providers.candidates("auto") == ("cuda", "cpu")
 
 
+def test_candidates_in_order(monkeypatch):
+    pretend(monkeypatch, ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    assert providers.candidates(["cpu", "cuda"]) == ("cpu", "cuda")
+    assert providers.candidates(["cuda", "cuda", "cpu"]) == ("cuda", "cpu")
+    assert providers.candidates(("cpu", "auto")) == ("cpu", "cuda")
+    assert providers.candidates("cuda", fallback=True) == ("cuda", "cpu")
+    assert providers.candidates("cpu", fallback=True) == ("cpu",)
+
+
 @pytest.mark.parametrize("name", ["gpu", "CPUExecutionProvider", "", None])
 def test_unknown_provider(name):
     with pytest.raises(
@@ -47,16 +65,11 @@ def test_unknown_provider(name):
         providers.candidates(name)
 
 
-def test_threads():
+def test_threads(monkeypatch):
     assert providers.count_threads(3) == 3
-    if hasattr(os, "sched_getaffinity"):
-        assert providers.count_threads(None) == len(os.sched_getaffinity(0))
-
-
-def test_threads_without_affinity(monkeypatch):
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 7)
-    assert providers.count_threads(None) == 7
+    for default, threads in [(7, 7), (10**6, providers.MOST_THREADS)]:
+        monkeypatch.setattr(providers, "default_threads", lambda default=default: default)
+        assert providers.count_threads(None) == threads
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True])
@@ -86,7 +99,8 @@ def test_falling_back_is_an_error(graph, monkeypatch):
     message = "CUDAExecutionProvider did not start, and onnxruntime fell back to CPUExecutionProvider: .*; repair"
     with pytest.raises(ProviderError, match=message):
         providers.open_session(graph, "cuda", 1)
-    assert made[0].providers == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    cuda = {"device_id": "0", "use_tf32": "0"}  # with TF32, float32 is not the float32 that was verified
+    assert made[0].providers == [("CUDAExecutionProvider", cuda), ("CPUExecutionProvider", {})]
     assert made[0].enable_fallback == 0
 
 
@@ -119,3 +133,139 @@ def test_cuda_as_this_machine_has_it(graph):
         assert providers.open_session(graph, "cuda", 1).get_providers()[0] == "CUDAExecutionProvider"
     except ProviderError as error:
         print(error)
+
+
+# ------------------------------------------------ sharing
+
+
+@pytest.fixture
+def _nothing_shared(monkeypatch):
+    monkeypatch.setattr(providers, "_shared", weakref.WeakValueDictionary())
+
+
+@pytest.mark.usefixtures("_nothing_shared")
+def test_one_content_is_one_session(graph, tmp_path):
+    copy = shutil.copy(graph, tmp_path / "copy.onnx")
+    first = providers.shared_session(graph, "a", "cpu", 1)
+    assert providers.shared_session(copy, "a", "cpu", 1) is first
+    assert providers.shared_session(graph, "a", "cpu", 2) is not first
+    assert providers.shared_session(graph, "b", "cpu", 1) is not first
+
+
+@pytest.mark.usefixtures("_nothing_shared")
+def test_a_session_lives_as_long_as_one_refers_to_it(graph):
+    first = providers.shared_session(graph, "a", "cpu", 1)
+    second = providers.shared_session(graph, "a", "cpu", 1)
+    del first
+    gc.collect()
+    assert len(providers._shared) == 1
+    assert second.get_inputs()
+    del second
+    gc.collect()
+    assert len(providers._shared) == 0
+
+
+@pytest.mark.usefixtures("_nothing_shared")
+def test_threads_that_open_at_once_get_one_session(graph, monkeypatch):
+    opened = []
+    real = providers.open_session
+
+    def open_slowly(*args):
+        time.sleep(0.05)
+        opened.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(providers, "open_session", open_slowly)
+    with ThreadPoolExecutor(8) as pool:
+        sessions = list(pool.map(lambda _: providers.shared_session(graph, "a", "cpu", 1), range(16)))
+    assert len(opened) == 1
+    assert len({id(session) for session in sessions}) == 1
+
+
+@pytest.mark.usefixtures("_nothing_shared")
+def test_what_does_not_open_is_not_kept(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"junk")
+    for _ in range(2):
+        with pytest.raises(BundleError, match="could not load"):
+            providers.shared_session(path, "a", "cpu", 1)
+    assert len(providers._shared) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_opens_sessions_of_its_own(graph):
+    """Even where another thread held the lock at that moment, which no thread of the child would ever release."""
+    code = f"""
+import os, signal
+from pathlib import Path
+from tfm.runtime import providers
+graph = Path({str(graph)!r})
+session = providers.shared_session(graph, "a", "cpu", 1)
+providers._sharing.acquire()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    same = providers.shared_session(graph, "a", "cpu", 1) is session
+    os._exit(int(same))
+print(os.waitpid(child, 0)[1])
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
+
+
+# ------------------------------------------------ assignment
+
+
+def test_assignment(graph):
+    given = providers.assignment(providers.open_session(graph, "cpu", 1))
+    assert list(given) == ["cpu"]
+    written = sorted(node.op_type for node in onnx.load(graph).graph.node)
+    assert sorted(node.split()[0] for node in given["cpu"]) == written
+
+
+def test_assignment_to_several():
+    """As a session on CUDA gives it, with a node that only the CPU has."""
+
+    def part(provider, *nodes):
+        named = [SimpleNamespace(op_type=op_type, name=name) for op_type, name in nodes]
+        return SimpleNamespace(ep_name=provider, get_nodes=lambda: named)
+
+    parts = [
+        part("CUDAExecutionProvider", ("Gemm", "linear1"), ("Gelu", "")),
+        part("CPUExecutionProvider", ("Shape", "length")),
+        part("CUDAExecutionProvider", ("Gemm", "linear2")),
+        part("DmlExecutionProvider", ("Tanh", "tanh")),
+    ]
+    assert providers.assignment(SimpleNamespace(get_provider_graph_assignment_info=lambda: parts)) == {
+        "cuda": ("Gemm linear1", "Gelu", "Gemm linear2"),
+        "cpu": ("Shape length",),
+        "DmlExecutionProvider": ("Tanh tanh",),
+    }
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_nothing_was_recorded(graph, old):
+    session = SimpleNamespace() if old else onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    with pytest.raises(ProviderError, match=r"recorded no provider of any node; it takes 1.24.1 or later"):
+        providers.assignment(session)
+
+
+# ------------------------------------------------ CUDA's libraries
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_libraries_that_pip_installed_are_loaded(monkeypatch, capsys, installed):
+    providers._load_cuda_packages.cache_clear()
+    calls = []
+
+    def preload():
+        calls.append(1)
+        print("Failed to load libcublas")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
+    providers._load_cuda_packages()
+    providers._load_cuda_packages()
+    providers._load_cuda_packages.cache_clear()
+    assert calls == [1] * installed
+    assert capsys.readouterr() == ("", "Failed to load libcublas\n" * installed)

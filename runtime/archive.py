@@ -1,0 +1,142 @@
+"""Bundles in one .zip file: unpacked into a private folder that is gone when the process ends."""
+
+import atexit
+import hashlib
+import os
+import shutil
+import stat
+import struct
+import tempfile
+import threading
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO
+
+from tfm.errors import BundleError
+
+from .manifest import Manifest, parse_manifest
+
+_MANIFEST = "manifest.json"
+_MOST_MANIFEST = 1 << 26
+_MOST_RATIO = 1100  # deflate makes at most 1032 bytes of one (zlib, "Maximum compression factor")
+_BLOCK = 1 << 20
+
+_unpacked: dict[tuple[int, str], Path] = {}  # process and digest of the archive → folder
+_unpacking = threading.Lock()
+
+
+def unpack(archive: Path) -> Path:
+    """Unpack a bundle's .zip, once per process and content.
+
+    Nothing is written but the files that its manifest lists, under the manifest's names and with its sizes; what else
+    the archive holds is left alone. Their digests are for who opens them to compare.
+
+    Args:
+        archive: A zip of a bundle's content, or of its folder, as `shutil.make_archive` makes them.
+
+    Returns:
+        The bundle's folder, which only this user can read and which is removed when this process ends.
+
+    Raises:
+        BundleError: It is no zip, holds no bundle, is damaged, does not fit its manifest, or does not fit on the disk.
+    """
+    try:
+        with _unpacking, open(archive, "rb") as stream:
+            digest = hashlib.sha256()
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+            key = os.getpid(), digest.hexdigest()
+            if key not in _unpacked or not (_unpacked[key] / _MANIFEST).is_file():
+                _unpacked[key] = _unpack(archive, stream)
+            return _unpacked[key]
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error) as error:
+        # RuntimeError: an encrypted file; NotImplementedError, a kind of it: a compression that Python does not know
+        raise BundleError(f"{archive} cannot be read as a zip of a bundle: {error}; copy it again") from error
+
+
+def _unpack(archive: Path, stream: IO[bytes]) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="tfm-"))
+    atexit.register(_remove, folder, os.getpid())
+    try:
+        with zipfile.ZipFile(stream) as content:
+            _copy(archive, content, stream.seek(0, os.SEEK_END), folder)
+    except BaseException:
+        _remove(folder, os.getpid())
+        raise
+    return folder
+
+
+def _copy(archive: Path, content: zipfile.ZipFile, packed: int, folder: Path) -> None:
+    """Copy a bundle out of an archive of `packed` bytes, the manifest last: where it is, all is."""
+    entries: dict[str, zipfile.ZipInfo] = {}
+    for info in content.infolist():
+        if info.filename in entries:
+            raise BundleError(f"{archive} holds {info.filename!r} twice; zip the bundle's folder again")
+        entries[info.filename] = info
+    tops = [
+        name.removesuffix(_MANIFEST) for name in entries if name.split("/")[-1] == _MANIFEST and name.count("/") < 2
+    ]
+    top = "" if "" in tops else tops[0] if len(tops) == 1 else None
+    if top is None:
+        found = f"{len(tops)} bundles" if tops else "no manifest.json"
+        raise BundleError(f"{archive} holds {found}; zip the folder of one bundle that tfm-export wrote")
+    with content.open(_plain(archive, entries, top + _MANIFEST)) as source:
+        written = source.read(_MOST_MANIFEST + 1)
+    if len(written) > _MOST_MANIFEST:
+        raise BundleError(f"{archive}: its manifest.json has more than {_MOST_MANIFEST} bytes; zip the bundle again")
+    manifest = parse_manifest(archive, written)
+    _check_sizes(archive, manifest, packed, folder)
+    for name, file in manifest.files.items():
+        info = _plain(archive, entries, top + name)
+        if info.file_size != file.size:
+            raise BundleError(
+                f"{archive}: {name} was altered: it has {info.file_size} bytes, not {file.size} as in the manifest; "
+                "copy it again"
+            )
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with content.open(info) as source, open(path, "xb") as target:
+            shutil.copyfileobj(source, target, _BLOCK)  # zipfile gives no more than file_size, and compares the CRC
+    (folder / _MANIFEST).write_bytes(written)
+
+
+def _plain(archive: Path, entries: dict[str, zipfile.ZipInfo], name: str) -> zipfile.ZipInfo:
+    """Find a file in an archive, and refuse what is no plain file or could be larger than it says."""
+    info = entries.get(name)
+    if info is None:
+        raise BundleError(f"{archive}: {name} is missing, though the manifest lists it; zip the bundle again")
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG):
+        raise BundleError(f"{archive}: {name} is a link or no plain file; zip the bundle's files themselves")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BundleError(f"{archive}: {name} is neither stored nor deflated; zip the bundle as zip does by default")
+    return info
+
+
+def _check_sizes(archive: Path, manifest: Manifest, packed: int, folder: Path) -> None:
+    size = sum(file.size for file in manifest.files.values())
+    if size > _MOST_RATIO * packed:
+        raise BundleError(f"{archive} has {packed} bytes, which cannot hold the {size} that its manifest lists")
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise BundleError(
+            f"{archive} unpacks to {size} bytes, but {folder.parent} has {free} free; make room, point TMPDIR "
+            "elsewhere, or unzip it yourself and load the folder"
+        )
+
+
+def _remove(folder: Path, process: int) -> None:
+    """Remove a folder where its own process ends; a forked child that ends leaves it to its parent."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _renew_lock() -> None:
+    """Start anew in a forked child: a lock that another thread of the parent held would never be released."""
+    global _unpacking
+    _unpacking = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
