@@ -5,8 +5,7 @@ Shapes: B batch, S sequence, D model size, L labels, V vocabulary.
 
 import itertools
 import threading
-from collections.abc import Iterable, Iterator, MutableSequence, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,8 +16,8 @@ from tfm.errors import InputError
 from .batches import BATCH_TOKENS, check_count, check_rows, length_limit, pad_rows, plan
 from .checks import Array
 from .control import CancelToken, Control
-from .heads import Entity, Fill, Label, Task, embedding, labelling, mask_filling, token_labelling
-from .manifest import TensorSpec, check_digests
+from .heads import Entity, Fill, Label, Task, labelling, mask_filling, token_labelling
+from .manifest import Manifest, TensorSpec, check_digests
 from .model import Model, as_list
 from .progress import Progress, reporter
 from .session import Session
@@ -31,7 +30,7 @@ WINDOW = 256
 """How many inputs of a stream are read ahead: enough that those of a batch are of similar length."""
 
 _HANDFUL = 8
-"""Batches below which graphs for one thread are not worth opening: on MiniLM that takes as long as about 8 short runs."""
+"""Batches below which a graph for one thread is not worth opening."""
 
 _SINGLE = "model on one thread"
 
@@ -55,7 +54,13 @@ class Encoder(Model):
     inputs and their results, which it reads before it yields the first of theirs.
     """
 
-    def run(self, *, cancel: CancelToken | None = None, timeout: float | None = None, **arrays: Any) -> dict[str, Array]:
+    def __init__(self, manifest: Manifest, precision: str, sessions: dict[str, Session]) -> None:
+        super().__init__(manifest, precision, sessions)
+        self._opening = threading.Lock()
+
+    def run(
+        self, *, cancel: CancelToken | None = None, timeout: float | None = None, **arrays: Any
+    ) -> dict[str, Array]:
         """Run the graph as `Session.run` does.
 
         Args:
@@ -107,7 +112,7 @@ class Encoder(Model):
             RunCancelledError: The token was cancelled.
             RunTimeoutError: The time is up.
         """
-        task = self._task("embed")
+        task = self._embedding()
         items = as_list(inputs)
         embeddings_BD = np.empty((len(items), int(self._outputs[task.output].shape[-1])), np.float32)
         self._fill(embeddings_BD, task, items, batch_tokens, progress, cancel, timeout)
@@ -123,7 +128,7 @@ class Encoder(Model):
         timeout: float | None = None,
     ) -> Iterator[npt.NDArray[np.float32]]:
         """Embed a stream; yields float32 (D,) for each input, and raises as `embed` does."""
-        return self._stream(self._task("embed", embedding), inputs, window, batch_tokens, cancel, timeout)
+        return self._stream(self._embedding(), inputs, window, batch_tokens, cancel, timeout)
 
     def classify(
         self,
@@ -154,7 +159,7 @@ class Encoder(Model):
             RunCancelledError: The token was cancelled.
             RunTimeoutError: The time is up.
         """
-        return self._list(self._task("classify", labelling, top_k), inputs, batch_tokens, progress, cancel, timeout)
+        return self._list(self._labelling(top_k), inputs, batch_tokens, progress, cancel, timeout)
 
     def classify_stream(
         self,
@@ -167,7 +172,7 @@ class Encoder(Model):
         timeout: float | None = None,
     ) -> Iterator[list[Label]]:
         """Label a stream; yields and raises as `classify` does."""
-        return self._stream(self._task("classify", labelling, top_k), inputs, window, batch_tokens, cancel, timeout)
+        return self._stream(self._labelling(top_k), inputs, window, batch_tokens, cancel, timeout)
 
     def fill_mask(
         self,
@@ -198,7 +203,7 @@ class Encoder(Model):
             RunCancelledError: The token was cancelled.
             RunTimeoutError: The time is up.
         """
-        return self._list(self._task("fill_mask", mask_filling, top_k), inputs, batch_tokens, progress, cancel, timeout)
+        return self._list(self._mask_filling(top_k), inputs, batch_tokens, progress, cancel, timeout)
 
     def fill_mask_stream(
         self,
@@ -211,7 +216,7 @@ class Encoder(Model):
         timeout: float | None = None,
     ) -> Iterator[list[Fill]]:
         """Find tokens for the masks in a stream; yields and raises as `fill_mask` does."""
-        return self._stream(self._task("fill_mask", mask_filling, top_k), inputs, window, batch_tokens, cancel, timeout)
+        return self._stream(self._mask_filling(top_k), inputs, window, batch_tokens, cancel, timeout)
 
     def classify_tokens(
         self,
@@ -257,3 +262,170 @@ class Encoder(Model):
         """Label the tokens of a stream of texts; yields and raises as `classify_tokens` does."""
         task = self._token_labelling(ignore_labels)
         return self._stream(task, inputs, window, batch_tokens, cancel, timeout)
+
+    def _embedding(self) -> Task[npt.NDArray[np.float32]]:
+        self._require("embed", "its checkpoint does not say how to pool")
+        return Task("sentence_embedding", lambda item, row, values: values.copy())  # not a view of the whole batch's
+
+    def _labelling(self, top_k: int | None) -> Task[list[Label]]:
+        self._require("classify", "it has no labels for texts")
+        return labelling(self.manifest, self._outputs["logits"], _check_top_k(top_k))
+
+    def _mask_filling(self, top_k: int | None) -> Task[list[Fill]]:
+        self._require("fill_mask", "it predicts no masked tokens")
+        return mask_filling(self.manifest, self._tokenizer, _check_top_k(top_k))
+
+    def _token_labelling(self, ignore_labels: Sequence[str]) -> Task[list[Entity]]:
+        self._require("classify_tokens", "it has no labels for tokens")
+        if isinstance(ignore_labels, str):
+            raise InputError(f"ignore_labels must be a list of labels, but is the str {ignore_labels!r}")
+        return token_labelling(self.manifest, self._outputs["logits"], self._tokenizer, ignore_labels)
+
+    def _require(self, task: str, why: str) -> None:
+        if task not in self.tasks:
+            has = f"it has {', '.join(self.tasks)}, and run()" if self.tasks else "run() gives what it has"
+            raise InputError(f"{self.manifest.folder} has no task {task!r}: {why}; {has}")
+
+    def _list(
+        self,
+        task: Task[R],
+        inputs: Inputs,
+        batch_tokens: int | None,
+        progress: Progress,
+        cancel: CancelToken | None,
+        timeout: float | None,
+    ) -> list[R]:
+        items = as_list(inputs)
+        results: list[Any] = [None] * len(items)
+        self._fill(results, task, items, batch_tokens, progress, cancel, timeout)
+        return results
+
+    def _fill(
+        self,
+        results: Any,
+        task: Task[Any],
+        items: list[Any],
+        batch_tokens: int | None,
+        progress: Progress,
+        cancel: CancelToken | None,
+        timeout: float | None,
+    ) -> None:
+        stop, control = _controls(cancel, timeout)
+        budget = self._budget(batch_tokens)
+        with reporter(progress, len(items)) as advance:
+            for count in self._compute(results, task, items, budget, stop, control):
+                advance(count)
+
+    def _stream(
+        self,
+        task: Task[R],
+        inputs: Inputs,
+        window: int,
+        batch_tokens: int | None,
+        cancel: CancelToken | None,
+        timeout: float | None,
+    ) -> Iterator[R]:
+        lazy = isinstance(inputs, Iterable) and not isinstance(inputs, (str, bytes))
+        source = iter(inputs if lazy else as_list(inputs))
+        size, budget = check_count("window", window), self._budget(batch_tokens)
+        stop, control = _controls(cancel, timeout)
+
+        def results() -> Iterator[R]:  # apart, so that what is checked above is checked when the stream is made
+            for start in itertools.count(0, size):
+                items = list(itertools.islice(source, size))
+                if not items:
+                    return
+                found: list[Any] = [None] * len(items)
+                for _ in self._compute(found, task, items, budget, stop, control, start):
+                    pass
+                del items
+                while found:
+                    yield found.pop(0)
+
+        return results()
+
+    def _compute(
+        self,
+        results: Any,
+        task: Task[Any],
+        items: list[Any],
+        batch_tokens: int | None,
+        stop: CancelToken,
+        control: Control,
+        start: int = 0,
+    ) -> Iterator[int]:
+        """Put a task's result on each item, items[0] being input number `start`, into `results`; yield counts done."""
+        rows = self._rows(items, task, control, start)
+        batches = plan([len(row) for row in rows], batch_tokens)
+        session, threads = self._lanes(len(batches))
+        segments = any(spec.name == "token_type_ids" for spec in session.signature.inputs)
+
+        def work(places: list[int]) -> None:
+            ids_BS, mask_BS = pad_rows([rows[place] for place in places])
+            feeds = {"input_ids": ids_BS, "attention_mask": mask_BS}
+            if segments:
+                feeds["token_type_ids"] = np.zeros_like(ids_BS)
+            values = session.run(outputs=[task.output], control=control, **feeds)[task.output]
+            for place, value in zip(places, values, strict=True):
+                results[place] = task.finish(items[place], rows[place], value)
+
+        for places in spread(work, batches, threads, stop.cancel):
+            yield len(places)
+
+    def _rows(self, items: list[Any], task: Task[Any], control: Control, start: int) -> list[list[int]]:
+        """Turn texts or rows of ids into checked rows of ids."""
+        texts = sum(isinstance(item, str) for item in items)
+        if 0 < texts < len(items):
+            raise InputError("inputs mix texts with token ids; pass all as one or the other")
+        rows: list[Any] = []
+        for item in items:
+            control.check()
+            rows += self._tokenizer.encode([item]) if texts else [item]
+        try:
+            rows = check_rows(rows, self._sessions["model"].signature)
+            for place, row in enumerate(rows):
+                task.check(place, row)
+        except InputError as error:
+            if start:
+                raise InputError(f"from the stream's input {start} on, {error}") from error
+            raise
+        return rows
+
+    def _budget(self, batch_tokens: int | None) -> int | None:
+        if batch_tokens is not None:
+            return check_count("batch_tokens", batch_tokens)
+        return BATCH_TOKENS if self.precision in ("fp32", "fp16") else None
+
+    def _lanes(self, batches: int) -> tuple[Session, int]:
+        """Choose the graph for so many batches, and on how many threads to run it at once."""
+        main = self._sessions["model"]
+        if batches < _HANDFUL or self.threads == 1 or self.provider != "cpu":
+            return main, 1
+        with self._opening:
+            main._open()  # a closed model opens no graph again
+            if _SINGLE not in self._sessions:
+                path = self.manifest.graphs[self.precision]["model"]
+                check_digests(self.manifest, [name for name in (path, path + ".data") if name in self.manifest.files])
+                session = Session(self.manifest.folder / path, main.signature, self.provider, 1)
+                self._sessions = {**self._sessions, _SINGLE: session}  # anew, since close() may be going through it
+                main._open()
+        return self._sessions[_SINGLE], self.threads
+
+    @property
+    def _outputs(self) -> dict[str, TensorSpec]:
+        return {spec.name: spec for spec in self._sessions["model"].signature.outputs}
+
+    def _max_text_tokens(self) -> int | None:
+        limits = [self.manifest.max_text_tokens, length_limit(self._sessions["model"].signature)]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _check_top_k(top_k: int | None) -> int | None:
+    return None if top_k is None else check_count("top_k", top_k)
+
+
+def _controls(cancel: CancelToken | None, timeout: float | None) -> tuple[CancelToken, Control]:
+    """Make a token of one call, which ends when the caller's does, and what hands it to every run."""
+    Control(cancel)  # refuses another thing by the caller's name for it
+    stop = CancelToken(cancel)
+    return stop, Control(stop, timeout)

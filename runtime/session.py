@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from tfm.errors import BundleError, InputError
+from tfm.errors import BundleError, ClosedError, ForkError, InputError
 
+from . import control as controls
 from .checks import Array, InputChecks, nearest
+from .control import Control
 from .manifest import Signature
 from .providers import open_session
 
@@ -33,12 +35,13 @@ class Session:
             BundleError: onnxruntime cannot load the graph, or it is not the one that the signature describes.
         """
         self.provider, self.threads, self.signature = provider, threads, signature
+        self._path, self._forks = path, controls.forks()
         self._session = open_session(path, provider, threads)
         self.check = InputChecks(signature)
         self._outputs = [spec.name for spec in signature.outputs]
         for what, nodes, specs in (
-            ("takes", self._session.get_inputs(), signature.inputs),
-            ("gives", self._session.get_outputs(), signature.outputs),
+            ("takes", self._open().get_inputs(), signature.inputs),
+            ("gives", self._open().get_outputs(), signature.outputs),
         ):
             found = sorted(f"{node.name} {node.type}" for node in nodes)
             said = sorted(f"{spec.name} tensor({_ONNX_NAMES.get(spec.dtype, spec.dtype)})" for spec in specs)
@@ -47,11 +50,14 @@ class Session:
                     f"{path} {what} {', '.join(found)}, but the manifest says {', '.join(said)}; export it again"
                 )
 
-    def run(self, *, outputs: Sequence[str] | None = None, **arrays: Any) -> dict[str, Array]:
+    def run(
+        self, *, outputs: Sequence[str] | None = None, control: Control | None = None, **arrays: Any
+    ) -> dict[str, Array]:
         """Run the graph.
 
         Args:
             outputs: Names of the outputs to compute; None: all.
+            control: What may end the run before its time.
             **arrays: Every input by name, of the signature's dtypes and shapes; lists where they convert without loss.
 
         Returns:
@@ -59,16 +65,27 @@ class Session:
 
         Raises:
             InputError: An input that the graph must not see, or an output that it does not have.
+            RunCancelledError: The control's token was cancelled.
+            RunTimeoutError: The control's time is up.
+            ClosedError: The session is closed.
+            ForkError: The session was opened before this process was forked.
         """
+        session = self._open()
         names = self._outputs if outputs is None else list(outputs)
         for name in names:
             if name not in self._outputs:
                 raise InputError(f"there is no output {name!r}; {nearest(str(name), self._outputs)}")
         feeds = self.check(arrays)
-        return dict(zip(names, self._session.run(names, feeds) if names else [], strict=True))
+        if not names:
+            return {}
+        return dict(zip(names, controls.run(lambda options: session.run(names, feeds, options), control), strict=True))
 
     def run_bound(
-        self, feeds: Mapping[str, Any], outputs: Sequence[str], into: Mapping[str, Any] = MappingProxyType({})
+        self,
+        feeds: Mapping[str, Any],
+        outputs: Sequence[str],
+        into: Mapping[str, Any] = MappingProxyType({}),
+        control: Control | None = None,
     ) -> list[Any]:
         """Run the graph on checked inputs, caches staying where the graph runs.
 
@@ -76,11 +93,19 @@ class Session:
             feeds: Every input by name, as a numpy array or an OrtValue.
             outputs: Names of the outputs to compute; those named present.… stay on the device.
             into: OrtValues that outputs are written into, by name: an input's own, where the graph writes in place.
+            control: What may end the run before its time; what it was to write is then undefined.
 
         Returns:
             The outputs, as OrtValues, in that order.
+
+        Raises:
+            RunCancelledError: The control's token was cancelled.
+            RunTimeoutError: The control's time is up.
+            ClosedError: The session is closed.
+            ForkError: The session was opened before this process was forked.
         """
-        binding = self._session.io_binding()
+        session = self._open()
+        binding = session.io_binding()
         for name, value in feeds.items():
             bind = binding.bind_cpu_input if isinstance(value, np.ndarray) else binding.bind_ortvalue_input
             bind(name, value)
@@ -89,6 +114,22 @@ class Session:
                 binding.bind_ortvalue_output(name, into[name])
             else:
                 binding.bind_output(name, self.provider if name.startswith("present.") else "cpu")
-        self._session.run_with_iobinding(binding)
+        controls.run(lambda options: session.run_with_iobinding(binding, options), control)
         result: list[Any] = binding.get_outputs()
         return result
+
+    def close(self) -> None:
+        """Let go of the graph: runs that have begun finish, new ones are refused, memory goes with the last of them."""
+        self._session = None
+
+    def _open(self) -> Any:
+        """Return the `onnxruntime.InferenceSession`, which a run holds on to so that `close` cannot take it away."""
+        session = self._session
+        if self._forks != controls.forks():
+            raise ForkError(
+                f"{self._path} was opened before this process was forked, and its threads stayed in the parent; "
+                'load the model in the child, or start the process with multiprocessing.get_context("spawn")'
+            )
+        if session is None:
+            raise ClosedError(f"{self._path} was closed; load the model again")
+        return session

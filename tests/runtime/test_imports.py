@@ -14,11 +14,15 @@ def run_python(code: str) -> str:
 
 def test_public_names():
     assert tfm.runtime.__all__ == [
+        "CancelToken",
         "Decoder",
         "Encoder",
         "EncoderDecoder",
+        "Entity",
         "Figures",
+        "Fill",
         "GoldenReport",
+        "Label",
         "Model",
         "Module",
         "Session",
