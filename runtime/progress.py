@@ -41,14 +41,15 @@ def reporter(progress: Progress, total: int) -> Iterator[Callable[[int], None]]:
     elif not progress or sys.stderr is None:  # None: a program without a console
         yield lambda count: None
     else:
-        stream, start, shown, length = sys.stderr, monotonic(), -1.0, 0
+        stream, length = sys.stderr, 0
+        start = shown = monotonic()
         rewrite = stream.isatty()
 
         def show(count: int) -> None:
             nonlocal done, shown, length
             done += count
             now = monotonic()
-            if done == total or shown < 0 or now - shown >= (_TERMINAL if rewrite else _LOG):
+            if done == total or now - shown >= (_TERMINAL if rewrite else _LOG):
                 shown, line = now, describe(done, total, now - start)
                 stream.write(f"\r{line:<{length}}" if rewrite else f"{line}\n")
                 stream.flush()
