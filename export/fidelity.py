@@ -184,7 +184,9 @@ def _hidden_states(eager: Transformer, bundle: Encoder) -> Fidelity:
         inputs = _random_inputs(eager.config, generator, length)
         with torch.no_grad():
             expected = eager(next(iter(inputs.values())), src_mask=inputs.get("attention_mask")).flatten(0, 1).numpy()
-        found = bundle.run(**{name: tensor.numpy() for name, tensor in inputs.items()})["last_hidden_state"]
+        found = bundle.run(cancel=None, timeout=None, **{name: tensor.numpy() for name, tensor in inputs.items()})[
+            "last_hidden_state"
+        ]
         cosines.append(_cosines(found.reshape(expected.shape), expected))
     joined = np.concatenate(cosines)
     data = "random ids" if eager.config.image_size is None else "random images"

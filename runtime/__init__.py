@@ -7,6 +7,7 @@ from .encoder import Encoder
 from .encoder_decoder import EncoderDecoder
 from .figures import Figures
 from .golden import GoldenReport, check_golden
+from .heads import Entity, Fill, Label
 from .model import Model
 from .module import Module
 from .session import Session
@@ -16,8 +17,11 @@ __all__ = [
     "Decoder",
     "Encoder",
     "EncoderDecoder",
+    "Entity",
     "Figures",
+    "Fill",
     "GoldenReport",
+    "Label",
     "Model",
     "Module",
     "Session",

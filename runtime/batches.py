@@ -76,12 +76,45 @@ def batches(rows: Sequence[Sequence[int]], size: int, pad: int = 0) -> Iterator[
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad: int = 0) -> tuple[Array, Array]:
-    """Pad rows on the right: their ids (B, S), int64, and which of them are real, (B, S), int64 0 or 1."""
+    """Pad rows, at least one, on the right: their ids (B, S), int64, and which of them are real, (B, S), int64 0 or 1."""
     ids_BS = np.full((len(rows), max(map(len, rows))), pad, np.int64)
     mask_BS = np.zeros_like(ids_BS)
     for b, row in enumerate(rows):
         ids_BS[b, : len(row)], mask_BS[b, : len(row)] = row, 1
     return ids_BS, mask_BS
+
+
+BATCH_TOKENS = 512
+"""Where larger batches gain no more. On MiniLM in fp32 on one thread, with rows of 8 to 128 tokens, a token took in
+batches of 64, 256 and 512 tokens at most 1.27, 1.03 and 1.01 of the least time in any batch of up to 1024."""
+
+_MOST_PADDING = 18
+"""In tokens: what one more batch costs, measured as above, and so where it is cheaper to start one than to pad."""
+
+
+def plan(lengths: Sequence[int], batch_tokens: int | None) -> list[list[int]]:
+    """Divide rows into batches of similar length, those with the longest rows first.
+
+    Threads that take one batch after the other then end at about the same time.
+
+    Args:
+        lengths: Of the rows, in tokens.
+        batch_tokens: Most tokens in a batch, padding included, where it has more than one row; None: each row alone.
+
+    Returns:
+        The places of each batch's rows in `lengths`.
+    """
+    planned: list[list[int]] = []
+    longest = padding = 0
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        padding += longest - lengths[place]
+        fits = batch_tokens is not None and planned and (len(planned[-1]) + 1) * longest <= batch_tokens
+        if fits and padding <= _MOST_PADDING:
+            planned[-1].append(place)
+        else:
+            planned.append([place])
+            longest, padding = lengths[place], 0
+    return planned
 
 
 def _as_integers(index: int, row: Any) -> Array:

@@ -1,12 +1,17 @@
 """A bundle's tokenizer.json: from texts to ids and back."""
 
 from pathlib import Path
+from typing import Any
 
 from tfm.errors import BundleError, InputError
 
 
 class Tokenizer:
-    """Wraps `tokenizers.Tokenizer`. What its file says of padding and truncation is overridden."""
+    """Wraps `tokenizers.Tokenizer`. What its file says of padding and truncation is overridden.
+
+    Attributes:
+        unknown_id: Stands for what is not in the vocabulary; None: nothing does.
+    """
 
     def __init__(self, path: Path, *, max_tokens: int | None = None, refuse_unknown: bool = False) -> None:
         """Read a tokenizer.json.
@@ -40,7 +45,8 @@ class Tokenizer:
                 raise BundleError(f"{path} adds {special} special tokens, which leaves no room in {max_tokens} tokens")
             self._tokenizer.enable_truncation(max_tokens)
         unknown = getattr(self._tokenizer.model, "unk_token", None)
-        self._unknown_id = self._tokenizer.token_to_id(unknown) if refuse_unknown and unknown else None
+        self.unknown_id = self.id_of(unknown) if unknown else None
+        self._refused_id = self.unknown_id if refuse_unknown else None
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Tokenize texts, special tokens included.
@@ -48,9 +54,15 @@ class Tokenizer:
         Raises:
             InputError: A text has no tokens or cannot be tokenized, or a part of it is refused as unknown.
         """
-        return [self._encode(text) for text in texts]  # not encode_batch: its pool of threads does not survive a fork
+        # not encode_batch: its pool of threads does not survive a fork
+        return [self.encoding(text).ids for text in texts]
 
-    def _encode(self, text: str) -> list[int]:
+    def encoding(self, text: str) -> Any:
+        """Tokenize one text into a `tokenizers.Encoding`, which knows where in the text each token is.
+
+        Raises:
+            InputError: As `encode`.
+        """
         try:
             encoding = self._tokenizer.encode(text)
         except Exception as error:  # tokenizers raises no narrower class
@@ -58,13 +70,18 @@ class Tokenizer:
         ids: list[int] = encoding.ids
         if not ids:
             raise InputError(f"the text {text!r} has no tokens; leave it out")
-        if self._unknown_id in ids:
-            start, end = encoding.offsets[ids.index(self._unknown_id)]
+        if self._refused_id in ids:
+            start, end = encoding.offsets[ids.index(self._refused_id)]
             raise InputError(
                 f"{text[start:end]!r} in the text {text!r} (at {start}) is not in the model's vocabulary; replace it"
             )
-        return ids
+        return encoding
 
-    def decode(self, rows: list[list[int]]) -> list[str]:
-        """Turn ids into texts, special tokens left out."""
-        return [self._tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+    def id_of(self, token: str) -> int | None:
+        """Look a token's id up; None: there is no such token."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
+    def decode(self, rows: list[list[int]], *, skip_special: bool = True) -> list[str]:
+        """Turn ids into texts, special tokens left out unless `skip_special` is False."""
+        return [self._tokenizer.decode(row, skip_special_tokens=skip_special) for row in rows]

@@ -26,9 +26,11 @@ def test_embed(encoder, table):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
-@given(texts=st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=10).map(" ".join)), batch_size=st.integers(1, 5))
-def test_order_and_batches_do_not_matter(encoder, table, texts, batch_size):
-    result = encoder.embed(texts, batch_size=batch_size)
+@given(
+    texts=st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=10).map(" ".join)), batch_tokens=st.integers(1, 40)
+)
+def test_order_and_batches_do_not_matter(encoder, table, texts, batch_tokens):
+    result = encoder.embed(texts, batch_tokens=batch_tokens)
     assert result.shape == (len(texts), 4)
     for row, text in zip(result, texts, strict=True):
         np.testing.assert_allclose(row, expected(table, text), rtol=0, atol=4e-6)
@@ -57,8 +59,10 @@ def test_without_segments(make_bundle, table):
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["a", 3], r"texts\[1\] must be a str, but is a int; run\(\) takes token ids"),
-        ([[1, 2]], r"texts\[0\] must be a str, but is a list"),
+        (["a", [1, 2]], "inputs mix texts with token ids; pass all as one or the other"),
+        ([[1, 2], 3], r"inputs\[1\] must be a text or a sequence of token ids, but is int 3"),
+        ([[1, 2], [1, 12]], r"inputs\[1\]\[1\] is 12; ids must be in \[0, 12\)"),
+        ([[1, 2], []], r"inputs\[1\] has no tokens; leave it out"),
         (None, "inputs must be texts or rows of token ids, but are a NoneType"),
         (b"abc", "inputs must be texts or rows of token ids, but are a bytes"),
         (["a\ud800"], r"the text 'a\\ud800' cannot be tokenized"),
@@ -69,12 +73,21 @@ def test_wrong_texts(encoder, texts, message):
         encoder.embed(texts)
 
 
-@pytest.mark.parametrize(("precision", "sizes"), [("fp32", [8, 3]), ("fp16", [8, 3]), ("int8", [1] * 11)])
-def test_how_many_texts_go_together(make_bundle, edit_manifest, monkeypatch, precision, sizes):
+@pytest.mark.parametrize(
+    ("precision", "options", "sizes"),
+    [
+        # "a b" is 4 tokens: 128 of it are a batch of 512
+        ("fp32", {}, [128, 128, 4]),
+        ("fp16", {}, [128, 128, 4]),
+        ("int8", {}, [1] * 260),
+        ("int8", {"batch_tokens": 44}, [11] * 23 + [7]),
+    ],
+)
+def test_how_many_texts_go_together(make_bundle, edit_manifest, monkeypatch, precision, options, sizes):
     """Only where activations have scales, batch-mates would share them."""
     bundle = make_bundle("encoder")
     edit_manifest(bundle, lambda m: m.update(graphs={precision: m["graphs"]["fp32"]}))
-    model = load(bundle, provider="cpu")
+    model = load(bundle, provider="cpu", threads=1)
     session, seen = model._sessions["model"], []
     run = session.run
 
@@ -83,19 +96,32 @@ def test_how_many_texts_go_together(make_bundle, edit_manifest, monkeypatch, pre
         return run(**options)
 
     monkeypatch.setattr(session, "run", watched)
-    model.embed(["a b"] * 11)
+    model.embed(["a b"] * 260, **options)
     assert (model.precision, seen) == (precision, sizes)
 
 
-@pytest.mark.parametrize("batch_size", [0, -1, 2.0, "3", True])
-def test_wrong_batch_size(encoder, batch_size):
-    with pytest.raises(InputError, match=rf"batch_size must be an integer of at least 1, but is {batch_size!r}"):
-        encoder.embed(["a"], batch_size=batch_size)
+@pytest.mark.parametrize("name", ["batch_tokens", "window"])
+@pytest.mark.parametrize("value", [0, -1, 2.0, "3", True])
+def test_wrong_counts(encoder, name, value):
+    """A stream says so when it is made, not when it is first read."""
+    with pytest.raises(InputError, match=rf"{name} must be an integer of at least 1, but is {value!r}"):
+        encoder.embed_stream(["a"], **{name: value})
+
+
+def test_ids_in_place_of_texts(encoder):
+    rows = encoder.tokenize(["a b", "c"])
+    np.testing.assert_array_equal(encoder.embed(rows), encoder.embed(["a b", "c"]))
+    np.testing.assert_array_equal(encoder.embed(np.array([[1, 4, 2]])), encoder.embed("a"))
+
+
+def test_what_a_bundle_can_do(make_bundle):
+    for kind, tasks in (("encoder", ("embed",)), ("encoder without pooling", ())):
+        assert load(make_bundle(kind), provider="cpu").tasks == tasks
 
 
 def test_without_pooling(make_bundle):
     model = load(make_bundle("encoder without pooling"), provider="cpu")
-    with pytest.raises(InputError, match=r"has no sentence_embedding: .*; run\(\) gives last_hidden_state"):
+    with pytest.raises(InputError, match=r"has no task 'embed': its checkpoint does not say how to pool; run\(\) "):
         model.embed(["a"])
 
 
@@ -106,6 +132,7 @@ def test_no_tokenizer(make_bundle, edit_manifest):
     with pytest.raises(InputError, match=r"has no tokenizer.json, so it takes no texts; pass token ids"):
         model.embed(["a"])
     assert model.embed([]).shape == (0, 4)
+    assert model.embed([[4, 5]]).shape == (1, 4)
 
 
 def test_run(encoder, table):

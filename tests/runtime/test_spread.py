@@ -1,0 +1,263 @@
+"""Work over threads: in full, in any order, and ended at once."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from tfm.errors import BundleError, ClosedError, InputError, RunCancelledError, RunTimeoutError
+from tfm.runtime import CancelToken, load
+from tfm.runtime.spread import spread
+
+
+@pytest.mark.parametrize("threads", [1, 3, 50])
+def test_each_job_is_done_once(threads):
+    done, running, most, lock = Counter(), 0, 0, threading.Lock()
+
+    def work(job):
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.001)
+        with lock:
+            running -= 1
+            done[job] += 1
+
+    assert sorted(spread(work, range(40), threads)) == list(range(40))
+    assert done == Counter(range(40))
+    assert 1 <= most <= threads
+    assert most > 1 or threads == 1
+
+
+def test_no_jobs():
+    assert list(spread(lambda job: 1 / 0, [], 3)) == []
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_first_error_ends_it(threads):
+    begun, stopped = [], threading.Event()
+
+    def work(job):
+        begun.append(job)
+        if job == 4:
+            raise KeyError(job)
+        if job > 4 or threads == 1:
+            return
+        time.sleep(0.001)
+
+    with pytest.raises(KeyError, match="4"):
+        list(spread(work, range(10_000), threads, stopped.set))
+    assert len(begun) < 1000
+    assert stopped.is_set() == (threads > 1)
+    assert all(thread.name != "tfm spread" for thread in threading.enumerate())
+
+
+def test_running_jobs_are_told_to_stop():
+    """One job fails while the others wait for ever, unless they are stopped."""
+    stopped = threading.Event()
+
+    def work(job):
+        if job == 1:
+            raise KeyError(job)
+        assert stopped.wait(60)
+
+    with pytest.raises(KeyError):
+        list(spread(work, range(3), 3, stopped.set))
+
+
+def test_a_caller_who_stops_reading_ends_it():
+    stopped, done = threading.Event(), []
+    jobs = spread(done.append, range(10_000), 2, stopped.set)
+    next(jobs)
+    jobs.close()
+    assert stopped.is_set()
+    assert all(thread.name != "tfm spread" for thread in threading.enumerate())
+
+
+TEXTS = [" ".join("abcdefgh"[: 1 + n % 6]) for n in range(101)]
+
+
+@pytest.fixture
+def wide(make_bundle):
+    return load(make_bundle("encoder"), provider="cpu", threads=4)
+
+
+@pytest.mark.parametrize("batch_tokens", [None, 8, 64])
+def test_threads_give_the_same_bits(wide, batch_tokens):
+    expected = load(wide.manifest.folder, provider="cpu", threads=1).embed(TEXTS, batch_tokens=batch_tokens)
+    np.testing.assert_array_equal(wide.embed(TEXTS, batch_tokens=batch_tokens), expected)
+    assert wide._sessions["model on one thread"].threads == 1
+    with ThreadPoolExecutor(4) as pool:  # calls from many threads share both graphs
+        for found in pool.map(lambda _: wide.embed(TEXTS, batch_tokens=batch_tokens), range(8)):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_many_texts_run_side_by_side(wide, monkeypatch):
+    """Each waits in its run for the others of its four: alone, one would wait in vain."""
+    wide.embed(TEXTS)
+    session, barrier = wide._sessions["model on one thread"], threading.Barrier(4, timeout=60)
+    run = session.run
+    monkeypatch.setattr(session, "run", lambda **options: (barrier.wait(), run(**options))[1])
+    assert wide.embed(TEXTS[:100]).shape == (100, 4)
+
+
+def test_few_texts_open_no_second_graph(wide):
+    wide.embed(TEXTS[:7])
+    assert list(wide._sessions) == ["model"]
+
+
+def test_the_second_graph_is_checked_too(make_bundle):
+    bundle = make_bundle("encoder")
+    model = load(bundle, provider="cpu", threads=2)
+    (bundle / "onnx/model_int8.onnx").write_bytes((bundle / "onnx/model.onnx").read_bytes())
+    with pytest.raises(BundleError, match=r"onnx/model_int8.onnx was altered"):
+        model.embed(TEXTS)
+    assert model.embed("a").shape == (1, 4)
+
+
+def test_a_closed_model_opens_no_graph(wide):
+    wide.close()
+    with pytest.raises(ClosedError):
+        wide.embed(TEXTS)
+    assert list(wide._sessions) == ["model"]
+
+
+def test_closing_closes_both(wide):
+    wide.embed(TEXTS)
+    wide.close()
+    for texts in (TEXTS, TEXTS[:1]):
+        with pytest.raises(ClosedError):
+            wide.embed(texts)
+
+
+def test_progress(wide):
+    seen = []
+    wide.embed(TEXTS, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 101) for done in range(1, 102)]
+
+
+@pytest.mark.parametrize("call", ["embed", "embed_stream"])
+def test_cancel_and_timeout(wide, call):
+    token = CancelToken()
+    run = getattr(wide, call)
+    expected = list(run(TEXTS))
+    token.cancel()
+    with pytest.raises(RunCancelledError):
+        list(run(TEXTS, cancel=token))
+    with pytest.raises(RunTimeoutError, match="longer than its timeout of 0 s"):
+        list(run(TEXTS, timeout=0))
+    with pytest.raises(InputError, match="cancel must be a CancelToken or None, but is a str"):
+        run(TEXTS, cancel="now")
+    with pytest.raises(InputError, match="timeout must be a number of seconds"):
+        run(TEXTS, timeout=-1)
+    np.testing.assert_array_equal(list(run(TEXTS, cancel=CancelToken(), timeout=600)), expected)
+
+
+def test_cancelling_on_the_way(wide):
+    token, seen = CancelToken(), []
+
+    def progress(done, total):
+        seen.append(done)
+        if done == 10:
+            token.cancel()
+
+    with pytest.raises(RunCancelledError):
+        wide.embed(TEXTS * 50, progress=progress, cancel=token)
+    assert seen[0] == 1
+    assert 10 <= seen[-1] < 1000
+    assert wide.embed("a").shape == (1, 4)
+
+
+def test_a_failing_callback_ends_it(wide):
+    with pytest.raises(ZeroDivisionError):
+        wide.embed(TEXTS, progress=lambda done, total: 1 / 0)
+    assert all(thread.name != "tfm spread" for thread in threading.enumerate())
+
+
+def endless(read):
+    for number in range(10**9):
+        read.append(number)
+        yield TEXTS[number % len(TEXTS)]
+
+
+@pytest.mark.parametrize("window", [1, 10, 64])
+def test_a_stream_reads_no_further_than_its_window(wide, window):
+    read = []
+    stream = wide.embed_stream(endless(read), window=window)
+    assert read == []
+    expected = wide.embed(TEXTS)
+    for number in range(150):
+        np.testing.assert_array_equal(next(stream), expected[number % len(TEXTS)])
+        assert len(read) == window * (number // window + 1)
+
+
+def test_streams_of_any_iterable(encoder):
+    expected = encoder.embed(TEXTS[:5])
+    for inputs in (TEXTS[:5], tuple(TEXTS[:5]), iter(TEXTS[:5]), dict.fromkeys(TEXTS[:5]), encoder.tokenize(TEXTS[:5])):
+        np.testing.assert_array_equal(list(encoder.embed_stream(inputs, window=2)), expected)
+    assert len(list(encoder.embed_stream("a b"))) == 1
+    assert list(encoder.embed_stream([])) == []
+    with pytest.raises(InputError, match="inputs must be texts or rows of token ids, but are a NoneType"):
+        encoder.embed_stream(None)
+
+
+def test_a_stream_says_where_it_is_wrong(encoder):
+    stream = encoder.embed_stream([[1, 4]] * 5 + [[1, 99]], window=2)
+    for _ in range(4):
+        next(stream)
+    with pytest.raises(
+        InputError, match=r"from the stream's input 4 on, inputs\[1\]\[1\] is 99; ids must be in \[0, 12\)"
+    ):
+        next(stream)
+
+
+def test_a_stream_takes_no_more_memory_the_longer_it_is(encoder):
+    stream = encoder.embed_stream((TEXTS[number % 101] + " " * (number % 7) for number in range(10**9)), window=50)
+    for _ in range(500):
+        next(stream)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(6000):
+            next(stream)
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 100_000  # 5,292 were measured, and 825,897 where the results are kept
+
+
+INTERRUPTED = """
+import itertools, sys
+import numpy as np
+from tfm.runtime import load
+model = load(sys.argv[1], provider="cpu", threads=2)
+expected = model.embed("a b")
+print("ready", flush=True)
+try:
+    for _ in model.embed_stream(itertools.cycle(["a b", "c d e f"]), window=20_000):
+        pass
+except KeyboardInterrupt:
+    print(np.array_equal(model.embed("a b"), expected))
+"""
+
+
+def test_ctrl_c(make_bundle):
+    """A window takes seconds, and is given up at once."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(make_bundle("encoder"))], stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60)[0] == "True\n"
+    assert process.returncode == 0
