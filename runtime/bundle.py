@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,7 @@ def _open(manifest: Manifest, precision: str, provider: str, threads: int) -> di
     sessions = {}
     for role, path in paths.items():
         sessions[role] = Session(manifest.folder / path, manifest.signature[role], provider, threads)
-        arrays = _first_inputs(manifest, role)
+        arrays: dict[str, Any] | None = _first_inputs(manifest, role)
         if arrays is None:
             continue
         try:

@@ -402,13 +402,13 @@ class Encoder(Model):
         if batches < _HANDFUL or self.threads == 1 or self.provider != "cpu":
             return main, 1
         with self._opening:
-            main._open()  # a closed model opens no graph again
+            main.opened()  # a closed model opens no graph again
             if _SINGLE not in self._sessions:
                 path = self.manifest.graphs[self.precision]["model"]
                 check_digests(self.manifest, [name for name in (path, path + ".data") if name in self.manifest.files])
                 session = Session(self.manifest.folder / path, main.signature, self.provider, 1)
                 self._sessions = {**self._sessions, _SINGLE: session}  # anew, since close() may be going through it
-                main._open()
+                main.opened()
         return self._sessions[_SINGLE], self.threads
 
     @property

@@ -34,14 +34,7 @@ def test_each_row_alone(lengths):
     assert ordered == sorted(lengths, reverse=True)
 
 
-@pytest.mark.parametrize(
-    ("left", "ids", "mask"),
-    [
-        (False, [[4, 9], [5, 6]], [[1, 0], [1, 1]]),
-        (True, [[9, 4], [5, 6]], [[0, 1], [1, 1]]),
-    ],
-)
-def test_padding(left, ids, mask):
-    found = pad_rows([[4], [5, 6]], 9, left=left)
+def test_padding():
+    found = pad_rows([[4], [5, 6]], 9)
     assert [array.dtype for array in found] == [np.int64, np.int64]
-    np.testing.assert_array_equal(found, [ids, mask])
+    np.testing.assert_array_equal(found, [[[4, 9], [5, 6]], [[1, 0], [1, 1]]])
