@@ -41,6 +41,7 @@ class TextStream:
         self._byte_tokens = byte_tokens
         self._window: list[int] = []
         self._given = 0  # characters of the window's text
+        self._in_run = False
 
     def push(self, token: int) -> str:
         """Add a token.
@@ -52,7 +53,9 @@ class TextStream:
             Text that no later token changes; "" where there is nothing of it yet.
         """
         self._window.append(token)
-        if token in self._byte_tokens:
+        # What is left out of texts, as special tokens are, does not end a run.
+        self._in_run = token in self._byte_tokens or (self._in_run and not self._decode([token]))
+        if self._in_run:
             return ""
         text = self._decode(self._window)
         # An incomplete character shows as one U+FFFD, or as one per byte.
@@ -66,7 +69,7 @@ class TextStream:
     def end(self) -> str:
         """Give the rest of the text, incomplete characters included."""
         text = self._decode(self._window)[self._given :] if self._window else ""
-        self._window, self._given = [], 0
+        self._window, self._given, self._in_run = [], 0, False
         return text
 
     def _shorten(self, text: str) -> None:
