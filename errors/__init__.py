@@ -9,7 +9,11 @@
     ├── CalibrationError   data to calibrate with that is malformed, or that the model must not see
     ├── BundleError        a bundle that is missing, altered, incomplete or not a bundle
     ├── ProviderError      an execution provider that was asked for and does not run
-    └── InputError         an input the model must not see: name, dtype, rank, range, length
+    ├── InputError         an input the model must not see: name, dtype, rank, range, length
+    ├── RunCancelledError  a run that its CancelToken ended
+    ├── RunTimeoutError    a run that took longer than its timeout
+    ├── ClosedError        a model that is used after it was closed
+    └── ForkError          a model that is used in a process forked after it was loaded
 
 A message says what is wrong, where, what was expected, and what to do about it.
 The command line prints it as one line and exits with 2.
@@ -19,11 +23,15 @@ __all__ = [
     "BundleError",
     "CalibrationError",
     "CheckpointError",
+    "ClosedError",
     "ConfigError",
     "ExportError",
+    "ForkError",
     "InputError",
     "ProviderError",
     "QuantizeError",
+    "RunCancelledError",
+    "RunTimeoutError",
     "TfmError",
     "VerificationError",
 ]
@@ -67,3 +75,19 @@ class ProviderError(TfmError):
 
 class InputError(TfmError, ValueError):
     """An input the model must not see: its name, dtype, rank, range or length is off."""
+
+
+class RunCancelledError(TfmError):
+    """A run that its CancelToken ended."""
+
+
+class RunTimeoutError(TfmError, TimeoutError):
+    """A run that took longer than its timeout."""
+
+
+class ClosedError(TfmError):
+    """A model that is used after it was closed."""
+
+
+class ForkError(TfmError):
+    """A model that is used in a process forked after it was loaded."""

@@ -212,7 +212,7 @@ def _outputs(eager: GenericGraph, bundle: Model) -> list[Fidelity]:
         feeds = {value.name: tensor.numpy() for value, tensor in zip(eager.inputs, inputs, strict=True)}
         with torch.no_grad(), no_fast_path():
             expected = eager(*inputs)
-        actual = bundle.run(**feeds)
+        actual = bundle.run(cancel=None, timeout=None, **feeds)
         for value, tensor in zip(eager.outputs, expected, strict=True):
             if value.name in found:
                 found[value.name].append(_cosines(actual[value.name], tensor.numpy()).reshape(-1))

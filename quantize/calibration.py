@@ -160,7 +160,7 @@ class Calibration:
         )
         caches = [spec.name for spec in encoder.signature.outputs if spec.name.startswith("present.")]
         for places, feeds in self._padded(size):
-            presents = encoder.run(outputs=caches, **feeds)
+            presents = encoder.run(outputs=caches, control=None, **feeds)
             context = {name.replace("present.", "past_key_values."): array for name, array in presents.items()}
             context["encoder_attention_mask"] = feeds["attention_mask"]
             if any(place not in self._targets for place in places):

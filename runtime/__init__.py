@@ -1,6 +1,7 @@
 """What an app embeds: open a bundle, run it, embed and generate with it. Needs numpy and onnxruntime only."""
 
 from .bundle import load
+from .control import CancelToken
 from .decoder import Decoder
 from .encoder import Encoder
 from .encoder_decoder import EncoderDecoder
@@ -11,6 +12,7 @@ from .module import Module
 from .session import Session
 
 __all__ = [
+    "CancelToken",
     "Decoder",
     "Encoder",
     "EncoderDecoder",

@@ -69,7 +69,7 @@ class Encoder(Model):
                 feeds = {"input_ids": ids_BS, "attention_mask": mask_BS}
                 if segments:
                     feeds["token_type_ids"] = np.zeros_like(ids_BS)
-                embeddings_BD[places] = session.run(outputs=[output.name], **feeds)[output.name]
+                embeddings_BD[places] = session.run(outputs=[output.name], control=None, **feeds)[output.name]
         return embeddings_BD
 
     def _max_text_tokens(self) -> int | None:

@@ -231,7 +231,7 @@ def _check_graph(
         session = _open(path, signature, providers, threads)
         provider = session.provider
         for number, (inputs, expected) in enumerate(cases):
-            actual = session.run(outputs=None, **inputs)
+            actual = session.run(outputs=None, control=None, **inputs)
             for name, found in figures.items():
                 try:
                     found.add(actual[name], expected[name])

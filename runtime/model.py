@@ -1,17 +1,22 @@
 """What every opened bundle has in common."""
 
-from collections.abc import Iterable
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 from tfm.errors import BundleError, InputError
 
 from .batches import check_count, check_rows
+from .checks import Array
+from .control import CancelToken
 from .manifest import Generation, Manifest, Signature
 from .session import Session
 from .tokenizer import Tokenizer
 
 TOKENIZER = "tokenizer.json"
+
+M = TypeVar("M", bound="Model")
+T = TypeVar("T")
 
 
 class Model:
@@ -24,6 +29,8 @@ class Model:
         threads: Number of threads within an operator.
     """
 
+    run: Callable[..., dict[str, Array]]
+
     def __init__(self, manifest: Manifest, precision: str, sessions: dict[str, Session]) -> None:
         self.manifest = manifest
         self.precision = precision
@@ -31,6 +38,41 @@ class Model:
         first = next(iter(sessions.values()))
         self.provider = first.provider
         self.threads = first.threads
+
+    def close(self) -> None:
+        """Let go of the graphs: runs that have begun finish, new ones raise ClosedError; closing twice does no harm.
+
+        A call of many runs, such as `embed` of many texts, ends with ClosedError at its next run.
+        """
+        for session in self._sessions.values():
+            session.close()
+
+    def __enter__(self: M) -> M:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def run_async(self, **arrays: Any) -> dict[str, Array]:
+        """Do what `run` does without holding up the event loop; cancelling the task ends the run."""
+        return await self._async(self.run, **arrays)
+
+    async def _async(
+        self, function: Callable[..., T], *args: Any, cancel: CancelToken | None = None, **named: Any
+    ) -> T:
+        """Call a function of this model that takes `cancel` in a thread of the running loop's default executor.
+
+        Cancelling the task that awaits this cancels the call, within one node's time, and nothing else of `cancel`.
+        """
+        import asyncio  # not at the top: it takes longer to import than all of this package
+
+        token = CancelToken(cancel)
+        call = partial(function, *args, cancel=token, **named)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(None, call)
+        except asyncio.CancelledError:
+            token.cancel()
+            raise
 
     def tokenize(self, texts: list[str]) -> list[list[int]]:
         """Turn texts into token ids as `embed` and `generate` do, special tokens and truncation included.

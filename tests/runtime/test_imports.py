@@ -14,6 +14,7 @@ def run_python(code: str) -> str:
 
 def test_public_names():
     assert tfm.runtime.__all__ == [
+        "CancelToken",
         "Decoder",
         "Encoder",
         "EncoderDecoder",
