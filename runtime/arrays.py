@@ -32,7 +32,7 @@ def to_array(value: Any, spec: TensorSpec) -> Array:
     Raises:
         InputError: It does not convert, not without loss, or lies where the processor does not read.
     """
-    if isinstance(value, (list, tuple, int, float)) and not isinstance(value, np.generic):
+    if isinstance(value, (list, tuple, int, float, np.number, np.bool_)):
         return _from_list(value, spec)
     return foreign_array(spec.name, value, describe(spec))
 
@@ -125,7 +125,9 @@ def _from_list(value: Any, spec: TensorSpec) -> Array:
             if np.array_equal(array, raw, equal_nan=True):
                 return array
     what = (
-        f"a list of {raw.dtype}" if isinstance(value, (list, tuple)) else f"the {type(value).__name__} {brief(value)}"
+        f"a list of {raw.dtype}"
+        if isinstance(value, (list, tuple))
+        else f"the {type(value).__name__} {brief(raw.item())}"
     )
     raise InputError(
         f"{spec.name} is {what}, which {spec.dtype} cannot hold without loss; "

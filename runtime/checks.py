@@ -169,8 +169,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def _batch_of(signature: Signature, dims: Iterable[str]) -> str | None:
     """Name the dimension whose size may be 0: every input's first, every output's too, where all their sizes follow."""
-    first = {spec.shape[:1] for spec in signature.inputs}
-    batch = next(iter(first), ()) if len(first) == 1 else ()
+    batch = signature.inputs[0].shape[:1] if signature.inputs else ()
+    if any(spec.shape[:1] != batch for spec in signature.inputs):
+        return None
     known = set(dims)
     for spec in signature.outputs:
         parts = {part for dim in spec.shape if isinstance(dim, str) for part in dim.split(SUM)}
@@ -182,7 +183,7 @@ def _batch_of(signature: Signature, dims: Iterable[str]) -> str | None:
 def _refuse_names(arrays: Mapping[str, Any], known: Iterable[str]) -> NoReturn:
     for name in arrays:
         if name not in known:
-            raise InputError(f"there is no input {name!r}; {nearest(str(name), known)}")
+            raise InputError(f"there is no input {name!r}; {nearest(name, known)}")
     missing = [name for name in known if name not in arrays]
     raise InputError(f"the input {missing[0]!r} is missing; the model takes {', '.join(known)}")
 

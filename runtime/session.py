@@ -45,7 +45,7 @@ class Session:
         self._largest = 0  # bytes of input since memory was last given back
         self._path, self._forks = path, controls.forks()
         self._session = open_session(path, provider, threads)
-        self.check = InputChecks(signature)
+        self.check = InputChecks(signature, empty_batch=True)
         self._outputs = [spec.name for spec in signature.outputs]
         for what, nodes, specs in (
             ("takes", self.opened().get_inputs(), signature.inputs),
@@ -66,10 +66,11 @@ class Session:
         Args:
             outputs: Names of the outputs to compute; None: all.
             control: What may end the run before its time.
-            **arrays: Every input by name, of the signature's dtypes and shapes; lists where they convert without loss.
+            **arrays: Every input by name, of the signature's dtypes and shapes: numpy arrays, tensors, or lists where
+                they convert without loss.
 
         Returns:
-            The outputs by name.
+            The outputs by name; of no rows for inputs of no rows.
 
         Raises:
             InputError: An input that the graph must not see, or an output that it does not have.
@@ -86,6 +87,8 @@ class Session:
         feeds = self.check(arrays)
         if not names:
             return {}
+        if (empty := self.check.without_rows(feeds)) is not None:
+            return {name: empty[name] for name in names}
         size = sum([array.nbytes for array in feeds.values()])
         found = self._run(lambda options: session.run(names, feeds, options), size, control)
         return dict(zip(names, found, strict=True))

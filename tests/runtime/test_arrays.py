@@ -129,7 +129,15 @@ def test_lists_that_do_not_convert():
 
 
 @pytest.mark.parametrize(
-    ("value", "dtype"), [(3, "int64"), (3, "float32"), (0.5, "float32"), (True, "bool"), (float("nan"), "float16")]
+    ("value", "dtype"),
+    [
+        (3, "int64"),
+        (3, "float32"),
+        (0.5, "float32"),
+        (True, "bool"),
+        (float("nan"), "float16"),
+        (np.int8(3), "int64"),
+    ],
 )
 def test_numbers(value, dtype):
     spec = TensorSpec(name="scale", dtype=dtype, shape=())
@@ -138,7 +146,7 @@ def test_numbers(value, dtype):
 
 @pytest.mark.parametrize(
     ("value", "dtype"),
-    [(0.1, "float32"), (1.0, "int64"), (True, "int64"), (300, "int8"), (2**64, "int64")],
+    [(0.1, "float32"), (np.float64(0.1), "float32"), (1.0, "int64"), (True, "int64"), (300, "int8"), (2**64, "int64")],
 )
 def test_numbers_that_lose(value, dtype):
     message = rf"scale is the {type(value).__name__} {value}, which {dtype} cannot hold without loss; convert"

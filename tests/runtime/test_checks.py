@@ -258,7 +258,7 @@ def test_new_tokens_that_fit_into_the_caches(position, new):
     ("position", "new", "message"),
     [
         ([0, 7], 2, r"cache_position\[1\] is 7, but must be in \[0, 6\]: .* have 8 places, and the new tokens take 2$"),
-        ([6, 3, -1, 9], 2, r"cache_position\[2\] is -1, but must be in \[0, 6\]"),
+        ([6, 3, -1, 0], 2, r"cache_position\[2\] is -1, but must be in \[0, 6\]"),
         ([1], 8, r"cache_position\[0\] is 1, but must be in \[0, 0\]"),
         ([2**63 - 1], 1, r"cache_position\[0\] is 9223372036854775807, but"),
         ([0], 9, r"sequence is 9, but the caches have only 8 places \(cache_length\); pass larger ones$"),

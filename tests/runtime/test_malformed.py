@@ -344,3 +344,21 @@ def test_good_calls_in_all_forms(session):
             assert array.shape == plain[name].shape
 
     call()
+
+
+def test_no_rows(session):
+    feeds = good_call(session.signature, np.random.default_rng(0))
+    plain = session.run(**feeds)
+    nothing = {name: array[:0] if array.ndim else array for name, array in feeds.items()}
+    if any(
+        array.ndim == 0 for array in feeds.values()
+    ):  # not every input is of a row, so the outputs may not be either
+        with pytest.raises(InputError, match="batch must be at least 1"):
+            session.run(**nothing)
+        return
+    result = session.run(**nothing)
+    assert result.keys() == plain.keys()
+    for name, array in result.items():
+        assert (array.shape, array.dtype) == ((0, *plain[name].shape[1:]), plain[name].dtype)
+    last = list(plain)[-1]
+    assert list(session.run(outputs=[last], **nothing)) == [last]
