@@ -9,6 +9,7 @@ import click
 
 from tfm.errors import TfmError
 
+from .doctor import doctor as doctor_command
 from .export import export as export_command
 from .parity import parity as parity_command
 from .quantize import quantize as quantize_command
@@ -27,6 +28,7 @@ def tfm() -> None:
     """Export PyTorch Transformers to small, fast, verified ONNX bundles, and run them."""
 
 
+tfm.add_command(doctor_command, "doctor")
 tfm.add_command(export_command, "export")
 tfm.add_command(parity_command, "parity")
 tfm.add_command(quantize_command, "quantize")

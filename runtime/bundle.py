@@ -106,7 +106,7 @@ def _open(manifest: Manifest, precision: str, provider: str, threads: int) -> di
     return sessions
 
 
-def _first_inputs(manifest: Manifest, role: str) -> dict[str, Array] | None:
+def _first_inputs(manifest: Manifest, role: str) -> dict[str, Any] | None:
     """Make inputs that a graph must take; None: nobody knows of any."""
     signature = manifest.signature[role]
     if manifest.kind != "module" or all(isinstance(dim, int) for spec in signature.inputs for dim in spec.shape):

@@ -9,6 +9,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -163,6 +164,42 @@ def test_a_session_lives_as_long_as_one_refers_to_it(graph):
     del second
     gc.collect()
     assert len(providers._shared) == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="this system has no /proc to read memory from")
+@pytest.mark.parametrize("shared", [True, False])
+def test_two_sessions_hold_weights_once(tmp_path, shared):
+    """64 MiB of weights: a second session that is shared takes next to nothing, one that is not takes them again."""
+    weight = onnx.numpy_helper.from_array(np.ones((4096, 4096), np.float32), "w")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "large",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 4096])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 4096])],
+        [weight],
+    )
+    path = tmp_path / "large.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10), path)
+    code = f"""
+from pathlib import Path
+from tfm.runtime import providers
+import numpy as np
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmRSS"))) / 1024
+
+path, kept, sizes = Path({str(path)!r}), [], []
+for _ in range(2):
+    make = {"providers.shared_session(path, 'a', 'cpu', 1)" if shared else "providers.open_session(path, 'cpu', 1)"}
+    make.run(None, {{"x": np.ones((1, 4096), np.float32)}})
+    kept.append(make)
+    sizes.append(resident())
+print(sizes[1] - sizes[0])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    more = float(done.stdout)
+    assert more < 8 if shared else more > 48, more  # 0.0 and 64.1 MiB were measured
 
 
 @pytest.mark.usefixtures("_nothing_shared")
