@@ -15,8 +15,8 @@ from .control import Control
 from .manifest import Signature
 from .providers import open_session
 
-# Giving memory back takes a run 0.1 ms more than 1.0 (MiniLM, int8, 16 tokens, one thread), so that it is asked for only
-# after a run that took far longer than that: one of more than eight times the input, and of more than 4 KiB.
+# Giving memory back takes a run of 1.0 ms (MiniLM, int8, 16 tokens, one thread) 0.1 ms more, so that it is asked for
+# only after a run that took far longer: one of more than eight times the input, and of more than 4 KiB.
 _SHRINK = ("memory.enable_memory_arena_shrinkage", "cpu:0")
 _FAR_LARGER, _SMALL = 8, 512
 

@@ -1,6 +1,7 @@
 """Tiny bundles, built by hand with onnx.helper, whose right answers are plain to see."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,11 @@ def copier(make_bundle: Bundle) -> Any:
 @pytest.fixture
 def counter(make_bundle: Bundle) -> Any:
     return load(make_bundle("counter"), provider="cpu", threads=1)
+
+
+@pytest.fixture
+def tower(make_bundle: Bundle) -> Any:
+    return load(make_bundle("tower"), provider="cpu", threads=1)
 
 
 @pytest.fixture
@@ -367,10 +373,36 @@ def counter_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
     return graphs, manifest
 
 
+TOWER = 64
+
+
+def tower_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
+    """A graph that takes long and can be ended in many places: TOWER times tanh(x @ W), W (128, 128)."""
+    inputs, outputs = [floats("x", "batch", 128)], [floats("y", "batch", 128)]
+    names = ["x", *(f"x{layer}" for layer in range(1, TOWER)), "y"]
+    nodes = [
+        node
+        for before, after in itertools.pairwise(names)
+        for node in (
+            helper.make_node("MatMul", [before, "w"], [f"{after}_product"]),
+            helper.make_node("Tanh", [f"{after}_product"], [after]),
+        )
+    ]
+    w = np.random.default_rng(1).standard_normal((128, 128)).astype(np.float32) / 8  # keeps values about 0.7
+    manifest = {
+        "kind": "module",
+        "graphs": {"fp32": {"model": "onnx/model.onnx"}},
+        "signature": {"model": signature(inputs, outputs)},
+        "generation": None,
+    }
+    return {"onnx/model.onnx": model_of(nodes, inputs, outputs, {"w": w})}, manifest
+
+
 KINDS = {
     "encoder": encoder_parts,
     "encoder without segments": lambda: encoder_parts(segments=False),
     "encoder without pooling": lambda: encoder_parts(pooled=False),
     "copier": copier_parts,
     "counter": counter_parts,
+    "tower": tower_parts,
 }
