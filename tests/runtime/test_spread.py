@@ -90,7 +90,7 @@ def wide(make_bundle):
     return load(make_bundle("encoder"), provider="cpu", threads=4)
 
 
-@pytest.mark.parametrize("batch_tokens", [None, 8, 64])
+@pytest.mark.parametrize("batch_tokens", [None, 8, 24])
 def test_threads_give_the_same_bits(wide, batch_tokens):
     expected = load(wide.manifest.folder, provider="cpu", threads=1).embed(TEXTS, batch_tokens=batch_tokens)
     np.testing.assert_array_equal(wide.embed(TEXTS, batch_tokens=batch_tokens), expected)
@@ -110,7 +110,7 @@ def test_many_texts_run_side_by_side(wide, monkeypatch):
 
 
 def test_few_texts_open_no_second_graph(wide):
-    wide.embed(TEXTS[:7])
+    wide.embed(TEXTS[:15])
     assert list(wide._sessions) == ["model"]
 
 
