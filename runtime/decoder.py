@@ -7,6 +7,7 @@ from typing import Any
 
 from .checks import Array
 from .control import CancelToken, Control
+from .conversation import Conversation
 from .generation.loop import Begun
 from .generation.state import DecoderState
 from .generator import Generator
@@ -35,6 +36,10 @@ class Decoder(Generator):
             InputError: An input that the graph must not see.
         """
         return self._decoder.run(control=Control(cancel, timeout), **arrays)
+
+    def conversation(self) -> Conversation:
+        """Begin a text that goes on and on, of which nothing is read twice."""
+        return Conversation(self)
 
     @property
     def _decoder(self) -> Session:

@@ -3,7 +3,7 @@
 Shapes: B batch, S new tokens, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 from tfm.errors import InputError
@@ -13,8 +13,10 @@ from .control import CancelToken, Control
 from .generation.loop import Begun, continue_rows, search_beams
 from .generation.sampling import Sampler
 from .generation.settings import GenerationSettings
+from .generation.stopping import Stopping
 from .manifest import Signature
 from .model import Model
+from .progress import Progress, reporter
 from .session import Session
 
 
@@ -45,6 +47,7 @@ class Generator(Model):
         max_new_tokens: int | None = None,
         batch_size: int | None = None,
         *,
+        progress: Progress = False,
         cancel: CancelToken | None = None,
         timeout: float | None = None,
         **settings: Any,
@@ -56,6 +59,7 @@ class Generator(Model):
         max_new_tokens: int | None = None,
         batch_size: int | None = None,
         *,
+        progress: Progress = False,
         cancel: CancelToken | None = None,
         timeout: float | None = None,
         **settings: Any,
@@ -66,6 +70,7 @@ class Generator(Model):
         max_new_tokens: int | None = None,
         batch_size: int | None = None,
         *,
+        progress: Progress = False,
         cancel: CancelToken | None = None,
         timeout: float | None = None,
         **settings: Any,
@@ -76,6 +81,7 @@ class Generator(Model):
             inputs: Texts, or rows of token ids; one str is as a list of one.
             max_new_tokens: At most so many new tokens; None: as the manifest says. The model's limit may come first.
             batch_size: How many go into the graphs at once, at least 1; None: 16, or 64 into an encoder-decoder.
+            progress: Whether to count inputs on stderr, or a function to tell (done, total).
             cancel: Ends the call from elsewhere.
             timeout: Seconds after which the call ends.
             **settings: Of `GenerationSettings`: do_sample, temperature, top_k, top_p, seed, num_beams, stop, ….
@@ -95,33 +101,102 @@ class Generator(Model):
         size = self._batch_size if batch_size is None else check_count("batch_size", batch_size)
         rows, are_texts = self._to_rows(inputs, self._reads)
         each = chosen.num_return_sequences
-        results: list[list[list[int]]] = [[] for _ in rows]
+        results: list[list[Any]] = [[] for _ in rows]
         order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-        for start in range(0, len(order), size):
-            places = order[start : start + size]
-            found = self._generate([rows[place] for place in places], places, chosen, most, control)
-            for place, outputs in zip(places, found, strict=True):
-                results[place] = outputs
-        texts = [self._tokenizer.decode(outputs) for outputs in results] if are_texts else results
-        return [outputs if each > 1 else outputs[0] for outputs in texts]
+        with reporter(progress, len(order)) as tell:
+            for start in range(0, len(order), size):
+                places = order[start : start + size]
+                found = self._generate([rows[place] for place in places], places, chosen, most, are_texts, control)
+                for place, outputs in zip(places, found, strict=True):
+                    results[place] = outputs
+                tell(len(places))
+        return [outputs if each > 1 else outputs[0] for outputs in results]
+
+    def stream(
+        self,
+        input: Any,
+        max_new_tokens: int | None = None,
+        *,
+        cancel: CancelToken | None = None,
+        timeout: float | None = None,
+        **settings: Any,
+    ) -> Iterator[Any]:
+        """Generate for one text or one row of token ids, and give out what there is while it is made.
+
+        Args:
+            input: A text, or token ids.
+            max_new_tokens: As for `generate`.
+            cancel: Ends the stream from elsewhere.
+            timeout: Seconds after which it ends.
+            **settings: As for `generate`; one output, and no beams.
+
+        Yields:
+            Parts of the text, none of them empty, which together are what `generate` gives; or the ids.
+
+        Raises:
+            InputError: As for `generate`, before the first part.
+        """
+        control = Control(cancel, timeout)
+        chosen, most = self._stream_settings(max_new_tokens, settings)
+        [row], are_texts = self._to_rows([input], self._reads)
+        return self._parts(self._begin([row], most, control), chosen, are_texts, control)
+
+    def _parts(self, begun: Begun, settings: GenerationSettings, are_texts: bool, control: Control) -> Iterator[Any]:
+        """Continue one row: parts of its text, or its ids."""
+        stopping = self._stopping(begun, settings, are_texts)
+        sampler = Sampler(settings.seed, [0]) if settings.do_sample else None
+        given = 0
+        for [text] in continue_rows(begun, settings, stopping, self._ends, sampler, control):
+            if are_texts and text:
+                yield text
+            elif not are_texts:
+                yield from stopping.rows[0][given:]
+                given = len(stopping.rows[0])
+
+    async def generate_async(self, *args: Any, **named: Any) -> list[Any]:
+        """Do what `generate` does without holding up the event loop; cancelling the task ends it."""
+        return await self._async(self.generate, *args, **named)
 
     def _generate(
-        self, rows: list[list[int]], places: list[int], settings: GenerationSettings, most: int, control: Control
-    ) -> list[list[list[int]]]:
+        self,
+        rows: list[list[int]],
+        places: list[int],
+        settings: GenerationSettings,
+        most: int,
+        are_texts: bool,
+        control: Control,
+    ) -> list[list[Any]]:
         """Generate for one batch: per row its outputs, num_return_sequences of them."""
         each = settings.num_return_sequences
         if settings.num_beams > 1:
             found = search_beams(self._begin(rows, most, control), settings, self._ends, control)
-            return [[tokens for tokens, _ in texts] for texts in found]
+            best = [[tokens for tokens, _ in texts] for texts in found]
+            return [self._tokenizer.decode(outputs) for outputs in best] if are_texts else best
         begun = self._begin([row for row in rows for _ in range(each)], most, control)
-        outputs: list[list[int]] = [[] for _ in begun.tokens]
+        stopping = self._stopping(begun, settings, are_texts and bool(settings.stop))
         sampler = None
         if settings.do_sample:
             sampler = Sampler(settings.seed, [place * each + copy for place in places for copy in range(each)])
-        for step in continue_rows(begun, settings, self._ends, sampler, None, control):
-            for place, token in step:
-                outputs[place].append(token)
+        steps = list(continue_rows(begun, settings, stopping, self._ends, sampler, control))
+        outputs: list[Any] = stopping.rows
+        if are_texts and settings.stop:  # a stop string may end within a token
+            outputs = ["".join(parts) for parts in zip(*steps, strict=True)]
+        elif are_texts:
+            outputs = self._tokenizer.decode(stopping.rows)
         return [outputs[start : start + each] for start in range(0, len(outputs), each)]
+
+    def _stopping(self, begun: Begun, settings: GenerationSettings, are_texts: bool) -> Stopping:
+        ends = {*self._ends, *settings.stop_token_ids}
+        if not (are_texts or settings.stop):
+            return Stopping(begun.limits, end_ids=ends)
+        tokenizer = self._tokenizer
+        return Stopping(
+            begun.limits,
+            end_ids=ends,
+            stop=settings.stop,
+            decode=lambda row: tokenizer.decode([row])[0],
+            byte_tokens=tokenizer.byte_tokens,
+        )
 
     def _settings(self, max_new_tokens: int | None, settings: dict[str, Any]) -> tuple[GenerationSettings, int]:
         _, most = self._generation(max_new_tokens)
@@ -129,6 +204,16 @@ class Generator(Model):
             chosen = GenerationSettings(max_new_tokens=most, **settings)
         except TypeError as error:
             raise InputError(f"{error}") from error
+        return chosen, most
+
+    def _stream_settings(self, max_new_tokens: int | None, settings: dict[str, Any]) -> tuple[GenerationSettings, int]:
+        """Check settings of what is given out early: they must not make several texts side by side."""
+        chosen, most = self._settings(max_new_tokens, settings)
+        if chosen.num_beams > 1 or chosen.num_return_sequences > 1:
+            raise InputError(
+                "a stream is one text of which nothing is taken back; leave num_beams and num_return_sequences out, or "
+                "use generate()"
+            )
         return chosen, most
 
     def _limits(self, lengths: Sequence[int], most: int) -> list[int]:

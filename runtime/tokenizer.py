@@ -1,9 +1,12 @@
 """A bundle's tokenizer.json: from texts to ids and back."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tfm.errors import BundleError, InputError
+
+from .generation.text import byte_token_ids
 
 
 class Tokenizer:
@@ -57,14 +60,18 @@ class Tokenizer:
         # not encode_batch: its pool of threads does not survive a fork
         return [self.encoding(text).ids for text in texts]
 
-    def encoding(self, text: str) -> Any:
+    def encoding(self, text: str, *, special: bool = True) -> Any:
         """Tokenize one text into a `tokenizers.Encoding`, which knows where in the text each token is.
+
+        Args:
+            text: The text.
+            special: Whether special tokens are added, such as one that starts a text.
 
         Raises:
             InputError: As `encode`.
         """
         try:
-            encoding = self._tokenizer.encode(text)
+            encoding = self._tokenizer.encode(text, add_special_tokens=special)
         except Exception as error:  # tokenizers raises no narrower class
             raise InputError(f"the text {text!r} cannot be tokenized: {error}") from error
         ids: list[int] = encoding.ids
@@ -76,6 +83,11 @@ class Tokenizer:
                 f"{text[start:end]!r} in the text {text!r} (at {start}) is not in the model's vocabulary; replace it"
             )
         return encoding
+
+    @cached_property
+    def byte_tokens(self) -> frozenset[int]:
+        """Ids that stand for one byte each: a text can be told only when a run of them has ended."""
+        return byte_token_ids(self._tokenizer.get_vocab())
 
     def id_of(self, token: str) -> int | None:
         """Look a token's id up; None: there is no such token."""

@@ -3,7 +3,7 @@
 Shapes: B rows, K beams, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,7 @@ from .logits import process_logits
 from .sampling import Sampler, log_softmax, softmax
 from .settings import GenerationSettings, processors
 from .state import DecoderState
-
-Stopped = Callable[[int, list[int]], bool]
-"""Whether a row, by its place and its new tokens, has come to a stop that is none of a token."""
+from .stopping import Stopping
 
 
 @dataclass(kw_only=True)
@@ -40,33 +38,31 @@ class Begun:
 def continue_rows(
     begun: Begun,
     settings: GenerationSettings,
+    stopping: Stopping,
     end_ids: Sequence[int],
     sampler: Sampler | None = None,
-    stopped: Stopped | None = None,
     control: Control | None = None,
-) -> Iterator[list[tuple[int, int]]]:
+) -> Iterator[list[str]]:
     """Generate, one token of every row that has not ended at a time.
 
     Rows that have ended leave the batch once they are a quarter of it.
 
     Args:
         begun: Where to go on from; its `tokens` grow, end tokens included.
-        settings: Which processors the logits go through, and more tokens that end a row.
-        end_ids: Tokens that end a row.
+        settings: Which processors the logits go through.
+        stopping: When a row ends; collects what is generated.
+        end_ids: The bundle's end tokens.
         sampler: Draws, with a generator for each row; None: the likeliest token is taken.
-        stopped: What else ends a row.
         control: What may end it all before its time.
 
     Yields:
-        The place of each row that got a token and did not end with it, and that token.
+        After every token, the new text of each row, where `stopping` makes texts.
     """
     state, logits_BV = begun.state, begun.logits_BV
-    ends = np.array(sorted({*end_ids, *settings.stop_token_ids}), np.int64)
     prompts = [len(row) for row in begun.tokens]
-    places, done_B = np.arange(len(prompts)), np.zeros(len(prompts), bool)
+    places = np.arange(len(prompts))
     chain = None
     while True:
-        tokens = [begun.tokens[place] for place in places]
         if chain is None:
             chain = processors(
                 settings,
@@ -75,27 +71,18 @@ def continue_rows(
                 eos_token_ids=end_ids,
                 vocabulary=logits_BV.shape[-1],
             )
-        scores_BV = process_logits(chain, tokens, logits_BV)
+        scores_BV = process_logits(chain, [begun.tokens[place] for place in places], logits_BV)
         next_B = scores_BV.argmax(-1) if sampler is None else sampler.draw(softmax(scores_BV))
-        ended_B = np.isin(next_B, ends)
-        found = []
-        for b, (place, token) in enumerate(zip(places.tolist(), next_B.tolist(), strict=True)):
-            if done_B[b]:
-                continue
-            row = begun.tokens[place]
-            row.append(token)
-            if not ended_B[b]:
-                found.append((place, token))
-                ended_B[b] = len(row) - prompts[place] >= begun.limits[place] or (
-                    stopped is not None and stopped(place, row[prompts[place] :])
-                )
-        done_B |= ended_B
-        yield found
-        if done_B.all():
+        token_B = np.zeros(len(prompts), np.int64)
+        token_B[places] = next_B
+        for place in places[~stopping.done_B[places]]:
+            begun.tokens[place].append(int(token_B[place]))
+        yield stopping.push(token_B)
+        if stopping.done:
             return
-        if 4 * done_B.sum() >= len(done_B):
-            left = np.flatnonzero(~done_B)
-            places, done_B, next_B, chain = places[left], done_B[left], next_B[left], None
+        left = np.flatnonzero(~stopping.done_B[places])
+        if 4 * (len(places) - len(left)) >= len(places):
+            places, next_B, chain = places[left], next_B[left], None
             state.select(left)
             if sampler is not None:
                 sampler.select(left)
@@ -156,8 +143,7 @@ def continue_greedily(
     """
     rows = [list(row) for row in prompts]
     begun = Begun(state=state, logits_BV=state.read(rows), tokens=rows, limits=[limit] * len(rows))
-    found: list[list[int]] = [[] for _ in rows]
-    for step in continue_rows(begun, GenerationSettings(), end_ids):
-        for place, token in step:
-            found[place].append(token)
-    return found
+    stopping = Stopping(begun.limits, end_ids=end_ids)
+    for _ in continue_rows(begun, GenerationSettings(), stopping, end_ids):
+        pass
+    return stopping.rows

@@ -53,7 +53,7 @@ class DecoderState:
         Args:
             rows: Ids, at least one in each; where rows of different length follow on what was read before, the longest
                 must fit in after the longest.
-            control: What may end it before its time; the state is then of no more use.
+            control: What may end it before its time; the state is then as it was before.
 
         Returns:
             Logits of the token that follows each row, (B, V).
