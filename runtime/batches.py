@@ -76,7 +76,7 @@ def batches(rows: Sequence[Sequence[int]], size: int, pad: int = 0) -> Iterator[
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad: int = 0) -> tuple[Array, Array]:
-    """Pad rows, at least one, on the right: their ids (B, S), int64, and which of them are real, (B, S), int64 0 or 1."""
+    """Pad rows, at least one, on the right: ids (B, S), int64, and which of them are real, (B, S), int64 0 or 1."""
     ids_BS = np.full((len(rows), max(map(len, rows))), pad, np.int64)
     mask_BS = np.zeros_like(ids_BS)
     for b, row in enumerate(rows):
