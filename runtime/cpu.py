@@ -95,8 +95,6 @@ def _folders(root: Path, point: str, top: str, path: str) -> list[Path]:
         inside = PurePosixPath(path).relative_to(top)
     except ValueError:  # the group lies outside what is mounted here: what is mounted limits it all the same
         return [mounted]
-    if ".." in inside.parts:
-        return [mounted]
     return [mounted / inside, *(mounted / parent for parent in inside.parents)]
 
 

@@ -144,8 +144,8 @@ def shared_session(path: Path, digest: str, provider: str, threads: int) -> Any:
     """Open a graph, or give the session that some other model in this process has open for the same content.
 
     A session lives as long as anything refers to it, so that no model can close it under another. Sessions may be run
-    from many threads at once. Of MiniLM's fp32 graph (90 MB) a first session took 94 MiB, or 43 MiB with its weights in
-    a file beside it; a second one of its own 96 or 42 MiB more, a shared one none (resident set, onnxruntime 1.32).
+    from many threads at once. Of MiniLM's fp32 graph (90 MB) a first session took 94 to 105 MiB, or 43 with its weights
+    in a file beside it; a second one of its own 96 or 42 MiB more, a shared one none (resident set, onnxruntime 1.32).
 
     Args:
         path: The ONNX file.
