@@ -143,13 +143,12 @@ def _bias(make: Callable[[], nn.Module], heads: int) -> OpGraph:
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
 
     def draw(generator: torch.Generator, batch: int, length: int, past: int) -> list[Tensor]:
-        del generator, batch
-        return [torch.arange(length) + past, torch.arange(length + past)]
+        del generator
+        return [(torch.arange(length) + past).repeat(batch, 1), torch.arange(length + past)]
 
-    query, key = (
-        Value(name=name, dtype="int64", shape=(size,)) for name, size in (("query", "sequence"), ("key", "total"))
-    )
-    output = Value(name="y", dtype="float32", shape=(1, heads, "sequence", "total"))
+    query = Value(name="query", dtype="int64", shape=("batch", "sequence"))
+    key = Value(name="key", dtype="int64", shape=("total",))
+    output = Value(name="y", dtype="float32", shape=("batch", heads, "sequence", "total"))
     return OpGraph(module, (query, key), (output,), draw)
 
 
@@ -164,7 +163,7 @@ def _relative_cases(form: str, graph: OpGraph, dtype: str) -> Iterator[Case]:
         ]
         y = table[np.array(bucket_ST)].transpose(2, 0, 1)[None]
         check = Check(form=form, output="y", expected=y, where=f"S={len(query)}, T={len(key)}")
-        yield Case(feeds=(query, key), checks=(check,))
+        yield Case(feeds=(query[None], key), checks=(check,))
 
 
 def _alibi_cases(graph: OpGraph, dtype: str) -> Iterator[Case]:
@@ -173,7 +172,7 @@ def _alibi_cases(graph: OpGraph, dtype: str) -> Iterator[Case]:
     for query, key in _places():
         y = oracles.alibi(query, key, heads)
         check = Check(form=f"{heads} heads", output="y", expected=y, where=f"S={len(query)}, T={len(key)}")
-        yield Case(feeds=(query, key), checks=(check,))
+        yield Case(feeds=(query[None], key), checks=(check,))
 
 
 def _places() -> Iterator[tuple[Any, Any]]:
