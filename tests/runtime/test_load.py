@@ -191,6 +191,9 @@ def test_a_module_is_run_on_what_it_was_verified_with(make_bundle, edit_manifest
             continue
         with pytest.raises(error, match="could not run it"):
             load(bundle, provider="cpu")
+    flip_last_byte(bundle / "golden.npz")
+    with pytest.raises(BundleError, match=r"golden.npz was altered: its SHA-256 is not the manifest's"):
+        load(bundle, provider="cpu")
     (bundle / "golden.npz").write_bytes(b"junk")
     remake_digests(bundle)
     with pytest.raises(BundleError, match=r"golden.npz cannot be read"):
