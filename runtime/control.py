@@ -128,7 +128,7 @@ def run(call: Callable[[RunOptions], T], control: Control | None = None) -> T:
     interruptible = threading.get_ident() == _main
     while True:
         options = RunOptions()
-        old = -1
+        old = None
         try:
             if interruptible:
                 old = watchdog().watch_signals(options)
@@ -139,7 +139,7 @@ def run(call: Callable[[RunOptions], T], control: Control | None = None) -> T:
             if not options.terminate:
                 raise
         finally:
-            if interruptible:
+            if old is not None:
                 signal.set_wakeup_fd(old)
             if control is not None:
                 control._end(options)
@@ -177,16 +177,24 @@ class _Watchdog:
         """Take a run's deadline away."""
         self._deadlines.pop(options, None)
 
-    def watch_signals(self, options: RunOptions) -> int:
-        """End the main thread's run when a signal asks to stop, until `signal.set_wakeup_fd` gets what this returns.
+    def watch_signals(self, options: RunOptions) -> int | None:
+        """End the main thread's run when a signal asks to stop.
 
         Where another library already waits for signals in this way, as an event loop does, they stay with it.
+
+        Returns:
+            What `signal.set_wakeup_fd` must get when the run has ended; None: nothing, as this is not really the main
+            thread, which `threading` cannot tell in a program that embeds Python.
         """
         self._interruptible = options
-        old = signal.set_wakeup_fd(self._descriptor, warn_on_full_buffer=False)
-        if old not in (-1, self._descriptor):
-            signal.set_wakeup_fd(old)
-        return old
+        try:
+            old = signal.set_wakeup_fd(self._descriptor, warn_on_full_buffer=False)
+        except ValueError:
+            return None
+        if old in (-1, self._descriptor):  # its own: Ctrl-C came before a run could take it back
+            return -1
+        signal.set_wakeup_fd(old)
+        return None
 
     def _watch(self) -> None:
         while True:
