@@ -46,6 +46,7 @@ def spread(
             try:
                 work(job)
             except BaseException as error:
+                stopped.set()
                 ended.put((job, error))
                 return
             ended.put((job, None))

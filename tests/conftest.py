@@ -52,7 +52,7 @@ def export_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[
     """Export a tiny model of these options; gives role → graph and file."""
     made: dict[tuple[Any, ...], dict[str, Exported]] = {}
 
-    def export(opset: int = 23, **options: Any) -> dict[str, Exported]:
+    def export(opset: int = 24, **options: Any) -> dict[str, Exported]:
         key = (opset, *sorted(options.items()))
         if key not in made:
             folder = tmp_path_factory.mktemp("tiny")
@@ -70,7 +70,7 @@ def to_onnx_once() -> Callable[..., ir.Model]:
     """`to_onnx`, which exports a graph of the same weights only once."""
     made: dict[tuple[Any, ...], bytes] = {}
 
-    def export(graph: Graph, *, opset: int = 23) -> ir.Model:
+    def export(graph: Graph, *, opset: int = 24) -> ir.Model:
         weights = b"".join(value.numpy().tobytes() for value in graph.state_dict().values())
         key = (graph.role, str(graph.model.config), opset, hash(weights))
         if key not in made:
