@@ -74,11 +74,8 @@ class TextStream:
 
     def _shorten(self, text: str) -> None:
         """Let the window begin later, if its text then ends in the same way, and in more than is yet to be given."""
-        start = len(self._window) - _CONTEXT
-        while start < len(self._window) and self._window[start] in self._byte_tokens:
-            start += 1
-        later = self._window[start:]
-        later_text = self._decode(later) if later else ""
+        later = self._window[-_CONTEXT:]
+        later_text = self._decode(later)
         same, waiting = len(later_text) - _UNALIGNED, len(text) - self._given
         if same > waiting and text.endswith(later_text[-same:]):
             self._window, self._given = later, len(later_text) - waiting

@@ -52,6 +52,14 @@ def test_the_greatest_uniform_finds_a_token_of_every_sum():
     assert draw_at(probabilities_BV, np.full(2000, np.nextafter(1, 0))).max() == 4
 
 
+def test_a_large_vocabulary_is_summed_exactly():
+    """Its sum in float32 is off by far more than one token's probability."""
+    size = 200_003
+    uniform_B = np.random.default_rng(0).random(20)
+    drawn_B = draw_at(np.full((20, size), 1 / size, np.float32), uniform_B)
+    assert np.abs(drawn_B - uniform_B * size).max() <= 1
+
+
 def test_draws_follow_the_distribution():
     probabilities_BV = softmax(np.random.default_rng(5).normal(size=(1, 20)).astype(np.float32))
     sampler = Sampler(1, [0])

@@ -96,7 +96,8 @@ def word_ends():
     return trained(model, trainer, pre_tokenizers.WhitespaceSplit(), decoders.BPEDecoder("</w>"))
 
 
-MAKERS = [byte_level, smollm2, word_piece, by_character, unigram, byte_fallback, word_ends]
+REAL_BYTE_LEVEL = pytest.param(smollm2, marks=pytest.mark.slow)  # installed where slow tests run
+MAKERS = [byte_level, REAL_BYTE_LEVEL, word_piece, by_character, unigram, byte_fallback, word_ends]
 
 
 @functools.cache
@@ -146,7 +147,7 @@ def test_long_random_tokens(maker):
         assert "".join(stream(maker, ids)) == tokenizer.decode(ids)
 
 
-@pytest.mark.parametrize("maker", [byte_level, smollm2, word_piece, by_character, unigram, word_ends])
+@pytest.mark.parametrize("maker", [byte_level, REAL_BYTE_LEVEL, word_piece, by_character, unigram, word_ends])
 def test_text_comes_with_its_token(maker):
     """All that is there of complete characters is given at once."""
     tokenizer = made(maker)
@@ -179,13 +180,41 @@ def test_an_incomplete_character_is_shown_at_the_end_alone():
     assert "".join(stream(maker, ids)[:-1]) == "x𓀀"
 
 
+def test_tokens_without_text_do_not_separate_others():
+    """However many there are: the space before "i" is there because "a" is."""
+    maker, tokenizer = unigram, made(unigram)
+    a, i, nothing = (tokenizer.token_to_id(name) for name in ("▁a", "▁i", "</s>"))
+    assert "".join(stream(maker, [a, *[nothing] * 80, i])) == "a i"
+
+
+def test_a_decoder_that_looks_far_back():
+    """Where each token's text depends on how many there were before it, no window may begin later."""
+
+    def decode(ids):
+        return "".join(f"{i}:{token} " for i, token in enumerate(ids))
+
+    texts = TextStream(decode)
+    assert "".join([texts.push(token) for token in range(100)] + [texts.end()]) == decode(range(100))
+
+
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize("text", TEXTS)
 def test_the_cost_of_a_token_does_not_grow(maker, text):
+    ids = made(maker).encode(text).ids
+    check_cost(maker, ids * (3000 // len(ids)))
+
+
+def test_the_cost_of_pieces_of_words_does_not_grow():
+    check_cost(word_piece, [made(word_piece).token_to_id("##ing")] * 3000)
+
+
+def test_the_cost_of_invalid_bytes_does_not_grow():
+    check_cost(byte_level, [made(byte_level).token_to_id("ÿ")] * 3000)
+
+
+def check_cost(maker, ids):
     """A window of at most 32 tokens and one of 16 now and then, but where a run of bytes waits."""
     tokenizer = made(maker)
-    ids = tokenizer.encode(text).ids
-    ids = ids * (3000 // len(ids))
     decoded = 0
 
     def decode(window):
