@@ -257,6 +257,19 @@ except KeyboardInterrupt as error:
             assert process.stdout.read() == "True -1\n"
         assert process.returncode == 0
 
+    def test_ctrl_c_under_asyncio(self, make_bundle):
+        code = """
+import asyncio
+later(signal.SIGINT)
+start = time.monotonic()
+try:
+    asyncio.run(model.run_async(x=x))  # returns when the executor's threads have ended
+except KeyboardInterrupt:
+    print(time.monotonic() - start < whole / 2)
+print(np.array_equal(model.run(x=x)["y"], expected))
+"""
+        assert run_python(code, make_bundle("tower")) == "True\nTrue\n"
+
     def test_a_handler_that_returns_costs_one_run_more(self, make_bundle):
         code = """
 calls = []
