@@ -245,6 +245,18 @@ class Encoder(Batched):
         task = self._token_labelling(ignore_labels)
         return self._stream(task, inputs, window, batch_tokens, cancel, timeout)
 
+    async def embed_async(self, inputs: Inputs, **options: Any) -> npt.NDArray[np.float32]:
+        """Do what `embed` does without holding up the event loop; cancelling the task ends it."""
+        return await self._async(self.embed, inputs, **options)
+
+    async def classify_async(self, inputs: Inputs, **options: Any) -> list[list[Label]]:
+        """Do what `classify` does without holding up the event loop; cancelling the task ends it."""
+        return await self._async(self.classify, inputs, **options)
+
+    async def fill_mask_async(self, inputs: Inputs, **options: Any) -> list[list[Fill]]:
+        """Do what `fill_mask` does without holding up the event loop; cancelling the task ends it."""
+        return await self._async(self.fill_mask, inputs, **options)
+
     def _embedding(self) -> Task[npt.NDArray[np.float32]]:
         self._require("embed", "it has no sentence_embedding, since its checkpoint does not say how to pool")
         return Task("sentence_embedding", lambda item, row, values: values.copy())  # not a view of the whole batch's

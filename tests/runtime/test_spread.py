@@ -1,5 +1,6 @@
 """Work over threads: in full, in any order, and ended at once."""
 
+import asyncio
 import itertools
 import signal
 import subprocess
@@ -239,6 +240,40 @@ def test_a_stream_takes_no_more_memory_the_longer_it_is(encoder):
     finally:
         tracemalloc.stop()
     assert grown < 100_000  # 5,292 were measured, and 825,897 where the results are kept
+
+
+def test_async(wide, monkeypatch):
+    """A task that is cancelled while the twentieth run waits leaves nothing running."""
+    expected = wide.embed(TEXTS)
+    session, count, waiting, ended = (
+        wide._sessions["model on one thread"],
+        itertools.count(),
+        threading.Event(),
+        threading.Event(),
+    )
+    run = session.run
+
+    def held_up(**options):
+        if next(count) >= 101 + 20:
+            waiting.set()
+            assert ended.wait(60)
+        return run(**options)
+
+    async def main():
+        found = await wide.embed_async(TEXTS, timeout=600)
+        task = asyncio.create_task(wide.embed_async(TEXTS))
+        while not waiting.is_set():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        ended.set()
+        return found
+
+    monkeypatch.setattr(session, "run", held_up)
+    np.testing.assert_array_equal(asyncio.run(main()), expected)
+    assert next(count) <= 101 + 20 + 4
+    np.testing.assert_array_equal(wide.embed(TEXTS), expected)
 
 
 INTERRUPTED = """
