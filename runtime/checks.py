@@ -189,7 +189,7 @@ def _refuse_names(arrays: Mapping[str, Any], known: Iterable[str]) -> NoReturn:
 
 
 def _gathered(array: Array, spec: TensorSpec) -> Array:
-    """Copy a view whose items do not lie one after the other: binding it would read what lies between."""
+    """Copy a view whose items do not lie one after the other, as onnxruntime would, whose errors are its own."""
     try:
         return np.require(array, requirements=["C", "A"])
     except MemoryError as error:
