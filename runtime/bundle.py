@@ -92,7 +92,8 @@ def _open(manifest: Manifest, precision: str, provider: str, threads: int) -> di
     check_digests(manifest, [name for name in opened if name in manifest.files])
     sessions = {}
     for role, path in paths.items():
-        sessions[role] = Session(manifest.folder / path, manifest.signature[role], provider, threads)
+        digest = " ".join(manifest.files[name].sha256 for name in (path, path + ".data") if name in manifest.files)
+        sessions[role] = Session(manifest.folder / path, manifest.signature[role], provider, threads, digest)
         arrays: dict[str, Any] | None = _first_inputs(manifest, role)
         if arrays is None:
             continue

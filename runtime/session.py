@@ -13,7 +13,7 @@ from . import control as controls
 from .checks import Array, InputChecks, nearest
 from .control import Control
 from .manifest import Signature
-from .providers import open_session
+from .providers import open_session, shared_session
 
 # Giving memory back takes a run of 1.0 ms (MiniLM, int8, 16 tokens, one thread) 0.1 ms more, so that it is asked for
 # only after a run that took far longer: one of more than eight times the input, and of more than 4 KiB.
@@ -34,8 +34,15 @@ class Session:
         signature: What the graph takes and gives.
     """
 
-    def __init__(self, path: Path, signature: Signature, provider: str, threads: int) -> None:
+    def __init__(self, path: Path, signature: Signature, provider: str, threads: int, digest: str = "") -> None:
         """Open the graph at `path`.
+
+        Args:
+            path: The ONNX file.
+            signature: What the manifest says of it.
+            provider: "cpu" or "cuda".
+            threads: Number of threads within an operator.
+            digest: Of the file and the weights beside it: those of one digest share their weights; "": shares none.
 
         Raises:
             ProviderError: The provider does not run here.
@@ -44,7 +51,10 @@ class Session:
         self.provider, self.threads, self.signature = provider, threads, signature
         self._largest = 0  # bytes of input since memory was last given back
         self._path, self._forks = path, controls.forks()
-        self._session = open_session(path, provider, threads)
+        if digest:
+            self._session = shared_session(path, digest, provider, threads)
+        else:
+            self._session = open_session(path, provider, threads)
         self.check = InputChecks(signature, empty_batch=True)
         self._outputs = [spec.name for spec in signature.outputs]
         for what, nodes, specs in (

@@ -41,7 +41,7 @@ def test_precision_where_there_is_no_int8(make_bundle, edit_manifest):
 
 def test_auto_is_fp16_on_cuda_where_there_is_one(make_bundle, edit_manifest, monkeypatch):
     class Session(runtime.Session):
-        def __init__(self, path, signature, provider, threads):
+        def __init__(self, path, signature, provider, threads, digest=""):
             super().__init__(path, signature, "cpu", threads)
             self.provider = provider
 
@@ -64,7 +64,7 @@ def test_auto_falls_back_to_the_cpu(make_bundle, monkeypatch):
     tried = []
 
     class Session(runtime.Session):
-        def __init__(self, path, signature, provider, threads):
+        def __init__(self, path, signature, provider, threads, digest=""):
             tried.append((path.name, provider))
             if provider == "cuda":
                 raise ProviderError("no CUDA here")
@@ -90,7 +90,7 @@ def test_auto_falls_back_to_the_cpu(make_bundle, monkeypatch):
 class RunsOnlyOnTheCpu(runtime.Session):
     """A session whose graph opens on CUDA, and fails there when it is run."""
 
-    def __init__(self, path, signature, provider, threads):
+    def __init__(self, path, signature, provider, threads, digest=""):
         super().__init__(path, signature, "cpu", threads)
         self.provider = provider
 
@@ -209,7 +209,7 @@ def test_a_module_of_fixed_sizes_is_run(make_bundle, edit_manifest, remake_diges
 
 def test_no_provider_of_several_runs(make_bundle, monkeypatch):
     class Session(runtime.Session):
-        def __init__(self, path, signature, provider, threads):
+        def __init__(self, path, signature, provider, threads, digest=""):
             raise ProviderError(f"no {provider} here")
 
     monkeypatch.setattr("tfm.runtime.bundle.Session", Session)
