@@ -118,7 +118,9 @@ def test_padding(export_tiny: Any, where: str) -> None:
     """
     for graph, make in exported(export_tiny, where).values():
         case = all_padding(graph)
-        assert case is not None
+        if case is None:  # a decoder by itself takes no mask: its rows are padded where no query sees it
+            assert (where, graph.role) in [("llama", "model"), ("alibi", "model"), ("gemma", "model")]
+            continue
         feeds = feeds_of(graph, case)
         run_exactly = open_model(make())
         for name, model in halves(make).items():
