@@ -109,7 +109,7 @@ def test_a_model(export_tiny: Any, where: str) -> None:
                     assert nmse(a, e) <= NMSE, (name, value.name)
 
 
-@pytest.mark.parametrize("where", ["encoder", "decoder", "llama", "t5", "alibi", "gemma"])
+@pytest.mark.parametrize("where", ["encoder", "decoder", "t5"])  # a decoder by itself takes no mask
 def test_padding(export_tiny: Any, where: str) -> None:
     """What is masked does not count, to the last bit; a row of nothing but padding is what it is in float32.
 
@@ -118,9 +118,7 @@ def test_padding(export_tiny: Any, where: str) -> None:
     """
     for graph, make in exported(export_tiny, where).values():
         case = all_padding(graph)
-        if case is None:  # a decoder by itself takes no mask: its rows are padded where no query sees it
-            assert (where, graph.role) in [("llama", "model"), ("alibi", "model"), ("gemma", "model")]
-            continue
+        assert case is not None
         feeds = feeds_of(graph, case)
         run_exactly = open_model(make())
         for name, model in halves(make).items():
