@@ -88,11 +88,13 @@ def _record(graph: Graph, case: list[Tensor]) -> tuple[dict[str, Array], dict[st
 
 
 def _ragged(graph: Graph, generator: torch.Generator, batch: int, length: int, past: int) -> list[Tensor]:
-    """Make inputs of which, where there are rows to pad, some are padded."""
+    """Make inputs of which, where there are several rows, some are padded, or have less in the cache."""
     for _ in range(_TRIES):
         case = graph.sample(generator, batch, length, past)
-        masks = [x for value, x in zip(graph.inputs, case, strict=True) if value.name.endswith("attention_mask")]
-        if batch == 1 or length == 1 or all(not mask.all() for mask in masks):
+        named = {value.name: x for value, x in zip(graph.inputs, case, strict=True)}
+        full = any(mask.all() for name, mask in named.items() if name.endswith("attention_mask")) and length > 1
+        level = past > 0 and bool((named["cache_position"] == past).all())
+        if batch == 1 or not (full or level):
             break
     return case
 

@@ -214,13 +214,13 @@ def test_a_decoder_starts_from_an_empty_cache(toy: Callable[[str], Manifest], tm
     model = load(toy("counter").folder, provider="cpu", threads=1)
     count = 0
     for feeds in calibration.batches("model", 3):
-        assert feeds["past_key_values.0.key"].shape == (len(feeds["input_ids"]), 1, 0, 1)
-        real = feeds["attention_mask"] == 1
-        assert real[:, -1].all()  # padded on the left
-        said = model.run(**feeds)["logits"].argmax(-1)  # UNK wherever a position is wrong
+        assert len(feeds["input_ids"]) == 1  # alone: nothing marks padding
+        assert feeds["past_key_values.0.key"].shape == (1, 1, feeds["input_ids"].shape[1], 1)
+        assert feeds["cache_position"].tolist() == [0]
+        said = model.run(**feeds)["logits"].argmax(-1)  # UNK wherever a place is wrong
         following = np.where(feeds["input_ids"] == 11, TOYS["EOS"], feeds["input_ids"] + 1)
-        assert (said == following)[real].all()
-        count += len(real)
+        assert (said == following).all()
+        count += 1
     assert count == len(calibration) > 0
 
 
@@ -235,7 +235,9 @@ def test_a_decoder_is_taught_by_what_its_model_generates(toy: Callable[[str], Ma
         assert list(feeds) == [spec.name for spec in toy("copier").signature["decoder"].inputs]
         for name in feeds:
             np.testing.assert_array_equal(feeds[name], same[name])
-        assert feeds["past_key_values.0.decoder.key"].shape[2] == 0
+        assert not feeds["past_key_values.0.decoder.key"].any()
+        assert feeds["past_key_values.0.decoder.key"].shape[2] == feeds["input_ids"].shape[1]
+        assert not feeds["cache_position"].any()
         keys_BT = feeds["past_key_values.0.encoder.key"][:, 0, :, 0]  # the toy's keys are its source's ids
         for row, keys, mask in zip(feeds["input_ids"], keys_BT, feeds["encoder_attention_mask"], strict=True):
             source = keys[mask == 1].tolist()
