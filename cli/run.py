@@ -1,92 +1,205 @@
 """`tfm run`: put texts into a bundle and print what comes out."""
 
 import json
+import os
 import sys
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
+
+from tfm.errors import InputError
+
+from .answers import GENERATING, KEYS, Answers, shortened, to_json, to_text
+from .lines import read_lines
+from .repl import converse
 
 if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
     import numpy as np
     from numpy.typing import NDArray
 
+    from tfm.runtime import Model
+
 MOST_COMPARED = 12
+_INTERRUPTED = 130
+_PIPE_CLOSED = 141  # as a command has that SIGPIPE ended
+
+_AT_LEAST_1 = click.IntRange(min=1)
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("texts", metavar="[TEXT]...", nargs=-1)
+@click.option("--file", type=click.File("rb"), help="Read the lines of a file; - is standard input.")
 @click.option(
-    "--max-new-tokens", type=click.IntRange(min=1), help="At most so many new tokens [default: the bundle's]."
+    "--task",
+    type=click.Choice([name.replace("_", "-") for name in KEYS]),
+    help="What to make of a text [default: the first that the bundle has].",
 )
+@click.option("--max-new-tokens", type=_AT_LEAST_1, help="At most so many new tokens [default: the bundle's].")
+@click.option("--stream", is_flag=True, help="Print what is generated while it is made.")
+@click.option("--num-beams", type=_AT_LEAST_1, help="Search the likeliest text by so many beams.")
+@click.option("--do-sample", is_flag=True, default=None, help="Draw tokens, rather than take the likeliest.")
+@click.option("--temperature", type=float, help="Below 1: rather the likely tokens; above: the others too.")
+@click.option("--top-k", type=_AT_LEAST_1, help="Draw from so many tokens; of labels and fills, give so many.")
+@click.option("--top-p", type=float, help="Draw from the likeliest tokens that have this probability together.")
+@click.option("--seed", type=click.IntRange(min=0), help="Draw the same again: the n-th text by SEED + n - 1.")
+@click.option("--stop", multiple=True, help="End the text before this string; may be given more than once.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: one object for TEXTs, else one per line.")
 @click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--precision", default="auto", show_default=True, help="fp32, int8, …: one that the bundle has.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator [default: all usable cores].")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, for machines.")
+@click.option("--threads", type=_AT_LEAST_1, help="Threads within an operator [default: all usable cores].")
+@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds for all TEXTs, or for lines read at once.")
 def run(
     bundle: Path,
     texts: tuple[str, ...],
-    max_new_tokens: int | None,
+    file: BufferedReader | None,
+    task: str | None,
+    stream: bool,
+    as_json: bool,
     provider: str,
     precision: str,
     threads: int | None,
-    as_json: bool,
+    **settings: Any,
 ) -> None:
-    """Run BUNDLE on each TEXT, or on the lines of standard input.
+    """Run BUNDLE on each TEXT; without one, on the lines of --file or standard input, each as soon as it is there.
 
-    A bundle that generates prints what it makes of each text; one that embeds, the embeddings and how similar they are.
+    On a terminal it asks for one text after the other; a decoder then goes on with one conversation.
+
+    Each line gives one line: itself, a tab, and what became of it, line breaks escaped; a blank one gives a blank one.
+    Where a bundle reads single words, each word counts as a line. Long texts are cut, though not in JSON.
     """
-    from tfm.runtime import Encoder, Module, load
+    from tfm.runtime import Module, load
+    from tfm.runtime.generation import GenerationSettings
 
-    lines = list(texts) or _lines_of_stdin()
-    if not any(line.strip() for line in lines):
-        raise click.UsageError(
-            "every TEXT is blank" if texts else "there is no text: give TEXT after BUNDLE, or lines on standard input"
-        )
+    _check_usage(texts, file, stream, as_json)
+    chosen = {name: value for name, value in settings.items() if value not in (None, ())}
     model = load(bundle, provider=provider, precision=precision, threads=threads)
     if isinstance(model, Module):
         raise click.UsageError("this bundle takes arrays, not texts: open it with tfm.runtime.load and call run()")
+    answers = Answers(model=model, task=_task(model, task), settings=chosen)
+    if answers.task in GENERATING:
+        GenerationSettings(**{name: value for name, value in chosen.items() if name != "timeout"})  # before any line
+    else:
+        _check_settings(answers.task, [*chosen, *(["stream"] if stream else [])])
     threads_text = "1 thread" if model.threads == 1 else f"{model.threads} threads"
     click.secho(f"{model.provider} · {model.precision} · {threads_text}", dim=True, err=True)
-    results: list[dict[str, Any]]
-    if isinstance(model, Encoder):
-        if max_new_tokens is not None:
-            raise click.UsageError("--max-new-tokens is for bundles that generate; this one embeds")
-        embeddings_BD = model.embed(lines)
-        results = [{"text": t, "embedding": row.tolist()} for t, row in zip(lines, embeddings_BD, strict=True)]
-    else:
-        generation = model.manifest.generation
-        if generation is not None and generation.split_on_whitespace:
-            lines = [word for line in lines for word in line.split()]
-        outputs = model.generate(lines, max_new_tokens)
-        results = [{"text": text, "output": output} for text, output in zip(lines, outputs, strict=True)]
-
-    if as_json:
-        click.echo(json.dumps({"provider": model.provider, "precision": model.precision, "results": results}))
-    elif isinstance(model, Encoder):
-        _print_embeddings(lines, embeddings_BD)
-    else:
-        width = max(len(text) for text in lines)
-        for text, output in zip(lines, outputs, strict=True):
-            click.echo(f"{text:<{width}}  {output}")
+    generation = model.manifest.generation
+    words = generation is not None and generation.split_on_whitespace
+    try:
+        if texts:
+            _run_texts(answers, [text for line in texts for text in _split(line, words)], stream, as_json)
+        elif file is None and sys.stdin.isatty() and sys.stdout.isatty():
+            converse(answers, words=words, stream=stream, as_json=as_json)
+        else:
+            source = cast(BufferedReader, sys.stdin.buffer) if file is None else file
+            _run_lines(answers, source, words, stream, as_json)
+    except BrokenPipeError:
+        with open(os.devnull, "wb") as nowhere:  # or Python would write the rest at its end, and complain
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        sys.exit(_PIPE_CLOSED)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
 
 
-def _lines_of_stdin() -> list[str]:
-    return [] if sys.stdin.isatty() else [line for line in sys.stdin.read().splitlines() if line.strip()]
+def _check_usage(texts: tuple[str, ...], file: BufferedReader | None, stream: bool, as_json: bool) -> None:
+    if texts and file is not None:
+        raise click.UsageError("TEXT and --file exclude each other")
+    if texts and not any(text.strip() for text in texts):
+        raise click.UsageError("every TEXT is blank")
+    if stream and as_json:
+        raise click.UsageError("--stream and --json exclude each other: an object is printed when it is complete")
 
 
-def _print_embeddings(lines: list[str], embeddings_BD: "NDArray[np.float32]") -> None:
-    """Print each embedding's beginning, and the cosine similarity of each two of a few."""
-    width = max(len(text) for text in lines)
-    for number, (text, row) in enumerate(zip(lines, embeddings_BD.tolist(), strict=True), 1):
-        beginning = " ".join(f"{value:+.4f}" for value in row[:4]) + (" …" if len(row) > 4 else "")
-        click.echo(f"{number:>3}  {text:<{width}}  [{len(row)}]  {beginning}")
-    if not 1 < len(lines) <= MOST_COMPARED:
+def _task(model: "Model", asked: str | None) -> str:
+    """Choose the task that was asked for, or the first; it must be one that the bundle has."""
+    tasks: tuple[str, ...] = getattr(model, "tasks")  # noqa: B009 - every Model's but Module's
+    folder = model.manifest.folder
+    if not tasks:
+        raise click.UsageError(f"{folder} has no task for texts: open it with tfm.runtime.load and call run()")
+    if asked is None:
+        return tasks[0]
+    if asked.replace("-", "_") not in tasks:
+        has = ", ".join(name.replace("_", "-") for name in tasks)
+        raise click.UsageError(f"{folder} has no task {asked}; it has: {has}")
+    return asked.replace("-", "_")
+
+
+def _check_settings(task: str, names: list[str]) -> None:
+    """Refuse what a task that does not generate does not take."""
+    takes = {"timeout"} | ({"top_k"} if task in ("classify", "fill_mask") else set())
+    for name in names:
+        if name not in takes:
+            option, asked = name.replace("_", "-"), task.replace("_", "-")
+            raise click.UsageError(f"--{option} is for bundles that generate; the task here is {asked}")
+
+
+def _split(line: str, words: bool) -> list[str]:
+    """Make every word a text of its own where the bundle reads words; a blank line stays one blank text."""
+    return (line.split() or [""]) if words else [line]
+
+
+def _run_texts(answers: Answers, texts: list[str], stream: bool, as_json: bool) -> None:
+    if stream:
+        for number, text in enumerate(texts):
+            _stream(answers, text, number)
         return
-    norms_B = (embeddings_BD**2).sum(-1) ** 0.5
-    unit_BD = embeddings_BD / norms_B.clip(min=1e-12)[:, None]
+    results = answers.of(texts)
+    if as_json:
+        model, task = answers.model, answers.task
+        objects = [to_json(task, text, result) for text, result in zip(texts, results, strict=True)]
+        click.echo(json.dumps({"provider": model.provider, "precision": model.precision, "results": objects}))
+        return
+    shown = [shortened(text) for text in texts]
+    width = max(map(len, shown))
+    for number, (text, result) in enumerate(zip(shown, results, strict=True), 1):
+        place = f"{number:>3}  " if answers.task == "embed" else ""
+        click.echo(f"{place}{text:<{width}}  {to_text(answers.task, result)}".rstrip())
+    if answers.task == "embed" and 1 < len(results) <= MOST_COMPARED and all(row is not None for row in results):
+        _print_similarities(results)
+
+
+def _run_lines(answers: Answers, source: BufferedReader, words: bool, stream: bool, as_json: bool) -> None:
+    """Print what becomes of each line, in order, as soon as it is known."""
+    name = "standard input" if source is sys.stdin.buffer else source.name
+    line = number = 0
+    for batch in read_lines(source, name):
+        items = [(place, text) for place, one in enumerate(batch, line + 1) for text in _split(one, words)]
+        line, done = line + len(batch), 0
+        texts = [text for _, text in items]
+        try:
+            if stream:
+                for done, text in enumerate(texts):
+                    _stream(answers, text, number + done)
+            else:
+                for text, result in zip(texts, answers.in_order(texts, number), strict=True):
+                    _print_row(answers.task, text, result, as_json)
+                    done += 1
+        except InputError as error:
+            raise InputError(f"line {items[done][0]} of {name}: {error}") from error
+        number += len(items)
+    if not line:
+        click.secho(f"{name} has no lines", dim=True, err=True)
+
+
+def _print_row(task: str, text: str, result: Any, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(to_json(task, text, result)))
+    else:
+        click.echo("" if result is None else f"{shortened(text)}\t{to_text(task, result)}")
+
+
+def _stream(answers: Answers, text: str, number: int) -> None:
+    for part in answers.parts(text, number):
+        click.echo(part, nl=False)
+    click.echo()
+
+
+def _print_similarities(rows: "list[NDArray[np.float32]]") -> None:
+    """Print the cosine similarity of each two embeddings."""
+    units = [row / max(float((row**2).sum() ** 0.5), 1e-12) for row in rows]
     click.echo("\ncosine similarity")
-    click.echo("   " + "".join(f"{number:>8}" for number in range(1, len(lines) + 1)))
-    for number, similarities in enumerate((unit_BD @ unit_BD.T).tolist(), 1):
-        click.echo(f"{number:>3}" + "".join(f"{value:>8.3f}" for value in similarities))
+    click.echo("   " + "".join(f"{number:>8}" for number in range(1, len(rows) + 1)))
+    for number, unit in enumerate(units, 1):
+        click.echo(f"{number:>3}" + "".join(f"{float(unit @ other):>8.3f}" for other in units))

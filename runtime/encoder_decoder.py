@@ -3,10 +3,13 @@
 Shapes: B batch, T source sequence, S target sequence, D model size, V vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+
+from tfm.errors import InputError
 
 from .batches import length_limit, pad_rows
 from .checks import Array, InputChecks
@@ -15,6 +18,7 @@ from .generation.loop import Begun
 from .generation.state import DecoderState, empty_caches
 from .generator import Generator
 from .manifest import Manifest, Signature
+from .model import as_list
 from .session import Session
 
 
@@ -26,6 +30,11 @@ class EncoderDecoder(Generator):
         self._check_ids = InputChecks(_signature_of_ids(manifest.signature["encoder"], manifest.signature["decoder"]))
 
     _batch_size = 64
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the methods that take texts, what the bundle is for first."""
+        return ("generate", "translate")
 
     def run(
         self,
@@ -62,6 +71,28 @@ class EncoderDecoder(Generator):
         feeds = {"input_ids": target_BS, **empty_caches(decoder.signature, *target_BS.shape), **context}
         logits = decoder.run(outputs=["logits"], control=control, **feeds)
         return {**logits, "last_hidden_state": hidden_BTD}
+
+    def translate(self, texts: str | Sequence[str], max_new_tokens: int | None = None, **options: Any) -> list[Any]:
+        """Do what `generate` does, for texts alone.
+
+        Args:
+            texts: What to translate; one str is as a list of one.
+            max_new_tokens: As for `generate`.
+            **options: As for `generate`: batch_size, progress, cancel, timeout, and the settings.
+
+        Returns:
+            For each text what it becomes; with num_return_sequences > 1, a list of so many.
+
+        Raises:
+            InputError: As for `generate`; or there is something else than a text.
+        """
+        items = as_list(texts)
+        for place, item in enumerate(items):
+            if not isinstance(item, str):
+                raise InputError(
+                    f"texts[{place}] must be a str, but is a {type(item).__name__}; generate() takes token ids too"
+                )
+        return self.generate(items, max_new_tokens, **options)
 
     @property
     def _decoder(self) -> Session:

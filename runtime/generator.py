@@ -27,6 +27,11 @@ class Generator(Model):
     """How many go into the graphs at once, unless asked otherwise."""
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the methods that take texts, what the bundle is for first."""
+        return ("generate",)
+
+    @property
     def _decoder(self) -> Session:
         """What gives the next token."""
         raise NotImplementedError

@@ -1,33 +1,15 @@
-import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 
-import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from tfm.cli.answers import to_text
 from tfm.cli.run import run
-from tfm.errors import BundleError, InputError, ProviderError
-
-CONFTEST = Path(__file__).parents[1] / "runtime" / "conftest.py"
-
-
-@pytest.fixture(scope="session")
-def toys():
-    """The hand-built bundles of tests/runtime."""
-    spec = importlib.util.spec_from_file_location("toy_bundles", CONFTEST)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def make_bundle(toys, tmp_path):
-    return lambda kind, **changes: str(toys.write_bundle(tmp_path / kind, kind, **changes))
+from tfm.errors import BundleError, InputError, ProviderError, RunTimeoutError
+from tfm.runtime import load
 
 
 def invoke(*args, text=""):
@@ -44,7 +26,7 @@ def test_generation_in_two_columns(make_bundle):
 def test_words_have_a_line_each(make_bundle):
     bundle = make_bundle("copier")
     assert invoke(bundle, "abc d", "e").stdout == "abc  a b c\nd    d\ne    e\n"
-    assert invoke(bundle, text="abc d\n\ne\n").stdout == "abc  a b c\nd    d\ne    e\n"
+    assert invoke(bundle, text="abc d\n\ne\n").stdout == "abc\ta b c\nd\td\n\ne\te\n"
 
 
 def test_a_decoder(make_bundle):
@@ -90,22 +72,6 @@ def test_embeddings_as_json(make_bundle, toys):
     np.testing.assert_allclose(result["results"][0]["embedding"], 2 * toys.TABLE_VD[[1, 4, 2]].mean(0), atol=1e-6)
 
 
-@pytest.mark.parametrize("text", ["", "\n \n"])
-def test_no_text(make_bundle, text):
-    result = invoke(make_bundle("copier"), text=text)
-    assert result.exit_code == 2
-    assert "there is no text: give TEXT after BUNDLE, or lines on standard input" in result.stderr
-
-
-def test_a_terminal_is_not_read(monkeypatch):
-    def read():
-        raise AssertionError("waits for a person to type")
-
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True, read=read))
-    with pytest.raises(click.UsageError, match="there is no text: give TEXT after BUNDLE"):
-        run.main(["bundle"], standalone_mode=False)
-
-
 def test_blank_texts_are_no_text(make_bundle):
     assert invoke(make_bundle("copier"), " ").exit_code == 2
 
@@ -113,7 +79,7 @@ def test_blank_texts_are_no_text(make_bundle):
 def test_usage(make_bundle):
     result = invoke(make_bundle("encoder"), "a", "--max-new-tokens", "3")
     assert result.exit_code == 2
-    assert "--max-new-tokens is for bundles that generate; this one embeds" in result.stderr
+    assert "--max-new-tokens is for bundles that generate; the task here is embed" in result.stderr
     assert invoke("x", "a", "--provider", "tpu").exit_code == 2
     assert invoke("x", "a", "--threads", "0").exit_code == 2
 
@@ -125,7 +91,7 @@ def test_usage(make_bundle):
         ("copier", ["a", "--precision", "int8"], BundleError, "has no 'int8' graph; it has: fp32"),
         ("copier", ["a", "--provider", "cuda"], ProviderError, "CUDAExecutionProvider"),
         ("copier", ["aßb"], InputError, "'ß' in the text 'aßb' (at 1) is not in the model's vocabulary"),
-        ("encoder without pooling", ["a"], InputError, "has no sentence_embedding"),
+        ("copier", ["a", "--temperature", "2"], InputError, "temperature=2.0 has no effect without do_sample=True"),
     ],
 )
 def test_errors_are_left_to_the_group(make_bundle, monkeypatch, kind, args, error, message):
@@ -133,6 +99,124 @@ def test_errors_are_left_to_the_group(make_bundle, monkeypatch, kind, args, erro
     result = invoke(make_bundle(kind) if kind else "nowhere", *args)
     assert type(result.exception) is error
     assert message in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "message"),
+    [
+        ("encoder without pooling", ["a"], "has no task for texts: open it with tfm.runtime.load and call run()"),
+        ("tower", ["a"], "this bundle takes arrays, not texts"),
+        ("encoder", ["a", "--task", "fill-mask"], "has no task fill-mask; it has: embed"),
+        ("copier", ["a", "--task", "embed"], "has no task embed; it has: generate, translate"),
+        ("encoder", ["a", "--stream"], "--stream is for bundles that generate; the task here is embed"),
+        ("encoder", ["a", "--top-k", "2"], "--top-k is for bundles that generate; the task here is embed"),
+        ("copier", ["a", "--stream", "--json"], "--stream and --json exclude each other"),
+        ("copier", ["a", "--file", "-"], "TEXT and --file exclude each other"),
+    ],
+)
+def test_more_usage(make_bundle, kind, args, message):
+    result = invoke(make_bundle(kind), *args)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_blank_text_among_others_has_an_empty_result(make_bundle):
+    assert invoke(make_bundle("encoder"), "a", " ").stdout.splitlines()[1] == "  2"
+    result = json.loads(invoke(make_bundle("copier"), "a", "", "--json").stdout)
+    assert result["results"] == [{"text": "a", "output": "a"}, {"text": "", "output": None}]
+
+
+def test_each_line_gives_a_line(make_bundle, tmp_path):
+    lines = tmp_path / "lines.txt"
+    lines.write_bytes(b"a\x0bb\r\n\nc\td\n \ne")  # a vertical tab ends no line
+    bundle = make_bundle("encoder")
+    rows = invoke(bundle, "--file", str(lines)).stdout.split("\n")
+    assert [row.split("\t")[0] for row in rows] == ["a\x0bb", "", "c\\td", "", "e", ""]
+    assert [row.count("\t") for row in rows] == [1, 0, 1, 0, 1, 0]
+    objects = [json.loads(line) for line in invoke(bundle, "--file", str(lines), "--json").stdout.splitlines()]
+    assert [one["text"] for one in objects] == ["a\x0bb", "", "c\td", " ", "e"]
+    assert [one["embedding"] and len(one["embedding"]) for one in objects] == [4, None, 4, None, 4]
+
+
+def test_what_comes_before_a_line_that_is_refused_is_printed(make_bundle):
+    result = invoke(make_bundle("copier"), text="ab c\n\nd\nx\ne\n")
+    assert result.stdout == "ab\ta b\nc\tc\n\nd\td\n"
+    assert type(result.exception) is InputError
+    assert str(result.exception).startswith("line 4 of standard input: 'x' in the text 'x' (at 0) is not in the model")
+    streamed = invoke(make_bundle("counter"), "--stream", text="h\n\nx\ne\n")
+    assert streamed.stdout == "\n\n"  # after h, the last id, is the end
+    assert str(streamed.exception).startswith("line 3 of standard input: 'x'")
+
+
+def test_lines_that_are_not_utf8(make_bundle):
+    result = invoke(make_bundle("copier"), text=b"a\nb\nc\xff\n")
+    assert result.stdout == "a\ta\nb\tb\n"
+    assert "line 3 of standard input is not UTF-8 (invalid start byte at its byte 1)" in str(result.exception)
+
+
+def test_no_lines(make_bundle):
+    result = invoke(make_bundle("copier"))
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr.endswith("standard input has no lines\n")
+
+
+def test_many_lines_keep_their_order(make_bundle):
+    letters = ["abcdefgh"[number % 8] * (number % 5) for number in range(1000)]
+    rows = invoke(make_bundle("copier"), text="\n".join(letters) + "\n").stdout.split("\n")[:-1]
+    assert rows == [f"{text}\t{' '.join(text)}" if text else "" for text in letters]
+
+
+def test_long_texts_are_cut_but_not_in_json(make_bundle):
+    bundle, text = make_bundle("encoder"), "a " * 30
+    row = invoke(bundle, text).stdout
+    assert row.startswith("  1  " + text[:39] + "…  [4]  ")
+    assert invoke(bundle, text=text).stdout.startswith(text[:39] + "…\t[4]  ")
+    assert json.loads(invoke(bundle, text, "--json").stdout)["results"][0]["text"] == text
+
+
+def test_streams_are_what_is_generated(make_bundle):
+    assert invoke(make_bundle("copier"), "abc", "d", "--stream").stdout == "a b c\nd\n"
+    assert invoke(make_bundle("counter"), "--stream", "--stop", "f", text="b\ng\n").stdout == "c d e \nh\n"
+
+
+def test_beams_and_translate(make_bundle):
+    result = invoke(make_bundle("copier"), "ab", "--num-beams", "2", "--task", "translate")
+    assert result.stdout == "ab  a b\n"
+
+
+def test_a_timeout(make_bundle):
+    result = invoke(make_bundle("copier"), "ab", "--timeout", "0")
+    assert type(result.exception) is RunTimeoutError
+
+
+def test_a_seed_does_not_depend_on_what_is_drawn_together(make_bundle):
+    bundle, sampling = make_bundle("counter"), ["--do-sample", "--temperature", "9"]
+    texts = list("abcdeabcde")
+    expected = []
+    for number, text in enumerate(texts):
+        model = load(bundle, provider="cpu")
+        expected += model.generate([text], do_sample=True, temperature=9.0, seed=5 + number)
+    assert len(set(expected)) == 10  # so that another seed, or the same for all, would show
+    lines = invoke(bundle, *sampling, "--seed", "5", text="\n".join(texts)).stdout.splitlines()
+    assert [line.split("\t", 1)[1] for line in lines] == expected
+    together = json.loads(invoke(bundle, *texts, *sampling, "--seed", "5", "--json").stdout)
+    assert [one["output"] for one in together["results"]] == expected
+    streamed = invoke(bundle, *sampling, "--seed", "5", "--stream", text="\n".join(texts)).stdout
+    assert streamed.splitlines() == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "result", "text"),
+    [
+        ("classify", [{"label": "good", "score": 0.98765}, {"label": "bad", "score": 0.01}], "good 0.988  bad 0.010"),
+        ("fill_mask", [{"token_str": " cat", "score": 0.5}], "cat 0.500"),
+        ("classify_tokens", [{"word": "Rome", "entity": "LOC", "score": 1.0}], "Rome=LOC 1.000"),
+        ("generate", "a\nb\tc\rd", "a\\nb\\tc\\rd"),
+    ],
+)
+def test_results_as_text(task, result, text):
+    assert to_text(task, result) == text
 
 
 def test_help_does_not_wait_for_onnxruntime():

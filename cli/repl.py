@@ -1,0 +1,69 @@
+"""`tfm run BUNDLE` on a terminal: one answer after the other."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from tfm.errors import TfmError
+
+from .answers import GENERATING, Answers, to_json, to_text
+
+_RESET = "/reset"
+
+
+def converse(answers: Answers, *, words: bool, stream: bool, as_json: bool) -> None:
+    """Answer what a person types until Ctrl-D; Ctrl-C ends an answer, an error does too.
+
+    A decoder goes on with one text, which nothing of is read twice, unless it searches by beams.
+
+    Args:
+        answers: What is made of a text.
+        words: Whether each word is a text of its own.
+        stream: Whether what is generated is printed while it is made; with a decoder it always is.
+        as_json: Print objects for machines.
+    """
+    from tfm.runtime import Decoder
+
+    with contextlib.suppress(ImportError):  # not everywhere; input() then edits no line and recalls none
+        import readline  # noqa: F401
+    model = answers.model
+    decoder = model if isinstance(model, Decoder) and answers.settings.get("num_beams", 1) == 1 else None
+    conversation = None if decoder is None else decoder.conversation()
+    forgets = f"{_RESET} forgets the conversation, " if decoder else ""
+    click.secho(f"Ctrl-C ends an answer, {forgets}Ctrl-D leaves", dim=True, err=True)
+    number = 0
+    while True:
+        try:
+            line = input("> ")
+            if decoder is not None and line.strip() == _RESET:
+                conversation = decoder.conversation()
+                continue
+            texts = line.split() if words and conversation is None else [line] if line.strip() else []
+            for text in texts:
+                parts: Iterator[str] | None = None
+                if conversation is not None:
+                    parts = conversation.reply(text, **answers.seeded(number))
+                elif stream and answers.task in GENERATING:
+                    parts = answers.parts(text, number)
+                _print(answers, text, number, parts, as_json)
+                number += 1
+        except EOFError:
+            click.echo()
+            return
+        except KeyboardInterrupt:
+            click.echo()
+        except (TfmError, UnicodeDecodeError) as error:
+            click.secho(f"{error}", fg="red", err=True)
+
+
+def _print(answers: Answers, text: str, number: int, parts: Iterator[str] | None, as_json: bool) -> None:
+    if parts is not None and not as_json:
+        for part in parts:
+            click.echo(part, nl=False)
+        click.echo()
+        return
+    result: Any = answers.of([text], number)[0] if parts is None else "".join(parts)
+    click.echo(json.dumps(to_json(answers.task, text, result)) if as_json else to_text(answers.task, result))
