@@ -25,6 +25,7 @@ class Conversation:
         self._model = model
         self._state = DecoderState(model._decoder, 1)
         self.tokens: list[int] = []
+        self._turns = 0
 
     def reply(
         self,
@@ -37,7 +38,8 @@ class Conversation:
     ) -> Iterator[Any]:
         """Add a text, or token ids, and go on from there, as `Decoder.stream` does.
 
-        What was given out when the iterator is left, or ended from elsewhere, is part of the conversation.
+        What was given out when the iterator is left, or ended from elsewhere, is part of the conversation. The next
+        reply, or a rewind, ends it.
 
         Args:
             input: A text, to which special tokens are added only at the beginning of a conversation; or token ids.
@@ -50,7 +52,8 @@ class Conversation:
             Parts of the text, or ids where the input is ids.
 
         Raises:
-            InputError: As for `Decoder.stream`; or the conversation has become longer than the model takes.
+            InputError: As for `Decoder.stream`; the conversation has become longer than the model takes; or, from the
+                iterator, it has gone on without this reply.
         """
         control = Control(cancel, timeout)
         chosen, most = self._model._stream_settings(max_new_tokens, settings)
@@ -66,9 +69,21 @@ class Conversation:
         unread = [*self.tokens[int(self._state.length_B[0]) :], *row]
         logits_BV = self._state.read([unread], control)
         self.tokens += row
+        self._turns += 1
         limits = self._model._limits([len(self.tokens)], most)
         begun = Begun(state=self._state, logits_BV=logits_BV, tokens=[self.tokens], limits=limits)
-        return self._model._parts(begun, chosen, is_text, control)
+        return self._of_this_turn(self._turns, self._model._parts(begun, chosen, is_text, control))
+
+    def _of_this_turn(self, turn: int, parts: Iterator[Any]) -> Iterator[Any]:
+        """Give out parts while nothing else uses the cache that they are made with."""
+        while True:
+            if turn != self._turns:
+                raise InputError("the conversation went on after this reply; read a reply to its end, or leave it")
+            try:
+                part = next(parts)
+            except StopIteration:
+                return
+            yield part
 
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` tokens, at least 1, without reading those again.
@@ -78,5 +93,6 @@ class Conversation:
         """
         if check_count("length", length) > len(self.tokens):
             raise InputError(f"the conversation has {len(self.tokens)} tokens, so it cannot be cut to {length}")
+        self._turns += 1
         del self.tokens[length:]
         self._state.length_B[0] = min(int(self._state.length_B[0]), length)

@@ -74,7 +74,7 @@ class BeamSearch:
     @property
     def tokens(self) -> Array:
         """What each running beam has so far without its prompt, int64 (B * K, S)."""
-        return self._running_BKS[:, :, : self._step].reshape(-1, self._step)
+        return self._running_BKS[:, :, : self._step].reshape(self._score_BK.size, self._step)
 
     def advance(self, log_probs: Array) -> tuple[Array, Array]:
         """Take one step.

@@ -72,7 +72,11 @@ def continue_rows(
                 vocabulary=logits_BV.shape[-1],
             )
         scores_BV = process_logits(chain, [begun.tokens[place] for place in places], logits_BV)
-        next_B = scores_BV.argmax(-1) if sampler is None else sampler.draw(softmax(scores_BV))
+        if sampler is None:
+            next_B = scores_BV.argmax(-1)
+        else:
+            scores_BV[stopping.done_B[places]] = 0  # processors may leave nothing to a row that has ended
+            next_B = sampler.draw(softmax(scores_BV))
         token_B = np.zeros(len(prompts), np.int64)
         token_B[places] = next_B
         for place in places[~stopping.done_B[places]]:

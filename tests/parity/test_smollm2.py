@@ -18,6 +18,7 @@ from tfm.runtime import load
 pytestmark = pytest.mark.slow
 
 NEW = 48
+BEAMS, NEW_OF_BEAMS = 4, 24
 
 PROMPTS = [
     "The capital of France is",
@@ -64,18 +65,19 @@ def ours(file: Path) -> Transformer:
 @pytest.fixture(scope="module")
 def expected(theirs: tuple[Any, Any]) -> list[list[int]]:
     """What transformers itself generates, prompt by prompt, without the end token."""
-    tokenizer, model = theirs
-    rows = []
-    for prompt in PROMPTS:
-        ids_1S = torch.tensor([tokenizer(prompt)["input_ids"]])
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            made_1T = model.generate(
-                ids_1S, attention_mask=torch.ones_like(ids_1S), do_sample=False, max_new_tokens=NEW, eos_token_id=2
-            )
-        row = made_1T[0, ids_1S.size(1) :].tolist()
-        rows.append(row[: row.index(2)] if 2 in row else row)
-    return rows
+    return [generate(*theirs, prompt, max_new_tokens=NEW)[0] for prompt in PROMPTS]
+
+
+def generate(tokenizer: Any, model: Any, prompt: str, **settings: Any) -> list[list[int]]:
+    """Texts that transformers gives of a prompt, without the end token."""
+    ids_1S = torch.tensor([tokenizer(prompt)["input_ids"]])
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made_NT = model.generate(
+            ids_1S, attention_mask=torch.ones_like(ids_1S), do_sample=False, eos_token_id=2, pad_token_id=2, **settings
+        )
+    rows = made_NT[:, ids_1S.size(1) :].tolist()
+    return [row[: row.index(2)] if 2 in row else row for row in rows]
 
 
 def test_the_tokenizer_is_transformers(file: Path, theirs: tuple[Any, Any]) -> None:
@@ -115,24 +117,50 @@ def test_eager_continues_as_transformers(file: Path, ours: Transformer, expected
         assert row == want, prompt
 
 
-def test_the_bundle_continues_as_transformers(
-    tmp_path: Path, file: Path, ours: Transformer, expected: list[list[int]]
-) -> None:
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, file: Path, ours: Transformer) -> Any:
+    """The float32 bundle, verified."""
+    folder = tmp_path_factory.mktemp("smollm2")
     (graph,) = graphs_of(ours)
-    path = tmp_path / "onnx" / "model.onnx"
+    path = folder / "onnx" / "model.onnx"
     path.parent.mkdir()
     ir.save(to_onnx(graph), path)
     generator = torch.Generator().manual_seed(0)
     # One row each, so none is padded: at padding, which nothing reads, eager and onnxruntime are both 5e-4 off float64.
     report = verify(graph, path, [graph.sample(generator, 1, 9), graph.sample(generator, 1, 3, past=5)])
     assert report.passed, report.first_fault
+    read_gguf_tokenizer(file).save(str(folder / "tokenizer.json"))
+    write_manifest(folder, ours.config, "llama", [graph], {"fp32": {"model": path}}, 23, gates=[])
+    with load(folder, provider="cpu", precision="fp32") as model:
+        yield model
+
+
+def test_the_bundle_continues_as_transformers(bundle: Any, file: Path, expected: list[list[int]]) -> None:
     tokenizer = read_gguf_tokenizer(file)
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    write_manifest(tmp_path, ours.config, "llama", [graph], {"fp32": {"model": path}}, 23, gates=[])
-    bundle = load(tmp_path, provider="cpu", precision="fp32")
     rows = [tokenizer.encode(prompt).ids for prompt in PROMPTS]
     assert bundle.tokenize(PROMPTS) == rows
     together = bundle.generate(rows, max_new_tokens=NEW)  # ragged, in one batch
     assert together == expected
     assert bundle.generate(rows[:2], max_new_tokens=NEW, batch_size=1) == expected[:2]
     assert bundle.generate(PROMPTS[:2], max_new_tokens=4) == tokenizer.decode_batch([row[:4] for row in expected[:2]])
+
+
+def test_beams_are_those_of_transformers(
+    bundle: Any, file: Path, theirs: tuple[Any, Any], expected: list[list[int]]
+) -> None:
+    """All beams of every prompt, ragged in one batch."""
+    settings = {"num_beams": BEAMS, "num_return_sequences": BEAMS, "max_new_tokens": NEW_OF_BEAMS}
+    tokenizer = read_gguf_tokenizer(file)
+    found = bundle.generate([tokenizer.encode(prompt).ids for prompt in PROMPTS], **settings)
+    assert found == [generate(*theirs, prompt, **settings) for prompt in PROMPTS]
+    assert [texts[0] for texts in found] != [row[:NEW_OF_BEAMS] for row in expected]  # beams find others
+
+
+def test_a_conversation_goes_on_as_transformers(bundle: Any, file: Path, theirs: tuple[Any, Any]) -> None:
+    """Two turns: each reply is what transformers gives for the whole text so far, which ours does not read again."""
+    talk, tokenizer = bundle.conversation(), read_gguf_tokenizer(file)
+    for question in ("Name three colours.", "And three more?"):
+        turn = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        prompt = tokenizer.decode(talk.tokens, skip_special_tokens=False) + turn
+        reply = list(talk.reply(tokenizer.encode(turn).ids, max_new_tokens=NEW_OF_BEAMS))
+        assert [reply] == generate(*theirs, prompt, max_new_tokens=NEW_OF_BEAMS)

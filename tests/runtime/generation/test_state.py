@@ -1,0 +1,175 @@
+"""DecoderState against transformers' own logits of the whole text, which know of no cache."""
+
+import numpy as np
+import pytest
+import torch
+from generation_models import V
+from tiny_bundles import write_bundle
+
+from tfm.errors import RunCancelledError
+from tfm.runtime import CancelToken, load
+from tfm.runtime.control import Control
+from tfm.runtime.generation import state as states
+from tfm.runtime.generation.state import DecoderState
+
+LIMIT = 64
+TOLERANCE = 5e-6  # absolute, of logits up to 2.4; measured over all 130 comparisons of this file: 1.2e-6
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def pair(request, tmp_path_factory):
+    bundle, model = write_bundle(tmp_path_factory.mktemp(request.param), request.param)
+    return load(bundle, provider="cpu", threads=1)._sessions["model"], model
+
+
+def expected(model, rows):
+    with torch.no_grad():
+        return np.stack([model(torch.tensor([row])).logits[0, -1].numpy() for row in rows])
+
+
+def agree(logits_BV, model, rows):
+    np.testing.assert_allclose(logits_BV, expected(model, rows), rtol=0, atol=TOLERANCE)
+
+
+def random_rows(*lengths):
+    return [np.random.default_rng([7, n]).integers(4, V, n).tolist() for n in lengths]
+
+
+def extend(rows, token_B):
+    return [[*row, int(token)] for row, token in zip(rows, token_B, strict=True)]
+
+
+@pytest.mark.parametrize("part", [1, 4, 7, 100])
+def test_reading_in_parts(pair, monkeypatch, part):
+    decoder, model = pair
+    rows = random_rows(17, 1, 4, 8, 5)
+    monkeypatch.setattr(states, "_MOST_LOGITS", len(rows) * V * part + 1)
+    sizes, bind = [], DecoderState._bind
+
+    def noted(state, step):
+        sizes.append(step.ids_BS.shape[1])
+        return bind(state, step)
+
+    monkeypatch.setattr(DecoderState, "_bind", noted)
+    state = DecoderState(decoder, len(rows))
+    agree(state.read(rows), model, rows)
+    assert sum(sizes) == 17
+    assert max(sizes) == min(part, 17)
+    assert state.length_B.tolist() == [17, 1, 4, 8, 5]
+    rows = extend(rows, [9, 8, 7, 6, 5])
+    agree(state.step(np.array([9, 8, 7, 6, 5])), model, rows)  # the cache is whole too
+
+
+def test_rows_of_different_lengths_read_on(pair):
+    decoder, model = pair
+    state, rows = DecoderState(decoder, 3), random_rows(2, 9, 5)
+    state.read(rows)
+    for more in (random_rows(6, 1, 3), random_rows(1, 12, 2)):
+        rows = [[*row, *new] for row, new in zip(rows, more, strict=True)]
+        agree(state.read(more), model, rows)
+    assert state.length_B.tolist() == [9, 22, 10]
+
+
+@pytest.mark.parametrize("block", [1, 5, 32])
+def test_the_cache_grows(pair, monkeypatch, block):
+    """To the model's limit, and from then on no more."""
+    decoder, model = pair
+    monkeypatch.setattr(states, "_BLOCK", block)
+    state, rows = DecoderState(decoder, 2), random_rows(3, 6)
+    state.read(rows)
+    rooms = {state._room}
+    for step in range(LIMIT - 6):
+        token_B = np.array([4 + step % 30, 39 - step % 35])
+        rows = extend(rows, token_B)
+        logits_BV = state.step(token_B)
+        rooms.add(state._room)
+        if step % 9 == 0 or step == LIMIT - 7:
+            agree(logits_BV, model, rows)
+    assert max(rooms) == LIMIT
+    assert len(rooms) > {1: 20, 5: 8, 32: 1}[block]
+
+
+def test_a_row_at_the_limit_leaves_the_others_alone(pair):
+    decoder, model = pair
+    state, rows = DecoderState(decoder, 2), random_rows(LIMIT, 3)
+    agree(state.read(rows), model, rows)
+    for token in range(10, 20):
+        rows[1].append(token)
+        agree(state.step(np.array([token, token]))[1:], model, rows[1:])
+    assert state.length_B.tolist() == [LIMIT, 13]
+
+
+def test_a_step_copies_no_cache(pair):
+    decoder, _ = pair
+    state = DecoderState(decoder, 2)
+    state.read(random_rows(3, 5))
+    before = {name: (value.data_ptr(), value.numpy().copy()) for name, value in state._values.items()}
+    for token in (5, 6, 7):
+        state.step(np.array([token, token]))
+    for name, (address, array) in before.items():
+        after = state._values[name]
+        assert after.data_ptr() == address
+        changed = (after.numpy() != array).any((1, 3))
+        assert changed[0, 3:6].all()
+        assert changed[1, 5:8].all()
+        assert changed.sum() == 6  # nothing else is written
+
+
+@pytest.mark.parametrize("parents", [[0, 0, 0], [2, 0, 1], [1, 1, 2], [0, 1, 2]])
+def test_reorder(pair, parents):
+    decoder, model = pair
+    state, rows = DecoderState(decoder, 3), random_rows(7, 4, 11)
+    state.read(rows)
+    for tokens in ([5, 6, 7], [30, 31, 32]):
+        state.reorder(np.array(parents))
+        rows = extend([rows[parent] for parent in parents], tokens)
+        agree(state.step(np.array(tokens)), model, rows)
+
+
+@pytest.mark.parametrize("chosen", [[1], [2, 0], [0, 0, 1, 1, 2, 2], [2, 1, 0]])
+def test_select(pair, chosen):
+    decoder, model = pair
+    state, rows = DecoderState(decoder, 3), random_rows(7, 4, 31)
+    state.read(rows)
+    state.step(np.array([9, 9, 9]))  # also after a step, whose binding is then another batch's
+    state.select(np.array(chosen))
+    rows = [[*rows[row], 9] for row in chosen]
+    for token in (12, 20):  # the second makes the cache longer
+        tokens = [token + number for number in range(len(chosen))]
+        rows = extend(rows, tokens)
+        agree(state.step(np.array(tokens)), model, rows)
+
+
+@pytest.mark.parametrize("runs_before", [0, 1, 3])
+def test_a_read_that_is_cancelled(pair, monkeypatch, runs_before):
+    """However many of its parts had been read, the state is as it was."""
+    decoder, model = pair
+    monkeypatch.setattr(states, "_MOST_LOGITS", 2 * V * 3)
+    state, rows, token = DecoderState(decoder, 2), random_rows(5, 2), CancelToken()
+    state.read(rows)
+    bind, runs = DecoderState._bind, []
+
+    def cancelling(state, step):
+        if len(runs) == runs_before:
+            token.cancel()
+        runs.append(step)
+        return bind(state, step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DecoderState, "_bind", cancelling)
+        with pytest.raises(RunCancelledError, match="cancelled by its CancelToken; the model stays usable"):
+            state.read(random_rows(14, 13), Control(token))
+    assert len(runs) == runs_before + 1
+    assert state.length_B.tolist() == [5, 2]
+    more = random_rows(3, 6)
+    agree(state.read(more), model, [[*row, *new] for row, new in zip(rows, more, strict=True)])
+
+
+def test_a_step_that_is_cancelled(pair):
+    decoder, model = pair
+    state, rows, token = DecoderState(decoder, 2), random_rows(5, 2), CancelToken()
+    state.read(rows)
+    token.cancel()
+    with pytest.raises(RunCancelledError):
+        state.step(np.array([4, 4]), Control(token))
+    agree(state.step(np.array([8, 9])), model, extend(rows, [8, 9]))

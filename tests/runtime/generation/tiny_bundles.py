@@ -1,0 +1,53 @@
+"""Bundles of the tiny random models of `generation_models`, as an export makes them, with a tokenizer by character."""
+
+import string
+import warnings
+from pathlib import Path
+
+import onnx_ir as ir
+from generation_models import V, make
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+
+from tfm.export import graphs_of, to_onnx
+from tfm.export.manifest import write_manifest
+from tfm.model import load_checkpoint
+
+PAD, BOS, EOS, UNK = 0, 1, 2, 3
+CHARACTERS = string.ascii_lowercase + string.digits
+SEEDS = {"gpt2": 0, "llama": 0, "t5": 2, "marian": 1}  # with others T5 and Marian say little but one token
+
+
+def write_bundle(folder: Path, kind: str):
+    """Export a model's graphs in fp32 as a bundle, in which texts begin with 1 and 2 ends them.
+
+    Returns:
+        The bundle, and the model as transformers reads it from the same checkpoint.
+    """
+    model = make(kind, SEEDS[kind])
+    checkpoint, bundle = folder / "checkpoint", folder / "bundle"
+    model.config.eos_token_id = model.generation_config.eos_token_id = EOS
+    model.config.pad_token_id = model.generation_config.pad_token_id = PAD
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save_pretrained(checkpoint)
+    transformer = load_checkpoint(checkpoint).float()
+    graphs, files = graphs_of(transformer), {}
+    (bundle / "onnx").mkdir(parents=True)
+    for graph in graphs:
+        files[graph.role] = bundle / "onnx" / f"{graph.file}.onnx"
+        ir.save(to_onnx(graph), files[graph.role])
+    tokenizer().save(str(bundle / "tokenizer.json"))
+    write_manifest(bundle, transformer.config, model.config.model_type, graphs, {"fp32": files}, 23, gates=[])
+    return bundle, type(model).from_pretrained(checkpoint).eval()  # Marian's table of positions is not saved
+
+
+def tokenizer() -> Tokenizer:
+    """Make letters and digits ids 4 … 39, and <s> the first of every text."""
+    names = ["<pad>", "<s>", "</s>", "<unk>", *CHARACTERS]
+    assert len(names) == V
+    made = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
+    made.add_special_tokens(names[:4])
+    made.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    made.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", BOS)])
+    made.decoder = decoders.Fuse()
+    return made
