@@ -16,7 +16,7 @@ from .batches import BATCH_TOKENS, check_count, check_rows, pad_rows, plan
 from .control import CancelToken, Control
 from .heads import Task
 from .manifest import Manifest, check_digests
-from .model import Model, as_list
+from .model import Model, as_iterator, as_list
 from .progress import Progress, reporter
 from .session import Session
 from .spread import spread
@@ -80,8 +80,7 @@ class Batched(Model):
         cancel: CancelToken | None,
         timeout: float | None,
     ) -> Iterator[R]:
-        lazy = isinstance(inputs, Iterable) and not isinstance(inputs, (str, bytes))
-        source = iter(inputs if lazy else as_list(inputs))
+        source = as_iterator(inputs)
         size, budget = check_count("window", window), self._budget(batch_tokens)
         stop, control = _controls(cancel, timeout)
 

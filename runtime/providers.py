@@ -16,6 +16,8 @@ import onnxruntime
 
 from tfm.errors import BundleError, InputError, ProviderError
 
+from .arrays import brief
+from .batches import check_count
 from .checks import nearest
 from .cpu import default_threads
 from .saturation import saturates
@@ -69,11 +71,10 @@ def count_threads(threads: int | None) -> int:
     """
     if threads is None:
         return min(default_threads(), MOST_THREADS)
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise InputError(f"threads must be an integer of at least 1, but is {threads!r}")
-    if threads > MOST_THREADS:
-        raise InputError(f"threads must be at most {MOST_THREADS}, but is {threads}")
-    return threads
+    count = check_count("threads", threads)
+    if count > MOST_THREADS:
+        raise InputError(f"threads must be at most {MOST_THREADS}, but is {brief(count)}")
+    return count
 
 
 def session_options(provider: str, threads: int) -> Any:
