@@ -1,6 +1,5 @@
 """What callers pass as an array: lists, tensors, subclasses of ndarray; turned into numpy arrays without loss."""
 
-import reprlib
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy.typing as npt
 from tfm.errors import InputError
 
 from .manifest import TensorSpec
+from .messages import brief, kind_of
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -95,7 +95,7 @@ def look_through(value: Any, depth: int) -> bool:
             raise ValueError("a masked array is in it, whose mask would be lost")
         if isinstance(item, (list, tuple)):
             found |= look_through(item, depth - 1)
-        elif isinstance(item, bool) or getattr(item, "dtype", None) == bool:
+        elif isinstance(item, (bool, np.bool_)) or (isinstance(item, np.ndarray) and item.dtype.kind == "b"):
             found = True
     return found
 
@@ -103,21 +103,6 @@ def look_through(value: Any, depth: int) -> bool:
 def describe(spec: TensorSpec) -> str:
     """Say what an input must be: "int64 [batch, sequence]"."""
     return f"{spec.dtype} [{', '.join(str(dim) for dim in spec.shape)}]"
-
-
-def kind_of(value: Any) -> str:
-    """Name anything's type, in errors: "a list", "an int", "None"."""
-    name = type(value).__name__
-    article = "an" if name[0] in "aeiouAEIOU" or name == "ndarray" else "a"
-    return "None" if value is None else f"{article} {name}"
-
-
-def brief(value: Any) -> str:
-    """Show the beginning of anything's repr, in errors."""
-    try:
-        return reprlib.repr(value)
-    except Exception:  # an integer of more digits than Python prints
-        return f"<{type(value).__name__} that cannot be shown>"
 
 
 def _from_list(value: Any, spec: TensorSpec) -> Array:

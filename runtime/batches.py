@@ -10,9 +10,10 @@ import numpy as np
 
 from tfm.errors import InputError
 
-from .arrays import Array, brief, foreign_array, kind_of, look_through
+from .arrays import Array, foreign_array, look_through
 from .checks import SUM
 from .manifest import Signature
+from .messages import brief, kind_of
 
 
 def check_count(name: str, value: Any) -> int:

@@ -18,7 +18,7 @@ from onnxruntime import RunOptions
 
 from tfm.errors import InputError, RunCancelledError, RunTimeoutError
 
-from .arrays import brief, kind_of
+from .messages import brief, kind_of
 
 T = TypeVar("T")
 

@@ -6,11 +6,11 @@ from typing import Any, TypeVar
 
 from tfm.errors import BundleError, InputError
 
-from .arrays import kind_of
 from .batches import check_count, check_rows
 from .checks import Array
 from .control import CancelToken
 from .manifest import Generation, Manifest, Signature
+from .messages import kind_of
 from .providers import DEVICES
 from .session import Session
 from .tokenizer import Tokenizer
@@ -59,12 +59,12 @@ class Model:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    async def run_async(self, **arrays: Any) -> dict[str, Array]:
+    async def run_async(self, *arrays: Any, **named: Any) -> dict[str, Array]:
         """Do what `run` does without holding up the event loop; cancelling the task ends the run."""
-        return await self._async(self.run, **arrays)
+        return await self._async(self.run, *arrays, **named)
 
     async def _async(
-        self, function: Callable[..., T], *args: Any, cancel: CancelToken | None = None, **named: Any
+        self, function: Callable[..., T], /, *args: Any, cancel: CancelToken | None = None, **named: Any
     ) -> T:
         """Call a function of this model that takes `cancel` in a thread of the running loop's default executor.
 

@@ -16,10 +16,10 @@ import onnxruntime
 
 from tfm.errors import BundleError, InputError, ProviderError
 
-from .arrays import brief
 from .batches import check_count
 from .checks import nearest
 from .cpu import default_threads
+from .messages import brief
 from .saturation import saturates
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -40,7 +40,7 @@ def candidates(provider: str | Sequence[str], fallback: bool = False) -> tuple[s
     Raises:
         ProviderError: A name is unknown, or there is none.
     """
-    names = [provider] if isinstance(provider, str) or not isinstance(provider, Sequence) else list(provider)
+    names = list(provider) if isinstance(provider, (list, tuple)) else [provider]
     if not names:
         raise ProviderError(f"provider is an empty list; name one of: auto, {', '.join(PROVIDERS)}")
     chosen: list[str] = []
@@ -50,7 +50,7 @@ def candidates(provider: str | Sequence[str], fallback: bool = False) -> tuple[s
         elif isinstance(name, str) and name in PROVIDERS:
             chosen.append(name)
         else:
-            raise ProviderError(f"unknown provider {name!r}; {nearest(str(name), ['auto', *PROVIDERS])}")
+            raise ProviderError(f"unknown provider {brief(name)}; {nearest(name, ['auto', *PROVIDERS])}")
     return tuple(dict.fromkeys([*chosen, "cpu"] if fallback else chosen))
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from tfm.errors import BundleError, InputError
 
-from .arrays import brief
 from .generation.text import byte_token_ids
+from .messages import brief
 
 
 class Tokenizer:

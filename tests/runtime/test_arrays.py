@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from tfm.errors import InputError
-from tfm.runtime.arrays import kind_of, to_array
+from tfm.runtime.arrays import to_array
 from tfm.runtime.batches import check_rows
 from tfm.runtime.manifest import Signature, TensorSpec
+from tfm.runtime.messages import kind_of
 
 IDS = TensorSpec(name="input_ids", dtype="int64", shape=("batch", "sequence"), below=9)
 FLOATS = TensorSpec(name="x", dtype="float32", shape=("batch", 2))

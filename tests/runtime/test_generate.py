@@ -195,6 +195,20 @@ def test_wrong_teacher_forcing(copier, arrays, message):
         copier.run(*arrays)
 
 
+def test_teacher_forcing_of_no_rows(copier):
+    none = np.empty((0, 3), np.int64)
+    for mask in (None, none):
+        result = copier.run(none, none[:, :2], mask)
+        assert {name: (array.shape, str(array.dtype)) for name, array in result.items()} == {
+            "logits": ((0, 2, 12), "float32"),
+            "last_hidden_state": ((0, 3, 1), "float32"),
+        }
+    with pytest.raises(InputError, match=r"decoder_input_ids has shape \(1, 2\), .*axis 0 is 1 and must be 0"):
+        copier.run(none, [[1, 1]])
+    with pytest.raises(InputError, match="sequence must be at least 1"):
+        copier.run(none[:, :0], none)
+
+
 def test_decoder_run(counter):
     past = np.array([9, 8, 7, 0, 0, 0], np.float32)[None, None, :, None]
     feeds = {"past_key_values.0.key": past, "past_key_values.0.value": past}

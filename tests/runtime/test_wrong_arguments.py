@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from tfm.errors import InputError
-from tfm.runtime import load
+from tfm.errors import BundleError, InputError, ProviderError
+from tfm.runtime import check_golden, load
+from tfm.runtime.manifest import read_manifest
 
 HUGE = -(10**5000)  # of more digits than Python prints
 
@@ -39,7 +40,7 @@ def test_errors_of_the_callers_own_iterator_pass(encoder):
         raise TypeError("of the caller")
 
     for call in (encoder.embed, lambda inputs: list(encoder.embed_stream(inputs))):
-        with pytest.raises(TypeError, match="^of the caller$"):
+        with pytest.raises(TypeError, match=r"^of the caller$"):
             call(texts())
 
 
@@ -50,19 +51,21 @@ def test_tokenize_takes_one_text_as_a_list_of_one(encoder):
         encoder.tokenize(["a", 3])
 
 
-@pytest.mark.parametrize("count", [0, -1, True, 2.0, "2", None, HUGE])
+@pytest.mark.parametrize("count", [0, -1, True, 2.0, "2", None, HUGE], ids=lambda count: type(count).__name__)
 def test_counts(encoder, count):
     with pytest.raises(InputError, match=r"window must be an integer of at least 1, but is .{1,60}$"):
         encoder.embed_stream("a", window=count)
 
 
-@pytest.mark.parametrize("threads", [0, -1, True, 2.0, "2", [], HUGE, -HUGE, 10**9])
+@pytest.mark.parametrize(
+    "threads", [0, -1, True, 2.0, "2", [], HUGE, -HUGE], ids=lambda threads: type(threads).__name__
+)
 def test_threads(make_bundle, threads):
     with pytest.raises(InputError, match=r"threads must be (an integer of at least 1|at most 1024), but is .{1,60}$"):
         load(make_bundle("encoder"), threads=threads)
 
 
-@pytest.mark.parametrize("timeout", [HUGE, -1, "3"])
+@pytest.mark.parametrize("timeout", [HUGE, -1, "3"], ids=lambda timeout: type(timeout).__name__)
 def test_timeouts(encoder, timeout):
     with pytest.raises(InputError, match=r"timeout must be a number of seconds, at least 0, or None, but is .{1,60}$"):
         encoder.embed("a", timeout=timeout)
@@ -70,3 +73,44 @@ def test_timeouts(encoder, timeout):
 
 def test_a_timeout_larger_than_any_float_never_ends(encoder):
     np.testing.assert_array_equal(encoder.embed("a", timeout=10**400), encoder.embed("a"))
+
+
+@pytest.mark.parametrize("open_bundle", [load, check_golden, read_manifest])
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (None, "a bundle is given by the path of its folder or .zip, a str or a Path, but this is None"),
+        (3, "a bundle is given by .*, but this is an int"),
+        (b"toy.tfm", "a bundle is given by .*, but this is a bytes"),
+        ([1], "a bundle is given by .*, but this is a list"),
+        ("", r'the path of the bundle is empty; pass "\." for the current folder'),
+        ("a\0b", r"'a\\x00b' cannot be looked at: embedded null (byte|character.*); check the path"),
+        ("a\ud800", r"'a\\ud800' cannot be looked at: .*; check the path"),
+        ("x" * 10**5, r"'x{10,60}\.\.\.x{10,60}' cannot be looked at: File name too long; check the path"),
+        ("nowhere.tfm", r"nowhere\.tfm is not there; a bundle is the folder that tfm-export wrote"),
+    ],
+    ids=["None", "int", "bytes", "list", "empty", "NUL", "surrogate", "long", "nowhere"],
+)
+def test_paths(open_bundle, path, message):
+    with pytest.raises(BundleError, match=f"^{message}"):
+        open_bundle(path)
+
+
+@pytest.mark.parametrize("precision", [[], ["int8"], {}, 3, None, b"int8", "x" * 10**6], ids=lambda p: str(p)[:9])
+def test_precisions(make_golden, precision):
+    bundle = make_golden()
+    with pytest.raises(BundleError, match=r"encoder has no .{1,120} graph; it has: fp32, int8$"):
+        load(bundle, precision=precision)
+    if precision not in ([], ["int8"], {}, None):
+        with pytest.raises(BundleError, match=r"encoder has no .{1,120} graph; it has: fp32, int8$"):
+            check_golden(bundle, provider="cpu", precision=precision)
+
+
+@pytest.mark.parametrize(
+    "provider", [[[]], 3, None, {"cpu": 1}, {"cpu"}, b"cpu", "CPU", "", "x" * 10**6], ids=lambda p: str(p)[:9]
+)
+def test_providers(make_bundle, provider):
+    with pytest.raises(ProviderError, match=r"unknown provider .{1,120}; the nearest is '(cpu|cuda|auto)' \(known: "):
+        load(make_bundle("encoder"), provider=provider)
+    with pytest.raises(ProviderError, match="provider is an empty list"):
+        load(make_bundle("copier"), provider=[])
