@@ -184,9 +184,7 @@ def _hidden_states(eager: Transformer, bundle: Encoder) -> Fidelity:
         inputs = _random_inputs(eager.config, generator, length)
         with torch.no_grad():
             expected = eager(next(iter(inputs.values())), src_mask=inputs.get("attention_mask")).flatten(0, 1).numpy()
-        found = bundle.run(cancel=None, timeout=None, **{name: tensor.numpy() for name, tensor in inputs.items()})[
-            "last_hidden_state"
-        ]
+        found = bundle.run(inputs)["last_hidden_state"]
         cosines.append(_cosines(found.reshape(expected.shape), expected))
     joined = np.concatenate(cosines)
     data = "random ids" if eager.config.image_size is None else "random images"
@@ -214,7 +212,7 @@ def _outputs(eager: GenericGraph, bundle: Model) -> list[Fidelity]:
         feeds = {value.name: tensor.numpy() for value, tensor in zip(eager.inputs, inputs, strict=True)}
         with torch.no_grad(), no_fast_path():
             expected = eager(*inputs)
-        actual = bundle.run(cancel=None, timeout=None, **feeds)
+        actual = bundle.run(feeds)
         for value, tensor in zip(eager.outputs, expected, strict=True):
             if value.name in found:
                 found[value.name].append(_cosines(actual[value.name], tensor.numpy()).reshape(-1))
@@ -283,8 +281,7 @@ def _next_tokens(eager: Transformer, bundle: Decoder) -> Fidelity:
     held_out = read_calibration(None, bundle.manifest, count=_PROMPTS, split="held-out")
     for feeds in held_out.batches("model", 1):
         expected = eager.decoder(torch.from_numpy(feeds["input_ids"]))[0].argmax(-1).numpy()
-        named: dict[str, Any] = feeds
-        same += int((bundle.run(**named)["logits"].argmax(-1) == expected).sum())
+        same += int((bundle.run(feeds)["logits"].argmax(-1) == expected).sum())
         count += expected.size
     data = held_out.description.partition(" ")[2].removesuffix(", held out")
     return _fidelity(bundle, "top-1", same / max(count, 1), count, f"next tokens for {data}")

@@ -13,6 +13,7 @@ from torch import Tensor
 from tfm.errors import BundleError, ProviderError, VerificationError
 from tfm.quantize.progress import Stage, silent
 from tfm.runtime import Figures
+from tfm.runtime.locate import folder_of
 from tfm.runtime.manifest import Manifest, check_digests, read_manifest
 
 from .bisect import Reproduction, bisect
@@ -106,7 +107,7 @@ def compare_live(
     Raises:
         TfmError: The bundle or the checkpoint cannot be read, or they are not of the same model.
     """
-    manifest = read_manifest(Path(bundle))
+    manifest = read_manifest(folder_of(bundle))
     check_digests(manifest, manifest.files)
     subject = open_subject(checkpoint, model=model, config=config, nhead=nhead, stage=stage)
     return compare_graphs(

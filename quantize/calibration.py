@@ -151,14 +151,14 @@ class Calibration:
                 f"{manifest.folder} has no fp32 graphs, whose output its decoder is calibrated with; export it again"
             )
         paths = manifest.graphs["fp32"]
-        check_digests(manifest, [n for p in paths.values() for n in (p, p + ".data") if n in manifest.files])
+        check_digests(manifest, [name for path in paths.values() for name in manifest.files_of(path)])
         encoder, decoder = (
             Session(manifest.folder / paths[part], manifest.signature[part], "cpu", count_threads(None))
             for part in ("encoder", "decoder")
         )
         caches = [spec.name for spec in encoder.signature.outputs if spec.name.startswith("present.")]
         for places, feeds in self._padded(size):
-            presents = encoder.run(outputs=caches, control=None, **feeds)
+            presents = encoder.run(feeds, outputs=caches)
             context = {name.replace("present.", "past_key_values."): array for name, array in presents.items()}
             context["encoder_attention_mask"] = feeds["attention_mask"]
             if any(place not in self._targets for place in places):

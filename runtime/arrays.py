@@ -1,6 +1,5 @@
 """What callers pass as an array: lists, tensors, subclasses of ndarray; turned into numpy arrays without loss."""
 
-import reprlib
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy.typing as npt
 from tfm.errors import InputError
 
 from .manifest import TensorSpec
+from .messages import brief, kind_of
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -53,44 +53,51 @@ def foreign_array(name: str, value: Any, wanted: str) -> Array:
     """
     kind = type(value)
     if not hasattr(kind, "__array__") and not hasattr(kind, "__dlpack__"):
-        raise InputError(f"{name} is a {kind.__name__}, but must be a numpy array or a list or a tensor, {wanted}")
+        raise InputError(f"{name} is {kind_of(value)}, but must be a numpy array or a list or a tensor, {wanted}")
     try:
         device = int(value.__dlpack_device__()[0]) if hasattr(kind, "__dlpack_device__") else _HOST[0]
         if device in _HOST:
             array: Any = np.asanyarray(value) if hasattr(kind, "__array__") else np.from_dlpack(value)
     except Exception as error:  # of somebody else's code: any class
         raise InputError(
-            f"{name} is a {kind.__name__} that does not become a numpy array: {error}; convert it to one, {wanted}"
+            f"{name} is {kind_of(value)} that does not become a numpy array: {error}; convert it to one, {wanted}"
         ) from error
     if device not in _HOST:
         where = _DEVICES.get(device, f"a device of DLPack's type {device}")
         raise InputError(
-            f"{name} is a {kind.__name__} in the memory of {where}; copy it to the processor's first, as by .cpu()"
+            f"{name} is {kind_of(value)} in the memory of {where}; copy it to the processor's first, as by .cpu()"
         )
     if isinstance(array, np.ma.MaskedArray):
         raise InputError(f"{name} is a masked array, whose mask would be lost; pass {wanted} and no mask")
     return np.asarray(array)
 
 
-def look_through(value: Any, depth: int) -> None:
+def look_through(value: Any, depth: int) -> bool:
     """Refuse lists that numpy would take for arrays, though they are none: one that contains itself takes it forever.
 
     Args:
         value: A list, or anything else, which passes.
         depth: How deep lists may be nested.
 
+    Returns:
+        Whether a bool is in it, which numpy takes for 0 or 1 where it is among numbers.
+
     Raises:
         ValueError: It is nested deeper, or a masked array is in it.
     """
     if not isinstance(value, (list, tuple)):
-        return
+        return False
     if depth == 0:
         raise ValueError("it is nested too deeply")
+    found = False
     for item in value:
         if isinstance(item, np.ma.MaskedArray):
             raise ValueError("a masked array is in it, whose mask would be lost")
         if isinstance(item, (list, tuple)):
-            look_through(item, depth - 1)
+            found |= look_through(item, depth - 1)
+        elif isinstance(item, (bool, np.bool_)) or (isinstance(item, np.ndarray) and item.dtype.kind == "b"):
+            found = True
+    return found
 
 
 def describe(spec: TensorSpec) -> str:
@@ -98,18 +105,12 @@ def describe(spec: TensorSpec) -> str:
     return f"{spec.dtype} [{', '.join(str(dim) for dim in spec.shape)}]"
 
 
-def brief(value: Any) -> str:
-    """Show the beginning of anything's repr, in errors."""
-    try:
-        return reprlib.repr(value)
-    except Exception:  # an integer of more digits than Python prints
-        return "that cannot be shown"
-
-
 def _from_list(value: Any, spec: TensorSpec) -> Array:
     try:
-        look_through(value, len(spec.shape))
+        has_bool = look_through(value, len(spec.shape))
         raw = np.asarray(value)
+        if has_bool and raw.dtype != bool:
+            raise ValueError("it mixes bool with numbers")
     except Exception as error:  # the items may be somebody else's tensors: any class
         raise InputError(f"{spec.name} is no rectangular list of numbers: {error}; pass {describe(spec)}") from error
     target = np.dtype(spec.dtype)

@@ -16,7 +16,7 @@ from .batches import BATCH_TOKENS, check_count, check_rows, pad_rows, plan
 from .control import CancelToken, Control
 from .heads import Task
 from .manifest import Manifest, check_digests
-from .model import Model, as_list
+from .model import Model, as_iterator, as_list
 from .progress import Progress, reporter
 from .session import Session
 from .spread import spread
@@ -80,8 +80,7 @@ class Batched(Model):
         cancel: CancelToken | None,
         timeout: float | None,
     ) -> Iterator[R]:
-        lazy = isinstance(inputs, Iterable) and not isinstance(inputs, (str, bytes))
-        source = iter(inputs if lazy else as_list(inputs))
+        source = as_iterator(inputs)
         size, budget = check_count("window", window), self._budget(batch_tokens)
         stop, control = _controls(cancel, timeout)
 
@@ -120,7 +119,7 @@ class Batched(Model):
             feeds = {"input_ids": ids_BS, "attention_mask": mask_BS}
             if segments:
                 feeds["token_type_ids"] = np.zeros_like(ids_BS)
-            values = session.run(outputs=[task.output], control=control, **feeds)[task.output]
+            values = session.run(feeds, outputs=task.output, control=control)[task.output]
             for place, value in zip(places, values, strict=True):
                 results[place] = task.finish(items[place], rows[place], value)
 
@@ -160,8 +159,9 @@ class Batched(Model):
             main.opened()  # a closed model opens no graph again
             if _SINGLE not in self._sessions:
                 path = self.manifest.graphs[self.precision]["model"]
-                check_digests(self.manifest, [name for name in (path, path + ".data") if name in self.manifest.files])
-                session = Session(self.manifest.folder / path, main.signature, self.provider, 1)
+                check_digests(self.manifest, self.manifest.files_of(path))
+                file, digest = self.manifest.folder / path, self.manifest.digest(path)
+                session = Session(file, main.signature, self.provider, 1, digest)
                 self._sessions = {**self._sessions, _SINGLE: session}  # anew, since close() may be going through it
                 main.opened()
         return self._sessions[_SINGLE], self.threads

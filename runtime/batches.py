@@ -10,9 +10,10 @@ import numpy as np
 
 from tfm.errors import InputError
 
-from .arrays import Array, brief, foreign_array, look_through
+from .arrays import Array, foreign_array, look_through
 from .checks import SUM
 from .manifest import Signature
+from .messages import brief, kind_of
 
 
 def check_count(name: str, value: Any) -> int:
@@ -22,7 +23,7 @@ def check_count(name: str, value: Any) -> int:
         InputError: It is not.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InputError(f"{name} must be an integer of at least 1, but is {value!r}")
+        raise InputError(f"{name} must be an integer of at least 1, but is {brief(value)}")
     return int(value)
 
 
@@ -119,12 +120,16 @@ def plan(lengths: Sequence[int], batch_tokens: int | None) -> list[list[int]]:
 
 def _as_integers(index: int, row: Any) -> Array:
     name, wanted = f"inputs[{index}]", "a text or a sequence of token ids"
+    if isinstance(row, bytearray) or (isinstance(row, memoryview) and row.itemsize == 1):  # a text's bytes, not ids
+        raise InputError(f"{name} must be {wanted}, but is {kind_of(row)} of bytes; decode it, or pass a list of ids")
     if hasattr(type(row), "__array__") or hasattr(type(row), "__dlpack__"):
         array = foreign_array(name, row, wanted)
     else:
         try:
-            look_through(row, 2)
+            has_bool = look_through(row, 2)
             array = np.asarray(row)
+            if has_bool and array.dtype != bool:
+                raise ValueError("it mixes bool with numbers")
         except Exception as error:  # the items may be somebody else's: any class
             raise InputError(f"{name} is no sequence of token ids: {error}") from error
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):

@@ -2,8 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +12,9 @@ from .decoder import Decoder
 from .encoder import Encoder
 from .encoder_decoder import EncoderDecoder
 from .golden import ARRAYS
+from .locate import folder_of
 from .manifest import Manifest, Signature, check_digests, read_manifest
+from .messages import brief
 from .model import TOKENIZER
 from .module import Module
 from .providers import candidates, count_threads
@@ -52,12 +52,7 @@ def load(
     """
     choices = candidates(provider, fallback)
     threads = count_threads(threads)
-    path = Path(bundle)
-    if path.is_file():
-        from .archive import unpack  # what it imports is not for those who load folders
-
-        path = unpack(path)
-    manifest = read_manifest(path)
+    manifest = read_manifest(folder_of(bundle))
     skipped: dict[str, str] = {}
     for choice in choices:
         chosen = _choose_precision(manifest, precision, choice)
@@ -80,34 +75,34 @@ def _choose_precision(manifest: Manifest, precision: str, provider: str) -> str:
     if precision == "auto":
         wished = ["int8", "fp32"] if provider == "cpu" else ["fp16", "fp32", "int8"]
         return next(name for name in [*wished, *manifest.graphs] if name in manifest.graphs)
-    if precision not in manifest.graphs:
-        raise BundleError(f"{manifest.folder} has no {precision!r} graph; it has: {', '.join(manifest.graphs)}")
+    if not isinstance(precision, str) or precision not in manifest.graphs:
+        raise BundleError(f"{manifest.folder} has no {brief(precision)} graph; it has: {', '.join(manifest.graphs)}")
     return precision
 
 
 def _open(manifest: Manifest, precision: str, provider: str, threads: int) -> dict[str, Session]:
     """Open the graphs of one precision on one provider, each run once."""
     paths = manifest.graphs[precision]
-    opened = [name for path in paths.values() for name in (path, path + ".data")] + [TOKENIZER]
-    check_digests(manifest, [name for name in opened if name in manifest.files])
+    opened = [name for path in paths.values() for name in manifest.files_of(path)]
+    check_digests(manifest, opened + [TOKENIZER] * (TOKENIZER in manifest.files))
     sessions = {}
     for role, path in paths.items():
-        digest = " ".join(manifest.files[name].sha256 for name in (path, path + ".data") if name in manifest.files)
-        sessions[role] = Session(manifest.folder / path, manifest.signature[role], provider, threads, digest)
-        arrays: dict[str, Any] | None = _first_inputs(manifest, role)
+        file, signature = manifest.folder / path, manifest.signature[role]
+        sessions[role] = Session(file, signature, provider, threads, manifest.digest(path))
+        arrays = _first_inputs(manifest, role)
         if arrays is None:
             continue
         try:
-            sessions[role].run(**arrays)
+            sessions[role].run(arrays)
         except Exception as error:  # onnxruntime's errors have no common class below Exception
-            failed = f"opened {manifest.folder / path}, but could not run it: {error}"
+            failed = f"opened {file}, but could not run it: {error}"
             if provider != "cpu":
                 raise ProviderError(f"{provider} {failed}; use 'cpu'") from error
             raise BundleError(f"onnxruntime {failed}; export the bundle again") from error
     return sessions
 
 
-def _first_inputs(manifest: Manifest, role: str) -> dict[str, Any] | None:
+def _first_inputs(manifest: Manifest, role: str) -> dict[str, Array] | None:
     """Make inputs that a graph must take; None: nobody knows of any."""
     signature = manifest.signature[role]
     if manifest.kind != "module" or all(isinstance(dim, int) for spec in signature.inputs for dim in spec.shape):

@@ -15,6 +15,7 @@ from tfm.errors import InputError
 from .arrays import Array as Array
 from .arrays import describe, to_array
 from .manifest import Signature, TensorSpec
+from .messages import brief
 
 MAY_BE_EMPTY = "past_sequence"
 SUM = " + "
@@ -160,10 +161,10 @@ def empty_outputs(signature: Signature, sizes: Mapping[str, int]) -> dict[str, A
     }
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[str]) -> str:
     """Say what is known, the nearest name first: "the nearest is 'b' (known: a, b)"."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    near = difflib.get_close_matches(name if isinstance(name, str) else brief(name), known, n=1, cutoff=0.0)
     return f"the nearest is {near[0]!r} (known: {', '.join(known)})" if near else "there is none"
 
 
@@ -183,7 +184,7 @@ def _batch_of(signature: Signature, dims: Iterable[str]) -> str | None:
 def _refuse_names(arrays: Mapping[str, Any], known: Iterable[str]) -> NoReturn:
     for name in arrays:
         if name not in known:
-            raise InputError(f"there is no input {name!r}; {nearest(name, known)}")
+            raise InputError(f"there is no input {brief(name)}; {nearest(name, known)}")
     missing = [name for name in known if name not in arrays]
     raise InputError(f"the input {missing[0]!r} is missing; the model takes {', '.join(known)}")
 

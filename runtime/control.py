@@ -18,7 +18,11 @@ from onnxruntime import RunOptions
 
 from tfm.errors import InputError, RunCancelledError, RunTimeoutError
 
+from .messages import brief, kind_of
+
 T = TypeVar("T")
+
+_FOREVER = 1e9  # seconds, which are 31 years
 
 
 class CancelToken:
@@ -74,9 +78,10 @@ class Control:
         if timeout is not None and (
             isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0
         ):
-            raise InputError(f"timeout must be a number of seconds, at least 0, or None, but is {timeout!r}")
+            raise InputError(f"timeout must be a number of seconds, at least 0, or None, but is {brief(timeout)}")
         self._cancel, self._timeout = cancel, timeout
-        self._deadline = math.inf if timeout is None else monotonic() + timeout
+        # An int may be larger than any float.
+        self._deadline = math.inf if timeout is None or timeout > _FOREVER else monotonic() + timeout
 
     def check(self) -> None:
         """Return while the call may go on.
@@ -109,7 +114,7 @@ class Control:
 
 def _check_token(name: str, token: object) -> None:
     if token is not None and not isinstance(token, CancelToken):
-        raise InputError(f"{name} must be a CancelToken or None, but is a {type(token).__name__}")
+        raise InputError(f"{name} must be a CancelToken or None, but is {kind_of(token)}")
 
 
 def run(call: Callable[[RunOptions], T], control: Control | None = None) -> T:

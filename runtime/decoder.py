@@ -3,6 +3,7 @@
 Shapes: B batch, S new tokens, C length of the cache, K key/value heads, H head size, V vocabulary.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from .checks import Array
@@ -19,15 +20,23 @@ class Decoder(Generator):
     """A bundle that continues a sequence."""
 
     def run(
-        self, *, cancel: CancelToken | None = None, timeout: float | None = None, **arrays: Any
+        self,
+        arrays: Mapping[str, Any] | None = None,
+        /,
+        *,
+        cancel: CancelToken | None = None,
+        timeout: float | None = None,
+        **named: Any,
     ) -> dict[str, Array]:
         """Run the graph as `Session.run` does.
 
         Args:
+            arrays: By name: input_ids, int64 (B, S); cache_position, how many tokens each row has in the cache
+                already, int64 (B,); and that cache, past_key_values.…, each float32 (B, K, C, H), with room for the new
+                tokens too.
             cancel: Ends the run from elsewhere.
             timeout: Seconds after which the run ends.
-            **arrays: input_ids, int64 (B, S); cache_position, how many tokens each row has in the cache already, int64
-                (B,); and that cache, past_key_values.…, each float32 (B, K, C, H), with room for the new tokens too.
+            **named: The same, each as a keyword.
 
         Returns:
             logits, float32 (B, S, V), and the cache present.…, each (B, K, C, H), with the new tokens in it.
@@ -35,7 +44,7 @@ class Decoder(Generator):
         Raises:
             InputError: An input that the graph must not see.
         """
-        return self._decoder.run(control=Control(cancel, timeout), **arrays)
+        return self._decoder.run(arrays, control=Control(cancel, timeout), **named)
 
     def conversation(self) -> Conversation:
         """Begin a text that goes on and on, of which nothing is read twice."""

@@ -3,7 +3,8 @@
 Shapes: B batch, S sequence, D model size, L labels, V vocabulary.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from .batched import WINDOW, Batched, Inputs
 from .batches import check_count, length_limit
 from .checks import Array
 from .control import CancelToken, Control
-from .heads import Entity, Fill, Label, Task, labelling, mask_filling, token_labelling
+from .heads import Entity, Fill, Label, Squash, Task, find_mask, labelling, mask_filling, read_squash, token_labelling
 from .manifest import TensorSpec
 from .model import as_list
 from .progress import Progress
@@ -41,14 +42,22 @@ class Encoder(Batched):
     """
 
     def run(
-        self, *, cancel: CancelToken | None = None, timeout: float | None = None, **arrays: Any
+        self,
+        arrays: Mapping[str, Any] | None = None,
+        /,
+        *,
+        cancel: CancelToken | None = None,
+        timeout: float | None = None,
+        **named: Any,
     ) -> dict[str, Array]:
         """Run the graph as `Session.run` does.
 
         Args:
+            arrays: By name: input_ids, attention_mask and, where the model has segments, token_type_ids: each int64
+                (B, S).
             cancel: Ends the run.
             timeout: Seconds after which it ends.
-            **arrays: input_ids, attention_mask and, where the model has segments, token_type_ids: each int64 (B, S).
+            **named: The same, each as a keyword.
 
         Returns:
             last_hidden_state, float32 (B, S, D), and what else the manifest's signature names.
@@ -58,7 +67,7 @@ class Encoder(Batched):
             RunCancelledError: The token was cancelled.
             RunTimeoutError: The time is up.
         """
-        return self._sessions["model"].run(control=Control(cancel, timeout), **arrays)
+        return self._sessions["model"].run(arrays, control=Control(cancel, timeout), **named)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -263,17 +272,25 @@ class Encoder(Batched):
 
     def _labelling(self, top_k: int | None) -> Task[list[Label]]:
         self._require("classify", "it has no labels for texts")
-        return labelling(self.manifest, self._outputs["logits"], _check_top_k(top_k))
+        return labelling(self.manifest, self._outputs["logits"], self._squash, _check_top_k(top_k))
 
     def _mask_filling(self, top_k: int | None) -> Task[list[Fill]]:
         self._require("fill_mask", "it predicts no masked tokens")
-        return mask_filling(self.manifest, self._tokenizer, _check_top_k(top_k))
+        return mask_filling(self._tokenizer, *self._mask, _check_top_k(top_k))
 
     def _token_labelling(self, ignore_labels: Sequence[str]) -> Task[list[Entity]]:
         self._require("classify_tokens", "it has no labels for tokens")
         if isinstance(ignore_labels, str):
             raise InputError(f"ignore_labels must be a list of labels, but is the str {ignore_labels!r}")
         return token_labelling(self.manifest, self._outputs["logits"], self._tokenizer, ignore_labels)
+
+    @cached_property
+    def _squash(self) -> Squash:  # cached, as is _mask, since their files are read and compared with their digests
+        return read_squash(self.manifest, int(self._outputs["logits"].shape[-1]))
+
+    @cached_property
+    def _mask(self) -> tuple[str, int]:
+        return find_mask(self.manifest, self._tokenizer)
 
     def _require(self, task: str, why: str) -> None:
         if task not in self.tasks:

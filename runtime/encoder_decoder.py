@@ -27,7 +27,8 @@ class EncoderDecoder(Generator):
 
     def __init__(self, manifest: Manifest, precision: str, sessions: dict[str, Session]) -> None:
         super().__init__(manifest, precision, sessions)
-        self._check_ids = InputChecks(_signature_of_ids(manifest.signature["encoder"], manifest.signature["decoder"]))
+        ids = _signature_of_ids(manifest.signature["encoder"], manifest.signature["decoder"])
+        self._check_ids = InputChecks(ids, empty_batch=True)
 
     _batch_size = 64
 
@@ -69,7 +70,7 @@ class EncoderDecoder(Generator):
         control = Control(cancel, timeout)
         hidden_BTD, context = self._encode(ids_BT, mask_BT, control)
         feeds = {"input_ids": target_BS, **empty_caches(decoder.signature, *target_BS.shape), **context}
-        logits = decoder.run(outputs=["logits"], control=control, **feeds)
+        logits = decoder.run(feeds, outputs="logits", control=control)
         return {**logits, "last_hidden_state": hidden_BTD}
 
     def translate(self, texts: str | Sequence[str], max_new_tokens: int | None = None, **options: Any) -> list[Any]:

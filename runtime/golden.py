@@ -10,7 +10,7 @@ exported; here its NMSE may be `nmse_factor` times as large, since another proce
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,9 @@ from tfm.errors import BundleError, ProviderError, VerificationError
 from .checked_json import CheckedJson
 from .checks import Array
 from .figures import Figures
+from .locate import folder_of
 from .manifest import Manifest, Signature, check_digests, read_manifest
+from .messages import brief
 from .providers import candidates, count_threads
 from .session import Session
 
@@ -145,7 +147,7 @@ def check_golden(
     Every file is compared with its digest first; then every graph runs on the golden inputs.
 
     Args:
-        bundle: Its folder.
+        bundle: Its folder, or a .zip of that.
         provider: "cpu", "cuda", or "auto": CUDA where it runs, else the CPU.
         precision: One or more that the bundle has; None: all.
         threads: Threads within an operator; None: as many as this process may use cores.
@@ -160,11 +162,12 @@ def check_golden(
     """
     providers = candidates(provider)
     threads = count_threads(threads)
-    manifest = read_manifest(bundle)
-    wanted = [precision] if isinstance(precision, str) else manifest.graphs if precision is None else precision
-    for name in wanted:
-        if name not in manifest.graphs:
-            raise BundleError(f"{manifest.folder} has no {name!r} graph; it has: {', '.join(manifest.graphs)}")
+    manifest = read_manifest(folder_of(bundle))
+    wanted = manifest.graphs if precision is None else precision
+    for name in wanted if isinstance(wanted, Collection) and not isinstance(wanted, str) else [wanted]:
+        if not isinstance(name, str) or name not in manifest.graphs:
+            raise BundleError(f"{manifest.folder} has no {brief(name)} graph; it has: {', '.join(manifest.graphs)}")
+    wanted = [wanted] if isinstance(wanted, str) else wanted
     for name in (ARRAYS, LIMITS):
         if name not in manifest.files:
             raise BundleError(
@@ -231,7 +234,7 @@ def _check_graph(
         session = _open(path, signature, providers, threads)
         provider = session.provider
         for number, (inputs, expected) in enumerate(cases):
-            actual = session.run(outputs=None, control=None, **inputs)
+            actual = session.run(inputs)
             for name, found in figures.items():
                 try:
                     found.add(actual[name], expected[name])

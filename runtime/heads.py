@@ -139,10 +139,9 @@ def best(scores: npt.NDArray[np.float64], top_k: int | None) -> list[int]:
     return chosen
 
 
-def labelling(manifest: Manifest, logits: TensorSpec, top_k: int | None) -> Task[list[Label]]:
+def labelling(manifest: Manifest, logits: TensorSpec, squash: Squash, top_k: int | None) -> Task[list[Label]]:
     """Make the task of labelling texts."""
     labels = read_labels(manifest, int(logits.shape[-1]))
-    squash = read_squash(manifest, len(labels))
 
     def finish(item: Any, row: list[int], logits_L: Array) -> list[Label]:
         scores_L = scores_of(logits_L, squash)
@@ -151,8 +150,8 @@ def labelling(manifest: Manifest, logits: TensorSpec, top_k: int | None) -> Task
     return Task(logits.name, finish)
 
 
-def mask_filling(manifest: Manifest, tokenizer: Tokenizer, top_k: int | None) -> Task[list[Fill]]:
-    """Make the task of finding tokens for masks.
+def find_mask(manifest: Manifest, tokenizer: Tokenizer) -> tuple[str, int]:
+    """Find the token that stands for a masked one, and its id.
 
     Raises:
         InputError: The tokenizer has no mask.
@@ -160,10 +159,14 @@ def mask_filling(manifest: Manifest, tokenizer: Tokenizer, top_k: int | None) ->
     """
     named = read_mask_token(manifest)
     names = _MASKS if named is None else (named,)
-    mask = next((name for name in names if tokenizer.id_of(name) is not None), None)
-    if mask is None:
-        raise InputError(f"{manifest.folder}: its tokenizer has no mask, which was looked for as {' or '.join(names)}")
-    mask_id = tokenizer.id_of(mask)
+    for name in names:
+        if (mask_id := tokenizer.id_of(name)) is not None:
+            return name, mask_id
+    raise InputError(f"{manifest.folder}: its tokenizer has no mask, which was looked for as {' or '.join(names)}")
+
+
+def mask_filling(tokenizer: Tokenizer, mask: str, mask_id: int, top_k: int | None) -> Task[list[Fill]]:
+    """Make the task of finding tokens for masks."""
 
     def check(place: int, row: list[int]) -> None:
         if mask_id not in row:

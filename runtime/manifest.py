@@ -11,6 +11,7 @@ from typing import Any
 from tfm.errors import BundleError
 
 from .checked_json import CheckedJson
+from .locate import path_of
 
 SCHEMA = 1
 ROLES: dict[str, tuple[str, ...]] = {
@@ -127,6 +128,14 @@ class Manifest:
     opset: int
     gates: tuple[Any, ...]
 
+    def files_of(self, graph: str) -> list[str]:
+        """List a graph's file and, where it has one, that of its weights."""
+        return [name for name in (graph, graph + ".data") if name in self.files]
+
+    def digest(self, graph: str) -> str:
+        """Tell a graph's content, weights included, from any other's."""
+        return " ".join(self.files[name].sha256 for name in self.files_of(graph))
+
 
 def read_manifest(bundle: str | os.PathLike[str]) -> Manifest:
     """Read a bundle's manifest and check that every file it lists is there, with its size.
@@ -140,7 +149,7 @@ def read_manifest(bundle: str | os.PathLike[str]) -> Manifest:
     Raises:
         BundleError: It is no bundle, its manifest is of another schema or malformed, or a file is missing or altered.
     """
-    folder = Path(bundle)
+    folder = path_of(bundle)
     if not folder.is_dir():
         state = "a file, not a folder" if folder.exists() else "not there"
         raise BundleError(f"{folder} is {state}; a bundle is the folder that tfm-export wrote")

@@ -1,6 +1,6 @@
 """What every opened bundle has in common."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ from .batches import check_count, check_rows
 from .checks import Array
 from .control import CancelToken
 from .manifest import Generation, Manifest, Signature
+from .messages import kind_of
 from .providers import DEVICES
 from .session import Session
 from .tokenizer import Tokenizer
@@ -58,12 +59,12 @@ class Model:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    async def run_async(self, **arrays: Any) -> dict[str, Array]:
+    async def run_async(self, *arrays: Any, **named: Any) -> dict[str, Array]:
         """Do what `run` does without holding up the event loop; cancelling the task ends the run."""
-        return await self._async(self.run, **arrays)
+        return await self._async(self.run, *arrays, **named)
 
     async def _async(
-        self, function: Callable[..., T], *args: Any, cancel: CancelToken | None = None, **named: Any
+        self, function: Callable[..., T], /, *args: Any, cancel: CancelToken | None = None, **named: Any
     ) -> T:
         """Call a function of this model that takes `cancel` in a thread of the running loop's default executor.
 
@@ -79,13 +80,19 @@ class Model:
             token.cancel()
             raise
 
-    def tokenize(self, texts: list[str]) -> list[list[int]]:
+    def tokenize(self, texts: str | Iterable[str]) -> list[list[int]]:
         """Turn texts into token ids as `embed` and `generate` do, special tokens and truncation included.
 
+        Args:
+            texts: Texts; one str is as a list of one.
+
+        Returns:
+            Per text its ids.
+
         Raises:
-            InputError: The bundle has no tokenizer, or a text has no tokens.
+            InputError: The bundle has no tokenizer, or a text is none or has no tokens.
         """
-        return self._tokenizer.encode(texts)
+        return self._tokenizer.encode(as_list(texts))
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -126,8 +133,22 @@ def as_list(inputs: Any) -> list[Any]:
     Raises:
         InputError: They cannot be listed.
     """
+    return list(as_iterator(inputs))
+
+
+def as_iterator(inputs: Any) -> Iterator[Any]:
+    """Go through inputs, one after the other; one str is as a list of one.
+
+    Raises:
+        InputError: They are none, or in no order: what comes out is in the order of what goes in.
+    """
     if isinstance(inputs, str):
-        return [inputs]
-    if isinstance(inputs, bytes) or not isinstance(inputs, Iterable):
-        raise InputError(f"inputs must be texts or rows of token ids, but are a {type(inputs).__name__}")
-    return list(inputs)
+        return iter([inputs])
+    if isinstance(inputs, (set, frozenset, Mapping)):
+        raise InputError(f"inputs must be in order, but are {kind_of(inputs)}; pass a list of its items")
+    try:
+        if not isinstance(inputs, (bytes, bytearray, memoryview)):
+            return iter(inputs)
+    except TypeError:  # an array of no dimensions has __iter__, and yet cannot be gone through
+        pass
+    raise InputError(f"inputs must be texts or rows of token ids, but are {kind_of(inputs)}")

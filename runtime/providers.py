@@ -16,8 +16,10 @@ import onnxruntime
 
 from tfm.errors import BundleError, InputError, ProviderError
 
+from .batches import check_count
 from .checks import nearest
 from .cpu import default_threads
+from .messages import brief
 from .saturation import saturates
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -38,7 +40,7 @@ def candidates(provider: str | Sequence[str], fallback: bool = False) -> tuple[s
     Raises:
         ProviderError: A name is unknown, or there is none.
     """
-    names = [provider] if isinstance(provider, str) or not isinstance(provider, Sequence) else list(provider)
+    names = list(provider) if isinstance(provider, (list, tuple)) else [provider]
     if not names:
         raise ProviderError(f"provider is an empty list; name one of: auto, {', '.join(PROVIDERS)}")
     chosen: list[str] = []
@@ -48,7 +50,7 @@ def candidates(provider: str | Sequence[str], fallback: bool = False) -> tuple[s
         elif isinstance(name, str) and name in PROVIDERS:
             chosen.append(name)
         else:
-            raise ProviderError(f"unknown provider {name!r}; {nearest(str(name), ['auto', *PROVIDERS])}")
+            raise ProviderError(f"unknown provider {brief(name)}; {nearest(name, ['auto', *PROVIDERS])}")
     return tuple(dict.fromkeys([*chosen, "cpu"] if fallback else chosen))
 
 
@@ -69,11 +71,10 @@ def count_threads(threads: int | None) -> int:
     """
     if threads is None:
         return min(default_threads(), MOST_THREADS)
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise InputError(f"threads must be an integer of at least 1, but is {threads!r}")
-    if threads > MOST_THREADS:
-        raise InputError(f"threads must be at most {MOST_THREADS}, but is {threads}")
-    return threads
+    count = check_count("threads", threads)
+    if count > MOST_THREADS:
+        raise InputError(f"threads must be at most {MOST_THREADS}, but is {brief(count)}")
+    return count
 
 
 def session_options(provider: str, threads: int) -> Any:

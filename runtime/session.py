@@ -1,6 +1,6 @@
 """One graph of a bundle, ready to run."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from . import control as controls
 from .checks import Array, InputChecks, nearest
 from .control import Control
 from .manifest import Signature
+from .messages import brief, kind_of
 from .providers import open_session, shared_session
 
 # Giving memory back takes a run of 1.0 ms (MiniLM, int8, 16 tokens, one thread) 0.1 ms more, so that it is asked for
@@ -69,32 +70,39 @@ class Session:
                 )
 
     def run(
-        self, *, outputs: Sequence[str] | None = None, control: Control | None = None, **arrays: Any
+        self,
+        arrays: Mapping[str, Any] | None = None,
+        /,
+        *,
+        outputs: str | Sequence[str] | None = None,
+        control: Control | None = None,
+        **named: Any,
     ) -> dict[str, Array]:
         """Run the graph.
 
         Args:
+            arrays: Inputs by name, of the signature's dtypes and shapes: numpy arrays, tensors, or lists where they
+                convert without loss.
             outputs: Names of the outputs to compute; None: all.
             control: What may end the run before its time.
-            **arrays: Every input by name, of the signature's dtypes and shapes: numpy arrays, tensors, or lists where
-                they convert without loss.
+            **named: More inputs; an input whose name is one of these parameters' must be in `arrays`.
 
         Returns:
             The outputs by name; of no rows for inputs of no rows.
 
         Raises:
-            InputError: An input that the graph must not see, or an output that it does not have.
+            InputError: An input that the graph must not see, one that is missing or given twice, an output that it does
+                not have, or a control that is none.
             RunCancelledError: The control's token was cancelled.
             RunTimeoutError: The control's time is up.
             ClosedError: The session is closed.
             ForkError: The session was opened before this process was forked.
         """
         session = self.opened()
-        names = self._outputs if outputs is None else list(outputs)
-        for name in names:
-            if name not in self._outputs:
-                raise InputError(f"there is no output {name!r}; {nearest(str(name), self._outputs)}")
-        feeds = self.check(arrays)
+        if control is not None and not isinstance(control, Control):
+            raise InputError(f"control must be a Control or None, but is {kind_of(control)}")
+        names = self._outputs if outputs is None else self._chosen(outputs)
+        feeds = self.check(named if arrays is None else _joined(arrays, named))
         if not names:
             return {}
         if (empty := self.check.without_rows(feeds)) is not None:
@@ -149,6 +157,16 @@ class Session:
         """Let go of the graph: runs that have begun finish, new ones are refused, memory goes with the last of them."""
         self._session = None
 
+    def _chosen(self, outputs: Any) -> list[str]:
+        """Check names of outputs."""
+        names = [outputs] if isinstance(outputs, str) else outputs
+        if isinstance(names, (bytes, bytearray, memoryview)) or not isinstance(names, Collection):
+            raise InputError(f"outputs must be a list of names, but is {kind_of(outputs)}")
+        for name in names:
+            if not isinstance(name, str) or name not in self._outputs:
+                raise InputError(f"there is no output {brief(name)}; {nearest(name, self._outputs)}")
+        return list(names)
+
     def _run(self, call: Callable[[Any], T], size: int, control: Control | None) -> T:
         """Run with RunOptions; after an input far larger than this one's `size` bytes, its memory is given back."""
         shrink = self.provider == "cpu" and self._largest > _FAR_LARGER * max(size, _SMALL)
@@ -176,3 +194,14 @@ class Session:
         if session is None:
             raise ClosedError(f"{self._path} was closed; load the model again")
         return session
+
+
+def _joined(arrays: Any, named: Mapping[str, Any]) -> dict[str, Any]:
+    """Put inputs that were given by a mapping and by keywords together."""
+    if not isinstance(arrays, Mapping):
+        raise InputError(
+            f"inputs are given by name, as run(x=…) or run({{'x': …}}), but what was given is {kind_of(arrays)}"
+        )
+    if twice := arrays.keys() & named.keys():
+        raise InputError(f"the input {min(twice)!r} is given twice, in the mapping and by its name; leave one out")
+    return {**arrays, **named}

@@ -7,6 +7,7 @@ from typing import Any
 from tfm.errors import BundleError, InputError
 
 from .generation.text import byte_token_ids
+from .messages import brief
 
 
 class Tokenizer:
@@ -55,7 +56,7 @@ class Tokenizer:
         """Tokenize texts, special tokens included.
 
         Raises:
-            InputError: A text has no tokens or cannot be tokenized, or a part of it is refused as unknown.
+            InputError: A text is none, has no tokens or cannot be tokenized, or a part of it is refused as unknown.
         """
         # not encode_batch: its pool of threads does not survive a fork
         return [self.encoding(text).ids for text in texts]
@@ -70,17 +71,20 @@ class Tokenizer:
         Raises:
             InputError: As `encode`.
         """
+        if not isinstance(text, str):  # tokenizers takes more than texts
+            raise InputError(f"a text must be a str, but is {brief(text)}")
         try:
             encoding = self._tokenizer.encode(text, add_special_tokens=special)
         except Exception as error:  # tokenizers raises no narrower class
-            raise InputError(f"the text {text!r} cannot be tokenized: {error}") from error
+            raise InputError(f"the text {brief(text)} {_why_refused(text, error)}") from error
         ids: list[int] = encoding.ids
         if not ids:
-            raise InputError(f"the text {text!r} has no tokens; leave it out")
+            raise InputError(f"the text {brief(text)} has no tokens; leave it out")
         if self._refused_id in ids:
             start, end = encoding.offsets[ids.index(self._refused_id)]
             raise InputError(
-                f"{text[start:end]!r} in the text {text!r} (at {start}) is not in the model's vocabulary; replace it"
+                f"{brief(text[start:end])} in the text {brief(text)} (at {start}) is not in the model's vocabulary; "
+                "replace it"
             )
         return encoding
 
@@ -97,3 +101,13 @@ class Tokenizer:
     def decode(self, rows: list[list[int]], *, skip_special: bool = True) -> list[str]:
         """Turn ids into texts, special tokens left out unless `skip_special` is False."""
         return [self._tokenizer.decode(row, skip_special_tokens=skip_special) for row in rows]
+
+
+def _why_refused(text: str, error: Exception) -> str:
+    """Say why tokenizers refused a text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as wrong:
+        character = text[wrong.start]
+        return f"is not valid Unicode: {character!r} at {wrong.start} is half of a character; decode its bytes again"
+    return f"cannot be tokenized: {error}"

@@ -415,8 +415,24 @@ def tower_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
     return {"onnx/model.onnx": model_of(nodes, inputs, outputs, {"w": w})}, manifest
 
 
+CLASHING = ("outputs", "control", "cancel", "timeout", "self", "function", "arrays")
+
+
+def clashing_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
+    """A module whose inputs have the names of parameters; y is their sum."""
+    inputs, outputs = [floats(name, "batch") for name in CLASHING], [floats("y", "batch")]
+    manifest = {
+        "kind": "module",
+        "graphs": {"fp32": {"model": "onnx/model.onnx"}},
+        "signature": {"model": signature(inputs, outputs)},
+        "generation": None,
+    }
+    return {"onnx/model.onnx": model_of([helper.make_node("Sum", CLASHING, ["y"])], inputs, outputs, {})}, manifest
+
+
 KINDS = {
     "encoder": encoder_parts,
+    "clashing": clashing_parts,
     "encoder without segments": lambda: encoder_parts(segments=False),
     "encoder without pooling": lambda: encoder_parts(pooled=False),
     "copier": copier_parts,

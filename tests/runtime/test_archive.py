@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tfm.errors import BundleError
-from tfm.runtime import archive, load
+from tfm.runtime import archive, check_golden, load
 
 Bundle = Callable[..., Path]
 Edit = Callable[..., None]
@@ -64,6 +64,13 @@ def test_it_opens_as_the_folder_does(make_bundle: Bundle, make: Callable[[Path],
     assert from_zip.tokenize(["a b"]) == [[1, 4, 5, 2]]
     if os.name == "posix":
         assert stat.S_IMODE(from_zip.manifest.folder.stat().st_mode) == 0o700
+
+
+def test_its_golden_outputs(make_golden: Callable[[], Path], temporary: Path) -> None:
+    report = check_golden(zip_folder(make_golden()), provider="cpu")
+    assert report.passed
+    assert report.bundle.parent == temporary
+    assert report.cases == 2
 
 
 def test_it_is_unpacked_once(make_bundle: Bundle, temporary: Path) -> None:

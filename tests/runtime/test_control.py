@@ -173,9 +173,9 @@ def test_malformed_timeouts(tower, rows, timeout):
 
 
 def test_malformed_tokens(tower, rows):
-    with pytest.raises(InputError, match="cancel must be a CancelToken or None, but is a Event"):
+    with pytest.raises(InputError, match="cancel must be a CancelToken or None, but is an Event"):
         tower.run(x=rows[:1], cancel=threading.Event())
-    with pytest.raises(InputError, match="parent must be a CancelToken or None, but is a int"):
+    with pytest.raises(InputError, match="parent must be a CancelToken or None, but is an int"):
         CancelToken(1)
 
 

@@ -63,9 +63,9 @@ def test_without_segments(make_bundle, table):
         ([[1, 2], 3], r"inputs\[1\] must be a text or a sequence of token ids, but is int 3"),
         ([[1, 2], [1, 12]], r"inputs\[1\]\[1\] is 12; ids must be in \[0, 12\)"),
         ([[1, 2], []], r"inputs\[1\] has no tokens; leave it out"),
-        (None, "inputs must be texts or rows of token ids, but are a NoneType"),
+        (None, "inputs must be texts or rows of token ids, but are None"),
         (b"abc", "inputs must be texts or rows of token ids, but are a bytes"),
-        (["a\ud800"], r"the text 'a\\ud800' cannot be tokenized"),
+        (["a\ud800"], r"the text 'a\\ud800' is not valid Unicode: '\\ud800' at 1"),
     ],
 )
 def test_wrong_texts(encoder, texts, message):

@@ -108,7 +108,7 @@ def test_the_cache_is_used(copier, monkeypatch):
         ([4, 5], r"inputs\[0\] must be a text or a sequence of token ids, but is int 4"),
         ([None], r"inputs\[0\] must be a text or a sequence"),
         ([[[4], [4, 5]]], r"inputs\[0\] is no sequence of token ids"),
-        (5, "inputs must be texts or rows of token ids, but are a int"),
+        (5, "inputs must be texts or rows of token ids, but are an int"),
         (["ab cd"], r"' ' in the text 'ab cd' \(at 2\) is not in the model's vocabulary; replace it"),
     ],
 )
@@ -187,12 +187,26 @@ def test_the_mask_is_heeded(copier):
         (([[4]], [[1]], [[2]]), r"attention_mask\[0, 0\] is 2; values must be in \[0, 2\)"),
         (([[4]], [[1] * 9]), "decoder_sequence is 9, but this model takes at most 8"),
         (([[4] * 9], [[1]]), "sequence is 9, but this model takes at most 8"),
-        (([[4]], None), "decoder_input_ids is a NoneType, but must be a numpy array or a list"),
+        (([[4]], None), "decoder_input_ids is None, but must be a numpy array or a list"),
     ],
 )
 def test_wrong_teacher_forcing(copier, arrays, message):
     with pytest.raises(InputError, match=message):
         copier.run(*arrays)
+
+
+def test_teacher_forcing_of_no_rows(copier):
+    none = np.empty((0, 3), np.int64)
+    for mask in (None, none):
+        result = copier.run(none, none[:, :2], mask)
+        assert {name: (array.shape, str(array.dtype)) for name, array in result.items()} == {
+            "logits": ((0, 2, 12), "float32"),
+            "last_hidden_state": ((0, 3, 1), "float32"),
+        }
+    with pytest.raises(InputError, match=r"decoder_input_ids has shape \(1, 2\), .*axis 0 is 1 and must be 0"):
+        copier.run(none, [[1, 1]])
+    with pytest.raises(InputError, match="sequence must be at least 1"):
+        copier.run(none[:, :0], none)
 
 
 def test_decoder_run(counter):

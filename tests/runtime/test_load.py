@@ -94,10 +94,10 @@ class RunsOnlyOnTheCpu(runtime.Session):
         super().__init__(path, signature, "cpu", threads)
         self.provider = provider
 
-    def run(self, **arrays):
+    def run(self, arrays):
         if self.provider == "cuda":
             raise RuntimeError("[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : CUDNN failure 5003")
-        return super().run(**arrays)
+        return super().run(arrays)
 
 
 def test_a_provider_that_opens_and_does_not_run(make_bundle, monkeypatch):
@@ -116,7 +116,7 @@ def test_a_provider_that_opens_and_does_not_run(make_bundle, monkeypatch):
 
 
 def test_a_graph_that_runs_nowhere(make_bundle, monkeypatch):
-    def run(self, **arrays):
+    def run(self, arrays):
         raise RuntimeError("no kernel")
 
     monkeypatch.setattr(runtime.Session, "run", run)
@@ -130,8 +130,8 @@ def test_every_graph_runs_once(make_bundle, monkeypatch, kind):
     ran = []
     real = runtime.Session.run
 
-    def run(self, **arrays):
-        outputs = real(self, **arrays)
+    def run(self, arrays):
+        outputs = real(self, arrays)
         ran.append((self, all(np.isfinite(value).all() for value in outputs.values())))
         return outputs
 

@@ -1,11 +1,13 @@
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 
 from tfm.errors import BundleError, InputError
-from tfm.runtime import Session
+from tfm.runtime import Session, load
 from tfm.runtime.manifest import read_manifest
 
 
@@ -73,3 +75,70 @@ def test_many_threads_get_the_same(session):
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda row: session.run(**row)["sentence_embedding"], rows))
     np.testing.assert_array_equal(together, alone)
+
+
+def test_arrays_in_a_mapping(session, bundle):
+    arrays = feeds([[4, 5]])
+    first, rest = {"input_ids": arrays.pop("input_ids")}, arrays
+    for run in (session.run, load(bundle, provider="cpu", precision="fp32").run):
+        expected = run(**first, **rest)
+        for result in (run({**first, **rest}), run(first, **rest), run(MappingProxyType(first), **rest)):
+            assert result.keys() == expected.keys()
+            for name, array in result.items():
+                np.testing.assert_array_equal(array, expected[name])
+
+
+def test_inputs_with_the_names_of_parameters(make_bundle):
+    model = load(make_bundle("clashing"), provider="cpu", threads=1)
+    arrays = {spec.name: [2.0**n] for n, spec in enumerate(model.manifest.signature["model"].inputs)}
+    assert model.run(arrays, timeout=60)["y"].tolist() == [127.0]
+    assert asyncio.run(model.run_async(arrays))["y"].tolist() == [127.0]
+    assert model._sessions["model"].run(arrays, outputs="y")["y"].tolist() == [127.0]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (3, r"inputs are given by name, as run\(x=…\) or run\({'x': …}\), but what was given is an int"),
+        ([[4]], r"inputs are given by name, .* is a list"),
+        (np.array([[4]]), r"inputs are given by name, .* is an ndarray"),
+        ({"attention_mask": [[1]]}, "the input 'attention_mask' is given twice, in the mapping and by its name"),
+        ({}, "the input 'input_ids' is missing"),
+        ({3: [[4]]}, "there is no input 3; the nearest is"),
+        ({("a",): [[4]]}, r"there is no input \('a',\); the nearest is"),
+        ({"x" * 10**6: [[4]]}, r"there is no input 'x{10,60}\.\.\.x{10,60}'; the nearest is"),
+    ],
+)
+def test_wrong_mappings(session, arrays, message):
+    with pytest.raises(InputError, match=message):
+        session.run(arrays, attention_mask=[[1]], token_type_ids=[[0]])
+
+
+def test_one_output(session):
+    expected = session.run(feeds([[4]]))["sentence_embedding"]
+    for outputs in ("sentence_embedding", ("sentence_embedding",), {"sentence_embedding": 0}):
+        (name, array), *rest = session.run(feeds([[4]]), outputs=outputs).items()
+        assert (name, rest) == ("sentence_embedding", [])
+        np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (5, "outputs must be a list of names, but is an int"),
+        (b"logits", "outputs must be a list of names, but is a bytes"),
+        (iter(["logits"]), "outputs must be a list of names, but is a list_iterator"),
+        ("logits", "there is no output 'logits'; the nearest is"),
+        ([5], "there is no output 5; the nearest is"),
+        ([["logits"]], r"there is no output \['logits'\]; the nearest is"),
+        (["x" * 10**6], r"there is no output 'x{10,60}\.\.\.x{10,60}'; the nearest is"),
+    ],
+)
+def test_wrong_outputs(session, outputs, message):
+    with pytest.raises(InputError, match=message):
+        session.run(feeds([[4]]), outputs=outputs)
+
+
+def test_a_control_that_is_none(session):
+    with pytest.raises(InputError, match="control must be a Control or None, but is an int"):
+        session.run(feeds([[4]]), control=3)

@@ -105,7 +105,7 @@ def test_many_texts_run_side_by_side(wide, monkeypatch):
     wide.embed(TEXTS)
     session, barrier = wide._sessions["model on one thread"], threading.Barrier(4, timeout=60)
     run = session.run
-    monkeypatch.setattr(session, "run", lambda **options: (barrier.wait(), run(**options))[1])
+    monkeypatch.setattr(session, "run", lambda feeds, **options: (barrier.wait(), run(feeds, **options))[1])
     assert wide.embed(TEXTS[:100]).shape == (100, 4)
 
 
@@ -167,9 +167,9 @@ def test_cancelling_on_the_way(wide, monkeypatch):
     session, count, cancelled = wide._sessions["model on one thread"], itertools.count(), threading.Event()
     token, seen, run = CancelToken(), [], session.run
 
-    def held_up(**options):
+    def held_up(feeds, **options):
         assert next(count) < 20 or cancelled.wait(60)
-        return run(**options)
+        return run(feeds, **options)
 
     def progress(done, total):
         seen.append(done)
@@ -207,13 +207,28 @@ def test_a_stream_reads_no_further_than_its_window(wide, window):
         assert len(read) == window * (number // window + 1)
 
 
+def test_the_graph_on_one_thread_is_shared(wide, monkeypatch):
+    """With other models of the bundle: the second opens none of its own."""
+    wide.embed(TEXTS)
+    first = wide._sessions["model on one thread"]
+    other = load(wide.manifest.folder, provider="cpu", precision=wide.precision, threads=4)
+    other.embed(TEXTS)
+    assert other._sessions["model on one thread"].opened() is first.opened()
+
+
 def test_streams_of_any_iterable(encoder):
     expected = encoder.embed(TEXTS[:5])
-    for inputs in (TEXTS[:5], tuple(TEXTS[:5]), iter(TEXTS[:5]), dict.fromkeys(TEXTS[:5]), encoder.tokenize(TEXTS[:5])):
+    for inputs in (
+        TEXTS[:5],
+        tuple(TEXTS[:5]),
+        iter(TEXTS[:5]),
+        dict.fromkeys(TEXTS[:5]).keys(),
+        encoder.tokenize(TEXTS[:5]),
+    ):
         np.testing.assert_array_equal(list(encoder.embed_stream(inputs, window=2)), expected)
     assert len(list(encoder.embed_stream("a b"))) == 1
     assert list(encoder.embed_stream([])) == []
-    with pytest.raises(InputError, match="inputs must be texts or rows of token ids, but are a NoneType"):
+    with pytest.raises(InputError, match="inputs must be texts or rows of token ids, but are None"):
         encoder.embed_stream(None)
 
 
@@ -253,11 +268,11 @@ def test_async(wide, monkeypatch):
     )
     run = session.run
 
-    def held_up(**options):
+    def held_up(feeds, **options):
         if next(count) >= 101 + 20:
             waiting.set()
             assert ended.wait(60)
-        return run(**options)
+        return run(feeds, **options)
 
     async def main():
         found = await wide.embed_async(TEXTS, timeout=600)

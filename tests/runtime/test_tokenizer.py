@@ -48,7 +48,7 @@ def test_no_tokens(letters):
 
 
 def test_not_unicode(letters):
-    with pytest.raises(InputError, match=r"the text 'a\\ud800' cannot be tokenized: "):
+    with pytest.raises(InputError, match=r"the text 'a\\ud800' is not valid Unicode: '\\ud800' at 1 is half"):
         Tokenizer(letters).encode(["a\ud800"])
 
 
@@ -66,3 +66,17 @@ def test_not_installed(words, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(BundleError, match=r"texts need the package tokenizers, .*: pip install 'tfm-export\[text\]'"):
         Tokenizer(words)
+
+
+@pytest.mark.parametrize("text", [3, None, b"a", ("a", "b"), ["a"]])
+def test_no_text(words, text):
+    with pytest.raises(InputError, match=r"a text must be a str, but is "):
+        Tokenizer(words).encode(["a", text])
+
+
+@pytest.mark.parametrize("text", ["ü" * 10**6, "a" * 10**6 + "\ud800", " " * 10**6])
+def test_messages_are_short(letters, text):
+    tokenizer = Tokenizer(letters, refuse_unknown=True)
+    with pytest.raises(InputError) as caught:
+        tokenizer.encode([text])
+    assert len(str(caught.value)) < 300

@@ -1,0 +1,46 @@
+"""Where a bundle is: the folder of a path that a caller gives, or of the .zip there."""
+
+from pathlib import Path
+from typing import Any
+
+from tfm.errors import BundleError
+
+from .messages import brief, kind_of
+
+
+def path_of(bundle: Any) -> Path:
+    """Make a path of what a caller gives as one; whether something is there is for who opens it to say.
+
+    Raises:
+        BundleError: It is no path, or none that this system takes.
+    """
+    try:
+        path = Path(bundle)
+    except TypeError as error:
+        raise BundleError(
+            f"a bundle is given by the path of its folder or .zip, a str or a Path, but this is {kind_of(bundle)}"
+        ) from error
+    if bundle == "":
+        raise BundleError('the path of the bundle is empty; pass "." for the current folder')
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # ValueError: a NUL, or half a character
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BundleError(f"{brief(str(path))} cannot be looked at: {reason}; check the path of the bundle") from error
+    return path
+
+
+def folder_of(bundle: Any) -> Path:
+    """Find a bundle's folder; of a .zip, the private folder that it is unpacked into.
+
+    Raises:
+        BundleError: It is no path, or the .zip is not one of a bundle.
+    """
+    path = path_of(bundle)
+    if path.is_file():
+        from .archive import unpack  # what it imports is not for those who open folders
+
+        return unpack(path)
+    return path
