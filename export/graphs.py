@@ -202,7 +202,7 @@ class DecoderGraph(Graph):
                 cross_mask_BT=source_mask[0] if source_mask else None,
                 cache_position_B=start_B,
             )[1]
-        places_B = torch.randint(past + 1, (batch,), generator=generator)
+        places_B = torch.randint(max(past, 1), (batch,), generator=generator)
         places_B[0] = past
         return [ids_BT[:, past:].contiguous(), places_B, *source_mask, *_flatten(cache), *_flatten(cross or [])]
 

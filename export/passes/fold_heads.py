@@ -63,10 +63,10 @@ def _fold(graph: ir.Graph, node: ir.Node) -> str | None:
 
 
 def _reads_cache(node: ir.Node) -> bool:
-    """Whether the keys are an input of the graph, or the new ones behind it."""
+    """Whether the keys are an input of the graph, or that with new ones written into it."""
     key = node.inputs[1]
     producer = None if key is None else key.producer()
-    sources = [key] if producer is None else producer.inputs if producer.op_type == "Concat" else []
+    sources = [key] if producer is None else producer.inputs[:1] if producer.op_type == "TensorScatter" else []
     return any(value is not None and value.is_graph_input() for value in sources)
 
 

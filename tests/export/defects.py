@@ -75,7 +75,11 @@ def positions_from_zero(model: ir.Model) -> None:
     table = next(n for n in model.graph if n.op_type == "Gather" and "position" in str(n.inputs[0].name))
     offset = table.inputs[1].producer()
     assert offset.op_type == "Add"
-    table.replace_input_with(1, next(v for v in offset.inputs if v.producer().op_type == "Range"))
+    past = next(v for v in offset.inputs if v.producer().op_type == "Unsqueeze")
+    without = ir.node("Sub", [offset.outputs[0], past])
+    without.outputs[0].name, without.outputs[0].type = "from_zero", ir.TensorType(ir.DataType.INT64)
+    model.graph.insert_before(table, without)
+    table.replace_input_with(1, without.outputs[0])
 
 
 def layers_swapped(model: ir.Model) -> None:
@@ -263,7 +267,7 @@ DEFECTS: dict[str, Defect] = {
     "relative buckets too coarse": Defect(
         "t5", constant(of_type("Less"), 1, lambda n: n // 2), fed("embedding encoder.bias")
     ),
-    "relative bias transposed": Defect("t5", attribute(of_type("Transpose"), perm=(2, 1, 0)), fed(SELF[0], "mask")),
+    "relative bias transposed": Defect("t5", attribute(of_type("Transpose"), perm=(0, 3, 2, 1)), fed(SELF[0], "mask")),
     "ALiBi's slope 1 % off": Defect("alibi", constant(of_type("Mul"), 0, lambda s: s * 1.01), fed(CACHED[0], "mask")),
     # ---- weights and layers
     "one weight of a projection": Defect(

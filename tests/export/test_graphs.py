@@ -39,13 +39,12 @@ def test_a_plain_encoder_has_no_more_than_it_needs(make_model: MakeModel) -> Non
 
 def test_a_decoder_is_one_graph_with_a_cache(make_model: MakeModel) -> None:
     (graph,) = graphs_of(make_model(kind="decoder", num_decoder_layers=2))
-    assert (graph.role, graph.file, graph.max_length) == ("model", "model", {"past_sequence + sequence": 16})
+    assert (graph.role, graph.file, graph.max_length) == ("model", "model", {"cache_length": 16})
     past = [f"past_key_values.{layer}.{part}" for layer in range(2) for part in ("key", "value")]
-    inputs = ["input_ids", "attention_mask", "position_ids", *past]
+    inputs = ["input_ids", "cache_position", *past]
     assert values(graph) == (inputs, ["logits", *(name.replace("past_key_values", "present") for name in past)])
-    assert graph.inputs[1].shape == ("batch", "past_sequence + sequence")
-    assert graph.inputs[3].shape == ("batch", 2, "past_sequence", 8)
-    assert graph.outputs[1].shape == ("batch", 2, "past_sequence + sequence", 8)
+    assert graph.inputs[1].shape == ("batch",)
+    assert graph.inputs[2].shape == graph.outputs[1].shape == ("batch", 2, "cache_length", 8)
 
 
 def test_an_encoder_decoder_is_two_graphs_that_fit(make_model: MakeModel) -> None:
@@ -107,16 +106,17 @@ def test_cases_have_the_corners(make_model: MakeModel, kind: str) -> None:
         names = [value.name for value in graph.inputs]
         masks = [tensors[index] for tensors in made for index, name in enumerate(names) if "mask" in name]
         assert kind == "decoder" or any((mask == 0).any() for mask in masks)
-        past = [name for name in names if name.startswith("past_key_values.0") and ".encoder" not in name]
-        if past:
-            assert {0, 3, 4} <= {tensors[names.index(past[0])].size(2) for tensors in made}
+        if "cache_position" in names:
+            places = [tensors[names.index("cache_position")].tolist() for tensors in made]
+            assert {0, 3, 4} <= {row[0] for row in places}
+            assert any(len(set(row)) > 1 for row in places)  # rows that have read unequally much
 
 
 @pytest.mark.parametrize("longest", [1, 2, 3, 5])
 def test_cases_of_short_models_stay_within_the_limit(make_model: MakeModel, longest: int) -> None:
     for graph in graphs_of(make_model(kind="decoder", max_positions=longest)):
-        for ids, _, _, past, *_ in cases(graph):
-            assert 1 <= ids.size(1) + past.size(2) <= longest
+        for ids, place_B, past, *_ in cases(graph):
+            assert 1 <= ids.size(1) + int(place_B.max()) <= past.size(2) <= longest
 
 
 def test_cases_are_the_same_on_each_call(make_model: MakeModel) -> None:
@@ -135,4 +135,4 @@ def test_signature_is_json(make_model: MakeModel) -> None:
         "below": 19,
     }
     assert "below" not in signature["outputs"][0]
-    assert signature["max_length"] == {"past_sequence + sequence": 16}
+    assert signature["max_length"] == {"cache_length": 16}
