@@ -133,12 +133,27 @@ def test_decoding_step_by_step_is_the_full_pass(export_tiny: ExportTiny, options
     ids = torch.randint(19, (3, 16), generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         expected = graph.model(ids)
-    cache = [torch.zeros(3, 2, 0, 8)] * (len(graph.inputs) - 3)
+    cache = [torch.zeros(3, 2, 16, 8)] * (len(graph.inputs) - 2)
     for start, stop in [(0, 4), (4, 5), (5, 6), (6, 13), (13, 16)]:
-        mask, places = torch.ones(3, stop, dtype=torch.int64), torch.arange(start, stop).expand(3, -1)
-        logits, *presents = run(exported.path, graph, [ids[:, start:stop], mask, places, *cache])
+        logits, *presents = run(exported.path, graph, [ids[:, start:stop], torch.full((3,), start), *cache])
         close(logits, expected[:, start:stop])
         cache = [torch.from_numpy(array) for array in presents]
+
+
+@pytest.mark.parametrize("options", [KINDS[2], KINDS[3]], ids=name_of)
+def test_rows_that_have_read_unequally_much_go_together(export_tiny: ExportTiny, options: dict[str, Any]) -> None:
+    """Each row's new tokens go to its own place, and what padding left behind is never seen."""
+    exported = export_tiny(**options)["model"]
+    graph, lengths = exported.graph, [7, 2, 4]
+    ids = torch.randint(19, (3, 12), generator=torch.Generator().manual_seed(17))
+    cache = [torch.zeros(3, 2, 12, 8)] * (len(graph.inputs) - 2)
+    padded = torch.stack([torch.where(torch.arange(7) < length, row[:7], 0) for row, length in zip(ids, lengths)])
+    _, *presents = run(exported.path, graph, [padded, torch.zeros(3, dtype=torch.int64), *cache])
+    new = torch.stack([row[length : length + 3] for row, length in zip(ids, lengths)])
+    logits, *_ = run(exported.path, graph, [new, torch.tensor(lengths), *map(torch.from_numpy, presents)])
+    for row, length, found in zip(ids, lengths, logits, strict=True):
+        with torch.no_grad():
+            close(found, graph.model(row[None, : length + 3])[0, length:])
 
 
 @pytest.mark.parametrize("options", [KINDS[4], KINDS[5]], ids=name_of)
@@ -151,9 +166,10 @@ def test_step_by_step_over_a_padded_source_is_the_full_pass(export_tiny: ExportT
     with torch.no_grad():
         expected = source.graph.model(src, tgt, src_mask=mask)
     context = [torch.from_numpy(array) for array in run(source.path, source.graph, [src, mask])[1:]]
-    cache = [torch.zeros(4, 2, 0, 8)] * (2 * config.num_decoder_layers)
+    cache = [torch.zeros(4, 2, 16, 8)] * (2 * config.num_decoder_layers)
     for step in range(16):
-        logits, *presents = run(decoder.path, decoder.graph, [tgt[:, step : step + 1], mask, *cache, *context])
+        places_B = torch.full((4,), step)
+        logits, *presents = run(decoder.path, decoder.graph, [tgt[:, step : step + 1], places_B, mask, *cache, *context])
         close(logits[:, 0], expected[:, step])
         cache = [torch.from_numpy(array) for array in presents]
 
