@@ -165,13 +165,11 @@ def test_the_time_is_up(llama, way):
 
 def test_a_stream_is_cancelled_where_it_is(llama):
     expected, token = llama.generate(PROMPTS, max_new_tokens=12), CancelToken()
-    stream, given = llama.stream(PROMPTS[1], max_new_tokens=12, cancel=token), []
+    stream = llama.stream(PROMPTS[1], max_new_tokens=12, cancel=token)
+    assert [next(stream) for _ in range(4)] == expected[1][:4]
+    token.cancel()
     with pytest.raises(RunCancelledError):
-        for part in stream:
-            given.append(part)
-            if len(given) == 4:
-                token.cancel()
-    assert given == expected[1][:4]
+        next(stream)
     assert llama.generate(PROMPTS, max_new_tokens=12) == expected
 
 
