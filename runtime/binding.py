@@ -50,11 +50,16 @@ class Binding:
             RunTimeoutError: The control's time is up.
             ClosedError: The session is closed.
             ForkError: The session was opened before this process was forked.
+            InputError: onnxruntime cannot compute it, as where memory runs out.
         """
         if self._session.provider != "cpu":  # onnxruntime copied them to the device when they were bound
             self._bind_arrays()
         session = self._session.opened()
-        controls.run(lambda options: session.run_with_iobinding(self._binding, options), control)
+        try:
+            controls.run(lambda options: session.run_with_iobinding(self._binding, options), control)
+        except Exception as error:
+            self._session.explain(error)
+            raise
 
     def _bind_arrays(self) -> None:
         for name, array in self._arrays.items():

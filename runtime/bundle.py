@@ -18,7 +18,7 @@ from .messages import brief
 from .model import TOKENIZER
 from .module import Module
 from .providers import candidates, count_threads
-from .session import Session
+from .session import Session, reason_of
 
 
 def load(
@@ -95,7 +95,7 @@ def _open(manifest: Manifest, precision: str, provider: str, threads: int) -> di
         try:
             sessions[role].run(arrays)
         except Exception as error:  # onnxruntime's errors have no common class below Exception
-            failed = f"opened {file}, but could not run it: {error}"
+            failed = f"opened {file}, but could not run it: {reason_of(error)}"
             if provider != "cpu":
                 raise ProviderError(f"{provider} {failed}; use 'cpu'") from error
             raise BundleError(f"onnxruntime {failed}; export the bundle again") from error

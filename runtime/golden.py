@@ -26,7 +26,7 @@ from .locate import folder_of
 from .manifest import Manifest, Signature, check_digests, read_manifest
 from .messages import brief
 from .providers import candidates, count_threads
-from .session import Session
+from .session import Session, reason_of
 
 GOLDEN_SCHEMA = 1
 ARRAYS, LIMITS = "golden.npz", "golden.json"
@@ -244,7 +244,8 @@ def _check_graph(
     except ProviderError:
         raise
     except Exception as error:  # onnxruntime's errors share no narrower base
-        fault = (str(error) or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
+        fault = (str(reason) or type(reason).__name__).splitlines()[0]
     return GoldenGraph(role=role, precision=precision, provider=provider, outputs=outputs, fault=fault)
 
 

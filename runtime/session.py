@@ -180,8 +180,23 @@ class Session:
 
         try:
             return controls.run(run, control)
+        except Exception as error:
+            self.explain(error)
+            raise
         finally:  # not before: a smaller run beside this one can give nothing back yet
             self._largest = max(self._largest, size)
+
+    def explain(self, error: Exception) -> None:
+        """Return where an error of a run is not onnxruntime's own.
+
+        Raises:
+            InputError: It is: what the checks cannot know, such as sizes that do not fit together within the graph.
+        """
+        if _is_onnxruntimes(error):
+            raise InputError(
+                f"{self._path} could not be run on these inputs, though they pass its checks: an operator refused what "
+                "it was to compute, or memory ran out; pass fewer or shorter rows, or sizes like those at export"
+            ) from error
 
     def opened(self) -> Any:
         """Return the `onnxruntime.InferenceSession`, which a run holds on to so that `close` cannot take it away."""
@@ -205,3 +220,16 @@ def _joined(arrays: Any, named: Mapping[str, Any]) -> dict[str, Any]:
     if twice := arrays.keys() & named.keys():
         raise InputError(f"the input {min(twice)!r} is given twice, in the mapping and by its name; leave one out")
     return {**arrays, **named}
+
+
+def reason_of(error: BaseException) -> BaseException:
+    """Look up what onnxruntime itself said of a run that failed, where the error is about one."""
+    cause = error.__cause__
+    return cause if isinstance(error, InputError) and cause is not None and _is_onnxruntimes(cause) else error
+
+
+def _is_onnxruntimes(error: BaseException) -> bool:
+    """Tell onnxruntime's errors, which have no common class, from one that a signal's handler raised meanwhile."""
+    if type(error) is RuntimeError:  # with IO binding
+        return str(error).startswith("Error in execution: ")
+    return isinstance(error, MemoryError) or type(error).__module__.startswith("onnxruntime.")

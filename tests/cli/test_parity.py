@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -83,6 +84,12 @@ def test_the_same(bundle: Path, run: Run) -> None:
     assert rows[2].split()[5:] == ["dB", "≥", "-3", "dB"]
     assert empty == ""
     assert verdict == "✓ same as when it was exported: fp32 and int8, 2 outputs on 2 golden inputs"
+
+
+def test_a_zip(bundle: Path, run: Run) -> None:
+    code, out, err = run(shutil.make_archive(str(bundle), "zip", bundle))
+    assert (code, err) == (0, "")
+    assert "✓ same as when it was exported" in out
 
 
 def test_layers_share_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,6 +61,12 @@ def test_the_same(run: Run) -> None:
     assert "compare int8 model with eager on 3 inputs" in err
 
 
+def test_a_zip(run: Run, made: Path, tmp_path: Path) -> None:
+    code, out, _ = run(shutil.make_archive(str(tmp_path / "good"), "zip", made / "good.tfm"), "--cases", 2)
+    assert code == 0
+    assert "✓ the same as eager PyTorch on 3 inputs" in out
+
+
 def test_not_the_same(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("bad.tfm", "--cases", 2, "--precision", "fp32", "--bisect", tmp_path / "smallest")
     assert code == 1

@@ -430,8 +430,22 @@ def clashing_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
     return {"onnx/model.onnx": model_of([helper.make_node("Sum", CLASHING, ["y"])], inputs, outputs, {})}, manifest
 
 
+def fussy_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
+    """A module that takes any batch, and fails on all but one of 2 rows."""
+    inputs, outputs = [floats("x", "batch")], [floats("y", 2)]
+    manifest = {
+        "kind": "module",
+        "graphs": {"fp32": {"model": "onnx/model.onnx"}},
+        "signature": {"model": signature(inputs, outputs)},
+        "generation": None,
+    }
+    nodes = [helper.make_node("Reshape", ["x", "two"], ["y"])]
+    return {"onnx/model.onnx": model_of(nodes, inputs, outputs, {"two": np.array([2])})}, manifest
+
+
 KINDS = {
     "encoder": encoder_parts,
+    "fussy": fussy_parts,
     "clashing": clashing_parts,
     "encoder without segments": lambda: encoder_parts(segments=False),
     "encoder without pooling": lambda: encoder_parts(pooled=False),

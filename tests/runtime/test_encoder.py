@@ -91,9 +91,9 @@ def test_how_many_texts_go_together(make_bundle, edit_manifest, monkeypatch, pre
     session, seen = model._sessions["model"], []
     run = session.run
 
-    def watched(**options):
-        seen.append(len(options["input_ids"]))
-        return run(**options)
+    def watched(feeds, **options):
+        seen.append(len(feeds["input_ids"]))
+        return run(feeds, **options)
 
     monkeypatch.setattr(session, "run", watched)
     model.embed(["a b"] * 260, **options)

@@ -8,6 +8,7 @@ import pytest
 
 from tfm.errors import BundleError, InputError
 from tfm.runtime import Session, load
+from tfm.runtime.binding import Binding
 from tfm.runtime.manifest import read_manifest
 
 
@@ -142,3 +143,21 @@ def test_wrong_outputs(session, outputs, message):
 def test_a_control_that_is_none(session):
     with pytest.raises(InputError, match="control must be a Control or None, but is an int"):
         session.run(feeds([[4]]), control=3)
+
+
+def test_what_no_check_finds(make_bundle):
+    """The graph's own failure is an InputError without onnxruntime's words, which are its cause."""
+    model = load(make_bundle("fussy"), provider="cpu", threads=1)
+    session, three = model._sessions["model"], np.ones(3, np.float32)
+    for call in (
+        lambda: model.run(x=three),
+        lambda: session.run_bound({"x": three}, ["y"]),
+        Binding(session, {"x": three}, {"y": np.empty(2, np.float32)}).run,
+    ):
+        with pytest.raises(
+            InputError, match=r"model\.onnx could not be run on these inputs, though .*; pass fewer"
+        ) as e:
+            call()
+        assert "Reshape" not in str(e.value)
+        assert "status code returned while running Reshape node" in str(e.value.__cause__)
+        assert model.run(x=three[:2])["y"].tolist() == [1.0, 1.0]
