@@ -1,7 +1,6 @@
 """`tfm run`: put texts into a bundle and print what comes out."""
 
 import json
-import os
 import sys
 from io import BufferedReader
 from pathlib import Path
@@ -96,8 +95,6 @@ def run(
             source = cast(BufferedReader, sys.stdin.buffer) if file is None else file
             _run_lines(answers, source, words, stream, as_json)
     except BrokenPipeError:
-        with open(os.devnull, "wb") as nowhere:  # or Python would write the rest at its end, and complain
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
         sys.exit(_PIPE_CLOSED)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)

@@ -156,7 +156,9 @@ def test_lines_that_are_not_utf8(make_bundle):
 
 
 def test_no_lines(make_bundle):
-    result = invoke(make_bundle("copier"))
+    bundle = make_bundle("copier")
+    assert invoke(bundle, "--file", "-", text="b").stdout == "b\tb\n"
+    result = invoke(bundle)
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr.endswith("standard input has no lines\n")
 

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -87,6 +88,16 @@ def test_it_ends_quietly_when_nobody_reads_on(piped, args):
     writer.join(PATIENCE)
     assert ended.is_set()
     assert run.stderr.read() == b"cpu \xc2\xb7 fp32 \xc2\xb7 1 thread\n"
+
+
+def test_ctrl_c_ends_a_pipe_quietly(piped):
+    run = piped("copier")
+    run.stdin.write(b"a\n")
+    run.stdin.flush()
+    assert run.stdout.readline() == b"a\ta\n"
+    run.send_signal(signal.SIGINT)
+    assert run.wait(PATIENCE) == 130
+    assert (run.stdout.read(), run.stderr.read()) == (b"", b"cpu \xc2\xb7 fp32 \xc2\xb7 1 thread\n")
 
 
 def test_memory_is_flat(piped):

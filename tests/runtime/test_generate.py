@@ -231,3 +231,17 @@ def test_many_threads_get_the_same(copier):
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda text: copier.generate([text])[0], texts))
     assert together == [spaced(text[:6]) for text in texts]
+
+
+def test_tasks(copier, counter):
+    assert copier.tasks == ("generate", "translate")
+    assert counter.tasks == ("generate",)
+    for task in copier.tasks:
+        assert getattr(copier, task)(["ab", "c"]) == ["a b", "c"]
+
+
+def test_translate_takes_texts_alone(copier):
+    assert copier.translate("abc", 2, batch_size=1) == ["a b"]
+    assert copier.translate(text for text in ("a", "bc")) == ["a", "b c"]
+    with pytest.raises(InputError, match=r"texts\[1\] must be a str, but is a list; generate\(\) takes token ids too"):
+        copier.translate(["a", [4]])
