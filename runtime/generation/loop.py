@@ -75,7 +75,9 @@ def continue_rows(
         if sampler is None:
             next_B = scores_BV.argmax(-1)
         else:
-            scores_BV[stopping.done_B[places]] = 0  # processors may leave nothing to a row that has ended
+            ended_B = stopping.done_B[places]
+            if ended_B.any():  # processors may leave nothing to a row that has ended
+                scores_BV = np.where(ended_B[:, None], np.float32(0), scores_BV)
             next_B = sampler.draw(softmax(scores_BV))
         token_B = np.zeros(len(prompts), np.int64)
         token_B[places] = next_B
