@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfm.errors import BundleError, ProviderError
+from tfm.errors import BundleError, InputError, ProviderError
 
 from .checks import MAY_BE_EMPTY, SUM, Array
 from .decoder import Decoder
@@ -48,8 +48,10 @@ def load(
     Raises:
         BundleError: It is no bundle, is altered or incomplete, lacks the precision, or does not run.
         ProviderError: The provider is unknown, or none that was asked for runs here.
-        InputError: threads is no integer of at least 1.
+        InputError: threads is no integer of at least 1, or fallback is no bool.
     """
+    if not isinstance(fallback, bool):
+        raise InputError(f"fallback must be True or False, but is {brief(fallback)}")
     choices = candidates(provider, fallback)
     threads = count_threads(threads)
     manifest = read_manifest(folder_of(bundle))

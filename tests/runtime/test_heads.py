@@ -240,6 +240,24 @@ def test_a_bundle_altered_since(
         model.classify("a")
 
 
+@pytest.mark.parametrize(
+    ("head", "labels", "call", "name"),
+    [
+        ("SequenceClassification", {"num_labels": 3}, lambda model: model.classify("a"), "config.json"),
+        ("MaskedLM", {}, lambda model: model.fill_mask("a [MASK]"), "tokenizer_config.json"),
+    ],
+)
+def test_companions_are_read_once(
+    opened: Load, tmp_path: Path, head: str, labels: dict[str, Any], call: Callable[[Any], Any], name: str
+) -> None:
+    ours, _ = opened(head, **labels)
+    folder = shutil.copytree(ours.manifest.folder, tmp_path / "x.tfm")
+    model = load(folder, provider="cpu", threads=1)
+    found = call(model)
+    (folder / name).unlink()
+    assert call(model) == found == call(ours)
+
+
 def test_labels_that_do_not_fit(opened: Load, tmp_path: Path) -> None:
     ours, _ = opened("SequenceClassification", num_labels=3)
     folder = shutil.copytree(ours.manifest.folder, tmp_path / "x.tfm")

@@ -114,3 +114,9 @@ def test_providers(make_bundle, provider):
         load(make_bundle("encoder"), provider=provider)
     with pytest.raises(ProviderError, match="provider is an empty list"):
         load(make_bundle("copier"), provider=[])
+
+
+@pytest.mark.parametrize("fallback", ["no", None, 1])
+def test_fallbacks(make_bundle, fallback):
+    with pytest.raises(InputError, match="fallback must be True or False, but is "):
+        load(make_bundle("encoder"), fallback=fallback)
