@@ -147,9 +147,10 @@ def test_rows_that_have_read_unequally_much_go_together(export_tiny: ExportTiny,
     graph, lengths = exported.graph, [7, 2, 4]
     ids = torch.randint(19, (3, 12), generator=torch.Generator().manual_seed(17))
     cache = [torch.zeros(3, 2, 12, 8)] * (len(graph.inputs) - 2)
-    padded = torch.stack([torch.where(torch.arange(7) < length, row[:7], 0) for row, length in zip(ids, lengths)])
+    rows = list(zip(ids, lengths, strict=True))
+    padded = torch.stack([torch.where(torch.arange(7) < length, row[:7], 0) for row, length in rows])
     _, *presents = run(exported.path, graph, [padded, torch.zeros(3, dtype=torch.int64), *cache])
-    new = torch.stack([row[length : length + 3] for row, length in zip(ids, lengths)])
+    new = torch.stack([row[length : length + 3] for row, length in rows])
     logits, *_ = run(exported.path, graph, [new, torch.tensor(lengths), *map(torch.from_numpy, presents)])
     for row, length, found in zip(ids, lengths, logits, strict=True):
         with torch.no_grad():
@@ -169,7 +170,8 @@ def test_step_by_step_over_a_padded_source_is_the_full_pass(export_tiny: ExportT
     cache = [torch.zeros(4, 2, 16, 8)] * (2 * config.num_decoder_layers)
     for step in range(16):
         places_B = torch.full((4,), step)
-        logits, *presents = run(decoder.path, decoder.graph, [tgt[:, step : step + 1], places_B, mask, *cache, *context])
+        inputs = [tgt[:, step : step + 1], places_B, mask, *cache, *context]
+        logits, *presents = run(decoder.path, decoder.graph, inputs)
         close(logits[:, 0], expected[:, step])
         cache = [torch.from_numpy(array) for array in presents]
 
