@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tfm.errors import InputError
 
 from .batches import check_count, check_rows, length_limit
@@ -66,6 +68,7 @@ class Conversation:
                 f"the conversation has {had} tokens, so {len(row)} more do not fit into the {longest} that this model "
                 "takes; rewind it, or begin another"
             )
+        np.minimum(self._state.length_B, had, out=self._state.length_B)  # where Ctrl-C came before the tokens were kept
         unread = [*self.tokens[int(self._state.length_B[0]) :], *row]
         logits_BV = self._state.read([unread], control)
         self.tokens += row
