@@ -3,12 +3,14 @@
 Shapes: B batch, S new tokens, V vocabulary.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 from tfm.errors import InputError
 
 from .batches import check_count, length_limit
+from .checks import nearest
 from .control import CancelToken, Control
 from .generation.loop import Begun, continue_rows, search_beams
 from .generation.sampling import Sampler
@@ -205,11 +207,11 @@ class Generator(Model):
 
     def _settings(self, max_new_tokens: int | None, settings: dict[str, Any]) -> tuple[GenerationSettings, int]:
         _, most = self._generation(max_new_tokens)
-        try:
-            chosen = GenerationSettings(max_new_tokens=most, **settings)
-        except TypeError as error:
-            raise InputError(f"{error}") from error
-        return chosen, most
+        known = [field.name for field in dataclasses.fields(GenerationSettings)]
+        for name in settings:
+            if name not in known:
+                raise InputError(f"there is no setting {name!r}; {nearest(name, known)}")
+        return GenerationSettings(max_new_tokens=most, **settings), most
 
     def _stream_settings(self, max_new_tokens: int | None, settings: dict[str, Any]) -> tuple[GenerationSettings, int]:
         """Check settings of what is given out early: they must not make several texts side by side."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from tfm.errors import InputError
 
+from ..messages import brief
 from .logits import (
     ForcedTokens,
     LogitsProcessor,
@@ -23,6 +24,8 @@ from .logits import (
     TopP,
 )
 
+_MOST_FACTOR = 1000.0  # of logits, which float32 must hold
+_MOST_BEAMS = 1024  # as many rows as that go into the graph for each prompt
 LENGTH_PENALTY_LIMIT = 5.0  # beyond it, the power of a long text's length leaves float32
 _ONLY_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
 _ONLY_BEAMS = ("length_penalty", "early_stopping")
@@ -96,7 +99,10 @@ class GenerationSettings:
             if value is not None or name not in _OPTIONAL:
                 _check_integer(name, value, least)
         for name in ("temperature", "repetition_penalty"):
-            _check_number(name, getattr(self, name), "a number greater than 0", lambda value: value > 0)
+            wanted = f"a number in [{1 / _MOST_FACTOR:g}, {_MOST_FACTOR:g}]"
+            _check_number(name, getattr(self, name), wanted, lambda value: 1 / _MOST_FACTOR <= value <= _MOST_FACTOR)
+        if self.num_beams > _MOST_BEAMS:
+            raise InputError(f"num_beams must be at most {_MOST_BEAMS}, but is {brief(self.num_beams)}")
         _check_number("top_p", self.top_p, "a number in (0, 1]", lambda value: 0 < value <= 1)
         if self.min_p is not None:
             _check_number("min_p", self.min_p, "a number in [0, 1], or None", lambda value: 0 <= value <= 1)
@@ -236,14 +242,14 @@ _OPTIONAL = ("max_new_tokens", "top_k", "seed", "forced_bos_token_id")
 def _check_integer(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         optional = ", or None" if name in _OPTIONAL else ""
-        raise InputError(f"{name} must be an integer of at least {least}{optional}, but is {value!r}")
+        raise InputError(f"{name} must be an integer of at least {least}{optional}, but is {brief(value)}")
 
 
 def _check_number(name: str, value: Any, wanted: str, holds: Callable[[float], bool]) -> None:
     number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not holds(value):
         hint = "; for the likeliest token, leave do_sample out" if name == "temperature" and value == 0 else ""
-        raise InputError(f"{name} must be {wanted}, but is {value!r}{hint}")
+        raise InputError(f"{name} must be {wanted}, but is {brief(value)}{hint}")
 
 
 def _sequence(name: str, value: Any, of: str) -> tuple[Any, ...]:
@@ -252,7 +258,7 @@ def _sequence(name: str, value: Any, of: str) -> tuple[Any, ...]:
             raise TypeError
         return tuple(value)
     except TypeError as error:
-        raise InputError(f"{name} must be a sequence of {of}, but is {value!r}") from error
+        raise InputError(f"{name} must be a sequence of {of}, but is {brief(value)}") from error
 
 
 def _ids(name: str, value: Any) -> tuple[int, ...]:
