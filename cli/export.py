@@ -78,7 +78,7 @@ def export(
     try:
         from rich.console import Console
 
-        from tfm.export import OPSETS, Tolerance, export_checkpoint
+        from tfm.export import OPSET, Tolerance, export_checkpoint
         from tfm.export.tolerances import END_TO_END
         from tfm.quantize import read_recipe
     except ModuleNotFoundError as error:
@@ -103,7 +103,7 @@ def export(
         config=config,
         nhead=nhead,
         precisions=[name.strip() for name in precision.split(",") if name.strip()],
-        opset=OPSETS.start if opset is None else opset,
+        opset=OPSET if opset is None else opset,
         tolerance=tolerance,
         overwrite=overwrite,
         force=force,

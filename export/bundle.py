@@ -33,7 +33,7 @@ from .pictures import draw_report
 from .reports import GraphReport
 from .samples import cases
 from .subject import Subject, open_subject
-from .to_onnx import OPSETS, to_onnx
+from .to_onnx import OPSET, to_onnx
 from .tolerances import END_TO_END, Tolerance
 from .verify import verify
 
@@ -113,7 +113,7 @@ def export_checkpoint(
     config: str | os.PathLike[str] | None = None,
     nhead: int | None = None,
     precisions: Sequence[str] = ("fp32", "int8"),
-    opset: int = OPSETS.start,
+    opset: int = OPSET,
     tolerance: Tolerance = END_TO_END,
     overwrite: bool = False,
     force: bool = False,

@@ -19,15 +19,18 @@ from .fast_path import no_fast_path
 from .graphs import Graph
 from .passes import ExpandRotaryCaches, FoldHeads, FuseQuickGelu, NameOps
 
-OPSETS = range(24, 26)
-"""Opsets that can be asked for: Attention appears in 23, TensorScatter in 24; onnxruntime 1.32 runs up to the last."""
+OPSETS = range(23, 26)
+"""Opsets that can be asked for: Attention appears in 23; onnxruntime 1.32 runs up to the last."""
+
+OPSET = 24
+"""The one that is used unless another is asked for: it has TensorScatter, by which decoders write their caches."""
 
 
 _LENGTH, _PAST = 5, 3
 """Tokens of the example that torch traces with: unlike, and not 1, so that no two lengths are taken for one."""
 
 
-def to_onnx(graph: Graph, *, opset: int = OPSETS.start) -> ir.Model:
+def to_onnx(graph: Graph, *, opset: int = OPSET) -> ir.Model:
     """Export one graph, with dynamic batch and lengths.
 
     Args:
@@ -38,10 +41,12 @@ def to_onnx(graph: Graph, *, opset: int = OPSETS.start) -> ir.Model:
         The ONNX model, in memory; every attention's and activation's nodes carry `OP_KEY`.
 
     Raises:
-        ExportError: The opset is not supported, or torch cannot export the module.
+        ExportError: The opset is not supported, by this graph at least, or torch cannot export the module.
     """
     if opset not in OPSETS:
         raise ExportError(f"opset {opset} is not supported; choose one of {OPSETS.start} to {OPSETS[-1]}")
+    if opset < OPSET and any(value.name == "cache_position" for value in graph.inputs):
+        raise ExportError(f"opset {opset} cannot write a cache in place, as decoders do; choose {OPSET} or above")
     shortest = min(graph.max_length.values(), default=_LENGTH + _PAST)
     if isinstance(getattr(graph.model, "config", None), TransformerConfig) and shortest < _LENGTH + _PAST:
         raise ExportError(f"a model of {shortest} positions is too short to export: it needs {_LENGTH + _PAST} or more")

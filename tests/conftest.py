@@ -1,6 +1,7 @@
 """Tiny models with random weights, and what they export to: each is exported once per session."""
 
 import dataclasses
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,10 @@ def random_model(seed: int = 0, **options: Any) -> Transformer:
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.3 + (1.0 if "norm" in name and "weight" in name else 0.0))
     return model
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: Ctrl-C would be tested in vain
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

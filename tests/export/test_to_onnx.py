@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tfm.errors import ExportError
-from tfm.export import OPSETS, graphs_of, to_onnx, verify
+from tfm.export import OPSET, OPSETS, graphs_of, to_onnx, verify
 from tfm.export.passes import OP_KEY
 from tfm.export.samples import cases
 from tfm.export.taps import record
@@ -194,7 +194,7 @@ def test_the_file_is_valid_onnx(export_tiny: ExportTiny, options: dict[str, Any]
         onnx.checker.check_model(exported.path)
         model = onnx.load(exported.path)
         assert model.producer_name == "tfm-export"
-        assert {entry.domain: entry.version for entry in model.opset_import}[""] == OPSETS.start
+        assert {entry.domain: entry.version for entry in model.opset_import}[""] == OPSET
         assert model.graph.name == exported.graph.file
 
 
@@ -229,6 +229,12 @@ def test_every_opset_works(export_tiny: ExportTiny, options: dict[str, Any], ops
         assert {e.domain: e.version for e in onnx.load(exported.path).opset_import}[""] == opset
         report = verify(exported.graph, exported.path, cases(exported.graph))
         assert report.passed, report.first_fault
+
+
+def test_a_decoder_is_refused_where_it_cannot_write_its_cache(make_model: MakeModel) -> None:
+    (graph,) = graphs_of(make_model(kind="decoder"))
+    with pytest.raises(ExportError, match="opset 23 cannot write a cache in place, as decoders do; choose 24 or above"):
+        to_onnx(graph, opset=23)
 
 
 @pytest.mark.parametrize("opset", [7, OPSETS.start - 1, OPSETS.stop, 99])
