@@ -1,6 +1,7 @@
 """`tfm run`: put texts into a bundle and print what comes out."""
 
 import json
+import os
 import sys
 from io import BufferedReader
 from pathlib import Path
@@ -95,6 +96,7 @@ def run(
             source = cast(BufferedReader, sys.stdin.buffer) if file is None else file
             _run_lines(answers, source, words, stream, as_json)
     except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still flushes when it ends
         sys.exit(_PIPE_CLOSED)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)

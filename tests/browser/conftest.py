@@ -24,9 +24,12 @@ FLAGS = (
 SAMPLES = Path(__file__).resolve().parents[1] / "report" / "samples.py"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """The browser; a test that needs it is skipped where it is missing, and says what to install."""
+    """The browser; a test that needs it is skipped where it is missing, and says what to install.
+
+    While it runs, so does its event loop in this thread, and none of another test could.
+    """
     names = ("chromium", "chromium-browser", "google-chrome")
     executable = next((found for name in names if (found := shutil.which(name))), None)
     if executable is None:

@@ -75,12 +75,12 @@ def attention_graph(*, heads: int | str = 2, past: bool = False, merged: bool = 
         nodes += [reshape, transpose]
         arguments.append(transpose.outputs[0])
     if past:
-        cache = value("cache", "B", 2, "P", 8)
-        inputs.append(cache)
-        concat = ir.node("Concat", [cache, arguments[1]], {"axis": 2})
-        concat.outputs[0].shape = ir.Shape(["B", 2, "T", 8])
-        nodes.append(concat)
-        arguments[1] = arguments[2] = concat.outputs[0]
+        cache, places = value("cache", "B", 2, "C", 8), value("places", "B")
+        inputs += [cache, places]
+        scatter = ir.node("TensorScatter", [cache, arguments[1], places], {"axis": 2})
+        scatter.outputs[0].shape = ir.Shape(["B", 2, "C", 8])
+        nodes.append(scatter)
+        arguments[1] = arguments[2] = scatter.outputs[0]
     attention = ir.node("Attention", arguments, name="attention")
     attention.metadata_props[OP_KEY] = "attention here"
     swap = ir.node("Transpose", [attention.outputs[0]], {"perm": [0, 2, 1, 3]})

@@ -204,8 +204,8 @@ def test_attention_alone_is_the_papers(sizes: tuple[int, int], length: int, past
 def test_masks() -> None:
     query_S, key_T = torch.arange(1, 3), torch.arange(3)
     assert causal_mask(query_S[None], key_T).tolist() == [[[[True, True, False], [True, True, True]]]]
-    assert causal_mask(query_S, key_T, 2).tolist() == [[[[True, True, False], [False, True, True]]]]
-    assert causal_mask(query_S, key_T, 1).tolist() == [[[[False, True, False], [False, False, True]]]]
+    assert causal_mask(query_S[None], key_T, 2).tolist() == [[[[True, True, False], [False, True, True]]]]
+    assert causal_mask(query_S[None], key_T, 1).tolist() == [[[[False, True, False], [False, False, True]]]]
     spread = padding_mask(torch.tensor([[1, 0], [1, 1]]), 3)
     assert spread.dtype == torch.bool
     assert spread.tolist() == [[[[True, False]] * 3], [[[True, True]] * 3]]
@@ -274,7 +274,7 @@ def test_whole_encoder_decoder_is_torchs(norm_first: bool) -> None:
         hidden = theirs(
             ours.encoder.embedding(src_BT, torch.arange(6)[None]),
             ours.decoder.embedding(tgt_BS, torch.arange(5)[None]),
-            tgt_mask=~causal_mask(torch.arange(5), torch.arange(5))[0, 0],
+            tgt_mask=~causal_mask(torch.arange(5)[None], torch.arange(5))[0, 0],
             src_key_padding_mask=~src_real_BT,
             memory_key_padding_mask=~src_real_BT,
         )
