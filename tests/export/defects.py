@@ -208,6 +208,9 @@ DEFECTS: dict[str, Defect] = {
     "cached attention without its mask": Defect("decoder", rewired(CACHED[0], 3, None), CACHED[0] + ALONE),
     "a token cannot see itself": Defect("decoder", becomes(of_type("LessOrEqual"), "Less"), fed(CACHED[0], "mask")),
     "a token sees the next": Defect("llama", before(of_type("LessOrEqual"), 1, "Add", 1), fed(CACHED[0], "mask")),
+    "nothing is seen from the fifth place on": Defect(
+        "llama", before(of_type("LessOrEqual"), 1, "Min", 4), fed(CACHED[0], "mask")
+    ),
     "window one too wide": Defect("gemma", becomes(of_type("Greater"), "GreaterOrEqual"), fed(CACHED[0], "mask")),
     "window in every layer": Defect("gemma", rewired(CACHED[1], 3, argument(CACHED[0], 3)), fed(CACHED[1], "mask")),
     "softmax over the wrong axis": Defect("by_hand", attribute("softmax ", axis=1), "softmax " + ALONE),
@@ -233,6 +236,11 @@ DEFECTS: dict[str, Defect] = {
         "llama",
         output_from("present.1.key", "Identity", argument(feeding(CACHED[1], 1), 0)),
         "output present.1.key (disabled): off by",
+    ),
+    "new keys given as the cache": Defect(
+        "llama",
+        output_from("present.1.key", "Identity", argument(feeding(CACHED[1], 1), 1)),
+        "output present.1.key (disabled): shapes differ",
     ),
     "keys of another layer cached": Defect(
         "llama",
