@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from . import control as controls
 from .checks import Array
 from .control import Control
 from .session import Session
@@ -27,6 +26,7 @@ class Binding:
                 too, where the graph writes in place.
         """
         self._session, self._arrays = session, {k: v for k, v in inputs.items() if isinstance(v, np.ndarray)}
+        self._size = sum(array.nbytes for array in self._arrays.values())
         self._binding = session.opened().io_binding()
         for name, value in inputs.items():
             if name not in self._arrays:
@@ -55,11 +55,7 @@ class Binding:
         if self._session.provider != "cpu":  # onnxruntime copied them to the device when they were bound
             self._bind_arrays()
         session = self._session.opened()
-        try:
-            controls.run(lambda options: session.run_with_iobinding(self._binding, options), control)
-        except Exception as error:
-            self._session.explain(error)
-            raise
+        self._session.execute(lambda options: session.run_with_iobinding(self._binding, options), self._size, control)
 
     def _bind_arrays(self) -> None:
         for name, array in self._arrays.items():

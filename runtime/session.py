@@ -2,10 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
-
-import numpy as np
 
 from tfm.errors import BundleError, ClosedError, ForkError, InputError
 
@@ -108,50 +105,8 @@ class Session:
         if (empty := self.check.without_rows(feeds)) is not None:
             return {name: empty[name] for name in names}
         size = sum([array.nbytes for array in feeds.values()])
-        found = self._run(lambda options: session.run(names, feeds, options), size, control)
+        found = self.execute(lambda options: session.run(names, feeds, options), size, control)
         return dict(zip(names, found, strict=True))
-
-    def run_bound(
-        self,
-        feeds: Mapping[str, Any],
-        outputs: Sequence[str],
-        into: Mapping[str, Any] = MappingProxyType({}),
-        control: Control | None = None,
-    ) -> list[Any]:
-        """Run the graph on checked inputs, caches staying where the graph runs.
-
-        Args:
-            feeds: Every input by name, as a numpy array or an OrtValue.
-            outputs: Names of the outputs to compute; those named present.… stay on the device.
-            into: OrtValues that outputs are written into, by name: an input's own, where the graph writes in place.
-            control: What may end the run before its time; what it was to write is then undefined.
-
-        Returns:
-            The outputs, as OrtValues, in that order.
-
-        Raises:
-            RunCancelledError: The control's token was cancelled.
-            RunTimeoutError: The control's time is up.
-            ClosedError: The session is closed.
-            ForkError: The session was opened before this process was forked.
-        """
-        session = self.opened()
-        binding = session.io_binding()
-        size = 0
-        for name, value in feeds.items():
-            if isinstance(value, np.ndarray):
-                size += value.nbytes
-                binding.bind_cpu_input(name, value)
-            else:
-                binding.bind_ortvalue_input(name, value)
-        for name in outputs:
-            if name in into:
-                binding.bind_ortvalue_output(name, into[name])
-            else:
-                binding.bind_output(name, self.provider if name.startswith("present.") else "cpu")
-        self._run(lambda options: session.run_with_iobinding(binding, options), size, control)
-        result: list[Any] = binding.get_outputs()
-        return result
 
     def close(self) -> None:
         """Let go of the graph: runs that have begun finish, new ones are refused, memory goes with the last of them."""
@@ -167,7 +122,7 @@ class Session:
                 raise InputError(f"there is no output {brief(name)}; {nearest(name, self._outputs)}")
         return list(names)
 
-    def _run(self, call: Callable[[Any], T], size: int, control: Control | None) -> T:
+    def execute(self, call: Callable[[Any], T], size: int, control: Control | None) -> T:
         """Run with RunOptions; after an input far larger than this one's `size` bytes, its memory is given back."""
         shrink = self.provider == "cpu" and self._largest > _FAR_LARGER * max(size, _SMALL)
         if shrink:
@@ -181,12 +136,12 @@ class Session:
         try:
             return controls.run(run, control)
         except Exception as error:
-            self.explain(error)
+            self._explain(error)
             raise
         finally:  # not before: a smaller run beside this one can give nothing back yet
             self._largest = max(self._largest, size)
 
-    def explain(self, error: Exception) -> None:
+    def _explain(self, error: Exception) -> None:
         """Return where an error of a run is not onnxruntime's own.
 
         Raises:

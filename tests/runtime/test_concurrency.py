@@ -12,6 +12,7 @@ import pytest
 
 from tfm.errors import ClosedError, RunCancelledError
 from tfm.runtime import CancelToken, load
+from tfm.runtime.binding import Binding
 from tfm.runtime.control import Control
 
 ROWS = 4096  # of the tower: the run takes some 0.2 s
@@ -111,7 +112,7 @@ def test_close_twice_and_use_after(encoder):
     with pytest.raises(ClosedError, match=r"model_int8.onnx was closed; load the model again"):
         encoder.embed("a")
     with pytest.raises(ClosedError):
-        encoder._sessions["model"].run_bound({}, [])
+        Binding(encoder._sessions["model"], {}, {})
     assert encoder.tokenize(["a"]) == [[1, 4, 2]]  # what needs no graph still works
 
 

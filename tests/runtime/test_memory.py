@@ -12,6 +12,7 @@ import gc, os, sys
 import numpy as np
 from tfm.runtime import CancelToken, load
 from tfm.runtime import session as sessions
+from tfm.runtime.binding import Binding
 from tfm.runtime.control import Control
 
 def rss():
@@ -38,7 +39,8 @@ LARGE = """
 small, large = np.ones((1, 128), np.float32), np.ones((32768, 128), np.float32)
 def run(x):
     if sys.argv[2] == "bound":
-        session.run_bound({"x": x}, ["y"])
+        y = np.empty((len(x), *session.signature.outputs[0].shape[1:]), np.float32)
+        Binding(session, {"x": x}, {"y": y}).run()
     else:
         session.run(x=x)
 run(small)
