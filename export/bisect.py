@@ -98,7 +98,7 @@ def bisect(
     with stage("look for an input that fails"):
         failing = [case for case in cases if not check(case).passed]
         if not failing:  # then only what onnxruntime makes of the graph does
-            levels = ("disabled", "all")
+            levels = ("disabled", "all", "runtime")
             failing = [case for case in cases if not check(case).passed]
     if not failing:
         raise VerificationError(f"no input of {len(cases)} fails by itself: there is nothing to bisect")

@@ -223,7 +223,7 @@ def _compare_stream(
     fault = ""
     try:
         providers = [provider] if provider == CPU else [provider, CPU]
-        session = ort.InferenceSession(path, options_for("all"), providers=providers)
+        session = ort.InferenceSession(path, options_for("runtime", providers), providers=providers)
         for case in inputs:
             with torch.no_grad(), no_fast_path():
                 expected = graph(*case)

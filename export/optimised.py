@@ -9,6 +9,8 @@ from pathlib import Path
 import onnx_ir as ir
 import onnxruntime as ort
 
+from tfm.runtime.providers import PROVIDERS, session_options
+
 from .ops import ACTIVATION, ATTENTION, SOFTMAX, OpId
 from .passes import NOTE_KEY
 from .regions import Array, Region
@@ -19,8 +21,9 @@ LEVELS: dict[str, ort.GraphOptimizationLevel] = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "runtime": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
-"""onnxruntime's levels of graph optimisation."""
+"""onnxruntime's levels of graph optimisation, and "runtime": the highest without what `tfm.runtime` leaves out."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,9 +41,10 @@ class Place:
     node: ir.Node
 
 
-def options_for(level: str) -> ort.SessionOptions:
-    """Options of a session at one of `LEVELS`, quiet."""
-    options = ort.SessionOptions()
+def options_for(level: str, providers: Sequence[str]) -> ort.SessionOptions:
+    """Options of a session at one of `LEVELS` on onnxruntime's execution providers, quiet."""
+    first = next((name for name, provider in PROVIDERS.items() if provider == providers[0]), "")
+    options = session_options(first, threads=0) if level == "runtime" else ort.SessionOptions()
     options.graph_optimization_level = LEVELS[level]
     options.log_severity_level = 3
     return options
@@ -61,7 +65,7 @@ def optimise(
     Returns:
         The optimised model's file; and for each of its nodes, by name, the operator and execution provider that ran.
     """
-    options = options_for(level)
+    options = options_for(level, providers)
     options.optimized_model_filepath = str(folder / "optimised.onnx")
     if path.with_name(f"{path.name}.data").exists():  # then the optimised graph has its weights beside it too
         name = "session.optimized_model_external_initializers_file_name"

@@ -137,7 +137,7 @@ class _Verification:
         figures = {name: Figures() for name in self.names}
         faults, ran = dict.fromkeys(self.names, ""), bool(self.feeds)
         try:
-            session = ort.InferenceSession(self.path, options_for(level), providers=self.providers)
+            session = ort.InferenceSession(self.path, options_for(level, self.providers), providers=self.providers)
             if session.get_providers()[0] != self.provider:  # onnxruntime only warns
                 raise VerificationError(f"{self.provider} cannot be loaded; {session.get_providers()[0]} would run it")
             for expected, feeds in zip(self.expected, self.feeds, strict=True):
@@ -207,7 +207,9 @@ class _Verification:
         figures = {name: Figures() for name in self.names}
         faults = dict.fromkeys(self.names, "")
         try:
-            session = ort.InferenceSession(self.path, options_for(_LAST_LEVEL), providers=self.providers)
+            session = ort.InferenceSession(
+                self.path, options_for(_LAST_LEVEL, self.providers), providers=self.providers
+            )
             for case, feeds in zip(self.cases, self.feeds, strict=True):
                 with torch.no_grad(), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # that torch's nested tensors are a prototype

@@ -1,24 +1,29 @@
 """How a bundle is opened."""
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfm.errors import BundleError, InputError, ProviderError
 
 from .checks import MAY_BE_EMPTY, SUM, Array
-from .decoder import Decoder
-from .encoder import Encoder
-from .encoder_decoder import EncoderDecoder
-from .golden import ARRAYS
 from .locate import folder_of
 from .manifest import Manifest, Signature, check_digests, read_manifest
 from .messages import brief
 from .model import TOKENIZER
-from .module import Module
 from .providers import candidates, count_threads
 from .session import Session, reason_of
+
+if TYPE_CHECKING:
+    from .decoder import Decoder
+    from .encoder import Encoder
+    from .encoder_decoder import EncoderDecoder
+    from .module import Module
+
+    AnyModel = Encoder | Decoder | EncoderDecoder | Module
 
 
 def load(
@@ -27,7 +32,7 @@ def load(
     precision: str = "auto",
     threads: int | None = None,
     fallback: bool = False,
-) -> Encoder | Decoder | EncoderDecoder | Module:
+) -> "AnyModel":
     """Open a bundle that tfm-export wrote.
 
     Every graph is run once on the least inputs that it takes, so that a provider that opens it and cannot run it is
@@ -65,12 +70,29 @@ def load(
                 raise
             skipped[choice] = str(error)
             continue
-        made: dict[str, type[Encoder] | type[Decoder] | type[EncoderDecoder] | type[Module]]
-        made = {"encoder": Encoder, "decoder": Decoder, "encoder-decoder": EncoderDecoder, "module": Module}
-        model = made[manifest.kind](manifest, chosen, sessions)
+        model = _make(manifest, chosen, sessions)
         model.skipped = skipped
         return model
     raise ProviderError("no provider runs here: " + "; ".join(f"{name}: {why}" for name, why in skipped.items()))
+
+
+def _make(manifest: Manifest, precision: str, sessions: dict[str, Session]) -> "AnyModel":
+    """Make the model of a bundle's kind; only what that is made of is imported."""
+    if manifest.kind == "encoder":
+        from .encoder import Encoder
+
+        return Encoder(manifest, precision, sessions)
+    if manifest.kind == "decoder":
+        from .decoder import Decoder
+
+        return Decoder(manifest, precision, sessions)
+    if manifest.kind == "encoder-decoder":
+        from .encoder_decoder import EncoderDecoder
+
+        return EncoderDecoder(manifest, precision, sessions)
+    from .module import Module
+
+    return Module(manifest, precision, sessions)
 
 
 def _choose_precision(manifest: Manifest, precision: str, provider: str) -> str:
@@ -86,12 +108,16 @@ def _open(manifest: Manifest, precision: str, provider: str, threads: int) -> di
     """Open the graphs of one precision on one provider, each run once."""
     paths = manifest.graphs[precision]
     opened = [name for path in paths.values() for name in manifest.files_of(path)]
-    check_digests(manifest, opened + [TOKENIZER] * (TOKENIZER in manifest.files))
-    sessions = {}
+    finish = _start_digests(manifest, opened + [TOKENIZER] * (TOKENIZER in manifest.files))
+    try:
+        sessions = {
+            role: Session(manifest.folder / path, manifest.signature[role], provider, threads, manifest.digest(path))
+            for role, path in paths.items()
+        }
+    finally:
+        finish()  # where a file was altered, that says more than what onnxruntime makes of it
     for role, path in paths.items():
-        file, signature = manifest.folder / path, manifest.signature[role]
-        sessions[role] = Session(file, signature, provider, threads, manifest.digest(path))
-        arrays = _first_inputs(manifest, role)
+        file, arrays = manifest.folder / path, _first_inputs(manifest, role)
         if arrays is None:
             continue
         try:
@@ -104,11 +130,33 @@ def _open(manifest: Manifest, precision: str, provider: str, threads: int) -> di
     return sessions
 
 
+def _start_digests(manifest: Manifest, names: list[str]) -> Callable[[], None]:
+    """Start to compare files with their digests beside what else is done; what is returned waits, and raises."""
+    raised: list[Exception] = []
+
+    def work() -> None:
+        try:
+            check_digests(manifest, names)
+        except Exception as error:
+            raised.append(error)
+
+    def finish() -> None:
+        thread.join()
+        if raised:
+            raise raised[0]
+
+    thread = threading.Thread(target=work, name="tfm digests")
+    thread.start()
+    return finish
+
+
 def _first_inputs(manifest: Manifest, role: str) -> dict[str, Array] | None:
     """Make inputs that a graph must take; None: nobody knows of any."""
     signature = manifest.signature[role]
     if manifest.kind != "module" or all(isinstance(dim, int) for spec in signature.inputs for dim in spec.shape):
         return least_inputs(signature)
+    from .golden import ARRAYS
+
     if ARRAYS not in manifest.files:  # a module may need more than one of anything, and says nowhere how many
         return None
     check_digests(manifest, [ARRAYS])

@@ -6,7 +6,6 @@ from typing import Any
 
 from tfm.errors import BundleError, InputError
 
-from .generation.text import byte_token_ids
 from .messages import brief
 
 
@@ -91,6 +90,8 @@ class Tokenizer:
     @cached_property
     def byte_tokens(self) -> frozenset[int]:
         """Ids that stand for one byte each: a text can be told only when a run of them has ended."""
+        from .generation.text import byte_token_ids
+
         return byte_token_ids(self._tokenizer.get_vocab())
 
     def id_of(self, token: str) -> int | None:

@@ -8,6 +8,7 @@ from tfm.export.optimised import options_for
 from tfm.quantize.block_rounding import Blocks
 
 Array = np.ndarray
+CPU = ["CPUExecutionProvider"]
 
 
 def unpack(blocks: Blocks, bits: int, block: int, columns: int) -> Array:
@@ -54,7 +55,7 @@ def model_of(
 
 def run(model: ir.Model, level: str = "all", **feeds: Array) -> list[Array]:
     content = ir.to_proto(model).SerializeToString()
-    return ort.InferenceSession(content, options_for(level), providers=["CPUExecutionProvider"]).run(None, feeds)
+    return ort.InferenceSession(content, options_for(level, CPU), providers=CPU).run(None, feeds)
 
 
 def types(model: ir.Model) -> list[str]:
