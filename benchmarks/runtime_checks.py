@@ -28,6 +28,7 @@ DECODER = Signature(
     inputs=(
         TensorSpec(name="input_ids", dtype="int64", shape=ROWS, below=49152),
         TensorSpec(name="cache_position", dtype="int64", shape=("batch",)),
+        TensorSpec(name="logits_position", dtype="int64", shape=("batch", "logits_length")),
         *(
             TensorSpec(name=f"past_key_values.{i}.{part}", dtype="float32", shape=("batch", 3, "cache_length", 64))
             for i in range(30)
@@ -63,8 +64,9 @@ def main() -> None:
         feeds = {spec.name: np.ones(shape, np.int64) for spec in ENCODER.inputs}
         print(f"encoder, 3 inputs {shape[0]}×{shape[1]}: {median_us(ENCODER, feeds):.1f} µs")
     for batch in (1, 8):
-        caches = {spec.name: np.zeros((batch, 3, CAPACITY, 64), np.float32) for spec in DECODER.inputs[2:]}
+        caches = {spec.name: np.zeros((batch, 3, CAPACITY, 64), np.float32) for spec in DECODER.inputs[3:]}
         feeds = {"input_ids": np.ones((batch, 1), np.int64), "cache_position": np.zeros(batch, np.int64), **caches}
+        feeds["logits_position"] = np.zeros((batch, 1), np.int64)
         print(f"decoder, input_ids {batch}×1 and {len(caches)} caches: {median_us(DECODER, feeds):.1f} µs")
 
 

@@ -237,6 +237,7 @@ def _figures(expected: Array) -> Figures:
 
 def _smaller(graph: Graph, case: list[Tensor]) -> Iterator[list[Tensor]]:
     """Cases with fewer rows, then with shorter lengths."""
+    names = [value.name for value in graph.inputs]
     sizes: dict[str, int] = {}
     for value, tensor in zip(graph.inputs, case, strict=True):
         sizes |= {
@@ -251,9 +252,13 @@ def _smaller(graph: Graph, case: list[Tensor]) -> Iterator[list[Tensor]]:
                         _narrow(tensor, value.shape, sizes, dim, first, smaller)
                         for value, tensor in zip(graph.inputs, case, strict=True)
                     ]
+                    # what says places or positions is to stay within what is left
                     if dim == "cache_length":
-                        places = [value.name for value in graph.inputs].index("cache_position")
+                        places = names.index("cache_position")
                         narrowed[places] = narrowed[places].clamp(max=smaller - sizes["sequence"])
+                    elif dim == "sequence" and "logits_position" in names:
+                        wanted = names.index("logits_position")
+                        narrowed[wanted] = narrowed[wanted].clamp(max=smaller - 1)
                     yield narrowed
 
 

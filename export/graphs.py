@@ -8,7 +8,9 @@
 Names are Hugging Face's. A decoder's caches have a fixed length, as those of its `StaticCache`: where the new tokens go
 in each row, `cache_position` says, and a query sees the keys at its own and earlier places. So rows of any lengths go
 together, padded on the right, without a mask; and whoever gives the same memory for past and present has the cache
-grow in place. Shapes: B batch, S new tokens, T source tokens, C length of a cache, K key/value heads, H head size.
+grow in place. Logits are computed where `logits_position` wants them, of a prompt after its last token alone.
+Shapes: B batch, S new tokens, P positions with logits, T source tokens, C length of a cache, K key/value heads, H head
+size.
 """
 
 import dataclasses
@@ -156,33 +158,39 @@ class DecoderGraph(Graph):
         ids = _tokens(config, config.target_vocab_size)
         source_mask = Value(name="encoder_attention_mask", dtype="int64", shape=("batch", "encoder_sequence"), below=2)
         places = Value(name="cache_position", dtype="int64", shape=("batch",), below=config.max_positions)
+        wanted = Value(name="logits_position", dtype="int64", shape=("batch", "logits_length"))
         past = _cache(config, "past_key_values.{}" + own, "cache_length")
         source = _cache(config, "past_key_values.{}.encoder", "encoder_sequence")
-        self.inputs = (ids, places, source_mask, *past, *source) if self.cross else (ids, places, *past)
-        logits = Value(name="logits", dtype="float32", shape=("batch", "sequence", config.target_vocab_size))
-        if config.reads_vectors:
-            logits = Value(name="last_hidden_state", dtype="float32", shape=("batch", "sequence", config.d_model))
+        self.inputs = (ids, places, wanted, *((source_mask, *past, *source) if self.cross else past))
+        logits = Value(name="logits", dtype="float32", shape=("batch", "logits_length", config.target_vocab_size))
         self.outputs = (logits, *_cache(config, "present.{}" + own, "cache_length"))
         self.max_length = {"cache_length": config.max_positions}
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """(input_ids, cache_position[, encoder_attention_mask], past…[, source…]) → (logits, present…)."""
+        """(input_ids, cache_position, logits_position[, encoder_attention_mask], past…[, source…]) → (logits, …)."""
         depth = self.model.config.num_decoder_layers
-        ids_BS, cache_position_B, *rest = tensors
+        ids_BS, cache_position_B, logits_position_BP, *rest = tensors
         cross_mask_BT = rest.pop(0) if self.cross else None
         caches = _pair(rest)
         past, cross = caches[:depth], caches[depth:] or None
-        logits_BSV, presents = self.model.decoder(
-            ids_BS, past=past, cross=cross, cross_mask_BT=cross_mask_BT, cache_position_B=cache_position_B
+        logits_BPV, presents = self.model.decoder(
+            ids_BS,
+            past=past,
+            cross=cross,
+            cross_mask_BT=cross_mask_BT,
+            cache_position_B=cache_position_B,
+            logits_position_BP=logits_position_BP,
         )
-        return (logits_BSV, *_flatten(presents))
+        return (logits_BPV, *_flatten(presents))
 
     @torch.no_grad()
     def sample(self, generator: torch.Generator, batch: int, length: int, past: int = 0) -> list[Tensor]:
         """Make new ids, and the caches that eager itself computes for a random past and source.
 
         The first row has all of the past, the others lose a random part of it: what they had there is left in the
-        cache, to be written over or not to be seen. Caches of several rows have room for one token more.
+        cache, to be written over or not to be seen. Caches of several rows have room for one token more. Logits are
+        wanted after every new token, in an order of each row's own; of three rows or more once again after the first
+        of them, since as many may be wanted as one likes.
         """
         config = self.model.config
         ids_BT = _random_tokens(config, config.target_vocab_size, generator, batch, past + length)
@@ -204,7 +212,11 @@ class DecoderGraph(Graph):
             )[1]
         places_B = torch.randint(max(past, 1), (batch,), generator=generator)
         places_B[0] = past
-        return [ids_BT[:, past:].contiguous(), places_B, *source_mask, *_flatten(cache), *_flatten(cross or [])]
+        wanted_BP = torch.rand(batch, length, generator=generator).argsort(1)
+        if batch > 2:
+            wanted_BP = torch.cat([wanted_BP, wanted_BP[:, :1]], 1)
+        new_BS = ids_BT[:, past:].contiguous()
+        return [new_BS, places_B, wanted_BP, *source_mask, *_flatten(cache), *_flatten(cross or [])]
 
 
 def graphs_of(model: Transformer) -> list[Graph]:

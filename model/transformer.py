@@ -200,6 +200,7 @@ class Decoder(Stack):
         cross_mask_BT: Tensor | None = None,
         position_ids_BS: Tensor | None = None,
         cache_position_B: Tensor | None = None,
+        logits_position_BP: Tensor | None = None,
     ) -> tuple[Tensor, list[KeyValue]]:
         """Compute the logits of the next token after each of S tokens that follow P cached ones.
 
@@ -212,10 +213,12 @@ class Decoder(Stack):
             position_ids_BS: Positions of the new tokens, (B, S), for rows padded on the left; None: their places.
             cache_position_B: How many tokens each row has in the cache, int64 (B,), where `past` has a fixed length
                 that the new ones fit into; they come after those, and rows may be padded on the right. None: P.
+            logits_position_BP: After which of the S tokens logits are wanted, indices into each row, int64 (B, P);
+                None: after all of them.
 
         Returns:
-            Logits (B, S, V), or last states (B, S, D) where config.reads_vectors, and per layer the keys and values of
-            all P + S tokens, or the whole cache.
+            Logits (B, S, V), or (B, P, V) of the positions that are wanted, or last states (B, S, D) where
+            config.reads_vectors, and per layer the keys and values of all P + S tokens, or the whole cache.
         """
         past_length = 0 if past is None else past[0][0].size(2)
         new_S = torch.arange(ids_BS.size(1), device=ids_BS.device)
@@ -238,6 +241,8 @@ class Decoder(Stack):
         x_BSD, presents = self.run(x_BSD, masks, position_ids, past, cross, cross_mask, cache_position_B)
         if self.head is None:
             return x_BSD, presents
+        if logits_position_BP is not None:  # the head is a fifth of a small model: of a prompt, its last token does
+            x_BSD = x_BSD.gather(1, logits_position_BP[:, :, None].expand(-1, -1, x_BSD.size(-1)))
         logits_BSV = self.head(x_BSD if self.logit_scale == 1.0 else x_BSD * self.logit_scale)
         if self.logit_softcap is not None:
             logits_BSV = torch.tanh(logits_BSV / self.logit_softcap) * self.logit_softcap

@@ -18,7 +18,7 @@ from tfm.errors import CalibrationError
 from tfm.runtime.batches import batches, check_count, length_limit
 from tfm.runtime.checks import nearest
 from tfm.runtime.generation.loop import continue_greedily
-from tfm.runtime.generation.state import DecoderState, empty_caches
+from tfm.runtime.generation.state import DecoderState, from_nothing
 from tfm.runtime.manifest import Manifest, Signature, check_digests
 from tfm.runtime.providers import count_threads
 from tfm.runtime.session import Session
@@ -189,8 +189,8 @@ class Calibration:
 
 
 def _complete(feeds: dict[str, Array], signature: Signature) -> dict[str, Array]:
-    """Give a graph what it takes: of `feeds`, and a cache with nothing in it and room for just the ids."""
-    feeds = {**empty_caches(signature, *feeds["input_ids"].shape), **feeds}
+    """Give a graph what it takes: of `feeds`, else for all logits of rows from their first token on."""
+    feeds = {**from_nothing(signature, *feeds["input_ids"].shape), **feeds}
     return {spec.name: feeds[spec.name] for spec in signature.inputs}
 
 

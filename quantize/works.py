@@ -69,7 +69,7 @@ def bundle_works(manifest: Manifest, calibration: Calibration | None = None) -> 
 def _random(signature: Signature, step: Step, rng: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
     """One row without padding: what the native graphs take."""
     room = step.past + step.length
-    sizes = {"batch": 1, "sequence": step.length, "cache_length": room, "encoder_sequence": _SOURCE}
+    sizes = {"batch": 1, "sequence": step.length, "cache_length": room, "encoder_sequence": _SOURCE, "logits_length": 1}
     inputs = {}
     for spec in signature.inputs:
         shape = [dim if isinstance(dim, int) else sum(sizes[part] for part in dim.split(SUM)) for dim in spec.shape]
@@ -77,6 +77,8 @@ def _random(signature: Signature, step: Step, rng: np.random.Generator) -> dict[
             values: npt.NDArray[Any] = np.ones(shape)
         elif spec.name == "cache_position":
             values = np.full(shape, step.past)
+        elif spec.name == "logits_position":
+            values = np.full(shape, step.length - 1)
         elif spec.below is not None:
             values = rng.integers(spec.below, size=shape)
         else:

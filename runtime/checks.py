@@ -20,6 +20,7 @@ from .messages import brief
 MAY_BE_EMPTY = "past_sequence"
 SUM = " + "
 POSITION, NEW, CAPACITY = "cache_position", "sequence", "cache_length"
+WANTED = "logits_position"
 
 _UNSIGNED = {size: np.dtype(f"uint{8 * size}") for size in (1, 2, 4, 8)}
 # ndarray.flags.num: the bits of C_CONTIGUOUS and ALIGNED, in one look
@@ -52,6 +53,7 @@ class InputChecks:
         self._max_length = [(tuple(key.split(SUM)), most) for key, most in signature.max_length.items()]
         places = [spec for spec in signature.inputs if spec.name == POSITION and len(spec.shape) == 1]
         self._placed = bool(places) and NEW in dims and CAPACITY in dims
+        self._chosen = NEW in dims and any(spec.name == WANTED for spec in signature.inputs)
         self._batch = _batch_of(signature, dims) if empty_batch else None
 
     def __call__(self, arrays: Mapping[str, Any]) -> dict[str, Array]:
@@ -100,6 +102,8 @@ class InputChecks:
                 _refuse_values(array, spec)
         if self._placed:
             _check_positions(checked[POSITION], sizes[NEW], sizes[CAPACITY])
+        if self._chosen:
+            _check_wanted(checked[WANTED], sizes[NEW])
         return checked
 
     def without_rows(self, checked: Mapping[str, Array]) -> dict[str, Array] | None:
@@ -209,6 +213,16 @@ def _check_positions(position_B: Array, new: int, capacity: int) -> None:
             f"the caches have {capacity} places, and the new tokens take {new}"
             if new <= capacity
             else f"{NEW} is {new}, but the caches have only {capacity} places ({CAPACITY}); pass larger ones"
+        )
+
+
+def _check_wanted(position_BP: Array, new: int) -> None:
+    """Check that logits are wanted after tokens that there are: a negative index would count from the end."""
+    if position_BP.size and np.maximum.reduce(position_BP.view(np.uint64), axis=None) >= new:
+        place = np.argwhere((position_BP < 0) | (position_BP >= new))[0].tolist()
+        raise InputError(
+            f"{WANTED}{place} is {position_BP[tuple(place)]}, but must be in [0, {new}), as there are {new} new tokens "
+            f"({NEW})"
         )
 
 

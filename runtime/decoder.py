@@ -1,6 +1,7 @@
 """Decoder bundles: they continue a sequence.
 
-Shapes: B batch, S new tokens, C length of the cache, K key/value heads, H head size, V vocabulary.
+Shapes: B batch, S new tokens, P positions with logits, C length of the cache, K key/value heads, H head size, V
+vocabulary.
 """
 
 from collections.abc import Mapping
@@ -32,14 +33,15 @@ class Decoder(Generator):
 
         Args:
             arrays: By name: input_ids, int64 (B, S); cache_position, how many tokens each row has in the cache
-                already, int64 (B,); and that cache, past_key_values.…, each float32 (B, K, C, H), with room for the new
+                already, int64 (B,); logits_position, after which of the new tokens logits are wanted, int64 (B, P) in
+                [0, S); and that cache, past_key_values.…, each float32 (B, K, C, H), with room for the new
                 tokens too.
             cancel: Ends the run from elsewhere.
             timeout: Seconds after which the run ends.
             **named: The same, each as a keyword.
 
         Returns:
-            logits, float32 (B, S, V), and the cache present.…, each (B, K, C, H), with the new tokens in it.
+            logits, float32 (B, P, V), and the cache present.…, each (B, K, C, H), with the new tokens in it.
 
         Raises:
             InputError: An input that the graph must not see.

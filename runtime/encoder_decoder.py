@@ -15,7 +15,7 @@ from .batches import length_limit, pad_rows
 from .checks import Array, InputChecks
 from .control import CancelToken, Control
 from .generation.loop import Begun
-from .generation.state import DecoderState, empty_caches
+from .generation.state import DecoderState, from_nothing
 from .generator import Generator
 from .manifest import Manifest, Signature
 from .model import as_list
@@ -69,7 +69,7 @@ class EncoderDecoder(Generator):
         mask_BT = encoder.check({"input_ids": ids_BT, "attention_mask": attention_mask})["attention_mask"]
         control = Control(cancel, timeout)
         hidden_BTD, context = self._encode(ids_BT, mask_BT, control)
-        feeds = {"input_ids": target_BS, **empty_caches(decoder.signature, *target_BS.shape), **context}
+        feeds = {"input_ids": target_BS, **from_nothing(decoder.signature, *target_BS.shape), **context}
         logits = decoder.run(feeds, outputs="logits", control=control)
         return {**logits, "last_hidden_state": hidden_BTD}
 

@@ -268,8 +268,10 @@ def _signature(value: CheckedJson, kind: str) -> Signature:
     if kind != "module" and all(spec.name not in ("input_ids", "pixel_values") for spec in inputs):
         raise BundleError(f"{value.path}: {value.place}.inputs has no input_ids; export the bundle again")
     names = {spec.name for spec in inputs}
-    if kind != "module" and "cache_position" not in names and any(n.startswith("past_key_values.") for n in names):
-        raise BundleError(f"{value.path}: {value.place} has caches that grow, as older versions made; export it again")
+    if kind != "module" and any(name.startswith("past_key_values.") for name in names):
+        for name, older in (("cache_position", "caches that grow"), ("logits_position", "logits at every position")):
+            if name not in names:
+                raise BundleError(f"{value.path}: {value.place} has {older}, as older versions made; export it again")
     dims = {dim for spec in inputs for dim in spec.shape if isinstance(dim, str)}
     for spec, item in zip(inputs, value["inputs"].items(), strict=True):
         if any(isinstance(dim, str) and not _is_sum(dim, dims) for dim in spec.shape):

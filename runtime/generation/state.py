@@ -1,6 +1,7 @@
 """What a decoder has read: rows of tokens, kept as keys and values in a cache that grows in place.
 
-Shapes: B rows, S new tokens, C length of the cache, K key/value heads, H head size, V vocabulary.
+Shapes: B rows, S new tokens, P positions with logits, C length of the cache, K key/value heads, H head size, V
+vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,8 @@ from ..session import Session
 _BLOCK = 32
 """A cache is made longer by so many tokens at a time, or by an eighth, so that it is rarely copied."""
 
-_MOST_LOGITS = 1 << 24
-"""So many logits one run may give: a graph gives them after every token, so that long prompts go in parts."""
+_PART = 1 << 13
+"""So many tokens one run may read."""
 
 
 class DecoderState:
@@ -34,8 +35,8 @@ class DecoderState:
         """Begin with nothing read.
 
         Args:
-            decoder: Takes input_ids, cache_position, the context and past_key_values.…; gives logits (B, S, V) and
-                present.….
+            decoder: Takes input_ids, cache_position, logits_position, the context and past_key_values.…; gives logits
+                (B, P, V) and present.….
             rows: B.
             context: Inputs that stay the same at every step, each (B, …).
         """
@@ -62,15 +63,16 @@ class DecoderState:
         batch, longest = ids_BS.shape
         self._reserve(int(self.length_B.max()) + longest)
         logits_BV = np.empty((batch, self._vocabulary), np.float32)
-        part = max(1, _MOST_LOGITS // (batch * self._vocabulary))
+        length_B = np.array([len(row) for row in rows])
+        part = max(1, _PART // batch)
         for start in range(0, longest, part):
-            size = min(part, longest - start)
-            step = _Step(ids_BS[:, start : start + size].copy(), self.length_B + start, self._vocabulary)
+            step = _Step(ids_BS[:, start : start + part].copy(), self.length_B + start, self._vocabulary)
+            last_B = length_B - 1 - start
+            np.clip(last_B, 0, step.ids_BS.shape[1] - 1, out=step.wanted_B1[:, 0])
             self._bind(step).run(control)
-            for b, row in enumerate(rows):
-                if start < len(row) <= start + size:
-                    logits_BV[b] = step.logits_BSV[b, len(row) - 1 - start]
-        self.length_B += [len(row) for row in rows]
+            here_B = last_B == step.wanted_B1[:, 0]
+            logits_BV[here_B] = step.logits_B1V[here_B, 0]
+        self.length_B += length_B
         return logits_BV
 
     def step(self, token_B: Array, control: Control | None = None) -> Array:
@@ -92,7 +94,7 @@ class DecoderState:
         np.minimum(self.length_B, self._room - 1, out=self._step.place_B)
         self._binding.run(control)
         np.add(self._step.place_B, 1, out=self.length_B)
-        return self._step.logits_BSV[:, 0]
+        return self._step.logits_B1V[:, 0]
 
     def reorder(self, parent_B: Array) -> None:
         """Let every row go on from a row of the same context, which may be another: indices (B,)."""
@@ -121,8 +123,7 @@ class DecoderState:
         room = -(-length // block) * block
         room = room if self._most is None else min(room, self._most)
         used, old = int(self.length_B.max()), self._arrays()
-        empty = empty_caches(self._decoder.signature, len(self.length_B), room)
-        arrays = {name: array for name, array in empty.items() if name.startswith("past_key_values.")}
+        arrays = _empty_caches(self._decoder.signature, len(self.length_B), room)
         for name, array in old.items():
             arrays[name][:, :, :used] = array[:, :, :used]
         self._room = room
@@ -141,30 +142,44 @@ class DecoderState:
         self._step = None
 
     def _bind(self, step: "_Step") -> Binding:
-        inputs = {"input_ids": step.ids_BS, "cache_position": step.place_B, **self._context, **self._values}
+        new = {"input_ids": step.ids_BS, "cache_position": step.place_B, "logits_position": step.wanted_B1}
         presents = {name.replace("past_key_values.", "present."): value for name, value in self._values.items()}
-        return Binding(self._decoder, inputs, {"logits": step.logits_BSV, **presents})
+        inputs = {**new, **self._context, **self._values}
+        return Binding(self._decoder, inputs, {"logits": step.logits_B1V, **presents})
 
 
-def empty_caches(signature: Signature, batch: int, length: int) -> dict[str, Array]:
-    """Make what a decoder takes beside its ids where nothing has been read: by name, caches (B, K, C, H) and places.
+def from_nothing(signature: Signature, batch: int, length: int) -> dict[str, Array]:
+    """Make what a decoder takes beside its ids to give all logits of rows of which nothing has been read.
 
     Args:
         signature: The decoder's.
         batch: B.
-        length: C.
+        length: S; the caches have room for just so many.
+
+    Returns:
+        By input name: caches (B, K, S, H), places (B,), and every position, (B, S).
     """
+    return {
+        "cache_position": np.zeros(batch, np.int64),
+        "logits_position": np.tile(np.arange(length, dtype=np.int64), (batch, 1)),
+        **_empty_caches(signature, batch, length),
+    }
+
+
+def _empty_caches(signature: Signature, batch: int, length: int) -> dict[str, Array]:
+    """Make a decoder's own caches, by name (B, K, C, H)."""
     sizes = {"batch": batch, "cache_length": length}
     return {
         spec.name: np.zeros([dim if isinstance(dim, int) else sizes[dim] for dim in spec.shape], spec.dtype)
         for spec in signature.inputs
-        if sizes.keys() >= {dim for dim in spec.shape if isinstance(dim, str)}
+        if "cache_length" in spec.shape
     }
 
 
 class _Step:
-    """What changes from run to run: new ids, the place of the first in each row, and the logits after each."""
+    """What changes from run to run: new ids, the place of the first in each row, and the logits after one of them."""
 
     def __init__(self, ids_BS: Array, place_B: Array, vocabulary: int) -> None:
         self.ids_BS, self.place_B = ids_BS, place_B
-        self.logits_BSV = np.empty((*ids_BS.shape, vocabulary), np.float32)
+        self.wanted_B1 = np.zeros((len(ids_BS), 1), np.int64)
+        self.logits_B1V = np.empty((len(ids_BS), 1, vocabulary), np.float32)

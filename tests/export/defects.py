@@ -277,6 +277,16 @@ DEFECTS: dict[str, Defect] = {
     ),
     "relative bias transposed": Defect("t5", attribute(of_type("Transpose"), perm=(0, 3, 2, 1)), fed(SELF[0], "mask")),
     "ALiBi's slope 1 % off": Defect("alibi", constant(of_type("Mul"), 0, lambda s: s * 1.01), fed(CACHED[0], "mask")),
+    # ---- the positions whose logits are wanted
+    "logits of the token before": Defect(
+        "llama", before(of_type("GatherElements"), 1, "Sub", 1), fed("linear decoder.head")
+    ),
+    "logits of another row": Defect(
+        "decoder", before(of_type("GatherElements"), 0, "Slice", [-1], [-99], [0], [-1]), fed("linear decoder.head")
+    ),
+    "logits of every token in its order": Defect(
+        "gpt2", bypassed(of_type("GatherElements")), fed("linear decoder.head")
+    ),
     # ---- weights and layers
     "one weight of a projection": Defect(
         "encoder", weight(of_type("MatMul"), 0.01), LINEAR.format("en", 0, "self_attn.in_proj") + WEIGHTS

@@ -41,10 +41,14 @@ def test_a_decoder_is_one_graph_with_a_cache(make_model: MakeModel) -> None:
     (graph,) = graphs_of(make_model(kind="decoder", num_decoder_layers=2))
     assert (graph.role, graph.file, graph.max_length) == ("model", "model", {"cache_length": 16})
     past = [f"past_key_values.{layer}.{part}" for layer in range(2) for part in ("key", "value")]
-    inputs = ["input_ids", "cache_position", *past]
+    inputs = ["input_ids", "cache_position", "logits_position", *past]
     assert values(graph) == (inputs, ["logits", *(name.replace("past_key_values", "present") for name in past)])
     assert graph.inputs[1].shape == ("batch",)
-    assert graph.inputs[2].shape == graph.outputs[1].shape == ("batch", 2, "cache_length", 8)
+    assert (graph.inputs[2].shape, graph.outputs[0].shape) == (
+        ("batch", "logits_length"),
+        ("batch", "logits_length", 19),
+    )
+    assert graph.inputs[3].shape == graph.outputs[1].shape == ("batch", 2, "cache_length", 8)
 
 
 def test_an_encoder_decoder_is_two_graphs_that_fit(make_model: MakeModel) -> None:
@@ -81,6 +85,11 @@ def test_samples_fit_the_signature(make_model: MakeModel, kind: str) -> None:
                     assert tensor.min() >= 0
                     assert tensor.max() < value.below
             assert (sizes["batch"], sizes["sequence"]) == (batch, length)
+            if "logits_length" in sizes:  # all positions, those of each row in an order of its own
+                (wanted_BP,) = (t for v, t in zip(graph.inputs, inputs, strict=True) if v.name == "logits_position")
+                assert all(set(row) == set(range(length)) for row in wanted_BP.tolist())
+                assert sizes["logits_length"] == length + (batch > 2)
+                assert len({tuple(row) for row in wanted_BP.tolist()}) == batch
             if "cache_length" in sizes:  # room for all, and where there are several rows for one more
                 assert sizes["cache_length"] == min(past + length + (batch > 1), 16)
             with torch.no_grad():
@@ -116,7 +125,7 @@ def test_cases_have_the_corners(make_model: MakeModel, kind: str) -> None:
 @pytest.mark.parametrize("longest", [1, 2, 3, 5])
 def test_cases_of_short_models_stay_within_the_limit(make_model: MakeModel, longest: int) -> None:
     for graph in graphs_of(make_model(kind="decoder", max_positions=longest)):
-        for ids, place_B, past, *_ in cases(graph):
+        for ids, place_B, _, past, *_ in cases(graph):
             assert 1 <= ids.size(1) + int(place_B.max()) <= past.size(2) <= longest
 
 

@@ -133,9 +133,10 @@ def test_decoding_step_by_step_is_the_full_pass(export_tiny: ExportTiny, options
     ids = torch.randint(19, (3, 16), generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         expected = graph.model(ids)
-    cache = [torch.zeros(3, 2, 16, 8)] * (len(graph.inputs) - 2)
+    cache = [torch.zeros(3, 2, 16, 8)] * (len(graph.inputs) - 3)
     for start, stop in [(0, 4), (4, 5), (5, 6), (6, 13), (13, 16)]:
-        logits, *presents = run(exported.path, graph, [ids[:, start:stop], torch.full((3,), start), *cache])
+        wanted = torch.arange(stop - start).expand(3, -1)
+        logits, *presents = run(exported.path, graph, [ids[:, start:stop], torch.full((3,), start), wanted, *cache])
         close(logits, expected[:, start:stop])
         cache = [torch.from_numpy(array) for array in presents]
 
@@ -146,15 +147,35 @@ def test_rows_that_have_read_unequally_much_go_together(export_tiny: ExportTiny,
     exported = export_tiny(**options)["model"]
     graph, lengths = exported.graph, [7, 2, 4]
     ids = torch.randint(19, (3, 12), generator=torch.Generator().manual_seed(17))
-    cache = [torch.zeros(3, 2, 12, 8)] * (len(graph.inputs) - 2)
+    cache = [torch.zeros(3, 2, 12, 8)] * (len(graph.inputs) - 3)
     rows = list(zip(ids, lengths, strict=True))
     padded = torch.stack([torch.where(torch.arange(7) < length, row[:7], 0) for row, length in rows])
-    _, *presents = run(exported.path, graph, [padded, torch.zeros(3, dtype=torch.int64), *cache])
-    new = torch.stack([row[length : length + 3] for row, length in rows])
-    logits, *_ = run(exported.path, graph, [new, torch.tensor(lengths), *map(torch.from_numpy, presents)])
+    last = torch.tensor(lengths)[:, None] - 1
+    firsts, *presents = run(exported.path, graph, [padded, torch.zeros(3, dtype=torch.int64), last, *cache])
+    new, wanted = torch.stack([row[length : length + 3] for row, length in rows]), torch.arange(3).expand(3, -1)
+    logits, *_ = run(exported.path, graph, [new, torch.tensor(lengths), wanted, *map(torch.from_numpy, presents)])
+    for row, length, found in zip(ids, lengths, firsts, strict=True):
+        with torch.no_grad():
+            close(found, graph.model(row[None, :length])[0, -1:])
     for row, length, found in zip(ids, lengths, logits, strict=True):
         with torch.no_grad():
             close(found, graph.model(row[None, : length + 3])[0, length:])
+
+
+@pytest.mark.parametrize("options", [KINDS[2], KINDS[4]], ids=name_of)
+def test_logits_are_those_of_the_positions_that_are_wanted(export_tiny: ExportTiny, options: dict[str, Any]) -> None:
+    """As many as one likes, in any order, of each row its own; torch's indexing is what they are compared with."""
+    exported = list(export_tiny(**options).values())[-1]
+    place = [value.name for value in exported.graph.inputs].index("logits_position")
+    inputs = exported.graph.sample(torch.Generator().manual_seed(27), 2, 5)
+    inputs[place] = torch.arange(5).expand(2, -1)
+    whole, *presents = run(exported.path, exported.graph, inputs)
+    for wanted in ([[4], [2]], [[3, 3, 0, 1, 2, 4, 3], [0, 0, 4, 3, 3, 2, 1]], [[1, 0], [1, 3]]):
+        inputs[place] = torch.tensor(wanted)
+        logits, *again = run(exported.path, exported.graph, inputs)
+        close(logits, torch.from_numpy(whole)[torch.arange(2)[:, None], inputs[place]])
+        for present, same in zip(presents, again, strict=True):
+            np.testing.assert_array_equal(present, same)
 
 
 @pytest.mark.parametrize("options", [KINDS[4], KINDS[5]], ids=name_of)
@@ -170,7 +191,7 @@ def test_step_by_step_over_a_padded_source_is_the_full_pass(export_tiny: ExportT
     cache = [torch.zeros(4, 2, 16, 8)] * (2 * config.num_decoder_layers)
     for step in range(16):
         places_B = torch.full((4,), step)
-        inputs = [tgt[:, step : step + 1], places_B, mask, *cache, *context]
+        inputs = [tgt[:, step : step + 1], places_B, torch.zeros(4, 1, dtype=torch.int64), mask, *cache, *context]
         logits, *presents = run(decoder.path, decoder.graph, inputs)
         close(logits[:, 0], expected[:, step])
         cache = [torch.from_numpy(array) for array in presents]

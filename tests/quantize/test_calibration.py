@@ -217,6 +217,7 @@ def test_a_decoder_starts_from_an_empty_cache(toy: Callable[[str], Manifest], tm
         assert len(feeds["input_ids"]) == 1  # alone: nothing marks padding
         assert feeds["past_key_values.0.key"].shape == (1, 1, feeds["input_ids"].shape[1], 1)
         assert feeds["cache_position"].tolist() == [0]
+        assert feeds["logits_position"].tolist() == [list(range(feeds["input_ids"].shape[1]))]  # nothing goes unjudged
         said = model.run(**feeds)["logits"].argmax(-1)  # UNK wherever a place is wrong
         following = np.where(feeds["input_ids"] == 11, TOYS["EOS"], feeds["input_ids"] + 1)
         assert (said == following).all()
@@ -238,6 +239,7 @@ def test_a_decoder_is_taught_by_what_its_model_generates(toy: Callable[[str], Ma
         assert not feeds["past_key_values.0.decoder.key"].any()
         assert feeds["past_key_values.0.decoder.key"].shape[2] == feeds["input_ids"].shape[1]
         assert not feeds["cache_position"].any()
+        assert (feeds["logits_position"] == np.arange(feeds["input_ids"].shape[1])).all()
         keys_BT = feeds["past_key_values.0.encoder.key"][:, 0, :, 0]  # the toy's keys are its source's ids
         for row, keys, mask in zip(feeds["input_ids"], keys_BT, feeds["encoder_attention_mask"], strict=True):
             source = keys[mask == 1].tolist()

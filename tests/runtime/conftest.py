@@ -168,8 +168,9 @@ def info(spec: dict[str, Any]) -> Any:
 ONNX_NAMES = {"int64": "INT64", "float32": "FLOAT"}
 
 
-def ids(name: str, below: int, *shape: str) -> dict[str, Any]:
-    return {"name": name, "dtype": "int64", "shape": list(shape), "below": below}
+def ids(name: str, below: int | None, *shape: str) -> dict[str, Any]:
+    spec = {"name": name, "dtype": "int64", "shape": list(shape)}
+    return spec if below is None else spec | {"below": below}
 
 
 def floats(name: str, *shape: str | int) -> dict[str, Any]:
@@ -249,6 +250,7 @@ def copier_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
     d_inputs = [
         ids("input_ids", V, "batch", "sequence"),
         ids("cache_position", LIMIT, "batch"),
+        ids("logits_position", None, "batch", "logits_length"),
         ids("encoder_attention_mask", 2, "batch", "encoder_sequence"),
         floats("past_key_values.0.decoder.key", "batch", 1, "cache_length", 1),
         floats("past_key_values.0.decoder.value", "batch", 1, "cache_length", 1),
@@ -256,7 +258,7 @@ def copier_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
         floats("past_key_values.0.encoder.value", "batch", 1, "encoder_sequence", 1),
     ]
     d_outputs = [
-        floats("logits", "batch", "sequence", V),
+        floats("logits", "batch", "logits_length", V),
         floats("present.0.decoder.key", "batch", 1, "cache_length", 1),
         floats("present.0.decoder.value", "batch", 1, "cache_length", 1),
     ]
@@ -283,7 +285,8 @@ def copier_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
         helper.make_node("Cast", ["found"], ["found_ids"], to=TensorProto.INT64),
         helper.make_node("Equal", ["found_ids", "zero"], ["ended"]),
         helper.make_node("Where", ["ended", "eos", "found_ids"], ["next"]),
-        helper.make_node("OneHot", ["next", "depth", "off_on"], ["logits"]),
+        helper.make_node("GatherElements", ["next", "logits_position"], ["wanted"], axis=1),
+        helper.make_node("OneHot", ["wanted", "depth", "off_on"], ["logits"]),
     ]
     d_constants = {
         **axes,
@@ -336,11 +339,12 @@ def counter_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
     inputs = [
         ids("input_ids", V, "batch", "sequence"),
         ids("cache_position", LIMIT, "batch"),
+        ids("logits_position", None, "batch", "logits_length"),
         floats("past_key_values.0.key", "batch", 1, "cache_length", 1),
         floats("past_key_values.0.value", "batch", 1, "cache_length", 1),
     ]
     outputs = [
-        floats("logits", "batch", "sequence", V),
+        floats("logits", "batch", "logits_length", V),
         floats("present.0.key", "batch", 1, "cache_length", 1),
         floats("present.0.value", "batch", 1, "cache_length", 1),
     ]
@@ -365,7 +369,8 @@ def counter_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
         helper.make_node("Equal", ["last_place", "places"], ["right"]),
         helper.make_node("Gather", ["next", "input_ids"], ["next_ids"]),
         helper.make_node("Where", ["right", "next_ids", "unknown"], ["said"]),
-        helper.make_node("OneHot", ["said", "depth", "off_on"], ["logits"]),
+        helper.make_node("GatherElements", ["said", "logits_position"], ["wanted"], axis=1),
+        helper.make_node("OneHot", ["wanted", "depth", "off_on"], ["logits"]),
     ]
     constants = {
         "axes13": np.array([1, 3]),

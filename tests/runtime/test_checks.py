@@ -233,6 +233,7 @@ C = TensorSpec(name="past.key", dtype="float32", shape=("batch", 2, "cache_lengt
 PLACED = Signature(
     inputs=(
         TensorSpec(name="cache_position", dtype="int64", shape=("batch",)),
+        TensorSpec(name="logits_position", dtype="int64", shape=("batch", "logits_length")),
         IDS,
         C,
         replace(C, name="past.value"),
@@ -246,6 +247,7 @@ def placed(position, new=2, capacity=8, **changes):
     caches = np.zeros((len(position), 2, capacity, 3), np.float32)
     ids = np.ones((len(position), new), np.int64)
     arrays = {"cache_position": np.array(position), "input_ids": ids, "past.key": caches, "past.value": caches}
+    arrays["logits_position"] = np.full((len(position), 1), new - 1)
     return InputChecks(PLACED)({**arrays, **changes})
 
 
@@ -285,6 +287,25 @@ def test_caches_are_checked_one_by_one():
         placed([0], **{"past.value": np.zeros((1, 2, 8, 3))})
     with pytest.raises(InputError, match=r"past.key has shape \(1, 2, 0, 3\): cache_length must be at least 1"):
         placed([0], capacity=0)
+
+
+@pytest.mark.parametrize("wanted", [[[0], [2]], [[2, 1, 0, 0], [1, 1, 1, 2]]])
+def test_logits_after_tokens_that_there_are(wanted):
+    assert placed([0, 5], 3, logits_position=np.array(wanted))["logits_position"].tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ([[0], [3]], r"logits_position\[1, 0\] is 3, but must be in \[0, 3\), as there are 3 new tokens \(sequence\)$"),
+        ([[0, 2], [0, -1]], r"logits_position\[1, 1\] is -1, but must be in \[0, 3\)"),
+        ([[-(2**63)], [0]], r"logits_position\[0, 0\] is -9223372036854775808, but"),
+        ([[0]], r"logits_position has shape \(1, 1\), but must be .*: axis 0 is 1 and must be 2"),
+    ],
+)
+def test_logits_after_tokens_that_there_are_not(wanted, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        placed([0, 5], 3, logits_position=np.array(wanted))
 
 
 HIDDEN = TensorSpec(name="hidden", dtype="float16", shape=("batch", "past_sequence + sequence", 4))

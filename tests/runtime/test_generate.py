@@ -212,10 +212,11 @@ def test_teacher_forcing_of_no_rows(copier):
 def test_decoder_run(counter):
     past = np.array([9, 8, 7, 0, 0, 0], np.float32)[None, None, :, None]
     feeds = {"past_key_values.0.key": past, "past_key_values.0.value": past}
-    feeds |= {"input_ids": [[4, 5]], "cache_position": [3]}
+    feeds |= {"input_ids": [[4, 5]], "cache_position": [3], "logits_position": [[0, 1]]}
     result = counter.run(**feeds)
     assert result["logits"].argmax(-1).tolist() == [[5, 6]]
     assert result["present.0.key"][0, 0, :, 0].tolist() == [9, 8, 7, 4, 5, 0]
+    assert counter.run(**feeds | {"logits_position": [[1]]})["logits"].argmax(-1).tolist() == [[6]]
     assert counter.run(**feeds | {"cache_position": [4]})["logits"].argmax(-1).tolist() == [[3, 3]]  # none at place 3
     longer = np.zeros((1, 1, 9, 1), np.float32)
     with pytest.raises(InputError, match="cache_length is 9, but this model takes at most 8"):
@@ -224,6 +225,8 @@ def test_decoder_run(counter):
         counter.run(**feeds | {"past_key_values.0.value": longer})
     with pytest.raises(InputError, match=r"cache_position\[0\] is 8; values must be in \[0, 8\)"):
         counter.run(**feeds | {"cache_position": [8]})
+    with pytest.raises(InputError, match=r"logits_position\[0, 1\] is 2, but must be in \[0, 2\), as there are 2 new"):
+        counter.run(**feeds | {"logits_position": [[1, 2]]})
 
 
 def test_many_threads_get_the_same(copier):

@@ -26,6 +26,7 @@ PLACED = Signature(
     inputs=(
         TensorSpec(name="input_ids", dtype="int64", shape=("batch", "sequence"), below=V),
         TensorSpec(name="cache_position", dtype="int64", shape=("batch",)),
+        TensorSpec(name="logits_position", dtype="int64", shape=("batch", "logits_length")),
         TensorSpec(name="past_key_values.0.key", dtype="float32", shape=("batch", 1, "cache_length", 2)),
         TensorSpec(name="past_key_values.0.value", dtype="float32", shape=("batch", 1, "cache_length", 2)),
     ),
@@ -72,7 +73,7 @@ def sum_of_all(path, signature):
 
 @pytest.fixture(params=["encoder", "counter", "copier", "placed", "module"])
 def session(request, make_bundle, tmp_path):
-    """A graph of an encoder, a decoder with growing caches, an encoder-decoder, a decoder with fixed ones; a module."""
+    """A graph of an encoder, a decoder, an encoder-decoder, one of fixed sizes; a module."""
     if request.param == "placed":
         return sum_of_all(tmp_path / "placed.onnx", PLACED)
     if request.param == "module":
@@ -85,7 +86,7 @@ def session(request, make_bundle, tmp_path):
 
 def good_call(signature, rng):
     sizes = {"batch": 2, "sequence": 3, "past_sequence": 2, "encoder_sequence": 4, "cache_length": CAPACITY,
-             "height": 2, "width": 3}  # fmt: skip
+             "logits_length": 2, "height": 2, "width": 3}  # fmt: skip
     feeds = {}
     for spec in signature.inputs:
         shape = [dim if isinstance(dim, int) else sum(sizes[part] for part in dim.split(" + ")) for dim in spec.shape]
@@ -93,6 +94,8 @@ def good_call(signature, rng):
             values = rng.integers(2, size=shape)
         elif spec.name == "cache_position":
             values = rng.integers(CAPACITY - sizes["sequence"] + 1, size=shape)
+        elif spec.name == "logits_position":
+            values = rng.integers(sizes["sequence"], size=shape)
         elif spec.below is not None:
             values = rng.integers(spec.below, size=shape)
         else:
@@ -169,6 +172,8 @@ def out_of_range(draw, feeds, spec):
     array = feeds[spec.name].copy()
     if spec.name == "cache_position":
         value = draw(st.integers(-(2**63), -1) | st.integers(CAPACITY - 2, 2**63 - 1))
+    elif spec.name == "logits_position":
+        value = draw(st.integers(-(2**63), -1) | st.integers(feeds["input_ids"].shape[1], 2**63 - 1))
     elif spec.below is None:
         return None
     else:

@@ -47,6 +47,22 @@ def test_not_json(tmp_path, content):
         read_manifest(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["counter", "copier"])
+@pytest.mark.parametrize(
+    ("missing", "older"), [("cache_position", "caches that grow"), ("logits_position", "logits at every position")]
+)
+def test_decoders_of_older_versions(make_bundle, edit_manifest, kind, missing, older):
+    bundle, role = make_bundle(kind), "model" if kind == "counter" else "decoder"
+
+    def remove(manifest):
+        inputs = manifest["signature"][role]["inputs"]
+        manifest["signature"][role]["inputs"] = [spec for spec in inputs if spec["name"] != missing]
+
+    edit_manifest(bundle, remove)
+    with pytest.raises(BundleError, match=rf"signature\.{role} has {older}, as older versions made; export it again$"):
+        read_manifest(bundle)
+
+
 @pytest.mark.parametrize("schema", [0, 2, "1", None, True])
 def test_other_schema(make_bundle, edit_manifest, schema):
     bundle = make_bundle("encoder")

@@ -43,7 +43,7 @@ def extend(rows, token_B):
 def test_reading_in_parts(pair, monkeypatch, part):
     decoder, model = pair
     rows = random_rows(17, 1, 4, 8, 5)
-    monkeypatch.setattr(states, "_MOST_LOGITS", len(rows) * V * part + 1)
+    monkeypatch.setattr(states, "_PART", len(rows) * part + 1)
     sizes, bind = [], DecoderState._bind
 
     def noted(state, step):
@@ -144,7 +144,7 @@ def test_select(pair, chosen):
 def test_a_read_that_is_cancelled(pair, monkeypatch, runs_before):
     """However many of its parts had been read, the state is as it was."""
     decoder, model = pair
-    monkeypatch.setattr(states, "_MOST_LOGITS", 2 * V * 3)
+    monkeypatch.setattr(states, "_PART", 2 * 3)
     state, rows, token = DecoderState(decoder, 2), random_rows(5, 2), CancelToken()
     state.read(rows)
     bind, runs = DecoderState._bind, []
