@@ -88,10 +88,17 @@ def _write_cache(cache: Any, new: Any, cache_position: Any) -> Any:
     return _TensorScatter(cache, new, cache_position, axis=2)
 
 
+def _rotate(x: Any, cos: Any, sin: Any) -> Any:
+    """`tfm.model.positions.rotate`, ONNX-23 RotaryEmbedding."""
+    size = 2 * cos.shape[-1]
+    return op.RotaryEmbedding(x, cos, sin, rotary_embedding_dim=0 if size == x.shape[-1] else size)
+
+
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.scaled_dot_product_attention.default: _scaled_dot_product_attention,
     torch.ops.tfm.softcapped_attention.default: _softcapped_attention,
     torch.ops.tfm.write_cache.default: _write_cache,
+    torch.ops.tfm.rotate.default: _rotate,
     torch.ops.aten.rms_norm.default: _rms_norm,
 }
 """For `torch.onnx.export(custom_translation_table=…)`."""

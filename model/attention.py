@@ -19,7 +19,7 @@ KeyValue = tuple[Tensor, Tensor]
 """Keys and values of one attention, each (B, K, T, H)."""
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines of the new tokens' positions, each (B or 1, 1, S, R)."""
+"""Cosines and sines of the new tokens' positions, each (B or 1, S, I)."""
 
 
 class SelfAttention(nn.Module):

@@ -5,6 +5,7 @@ Shapes: B batch, S query length, T key length, N heads, H head size, D model siz
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,13 +49,12 @@ class Rotary(nn.Module):
         self.magnitude = rotary_magnitude(self.scaling)
 
     def forward(self, position_ids_BS: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute cosines and sines, each (B, 1, S, H) float32, of positions (B or 1, S)."""
+        """Compute cosines and sines, each (B or 1, S, I) float32 with I = H / 2, of positions (B or 1, S)."""
         frequency = self.frequency
         if self.scaling is not None and self.scaling.kind == "dynamic":
             frequency = self._dynamic_frequencies(position_ids_BS)
-        angle_BSI = position_ids_BS[:, :, None].to(torch.float32) * frequency  # I = H / 2
-        angle_B1SH = torch.cat([angle_BSI, angle_BSI], dim=-1)[:, None]
-        return angle_B1SH.cos() * self.magnitude, angle_B1SH.sin() * self.magnitude
+        angle_BSI = position_ids_BS[:, :, None].to(torch.float32) * frequency
+        return angle_BSI.cos() * self.magnitude, angle_BSI.sin() * self.magnitude
 
     def _dynamic_frequencies(self, position_ids_BS: Tensor) -> Tensor:
         """Widen the base once positions pass the trained length (NTK-aware scaling, dynamic)."""
@@ -108,13 +108,43 @@ def rotary_magnitude(scaling: RotaryScaling | None) -> float:
     return 0.1 * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
 
 
-def rotate(x_BNSH: Tensor, cos_B1SR: Tensor, sin_B1SR: Tensor) -> Tensor:
-    """Turn the first R of each head's H entries by the angles; pairs are (i, i + R / 2)."""
-    size = cos_B1SR.size(-1)
-    x, rest = (x_BNSH, None) if size == x_BNSH.size(-1) else (x_BNSH[..., :size], x_BNSH[..., size:])
-    first, second = x.chunk(2, dim=-1)
-    turned = x * cos_B1SR + torch.cat([-second, first], dim=-1) * sin_B1SR
-    return turned if rest is None else torch.cat([turned, rest], dim=-1)
+@torch.library.custom_op("tfm::rotate", mutates_args=())
+def rotate(x_BNSH: Tensor, cos_BSI: Tensor, sin_BSI: Tensor) -> Tensor:
+    """Turn the first 2I of each head's H entries by the angles; pairs are (i, i + I).
+
+    An op of its own, since it becomes ONNX-23 RotaryEmbedding: one kernel, where its parts are six.
+
+    Args:
+        x_BNSH: Queries or keys (B, N, S, H).
+        cos_BSI: Cosines of the angles (B or 1, S, I).
+        sin_BSI: Their sines.
+
+    Returns:
+        A tensor (B, N, S, H).
+    """
+    size = cos_BSI.size(-1)
+    cos_B1SI, sin_B1SI = cos_BSI[:, None], sin_BSI[:, None]
+    first, second, rest = x_BNSH[..., :size], x_BNSH[..., size : 2 * size], x_BNSH[..., 2 * size :]
+    turned = first * cos_B1SI - second * sin_B1SI, second * cos_B1SI + first * sin_B1SI
+    return torch.cat([*turned, rest], dim=-1)
+
+
+@rotate.register_fake
+def _(x_BNSH: Tensor, cos_BSI: Tensor, sin_BSI: Tensor) -> Tensor:
+    return torch.empty_like(x_BNSH, memory_format=torch.contiguous_format)
+
+
+def _keep_angles(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[1:])
+
+
+def _turn_back(ctx: Any, gradient_BNSH: Tensor) -> tuple[Tensor, None, None]:
+    """A rotation's transpose is the rotation by the opposite angle; the angles themselves are not learned."""
+    cos_BSI, sin_BSI = ctx.saved_tensors
+    return rotate(gradient_BNSH, cos_BSI, -sin_BSI), None, None
+
+
+rotate.register_autograd(_turn_back, setup_context=_keep_angles)
 
 
 class RelativeBias(nn.Module):

@@ -18,7 +18,7 @@ class ExpandRotaryCaches(InPlacePass):
         modified = False
         for node in list(model.graph):
             has_places = len(node.inputs) > 3 and node.inputs[3] is not None
-            if node.op_type != "RotaryEmbedding" or node.domain != "" or has_places:
+            if node.op_type != "RotaryEmbedding" or node.domain != "" or has_places or _has_all_rows(node):
                 continue
             rows = ir.Node("", "Shape", [node.inputs[0]], [ir.AttrInt64("start", 0), ir.AttrInt64("end", 1)])
             ones = ir.Node("", "Constant", [], [ir.AttrInt64s("value_ints", [1, 1])])
@@ -32,3 +32,9 @@ class ExpandRotaryCaches(InPlacePass):
                 node.replace_input_with(index, cache.outputs[0])
             modified = True
         return PassResult(model, modified=modified)
+
+
+def _has_all_rows(node: ir.Node) -> bool:
+    """Whether the shapes say that there is a row of caches for every row of the input."""
+    shapes = [None if value is None else value.shape for value in node.inputs[:3]]
+    return None not in shapes and len({str(shape[0]) for shape in shapes if shape is not None}) == 1

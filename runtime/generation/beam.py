@@ -5,7 +5,8 @@ learns which beams to continue with what. Texts and scores are those of transfor
 step keeps more candidates than beams, so that K of them go on however many end, and an ended text counts only if it was
 among the K best candidates of its step. Prompts do not influence each other.
 
-Shapes: B prompts, K beams, V vocabulary, S new tokens so far, C candidates of a prompt, those that go on or end.
+Shapes: B prompts, A of them in the batch, G of these not done, K beams, V vocabulary, S new tokens so far, C candidates
+of a prompt, those that go on or end.
 """
 
 from collections.abc import Sequence
@@ -23,8 +24,7 @@ class BeamSearch:
     """Beam search over B prompts.
 
     Attributes:
-        done_B: Which prompts have their final texts, bool (B,). They stay in the batch, with token 0.
-        tokens: What each running beam has so far without its prompt, int64 (B * K, S).
+        done_B: Which prompts have their final texts, bool (B,). Those that stay in the batch get token 0.
     """
 
     def __init__(
@@ -71,29 +71,33 @@ class BeamSearch:
         """Whether every prompt has its final texts."""
         return bool(self.done_B.all())
 
-    @property
-    def tokens(self) -> Array:
-        """What each running beam has so far without its prompt, int64 (B * K, S)."""
-        return self._running_BKS[:, :, : self._step].reshape(self._score_BK.size, self._step)
+    def tokens(self, prompts: Array | None = None) -> Array:
+        """What each running beam of some prompts, or of all, has so far without its prompt, int64 (A * K, S)."""
+        running_AKS = (
+            self._running_BKS[:, :, : self._step] if prompts is None else self._running_BKS[prompts, :, : self._step]
+        )
+        return running_AKS.reshape(running_AKS.shape[0] * self._beams, self._step)
 
-    def advance(self, log_probs: Array) -> tuple[Array, Array]:
+    def advance(self, log_probs: Array, prompts: Array | None = None) -> tuple[Array, Array]:
         """Take one step.
 
         Args:
-            log_probs: Of the next token after each running beam, float32 (B * K, V), after `log_softmax` and then the
-                logits processors; at the first step (B, V) does, as all beams of a prompt are equal. Rows of prompts
+            log_probs: Of the next token after each running beam, float32 (A * K, V), after `log_softmax` and then the
+                logits processors; at the first step (A, V) does, as all beams of a prompt are equal. Rows of prompts
                 that are done are not read.
+            prompts: Which A prompts these are of, in ascending order: at least those that are not done; None: all.
 
         Returns:
-            The running beams' new tokens, int64 (B * K,), and which of the B * K beams before the step each continues,
-            int64 (B * K,): caches are to be reordered by it. At the first step the parents are of B * K beams even if
+            The running beams' new tokens, int64 (A * K,), and which of the A * K beams before the step each continues,
+            int64 (A * K,): caches are to be reordered by it. At the first step the parents are of A * K beams even if
             log_probs were not.
 
         Raises:
             InputError: Log probabilities of a prompt that is not done are NaN, or the vocabulary is too small.
         """
-        batch, beams = self._score_BK.shape
-        if self._step == 0 and len(log_probs) == batch:
+        beams = self._beams
+        prompts = np.arange(len(self.done_B)) if prompts is None else prompts
+        if self._step == 0 and len(log_probs) == len(prompts):
             log_probs = np.repeat(log_probs, beams, 0)
         vocabulary = log_probs.shape[1]
         if vocabulary * beams < self._keep:
@@ -101,55 +105,78 @@ class BeamSearch:
                 f"beam search with {len(self._ends)} end tokens needs at least {self._keep // beams} tokens to choose "
                 f"from, but this model has {vocabulary}; use num_beams=1"
             )
-        tokens_BK = np.zeros((batch, beams), np.int64)
-        parents_BK = np.arange(batch * beams).reshape(batch, beams)
-        for b in np.flatnonzero(~self.done_B).tolist():
-            rows_KV = log_probs[b * beams : (b + 1) * beams]
-            tokens_BK[b], parents_K = self._advance_prompt(b, rows_KV)
-            parents_BK[b] = b * beams + parents_K
+        tokens_AK = np.zeros((len(prompts), beams), np.int64)
+        parents_AK = np.arange(len(prompts) * beams).reshape(-1, beams)
+        going = np.flatnonzero(~self.done_B[prompts])
+        log_probs_AKV = log_probs.reshape(len(prompts), beams, vocabulary)
+        if len(going) < len(prompts):
+            log_probs_AKV = log_probs_AKV[going]
+        tokens_GK, parents_GK = self._advance(prompts[going], log_probs_AKV)
+        tokens_AK[going] = tokens_GK
+        parents_AK[going] = going[:, None] * beams + parents_GK
         self._step += 1
-        return tokens_BK.ravel(), parents_BK.ravel()
+        return tokens_AK.ravel(), parents_AK.ravel()
 
-    def _advance_prompt(self, b: int, log_probs_KV: Array) -> tuple[Array, Array]:
-        beams, step = self._beams, self._step
-        total = (log_probs_KV + self._score_BK[b, :, None]).ravel()
-        places_C = _largest(total, self._keep)
-        score_C = total[places_C]
-        if np.isnan(score_C).any():
-            raise InputError(f"the log probabilities of prompt {b} hold NaN; check the model's outputs")
-        parents_C, tokens_C = np.divmod(places_C, log_probs_KV.shape[1])
-        texts_CS = self._running_BKS[b, parents_C]
-        texts_CS[:, step] = tokens_C
-        length = step + 1
-        ends_C = np.isin(tokens_C, self._ends) | (length >= self._limit_B[b])
+    def _advance(self, going_G: Array, log_probs_GKV: Array) -> tuple[Array, Array]:
+        """Take one step of G prompts that are not done: new tokens and parents, each (G, K)."""
+        step, length = self._step, self._step + 1
+        limit_G = self._limit_B[going_G]
+        total_GX = (log_probs_GKV + self._score_BK[going_G][:, :, None]).reshape(len(going_G), -1)  # X: K * V
+        places_GC = _largest(total_GX, self._keep)
+        score_GC = np.take_along_axis(total_GX, places_GC, 1)
+        if np.isnan(score_GC).any():
+            wrong = going_G[np.isnan(score_GC).any(1)][0]
+            raise InputError(f"the log probabilities of prompt {wrong} hold NaN; check the model's outputs")
+        parents_GC, tokens_GC = np.divmod(places_GC, log_probs_GKV.shape[2])
+        ends_GC = (tokens_GC[:, :, None] == self._ends).any(2) | (length >= limit_G)[:, None]
 
-        going_C = score_C + np.where(ends_C, _NEVER, np.float32(0))
-        on_K = _largest(going_C, beams)
-        self._running_BKS[b] = texts_CS[on_K]
-        self._score_BK[b] = going_C[on_K]
+        going_score_GC = np.where(ends_GC, score_GC + _NEVER, score_GC)
+        on_GK = _largest(going_score_GC, self._beams)
+        parents_GK, tokens_GK = np.take_along_axis(parents_GC, on_GK, 1), np.take_along_axis(tokens_GC, on_GK, 1)
+        running_GKS = self._running_BKS[going_G]
+        if ends_GC[:, : self._beams].any():
+            self._end(going_G, running_GKS, parents_GC, tokens_GC, score_GC, ends_GC)
+        running_GKS = np.take_along_axis(running_GKS, parents_GK[:, :, None], 1)
+        running_GKS[:, :, step] = tokens_GK
+        self._running_BKS[going_G] = running_GKS
+        self._score_BK[going_G] = np.take_along_axis(going_score_GC, on_GK, 1)
+        self.done_B[going_G] = (length >= limit_G) | self._are_settled(going_G, length)
+        return tokens_GK, parents_GK
 
-        ends_C[beams:] = False  # only the best K candidates may end
-        ended_C = score_C / np.float32(length**self._length_penalty) + np.where(ends_C, np.float32(0), _NEVER)
-        merged = np.concatenate([self._ended_score_BK[b], ended_C])
-        best_K = _largest(merged, beams)
-        self._ended_score_BK[b] = merged[best_K]
-        self._ended_BKS[b] = np.concatenate([self._ended_BKS[b], texts_CS])[best_K]
-        lengths = np.concatenate([self._ended_length_BK[b], np.full(len(texts_CS), length)])
-        self._ended_length_BK[b] = lengths[best_K]
-        self._has_ended_BK[b] = np.concatenate([self._has_ended_BK[b], ends_C])[best_K]
-        self.done_B[b] = length >= self._limit_B[b] or self._is_settled(b, length)
-        return tokens_C[on_K], parents_C[on_K]
+    def _end(
+        self, going_G: Array, running_GKS: Array, parents_GC: Array, tokens_GC: Array, score_GC: Array, ends_GC: Array
+    ) -> None:
+        """Put candidates that end among the best ended texts of their prompts."""
+        length = self._step + 1
+        ends_GC = ends_GC & (np.arange(ends_GC.shape[1]) < self._beams)  # only the best K candidates may end
+        texts_GCS = np.take_along_axis(running_GKS, parents_GC[:, :, None], 1)
+        texts_GCS[:, :, self._step] = tokens_GC
+        ended_GC = score_GC / np.float32(length**self._length_penalty) + np.where(ends_GC, np.float32(0), _NEVER)
+        score = np.concatenate([self._ended_score_BK[going_G], ended_GC], 1)
+        best_GK = _largest(score, self._beams)
+        for kept, new in (
+            (self._ended_score_BK, ended_GC),
+            (self._ended_length_BK, np.full(ends_GC.shape, length)),
+            (self._has_ended_BK, ends_GC),
+        ):
+            kept[going_G] = np.take_along_axis(np.concatenate([kept[going_G], new], 1), best_GK, 1)
+        texts = np.concatenate([self._ended_BKS[going_G], texts_GCS], 1)
+        self._ended_BKS[going_G] = np.take_along_axis(texts, best_GK[:, :, None], 1)
 
-    def _is_settled(self, b: int, length: int) -> bool:
-        """Whether no running beam of a prompt is expected to enter its ended texts."""
-        if not self._has_ended_BK[b].all():
-            return bool(self._score_BK[b, 0] == -np.inf)  # nothing but forbidden tokens is left
+    def _are_settled(self, going_G: Array, length: int) -> Array:
+        """Whether no running beam of a prompt is expected to enter its ended texts, bool (G,)."""
+        best_G = self._score_BK[going_G, 0]
+        full_G = self._has_ended_BK[going_G].all(1)
+        if not full_G.any():
+            return best_G == -np.inf  # nothing but forbidden tokens is left
         if self._early_stopping is True:
-            return True
+            return full_G | (best_G == -np.inf)
+        length_G = np.full(len(going_G), length)
         if self._early_stopping == "never" and self._length_penalty > 0:
-            length = int(self._limit_B[b])
-        possible = self._score_BK[b, 0] / np.float32(length**self._length_penalty)
-        return not possible > self._ended_score_BK[b].min()
+            length_G = self._limit_B[going_G]
+        possible_G = best_G / (length_G**self._length_penalty).astype(np.float32)
+        beaten_G = ~(possible_G > self._ended_score_BK[going_G].min(1))
+        return np.where(full_G, beaten_G, best_G == -np.inf)
 
     def finish(self) -> list[list[tuple[list[int], float]]]:
         """Give the texts.
@@ -175,10 +202,14 @@ class BeamSearch:
         return ended[: self._texts]
 
 
-def _largest(values: Array, count: int) -> Array:
-    """Places of the largest values, largest first; of equal ones the first. NaN counts as the largest."""
-    top = np.partition(values, len(values) - count)[-count:]
-    if np.isnan(top).any():
-        return np.argsort(values)[: -count - 1 : -1]
-    candidates = np.flatnonzero(values >= top[0])
-    return candidates[np.argsort(-values[candidates], kind="stable")[:count]]
+def _largest(values_GX: Array, count: int) -> Array:
+    """Places of each row's largest values, largest first, (G, count); of equal ones the first. NaN is the largest."""
+    places = np.sort(np.argpartition(values_GX, values_GX.shape[1] - count, 1)[:, -count:], 1)
+    found = np.take_along_axis(values_GX, places, 1)
+    least = found.min(1, keepdims=True)
+    tied_G = (values_GX == least).sum(1) > (found == least).sum(1)
+    for row in np.flatnonzero(tied_G):  # some that are equal to the least of them are left out: maybe not the last
+        candidates = np.flatnonzero(values_GX[row] >= least[row])
+        places[row] = candidates[np.argsort(-values_GX[row, candidates], kind="stable")[:count]]
+    found = np.take_along_axis(values_GX, places, 1)
+    return np.take_along_axis(places, np.argsort(-found, 1, kind="stable"), 1)

@@ -110,32 +110,41 @@ def search_beams(
         Per row its best continuations, the best first, without the tokens that ended them, with their scores.
     """
     count, state = settings.num_beams, begun.state
-    ends = sorted({*end_ids, *settings.stop_token_ids})
-    rows_BK = np.repeat(np.arange(len(begun.tokens)), count)
-    prompts, limits = [begun.tokens[row] for row in rows_BK], [begun.limits[row] for row in rows_BK]
     beams = BeamSearch(
         begun.limits,
         num_beams=count,
-        eos_token_ids=ends,
+        eos_token_ids=sorted({*end_ids, *settings.stop_token_ids}),
         length_penalty=settings.length_penalty,
         early_stopping=settings.early_stopping,
         num_return_sequences=settings.num_return_sequences,
     )
-    chain = processors(
-        settings,
-        prompt_lengths=[len(row) for row in prompts],
-        limits=limits,
-        eos_token_ids=end_ids,
-        vocabulary=begun.logits_BV.shape[-1],
-    )
-    state.select(rows_BK)
-    logits_BV = begun.logits_BV[rows_BK]
+    places = np.arange(len(begun.tokens))  # prompts that are still in the batch
+    rows = np.repeat(places, count)
+    state.select(rows)
+    logits_BV = begun.logits_BV[rows]
+    chain = None
     while True:
-        tokens = [[*prompt, *new] for prompt, new in zip(prompts, beams.tokens.tolist(), strict=True)] if chain else []
-        token_B, parent_B = beams.advance(process_logits(chain, tokens, log_softmax(logits_BV)))
+        if chain is None:
+            prompts = [begun.tokens[row] for row in rows]
+            chain = processors(
+                settings,
+                prompt_lengths=[len(row) for row in prompts],
+                limits=[begun.limits[row] for row in rows],
+                eos_token_ids=end_ids,
+                vocabulary=logits_BV.shape[-1],
+            )
+        new = beams.tokens(places).tolist() if chain else []
+        tokens = [[*prompt, *row] for prompt, row in zip(prompts, new, strict=True)] if chain else []
+        token_B, parent_B = beams.advance(process_logits(chain, tokens, log_softmax(logits_BV)), places)
         if beams.done:
             return beams.finish()
-        state.reorder(parent_B)
+        left = np.flatnonzero(~beams.done_B[places])
+        if 4 * (len(places) - len(left)) >= len(places):
+            kept = (left[:, None] * count + np.arange(count)).ravel()
+            places, rows, token_B, chain = places[left], rows[kept], token_B[kept], None
+            state.select(parent_B[kept])
+        else:
+            state.reorder(parent_B)
         logits_BV = state.step(token_B, control)
 
 

@@ -62,6 +62,8 @@ class DecoderState:
         ids_BS, _ = pad_rows(rows)  # the keys of padding are written over before they are seen
         batch, longest = ids_BS.shape
         self._reserve(int(self.length_B.max()) + longest)
+        if longest == 1 and self.length_B.max() < self._room:  # bound once for this token and all that follow
+            return self.step(ids_BS[:, 0], control).copy()
         logits_BV = np.empty((batch, self._vocabulary), np.float32)
         length_B = np.array([len(row) for row in rows])
         part = max(1, _PART // batch)

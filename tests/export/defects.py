@@ -96,12 +96,10 @@ def layers_swapped(model: ir.Model) -> None:
 
 def rotary_interleaved(model: ir.Model) -> None:
     """Turn the pairs (2i, 2i + 1), as GPT-J does, in place of (i, i + H/2)."""
-    both(*(before(of_type(op), 0, "Gather", [0, 2, 1, 3], axis=-1) for op in ("Cos", "Sin")))(model)
-    for product in [use.node for use in find(model, of_type("Sin")).outputs[0].uses()]:
-        split = product.inputs[0].producer().inputs[1].producer()  # Concat(-second, first) ← Split
-        product.replace_input_with(0, split.inputs[0])
-        before(lambda _, node=product: node, 0, "Gather", [1, 0, 3, 2], axis=-1)(model)
-        before(lambda _, node=product: node, 0, "Mul", [-1.0, 1.0, -1.0, 1.0])(model)
+    turns = [node for node in model.graph if node.op_type == "RotaryEmbedding"]
+    assert turns
+    for node in turns:
+        node.attributes["interleaved"] = ir.AttrInt64("interleaved", 1)
 
 
 def heads_untransposed(model: ir.Model) -> None:

@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+import torch
 
 from tfm.errors import ConfigError, ExportError
 from tfm.export import to_onnx
@@ -361,6 +362,7 @@ def test_interleaved_rotary_pairs_are_named(monkeypatch: pytest.MonkeyPatch) -> 
     """Pairs (2i, 2i + 1), as the paper draws them, under the tables of ours: eager is as wrong, the oracle is not."""
 
     def interleaved(x: Any, cos: Any, sin: Any) -> Any:
+        cos, sin = (torch.cat([half, half], dim=-1)[:, None] for half in (cos, sin))
         turned = x.unflatten(-1, (-1, 2)).flip(-1) * x.new_tensor([-1.0, 1.0])
         return x * cos + turned.flatten(-2) * sin
 

@@ -199,9 +199,9 @@ def test_scaled_positions_are_theirs_far_out(tmp_path: Path, parameters: dict[st
     for length in (1500, 700, 3000):
         places_1S = torch.arange(length)[None]
         cos_1SH, sin_1SH = module.model.rotary_emb(torch.zeros(1), places_1S)
-        cos_11SH, sin_11SH = model.decoder.rotary(places_1S)
-        torch.testing.assert_close(cos_11SH[:, 0], cos_1SH, rtol=0, atol=SINGLE)
-        torch.testing.assert_close(sin_11SH[:, 0], sin_1SH, rtol=0, atol=SINGLE)
+        cos_1SI, sin_1SI = model.decoder.rotary(places_1S)  # theirs has each twice, once for either half of a pair
+        torch.testing.assert_close(cos_1SI.repeat(1, 1, 2), cos_1SH, rtol=0, atol=SINGLE)
+        torch.testing.assert_close(sin_1SI.repeat(1, 1, 2), sin_1SH, rtol=0, atol=SINGLE)
 
 
 def write(folder: Path, values: dict[str, Any], **change: Any) -> Path:

@@ -47,7 +47,7 @@ def search(model, prompts, steps, ends, settings, limits=None):
         rows = [[*rows[parent], int(token)] for token, parent in zip(tokens, parents, strict=True)]
         going = np.repeat(~beam.done_B, beams)
         new = np.array([row[len(starts[0]) :] for row in rows])
-        np.testing.assert_array_equal(beam.tokens[going], new[going])
+        np.testing.assert_array_equal(beam.tokens()[going], new[going])
     return beam.finish()
 
 
