@@ -120,10 +120,11 @@ class BeamSearch:
     def _advance(self, going_G: Array, log_probs_GKV: Array) -> tuple[Array, Array]:
         """Take one step of G prompts that are not done: new tokens and parents, each (G, K)."""
         step, length = self._step, self._step + 1
+        row_G1 = np.arange(len(going_G))[:, None]
         limit_G = self._limit_B[going_G]
         total_GX = (log_probs_GKV + self._score_BK[going_G][:, :, None]).reshape(len(going_G), -1)  # X: K * V
         places_GC = _largest(total_GX, self._keep)
-        score_GC = np.take_along_axis(total_GX, places_GC, 1)
+        score_GC = total_GX[row_G1, places_GC]
         if np.isnan(score_GC).any():
             wrong = going_G[np.isnan(score_GC).any(1)][0]
             raise InputError(f"the log probabilities of prompt {wrong} hold NaN; check the model's outputs")
@@ -132,14 +133,14 @@ class BeamSearch:
 
         going_score_GC = np.where(ends_GC, score_GC + _NEVER, score_GC)
         on_GK = _largest(going_score_GC, self._beams)
-        parents_GK, tokens_GK = np.take_along_axis(parents_GC, on_GK, 1), np.take_along_axis(tokens_GC, on_GK, 1)
+        parents_GK, tokens_GK = parents_GC[row_G1, on_GK], tokens_GC[row_G1, on_GK]
         running_GKS = self._running_BKS[going_G]
         if ends_GC[:, : self._beams].any():
             self._end(going_G, running_GKS, parents_GC, tokens_GC, score_GC, ends_GC)
-        running_GKS = np.take_along_axis(running_GKS, parents_GK[:, :, None], 1)
+        running_GKS = running_GKS[row_G1, parents_GK]
         running_GKS[:, :, step] = tokens_GK
         self._running_BKS[going_G] = running_GKS
-        self._score_BK[going_G] = np.take_along_axis(going_score_GC, on_GK, 1)
+        self._score_BK[going_G] = going_score_GC[row_G1, on_GK]
         self.done_B[going_G] = (length >= limit_G) | self._are_settled(going_G, length)
         return tokens_GK, parents_GK
 
@@ -147,9 +148,9 @@ class BeamSearch:
         self, going_G: Array, running_GKS: Array, parents_GC: Array, tokens_GC: Array, score_GC: Array, ends_GC: Array
     ) -> None:
         """Put candidates that end among the best ended texts of their prompts."""
-        length = self._step + 1
+        length, row_G1 = self._step + 1, np.arange(len(going_G))[:, None]
         ends_GC = ends_GC & (np.arange(ends_GC.shape[1]) < self._beams)  # only the best K candidates may end
-        texts_GCS = np.take_along_axis(running_GKS, parents_GC[:, :, None], 1)
+        texts_GCS = running_GKS[row_G1, parents_GC]
         texts_GCS[:, :, self._step] = tokens_GC
         ended_GC = score_GC / np.float32(length**self._length_penalty) + np.where(ends_GC, np.float32(0), _NEVER)
         score = np.concatenate([self._ended_score_BK[going_G], ended_GC], 1)
@@ -159,9 +160,9 @@ class BeamSearch:
             (self._ended_length_BK, np.full(ends_GC.shape, length)),
             (self._has_ended_BK, ends_GC),
         ):
-            kept[going_G] = np.take_along_axis(np.concatenate([kept[going_G], new], 1), best_GK, 1)
+            kept[going_G] = np.concatenate([kept[going_G], new], 1)[row_G1, best_GK]
         texts = np.concatenate([self._ended_BKS[going_G], texts_GCS], 1)
-        self._ended_BKS[going_G] = np.take_along_axis(texts, best_GK[:, :, None], 1)
+        self._ended_BKS[going_G] = texts[row_G1, best_GK]
 
     def _are_settled(self, going_G: Array, length: int) -> Array:
         """Whether no running beam of a prompt is expected to enter its ended texts, bool (G,)."""
@@ -204,12 +205,15 @@ class BeamSearch:
 
 def _largest(values_GX: Array, count: int) -> Array:
     """Places of each row's largest values, largest first, (G, count); of equal ones the first. NaN is the largest."""
-    places = np.sort(np.argpartition(values_GX, values_GX.shape[1] - count, 1)[:, -count:], 1)
-    found = np.take_along_axis(values_GX, places, 1)
-    least = found.min(1, keepdims=True)
-    tied_G = (values_GX == least).sum(1) > (found == least).sum(1)
-    for row in np.flatnonzero(tied_G):  # some that are equal to the least of them are left out: maybe not the last
-        candidates = np.flatnonzero(values_GX[row] >= least[row])
-        places[row] = candidates[np.argsort(-values_GX[row, candidates], kind="stable")[:count]]
-    found = np.take_along_axis(values_GX, places, 1)
-    return np.take_along_axis(places, np.argsort(-found, 1, kind="stable"), 1)
+    row_G1 = np.arange(len(values_GX))[:, None]
+    places = np.argpartition(values_GX, values_GX.shape[1] - count, 1)[:, -count:]
+    places.sort(1)
+    found = values_GX[row_G1, places]
+    least_G1 = found.min(1, keepdims=True)
+    tied_G = (values_GX == least_G1).sum(1) > (found == least_G1).sum(1)
+    if tied_G.any():  # some that equal the least of them are left out, and may be the first
+        for row in np.flatnonzero(tied_G):
+            candidates = np.flatnonzero(values_GX[row] >= least_G1[row])
+            places[row] = candidates[np.argsort(-values_GX[row, candidates], kind="stable")[:count]]
+        found = values_GX[row_G1, places]
+    return places[row_G1, np.argsort(-found, 1, kind="stable")]

@@ -100,6 +100,8 @@ def search_beams(
 ) -> list[list[tuple[list[int], float]]]:
     """Search the likeliest continuations of each row by beams.
 
+    Rows that are done leave the batch once they are half of it: what is left is copied for each beam.
+
     Args:
         begun: Where to go on from.
         settings: Of the search, and which processors the log probabilities go through.
@@ -139,7 +141,7 @@ def search_beams(
         if beams.done:
             return beams.finish()
         left = np.flatnonzero(~beams.done_B[places])
-        if 4 * (len(places) - len(left)) >= len(places):
+        if 2 * len(left) <= len(places):
             kept = (left[:, None] * count + np.arange(count)).ravel()
             places, rows, token_B, chain = places[left], rows[kept], token_B[kept], None
             state.select(parent_B[kept])
