@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # importing them loads torch, which quantising a bundle does 
     from tfm.export.live import LiveReport
     from tfm.export.reports import OpReport, OutputReport
     from tfm.quantize import BundleReport
-    from tfm.quantize.timing import Latency
+    from tfm.latency import Latency
 
 _COSTLIEST = 8
 _MEASURES = {"cosine": "1 - mean cosine", "kl": "KL divergence, nats"}

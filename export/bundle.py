@@ -19,7 +19,7 @@ from tfm.quantize.manifest import write_json
 from tfm.quantize.progress import Stage, silent
 from tfm.quantize.staging import staged
 from tfm.quantize.storage import save_onnx
-from tfm.quantize.timing import Latency, compare_speed
+from tfm.latency import Latency, compare_speed
 from tfm.runtime import load
 from tfm.runtime.manifest import read_manifest
 

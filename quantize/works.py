@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tfm.latency import Work
 from tfm.runtime.checks import SUM, InputChecks
 from tfm.runtime.manifest import Manifest, Signature
 
 from .calibration import Calibration, read_calibration
-from .timing import Work
 
 _LENGTHS = (16, 128)
 _SOURCE = 2

