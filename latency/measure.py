@@ -18,7 +18,7 @@ from tfm.runtime.checks import nearest
 from tfm.runtime.cpu import model_name, usable_cores
 from tfm.runtime.locate import folder_of
 from tfm.runtime.manifest import Manifest, read_manifest
-from tfm.runtime.progress import Progress, reporter
+from tfm.runtime.progress import Progress
 
 from .ratios import LEAST_ROUNDS, NOISE_LIMIT, noise_of, ratio_of, spread_of
 from .report import BASELINES, LatencyReport, Line, Start, Timing
@@ -99,16 +99,15 @@ def measure_latency(
         works += [ragged] if ragged else []
         told = [work.told(Path(shelf) / f"{index}.npz") for index, work in enumerate(works)]
         unable = dict(left_out or {})
-        with reporter(progress, len(threads) * rounds * len(works) * len(jobs)) as advance:
-            for count in threads:
-                say(f"open {', '.join(jobs)} on {count} thread{'s' * (count > 1)}, and warm up")
-                here = {name: replace(job, options={**job.options, "threads": count}) for name, job in jobs.items()}
-                turns = take_turns(
-                    here, told, rounds=rounds, seconds=seconds, warmup=warmup, cores=_cores(count), advance=advance
-                )
-                lines += _lines(works, turns, count, list(jobs))
-                peaks[count] = turns.peaks
-                unable |= turns.unable
+        for count in threads:
+            say(f"open {', '.join(jobs)} on {count} thread{'s' * (count > 1)}, and warm up")
+            here = {name: replace(job, options={**job.options, "threads": count}) for name, job in jobs.items()}
+            turns = take_turns(
+                here, told, rounds=rounds, seconds=seconds, warmup=warmup, cores=_cores(count), progress=progress
+            )
+            lines += _lines(works, turns, count, list(jobs))
+            peaks[count] = turns.peaks
+            unable |= turns.unable
     if ragged and not any(line.measure == CORPUS for line in lines):
         about = "this bundle has no task for texts as they are"
     warnings += [_noise(line) for line in lines if line.noisy]

@@ -12,11 +12,12 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tfm.errors import VerificationError
+from tfm.runtime.progress import Progress, reporter
 
 SECONDS = 0.2
 """What one engine runs of one work before the next engine has its turn, at least one run."""
@@ -67,7 +68,7 @@ def take_turns(
     seconds: float = SECONDS,
     warmup: int = WARMUP,
     cores: Sequence[int] | None = None,
-    advance: Callable[[int], None] = lambda count: None,
+    progress: Progress = False,
 ) -> Turns:
     """Time every engine on every work.
 
@@ -78,7 +79,7 @@ def take_turns(
         seconds: How long a turn is; the run that is under way ends.
         warmup: Runs of each work before the first round.
         cores: Logical cores that the engines' threads are pinned to; None: any. Ignored where the system cannot.
-        advance: Called with 1 after each turn, of rounds × works × engines.
+        progress: Whether to count turns on stderr once all is warm, or a function to tell (done, total).
 
     Raises:
         VerificationError: An engine broke down.
@@ -102,12 +103,12 @@ def take_turns(
             {name: [] for name in engines if can[name][index]} for index in range(len(works))
         ]
         draw = random.Random(0)
-        for _ in range(rounds):
-            for index in range(len(works)):
-                for name in draw.sample(list(engines), len(engines)):
-                    if can[name][index]:
-                        times[index][name].append(started[name].ask(f"time {index} {seconds}"))
-                    advance(1)
+        with reporter(progress, rounds * sum(map(len, times))) as advance:
+            for _ in range(rounds):
+                for index, found in enumerate(times):
+                    for name in draw.sample(list(found), len(found)):
+                        found[name].append(started[name].ask(f"time {index} {seconds}"))
+                        advance(1)
         return Turns(times, {name: engine.ask("peak") for name, engine in started.items()}, unable)
 
 

@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
-ROOMS = ("cli", "errors", "export", "model", "quantize", "report", "runtime")
+ROOMS = ("cli", "errors", "export", "latency", "model", "quantize", "report", "runtime")
 MAY_IMPORT = {
     "errors": set(),
     "model": {"errors"},
     "runtime": {"errors"},
     "report": {"errors"},
     "quantize": {"errors", "report", "runtime"},
-    "export": {"errors", "model", "quantize", "report", "runtime"},
-    "cli": {"errors", "export", "model", "quantize", "report", "runtime"},
+    "export": {"errors", "latency", "model", "quantize", "report", "runtime"},
+    "cli": {"errors", "export", "latency", "model", "quantize", "report", "runtime"},
 }
 HEAVY = {"torch", "onnx", "onnxscript", "onnx_ir", "safetensors"}
-NO_HEAVY = {"errors", "report", "runtime"}
+NO_HEAVY = {"errors", "latency", "report", "runtime"}
 NO_TORCH = {"quantize"}
 
 
