@@ -18,13 +18,14 @@ def print_latency(report: "LatencyReport") -> None:
         on = f"on {threads} thread" + ("s, pinned" if threads > 1 else ", pinned")
         click.echo()
         click.secho(f"latency {on}, milliseconds of single runs in {report.settings['rounds']} rounds", bold=True)
-        heads = ("", "median", "p90", "p99", "beside")
-        _print_table(("work", *heads), _groups((line for line in lines if line.measure != "corpus"), _times))
+        beside = f"beside {next((line.baseline for line in lines if line.baseline), 'nothing')}"
+        heads = ("work", "", "median", "p90", "p99", beside)
+        _print_table(heads, _groups((line for line in lines if line.measure != "corpus"), _times))
         corpus = [line for line in lines if line.measure == "corpus"]
         if corpus:
             click.echo()
             click.secho(f"throughput {on}, on {report.corpus}", bold=True)
-            _print_table(("work", "", "rows/s", "beside"), _groups(corpus, _throughput))
+            _print_table(("work", "", "rows/s", beside), _groups(corpus, _throughput))
     if report.starts or report.sizes:
         _print_starts(report)
     click.echo()
@@ -87,8 +88,8 @@ def _print_starts(report: "LatencyReport") -> None:
 
 def _print_table(heads: Sequence[str], rows: Sequence[Row]) -> None:
     """Names to the left, figures to the right; the last column of verdicts to the left again."""
-    verdicts = heads[-1] == "beside"
-    names = 2 if heads[0] == "work" else 1
+    verdicts = heads[0] == "work"
+    names = 2 if verdicts else 1
     table: list[Sequence[str]] = [heads, *(cells for cells, _ in rows)]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(heads))]
     for cells, verdict in [(heads, None), *rows]:

@@ -12,7 +12,8 @@ MAY_IMPORT = {
     "model": {"errors"},
     "runtime": {"errors"},
     "report": {"errors"},
-    "quantize": {"errors", "report", "runtime"},
+    "latency": {"errors", "runtime"},
+    "quantize": {"errors", "latency", "report", "runtime"},
     "export": {"errors", "latency", "model", "quantize", "report", "runtime"},
     "cli": {"errors", "export", "latency", "model", "quantize", "report", "runtime"},
 }
@@ -79,6 +80,7 @@ def test_room_imports_only_what_it_may(room: str) -> None:
         ("import tfm.cli", "tfm.export", ["tfm.cli"]),
         ("from tfm.runtime import load", "tfm.model", ["tfm.runtime.load"]),
         ("import torch", "tfm.quantize", ["torch"]),
+        ("from tfm.quantize.text import english_words\nimport onnx", "tfm.latency", ["onnx", "tfm.quantize.text.english_words"]),
         ("from tfm.model import Transformer", "tfm.quantize", ["tfm.model.Transformer"]),
         ("import tfm.runtime", "tfm.errors", ["tfm.runtime"]),
         ("import onnxruntime\nimport numpy\nfrom tfm.errors import TfmError\nfrom .a import b", "tfm.runtime", []),
