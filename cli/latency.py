@@ -12,33 +12,26 @@ if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait 
     from tfm.latency import Job
 
 
-class Counts(click.ParamType):
-    """Integers of at least 1, by commas."""
-
-    name = "N,N,…"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Read them, each once, in their order."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            counts = tuple(dict.fromkeys(int(part) for part in value.split(",")))
-        except ValueError:
-            counts = ()
-        if not counts or min(counts) < 1:
-            self.fail(f"{value!r} is no list of integers of at least 1, such as 1,8", param, ctx)
-        return counts
+def _counts(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
+    """Read integers of at least 1, by commas: each once, in their order."""
+    try:
+        counts = tuple(dict.fromkeys(int(part) for part in value.split(",")))
+    except ValueError:
+        counts = ()
+    if not counts or min(counts) < 1:
+        raise click.BadParameter(f"{value!r} is no list of integers of at least 1, such as 1,8")
+    return counts
 
 
-_COUNTS = Counts()
+_COUNTS: dict[str, Any] = {"callback": _counts, "metavar": "N,N,…", "show_default": True}
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--ckpt", type=click.Path(path_type=Path), help="Time eager PyTorch and torch.compile too, of this one.")
-@click.option("--batch-size", type=_COUNTS, default="1,8", show_default=True, help="Numbers of rows.")
-@click.option("--seq", type=_COUNTS, default="16,128", show_default=True, help="Tokens of a row, prompt or source.")
-@click.option("--threads", type=_COUNTS, default="1", show_default=True, help="Threads, pinned to as many cores.")
+@click.option("--batch-size", default="1,8", help="Numbers of rows.", **_COUNTS)
+@click.option("--seq", default="16,128", help="Tokens of a row, prompt or source.", **_COUNTS)
+@click.option("--threads", default="1", help="Threads, pinned to as many cores.", **_COUNTS)
 @click.option("--precision", help="What to time, by commas [default: all that the bundle has].")
 @click.option("--new-tokens", type=click.IntRange(min=2), default=16, show_default=True, help="Tokens to generate.")
 @click.option("--text", type=click.Path(path_type=Path), help="A text per line to measure throughput on.")

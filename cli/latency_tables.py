@@ -78,7 +78,9 @@ def _print_starts(report: "LatencyReport") -> None:
         start = report.starts.get(engine)
         times = [None] * 3 if start is None else [start.imported, start.opened, start.answered]
         cells = [_megabytes(report.sizes.get(engine)), *map(_ms, times)]
-        rows.append(((engine, *cells, _megabytes(start and start.peak), _megabytes(peaks.get(engine))), None))
+        rows.append(
+            ((engine, *cells, _megabytes(None if start is None else start.peak), _megabytes(peaks.get(engine))), None)
+        )
     number = next((start.starts for start in report.starts.values()), 0)
     click.echo()
     of = f", milliseconds, medians of {number} fresh processes" if number else ""

@@ -1,11 +1,12 @@
 """PyTorch as an engine of `tfm.latency`: a checkpoint, run whole, eager or by torch.compile.
 
 Decoders keep their keys and values in caches of a fixed length, as Hugging Face's static caches are: torch.compile
-would compile a growing one anew at every token. Of a corpus it compiles nothing, as every length would be another shape.
+would compile a growing one anew at every token. It gets no corpus, where every length would be another shape.
 
 Shapes: B batch, S sequence, T source sequence, K key/value heads, C length of the cache, H head size, V vocabulary.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, cast
@@ -135,7 +136,7 @@ class GreedyLoop:
             last_B = torch.zeros_like(last_B)
         return {
             "first token": [stamps[0] - start],
-            "token": [later - earlier for earlier, later in zip(stamps, stamps[1:], strict=False)],
+            "token": [later - earlier for earlier, later in itertools.pairwise(stamps)],
         }
 
 

@@ -122,9 +122,7 @@ def time_engines(engines: Mapping[str, Job], works: Sequence[Work], *, rounds: i
     return [
         Latency(
             work=work.name,
-            milliseconds={
-                name: statistics.median(min(turn["run"]) for turn in times[name]) * 1e3 for name in engines
-            },
+            milliseconds={name: statistics.median(min(turn["run"]) for turn in times[name]) * 1e3 for name in engines},
         )
         for work, times in zip(works, turns.times, strict=True)
     ]

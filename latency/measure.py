@@ -46,6 +46,7 @@ def measure_latency(
     texts: Sequence[str] | None = None,
     corpus: bool = True,
     starts: int = STARTS,
+    baseline: str | None = None,
     engines: Mapping[str, Job] | None = None,
     left_out: Mapping[str, str] | None = None,
     progress: Progress = False,
@@ -66,7 +67,8 @@ def measure_latency(
         texts: The corpus that throughput is measured on; None: built-in English.
         corpus: Whether it is measured.
         starts: How often each engine is started in a fresh process; 0: never.
-        engines: More of them; "eager" is then what all are compared with, else fp32 is.
+        baseline: Engine that the others are compared with; None: eager where it is one, else fp32.
+        engines: More than the precisions, by name.
         left_out: Engines that cannot run → why, for the report.
         progress: Whether to count turns on stderr, or a function to tell (done, total).
         say: Told what is being done.
@@ -85,6 +87,9 @@ def measure_latency(
     jobs = {name: replace(job, options={**common, **job.options}) for name, job in (engines or {}).items()}
     for name in chosen:
         jobs[name] = Job(worker="tfm.latency.engine", options={**common, "precision": name})
+    if baseline is not None and baseline not in jobs:
+        raise InputError(f"there is no engine {baseline!r} to compare with; {nearest(baseline, list(jobs))}")
+    bases = BASELINES if baseline is None else (baseline,)
     works = model_works(manifest, batch_sizes, lengths, new_tokens)
     ragged, about = corpus_of(manifest, texts, new_tokens) if corpus else (None, "not asked for")
     warnings = _warnings()
@@ -105,7 +110,7 @@ def measure_latency(
             turns = take_turns(
                 here, told, rounds=rounds, seconds=seconds, warmup=warmup, cores=_cores(count), progress=progress
             )
-            lines += _lines(works, turns, count, list(jobs))
+            lines += _lines(works, turns, count, list(jobs), bases)
             peaks[count] = turns.peaks
             unable |= turns.unable
     if ragged and not any(line.measure == CORPUS for line in lines):
@@ -167,9 +172,7 @@ def _first_answer(work: ModelWork, ragged: ModelWork | None) -> ModelWork:
     if work.arrays:
         return work
     source = ragged or work
-    return ModelWork(
-        name="answer", kind="answer", rows=source.rows[:1], texts=source.texts[:1], new_tokens=1, count=1
-    )
+    return ModelWork(name="answer", kind="answer", rows=source.rows[:1], texts=source.texts[:1], new_tokens=1, count=1)
 
 
 def _start(jobs: Mapping[str, Job], work: Mapping[str, Any], threads: int, starts: int) -> dict[str, Start]:
@@ -191,14 +194,16 @@ def _start(jobs: Mapping[str, Job], work: Mapping[str, Any], threads: int, start
     }
 
 
-def _lines(works: Sequence[ModelWork], turns: Turns, threads: int, order: Sequence[str]) -> list[Line]:
+def _lines(
+    works: Sequence[ModelWork], turns: Turns, threads: int, order: Sequence[str], bases: Sequence[str]
+) -> list[Line]:
     """A line for every measure of every work, with the engines in their order."""
     lines = []
     for work, times in zip(works, turns.times, strict=True):
         names = [name for name in order if name in times]
         measures = dict.fromkeys(measure for name in names for turn in times[name] for measure in turn)
         for measure in measures:
-            baseline = next((name for name in BASELINES if name in names), None) if len(names) > 1 else None
+            baseline = next((name for name in bases if name in names), None) if len(names) > 1 else None
             medians = {name: [statistics.median(turn[measure]) for turn in times[name]] for name in names}
             timings = {}
             for name in names:

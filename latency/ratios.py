@@ -11,7 +11,7 @@ LEAST_ROUNDS = 6
 """Fewer cannot give a 95 % interval of a median: even from the least of five to the largest it covers 94 %."""
 
 NOISE_LIMIT = 0.15
-"""Where the quartiles of the baseline's rounds lie further apart than this share of their median, nothing is concluded."""
+"""Nothing is concluded where the quartiles of the baseline's rounds lie further apart than this share of the median."""
 
 FASTER, SLOWER, SAME, NOISY = "faster", "slower", "no difference shown", "too noisy"
 """What can be said of an engine beside the baseline."""
@@ -55,7 +55,7 @@ class Ratio:
 
     @property
     def verdict(self) -> str:
-        """`FASTER` or `SLOWER` where the interval lies on one side of 1, `SAME` where not, `NOISY` where nobody knows."""
+        """`FASTER` or `SLOWER` where the interval lies on one side of 1, `SAME` where not; or `NOISY`."""
         if self.noisy:
             return NOISY
         return FASTER if self.low > 1 else SLOWER if self.high < 1 else SAME
@@ -99,7 +99,8 @@ def bootstrap_median(values: Sequence[float], seed: int = 0) -> tuple[float, flo
     """Find a 95 % interval of a median by the bootstrap, and no narrower than one that holds for any distribution.
 
     By itself the bootstrap (the percentiles of the medians of resamples; Efron and Tibshirani, An Introduction to the
-    Bootstrap, 1993, section 13.3) covers the median of a few values too rarely: of 15 normal ones in 91 % of 400 trials.
+    Bootstrap, 1993, section 13.3) covers the median of a few values too rarely: of 15 normal ones in 91 %
+    of 400 trials.
     So it is widened to the order statistics between which the median lies in 95 % of cases, by the binomial
     distribution (David and Nagaraja, Order Statistics, 2003, section 7.1): of 15 values, the fourth and the twelfth.
 

@@ -10,7 +10,7 @@ SCHEMA = 1
 """Version of the JSON."""
 
 BASELINES = ("eager", "fp32")
-"""What every other engine is compared with: the first of these that ran."""
+"""What every other engine is compared with, where nobody says: the first of these that ran."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,7 @@ class Line:
                 "low": None if ratio is None else ratio.low,
                 "high": None if ratio is None else ratio.high,
                 "verdict": None if ratio is None else ratio.verdict,
+                "said": None if ratio is None else str(ratio),
             }
         fields = ("work", "measure", "threads", "rows", "baseline", "noise")
         return {name: getattr(self, name) for name in fields} | {"engines": engines}

@@ -43,7 +43,7 @@ class Row:
     @property
     def words(self) -> str:
         """What the bar shows, in words."""
-        return f"{self.engine}: {self.verdict}"
+        return f"{self.engine}: {self.verdict}" if self.verdict else self.engine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +104,7 @@ def octaves(values: Iterable[float | None]) -> Axis:
     low, high = min(low, 0), max(high, 1)
     every = 1 if high - low <= 6 else 2
     ticks = tuple(
-        (100 * (power - low) / (high - low), f"{2.0**power:g}×")
-        for power in range(low, high + 1)
-        if power % every == 0
+        (100 * (power - low) / (high - low), f"{2.0**power:g}×") for power in range(low, high + 1) if power % every == 0
     )
     return Axis(low * math.log10(2), high * math.log10(2), True, ticks, high - low)
 
@@ -125,25 +123,10 @@ def _rows(line: Mapping[str, Any], axis: Axis) -> Iterable[Row]:
         if ratio is not None:
             one, end = axis.at(1.0), axis.at(ratio)
             style = _STYLES.get(timing["verdict"], "quiet")
-            bar = Bar(
-                style, min(one, end), round(abs(end - one), 1), axis.at(timing["low"]), axis.at(timing["high"])
-            )
+            bar = Bar(style, min(one, end), round(abs(end - one), 1), axis.at(timing["low"]), axis.at(timing["high"]))
         times = [_ms(timing[key]) for key in ("median_ms", "p90_ms", "p99_ms")]
-        yield Row(engine, bar, _verdict(timing), (*times, f"{timing['per_second']:,.4g}"))
-
-
-def _verdict(timing: Mapping[str, Any]) -> str:
-    """As on the terminal: "faster 1.8× (1.7–1.9)", or what keeps one from saying so."""
-    if timing["ratio"] is None:
-        return "what the others are compared with"
-    if timing["verdict"] not in _STYLES:
-        return str(timing["verdict"])
-    values = [timing[key] for key in ("ratio", "low", "high")]
-    if timing["verdict"] == "slower":
-        ratio, high, low = (1 / value for value in values)
-    else:
-        ratio, low, high = values
-    return f"{timing['verdict']} {ratio:.3g}× ({low:.3g}–{high:.3g})"
+        rate = timing["per_second"]
+        yield Row(engine, bar, timing["said"] or "", (*times, f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"))
 
 
 def _reason(line: Mapping[str, Any]) -> str:

