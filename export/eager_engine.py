@@ -97,8 +97,17 @@ class GreedyLoop:
     def _project(self, ids_BT: Tensor, mask_BT: Tensor) -> object:
         return self.model.decoder.project(self.model.encoder(ids_BT, mask_BT))
 
-    @torch.inference_mode()
     def times(self, rows: list[list[int]], new_tokens: int, ends: bool = False) -> worker.Times:
+        """Generate as `run` does, and tell how long the "first token" took, and each "token" after it."""
+        start = perf_counter()
+        _, stamps = self.run(rows, new_tokens, ends)
+        return {
+            "first token": [stamps[0] - start],
+            "token": [later - earlier for earlier, later in itertools.pairwise(stamps)],
+        }
+
+    @torch.inference_mode()
+    def run(self, rows: list[list[int]], new_tokens: int, ends: bool = False) -> tuple[list[list[int]], list[float]]:
         """Continue prompts, or translate sources.
 
         Args:
@@ -107,10 +116,9 @@ class GreedyLoop:
             ends: Whether to stop once every row has had an end token.
 
         Returns:
-            Seconds to the "first token", and of each "token" after it.
+            The new ids of each row, what follows its end token included; and when there was one more.
         """
-        start = perf_counter()
-        config, stamps = self.model.config, []
+        config = self.model.config
         ids_BS, mask_BS = map(torch.from_numpy, pad_rows(rows, config.pad_token_id or 0))
         context: dict[str, Any] = {}
         if config.has_encoder:
@@ -124,20 +132,20 @@ class GreedyLoop:
         last_B, every_B = mask_BS.sum(1) - 1, torch.arange(len(rows))
         ended_B = torch.zeros(len(rows), dtype=torch.bool)
         end_ids = torch.tensor(self.generation.eos_token_ids, dtype=torch.int64)
+        found: list[Tensor] = []
+        stamps: list[float] = []
         for _ in range(new_tokens):
             logits_BSV, cache = self._step(ids_BS, past=cache, cache_position_B=place_B, **context)
             ids_BS = logits_BSV[every_B, last_B].argmax(-1)[:, None]
             stamps.append(perf_counter())
+            found.append(ids_BS)
             if ends:
                 ended_B |= torch.isin(ids_BS[:, 0], end_ids)
                 if ended_B.all():
                     break
             place_B = place_B + last_B + 1
             last_B = torch.zeros_like(last_B)
-        return {
-            "first token": [stamps[0] - start],
-            "token": [later - earlier for earlier, later in itertools.pairwise(stamps)],
-        }
+        return torch.cat(found, dim=1).tolist(), stamps
 
 
 def _sorted_parts(rows: list[list[int]]) -> list[list[list[int]]]:
