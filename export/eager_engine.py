@@ -170,8 +170,8 @@ def _prepare_compiler() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     try:
         torch.compile(lambda x: torch.exp(x) + 1)(torch.ones(8))
     except Exception as error:  # what a compiler that is broken or half installed raises has no common class
-        first = str(error).strip().splitlines()
-        raise worker.UnableError(f"torch.compile does not work here: {first[0] if first else error!r}") from error
+        why = next(iter(str(error).strip().splitlines()), repr(error))
+        raise worker.UnableError(f"torch.compile does not work here: {why}") from error
     return lambda function: torch.compile(function, dynamic=False)
 
 

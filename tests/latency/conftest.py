@@ -9,7 +9,7 @@ import pytest
 
 from tfm.latency.rounds import Job
 
-SLEEPER = '''
+SLEEPER = """
 import json, os, sys, time
 from tfm.latency import worker
 
@@ -39,7 +39,7 @@ def main(imported=None):
 
 if __name__ == "__main__":
     main()
-'''
+"""
 
 
 @pytest.fixture(scope="session")
