@@ -83,7 +83,7 @@ def _print_starts(report: "LatencyReport") -> None:
         )
     number = next((start.starts for start in report.starts.values()), 0)
     click.echo()
-    of = f", milliseconds, medians of {number} fresh processes" if number else ""
+    of = f", milliseconds, median of {number} in fresh processes" if number else ""
     click.secho(f"size and start{of}", bold=True)
     _print_table(heads, rows)
 
@@ -99,9 +99,10 @@ def _print_table(heads: Sequence[str], rows: Sequence[Row]) -> None:
         for column, (cell, width) in enumerate(zip(cells, widths, strict=True)):
             last = verdicts and column == len(cells) - 1
             shown.append(f"{cell:<{width}}" if last or column < names else f"{cell:>{width}}")
-        text = "  ".join(shown[:-1])
-        end = shown[-1].rstrip() if verdicts else shown[-1]
-        click.echo(f"  {text}  {click.style(end, fg=_COLOURS.get(verdict or ''))}".rstrip())
+        colour = _COLOURS.get(verdict or "")
+        if colour is not None:
+            shown[-1] = click.style(shown[-1].rstrip(), fg=colour)
+        click.echo("  " + "  ".join(shown).rstrip())
 
 
 def _ms(seconds: float | None) -> str:

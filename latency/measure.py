@@ -99,7 +99,7 @@ def measure_latency(
         first = _first_answer(works[0], ragged).told(Path(shelf) / "first.npz")
         startable = {name: job for name, job in jobs.items() if job.starts and starts}
         if startable:
-            say(f"start {', '.join(startable)} anew, {starts} times in turn")
+            say(f"start {', '.join(startable)} anew, in turn, {starts}×")
         started = _start(startable, first, threads[0], starts)
         works += [ragged] if ragged else []
         told = [work.told(Path(shelf) / f"{index}.npz") for index, work in enumerate(works)]
