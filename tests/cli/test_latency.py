@@ -42,11 +42,11 @@ def test_a_table(make_bundle: Callable[..., str], run: Run) -> None:
     assert [line[0] for line in lines[3:6:2]] == ["int8", "int8"]
     assert " ".join(lines[6]) == "throughput on 1 thread, pinned, on 128 sentences of built-in English"
     assert lines[8][:2] == ["corpus", "fp32"]
-    assert " ".join(lines[10]) == "size and start, milliseconds, medians of 1 fresh processes"
+    assert " ".join(lines[10]) == "size and start, milliseconds, median of 1 in fresh processes"
     assert lines[11] == ["file", "import", "open", "first", "answer", "memory", "at", "most"]
     assert [line[0] for line in lines[12:14]] == ["fp32", "int8"]
     assert err.splitlines()[:2] == [
-        "start fp32, int8 anew, 1 times in turn",
+        "start fp32, int8 anew, in turn, 1×",
         "open fp32, int8 on 1 thread, and warm up",
     ]
     assert "36/36 (100%)" in err
@@ -165,7 +165,7 @@ def test_every_verdict_and_unit(capsys: pytest.CaptureFixture[str]) -> None:
         "  corpus  eager     200",
         "          int8   32,520  faster 163× (163–163)",
         "",
-        "size and start, milliseconds, medians of 5 fresh processes",
+        "size and start, milliseconds, median of 5 in fresh processes",
         "            file  import  open  first answer  memory  at most",
         "  int8   22.9 MB     100  51.4          1500  120 MB   130 MB",
         "",

@@ -54,7 +54,7 @@ def test_an_encoder(make_bundle: MakeBundle, problems: Any) -> None:
         assert 0 < ratio.low <= ratio.value <= ratio.high
         assert line.per_second("int8") == pytest.approx(line.rows / line.timings["int8"].spread.median)
     assert told[-1] == (60, 60)
-    assert said == ["start fp32, int8 anew, 2 times in turn", "open fp32, int8 on 1 thread, and warm up"]
+    assert said == ["start fp32, int8 anew, in turn, 2×", "open fp32, int8 on 1 thread, and warm up"]
     assert (report.kind, report.corpus, report.left_out) == ("encoder", "3 texts", {})
     assert list(report.starts) == list(report.sizes) == list(report.peaks[1]) == ["fp32", "int8"]
     for start in report.starts.values():
