@@ -26,8 +26,7 @@ def print_latency(report: "LatencyReport") -> None:
             click.echo()
             click.secho(f"throughput {on}, on {report.corpus}", bold=True)
             _print_table(("work", "", "rows/s", beside), _groups(corpus, _throughput))
-    if report.starts or report.sizes:
-        _print_starts(report)
+    _print_starts(report)
     click.echo()
     if not any(line.measure == "corpus" for line in report.lines):
         click.echo(f"  throughput was not measured: {report.corpus}")
@@ -74,7 +73,7 @@ def _print_starts(report: "LatencyReport") -> None:
     heads = ("", "file", "import", "open", "first answer", "memory", "at most")
     rows: list[Row] = []
     peaks = next(iter(report.peaks.values()), {})
-    for engine in dict.fromkeys([*report.starts, *report.sizes]):
+    for engine in dict.fromkeys([*peaks, *report.starts, *report.sizes]):
         start = report.starts.get(engine)
         times = [None] * 3 if start is None else [start.imported, start.opened, start.answered]
         cells = [_megabytes(report.sizes.get(engine)), *map(_ms, times)]

@@ -80,10 +80,14 @@ def write_latency(path: Path, content: Mapping[str, Any]) -> None:
         lstrip_blocks=True,
     )
     threads = dict.fromkeys(line["threads"] for line in content["lines"])
+    peaks: Mapping[str, Any] = next(iter(content["peaks"].values()), {})
     text = environment.get_template("latency.html.j2").render(
         content=content,
         charts=[chart([line for line in content["lines"] if line["threads"] == count], count) for count in threads],
-        starts=[_start(content, engine) for engine in dict.fromkeys([*content["starts"], *content["sizes"]])],
+        starts=[
+            _start(content, engine, peaks.get(engine))
+            for engine in dict.fromkeys([*peaks, *content["starts"], *content["sizes"]])
+        ],
     )
     path.write_text(text, encoding="utf-8")
 
@@ -135,13 +139,12 @@ def _reason(line: Mapping[str, Any]) -> str:
     return f"too noisy: the quartiles of {line['baseline']}'s rounds lie {numbers.percent(line['noise'])} apart"
 
 
-def _start(content: Mapping[str, Any], engine: str) -> tuple[str, ...]:
+def _start(content: Mapping[str, Any], engine: str, peak: int | None) -> tuple[str, ...]:
     """Name, size, import, open, first answer, memory after that, and at most."""
     start = content["starts"].get(engine)
     size = content["sizes"].get(engine)
     times = [_ms(start[key]) if start else "—" for key in ("import_ms", "open_ms", "answer_ms")]
-    peaks: Mapping[str, Any] = next(iter(content["peaks"].values()), {})
-    memory = [start["peak"] if start else None, peaks.get(engine)]
+    memory = [start["peak"] if start else None, peak]
     return (engine, _bytes(size), *times, *map(_bytes, memory))
 
 

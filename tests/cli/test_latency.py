@@ -167,6 +167,7 @@ def test_every_verdict_and_unit(capsys: pytest.CaptureFixture[str]) -> None:
         "",
         "size and start, milliseconds, median of 5 in fresh processes",
         "            file  import  open  first answer  memory  at most",
+        "  eager        —       —     —             —       —        —",
         "  int8   22.9 MB     100  51.4          1500  120 MB   130 MB",
         "",
         "  torch.compile was left out: no compiler",
