@@ -80,14 +80,14 @@ def test_a_field_that_drifts_is_noticed(make_bundle: MakeBundle, problems: Any) 
 @pytest.mark.parametrize("kind", ["counter", "copier"])
 def test_what_generates(make_bundle: MakeBundle, kind: str) -> None:
     """The first token and each one after it, however soon the toy would have ended by itself."""
-    report = measure_latency(make_bundle(kind), **FAST, starts=1, new_tokens=3, texts=["ab", "c"])
+    report = measure_latency(make_bundle(kind), **FAST, starts=1, new_tokens=4, texts=["ab", "c"])
     assert [(line.work, line.measure) for line in report.lines] == [
         *((work, measure) for work in ("1×2", "1×4", "2×2", "2×4") for measure in ("first token", "token")),
         ("corpus", "corpus"),
     ]
     for first, token in zip(report.lines[:-1:2], report.lines[1:-1:2], strict=True):
         (one,), (other,) = first.timings.values(), token.timings.values()
-        assert other.spread.runs == 2 * one.spread.runs  # of three tokens
+        assert other.spread.runs == 3 * one.spread.runs  # of four tokens
         assert (one.ratio, first.baseline, first.noise) == (None, None, None)
 
 
@@ -227,6 +227,19 @@ def test_a_bundle_that_is_not(make_bundle: MakeBundle) -> None:
         assert_latency(bundle, "int8")
     with pytest.raises(InputError, match="has no precision 'eager'"):
         assert_latency(bundle, "eager")
+
+
+def test_one_whose_interval_begins_too_early(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wide(engines: Mapping[str, Job], works: Sequence[Any], *, rounds: int, **_: Any) -> Turns:
+        seconds = {"fp32": [2.0] * rounds, "int8": [1.0, 1.0, 1.9] * rounds}
+        times = {name: [{"run": [seconds[name][turn]]} for turn in range(rounds)] for name in engines}
+        return Turns([times] * len(works), {}, {})
+
+    monkeypatch.setattr(measure, "take_turns", wide)
+    bundle = make_bundle("encoder")
+    assert_latency(bundle, at_least=1.01, rounds=6)
+    with pytest.raises(AssertionError, match=r"2\.00× as fast as fp32 \(1\.05–2\.00\), and more than 1\.2× is wanted"):
+        assert_latency(bundle, at_least=1.2, rounds=6)
 
 
 def test_one_that_cannot_be_shown(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from tfm.latency.ratios import (
     FASTER,
@@ -43,6 +44,15 @@ def test_the_interval_of_fifteen_reaches_from_the_fourth_to_the_twelfth() -> Non
     assert high >= 2048.0
     assert low >= 4.0
     assert high <= 4096.0
+
+
+@pytest.mark.parametrize("count", range(6, 40))
+def test_the_interval_is_never_narrower_than_the_binomial_one(count: int) -> None:
+    outside = max(k for k in range(count) if binom.cdf(k, count, 0.5) <= 0.025)
+    values = [2.0**power for power in range(count)]
+    low, high = bootstrap_median(values)
+    assert low <= values[outside]
+    assert high >= values[-1 - outside]
 
 
 def test_the_interval_of_the_fewest_is_all_of_them() -> None:
