@@ -92,7 +92,8 @@ def measure_latency(
     bases = BASELINES if baseline is None else (baseline,)
     works = model_works(manifest, batch_sizes, lengths, new_tokens)
     ragged, about = corpus_of(manifest, texts, new_tokens) if corpus else (None, "not asked for")
-    warnings = _warnings()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    warnings = _warnings(load)
     peaks: dict[int, Mapping[str, int | None]] = {}
     lines: list[Line] = []
     with tempfile.TemporaryDirectory() as shelf:
@@ -119,7 +120,7 @@ def measure_latency(
     return LatencyReport(
         bundle=Path(os.fspath(bundle)).name or folder.resolve().name,
         kind=manifest.kind,
-        made=_made(),
+        made=_made(load),
         settings={
             "batch_sizes": list(batch_sizes),
             "lengths": list(lengths),
@@ -229,12 +230,10 @@ def _cores(count: int) -> list[int] | None:
     return sorted(os.sched_getaffinity(0))[:count] if hasattr(os, "sched_getaffinity") else None
 
 
-def _warnings() -> list[str]:
+def _warnings(load: float | None) -> list[str]:
     found = []
-    if hasattr(os, "getloadavg"):
-        load, cores = os.getloadavg()[0], usable_cores()
-        if load > cores:
-            found.append(f"the machine was busy when this began: a load of {load:.1f} on {cores} usable cores")
+    if load is not None and load > (cores := usable_cores()):
+        found.append(f"the machine was busy when this began: a load of {load:.1f} on {cores} usable cores")
     if not hasattr(os, "sched_setaffinity"):
         found.append("this system does not pin threads to cores")
     return found
@@ -249,7 +248,7 @@ def _noise(line: Line) -> str:
     )
 
 
-def _made() -> dict[str, Any]:
+def _made(load: float | None) -> dict[str, Any]:
     versions = {}
     for package in _PACKAGES:
         try:
@@ -260,7 +259,7 @@ def _made() -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": f"{model_name()}, {usable_cores()} usable cores",
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load": load,
         "versions": versions,
     }
 

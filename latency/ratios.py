@@ -13,8 +13,8 @@ LEAST_ROUNDS = 6
 NOISE_LIMIT = 0.15
 """Nothing is concluded where the quartiles of the baseline's rounds lie further apart than this share of the median.
 
-In 14 works of MiniLM and g2p in fp32 on two cores with a load of 2 to 3 they lay 1 to 11 % apart; of eager PyTorch, under
-a load of 4 and more, up to 68 %.
+In 14 works of MiniLM and g2p in fp32 on two cores with a load of 2 to 3 they lay 1 to 11 % apart; of eager PyTorch,
+while others timed their work on the same cores, up to 68 %.
 """
 
 FASTER, SLOWER, SAME, NOISY = "faster", "slower", "no difference shown", "too noisy"

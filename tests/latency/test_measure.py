@@ -177,6 +177,7 @@ def test_a_noisy_machine_is_told_of(make_bundle: MakeBundle, monkeypatch: pytest
     monkeypatch.setattr(measure.os, "getloadavg", lambda: (99.0, 0.0, 0.0), raising=False)
     report = measure_latency(make_bundle("encoder"), starts=0, corpus=False, batch_sizes=(1,), lengths=(2,))
     busy, nothing = report.warnings
+    assert report.made["load"] == 99.0
     assert busy.startswith("the machine was busy when this began: a load of 99.0 on ")
     assert nothing.startswith("1×2 on 1 thread: nothing is concluded, as the quartiles of fp32's rounds lie ")
     ratio = report.lines[0].timings["int8"].ratio
