@@ -28,10 +28,10 @@ import onnxruntime as ort
 import tokenizers
 
 from tfm.export import graphs_of, to_onnx
+from tfm.latency.text import english_sentences
 from tfm.model import load_checkpoint, load_tokenizer
 from tfm.quantize import quantize_blocks
 from tfm.quantize.moments import second_moments
-from tfm.quantize.text import english_sentences
 
 Feeds = dict[str, npt.NDArray[Any]]
 

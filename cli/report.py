@@ -13,8 +13,8 @@ if TYPE_CHECKING:  # importing them loads torch, which quantising a bundle does 
     from tfm.export import ExportReport, GraphReport
     from tfm.export.live import LiveReport
     from tfm.export.reports import OpReport, OutputReport
+    from tfm.latency import Latency
     from tfm.quantize import BundleReport
-    from tfm.quantize.timing import Latency
 
 _COSTLIEST = 8
 _MEASURES = {"cosine": "1 - mean cosine", "kl": "KL divergence, nats"}

@@ -12,6 +12,7 @@ import tokenizers
 import torch
 
 from tfm.errors import CheckpointError, ExportError
+from tfm.latency import Latency, compare_speed
 from tfm.model import TransformerConfig, load_tokenizer
 from tfm.quantize import Quantised, Recipe, quantise, read_calibration
 from tfm.quantize.half import to_half
@@ -19,7 +20,6 @@ from tfm.quantize.manifest import write_json
 from tfm.quantize.progress import Stage, silent
 from tfm.quantize.staging import staged
 from tfm.quantize.storage import save_onnx
-from tfm.quantize.timing import Latency, compare_speed
 from tfm.runtime import load
 from tfm.runtime.manifest import read_manifest
 

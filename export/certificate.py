@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfm.latency import Latency, compare_speed
 from tfm.quantize.manifest import describe_file
 from tfm.quantize.storage import size_of
-from tfm.quantize.timing import Latency, compare_speed
 
 from .fidelity import Fidelity
 from .manifest import PACKAGES

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 
 from tfm.errors import CalibrationError, VerificationError
+from tfm.latency.text import english_sentences, english_words
 from tfm.model import Transformer, TransformerConfig
 from tfm.quantize import read_calibration
 from tfm.quantize.calibration_samples import SampleReader, split_of
-from tfm.quantize.text import english_sentences, english_words
 from tfm.runtime import Decoder, Encoder, EncoderDecoder, Model, Module
 
 from .fast_path import no_fast_path

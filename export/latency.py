@@ -1,15 +1,19 @@
-"""A first look at latency: eager and the precisions of a bundle side by side."""
+"""Eager PyTorch as an engine of `tfm.latency`: beside the precisions of a bundle at export, and for `tfm latency`."""
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from tfm.quantize.timing import Job, Latency, Work, onnx_job, time_engines
+from tfm.latency import Job, Latency, Work, onnx_job, time_engines
 from tfm.quantize.works import steps_of
 
 from .graphs import Graph
+
+COMPILED = "torch.compile"
 
 
 def measure_latency(
@@ -41,10 +45,56 @@ def measure_latency(
             tensors = graph.sample(generator, 1, step.length, step.past)
             inputs = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
             works.append(Work(name=step.name, role=graph.role, inputs=inputs))
-    options = {
+    eager = Job(worker="tfm.export.latency_worker", options=_source(checkpoint, model, config, nhead))
+    return time_engines({"eager": eager} | {name: onnx_job(roles) for name, roles in files.items()}, works)
+
+
+def eager_engines(
+    checkpoint: str | os.PathLike[str] | None,
+    *,
+    model: str | None = None,
+    config: str | os.PathLike[str] | None = None,
+    nhead: int | None = None,
+    compiled: bool = True,
+) -> tuple[dict[str, Job], dict[str, str]]:
+    """Make the engines that PyTorch has for a checkpoint, to be timed beside its bundle by `tfm.latency`.
+
+    Args:
+        checkpoint: As in `export_checkpoint`; so are `model`, `config` and `nhead`.
+        model: See `checkpoint`.
+        config: See `checkpoint`.
+        nhead: See `checkpoint`.
+        compiled: Whether torch.compile is one of them.
+
+    Returns:
+        "eager" and "torch.compile"; and engines that cannot run here → why.
+    """
+    source = _source(checkpoint, model, config, nhead)
+    worker = "tfm.export.eager_engine"
+    engines = {"eager": Job(worker=worker, options={**source, "compiled": False}, imports="torch")}
+    if not compiled:
+        return engines, {}
+    if (reason := _why_not_compiled()) is not None:
+        return engines, {COMPILED: reason}
+    options = {**source, "compiled": True}
+    return engines | {COMPILED: Job(worker=worker, options=options, imports="torch", starts=False)}, {}
+
+
+def _source(
+    checkpoint: str | os.PathLike[str] | None,
+    model: str | None,
+    config: str | os.PathLike[str] | None,
+    nhead: int | None,
+) -> dict[str, Any]:
+    return {
         "checkpoint": None if checkpoint is None else os.path.abspath(checkpoint),
         "model": model,
         "options": {"config": None if config is None else os.path.abspath(config), "nhead": nhead},
     }
-    eager = Job(worker="tfm.export.latency_worker", options=options)
-    return time_engines({"eager": eager} | {name: onnx_job(roles) for name, roles in files.items()}, works)
+
+
+def _why_not_compiled() -> str | None:
+    names = [name for name in (os.environ.get("CXX"), "g++", "clang++", "c++", "cl") if name]
+    if any(shutil.which(name) for name in names):
+        return None
+    return f"torch.compile needs a C++ compiler, and none of {', '.join(names)} is there"

@@ -1,42 +1,39 @@
-"""Eager PyTorch as one engine of `tfm.quantize.timing`, in a process of its own."""
+"""Eager PyTorch as an engine of `tfm.latency.graphs`: every graph by itself, on one thread."""
 
-import json
-import sys
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from tfm.model import load_checkpoint
-from tfm.quantize.timing_worker import serve
+from tfm.latency import worker
+from tfm.latency.onnx_engine import read_arrays
 
-from .generic_open import is_generic, open_generic
-from .generic_vectors import from_vectors
+from .eager_engine import open_source
 from .graphs import Graph, graphs_of
 
 
-def open_eager(
-    checkpoint: str | None, model: str | None, options: dict[str, Any], role: str, inputs: dict[str, Any]
-) -> Callable[[], object]:
-    """Make what runs a checkpoint's graph on one thread."""
+def open_works(job: Mapping[str, Any]) -> Sequence[worker.Run]:
+    """Load the checkpoint, and read each work's inputs."""
     torch.set_num_threads(1)
-    graph: Graph
-    if checkpoint is None or is_generic(checkpoint, model):
-        graph = open_generic(checkpoint, model)
-    else:
-        native = load_checkpoint(checkpoint, **options).float()
-        graphs = [from_vectors(native)] if native.config.reads_vectors else graphs_of(native)
-        (graph,) = [graph for graph in graphs if graph.role == role]
+    source = open_source(job)
+    graphs = {graph.role: graph for graph in ([source] if isinstance(source, Graph) else graphs_of(source))}
+    return [_run_of(graphs[work["role"]], read_arrays(work["file"])) for work in job["works"]]
+
+
+def _run_of(graph: Graph, inputs: Mapping[str, Any]) -> worker.Run:
     tensors = [torch.from_numpy(array) for array in inputs.values()]
 
-    def work() -> object:
+    def call() -> object:
         with torch.inference_mode():
             return graph(*tensors)
 
-    return work
+    return worker.timed(call)
+
+
+def main(imported: float | None = None) -> None:
+    """Serve as an engine of `tfm.latency`."""
+    worker.main(open_works, imported)
 
 
 if __name__ == "__main__":
-    job = json.loads(sys.argv[1])
-    source = (job["checkpoint"], job["model"], job["options"])
-    serve(job, lambda role, inputs: open_eager(*source, role, inputs))
+    main()

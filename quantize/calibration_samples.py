@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tfm.errors import CalibrationError, InputError
+from tfm.latency.text import english_sentences, english_words
 from tfm.runtime.checks import SUM, InputChecks
 from tfm.runtime.manifest import Manifest, Signature, TensorSpec
 from tfm.runtime.model import TOKENIZER
 from tfm.runtime.tokenizer import Tokenizer
 
 from .calibration_files import Content
-from .text import english_sentences, english_words
 
 Sample = Mapping[str, npt.NDArray[Any]]
 """What goes into a graph by input name, without the batch axis; of text only ids and segments, without padding."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from tfm.latency import Work
 from tfm.runtime.providers import open_session
 
 from .candidates import Candidate
@@ -18,7 +19,6 @@ from .method import speed_class
 from .pieces import open_piece
 from .progress import Progress
 from .tapped import open_tapped
-from .timing import Work
 
 Array = npt.NDArray[Any]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tfm.errors import QuantizeError
+from tfm.latency import Latency, compare_speed, onnx_job, time_engines
 from tfm.report import kept_pictures, write_report
 from tfm.report.html import SCHEMAS
 from tfm.runtime.manifest import Manifest, check_digests, read_manifest
@@ -20,7 +21,6 @@ from .progress import Stage, silent
 from .recipe import Recipe
 from .staging import staged
 from .storage import size_of
-from .timing import Latency, compare_speed, onnx_job, time_engines
 from .works import bundle_works
 
 

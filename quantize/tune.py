@@ -16,6 +16,7 @@ import onnx_ir.passes.common as common
 import onnxruntime as ort
 
 from tfm.errors import QuantizeError
+from tfm.latency import Work
 from tfm.runtime.manifest import Manifest
 
 from .calibration import Calibration
@@ -33,7 +34,6 @@ from .progress import Progress
 from .recipe import Recipe
 from .search import Form, Mix, choose_mix, front_of, noisiest, row_of_mixes
 from .switched import Switched
-from .timing import Work
 
 Array = npt.NDArray[Any]
 BUDGETS = {("cosine", "int8"): 0.003, ("kl", "int8"): 0.01, ("cosine", "int4"): 0.02, ("kl", "int4"): 0.05}

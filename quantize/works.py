@@ -1,16 +1,16 @@
 """What the graphs of a bundle are timed on: one row, short and long, made from the manifest alone."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from tfm.latency import Work
+from tfm.latency.works import random_inputs
 from tfm.runtime.checks import SUM, InputChecks
 from tfm.runtime.manifest import Manifest, Signature
 
 from .calibration import Calibration, read_calibration
-from .timing import Work
 
 _LENGTHS = (16, 128)
 _SOURCE = 2
@@ -62,29 +62,12 @@ def bundle_works(manifest: Manifest, calibration: Calibration | None = None) -> 
     for role, signature in manifest.signature.items():
         check = InputChecks(signature)
         for step in steps_of(role, (spec.name for spec in signature.inputs), signature.max_length):
-            works.append(Work(name=step.name, role=role, inputs=check(_random(signature, step, rng))))
+            room = step.past + step.length
+            sizes = {"batch": 1, "sequence": step.length, "cache_length": room, "encoder_sequence": _SOURCE}
+            sizes["logits_length"] = 1
+            inputs = check(random_inputs(signature, sizes, step.past, rng))
+            works.append(Work(name=step.name, role=role, inputs=inputs))
     return works
-
-
-def _random(signature: Signature, step: Step, rng: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
-    """One row without padding: what the native graphs take."""
-    room = step.past + step.length
-    sizes = {"batch": 1, "sequence": step.length, "cache_length": room, "encoder_sequence": _SOURCE, "logits_length": 1}
-    inputs = {}
-    for spec in signature.inputs:
-        shape = [dim if isinstance(dim, int) else sum(sizes[part] for part in dim.split(SUM)) for dim in spec.shape]
-        if spec.name.endswith("attention_mask"):
-            values: npt.NDArray[Any] = np.ones(shape)
-        elif spec.name == "cache_position":
-            values = np.full(shape, step.past)
-        elif spec.name == "logits_position":
-            values = np.full(shape, step.length - 1)
-        elif spec.below is not None:
-            values = rng.integers(spec.below, size=shape)
-        else:
-            values = rng.standard_normal(shape)
-        inputs[spec.name] = values.astype(spec.dtype)
-    return inputs
 
 
 def _samples(calibration: Calibration, signature: Signature) -> list[Work]:

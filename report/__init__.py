@@ -2,6 +2,7 @@
 
 from .curves import ActivationCurve
 from .html import kept_pictures, write_report
+from .latency import write_latency
 from .maps import AttentionMap
 
-__all__ = ["ActivationCurve", "AttentionMap", "kept_pictures", "write_report"]
+__all__ = ["ActivationCurve", "AttentionMap", "kept_pictures", "write_latency", "write_report"]

@@ -6,18 +6,19 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
-ROOMS = ("cli", "errors", "export", "model", "quantize", "report", "runtime")
+ROOMS = ("cli", "errors", "export", "latency", "model", "quantize", "report", "runtime")
 MAY_IMPORT = {
     "errors": set(),
     "model": {"errors"},
     "runtime": {"errors"},
     "report": {"errors"},
-    "quantize": {"errors", "report", "runtime"},
-    "export": {"errors", "model", "quantize", "report", "runtime"},
-    "cli": {"errors", "export", "model", "quantize", "report", "runtime"},
+    "latency": {"errors", "runtime"},
+    "quantize": {"errors", "latency", "report", "runtime"},
+    "export": {"errors", "latency", "model", "quantize", "report", "runtime"},
+    "cli": {"errors", "export", "latency", "model", "quantize", "report", "runtime"},
 }
 HEAVY = {"torch", "onnx", "onnxscript", "onnx_ir", "safetensors"}
-NO_HEAVY = {"errors", "report", "runtime"}
+NO_HEAVY = {"errors", "latency", "report", "runtime"}
 NO_TORCH = {"quantize"}
 
 
@@ -79,6 +80,7 @@ def test_room_imports_only_what_it_may(room: str) -> None:
         ("import tfm.cli", "tfm.export", ["tfm.cli"]),
         ("from tfm.runtime import load", "tfm.model", ["tfm.runtime.load"]),
         ("import torch", "tfm.quantize", ["torch"]),
+        ("from tfm.quantize.text import words\nimport onnx", "tfm.latency", ["onnx", "tfm.quantize.text.words"]),
         ("from tfm.model import Transformer", "tfm.quantize", ["tfm.model.Transformer"]),
         ("import tfm.runtime", "tfm.errors", ["tfm.runtime"]),
         ("import onnxruntime\nimport numpy\nfrom tfm.errors import TfmError\nfrom .a import b", "tfm.runtime", []),

@@ -18,8 +18,8 @@ from tfm.cli import export, main
 from tfm.export import export_checkpoint, graphs_of
 from tfm.export.samples import cases
 from tfm.export.taps import record
+from tfm.latency import Latency
 from tfm.model import Transformer, save_checkpoint
-from tfm.quantize.timing import Latency
 
 MakeModel = Callable[..., Transformer]
 Run = Callable[..., tuple[int, str, str]]

@@ -12,8 +12,8 @@ import pytest
 import tfm.quantize.existing as existing
 from tfm.cli import export, main
 from tfm.export.manifest import write_manifest
+from tfm.latency import Latency
 from tfm.model import save_checkpoint
-from tfm.quantize.timing import Latency
 from tfm.runtime.manifest import read_manifest
 
 Run = Callable[..., tuple[int, str, str]]

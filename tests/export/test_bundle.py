@@ -19,8 +19,8 @@ from tfm.errors import CheckpointError, ConfigError, ExportError, QuantizeError
 from tfm.export import PRECISIONS, Tolerance, export_checkpoint
 from tfm.export.certificate import PARITY_SCHEMA
 from tfm.export.fidelity import FLOORS, Fidelity
+from tfm.latency import Latency, compare_speed
 from tfm.model import save_checkpoint
-from tfm.quantize.timing import Latency, compare_speed
 from tfm.runtime import check_golden, load
 
 ENCODER = {"kind": "encoder", "activation": "gelu"}

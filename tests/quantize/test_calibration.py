@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tfm.errors import BundleError, CalibrationError, InputError
+from tfm.latency.text import english_words
 from tfm.quantize.calibration import Calibration, read_calibration
 from tfm.quantize.calibration_files import read_samples
 from tfm.quantize.calibration_samples import is_batched, split_of
-from tfm.quantize.text import english_words
 from tfm.runtime import load
 from tfm.runtime.manifest import Manifest, Signature, TensorSpec, read_manifest
 

@@ -18,8 +18,8 @@ import pytest
 
 import tfm.quantize.existing as existing
 from tfm.errors import BundleError, QuantizeError, TfmError
+from tfm.latency import Latency
 from tfm.quantize import quantise_bundle, read_calibration, read_recipe
-from tfm.quantize.timing import Latency
 from tfm.report import kept_pictures
 from tfm.runtime import check_golden, load
 from tfm.runtime.manifest import check_digests, read_manifest

@@ -18,8 +18,8 @@ import tfm.quantize
 names = [module.name for module in pkgutil.walk_packages(tfm.quantize.__path__, "tfm.quantize.")]
 for name in names:
     import_module(name)
-print("tfm.quantize.timing" in names, [name for name in sys.modules if name.startswith(("tfm.export", "tfm.model"))])
-from tfm.quantize.timing import onnx_job, time_engines
+print("tfm.quantize.works" in names, [name for name in sys.modules if name.startswith(("tfm.export", "tfm.model"))])
+from tfm.latency import onnx_job, time_engines
 from tfm.quantize.works import bundle_works
 from tfm.runtime.manifest import read_manifest
 manifest = read_manifest(Path(sys.argv[1]))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import runpy
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import pytest
 
 from tfm.errors import InputError, VerificationError
 from tfm.export import latency
-from tfm.quantize import timing
+from tfm.latency import Job, Latency, graphs, onnx_job, time_engines
+from tfm.latency.rounds import Turns
 from tfm.quantize.calibration import read_calibration
-from tfm.quantize.timing import Job, Latency, onnx_job, time_engines
 from tfm.quantize.works import bundle_works
 from tfm.runtime.manifest import Manifest, Signature, TensorSpec, read_manifest
 
@@ -134,47 +133,23 @@ def test_every_engine_on_every_work(toy: Manifest) -> None:
         assert all(0 < milliseconds < 1000 for milliseconds in line.milliseconds.values())
 
 
-def test_rounds_are_interleaved_and_the_median_counts(monkeypatch: pytest.MonkeyPatch, toy: Manifest) -> None:
-    turns: list[tuple[str, int]] = []
-    seconds = iter([1.0, 10.0, 3.0, 30.0, 8.0, 80.0])
+def test_the_median_of_the_fastest_runs_counts(monkeypatch: pytest.MonkeyPatch, toy: Manifest) -> None:
+    handed: list[Any] = []
 
-    class Engine:
-        def __init__(self, worker: str, job: dict[str, Any]) -> None:
-            self.name = worker
+    def take_turns(engines: Any, works: Any, **options: Any) -> Turns:
+        handed.append((list(engines), works, options["rounds"]))
+        seconds = {"x": [[9.0, 1.0], [10.0, 11.0], [3.0]], "y": [[30.0], [8.0, 8.5], [80.0, 90.0]]}
+        return Turns([{name: [{"run": turn} for turn in seconds[name]] for name in engines}], {}, {})
 
-        def time(self, index: int) -> float:
-            turns.append((self.name, index))
-            return next(seconds)
-
-        def close(self) -> None:
-            turns.append((self.name, -1))
-
-    monkeypatch.setattr(timing, "_Engine", Engine)
+    monkeypatch.setattr(graphs, "take_turns", take_turns)
     engines = {name: Job(worker=name, options={}) for name in "xy"}
     found = time_engines(engines, bundle_works(toy), rounds=3)
     assert found == [Latency(work="model 1×7", milliseconds={"x": 3e3, "y": 30e3})]
-    assert turns == [("x", 0), ("y", 0)] * 3 + [("y", -1), ("x", -1)]
+    ((names, (work,), rounds),) = handed
+    assert (names, work["role"], rounds) == (["x", "y"], "model", 3)
 
 
 def test_an_engine_that_cannot_run(toy: Manifest, tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"not a graph")
-    with pytest.raises(VerificationError, match=r"an engine broke down while it was timed: (.|\n)*broken\.onnx"):
+    with pytest.raises(VerificationError, match=r"the engine fp32 broke down while it was timed: (.|\n)*broken\.onnx"):
         time_engines({"fp32": onnx_job({"model": tmp_path / "broken.onnx"})}, bundle_works(toy))
-
-
-def test_engines_that_had_started_are_closed_where_a_later_one_does_not(
-    toy: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, made = subprocess.Popen, []
-
-    def popen(*args: Any, **kwargs: Any) -> Any:
-        if made:
-            raise OSError("no more processes")
-        made.append(real(*args, **kwargs))
-        return made[-1]
-
-    monkeypatch.setattr(timing.subprocess, "Popen", popen)
-    job = onnx_job({"model": toy.folder / toy.graphs["fp32"]["model"]})
-    with pytest.raises(OSError, match="no more processes"):
-        time_engines({"a": job, "b": job}, bundle_works(toy))
-    assert made[0].poll() is not None

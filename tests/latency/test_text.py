@@ -1,6 +1,6 @@
 """Built-in English."""
 
-from tfm.quantize.text import english_sentences, english_words
+from tfm.latency.text import english_sentences, english_words
 
 
 def test_english_is_english_and_the_same_on_each_call() -> None:

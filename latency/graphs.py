@@ -1,11 +1,7 @@
-"""Engines side by side on the same work, one thread, each in a process of its own, in interleaved rounds."""
+"""The graphs of a bundle side by side on one thread: what a precision must win before it is shipped."""
 
-import contextlib
 import dataclasses
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfm.errors import VerificationError
+from .rounds import Job, take_turns
 
 _ROUNDS = 9
-_ROUND_SECONDS = 0.04
-"""What one engine runs before the next has its turn, at least one run."""
+_TURN = 0.04
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,23 +31,10 @@ class Work:
     inputs: Mapping[str, npt.NDArray[Any]]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-    """An engine: the module that runs it in a process of its own, and what with.
-
-    Attributes:
-        worker: Name of a module that calls `timing_worker.serve`.
-        options: What it is told, as JSON values.
-    """
-
-    worker: str
-    options: Mapping[str, Any]
-
-
 def onnx_job(files: Mapping[str, Path]) -> Job:
     """Let onnxruntime run the ONNX file of each role."""
     files_of = {role: str(file) for role, file in files.items()}
-    return Job(worker="tfm.quantize.timing_worker", options={"files": files_of})
+    return Job(worker="tfm.latency.onnx_engine", options={"files": files_of})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,12 +92,18 @@ def compare_speed(latency: Sequence[Latency]) -> list[Speed]:
     return speeds
 
 
+def save_arrays(file: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write a work's inputs for the engines to read, by name."""
+    named: Any = dict(arrays)
+    np.savez(file, **named)
+
+
 def time_engines(engines: Mapping[str, Job], works: Sequence[Work], *, rounds: int = _ROUNDS) -> list[Latency]:
     """Time every engine on every work.
 
     Args:
         engines: By name.
-        works: Each is run by all engines in turn before the next begins.
+        works: What they run.
         rounds: How often each engine has its turn.
 
     Returns:
@@ -124,48 +112,17 @@ def time_engines(engines: Mapping[str, Job], works: Sequence[Work], *, rounds: i
     Raises:
         VerificationError: An engine broke down.
     """
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as folder:
+        told = []
         for index, work in enumerate(works):
-            arrays: Any = dict(work.inputs)
-            np.savez(Path(folder) / f"{index}.npz", **arrays)
-        common = {"inputs": folder, "roles": [work.role for work in works]}
-        started: dict[str, _Engine] = {}
-        for name, job in engines.items():
-            started[name] = _Engine(job.worker, {**common, **job.options})
-            stack.callback(started[name].close)
-        return [_measure(work.name, index, started, rounds) for index, work in enumerate(works)]
-
-
-def _measure(work: str, index: int, engines: Mapping[str, "_Engine"], rounds: int) -> Latency:
-    times: dict[str, list[float]] = {name: [] for name in engines}
-    for _ in range(rounds):
-        for name, engine in engines.items():
-            times[name].append(engine.time(index))
-    return Latency(work=work, milliseconds={name: statistics.median(found) * 1e3 for name, found in times.items()})
-
-
-class _Engine:
-    """A process that runs a worker."""
-
-    def __init__(self, worker: str, job: dict[str, Any]) -> None:
-        command = [sys.executable, "-m", worker, json.dumps(job)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            file = Path(folder) / f"{index}.npz"
+            save_arrays(file, work.inputs)
+            told.append({"role": work.role, "file": str(file)})
+        turns = take_turns(engines, told, rounds=rounds, seconds=_TURN, warmup=0)
+    return [
+        Latency(
+            work=work.name,
+            milliseconds={name: statistics.median(min(turn["run"]) for turn in times[name]) * 1e3 for name in engines},
         )
-
-    def time(self, index: int) -> float:
-        """Seconds of the fastest run of one round of work `index`."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
-            print(index, _ROUND_SECONDS, file=self.process.stdin, flush=True)
-            return float(self.process.stdout.readline())
-        except (ValueError, OSError) as error:
-            _, message = self.process.communicate()
-            raise VerificationError(
-                f"an engine broke down while it was timed: {(message or '').strip()[-300:]}"
-            ) from error
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.communicate()
+        for work, times in zip(works, turns.times, strict=True)
+    ]

@@ -1,0 +1,115 @@
+"""What `tfm latency` found as tables on a terminal."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
+    from tfm.latency import LatencyReport, Line, Timing
+
+_COLOURS = {"faster": "green", "slower": "red", "too noisy": "yellow"}
+
+
+def print_latency(report: "LatencyReport") -> None:
+    """Print times, throughput, and what starting takes; then what speaks against them."""
+    for threads in dict.fromkeys(line.threads for line in report.lines):
+        lines = [line for line in report.lines if line.threads == threads]
+        on = f"on {threads} thread" + ("s, pinned" if threads > 1 else ", pinned")
+        click.echo()
+        click.secho(f"latency {on}, milliseconds of single runs in {report.settings['rounds']} rounds", bold=True)
+        beside = f"beside {next((line.baseline for line in lines if line.baseline), 'nothing')}"
+        heads = ("work", "", "median", "p90", "p99", beside)
+        _print_table(heads, _groups((line for line in lines if line.measure != "corpus"), _times))
+        corpus = [line for line in lines if line.measure == "corpus"]
+        if corpus:
+            click.echo()
+            click.secho(f"throughput {on}, on {report.corpus}", bold=True)
+            _print_table(("work", "", "rows/s", beside), _groups(corpus, _throughput))
+    _print_starts(report)
+    click.echo()
+    if not any(line.measure == "corpus" for line in report.lines):
+        click.echo(f"  throughput was not measured: {report.corpus}")
+    for engine, reason in report.left_out.items():
+        click.echo(f"  {engine} was left out: {reason}")
+    for warning in report.warnings:
+        click.secho(f"  {warning}", fg="yellow")
+
+
+def name_of(line: "Line") -> str:
+    """What a line is about, in words."""
+    if line.measure == "token":
+        return f"token after {line.work}"
+    return f"{line.measure}, {line.work}" if line.measure == "first token" else line.work
+
+
+Row = tuple[Sequence[str], str | None]
+"""Cells, and the verdict that colours the last of them."""
+
+
+def _groups(lines: "Iterable[Line]", cells: "Callable[[Line, str, Timing], Sequence[str]]") -> list[Row]:
+    """A row per engine; the work stands before its first."""
+    rows: list[Row] = []
+    for line in lines:
+        for place, (engine, timing) in enumerate(line.timings.items()):
+            ratio = timing.ratio
+            beside = f"{ratio}" if ratio else ""
+            name = "" if place else name_of(line)
+            rows.append(((name, engine, *cells(line, engine, timing), beside), ratio.verdict if ratio else None))
+    return rows
+
+
+def _times(_: "Line", __: str, timing: "Timing") -> Sequence[str]:
+    spread = timing.spread
+    return [_ms(spread.median), _ms(spread.p90), _ms(spread.p99)]
+
+
+def _throughput(line: "Line", engine: str, _: "Timing") -> Sequence[str]:
+    value = line.per_second(engine)
+    return [f"{value:,.0f}" if value >= 100 else f"{value:.1f}"]
+
+
+def _print_starts(report: "LatencyReport") -> None:
+    heads = ("", "file", "import", "open", "first answer", "memory", "at most")
+    rows: list[Row] = []
+    peaks = next(iter(report.peaks.values()), {})
+    for engine in dict.fromkeys([*peaks, *report.starts, *report.sizes]):
+        start = report.starts.get(engine)
+        times = [None] * 3 if start is None else [start.imported, start.opened, start.answered]
+        cells = [_megabytes(report.sizes.get(engine)), *map(_ms, times)]
+        rows.append(
+            ((engine, *cells, _megabytes(None if start is None else start.peak), _megabytes(peaks.get(engine))), None)
+        )
+    number = next((start.starts for start in report.starts.values()), 0)
+    click.echo()
+    of = f", milliseconds, median of {number} in fresh processes" if number else ""
+    click.secho(f"size and start{of}", bold=True)
+    _print_table(heads, rows)
+
+
+def _print_table(heads: Sequence[str], rows: Sequence[Row]) -> None:
+    """Names to the left, figures to the right; the last column of verdicts to the left again."""
+    verdicts = heads[0] == "work"
+    names = 2 if verdicts else 1
+    table: list[Sequence[str]] = [heads, *(cells for cells, _ in rows)]
+    widths = [max(len(cells[column]) for cells in table) for column in range(len(heads))]
+    for cells, verdict in [(heads, None), *rows]:
+        shown: list[Any] = []
+        for column, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+            last = verdicts and column == len(cells) - 1
+            shown.append(f"{cell:<{width}}" if last or column < names else f"{cell:>{width}}")
+        colour = _COLOURS.get(verdict or "")
+        if colour is not None:
+            shown[-1] = click.style(shown[-1].rstrip(), fg=colour)
+        click.echo("  " + "  ".join(shown).rstrip())
+
+
+def _ms(seconds: float | None) -> str:
+    if seconds is None:
+        return "—"
+    value = seconds * 1e3
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _megabytes(count: int | None) -> str:
+    return "—" if count is None else f"{count / 1e6:.1f} MB" if count < 1e8 else f"{count / 1e6:.0f} MB"

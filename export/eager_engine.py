@@ -1,0 +1,184 @@
+"""PyTorch as an engine of `tfm.latency`: a checkpoint, run whole, eager or by torch.compile.
+
+Decoders keep their keys and values in caches of a fixed length, as Hugging Face's static caches are: torch.compile
+would compile a growing one anew at every token. It gets no corpus, where every length would be another shape.
+
+Shapes: B batch, S sequence, T source sequence, K key/value heads, C length of the cache, H head size, V vocabulary.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from tfm.latency import worker
+from tfm.latency.onnx_engine import read_arrays
+from tfm.latency.works import CORPUS
+from tfm.model import Transformer, load_checkpoint
+from tfm.runtime.batches import batches, pad_rows
+from tfm.runtime.manifest import Generation, read_manifest
+
+from .generic_open import is_generic, open_generic
+from .generic_vectors import from_vectors
+from .graphs import Graph, graphs_of
+
+_BATCH = 16
+"""Rows of a corpus that go into the model at once."""
+
+_MOST_SHAPES = 256
+"""So often torch.compile compiles one function, rather than to run it eagerly without a word."""
+
+
+def open_source(job: Mapping[str, Any]) -> Transformer | Graph:
+    """Load a native model, or the graph of any other."""
+    if job["checkpoint"] is None or is_generic(job["checkpoint"], job["model"]):
+        return open_generic(job["checkpoint"], job["model"])
+    model = load_checkpoint(job["checkpoint"], **job["options"]).float()
+    return from_vectors(model) if model.config.reads_vectors else model
+
+
+def open_works(job: Mapping[str, Any]) -> Sequence[worker.Run | None]:
+    """Load the checkpoint."""
+    torch.set_num_threads(job["threads"])
+    prepare = _prepare_compiler() if job["compiled"] else _as_it_is
+    source = open_source(job)
+    generates = isinstance(source, Transformer) and source.config.kind != "encoder"
+    if generates:
+        generation = read_manifest(job["bundle"]).generation
+        if generation is None:
+            raise worker.UnableError("the bundle does not say how to generate")
+        loop = GreedyLoop(cast(Transformer, source), generation, prepare)
+    else:
+        (graph,) = [source] if isinstance(source, Graph) else graphs_of(source)
+        call = prepare(graph)
+
+    def open_work(work: Mapping[str, Any]) -> worker.Run | None:
+        rows, new_tokens = work["rows"], work["new_tokens"]
+        if job["compiled"] and work["kind"] == CORPUS:
+            return None
+        if generates and work["kind"] == "rows":
+            return lambda: loop.times(rows, new_tokens)
+        if generates:
+            return worker.timed(lambda: [loop.times(part, new_tokens, ends=True) for part in _sorted_parts(rows)])
+        if work["file"] is not None:
+            named = read_arrays(work["file"])
+            feeds = [[torch.from_numpy(named[value.name]) for value in graph.inputs]]
+        else:
+            feeds = [_inputs_of(graph, ids_BS, mask_BS) for _, ids_BS, mask_BS in batches(rows, _BATCH)]
+
+        def run() -> None:
+            with torch.inference_mode():
+                for tensors in feeds:
+                    call(*tensors)
+
+        return worker.timed(run)
+
+    return [open_work(work) for work in job["works"]]
+
+
+class GreedyLoop:
+    """Greedy generation with a cache.
+
+    Attributes:
+        model: A decoder or an encoder-decoder.
+        generation: How the bundle generates.
+    """
+
+    def __init__(
+        self, model: Transformer, generation: Generation, prepare: Callable[[Callable[..., Any]], Callable[..., Any]]
+    ) -> None:
+        self.model, self.generation = model, generation
+        self._step = prepare(model.decoder)
+        self._encode = prepare(self._project)
+
+    def _project(self, ids_BT: Tensor, mask_BT: Tensor) -> object:
+        return self.model.decoder.project(self.model.encoder(ids_BT, mask_BT))
+
+    def times(self, rows: list[list[int]], new_tokens: int, ends: bool = False) -> worker.Times:
+        """Generate as `run` does, and tell how long the "first token" took, and each "token" after it."""
+        start = perf_counter()
+        _, stamps = self.run(rows, new_tokens, ends)
+        return {
+            "first token": [stamps[0] - start],
+            "token": [later - earlier for earlier, later in itertools.pairwise(stamps)],
+        }
+
+    @torch.inference_mode()
+    def run(self, rows: list[list[int]], new_tokens: int, ends: bool = False) -> tuple[list[list[int]], list[float]]:
+        """Continue prompts, or translate sources.
+
+        Args:
+            rows: Their ids.
+            new_tokens: How many tokens to generate of each.
+            ends: Whether to stop once every row has had an end token.
+
+        Returns:
+            The new ids of each row, what follows its end token included; and when there was one more.
+        """
+        config = self.model.config
+        ids_BS, mask_BS = map(torch.from_numpy, pad_rows(rows, config.pad_token_id or 0))
+        context: dict[str, Any] = {}
+        if config.has_encoder:
+            context = {"cross": self._encode(ids_BS, mask_BS), "cross_mask_BT": mask_BS}
+            ids_BS = torch.full((len(rows), 1), self.generation.bos_token_id or 0)
+            mask_BS = torch.ones_like(ids_BS)
+        room = min(ids_BS.size(1) + new_tokens, config.max_positions)
+        empty_BKCH = torch.zeros(len(rows), config.kv_heads, room, config.head_size)
+        cache: Any = [(empty_BKCH, empty_BKCH)] * config.num_decoder_layers
+        place_B = torch.zeros(len(rows), dtype=torch.int64)
+        last_B, every_B = mask_BS.sum(1) - 1, torch.arange(len(rows))
+        ended_B = torch.zeros(len(rows), dtype=torch.bool)
+        end_ids = torch.tensor(self.generation.eos_token_ids, dtype=torch.int64)
+        found: list[Tensor] = []
+        stamps: list[float] = []
+        for _ in range(new_tokens):
+            logits_BSV, cache = self._step(ids_BS, past=cache, cache_position_B=place_B, **context)
+            ids_BS = logits_BSV[every_B, last_B].argmax(-1)[:, None]
+            stamps.append(perf_counter())
+            found.append(ids_BS)
+            if ends:
+                ended_B |= torch.isin(ids_BS[:, 0], end_ids)
+                if ended_B.all():
+                    break
+            place_B = place_B + last_B + 1
+            last_B = torch.zeros_like(last_B)
+        return torch.cat(found, dim=1).tolist(), stamps
+
+
+def _sorted_parts(rows: list[list[int]]) -> list[list[list[int]]]:
+    ordered = sorted(rows, key=len)
+    return [ordered[start : start + _BATCH] for start in range(0, len(ordered), _BATCH)]
+
+
+def _inputs_of(graph: Graph, ids_BS: Any, mask_BS: Any) -> list[Tensor]:
+    known = {"input_ids": ids_BS, "attention_mask": mask_BS, "token_type_ids": 0 * ids_BS}
+    return [torch.from_numpy(known[value.name]) for value in graph.inputs]
+
+
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+def _prepare_compiler() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Have torch.compile compile every shape by itself, which is the fastest; first prove that it can at all."""
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = _MOST_SHAPES
+    try:
+        torch.compile(lambda x: torch.exp(x) + 1)(torch.ones(8))
+    except Exception as error:  # what a compiler that is broken or half installed raises has no common class
+        why = next(iter(str(error).strip().splitlines()), repr(error))
+        raise worker.UnableError(f"torch.compile does not work here: {why}") from error
+    return lambda function: torch.compile(function, dynamic=False)
+
+
+def main(imported: float | None = None) -> None:
+    """Serve as an engine of `tfm.latency`."""
+    worker.main(open_works, imported)
+
+
+if __name__ == "__main__":
+    main()

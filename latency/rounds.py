@@ -1,0 +1,207 @@
+"""Engines side by side: each in a process of its own, taking turns in an order drawn anew in every round.
+
+Thread pools that spin make every other engine in their process two to three times slower, and what else a machine does
+changes from minute to minute: so engines never share a process, never run at once, and are compared within a round.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfm.errors import VerificationError
+from tfm.runtime.progress import Progress, reporter
+
+SECONDS = 0.2
+"""What one engine runs of one work before the next engine has its turn, at least one run."""
+
+WARMUP = 3
+"""Runs of every work before the first round."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """An engine: the module that runs it in a process of its own, and what with.
+
+    Attributes:
+        worker: Name of a module with a function `main(imported=None)` that calls `worker.main`, and that does so when
+            it is run.
+        options: What it is told, as JSON values, beside the works.
+        imports: What importing the engine means, where that is timed.
+        starts: Whether starting it anew is timed.
+    """
+
+    worker: str
+    options: Mapping[str, Any]
+    imports: str = "tfm.runtime"
+    starts: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Turns:
+    """What was timed.
+
+    Attributes:
+        times: Per work: engine → per round: measure → seconds of its single runs. An engine that cannot do a work is
+            not there.
+        peaks: Engine → the largest resident set of its process, in bytes; None: unknown.
+        unable: Engine that this machine cannot run → why.
+    """
+
+    times: Sequence[Mapping[str, Sequence[Mapping[str, Sequence[float]]]]]
+    peaks: Mapping[str, int | None]
+    unable: Mapping[str, str]
+
+
+def take_turns(
+    engines: Mapping[str, Job],
+    works: Sequence[Mapping[str, Any]],
+    *,
+    rounds: int,
+    seconds: float = SECONDS,
+    warmup: int = WARMUP,
+    cores: Sequence[int] | None = None,
+    progress: Progress = False,
+) -> Turns:
+    """Time every engine on every work.
+
+    Args:
+        engines: By name. All are open at once, and at most one runs.
+        works: What each is told of every work, as JSON values.
+        rounds: How often each engine has its turn at each work.
+        seconds: How long a turn is; the run that is under way ends.
+        warmup: Runs of each work before the first round.
+        cores: Logical cores that the engines' threads are pinned to; None: any. Ignored where the system cannot.
+        progress: Whether to count turns on stderr once all is warm, or a function to tell (done, total).
+
+    Raises:
+        VerificationError: An engine broke down.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        started: dict[str, Engine] = {}
+        for name, job in engines.items():
+            started[name] = Engine(name, job, works, folder, cores)
+            stack.callback(started[name].close)
+        can = {name: engine.ask() for name, engine in started.items()}
+        unable = {name: answer for name, answer in can.items() if isinstance(answer, str)}
+        for name in unable:
+            started.pop(name).close()
+            can[name] = [False] * len(works)
+        for index in range(len(works)):
+            for name, engine in started.items():
+                if warmup and can[name][index]:
+                    engine.ask(f"warm {index} {warmup}")
+        times: list[dict[str, list[Any]]] = [
+            {name: [] for name in engines if can[name][index]} for index in range(len(works))
+        ]
+        draw = random.Random(0)
+        with reporter(progress, rounds * sum(map(len, times))) as advance:
+            for _ in range(rounds):
+                for index, found in enumerate(times):
+                    for name in draw.sample(list(found), len(found)):
+                        found[name].append(started[name].ask(f"time {index} {seconds}"))
+                        advance(1)
+        return Turns(times, {name: engine.ask("peak") for name, engine in started.items()}, unable)
+
+
+class Engine:
+    """A process that runs an engine's worker."""
+
+    def __init__(
+        self,
+        name: str,
+        job: Job,
+        works: Sequence[Mapping[str, Any]],
+        folder: Path,
+        cores: Sequence[int] | None = None,
+        *,
+        start_only: bool = False,
+    ) -> None:
+        """Start it.
+
+        Args:
+            name: For messages.
+            job: The engine.
+            works: What it is told of every work.
+            folder: Where its job is written to.
+            cores: As in `take_turns`.
+            start_only: Whether it is to tell what starting took, and end.
+        """
+        self._name = name
+        file = folder / f"{name}.json"
+        file.write_text(json.dumps({**job.options, "works": list(works)}), encoding="utf-8")
+        command = ["-m", job.worker]
+        if start_only:
+            command = [
+                "-c",
+                "from time import perf_counter as clock; start = clock()\n"
+                f"import {job.imports}\n"
+                "taken = clock() - start\n"
+                f"from {job.worker} import main\n"
+                "main(taken)",
+            ]
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would fill up
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, *command, str(file)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+            )
+        except BaseException:
+            self._errors.close()
+            raise
+        if cores is not None and hasattr(os, "sched_setaffinity"):
+            with contextlib.suppress(ProcessLookupError):  # it has ended already, which `ask` will say
+                os.sched_setaffinity(self.process.pid, cores)
+
+    def ask(self, request: str = "") -> Any:
+        """Send a request, if any, and give the next answer."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            if request:
+                print(request, file=self.process.stdin, flush=True)
+            return json.loads(self.process.stdout.readline())
+        except (ValueError, OSError) as error:
+            self.process.kill()
+            self.process.wait()
+            self._errors.seek(0)
+            message = self._errors.read().decode(errors="replace").strip()
+            raise VerificationError(
+                f"the engine {self._name} broke down while it was timed: {message[-400:] or 'it said nothing'}"
+            ) from error
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        with contextlib.suppress(OSError):  # a request that was not read
+            self.process.communicate()
+        self._errors.close()
+
+
+def start_once(name: str, job: Job, works: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Start an engine anew, in a fresh process, and let it do its first work once.
+
+    Returns:
+        "import", "open" and "answer" in seconds, the latter two since it began to be opened; "peak" in bytes.
+
+    Raises:
+        VerificationError: It broke down.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        engine = Engine(name, job, works, Path(folder), start_only=True)
+        try:
+            found: Mapping[str, Any] = engine.ask()
+        finally:
+            engine.close()
+    return found

@@ -1,0 +1,122 @@
+"""The child's side of `rounds`: a process that opens one engine, then runs works when it is told to."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+Times = Mapping[str, Sequence[float]]
+"""Measure, such as "run" or "first token" → seconds of single runs."""
+
+Run = Callable[[], Times]
+"""Does a work once, and tells how long its parts took."""
+
+OpenWorks = Callable[[Mapping[str, Any]], "Sequence[Run | None]"]
+"""Opens an engine as a job says, and gives what runs each of its works; None: a work that it cannot do."""
+
+
+class UnableError(Exception):
+    """This machine cannot run the engine, which is no fault of what is timed; the message says why."""
+
+
+def timed(call: Callable[[], object]) -> Run:
+    """Make a run of one measure, "run"."""
+
+    def run() -> Times:
+        start = perf_counter()
+        call()
+        return {"run": [perf_counter() - start]}
+
+    return run
+
+
+def main(open_works: OpenWorks, imported: float | None = None) -> None:
+    """Serve the job in the file that is the first argument, until stdin ends.
+
+    First of all it answers which works it can do, or why it cannot run here. Requests are lines: "warm INDEX RUNS",
+    "time INDEX SECONDS" (at least one run) and "peak". Answers are JSON.
+
+    Args:
+        open_works: Opens the engine.
+        imported: Seconds that importing it took, where it is only to be started: it then does its first work once,
+            tells how long it took to be opened and to have done that, and ends.
+    """
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+
+    def reply(answer: object) -> None:
+        print(json.dumps(answer), file=replies, flush=True)
+
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    start = perf_counter()
+    try:
+        works = open_works(job)
+    except UnableError as error:
+        reply(str(error))
+        return
+    opened = perf_counter() - start
+    if imported is not None:
+        first = works[0]
+        if first is not None:
+            first()
+        answered = perf_counter() - start
+        reply({"import": imported, "open": opened, "answer": answered, "peak": peak_memory()})
+        return
+    reply([work is not None for work in works])
+    longest: dict[int, float] = {}
+    for line in sys.stdin:
+        what, *numbers = line.split()
+        if what == "peak":
+            reply(peak_memory())
+            continue
+        index = int(numbers[0])
+        work = works[index]
+        if work is None:
+            raise ValueError(f"asked for work {index}, which this engine cannot do")
+        if what == "warm":
+            for _ in range(int(numbers[1])):
+                longest[index] = _once(work)
+            reply(True)
+            continue
+        seconds = float(numbers[1])
+        if longest.get(index, 0.0) < seconds / 4:
+            work()  # wakes caches and clock frequency after the other engines' turns
+        found: dict[str, list[float]] = {}
+        end = perf_counter() + seconds
+        while True:
+            begun = perf_counter()
+            for measure, times in work().items():
+                found.setdefault(measure, []).extend(times)
+            now = perf_counter()
+            longest[index] = now - begun
+            if now >= end:
+                break
+        reply(found)
+
+
+def _once(work: Run) -> float:
+    start = perf_counter()
+    work()
+    return perf_counter() - start
+
+
+def peak_memory() -> int | None:
+    """The largest resident set that this process has had, in bytes; None: this system does not tell.
+
+    On Linux from /proc, as `getrusage` there counts what the process was before `exec`, too.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

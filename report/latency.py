@@ -1,0 +1,156 @@
+"""Write what `tfm latency` found as one HTML file: bars of ratios with their intervals, and the times."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from tfm.errors import BundleError
+
+from . import numbers
+from .numbers import Axis
+
+SCHEMAS = (1,)
+"""The versions of the JSON of `tfm latency` that this is written from."""
+
+_STYLES = {"faster": "own", "slower": "broken"}
+"""Class of a bar by its verdict; where nothing is shown, it is pale."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """How much faster than the baseline: from 1 to the median, and the interval around it, all in % of the width."""
+
+    style: str
+    start: float
+    length: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One engine on one work: its bar, if it has one, and its figures as text."""
+
+    engine: str
+    bar: Bar | None
+    verdict: str
+    cells: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """What the bar shows, in words."""
+        return f"{self.engine}: {self.verdict}" if self.verdict else self.engine
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """All works on so many threads, on one axis."""
+
+    threads: int
+    baseline: str
+    axis: Axis
+    works: tuple[tuple[str, str, tuple[Row, ...]], ...]
+    """Name, why nothing is concluded ("" where something is), and a row per engine."""
+
+
+def write_latency(path: Path, content: Mapping[str, Any]) -> None:
+    """Write the figures as one HTML file that refers to no other: no network, no script, no font.
+
+    Args:
+        path: The file.
+        content: What `tfm latency --json` prints (docs/latency.md).
+
+    Raises:
+        BundleError: The content is of another version of the schema.
+    """
+    if content.get("schema") not in SCHEMAS:
+        raise BundleError(
+            f"{path.name} is written from figures of schema {' or '.join(map(str, SCHEMAS))}, and these are of schema "
+            f"{content.get('schema')!r}: measure anew"
+        )
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tfm.report", package_path=""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    threads = dict.fromkeys(line["threads"] for line in content["lines"])
+    peaks: Mapping[str, Any] = next(iter(content["peaks"].values()), {})
+    text = environment.get_template("latency.html.j2").render(
+        content=content,
+        charts=[chart([line for line in content["lines"] if line["threads"] == count], count) for count in threads],
+        starts=[
+            _start(content, engine, peaks.get(engine))
+            for engine in dict.fromkeys([*peaks, *content["starts"], *content["sizes"]])
+        ],
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def chart(lines: Sequence[Mapping[str, Any]], threads: int) -> Chart:
+    """Lay the lines of one number of threads out."""
+    axis = octaves(
+        timing[key] for line in lines for timing in line["engines"].values() for key in ("ratio", "low", "high")
+    )
+    works = tuple((name_of(line), _reason(line), tuple(_rows(line, axis))) for line in lines)
+    return Chart(threads, next((line["baseline"] for line in lines if line["baseline"]), ""), axis, works)
+
+
+def octaves(values: Iterable[float | None]) -> Axis:
+    """An axis of powers of two that holds 1 and all values."""
+    logs = [math.log2(value) for value in map(numbers.finite, values) if value is not None and value > 0]
+    low, high = math.floor(min(logs, default=0.0)), math.ceil(max(logs, default=1.0))
+    low, high = min(low, 0), max(high, 1)
+    every = 1 if high - low <= 6 else 2
+    ticks = tuple(
+        (100 * (power - low) / (high - low), f"{2.0**power:g}×") for power in range(low, high + 1) if power % every == 0
+    )
+    return Axis(low * math.log10(2), high * math.log10(2), True, ticks, high - low)
+
+
+def name_of(line: Mapping[str, Any]) -> str:
+    """What a line is about, in words."""
+    if line["measure"] == "token":
+        return f"each token after {line['work']}"
+    return f"first token of {line['work']}" if line["measure"] == "first token" else str(line["work"])
+
+
+def _rows(line: Mapping[str, Any], axis: Axis) -> Iterable[Row]:
+    for engine, timing in line["engines"].items():
+        ratio = timing["ratio"]
+        bar = None
+        if ratio is not None:
+            one, end = axis.at(1.0), axis.at(ratio)
+            style = _STYLES.get(timing["verdict"], "quiet")
+            bar = Bar(style, min(one, end), round(abs(end - one), 1), axis.at(timing["low"]), axis.at(timing["high"]))
+        times = [_ms(timing[key]) for key in ("median_ms", "p90_ms", "p99_ms")]
+        rate = timing["per_second"]
+        yield Row(engine, bar, timing["said"] or "", (*times, f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"))
+
+
+def _reason(line: Mapping[str, Any]) -> str:
+    if not any(timing["verdict"] == "too noisy" for timing in line["engines"].values()):
+        return ""
+    return f"too noisy: the quartiles of {line['baseline']}'s rounds lie {numbers.percent(line['noise'])} apart"
+
+
+def _start(content: Mapping[str, Any], engine: str, peak: int | None) -> tuple[str, ...]:
+    """Name, size, import, open, first answer, memory after that, and at most."""
+    start = content["starts"].get(engine)
+    size = content["sizes"].get(engine)
+    times = [_ms(start[key]) if start else "—" for key in ("import_ms", "open_ms", "answer_ms")]
+    memory = [start["peak"] if start else None, peak]
+    return (engine, _bytes(size), *times, *map(_bytes, memory))
+
+
+def _bytes(count: int | None) -> str:
+    return "—" if count is None else numbers.size(count)
+
+
+def _ms(value: float | None) -> str:
+    return "—" if value is None else f"{value:#.3g}".rstrip(".") if value < 100 else f"{value:.0f}"
