@@ -21,8 +21,8 @@ _BLOCK = 32
 """A cache is made longer by so many tokens at a time, or by an eighth, so that it is rarely copied."""
 
 _PART, _ROWS = 256, 1024
-"""So many tokens of a row, and so many of all rows, one run reads: in parts, attention looks at no more of the cache than
-is filled by then. SmolLM2 in int8 reads 1,024 tokens in 1.60 s on one thread, rather than in 1.79 s at once."""
+"""So many tokens of a row, and so many of all rows, one run reads: in parts, attention looks at no more of the cache
+than is filled by then. SmolLM2 in int8 reads 1,024 tokens in 1.60 s on one thread, rather than in 1.79 s at once."""
 
 
 class DecoderState:
