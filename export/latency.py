@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tfm.latency import Job, Latency, Work, onnx_job, time_engines
@@ -24,7 +25,7 @@ def measure_latency(
     config: str | os.PathLike[str] | None = None,
     nhead: int | None = None,
 ) -> list[Latency]:
-    """Time every graph at one row: encoders on 16 and 128 tokens, decoders on one token after 16 and 128.
+    """Time every graph at one row, on the numbers of tokens that `steps_of` tells.
 
     Args:
         graphs: The eager modules; they are not timed here, but loaded anew in a process of their own.
@@ -44,6 +45,8 @@ def measure_latency(
         for step in steps_of(graph.role, names, graph.max_length):
             tensors = graph.sample(generator, 1, step.length, step.past)
             inputs = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+            if "logits_position" in inputs:  # as prompts are read
+                inputs["logits_position"] = np.array([[step.length - 1]])
             works.append(Work(name=step.name, role=graph.role, inputs=inputs))
     eager = Job(worker="tfm.export.latency_worker", options=_source(checkpoint, model, config, nhead))
     return time_engines({"eager": eager} | {name: onnx_job(roles) for name, roles in files.items()}, works)

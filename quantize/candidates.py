@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from tfm.errors import QuantizeError
@@ -45,8 +46,9 @@ class Candidate:
 def candidates(op: Op, precision: str, kind: str, observed: Mapping[str, Observed]) -> list[Method]:
     """List the methods worth trying, float32 first.
 
-    A decoder multiplies one row at a time, so that reading the weights is what takes time: they go in blocks. Other
-    graphs multiply many, in integers.
+    A decoder multiplies one row at a time, so that reading the weights is what takes time: they go in blocks. It reads
+    prompts as well, many rows at once, where integers are fastest: row by row, so that it matters little which are read
+    together. Other graphs multiply many rows always, in integers.
 
     Args:
         op: The op.
@@ -64,15 +66,23 @@ def candidates(op: Op, precision: str, kind: str, observed: Mapping[str, Observe
         looked_up = "embedding" in op.kinds
         small = Blocks(bits=8, outliers=False) if looked_up else Blocks(bits=4, block=32, outliers=False)
         return [*exact, small, Blocks(bits=8)]
+    seen = joined(op, observed)
     if kind == "decoder":
-        return [*exact, Blocks(bits=8), Blocks(bits=8, products="float32")]
+        in_blocks: list[Method] = [*exact, Blocks(bits=8), Blocks(bits=8, products="float32")]
+        if "embedding" in op.kinds or seen is None:
+            return in_blocks
+        return [*in_blocks, choose(_matrix(op), seen, by_row=True)]
     if "matmul" not in op.kinds:
         return [*exact, Dynamic()]
     blocks = Blocks(bits=8, block=32, calibrated=False)
-    seen = joined(op, observed)
     if op.tied or seen is None:
         return [*exact, Dynamic(), Dynamic(by_row=True), blocks]
-    weight_KN = np.ascontiguousarray(op.matrix_KN(next(use for use in op.uses if not use.is_lookup)))
+    weight_KN = _matrix(op)
     chosen = [choose(weight_KN, seen, by_row=by_row) for by_row in (False, True)]
     static = choose_static(weight_KN, seen, chosen[0].alpha)
     return list(dict.fromkeys([*exact, Dynamic(), *chosen, static, blocks]))
+
+
+def _matrix(op: Op) -> npt.NDArray[np.float32]:
+    """What an op multiplies by, (K, N)."""
+    return np.ascontiguousarray(op.matrix_KN(next(use for use in op.uses if not use.is_lookup)))

@@ -18,6 +18,10 @@ from .judge import Drop
 SLACK = (1.07, 1.006)
 """Fidelity beyond the budget may cost so many times the time and the size of the fastest mix."""
 
+_SIZE = 2
+"""How much more size counts than time. Were it much more, decoders would have the fewest bits a weight throughout, and
+read prompts no faster than in float32."""
+
 _NEXT = 1e-9
 """How much dearer than the cheapest form float32 counts, at least."""
 
@@ -42,7 +46,7 @@ class Form:
     @property
     def cost(self) -> float:
         """Time and size, both of float32's; size weighs more: small differences of time may be noise."""
-        return self.time + 12 * self.size
+        return self.time + _SIZE * self.size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,8 @@ class Step(NamedTuple):
 def steps_of(role: str, inputs: Iterable[str], max_length: Mapping[str, int]) -> list[Step]:
     """Tell on how many tokens a graph is timed: a cached decoder on one after 16 and 128, any other on 16 and 128.
 
+    A decoder by itself is timed on a prompt of 128 as well.
+
     Args:
         role: The graph's.
         inputs: Names of its inputs.
@@ -36,7 +38,11 @@ def steps_of(role: str, inputs: Iterable[str], max_length: Mapping[str, int]) ->
     cached = any(name.startswith("past_key_values.") for name in inputs)
     longest = min(max_length.values(), default=_LENGTHS[-1] + 1)
     lengths = dict.fromkeys(min(length, longest - 1) for length in _LENGTHS)
-    return [Step(f"{role} step after {n}", 1, n) if cached else Step(f"{role} 1×{n}", n, 0) for n in lengths]
+    if not cached:
+        return [Step(f"{role} 1×{n}", n, 0) for n in lengths]
+    prompt = max(lengths)
+    prompts = [Step(f"{role} prompt of {prompt}", prompt, 0)] if role == "model" else []
+    return [*(Step(f"{role} step after {n}", 1, n) for n in lengths), *prompts]
 
 
 def bundle_works(manifest: Manifest, calibration: Calibration | None = None) -> list[Work]:

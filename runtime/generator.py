@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
+import numpy as np
+
 from tfm.errors import InputError
 
 from .batches import check_count, length_limit
@@ -179,7 +181,9 @@ class Generator(Model):
             found = search_beams(self._begin(rows, most, control), settings, self._ends, control)
             best = [[tokens for tokens, _ in texts] for texts in found]
             return [self._tokenizer.decode(outputs) for outputs in best] if are_texts else best
-        begun = self._begin([row for row in rows for _ in range(each)], most, control)
+        begun = self._begin(rows, most, control)
+        if each > 1:
+            begun = _repeated(begun, each)
         stopping = self._stopping(begun, settings, are_texts and bool(settings.stop))
         sampler = None
         if settings.do_sample:
@@ -231,3 +235,15 @@ class Generator(Model):
     @property
     def _ends(self) -> tuple[int, ...]:
         return self._generation(None)[0].eos_token_ids
+
+
+def _repeated(begun: Begun, count: int) -> Begun:
+    """Go on from each prompt so many times; it was read once."""
+    rows = np.repeat(np.arange(len(begun.tokens)), count)
+    begun.state.select(rows)
+    return Begun(
+        state=begun.state,
+        logits_BV=begun.logits_BV[rows],
+        tokens=[list(begun.tokens[row]) for row in rows],
+        limits=[begun.limits[row] for row in rows],
+    )

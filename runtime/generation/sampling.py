@@ -24,7 +24,8 @@ def softmax(logits_BV: Array) -> Array:
     Raises:
         InputError: A row allows no token at all, or holds NaN.
     """
-    weights_BV = np.exp(logits_BV - _greatest(logits_BV))
+    weights_BV = logits_BV - _greatest(logits_BV)  # the one copy
+    np.exp(weights_BV, out=weights_BV)
     weights_BV /= weights_BV.sum(1, keepdims=True)
     return weights_BV
 
@@ -86,10 +87,17 @@ def draw_at(probabilities_BV: Array, uniform_B: Array) -> Array:
     Returns:
         Ids, int64 (B,).
     """
-    sums_BV = np.cumsum(probabilities_BV, axis=1, dtype=np.float64)
-    wanted_B = uniform_B * sums_BV[:, -1]  # in float64 less than the sum itself for every number below 1
-    found = [np.searchsorted(sums_V, wanted, "right") for sums_V, wanted in zip(sums_BV, wanted_B, strict=True)]
+    found = [_draw(row_V, float(uniform)) for row_V, uniform in zip(probabilities_BV, uniform_B, strict=True)]
     return np.array(found, np.int64)
+
+
+def _draw(probabilities_V: Array, uniform: float) -> int:
+    # After top-k or top-p few tokens are left, and to add up zeros is most of the work: each sum waits for the last.
+    few = 4 * np.count_nonzero(probabilities_V) < len(probabilities_V)
+    ids = np.flatnonzero(probabilities_V) if few else None
+    sums = np.cumsum(probabilities_V if ids is None else probabilities_V[ids], dtype=np.float64)
+    place = np.searchsorted(sums, uniform * sums[-1], "right")  # less than the sum itself for every number below 1
+    return int(place if ids is None else ids[place])
 
 
 def _greatest(logits_BV: Array) -> Array:

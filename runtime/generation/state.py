@@ -20,8 +20,9 @@ from ..session import Session
 _BLOCK = 32
 """A cache is made longer by so many tokens at a time, or by an eighth, so that it is rarely copied."""
 
-_PART = 1 << 13
-"""So many tokens one run may read."""
+_PART, _ROWS = 256, 1024
+"""So many tokens of a row, and so many of all rows, one run reads: in parts, attention looks at no more of the cache
+than is filled by then. SmolLM2 in int8 reads 1,024 tokens in 1.60 s on one thread, rather than in 1.79 s at once."""
 
 
 class DecoderState:
@@ -61,13 +62,14 @@ class DecoderState:
         """
         ids_BS, _ = pad_rows(rows)  # the keys of padding are written over before they are seen
         batch, longest = ids_BS.shape
-        self._reserve(int(self.length_B.max()) + longest)
-        if longest == 1 and self.length_B.max() < self._room:  # bound once for this token and all that follow
+        if longest == 1 and (self._most is None or self.length_B.max() < self._most):  # bound once for all that follow
             return self.step(ids_BS[:, 0], control).copy()
         logits_BV = np.empty((batch, self._vocabulary), np.float32)
         length_B = np.array([len(row) for row in rows])
-        part = max(1, _PART // batch)
+        part = max(1, min(_PART, _ROWS // batch))
+        had, whole = int(self.length_B.max()), int(self.length_B.max()) + longest
         for start in range(0, longest, part):
+            self._reserve(min(whole, _up(had + start + part, _PART)), had + start)
             step = _Step(ids_BS[:, start : start + part].copy(), self.length_B + start, self._vocabulary)
             last_B = length_B - 1 - start
             np.clip(last_B, 0, step.ids_BS.shape[1] - 1, out=step.wanted_B1[:, 0])
@@ -87,7 +89,8 @@ class DecoderState:
         Returns:
             Logits of the token that follows each, (B, V); the next step writes over them.
         """
-        self._reserve(int(self.length_B.max()) + 1)
+        used = int(self.length_B.max())
+        self._reserve(used + 1, used)
         if self._step is None:
             batch = len(self.length_B)
             self._step = _Step(np.empty((batch, 1), np.int64), np.empty(batch, np.int64), self._vocabulary)
@@ -117,14 +120,13 @@ class DecoderState:
         self._context = {name: array[rows] for name, array in self._context.items()}
         self._keep({name: array[rows] for name, array in self._arrays().items()})
 
-    def _reserve(self, length: int) -> None:
-        """Make room for so many tokens, or as many as the model can have."""
+    def _reserve(self, length: int, used: int) -> None:
+        """Make room for so many tokens, or as many as the model can have; keep those used so far."""
         if length <= self._room or self._room == self._most:
             return
-        block = max(_BLOCK, length // 8)
-        room = -(-length // block) * block
+        room = _up(length, max(_BLOCK, length // 8))
         room = room if self._most is None else min(room, self._most)
-        used, old = int(self.length_B.max()), self._arrays()
+        old = self._arrays()
         arrays = _empty_caches(self._decoder.signature, len(self.length_B), room)
         for name, array in old.items():
             arrays[name][:, :, :used] = array[:, :, :used]
@@ -176,6 +178,11 @@ def _empty_caches(signature: Signature, batch: int, length: int) -> dict[str, Ar
         for spec in signature.inputs
         if "cache_length" in spec.shape
     }
+
+
+def _up(length: int, block: int) -> int:
+    """Round a length up to whole blocks."""
+    return -(-length // block) * block
 
 
 class _Step:

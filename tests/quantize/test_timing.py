@@ -49,8 +49,8 @@ MODELS = {
 NAMES = {
     "encoder": ["model 1×16", "model 1×128"],
     "image": ["model 1×16", "model 1×128"],
-    "decoder": ["model step after 16", "model step after 128"],
-    "short decoder": ["model step after 15"],
+    "decoder": ["model step after 16", "model step after 128", "model prompt of 128"],
+    "short decoder": ["model step after 15", "model prompt of 15"],
     "encoder-decoder": ["encoder 1×16", "encoder 1×128", "decoder step after 16", "decoder step after 128"],
 }
 

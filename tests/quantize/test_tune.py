@@ -239,7 +239,8 @@ def test_models_that_predict(exported_bundle: Callable[..., Manifest], kind: str
     assert all(op["flips_alone"] is not None for op in found.report["ops"] if op["method"] != "float32")
     if kind == "decoder" or precision == "int4":
         methods = [method for ops in found.recipe.methods.values() for method in ops.values()]
-        assert {type(method) for method in methods} <= {Blocks, Float32}
+        assert {type(method) for method in methods} <= {Blocks, Float32} | ({Dynamic} if precision == "int8" else set())
+        assert all(method.by_row for method in methods if isinstance(method, Dynamic))
     again = tuned(manifest, count=12, precision=precision, recipe=found.recipe)
     assert content(again) == content(found)
 

@@ -213,3 +213,20 @@ def test_stop_strings(llama):
         assert found == ["".join(llama.stream(text, max_new_tokens=16, stop=stop)) for text in TEXTS]
         cut += sum(a != b for a, b in zip(found, plain, strict=True))
     assert cut >= len(stops)
+
+
+def test_several_texts_of_a_prompt_read_it_once(llama, monkeypatch):
+    """And are what they are for the prompt given so many times."""
+    prompts, rows, read = [[5, 6, 7], [30, 31]], [], DecoderState.read
+
+    def noted(state, new, control=None):
+        rows.append(len(new))
+        return read(state, new, control)
+
+    monkeypatch.setattr(DecoderState, "read", noted)
+    settings = {"do_sample": True, "seed": 3, "max_new_tokens": 12}
+    found = llama.generate(prompts, num_return_sequences=3, **settings)
+    assert rows == [2]
+    alone = llama.generate([row for row in prompts for _ in range(3)], **settings)
+    assert found == [alone[:3], alone[3:]]
+    assert len({tuple(text) for texts in found for text in texts}) > 4

@@ -52,6 +52,19 @@ def test_the_greatest_uniform_finds_a_token_of_every_sum():
     assert draw_at(probabilities_BV, np.full(2000, np.nextafter(1, 0))).max() == 4
 
 
+@pytest.mark.parametrize("left", [1, 2, 7, 50, 249, 250, 251, 900])
+def test_few_tokens_of_many_are_drawn_as_if_all_were_added_up(left):
+    random = np.random.default_rng(left)
+    probabilities_BV = np.zeros((64, 1000), np.float32)
+    for row_V in probabilities_BV:
+        row_V[random.choice(1000, left, replace=False)] = random.random(left).astype(np.float32)
+    uniform_B = np.append(random.random(62), [0, np.nextafter(1, 0)])
+    sums_BV = np.cumsum(probabilities_BV, axis=1, dtype=np.float64)
+    expected = [int((sums <= u * sums[-1]).sum()) for sums, u in zip(sums_BV, uniform_B, strict=True)]
+    assert draw_at(probabilities_BV, uniform_B).tolist() == expected
+    assert probabilities_BV[np.arange(64), expected].all()
+
+
 def test_a_large_vocabulary_is_summed_exactly():
     """Its sum in float32 is off by far more than one token's probability."""
     size = 200_003

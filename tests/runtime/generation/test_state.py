@@ -43,7 +43,7 @@ def extend(rows, token_B):
 def test_reading_in_parts(pair, monkeypatch, part):
     decoder, model = pair
     rows = random_rows(17, 1, 4, 8, 5)
-    monkeypatch.setattr(states, "_PART", len(rows) * part + 1)
+    monkeypatch.setattr(states, "_PART", part)
     sizes, bind = [], DecoderState._bind
 
     def noted(state, step):
@@ -58,6 +58,38 @@ def test_reading_in_parts(pair, monkeypatch, part):
     assert state.length_B.tolist() == [17, 1, 4, 8, 5]
     rows = extend(rows, [9, 8, 7, 6, 5])
     agree(state.step(np.array([9, 8, 7, 6, 5])), model, rows)  # the cache is whole too
+
+
+def test_many_rows_are_read_in_shorter_parts(pair, monkeypatch):
+    decoder, model = pair
+    rows, sizes, bind = random_rows(9, 3, 5, 7), [], DecoderState._bind
+    monkeypatch.setattr(states, "_ROWS", 11)
+
+    def noted(state, step):
+        sizes.append(step.ids_BS.shape)
+        return bind(state, step)
+
+    monkeypatch.setattr(DecoderState, "_bind", noted)
+    agree(DecoderState(decoder, 4).read(rows), model, rows)
+    assert sizes == [(4, 2)] * 4 + [(4, 1)]
+
+
+def test_the_cache_grows_as_parts_are_read(pair, monkeypatch):
+    """So that attention does not look at what is not filled yet."""
+    decoder, model = pair
+    monkeypatch.setattr(states, "_PART", 8)
+    monkeypatch.setattr(states, "_BLOCK", 4)
+    state, rows, rooms, bind = DecoderState(decoder, 2), random_rows(3, 5), [], DecoderState._bind
+    state.read(rows)
+
+    def noted(state, step):
+        rooms.append(next(iter(state._values.values())).shape()[2])
+        return bind(state, step)
+
+    monkeypatch.setattr(DecoderState, "_bind", noted)
+    more = random_rows(12, 30)
+    agree(state.read(more), model, [[*row, *new] for row, new in zip(rows, more, strict=True)])
+    assert rooms == [16, 24, 32, 36]
 
 
 def test_rows_of_different_lengths_read_on(pair):
@@ -144,7 +176,7 @@ def test_select(pair, chosen):
 def test_a_read_that_is_cancelled(pair, monkeypatch, runs_before):
     """However many of its parts had been read, the state is as it was."""
     decoder, model = pair
-    monkeypatch.setattr(states, "_PART", 2 * 3)
+    monkeypatch.setattr(states, "_PART", 3)
     state, rows, token = DecoderState(decoder, 2), random_rows(5, 2), CancelToken()
     state.read(rows)
     bind, runs = DecoderState._bind, []
