@@ -39,6 +39,10 @@ Array = npt.NDArray[Any]
 BUDGETS = {("cosine", "int8"): 0.003, ("kl", "int8"): 0.01, ("cosine", "int4"): 0.02, ("kl", "int4"): 0.05}
 """How far from float32 each precision may be, by measure: 1 - mean cosine, or nats."""
 
+_AIM = 0.5
+"""Share of a budget in nats that the search spends: few samples decide, and a few words make most of their mean. Of
+SmolLM2 a mix that was 0.0039 from float32 on the eight sentences of its search was 0.0061 on 64 others."""
+
 _BATCH, _LOOKED_UP = 8, 4096
 """Samples at a time that products are observed on; rows of a table that are compared."""
 
@@ -230,7 +234,8 @@ class _Tuner:
             self.progress(next(steps), math.ceil(math.log2(len(mixes) + 1)) + 2, "measure mixes on the way")
             return self._drop(mix.choice)
 
-        chosen, measured = choose_mix(mixes, measure, self.budget)
+        aim = self.budget * (_AIM if self.judge.measure == "kl" else 1)
+        chosen, measured = choose_mix(mixes, measure, aim)
         return list(mixes[chosen].choice), front_of(mixes, measured, chosen)
 
     def _alone(self, index: int, form: int) -> Drop:
