@@ -45,6 +45,13 @@ from tfm.errors import ExportError
     "of predictions in nats [default: 0.01; int4: 0.02 and 0.05].",
 )
 @click.option(
+    "--favour",
+    type=click.Choice(["size", "speed"]),
+    default="size",
+    show_default=True,
+    help="What a mix within the budget is to have least of: bytes, or time (decoders then read prompts in int8).",
+)
+@click.option(
     "--recipe", type=click.Path(path_type=Path), help="Quantise as a recipe says (recipe_int8.json of a bundle)."
 )
 @click.option("--opset", type=int, help="ONNX opset [default: 24].")
@@ -66,6 +73,7 @@ def export(
     precision: str,
     calib: Path | None,
     max_drop: float | None,
+    favour: str,
     recipe: Path | None,
     opset: int | None,
     atol: float | None,
@@ -109,6 +117,7 @@ def export(
         force=force,
         calib=calib,
         max_drop=max_drop,
+        favour=favour,
         recipe=None if recipe is None else read_recipe(recipe),
         stage=functools.partial(show_stage, messages),
     )

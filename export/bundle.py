@@ -119,6 +119,7 @@ def export_checkpoint(
     force: bool = False,
     calib: Path | None = None,
     max_drop: float | None = None,
+    favour: str = "size",
     recipe: Recipe | None = None,
     stage: Stage = silent,
 ) -> ExportReport:
@@ -140,6 +141,7 @@ def export_checkpoint(
         calib: What to quantise by: a .txt, .jsonl or .npz file, or a folder of these; None: what is built in.
         max_drop: How far quantised graphs may be from fp32: 1 - mean cosine of embeddings, or KL divergence of
             predictions in nats; None: `tfm.quantize.BUDGETS`.
+        favour: What they are to have least of within that, bytes ("size") or time ("speed").
         recipe: How each op is quantised, found before: nothing is searched.
         stage: Told of every stage.
 
@@ -189,6 +191,7 @@ def export_checkpoint(
                         precision=precision,
                         calib=calib,
                         max_drop=max_drop,
+                        favour=favour,
                         recipe=recipe,
                         journal=place.with_name(f".{place.name}.{precision}.search"),
                         progress=progress,

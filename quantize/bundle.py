@@ -71,6 +71,7 @@ def quantise(
     precision: str = "int8",
     calib: Path | None = None,
     max_drop: float | None = None,
+    favour: str = "size",
     recipe: Recipe | None = None,
     journal: Path | None = None,
     progress: Progress = lambda *_: None,
@@ -84,6 +85,7 @@ def quantise(
         calib: What to quantise by and judge by: a .txt, .jsonl or .npz file, or a folder of these; None: what is built
             in.
         max_drop: How far from float32 it may be: 1 - mean cosine, or nats; None: `BUDGETS`.
+        favour: What it is to have least of within that, bytes ("size") or time ("speed").
         recipe: Methods to replay, without a search.
         journal: File that the search's figures are kept in until it is done.
         progress: Told of every step.
@@ -106,6 +108,7 @@ def quantise(
         bundle_works(manifest, samples if manifest.kind == "module" else None),
         precision=precision,
         max_drop=max_drop,
+        favour=favour,
         recipe=recipe,
         journal=journal,
         progress=progress,

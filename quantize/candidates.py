@@ -43,18 +43,22 @@ class Candidate:
         return f"{self.role} {self.op.name}"
 
 
-def candidates(op: Op, precision: str, kind: str, observed: Mapping[str, Observed]) -> list[Method]:
+def candidates(
+    op: Op, precision: str, kind: str, observed: Mapping[str, Observed], *, favour: str = "size"
+) -> list[Method]:
     """List the methods worth trying, float32 first.
 
     A decoder multiplies one row at a time, so that reading the weights is what takes time: they go in blocks. It reads
-    prompts as well, many rows at once, where integers are fastest: row by row, so that it matters little which are read
-    together. Other graphs multiply many rows always, in integers.
+    prompts as well, many rows at once, where integers are fastest; these have more bytes and are less exact, and so are
+    tried where speed is favoured, row by row: it then matters little which are read together. Other graphs multiply
+    many rows always, in integers.
 
     Args:
         op: The op.
         precision: One of `PRECISIONS`.
         kind: The bundle's.
         observed: What goes into products.
+        favour: What is to be least, "size" or the time ("speed").
 
     Raises:
         QuantizeError: The precision is unknown.
@@ -69,7 +73,7 @@ def candidates(op: Op, precision: str, kind: str, observed: Mapping[str, Observe
     seen = joined(op, observed)
     if kind == "decoder":
         in_blocks: list[Method] = [*exact, Blocks(bits=8), Blocks(bits=8, products="float32")]
-        if "embedding" in op.kinds or seen is None:
+        if "embedding" in op.kinds or seen is None or favour == "size":
             return in_blocks
         return [*in_blocks, choose(_matrix(op), seen, by_row=True)]
     if "matmul" not in op.kinds:

@@ -85,6 +85,7 @@ def quantise_bundle(
     precision: str = "int8",
     calib: Path | None = None,
     max_drop: float | None = None,
+    favour: str = "size",
     recipe: Recipe | None = None,
     overwrite: bool = False,
     force: bool = False,
@@ -100,6 +101,7 @@ def quantise_bundle(
         precision: "int8" or "int4"; graphs of it that are there already are replaced.
         calib: As in `quantise`.
         max_drop: As in `quantise`.
+        favour: As in `quantise`.
         recipe: As in `quantise`.
         overwrite: Replace a bundle that is at `output` already.
         force: Ship it although it breaks the budget or is no faster than fp32; marked as such.
@@ -125,6 +127,7 @@ def quantise_bundle(
                 precision=precision,
                 calib=calib,
                 max_drop=max_drop,
+                favour=favour,
                 recipe=recipe,
                 journal=place.with_name(f".{place.name}.{precision}.search"),
                 progress=progress,

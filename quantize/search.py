@@ -18,9 +18,9 @@ from .judge import Drop
 SLACK = (1.07, 1.006)
 """Fidelity beyond the budget may cost so many times the time and the size of the fastest mix."""
 
-_SIZE = 2
-"""How much more size counts than time. Were it much more, decoders would have the fewest bits a weight throughout, and
-read prompts no faster than in float32."""
+FAVOURS = {"size": 12.0, "speed": 2.0}
+"""How much more size counts than time. Small differences of time may be noise; but where size counts most, decoders
+have the fewest bits a weight throughout, and read prompts no faster than in float32."""
 
 _NEXT = 1e-9
 """How much dearer than the cheapest form float32 counts, at least."""
@@ -37,16 +37,18 @@ class Form:
         noise: Normalised mean squared error of its result on exact inputs.
         time: What it takes, of the float32 model's whole time.
         size: Bytes of its constants, of those of the float32 model.
+        weight: How much more size counts than time, one of `FAVOURS`.
     """
 
     noise: float
     time: float
     size: float
+    weight: float = FAVOURS["size"]
 
     @property
     def cost(self) -> float:
-        """Time and size, both of float32's; size weighs more: small differences of time may be noise."""
-        return self.time + _SIZE * self.size
+        """Time and size, both of float32's."""
+        return self.time + self.weight * self.size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ from .ops import find_ops
 from .pieces import describe_piece, piece, size_of_piece, splice
 from .progress import Progress
 from .recipe import Recipe
-from .search import Form, Mix, choose_mix, front_of, noisiest, row_of_mixes
+from .search import FAVOURS, Form, Mix, choose_mix, front_of, noisiest, row_of_mixes
 from .switched import Switched
 
 Array = npt.NDArray[Any]
@@ -40,8 +40,9 @@ BUDGETS = {("cosine", "int8"): 0.003, ("kl", "int8"): 0.01, ("cosine", "int4"): 
 """How far from float32 each precision may be, by measure: 1 - mean cosine, or nats."""
 
 _AIM = 0.5
-"""Share of a budget in nats that the search spends: few samples decide, and a few words make most of their mean. Of
-SmolLM2 a mix that was 0.0039 from float32 on the eight sentences of its search was 0.0061 on 64 others."""
+"""Share of a budget in nats that the search spends where it favours speed: few samples decide, and a few words make
+most of their mean. Of SmolLM2 a mix that was 0.0039 from float32 on the eight sentences of its search was 0.0061 on 64
+others."""
 
 _BATCH, _LOOKED_UP = 8, 4096
 """Samples at a time that products are observed on; rows of a table that are compared."""
@@ -77,6 +78,7 @@ def tune(
     *,
     precision: str = "int8",
     max_drop: float | None = None,
+    favour: str = "size",
     recipe: Recipe | None = None,
     journal: Path | None = None,
     progress: Progress = lambda *_: None,
@@ -90,6 +92,7 @@ def tune(
         works: What is timed.
         precision: "int8", or "int4" for weights of 4 bits.
         max_drop: The budget, in the bundle's measure; None: of `BUDGETS`.
+        favour: One of `FAVOURS`: what the mix is to have least of within the budget, bytes or time.
         recipe: Methods to replay, without a search.
         journal: File that figures are kept in until all is done, to go on with after an interruption; None: nowhere.
         progress: Told of every step.
@@ -103,7 +106,7 @@ def tune(
         CalibrationError: The samples are bad.
     """
     try:
-        return _Tuner(manifest, samples, judged, works, precision, max_drop, recipe, journal, progress).run()
+        return _Tuner(manifest, samples, judged, works, precision, max_drop, favour, recipe, journal, progress).run()
     except Exception:  # only an interruption is gone on with
         if journal is not None:
             journal.unlink(missing_ok=True)
@@ -121,12 +124,15 @@ class _Tuner:
         works: Sequence[Work],
         precision: str,
         max_drop: float | None,
+        favour: str,
         recipe: Recipe | None,
         journal: Path | None,
         progress: Progress,
     ) -> None:
         self.manifest, self.samples, self.works = manifest, samples, works
-        self.precision, self.recipe, self.progress = precision, recipe, progress
+        self.precision, self.favour, self.recipe, self.progress = precision, favour, recipe, progress
+        if favour not in FAVOURS:
+            raise QuantizeError(f"favour must be one of {', '.join(FAVOURS)}, but is {favour!r}")
         self.paths = {role: manifest.folder / path for role, path in manifest.graphs["fp32"].items()}
         if max_drop is not None and not 0 <= max_drop < math.inf:
             raise QuantizeError(f"max_drop must be a number of at least 0, but is {max_drop}")
@@ -158,9 +164,10 @@ class _Tuner:
             noises.append(self.journal.recall(f"noise {one.key}", functools.partial(self._noises, one)))
         times = time_shares(self.candidates, self.works, self.paths, self.size, self.journal, self.progress)
         for one, noise, time in zip(self.candidates, noises, times, strict=True):
+            sizes = [size_of_piece(written) / self.size for written in one.pieces]
             one.forms = [
-                Form(noise=noise[index], time=time[index], size=size_of_piece(written) / self.size)
-                for index, written in enumerate(one.pieces)
+                Form(noise=noise[index], time=time[index], size=size, weight=FAVOURS[self.favour])
+                for index, size in enumerate(sizes)
             ]
         front: list[dict[str, Any]] = []
         if self.recipe is None:
@@ -190,7 +197,7 @@ class _Tuner:
         observed = self.observed[role] = observe(self.paths[role], self.samples.batches(role, _BATCH))
         replayed = None if self.recipe is None else self.recipe.of(role, [op.name for op in ops])
         methods = [
-            candidates(op, self.precision, self.manifest.kind, observed)
+            candidates(op, self.precision, self.manifest.kind, observed, favour=self.favour)
             if replayed is None
             else list(dict.fromkeys([Float32(), replayed[op.name]]))
             for op in ops
@@ -234,7 +241,7 @@ class _Tuner:
             self.progress(next(steps), math.ceil(math.log2(len(mixes) + 1)) + 2, "measure mixes on the way")
             return self._drop(mix.choice)
 
-        aim = self.budget * (_AIM if self.judge.measure == "kl" else 1)
+        aim = self.budget * (_AIM if self.judge.measure == "kl" and self.favour == "speed" else 1)
         chosen, measured = choose_mix(mixes, measure, aim)
         return list(mixes[chosen].choice), front_of(mixes, measured, chosen)
 

@@ -1,5 +1,6 @@
 """The search on real graphs: it rescues what plain int8 breaks, goes on after interruptions, and can be replayed."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -239,10 +240,29 @@ def test_models_that_predict(exported_bundle: Callable[..., Manifest], kind: str
     assert all(op["flips_alone"] is not None for op in found.report["ops"] if op["method"] != "float32")
     if kind == "decoder" or precision == "int4":
         methods = [method for ops in found.recipe.methods.values() for method in ops.values()]
-        assert {type(method) for method in methods} <= {Blocks, Float32} | ({Dynamic} if precision == "int8" else set())
-        assert all(method.by_row for method in methods if isinstance(method, Dynamic))
+        assert {type(method) for method in methods} <= {Blocks, Float32}
     again = tuned(manifest, count=12, precision=precision, recipe=found.recipe)
     assert content(again) == content(found)
+
+
+def test_a_decoder_may_multiply_in_integers_where_speed_is_favoured(
+    exported_bundle: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time is the noise of a busy machine here: what decides is made up."""
+    manifest = exported_bundle(kind="decoder", d_model=64, dim_feedforward=64)
+
+    def shares(candidates: list[Any], *_: Any) -> list[list[float]]:
+        return [[0.01 if getattr(method, "by_row", False) else 0.5 for method in one.methods] for one in candidates]
+
+    monkeypatch.setattr(sys.modules["tfm.quantize.tune"], "time_shares", shares)
+    methods = {}
+    for favour in ("size", "speed"):
+        found = tuned(manifest, count=12, max_drop=2.0, favour=favour)
+        methods[favour] = {type(method) for ops in found.recipe.methods.values() for method in ops.values()}
+    assert methods["size"] <= {Blocks, Float32}
+    assert Dynamic in methods["speed"]
+    with pytest.raises(QuantizeError, match="favour must be one of size, speed, but is 'time'"):
+        tuned(manifest, count=12, favour="time")
 
 
 def test_ids_that_are_constants_or_of_32_bits(module_bundle: Any) -> None:
