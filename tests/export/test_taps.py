@@ -76,7 +76,7 @@ def test_attention_is_recorded_with_all_it_takes(make_model: MakeModel) -> None:
         again = F.scaled_dot_product_attention(query, key, value, mask)
         torch.testing.assert_close(again, tap.output, rtol=0, atol=0)
     first_row = taps[0].inputs[1][0, :, :4]
-    torch.testing.assert_close(first_row, inputs[3][0, :, :4], rtol=0, atol=0)  # the past it was given
+    torch.testing.assert_close(first_row, inputs[4][0, :, :4], rtol=0, atol=0)  # the past it was given
 
 
 def test_outputs_are_the_module_s_own(make_model: MakeModel) -> None:

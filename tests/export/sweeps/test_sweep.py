@@ -25,7 +25,7 @@ from tfm.model.transformer import FeedForward
 
 Change = Callable[[ir.Model], int]
 RUN = sys.modules["tfm.export.sweeps.run"]
-ENDS = ("disabled", "all")  # of the levels; `tfm verify-ops` and the last test run all four
+ENDS = ("disabled", "runtime")  # of the levels; `tfm verify-ops` and the last test run all five
 
 
 def rows(*, softcap: float | None = None, scale: float | None = None) -> list[dict[str, Any]]:
@@ -470,7 +470,7 @@ def test_a_report_as_json_and_the_progress_told() -> None:
     ]
     values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert values["passed"] is True
-    assert values["levels"] == ["disabled", "basic", "extended", "all"]
+    assert values["levels"] == ["disabled", "basic", "extended", "all", "runtime"]
     assert [op["op"] for op in values["ops"]] == ["relu", "relu", *["rms_norm"] * 4]
     assert values["ops"][2]["max_ulp"] is None
     assert values["ops"][0]["count"] == 4 * (len(grid("float32")) + 11)
