@@ -215,7 +215,7 @@ def ratio_table(seconds: Seconds, ours: str, peers: Sequence[str], title: str = 
 
     Args:
         seconds: An engine that has no times of a work gets a dash.
-        ours: The engine whose time is 1; its milliseconds are given.
+        ours: The engine whose time is 1; its median is given.
         peers: Engines of others, among which the fastest is named.
         title: What stands above the engines' names.
     """
@@ -227,7 +227,7 @@ def ratio_table(seconds: Seconds, ours: str, peers: Sequence[str], title: str = 
     rows = [[title, *seconds]]
     for name in names:
         if name == ours:
-            cells = [f"1 ({milliseconds(of[ours])})" for of in seconds.values()]
+            cells = [f"1 ({duration(of[ours])})" for of in seconds.values()]
         else:
             cells = [str(of.get(name, "–")) for of in ratios.values()]
         rows.append([name, *cells])
@@ -237,9 +237,10 @@ def ratio_table(seconds: Seconds, ours: str, peers: Sequence[str], title: str = 
     return table(rows)
 
 
-def milliseconds(times: Sequence[float]) -> str:
-    """The median, in digits that mean something."""
-    return f"{statistics.median(times) * 1e3:.3g} ms"
+def duration(seconds: Sequence[float]) -> str:
+    """The median, to three digits."""
+    median = statistics.median(seconds)
+    return f"{median:.3g} s" if median >= 1 else f"{median * 1e3:.3g} ms"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -24,7 +24,15 @@ ENVIRONMENTS = {
     "ctranslate2": ["ctranslate2==4.8.5", "transformers==4.57.6", TORCH],
     "openvino": ["openvino==2026.4.1", "nncf==3.4.0", "transformers==5.23.0", TORCH],
     "onnxruntime": ["onnxruntime==1.32.0", "onnx==1.23.2", "onnxscript==0.7.2", "transformers==5.23.0", TORCH],
-    "optimum": ["optimum-onnx==0.1.0", "onnxruntime==1.32.0", "onnx==1.23.2", "transformers==4.57.6", TORCH],
+    "optimum": [
+        "optimum-onnx==0.1.0",
+        "sentence-transformers==5.7.0",  # the newest that allows a transformers which optimum-onnx allows
+        "onnxruntime==1.32.0",
+        "onnx==1.23.2",
+        "transformers==4.57.6",
+        TORCH,
+    ],
+    "torchao": ["torchao==0.18.0", "transformers==5.23.0", "gguf==0.19.0", TORCH],
 }
 """Environment → what is installed in it."""
 
