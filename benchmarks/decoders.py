@@ -56,7 +56,6 @@ SLOW = "PyTorch"
 """The group that has fewer turns."""
 
 REFERENCE = "PyTorch eager, float32"
-TORCHAO = "Int8WeightOnlyConfig"
 
 SAME = 1e-6
 """KL divergence, in nats, below which two implementations in float32 are of one model."""
@@ -129,7 +128,13 @@ def smollm2_engines(peers: Path, gguf: Path, bundle: Path, inputs: Mapping[str, 
             ours("float32", "fp32"),
             pytorch(REFERENCE),
             pytorch("torch.compile, float32", static=True, compile=True),
-            pytorch("torchao int8, torch.compile", static=True, compile=True, torchao=TORCHAO),
+            pytorch(
+                "torchao int8 weights, bfloat16, torch.compile",
+                static=True,
+                compile=True,
+                dtype="bfloat16",
+                torchao="Int8WeightOnlyConfig",
+            ),
         ],
     }
 

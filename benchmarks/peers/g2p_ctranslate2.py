@@ -1,8 +1,8 @@
 """Turns `examples/g2p/model.pt` into CTranslate2 models; run by `decoders.py` in CTranslate2's environment.
 
-    python ct2_g2p.py CHECKPOINT TOKENIZER MODEL
+    python g2p_ctranslate2.py NAME CHECKPOINT TOKENIZER MODEL
 
-Fills MODEL with a folder for each of `FORMS`. The checkpoint's own layout is read: a norm before each sub-layer, erf's
+Fills MODEL with a folder for each of `FORMS`; there is only one NAME. The checkpoint's own layout is read: a norm before each sub-layer, erf's
 gelu, sinusoidal positions, embeddings scaled by the root of their size and shared by both sides and the output.
 """
 
@@ -89,6 +89,6 @@ def positions(count: int, size: int) -> Any:
 
 
 if __name__ == "__main__":
+    checkpoint, tokenizer, model = map(Path, sys.argv[2:])
     for form, quantization in FORMS.items():
-        converter = G2P(Path(sys.argv[1]), Path(sys.argv[2]))
-        converter.convert(str(Path(sys.argv[3]) / form), quantization=quantization, force=True)
+        G2P(checkpoint, tokenizer).convert(str(model / form), quantization=quantization, force=True)

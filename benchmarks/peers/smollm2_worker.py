@@ -15,6 +15,7 @@ Shapes: W windows, S tokens of a window, V vocabulary.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -164,6 +165,7 @@ def ctranslate2(job: dict[str, Any]) -> tuple[Continue, Logits]:
 
 def torch(job: dict[str, Any]) -> tuple[Continue, Logits]:
     """PyTorch by transformers: float32 or a form of torchao, eager or compiled, its cache dynamic or static."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = job["cache"]
     import torch
     from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
 
