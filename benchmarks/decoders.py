@@ -84,7 +84,7 @@ def smollm2_engines(peers: Path, gguf: Path, bundle: Path, inputs: Mapping[str, 
     def model(name: str, python: str, source: Path, made_from: str) -> Path:
         return make_model(peers, f"smollm2-{name}", python, TOOLS / "smollm2_models.py", [source], made_from)
 
-    float32 = model("float32", "torchao", gguf, made_from)
+    float32 = model("float32", "genai", gguf, made_from)
     llama, genai = model("llama", "llama", gguf, made_from), model("genai", "genai", float32, float32.name)
     ctranslate2 = model("ctranslate2", "ctranslate2", float32, float32.name)
 

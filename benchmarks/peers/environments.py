@@ -33,7 +33,15 @@ ENVIRONMENTS = {
         TORCH,
     ],
     "torchao": ["torchao==0.18.0", "transformers==5.23.0", "gguf==0.19.0", TORCH],
-    "genai": ["onnxruntime-genai==0.18.0", "onnx==1.23.2", "onnx-ir==1.1.0", "transformers==5.23.0", TORCH],
+    "genai": [  # the last two are what transformers wants to read GGUF files
+        "onnxruntime-genai==0.18.0",
+        "onnx==1.23.2",
+        "onnx-ir==1.1.0",
+        "transformers==5.23.0",
+        TORCH,
+        "gguf==0.19.0",
+        "accelerate==1.15.0",
+    ],
     "llama": [  # compiled here, for this machine's own instructions
         "llama-cpp-python==0.3.36",
         "--no-binary=llama-cpp-python",

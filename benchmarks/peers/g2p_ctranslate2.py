@@ -2,8 +2,9 @@
 
     python g2p_ctranslate2.py NAME CHECKPOINT TOKENIZER MODEL
 
-Fills MODEL with a folder for each of `FORMS`; there is only one NAME. The checkpoint's own layout is read: a norm before each sub-layer, erf's
-gelu, sinusoidal positions, embeddings scaled by the root of their size and shared by both sides and the output.
+Fills MODEL with a folder for each of `FORMS`; any NAME will do. The checkpoint's own layout is read: a norm before each
+sub-layer, erf's gelu, sinusoidal positions, embeddings scaled by the root of their size and shared by both sides and
+the output.
 """
 
 import json
