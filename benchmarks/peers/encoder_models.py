@@ -1,8 +1,8 @@
-"""Makes a peer's int8 model of a BERT encoder, in an environment that has that peer; run by `minilm_int8.py`.
+"""Makes a peer's model of a BERT encoder, in an environment that has that peer; run by `encoders.py`.
 
-    python convert.py PEER CHECKPOINT CALIBRATION MODEL
+    python encoder_models.py PEER CHECKPOINT CALIBRATION MODEL
 
-PEER is one of `PEERS`, CHECKPOINT a Hugging Face folder, CALIBRATION a JSON file of rows of token ids, for the peer
+PEER is a function here, CHECKPOINT a Hugging Face folder, CALIBRATION a JSON file of rows of token ids, for the peer
 whose int8 is static, and MODEL the folder to fill. Each is converted as its own documentation says; BERT's pooler,
 which a sentence embedding does not need, is left out where the peer lets one.
 """
@@ -62,11 +62,10 @@ def onnxruntime(checkpoint: str, calibration: Path, model: Path) -> None:
 
 def optimum(checkpoint: str, calibration: Path, model: Path) -> None:
     """optimum-onnx: its export, and quantize_dynamic as its configuration for AVX512-VNNI asks."""
-    from optimum.exporters.onnx import main_export
     from optimum.onnxruntime import ORTQuantizer
     from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
-    main_export(checkpoint, model / "float32", task="feature-extraction")
+    _optimum_export(checkpoint, model / "float32")
     config = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True)
     ORTQuantizer.from_pretrained(model / "float32", file_name="model.onnx").quantize(
         save_dir=model, quantization_config=config
@@ -74,7 +73,33 @@ def optimum(checkpoint: str, calibration: Path, model: Path) -> None:
     (model / "float32" / "model.onnx").unlink()
 
 
-PEERS = {function.__name__: function for function in (ctranslate2, openvino, onnxruntime, optimum)}
+def optimum_o2(checkpoint: str, calibration: Path, model: Path) -> None:
+    """optimum-onnx: its export, optimised at its level O2, in float32."""
+    from optimum.onnxruntime import ORTOptimizer
+    from optimum.onnxruntime.configuration import AutoOptimizationConfig
+
+    _optimum_export(checkpoint, model / "float32")
+    ORTOptimizer.from_pretrained(model / "float32", file_names=["model.onnx"]).optimize(
+        save_dir=model, optimization_config=AutoOptimizationConfig.O2()
+    )
+    (model / "float32" / "model.onnx").unlink()
+
+
+def sentence_transformers(checkpoint: str, calibration: Path, model: Path) -> None:
+    """sentence-transformers: its ONNX backend's export, and its own quantisation of that for AVX512-VNNI."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.backend import export_dynamic_quantized_onnx_model
+
+    exact = SentenceTransformer(checkpoint, backend="onnx", device="cpu", local_files_only=True)
+    exact.save_pretrained(str(model))
+    export_dynamic_quantized_onnx_model(exact, "avx512_vnni", str(model))
+    (model / "onnx" / "model.onnx").unlink()
+
+
+def _optimum_export(checkpoint: str, folder: Path) -> None:
+    from optimum.exporters.onnx import main_export
+
+    main_export(checkpoint, folder, task="feature-extraction", library_name="transformers")
 
 
 def _bert(checkpoint: str) -> Any:
@@ -96,4 +121,4 @@ def _example() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    PEERS[sys.argv[1]](sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
+    globals()[sys.argv[1]](sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
