@@ -94,7 +94,7 @@ def weight_bytes(path: Path) -> dict[str, int]:
         if node.op_type in ("Cast", "Reshape", "Transpose") and node.inputs[0].name in origins:
             origins[node.outputs[0].name] = origins[names[0]]
         elif not node.op_type.startswith("Gather"):
-            for origin in [origin for name in names for origin in origins[name] if origin in size]:
+            for origin in {origin for name in names for origin in origins[name] if origin in size}:
                 found[node.op_type] = found.get(node.op_type, 0) + size.pop(origin)
     return found
 

@@ -7,6 +7,7 @@ turns a worker is stopped, so that no thread of its spins on a core while anothe
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
@@ -84,7 +85,7 @@ class Worker:
             stderr=self._errors,
             text=True,
             env=environment(threads),
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),  # before any library counts the cores
+            preexec_fn=lambda: _prepare(cores),
         )
 
     def __enter__(self) -> "Worker":
@@ -117,6 +118,16 @@ class Worker:
         """Bytes that it held at most (VmHWM), pages of mapped files included."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+_LIBC = ctypes.CDLL(None)
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+
+def _prepare(cores: Sequence[int]) -> None:
+    """Pin a new process before any library counts the cores; one that is stopped would outlive a parent killed."""
+    os.sched_setaffinity(0, cores)
+    _LIBC.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
 
 def environment(threads: int) -> dict[str, str]:
