@@ -11,8 +11,8 @@ Shapes: B batch, S sequence, C context.
 
 import gc
 import json
+import os
 import statistics
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -31,7 +31,7 @@ from tfm.runtime import load, providers
 from tfm.runtime.generation.state import DecoderState
 
 RUNS = 15
-JOB = json.loads(sys.argv[1])
+THREADS = len(os.sched_getaffinity(0))
 
 
 def _session(op: str, inputs: dict[str, Any], constants: dict[str, Any], output: int, **attributes: Any) -> Any:
@@ -47,7 +47,7 @@ def _session(op: str, inputs: dict[str, Any], constants: dict[str, Any], output:
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = JOB["threads"]
+    options.intra_op_num_threads = THREADS
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
@@ -98,10 +98,10 @@ PRODUCTS = {
 
 
 def _numpy(reduce: Callable[[Any], object]) -> Callable[[Any], Callable[[], object]]:
-    pool = ThreadPoolExecutor(JOB["threads"])
+    pool = ThreadPoolExecutor(THREADS)
 
     def read(array: Any) -> Callable[[], object]:
-        parts = np.array_split(array, JOB["threads"])
+        parts = np.array_split(array, THREADS)
         return (lambda: list(pool.map(reduce, parts))) if len(parts) > 1 else lambda: reduce(array)
 
     return read
@@ -195,7 +195,7 @@ def multiply_adds(op: str, inputs: list[list[int]], outputs: list[list[int]]) ->
 
 def encoder(folder: str, precision: str, batch: int, length: int) -> Iterator[Any]:
     """A session, then nothing after each run."""
-    model: Any = load(folder, provider="cpu", precision=precision, threads=JOB["threads"])
+    model: Any = load(folder, provider="cpu", precision=precision, threads=THREADS)
     yield model._sessions["model"].opened()
     ids_BS = np.random.default_rng(0).integers(1000, 20_000, (batch, length))
     feeds = {"input_ids": ids_BS, "attention_mask": np.ones_like(ids_BS), "token_type_ids": np.zeros_like(ids_BS)}
@@ -205,7 +205,7 @@ def encoder(folder: str, precision: str, batch: int, length: int) -> Iterator[An
 
 def decoder(folder: str, precision: str, context: int) -> Iterator[Any]:
     """The same; each run reads a token at the same place."""
-    model: Any = load(folder, provider="cpu", precision=precision, threads=JOB["threads"])
+    model: Any = load(folder, provider="cpu", precision=precision, threads=THREADS)
     yield model._decoder.opened()
     state = DecoderState(model._decoder, 1)
     state.read([np.random.default_rng(0).integers(100, 20_000, context).tolist()])
@@ -241,7 +241,7 @@ def answer(line: str) -> dict[str, Any]:
     precision, *sizes = rest
     seconds = timed(make(kind, precision, *map(int, sizes)))[1]
     gc.collect()  # a model that is still open would share its session, which has no profile
-    if JOB["threads"] > 1:
+    if THREADS > 1:
         return {"seconds": seconds}
     with Profile() as profile:
         session, _ = timed(make(kind, precision, *map(int, sizes)))
@@ -249,5 +249,5 @@ def answer(line: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(JOB["threads"])
+    torch.set_num_threads(THREADS)
     serve(answer)

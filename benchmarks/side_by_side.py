@@ -2,7 +2,7 @@
 
 An engine is a worker script with an interpreter that has its packages. It is started as `python WORKER JOB`, JOB being
 JSON with "threads" in it, pinned to as many cores. Once it says that it is ready, it answers each line on stdin by a
-line of JSON on stdout, in which "seconds" is what is compared (`peers/serving.py` is the worker's side). Between its
+line of JSON, in which "seconds" is what is compared (`peers/serving.py` is the worker's side). Between its
 turns a worker is stopped, so that no thread of its spins on a core while another has its turn.
 """
 
@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ import numpy as np
 
 Seconds = Mapping[str, Mapping[str, Sequence[float]]]
 """Work → engine → seconds of its turn in each round."""
+
+ANSWERS = "ANSWERS"
+"""Environment variable that tells a worker the file descriptor which it writes its answers to."""
 
 RESAMPLES = 4000
 """Of the bootstrap: the ends of its interval then stay within a hundredth of the interval's width or so."""
@@ -78,15 +82,19 @@ class Worker:
             raise SystemExit(f"{threads} threads were asked for, but there are {len(cores)} cores; ask for fewer")
         self.engine = engine
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by __exit__
+        read, write = os.pipe()  # apart from stdout, which libraries print on
+        self._answers = os.fdopen(read)
         self._process = subprocess.Popen(
             [engine.python, engine.worker, json.dumps({**engine.job, "threads": threads})],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=self._errors,
             stderr=self._errors,
             text=True,
-            env=environment(threads),
+            pass_fds=[write],
+            env={**environment(threads), ANSWERS: str(write)},
             preexec_fn=lambda: _prepare(cores),
         )
+        os.close(write)
 
     def __enter__(self) -> "Worker":
         self._answer("start")  # that it is ready
@@ -95,6 +103,7 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
+        self._answers.close()
         self._errors.close()
 
     def ask(self, line: str) -> dict[str, Any]:
@@ -106,8 +115,7 @@ class Worker:
         return self._answer(line)
 
     def _answer(self, line: str) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        answer = self._process.stdout.readline()
+        answer = self._answers.readline()
         self._process.send_signal(signal.SIGSTOP)
         if answer:
             return json.loads(answer)
@@ -120,6 +128,7 @@ class Worker:
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
+_BEGUN = time.monotonic()
 _LIBC = ctypes.CDLL(None)
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
@@ -142,8 +151,8 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def say(text: str) -> None:
-    """Tell the progress."""
-    print(text, file=sys.stderr, flush=True)
+    """Tell the progress, after the seconds since the beginning."""
+    print(f"{time.monotonic() - _BEGUN:4.0f} s  {text}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
