@@ -253,7 +253,7 @@ def ranks(values_N: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 class Judge:
-    """Compares embeddings with the reference's, by which it is told first."""
+    """Compares embeddings with the reference's."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "judged.json"
@@ -263,7 +263,7 @@ class Judge:
         """Engine → way → figures."""
 
     def judge(self, workers: Sequence[Worker], ways: Mapping[str, int]) -> None:
-        """Have every engine embed in every way; the reference comes first, and its first way is one by one."""
+        """Have every engine embed in every way; first of all the reference, one by one."""
         for worker in workers:
             name = worker.engine.name
             say(f"embed by {name}")
@@ -303,7 +303,8 @@ def measure(
     first = {} if judge.found else {"one by one": 1, "by 32": 32}
     shapes, corpus = works(SECONDS, 8)
     with started([*float32, int8[0]], threads) as workers:
-        judge.judge(workers[:1], first)
+        if first:
+            judge.judge(workers[:1], {"one by one": 1})
         judge.judge(workers[:-1], timed)
         found["slow"] = take_turns(workers, [*shapes, *corpus], rounds.slow, threads)
     shapes, corpus = works(SECONDS, 1)
@@ -343,7 +344,7 @@ def draw(results: Mapping[str, Any]) -> str:
 def draw_fidelity(results: Mapping[str, Any]) -> str:
     """Engine by way, the best as timed first."""
     fidelity = results["fidelity"]
-    ways = list(fidelity[REFERENCE])
+    ways = list(fidelity[OURS])
     rows = [["Fidelity", *(f"{way}: {figure}" for way in ways for figure in FIGURES.values())]]
     for name in sorted(fidelity, key=lambda name: -fidelity[name][ways[-1]]["mean"]):
         cells = [fidelity[name].get(way, {}) for way in ways]
