@@ -44,6 +44,7 @@ def test_no_conclusion_where_the_interval_straddles_1() -> None:
     assert str(noisy) == "no difference shown (0.80–1.20)"
     assert str(ratio([0.5, 0.5], [1.0, 1.0])) == "0.50 (0.50–0.50)"
     assert not Ratio(1.1, 1.0, 1.2).shown
+    assert not ratio([9.0], [1.0]).shown  # one round shows nothing
 
 
 def test_the_interval_holds_the_true_median_as_often_as_it_says() -> None:
