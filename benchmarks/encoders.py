@@ -12,7 +12,8 @@ as many cores as it has threads. The works:
   both our int8 and NNCF's are calibrated. All engines are given token ids. Ours schedules them by itself (`embed`); for
   the others they are sorted by length and padded, in batches of 1, 8 or 32, and where a peer may be called from several
   threads at once also in batches side by side, whichever is the fastest on a part of them;
-- a start: from before the import of the engine's package to the embedding of 16 tokens, in a fresh process each time.
+- a start: from before the import of the engine's package to the embedding of 16 tokens, in a fresh process each time;
+  not of what torch.compile makes, whose start is the compiling.
 
 Engines in float32 are slow, so they have turns of their own with fewer rounds, and a part of the sentences.
 
@@ -313,17 +314,16 @@ def measure(
         found["shapes"] = take_turns(workers, shapes, rounds.shapes, threads)
         found["corpus"] = take_turns(workers, corpus, rounds.corpus, threads)
     start = [Work(name="start", line="start 1 16", fresh=True)]
-    slow = [engine for engine in int8[1:] if engine.job["engine"] in SLOW_TO_START]
-    with started([engine for engine in int8 if engine not in slow], threads) as workers:
+    opened = [engine for engine in [*int8, *float32] if not engine.job.get("compile")]
+    slow = [engine for engine in opened if engine in float32 or engine.job["engine"] == "sentence_transformers"]
+    with started([engine for engine in opened if engine not in slow], threads) as workers:
         found["start"] = take_turns(workers, start, rounds.start, threads)
-    others = [engine for engine in float32 if not engine.job.get("compile")]  # its start is what compiling takes
-    with started([int8[0], *slow, *others], threads) as workers:
+    with started([int8[0], *slow], threads) as workers:
         found["slow start"] = take_turns(workers, start, rounds.slow, threads)
     return found
 
 
 FIGURES = {"mean": "mean cosine", "minimum": "minimum", "spearman": "Spearman"}
-SLOW_TO_START = ("torch", "sentence_transformers")
 
 
 def draw(results: Mapping[str, Any]) -> str:
