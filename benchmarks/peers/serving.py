@@ -1,7 +1,4 @@
-"""The worker's side of `side_by_side.py`; imports nothing but the standard library.
-
-What a library prints once this is imported goes to stderr, as it is no answer.
-"""
+"""The worker's side of `side_by_side.py`; imports nothing but the standard library."""
 
 import json
 import os
@@ -10,15 +7,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-_ANSWERS = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)
-
 
 def serve(answer: Callable[[str], dict[str, Any]]) -> None:
     """Say "ready", then answer each line on stdin, without its end, by a line of JSON, until stdin ends."""
-    print("{}", file=_ANSWERS, flush=True)
-    for line in sys.stdin:
-        print(json.dumps(answer(line.rstrip("\n"))), file=_ANSWERS, flush=True)
+    with os.fdopen(int(os.environ["ANSWERS"]), "w") as answers:
+        print("{}", file=answers, flush=True)
+        for line in sys.stdin:
+            print(json.dumps(answer(line.rstrip("\n"))), file=answers, flush=True)
 
 
 def fastest(run: Callable[[], object], seconds: float) -> float:
