@@ -34,13 +34,14 @@ class Job:
         worker: Name of a module with a function `main(imported=None)` that calls `worker.main`, and that does so when
             it is run.
         options: What it is told, as JSON values, beside the works.
-        imports: What importing the engine means, where that is timed.
+        imports: What importing the engine means, where that is timed: for a bundle what `load` is in, since
+            tfm.runtime itself imports nothing before it is asked for.
         starts: Whether starting it anew is timed.
     """
 
     worker: str
     options: Mapping[str, Any]
-    imports: str = "tfm.runtime"
+    imports: str = "tfm.runtime.bundle"
     starts: bool = True
 
 

@@ -28,8 +28,8 @@ WINDOW = 256
 """How many inputs of a stream are read ahead: enough that those of a batch are of similar length."""
 
 _HANDFUL = 16
-"""Batches below which a graph for one thread is not opened: that takes as long as a sentence 10 (MiniLM in int8) to 14
-times (in fp32)."""
+"""Batches below which a graph for one thread is not opened where none is: that takes as long as a sentence 10 (MiniLM in
+int8) to 14 times (in fp32)."""
 
 _SINGLE = "model on one thread"
 
@@ -153,7 +153,8 @@ class Batched(Model):
     def _lanes(self, batches: int) -> tuple[Session, int]:
         """Choose the graph for so many batches, and on how many threads to run it at once."""
         main = self._sessions["model"]
-        if batches < _HANDFUL or self.threads == 1 or self.provider != "cpu":
+        few = 2 if _SINGLE in self._sessions else _HANDFUL
+        if batches < few or self.threads == 1 or self.provider != "cpu":
             return main, 1
         with self._opening:
             main.opened()  # a closed model opens no graph again

@@ -35,7 +35,7 @@ Logits = Callable[[list[int]], Any]
 def tfm(job: dict[str, Any]) -> tuple[Continue, Logits]:
     """Our bundle, by our runtime."""
     from tfm.runtime import load
-    from tfm.runtime.generation.state import empty_caches
+    from tfm.runtime.generation.state import from_nothing
 
     model = load(job["model"], provider="cpu", precision=job["precision"], threads=job["threads"])
 
@@ -47,7 +47,7 @@ def tfm(job: dict[str, Any]) -> tuple[Continue, Logits]:
         return tokens, stamps
 
     def logits(ids: list[int]) -> Any:
-        feeds = {"input_ids": np.array([ids]), **empty_caches(model.manifest.signature["model"], 1, len(ids))}
+        feeds = {"input_ids": np.array([ids]), **from_nothing(model.manifest.signature["model"], 1, len(ids))}
         return model.run(feeds)["logits"][0]
 
     return go, logits

@@ -54,6 +54,7 @@ EXECUTED = {
     "Exp": (2, 2, 2),
     "Expand": (2, 2, 2),
     "Gather": (4, 4, 4),
+    "GatherElements": (3, 3, 3),
     "Gelu": (4, 4, 4),
     "Gemm": (11, 11, 11),
     "Greater": (8, 8, 8),
