@@ -28,8 +28,8 @@ WINDOW = 256
 """How many inputs of a stream are read ahead: enough that those of a batch are of similar length."""
 
 _HANDFUL = 16
-"""Batches below which a graph for one thread is not opened where none is: that takes as long as a sentence 10 (MiniLM in
-int8) to 14 times (in fp32)."""
+"""Batches below which a graph for one thread is not opened where none is: that takes as long as a sentence 10 (MiniLM
+in int8) to 14 times (in fp32)."""
 
 _SINGLE = "model on one thread"
 
