@@ -116,9 +116,10 @@ class Worker:
 
     def _answer(self, line: str) -> dict[str, Any]:
         answer = self._answers.readline()
-        self._process.send_signal(signal.SIGSTOP)
         if answer:
+            self._process.send_signal(signal.SIGSTOP)
             return json.loads(answer)
+        self._process.wait()  # it is ending, and may not have said all
         self._errors.seek(0)
         raise SystemExit(f"{self.engine.name} broke down at {line!r}:\n{self._errors.read()[-2000:]}")
 

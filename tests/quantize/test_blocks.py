@@ -147,7 +147,8 @@ def test_a_tied_table_is_stored_once(bits: Any, columns: int, symmetric: bool, l
     wanted = np.array([3, 0, 29, 3])
     rows, logits = run(model, level, ids=wanted)
     np.testing.assert_allclose(rows, expected[wanted], atol=1e-6, rtol=0)
-    np.testing.assert_allclose(logits, expected[wanted] @ expected.T, atol=ATOL, rtol=0)
+    # a token's product with itself is near 60, where float32's last bit is 4e-6: five of these were seen
+    np.testing.assert_allclose(logits, expected[wanted] @ expected.T, atol=ATOL, rtol=1e-6)
 
 
 def test_tables_may_have_other_bits() -> None:
