@@ -9,6 +9,8 @@ import click
 
 from tfm.errors import ExportError
 
+from . import options
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tfm-export")
@@ -44,13 +46,7 @@ from tfm.errors import ExportError
     help="How far quantised graphs may be from fp32: 1 - mean cosine of embeddings [default: 0.003], or KL divergence "
     "of predictions in nats [default: 0.01; int4: 0.02 and 0.05].",
 )
-@click.option(
-    "--favour",
-    type=click.Choice(["size", "speed"]),
-    default="size",
-    show_default=True,
-    help="What a mix within the budget is to have least of: bytes, or time (decoders then read prompts in int8).",
-)
+@options.favour
 @click.option(
     "--recipe", type=click.Path(path_type=Path), help="Quantise as a recipe says (recipe_int8.json of a bundle)."
 )

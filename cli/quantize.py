@@ -8,6 +8,8 @@ import click
 
 from tfm.errors import QuantizeError
 
+from . import options
+
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
@@ -20,13 +22,7 @@ from tfm.errors import QuantizeError
     help="How far from fp32 it may be: 1 - mean cosine of embeddings [default: 0.003], or KL divergence of predictions "
     "in nats [default: 0.01; int4: 0.02 and 0.05].",
 )
-@click.option(
-    "--favour",
-    type=click.Choice(["size", "speed"]),
-    default="size",
-    show_default=True,
-    help="What a mix within the budget is to have least of: bytes, or time (decoders then read prompts in int8).",
-)
+@options.favour
 @click.option("--recipe", type=click.Path(path_type=Path), help="Quantise as a recipe says, without a search.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is at --output already.")
 @click.option("--force", is_flag=True, help="Ship it although it is too far off, or no faster than fp32; marked so.")

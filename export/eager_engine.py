@@ -129,14 +129,17 @@ class GreedyLoop:
         empty_BKCH = torch.zeros(len(rows), config.kv_heads, room, config.head_size)
         cache: Any = [(empty_BKCH, empty_BKCH)] * config.num_decoder_layers
         place_B = torch.zeros(len(rows), dtype=torch.int64)
-        last_B, every_B = mask_BS.sum(1) - 1, torch.arange(len(rows))
+        last_B = mask_BS.sum(1) - 1
         ended_B = torch.zeros(len(rows), dtype=torch.bool)
         end_ids = torch.tensor(self.generation.eos_token_ids, dtype=torch.int64)
         found: list[Tensor] = []
         stamps: list[float] = []
         for _ in range(new_tokens):
-            logits_BSV, cache = self._step(ids_BS, past=cache, cache_position_B=place_B, **context)
-            ids_BS = logits_BSV[every_B, last_B].argmax(-1)[:, None]
+            wanted_B1 = last_B[:, None]
+            logits_B1V, cache = self._step(
+                ids_BS, past=cache, cache_position_B=place_B, logits_position_BP=wanted_B1, **context
+            )
+            ids_BS = logits_B1V.argmax(-1)
             stamps.append(perf_counter())
             found.append(ids_BS)
             if ends:

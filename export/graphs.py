@@ -163,6 +163,8 @@ class DecoderGraph(Graph):
         source = _cache(config, "past_key_values.{}.encoder", "encoder_sequence")
         self.inputs = (ids, places, wanted, *((source_mask, *past, *source) if self.cross else past))
         logits = Value(name="logits", dtype="float32", shape=("batch", "logits_length", config.target_vocab_size))
+        if config.reads_vectors:
+            logits = Value(name="last_hidden_state", dtype="float32", shape=("batch", "logits_length", config.d_model))
         self.outputs = (logits, *_cache(config, "present.{}" + own, "cache_length"))
         self.max_length = {"cache_length": config.max_positions}
 

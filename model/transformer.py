@@ -217,7 +217,7 @@ class Decoder(Stack):
                 None: after all of them.
 
         Returns:
-            Logits (B, S, V), or (B, P, V) of the positions that are wanted, or last states (B, S, D) where
+            Logits (B, S, V), or (B, P, V) of the positions that are wanted, or as many last states of size D where
             config.reads_vectors, and per layer the keys and values of all P + S tokens, or the whole cache.
         """
         past_length = 0 if past is None else past[0][0].size(2)
@@ -239,10 +239,10 @@ class Decoder(Stack):
         x_BSD = self.embedding(ids_BS, position_ids)
         masks = [seen[slides] for slides in self.slides]
         x_BSD, presents = self.run(x_BSD, masks, position_ids, past, cross, cross_mask, cache_position_B)
-        if self.head is None:
-            return x_BSD, presents
         if logits_position_BP is not None:  # the head is a fifth of a small model: of a prompt, its last token does
             x_BSD = x_BSD.gather(1, logits_position_BP[:, :, None].expand(-1, -1, x_BSD.size(-1)))
+        if self.head is None:
+            return x_BSD, presents
         logits_BSV = self.head(x_BSD if self.logit_scale == 1.0 else x_BSD * self.logit_scale)
         if self.logit_softcap is not None:
             logits_BSV = torch.tanh(logits_BSV / self.logit_softcap) * self.logit_softcap

@@ -33,6 +33,17 @@ def kept_pictures(page: str) -> str:
     return kept.strip() if end else ""
 
 
+def make_environment() -> jinja2.Environment:
+    """Templates of this room: text is escaped, and a name that is not given is an error."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("tfm.report", package_path=""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
 def write_report(
     path: Path,
     certificate: Mapping[str, Any],
@@ -60,13 +71,7 @@ def write_report(
             f"{path.name} is written from a certificate of schema {' or '.join(map(str, SCHEMAS))}, "
             f"and this one is of schema {certificate.get('schema')!r}: export the bundle anew"
         )
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tfm.report", package_path=""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = make_environment()
     faults = verdict.find_faults(certificate, curves)
     graphs = [
         {

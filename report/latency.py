@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from tfm.errors import BundleError
 
 from . import numbers
+from .html import make_environment
 from .numbers import Axis
 
 SCHEMAS = (1,)
@@ -72,13 +71,7 @@ def write_latency(path: Path, content: Mapping[str, Any]) -> None:
             f"{path.name} is written from figures of schema {' or '.join(map(str, SCHEMAS))}, and these are of schema "
             f"{content.get('schema')!r}: measure anew"
         )
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tfm.report", package_path=""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = make_environment()
     threads = dict.fromkeys(line["threads"] for line in content["lines"])
     peaks: Mapping[str, Any] = next(iter(content["peaks"].values()), {})
     text = environment.get_template("latency.html.j2").render(

@@ -601,18 +601,17 @@ def test_torch_transformer(tmp_path: Path, options: dict[str, Any]) -> None:
 def test_graphs_over_vectors_are_verified(tmp_path: Path) -> None:
     import onnx_ir as ir
 
-    from tfm.export import to_onnx, verify
-    from tfm.export.generic_vectors import from_vectors
+    from tfm.export import graphs_of, to_onnx, verify
     from tfm.export.samples import cases
 
     torch.save(transformer().state_dict(), tmp_path / "w.pt")
     model = load_checkpoint(tmp_path / "w.pt", nhead=3)
-    graph = from_vectors(model)  # as the export makes it: without a cache
-    assert graph.inputs[0].name == "inputs_embeds"
-    assert "last_hidden_state" in {value.name for value in graph.outputs}
-    ir.save(to_onnx(graph), tmp_path / f"{graph.file}.onnx")
-    report = verify(graph, tmp_path / f"{graph.file}.onnx", cases(graph))
-    assert report.passed, report.first_fault
+    for graph in graphs_of(model):
+        assert graph.inputs[0].name == "inputs_embeds"
+        assert "last_hidden_state" in {value.name for value in graph.outputs}
+        ir.save(to_onnx(graph), tmp_path / f"{graph.file}.onnx")
+        report = verify(graph, tmp_path / f"{graph.file}.onnx", cases(graph))
+        assert report.passed, report.first_fault
 
 
 @pytest.mark.parametrize(
