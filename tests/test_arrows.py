@@ -6,7 +6,19 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
-ROOMS = ("cli", "errors", "export", "latency", "model", "quantize", "report", "runtime")
+ROOMS = (
+    "activations",
+    "cli",
+    "errors",
+    "export",
+    "interpret",
+    "latency",
+    "model",
+    "prune",
+    "quantize",
+    "report",
+    "runtime",
+)
 MAY_IMPORT = {
     "errors": set(),
     "model": {"errors"},
@@ -15,11 +27,14 @@ MAY_IMPORT = {
     "latency": {"errors", "runtime"},
     "quantize": {"errors", "latency", "report", "runtime"},
     "export": {"errors", "latency", "model", "quantize", "report", "runtime"},
-    "cli": {"errors", "export", "latency", "model", "quantize", "report", "runtime"},
+    "interpret": {"errors", "quantize", "report", "runtime"},
+    "prune": {"errors", "model"},
+    "activations": {"errors", "export", "interpret", "latency", "model", "quantize", "report", "runtime"},
+    "cli": set(ROOMS) - {"cli"},
 }
 HEAVY = {"torch", "onnx", "onnxscript", "onnx_ir", "safetensors"}
 NO_HEAVY = {"errors", "latency", "report", "runtime"}
-NO_TORCH = {"quantize"}
+NO_TORCH = {"interpret", "quantize"}
 
 
 def imported(source: str, package: str) -> set[str]:
