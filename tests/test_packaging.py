@@ -19,7 +19,19 @@ else:
     import tomli as tomllib  # comes with mypy and build on 3.10
 
 REPO = Path(__file__).resolve().parents[1]
-ROOMS = ("cli", "errors", "export", "latency", "model", "quantize", "report", "runtime")
+ROOMS = (
+    "activations",
+    "cli",
+    "errors",
+    "export",
+    "interpret",
+    "latency",
+    "model",
+    "prune",
+    "quantize",
+    "report",
+    "runtime",
+)
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
 
 
