@@ -1,0 +1,66 @@
+"""What a study trains: a folder with a `task.py`."""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol, cast
+
+from torch import Tensor
+
+from tfm.errors import InputError
+from tfm.model import Transformer, TransformerConfig
+
+Batch = tuple[Tensor, ...]
+
+_NAMES = ("CONFIG", "batches", "loss", "held_out", "evaluate", "write_files")
+
+
+class Task(Protocol):
+    """The names that a task's module has.
+
+    Attributes:
+        CONFIG: What is trained; the study replaces its activation, and its width where that one is gated.
+    """
+
+    CONFIG: TransformerConfig
+
+    def batches(self, size: int, seed: int) -> Iterator[Batch]:
+        """Give batches to train on, without an end: the same ones for the same seed."""
+
+    def loss(self, model: Transformer, batch: Batch) -> Tensor:
+        """Compute what training makes less, a scalar."""
+
+    def held_out(self) -> Batch:
+        """Give the arguments of the model's `forward` on what it is not trained on, to look at its units."""
+
+    def evaluate(self, answer: Callable[[list[str]], list[str]], limit: int | None = None) -> dict[str, float]:
+        """Measure how wrong the answers to test questions are, as fractions, what counts most first."""
+
+    def write_files(self, folder: Path) -> None:
+        """Write what a bundle needs beside the weights, such as tokenizer.json."""
+
+
+def load_task(folder: Path) -> Task:
+    """Import a task; what lies beside it can be imported by it.
+
+    Raises:
+        InputError: There is no task.py, it cannot be imported, or lacks a name.
+    """
+    file = folder / "task.py"
+    if not file.is_file():
+        raise InputError(f"{folder} is no task to study: it has no task.py (examples/g2p is one)")
+    sys.path.insert(0, str(folder.resolve()))
+    try:
+        spec = importlib.util.spec_from_file_location("task", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except Exception as error:  # a user's code may raise anything
+        raise InputError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(folder.resolve()))
+    if missing := [name for name in _NAMES if not hasattr(module, name)]:
+        raise InputError(f"{file} lacks {', '.join(missing)}; a task has {', '.join(_NAMES)}")
+    return cast(Task, module)
