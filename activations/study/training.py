@@ -11,36 +11,13 @@ from torch import Tensor, nn
 
 from tfm.errors import VerificationError
 from tfm.interpret import measure_units
-from tfm.model import GATED, Transformer, TransformerConfig
+from tfm.model import GATED, Transformer, TransformerConfig, save_checkpoint
 
+from .run import Run
+from .schedule import Schedule
 from .task import Batch, Task
 
-_WARMUP = 0.1
 _SAMPLED = 25
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How every model of a study is trained.
-
-    Attributes:
-        steps: Number of optimiser steps.
-        batch_size: Rows of a batch.
-        lr: Learning rate at its height; it rises for a tenth of the steps and falls to 0 as a cosine.
-        weight_decay: AdamW's, on matrices.
-        clip: Gradients are scaled down to this norm.
-    """
-
-    steps: int = 1200
-    batch_size: int = 128
-    lr: float = 2e-3
-    weight_decay: float = 0.01
-    clip: float = 1.0
-
-    def lr_at(self, step: int) -> float:
-        """Give the learning rate of a step, counted from 0."""
-        warmup = max(1, round(self.steps * _WARMUP))
-        return self.lr * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
 def configure(config: TransformerConfig, activation: str) -> TransformerConfig:
@@ -56,7 +33,7 @@ def configure(config: TransformerConfig, activation: str) -> TransformerConfig:
 
 
 def train(
-    task: Task, config: TransformerConfig, seed: int, recipe: Recipe, tell: Callable[[int], None] = lambda _: None
+    task: Task, config: TransformerConfig, seed: int, schedule: Schedule, tell: Callable[[int], None] = lambda _: None
 ) -> tuple[Transformer, dict[str, Any]]:
     """Train a model from its seed.
 
@@ -64,7 +41,7 @@ def train(
         task: What it learns.
         config: What it is.
         seed: Of its first weights, its dropout and the order of its data: the same order for every activation.
-        recipe: How.
+        schedule: How.
         tell: Told the number of finished steps.
 
     Returns:
@@ -75,26 +52,26 @@ def train(
     model = Transformer(config).train()
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() == 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98))
+    groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.98))
     layers = layers_of(model)
     losses: list[float] = []
     curve: list[float] = []
     norms: dict[str, list[float]] = {name: [] for name in layers}
-    for step, batch in zip(range(recipe.steps), task.batches(recipe.batch_size, seed), strict=False):
+    for step, batch in zip(range(schedule.steps), task.batches(schedule.batch_size, seed), strict=False):
         for group in optimizer.param_groups:
-            group["lr"] = recipe.lr_at(step)
+            group["lr"] = schedule.lr_at(step)
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             loss = task.loss(model, batch)
         loss.backward()
         losses.append(loss.item())
-        if len(losses) == _SAMPLED or step + 1 == recipe.steps:
+        if len(losses) == _SAMPLED or step + 1 == schedule.steps:
             curve.append(sum(losses) / len(losses))
             losses.clear()
             for name, layer in layers.items():
                 norms[name].append(_norm(layer))
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
         optimizer.step()
         tell(step + 1)
     return model.eval(), {
@@ -161,3 +138,13 @@ def _norm(layer: nn.Module) -> float:
     if not gradients:
         raise VerificationError("a layer got no gradient: its task's loss does not depend on it")
     return math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
+
+
+def train_run(task: Task, run: Run, tell: Callable[[int], None]) -> None:
+    """Train, look at the units, and keep the checkpoint and train.json."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    model, record = train(task, configure(task.CONFIG, run.activation), run.seed, run.schedule, tell)
+    record["units"] = units_of(model, task.held_out())
+    task.write_files(run.folder)
+    save_checkpoint(model, run.checkpoint)
+    run.write("train", record)

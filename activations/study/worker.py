@@ -2,7 +2,7 @@
 
     python -m tfm.activations.study.worker STAGE TASK RUN
 
-RUN is JSON: activation, seed, recipe, folder, limit.
+RUN is JSON: activation, seed, schedule, folder, limit.
 """
 
 import json
@@ -14,16 +14,20 @@ import torch
 
 from tfm.errors import TfmError
 
-from .run import STAGES, Run
+from .deployment import deploy_run
+from .run import Run
+from .schedule import Schedule
 from .task import load_task
-from .training import Recipe
+from .training import train_run
+
+STAGES = {"train": train_run, "deploy": deploy_run}
 
 
 def main(stage: str, task: str, told: str) -> None:
     """Do it; an error of ours is one line on stderr and exit code 2."""
     torch.set_num_threads(1)
     values: dict[str, Any] = json.loads(told)
-    run = Run(**{**values, "recipe": Recipe(**values["recipe"]), "folder": Path(values["folder"])})
+    run = Run(**{**values, "schedule": Schedule(**values["schedule"]), "folder": Path(values["folder"])})
     try:
         STAGES[stage](load_task(Path(task)), run, lambda done: print(done, flush=True))
     except TfmError as error:
