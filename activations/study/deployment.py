@@ -6,11 +6,12 @@ from typing import Any
 
 import onnx_ir as ir
 
+from tfm.errors import InputError
 from tfm.export import export_checkpoint
 from tfm.quantize import Recipe, quantise_bundle
 from tfm.quantize.method import Dynamic
 from tfm.quantize.ops import find_ops
-from tfm.runtime import load
+from tfm.runtime import EncoderDecoder, load
 from tfm.runtime.manifest import read_manifest
 
 from .run import Run
@@ -51,6 +52,8 @@ def deploy(task: Task, run: Run, tell: Callable[[int], None]) -> dict[str, Any]:
     record["errors"] = {}
     for number, precision in enumerate(("fp32", "int8"), start=3):
         with load(run.bundle, provider="cpu", precision=precision, threads=1) as model:
+            if not isinstance(model, EncoderDecoder):
+                raise InputError("a study is of an encoder-decoder, which answers texts by texts")
             record["errors"][precision] = task.evaluate(model.generate, run.limit)
         tell(number)
     return record

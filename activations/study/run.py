@@ -63,10 +63,8 @@ class Run:
     def write(self, stage: str, record: dict[str, Any]) -> None:
         """Keep the record of a finished stage: whole, or not at all."""
         part = self.folder / f".{stage}.json"
-        part.write_text(
-            json.dumps({"schedule": dataclasses.asdict(self.schedule), **record, "versions": versions()}, indent=1)
-            + "\n"
-        )
+        content = {"schedule": dataclasses.asdict(self.schedule), **record, "versions": versions()}
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         os.replace(part, self.folder / f"{stage}.json")
 
 

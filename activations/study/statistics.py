@@ -60,9 +60,8 @@ def differences(values: Mapping[str, Sequence[float]], baseline: str) -> dict[st
     """
     count = len(values[baseline])
     if any(len(row) != count for row in values.values()):
-        raise InputError(
-            f"treatments have {sorted({len(row) for row in values.values()})} values; as many of each is needed"
-        )
+        found = sorted({len(row) for row in values.values()})
+        raise InputError(f"treatments have {found} values; they must have as many each")
     others = [name for name in values if name != baseline]
     means = {name: statistics.fmean(row) for name, row in values.items()}
     freedom = (len(values) - 1) * (count - 1)
@@ -76,14 +75,8 @@ def differences(values: Mapping[str, Sequence[float]], baseline: str) -> dict[st
         for value, block in zip(row, blocks, strict=True)
     )
     half = t_quantile(1 - (1 - LEVEL) / 2 / len(others), freedom) * math.sqrt(2 * rest / freedom / count)
-    return {
-        name: Estimate(
-            mean=means[name] - means[baseline],
-            low=means[name] - means[baseline] - half,
-            high=means[name] - means[baseline] + half,
-        )
-        for name in others
-    }
+    gains = {name: means[name] - means[baseline] for name in others}
+    return {name: Estimate(mean=gain, low=gain - half, high=gain + half) for name, gain in gains.items()}
 
 
 def t_quantile(probability: float, freedom: int) -> float:

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -64,7 +63,7 @@ def train(
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             loss = task.loss(model, batch)
-        loss.backward()
+        torch.autograd.backward(loss)
         losses.append(loss.item())
         if len(losses) == _SAMPLED or step + 1 == schedule.steps:
             curve.append(sum(losses) / len(losses))
@@ -81,7 +80,7 @@ def train(
     }
 
 
-def layers_of(model: Transformer) -> dict[str, nn.Module]:
+def layers_of(model: Transformer) -> dict[str, Any]:
     """Give the model's layers by their paths, such as "encoder.layers.0"."""
     halves = [name for name in ("encoder", "decoder") if hasattr(model, name)]
     return {
@@ -117,20 +116,23 @@ def units_of(model: Transformer, inputs: Batch) -> dict[str, dict[str, float]]:
         hooks += [feed_forward.linear2.register_forward_hook(keep_hidden)]
     try:
         with torch.no_grad():
-            model(*inputs, src_mask=inputs[0] != model.config.pad_token_id)
+            model(*inputs, src_mask=_real(inputs[0], model.config))
     finally:
         for hook in hooks:
             hook.remove()
     for name, layer in layers_of(model).items():
         ids = inputs[0] if name.startswith("encoder") or len(inputs) == 1 else inputs[1]
-        real = (ids != model.config.pad_token_id).flatten()
+        real = _real(ids, model.config).flatten()
         x_MF, hidden_MF = (tensor.flatten(0, 1)[real] for tensor in seen[name])
         leaf = x_MF.double().requires_grad_()
-        activation: Any = layer.feed_forward
-        (slope_MF,) = torch.autograd.grad(activation.activation(leaf).sum(), leaf)
-        counted = measure_units(slope_MF.numpy(), np.asarray(hidden_MF))
-        found[name] = dataclasses.asdict(counted)
+        feed_forward = layer.feed_forward
+        (slope_MF,) = torch.autograd.grad(feed_forward.activation(leaf).sum(), leaf)
+        found[name] = dataclasses.asdict(measure_units(slope_MF.numpy(), hidden_MF.numpy()))
     return found
+
+
+def _real(ids: Tensor, config: TransformerConfig) -> Tensor:
+    return torch.ne(ids, -1 if config.pad_token_id is None else config.pad_token_id)
 
 
 def _norm(layer: nn.Module) -> float:
