@@ -4,5 +4,6 @@ from .curves import ActivationCurve
 from .html import kept_pictures, write_report
 from .latency import write_latency
 from .maps import AttentionMap
+from .study import write_study
 
-__all__ = ["ActivationCurve", "AttentionMap", "kept_pictures", "write_latency", "write_report"]
+__all__ = ["ActivationCurve", "AttentionMap", "kept_pictures", "write_latency", "write_report", "write_study"]
