@@ -215,7 +215,8 @@ def _time(ratio: Mapping[str, Any]) -> str:
 
 
 def _ratio(value: float | None) -> str:
-    return "—" if value is None else f"{value:.2f}"
+    """Two decimals, three where two would make 1.003 of it 1.00."""
+    return "—" if value is None else f"{value:.2f}" if abs(value - 1) >= 0.005 else f"{value:.3f}"
 
 
 def _spread(value: Mapping[str, Any]) -> str:
@@ -243,7 +244,7 @@ def _percent(value: float | None) -> str:
 
 def _signed(value: float | None) -> str:
     value = numbers.finite(value)
-    return "not finite" if value is None else f"{100 * value:+.2f}".replace("-", "−")
+    return "not finite" if value is None else f"{100 * value:+.2f}".replace("-", "−") if value else "0"
 
 
 def _all(estimates: Iterable[Mapping[str, Any]], scale: float) -> list[float]:
