@@ -53,7 +53,7 @@ def write_study(path: Path, content: Mapping[str, Any]) -> None:
     """
     if content.get("schema") not in SCHEMAS:
         raise BundleError(
-            f"{path.name} is written from a study of schema {' or '.join(map(str, SCHEMAS))}, and this one is of schema "
+            f"{path.name} is written from a study of schema {' or '.join(map(str, SCHEMAS))}, and this is of schema "
             f"{content.get('schema')!r}: run the study anew"
         )
     activations: Activations = content["activations"]

@@ -76,17 +76,19 @@ def test_dots_and_whiskers_lie_where_the_axis_says(chromium: Any, studies: dict[
               return [svg.left, svg.right, labels[0], labels[labels.length - 1]] }"""
         )
         left, right, low, high = ticks
-        rows = table.locator("tbody tr").all()
+        rows = table.evaluate(
+            """e => [...e.querySelectorAll('tbody tr')].map(row => {
+              const dot = row.querySelector('circle').getBoundingClientRect();
+              const line = row.querySelector('.whisker').getBoundingClientRect();
+              return [row.querySelector('th').textContent, dot.left + dot.width / 2, line.left, line.right] })"""
+        )
         assert len(rows) == len(content["activations"]) == 11
-        for row, one in zip(rows, content["activations"], strict=True):
-            value = {key: 100 * share for key, share in one["errors"]["phoneme_error"].items()}
-            place = {key: left + (share - low) / (high - low) * (right - left) for key, share in value.items()}
-            dot, line = row.locator("circle").bounding_box(), row.locator("line.whisker").bounding_box()
-            # places are rounded to 0.1 % of the width
-            assert dot["x"] + dot["width"] / 2 == pytest.approx(place["mean"], abs=1)
-            assert line["x"] == pytest.approx(place["low"], abs=2)
-            assert line["x"] + line["width"] == pytest.approx(place["high"], abs=2)
-            assert one["activation"] in row.inner_text()
+        for (name, dot, start, end), one in zip(rows, content["activations"], strict=True):
+            assert name == one["activation"]
+            value = one["errors"]["phoneme_error"]
+            for found, key in ((dot, "mean"), (start, "low"), (end, "high")):
+                share = (100 * value[key] - low) / (high - low)
+                assert found == pytest.approx(left + share * (right - left), abs=1)  # rounded to 0.1 % of the width
 
 
 def test_the_tools_see_what_is_wrong(chromium: Any, studies: dict[str, Any]) -> None:

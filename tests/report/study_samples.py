@@ -52,7 +52,8 @@ def _run(name: str, seed: int, steps: int, luck: float, chance: random.Random) -
     kinds = ("dead", "saturated", "near_zero", "zero")
     units = {
         layer: {
-            kind: min(max(share * chance.uniform(0.9, 1.1), 0.0), 1.0) for kind, share in zip(kinds, shares, strict=True)
+            kind: min(max(share * chance.uniform(0.9, 1.1), 0.0), 1.0)
+            for kind, share in zip(kinds, shares, strict=True)
         }
         for layer in LAYERS
     }
