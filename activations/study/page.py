@@ -61,7 +61,8 @@ def _facts(results: Mapping[str, Any], lines: Sequence[Line]) -> dict[str, str]:
     return {
         "model": f"{config['kind']}, {layers}, {widths}",
         "parameters": f"{least:,}" if least == most else f"{least:,} to {most:,}",
-        "training": f"{schedule['steps']:,} steps of {schedule['batch_size']} rows, AdamW, rate {schedule['lr']:g}",
+        "training": f"{schedule['steps']:,} steps of {schedule['batch_size']} rows, AdamW, "
+        f"peak rate {schedule['lr']:g}",
         "seeds": f"{seeds} of each activation" if seeds > 1 else "one of each activation",
         "tested on": "all test questions" if questions is None else f"{questions:,} test questions",
         "processor": f"{machine['processor']}, {machine['cores']} cores",
