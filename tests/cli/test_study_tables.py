@@ -86,3 +86,13 @@ def test_one_seed_and_what_is_not_finite(capsys: pytest.CaptureFixture[str], mon
     assert re.search(r"b\|.*\|not finite\|", text)
     assert "nan" not in text
     assert "inf" not in text.replace("not finite", "")
+
+
+def test_slower_is_red_and_faster_green(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "140"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    same = Estimate(mean=0.0, low=-0.1, high=0.1)
+    print_study([line("relu", None, 1, 1, 1), line("a", same, 1.5, 1.2, 1.8), line("b", same, 0.5, 0.4, 0.6)])
+    out = capsys.readouterr().out
+    assert out.count("\x1b[31m1.50×") == out.count("\x1b[32m0.50×") == 2
