@@ -148,7 +148,6 @@ EXPORTED: list[tuple[dict[str, Any], str]] = [
     (DECODER, "Relu·Mul"),
     (DECODER | {"residual_activation": "silu", "norm_first": True, "parallel_blocks": True}, "QuickGelu"),
     (BOTH | NOISE, "Relu"),
-    (BOTH | {"residual_activation": "tanh", "norm_first": True}, "Tanh"),
 ]
 
 
