@@ -9,11 +9,12 @@ from typing import Any, Literal, get_args
 
 from tfm.errors import ConfigError
 
-from .activations import check_activation
+from .activations import check_activation, is_gated
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
 Positions = Literal["sinusoidal", "learned", "rotary", "relative", "alibi", "none"]
 Norm = Literal["layer", "rms"]
+Residuals = Literal["identity", "projected"]
 Pooling = Literal["mean", "cls"]
 Head = Literal["masked-lm", "sequence", "token"]
 Scaling = Literal["linear", "dynamic", "yarn", "llama3"]
@@ -75,6 +76,8 @@ class TransformerConfig:
         sandwich_norm: With norm_first, a norm on each sub-layer's result too (Gemma 2).
         parallel_blocks: With norm_first, attention and feed-forward both read the same normed input (GPT-J).
         final_norm: A norm after the last layer; None: as norm_first.
+        residual: "identity", x + F(x), or "projected", act(Wx + b + F(x)) with a W and b of each sub-layer's own.
+        residual_activation: That act, a name of `tfm.model.ACTIVATIONS`; None: relu.
         layer_norm_eps: ε of every norm.
         norm_bias: Layer norms have a bias.
         qkv_bias: The projections to queries, keys and values have biases.
@@ -87,6 +90,7 @@ class TransformerConfig:
         sliding_layers: Numbers of the layers that slide; None: all.
         positions: "sinusoidal" (fixed), "learned", "rotary", "relative" (T5), "alibi" or "none".
         max_positions: Longest sequence, in tokens.
+        position_noise: Standard deviation of the noise on sinusoidal positions, in training only.
         rotary_base: θ of rotary positions.
         rotary_dim: How many of a head's H entries turn; None: all.
         rotary_scaling: Stretching of rotary positions, or None.
@@ -131,6 +135,8 @@ class TransformerConfig:
     sandwich_norm: bool = False
     parallel_blocks: bool = False
     final_norm: bool | None = None
+    residual: Residuals = "identity"
+    residual_activation: str | None = None
     layer_norm_eps: float = 1e-5
     norm_bias: bool = True
     qkv_bias: bool = True
@@ -143,6 +149,7 @@ class TransformerConfig:
     sliding_layers: tuple[int, ...] | None = None
     positions: Positions = "sinusoidal"
     max_positions: int = 512
+    position_noise: float = 0.0
     rotary_base: float = 10000.0
     rotary_dim: int | None = None
     rotary_scaling: RotaryScaling | None = None
@@ -175,8 +182,9 @@ class TransformerConfig:
         self._check_sizes()
         self._check_positions()
         self._check_combinations()
-        for activation in [self.activation] + ([] if self.head_activation is None else [self.head_activation]):
-            check_activation(activation)
+        for activation in (self.activation, self.head_activation, self.residual_activation):
+            if activation is not None:
+                check_activation(activation)
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             token, size = getattr(self, name), min(self.vocab_size, self.target_vocab_size)
             if token is not None and not 0 <= token < size:
@@ -220,6 +228,10 @@ class TransformerConfig:
             raise ConfigError(
                 f"sinusoidal positions pair sines with cosines: d_model must be even, but is {self.d_model}"
             )
+        if not 0.0 <= self.position_noise < math.inf:
+            raise ConfigError(f"position_noise must be at least 0 and finite, but is {self.position_noise}")
+        if self.position_noise and self.positions != "sinusoidal":
+            raise ConfigError(f"position_noise is for sinusoidal positions, but positions are {self.positions!r}")
         if self.positions == "rotary" and (self.rotary_size % 2 or self.rotary_size > self.head_size):
             raise ConfigError(
                 f"rotary positions pair entries of a head: {self.rotary_size} of {self.head_size} cannot be turned"
@@ -245,6 +257,12 @@ class TransformerConfig:
             raise ConfigError("sandwich_norm and parallel_blocks go with norm_first, which is false")
         if self.sandwich_norm and self.parallel_blocks:
             raise ConfigError("sandwich_norm does not go with parallel_blocks")
+        if self.residual_activation is not None and self.residual == "identity":
+            raise ConfigError("residual_activation is for residual 'projected', but residual is 'identity'")
+        if self.residual_activation is not None and is_gated(self.residual_activation):
+            raise ConfigError(
+                f"residual_activation must be plain, but {self.residual_activation!r} is gated: it halves what it reads"
+            )
         if self.kind == "encoder-decoder" and self.parallel_blocks:
             raise ConfigError("parallel_blocks is for an encoder or a decoder, not for both")
         if self.kind != "encoder-decoder" and self.tgt_vocab_size is not None:
@@ -313,6 +331,37 @@ class TransformerConfig:
     def target_vocab_size(self) -> int:
         """Size of the vocabulary that a decoder reads and writes."""
         return self.vocab_size if self.tgt_vocab_size is None else self.tgt_vocab_size
+
+    @classmethod
+    def from_terms(
+        cls, ntoken: int, nhead: int, nhid: int, num_layers: int, dropout: float = 0.1
+    ) -> "TransformerConfig":
+        """Read the terms of the textbook constructor: an encoder-decoder with this class's defaults for the rest.
+
+        Args:
+            ntoken: Size V of the vocabulary, of source and target.
+            nhead: Number of heads N, a divisor of nhid.
+            nhid: Size of what is hidden between the layers: the model size D. As in the paper's models, the
+                feed-forward is four times as wide, F = 4 D.
+            num_layers: Depth of the encoder, and of the decoder.
+            dropout: Probability of dropping, in training only.
+
+        Raises:
+            ConfigError: They are mistyped or contradict each other.
+        """
+        try:
+            config = cls(
+                vocab_size=ntoken,
+                d_model=nhid,
+                nhead=nhead,
+                num_encoder_layers=num_layers,
+                num_decoder_layers=num_layers,
+                dropout=dropout,
+            )
+        except ConfigError as error:
+            terms = "vocab_size is ntoken, d_model is nhid, num_encoder_layers and num_decoder_layers are num_layers"
+            raise ConfigError(f"{error} ({terms})") from error
+        return dataclasses.replace(config, dim_feedforward=4 * nhid)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TransformerConfig":

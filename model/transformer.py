@@ -4,12 +4,15 @@ Shapes: B batch, S target (or only) length, T source length, P past length, N he
 D model size, F feed-forward size, V vocabulary. Token ids are int64; masks are boolean, True means "real token".
 """
 
+import inspect
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from tfm.errors import ConfigError
 
 from .activations import is_gated, make_activation
 from .attention import CrossAttention, KeyValue, Rotation, SelfAttention, causal_mask, padding_mask
@@ -48,7 +51,15 @@ class FeedForward(nn.Module):
 
 
 class Residual(nn.Module):
-    """The norms around a sub-layer and its residual connection: before it, after the sum, or on both of its sides."""
+    """A sub-layer's residual connection and its norms: before it, after the sum, or on both of its sides.
+
+    Of a sub-layer F, with the residual connection r(x, y) = x + y, or act(Wx + b + y) where it is projected:
+
+        norm_first = False     norm(r(x, F(x)))
+        norm_first = True      r(x, F(norm(x)))
+        sandwich_norm          r(x, inner(F(norm(x))))
+        parallel_blocks        r(x, F(norm(x)) + G(norm(x))), one for both sub-layers
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -56,14 +67,20 @@ class Residual(nn.Module):
         self.norm = make_norm(config)
         self.inner = make_norm(config) if config.sandwich_norm else None
         self.dropout = nn.Dropout(config.dropout)
+        projected = config.residual == "projected"
+        self.project = nn.Linear(config.d_model, config.d_model) if projected else None
+        self.activation = make_activation(config.residual_activation or "relu") if projected else None
 
     def enter(self, x_BSD: Tensor) -> Tensor:
         """Give what the sub-layer reads."""
         return self.norm(x_BSD) if self.norm_first else x_BSD
 
     def leave(self, x_BSD: Tensor, y_BSD: Tensor) -> Tensor:
-        """Add the sub-layer's result y to what came in."""
-        x_BSD = x_BSD + self.dropout(y_BSD if self.inner is None else self.inner(y_BSD))
+        """Join the sub-layer's result y with what came in."""
+        y_BSD = self.dropout(y_BSD if self.inner is None else self.inner(y_BSD))
+        x_BSD = (x_BSD if self.project is None else self.project(x_BSD)) + y_BSD
+        if self.activation is not None:
+            x_BSD = self.activation(x_BSD)
         return x_BSD if self.norm_first else self.norm(x_BSD)
 
 
@@ -253,8 +270,28 @@ def _embedding(config: TransformerConfig, vocab_size: int) -> Embedding | NoEmbe
     return NoEmbedding() if config.reads_vectors else Embedding(config, vocab_size)
 
 
+def _one_config(*args: Any, **kwargs: Any) -> TransformerConfig:
+    """The configuration that is given, or that the textbook's terms stand for."""
+    given = [*args, *kwargs.values()]
+    if len(given) == 1 and isinstance(given[0], TransformerConfig) and (args or "config" in kwargs):
+        return given[0]
+    try:
+        if any(isinstance(value, TransformerConfig) for value in given):
+            raise TypeError("a configuration stands alone")
+        terms = inspect.signature(TransformerConfig.from_terms).bind(*args, **kwargs)
+    except TypeError as error:
+        raise ConfigError(
+            "make a Transformer of a TransformerConfig, Transformer(config), or of the terms "
+            f"Transformer(ntoken, nhead, nhid, num_layers, dropout=0.1): {error}"
+        ) from error
+    return TransformerConfig.from_terms(*terms.args, **terms.kwargs)
+
+
 class Transformer(nn.Module):
     """An encoder-decoder, an encoder or a decoder, as its configuration says.
+
+    Made of a configuration, `Transformer(config)`, or of the textbook's terms, `Transformer(ntoken, nhead, nhid,
+    num_layers, dropout)`, which `TransformerConfig.from_terms` explains. What is neither raises ConfigError.
 
     Attributes:
         config: The `TransformerConfig` it was made from.
@@ -264,8 +301,15 @@ class Transformer(nn.Module):
         head: `LabelHead` or `MaskedLMHead`, where config.head.
     """
 
-    def __init__(self, config: TransformerConfig) -> None:
+    @overload
+    def __init__(self, config: TransformerConfig) -> None: ...
+
+    @overload
+    def __init__(self, ntoken: int, nhead: int, nhid: int, num_layers: int, dropout: float = 0.1) -> None: ...
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
+        config = _one_config(*args, **kwargs)
         self.config = config
         if config.has_encoder:
             self.encoder = Encoder(config)

@@ -40,6 +40,20 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"activation": "gelo"}, "unknown activation 'gelo'; the nearest is 'gelu'"),
     ({"activation": None}, "activation must be str, but is None"),
     ({"norm_first": 1}, "norm_first must be bool, but is 1"),
+    ({"residual": "dense"}, "residual must be one of 'identity', 'projected', but is 'dense'"),
+    ({"residual_activation": "relu"}, "residual_activation is for residual 'projected', but residual is 'identity'"),
+    ({"residual": "projected", "residual_activation": "relu6"}, "unknown activation 'relu6'; the nearest is 'relu'"),
+    (
+        {"residual": "projected", "residual_activation": "swiglu"},
+        "residual_activation must be plain, but 'swiglu' is gated: it halves what it reads",
+    ),
+    ({"position_noise": -0.1}, "position_noise must be at least 0 and finite, but is -0.1"),
+    ({"position_noise": float("nan")}, "position_noise must be at least 0 and finite, but is nan"),
+    ({"position_noise": float("inf")}, "position_noise must be at least 0 and finite, but is inf"),
+    (
+        {"position_noise": 0.1, "positions": "learned"},
+        "position_noise is for sinusoidal positions, but positions are 'learned'",
+    ),
     ({"tgt_vocab_size": 0}, "tgt_vocab_size must be at least 1, but is 0"),
     ({"type_vocab_size": -1}, "type_vocab_size must not be negative, but is -1"),
     ({"kind": "encoder", "tgt_vocab_size": 9}, "tgt_vocab_size is for an encoder-decoder, but kind is 'encoder'"),
@@ -75,6 +89,7 @@ def test_contradiction_is_refused(change: dict[str, Any], message: str) -> None:
         {"d_model": 7, "nhead": 1, "positions": "learned"},
         {"dropout": 0},
         {"tgt_vocab_size": 12, "pad_token_id": 9},
+        {"residual": "projected", "residual_activation": "gelu", "position_noise": 0.1},
     ],
     ids=str,
 )
