@@ -72,6 +72,7 @@ class ActivationTable:
         about: What the SQNR was measured on, in words.
         source: That: "checkpoint" or "normal" inputs.
         rounds: How often each was timed in turn; 0: never.
+        call: Seconds that calling onnxruntime takes, part of every time; None: nothing was timed.
         made: Date, machine, system, load and versions.
         warnings: What speaks against the figures.
     """
@@ -80,6 +81,7 @@ class ActivationTable:
     about: str
     source: str
     rounds: int
+    call: float | None
     made: dict[str, Any]
     warnings: tuple[str, ...]
 
@@ -95,6 +97,7 @@ class ActivationTable:
             "passed": self.passed,
             "made": self.made,
             "rounds": self.rounds,
+            "call_microseconds": None if self.call is None else self.call * 1e6,
             "inputs": {"source": self.source, "about": self.about},
             "warnings": list(self.warnings),
             "activations": [row.to_dict() for row in self.rows],

@@ -15,15 +15,16 @@ from tfm.latency import Job
 from tfm.latency.ratios import LEAST_ROUNDS, Ratio, noise_of, ratio_of
 from tfm.latency.rounds import take_turns
 
-from .kernels import width_of_input
+from .kernels import export_activation, width_of_input
 
 BASELINE = "relu"
 ROUNDS = 15
 WIDTH = 1536
 """Size F of the hidden layer that is timed: MiniLM's."""
-SHAPES = ((1, WIDTH), (128, WIDTH))
+SHAPES = ((1, WIDTH), (128, WIDTH))  # a single row first: by it a call is timed
 """Rows × F that are timed: a token, as a decoder's step has it, and a text."""
 _TURN = 0.03
+_CALL = "a call"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ def check_rounds(rounds: int) -> None:
 
 def time_activations(
     models: Mapping[str, ir.Model], rounds: int, progress: Callable[[int, int], None]
-) -> dict[str, tuple[Speed, ...]]:
+) -> tuple[dict[str, tuple[Speed, ...]], float]:
     """Time the graphs of activations, relu's among them.
 
     Args:
@@ -81,17 +82,15 @@ def time_activations(
         progress: Told how many turns are done, of how many.
 
     Returns:
-        By name, a figure for each of `SHAPES`.
+        By name, a figure for each of `SHAPES`; and how many seconds relu of a single number takes, which is what a call
+        of onnxruntime costs, and part of every figure.
 
     Raises:
         VerificationError: A graph cannot be run.
     """
     with tempfile.TemporaryDirectory() as folder:
-        jobs = {}
-        for name, model in models.items():
-            ir.save(model, file := Path(folder) / f"{name}.onnx")
-            options = {"file": str(file), "entering": width_of_input(name, WIDTH), "width": WIDTH}
-            jobs[name] = Job(worker="tfm.activations.worker", options=options)
+        jobs = {name: _job(name, model, WIDTH, Path(folder)) for name, model in models.items()}
+        jobs[_CALL] = _job(BASELINE, export_activation(BASELINE, 1), 1, Path(folder))
         works = [{"rows": rows} for rows, _ in SHAPES]
         turns = take_turns(jobs, works, rounds=rounds, seconds=_TURN, cores=_core(), progress=progress)
     found: dict[str, tuple[Speed, ...]] = {}
@@ -104,7 +103,13 @@ def time_activations(
                 Speed(rows=rows, width=width, seconds=statistics.median(own), ratio=ratio, noise=noise_of(base))
             )
         found[name] = tuple(speeds)
-    return found
+    return found, statistics.median(statistics.median(turn["run"]) for turn in turns.times[0][_CALL])
+
+
+def _job(name: str, model: ir.Model, width: int, folder: Path) -> Job:
+    ir.save(model, file := folder / f"{name}-{width}.onnx")
+    options = {"file": str(file), "entering": width_of_input(name, width), "width": width}
+    return Job(worker="tfm.activations.worker", options=options)
 
 
 def _core() -> list[int] | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfm.latency.ratios import bootstrap_median
+from tfm.latency.ratios import SAME, bootstrap_median
 from tfm.quantize.rounding import round_symmetric
 from tfm.runtime import Figures
 
@@ -18,6 +18,8 @@ Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 SCALES = ("per_tensor", "per_token")
+ABOVE, BELOW = "above", "below"
+"""What can be said of an SQNR beside relu's, or that no difference is shown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,9 @@ class Estimate:
     value: float
     low: float
     high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.1f} ({self.low:.1f}–{self.high:.1f})"
 
     def to_dict(self) -> dict[str, float]:
         """Give it as JSON values."""
@@ -47,17 +52,26 @@ class Sqnr:
 
     @property
     def verdict(self) -> str | None:
-        """Whether it is "above" relu's or "below", or "no difference shown" where the interval holds 0."""
+        """`ABOVE` relu's or `BELOW`, or `SAME` where the interval holds 0."""
         difference = self.beside_relu
         if difference is None:
             return None
-        return "above" if difference.low > 0 else "below" if difference.high < 0 else "no difference shown"
+        return ABOVE if difference.low > 0 else BELOW if difference.high < 0 else SAME
+
+    @property
+    def said(self) -> str:
+        """That in words, with the interval; "" where there is nothing to say."""
+        difference = self.beside_relu
+        if difference is None or self.verdict == SAME:
+            return self.verdict or ""
+        low, high = sorted((abs(difference.low), abs(difference.high)))
+        return f"{self.verdict} by {abs(difference.value):.1f} ({low:.1f}–{high:.1f})"
 
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON values."""
         own = {"db": None, "low": None, "high": None} if self.own is None else self.own.to_dict()
         beside = None if self.beside_relu is None else self.beside_relu.to_dict()
-        return own | {"beside_relu": beside, "verdict": self.verdict}
+        return own | {"beside_relu": beside, "verdict": self.verdict, "said": self.said or None}
 
 
 def per_tensor(y_TF: Array) -> Array:

@@ -80,9 +80,10 @@ def tabulate(
     with stage("round the outputs to 8 bits"):
         sqnr = _sqnr(chosen, states)
     speed: dict[str, tuple[Speed, ...]] = {}
+    call = None
     if timing:
         with stage(f"time them in {rounds} rounds") as step:
-            speed = time_activations(models, rounds, lambda done, total: step(done - 1, total, "turns"))
+            speed, call = time_activations(models, rounds, lambda done, total: step(done - 1, total, "turns"))
     rows = tuple(
         ActivationRow(
             name=name,
@@ -101,6 +102,7 @@ def tabulate(
         about=states.about,
         source=states.source,
         rounds=rounds if timing else 0,
+        call=call,
         made=_made(load),
         warnings=tuple(_warnings(load, speed.get(BASELINE, ()))),
     )
