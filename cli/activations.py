@@ -128,7 +128,8 @@ def _errors(row: "ActivationRow") -> list[str]:
 def _times(row: "ActivationRow") -> list[str]:
     cells = [row.name]
     for speed in row.speed:
-        cells += [f"{speed.seconds * 1e6:#.3g}".rstrip("."), "" if speed.ratio is None else str(speed.ratio)]
+        time = speed.seconds * 1e6
+        cells += [f"{time:,.0f}" if time >= 99.95 else f"{time:#.3g}", "" if speed.ratio is None else str(speed.ratio)]
     return cells
 
 

@@ -80,7 +80,7 @@ def _times(values: Mapping[str, Any]) -> list[Cell]:
     return [
         Cell(
             f"µs, {one['rows']}×{one['width']}",
-            f"{one['microseconds']:#.3g}".rstrip("."),
+            f"{one['microseconds']:,.0f}" if one["microseconds"] >= 99.95 else f"{one['microseconds']:#.3g}",
             one["said"] or "",
             {"slower": "bad", "faster": "good", "too noisy": "warn"}.get(one["verdict"] or "", ""),
         )
