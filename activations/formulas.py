@@ -1,6 +1,11 @@
 """What each activation computes, as its paper writes it; σ is the logistic function, Φ the normal distribution's."""
 
 import dataclasses
+from collections.abc import Sequence
+
+import torch
+
+from tfm.model.activations import make_activation
 
 _SHAZEER = "Shazeer 2020, arXiv:2002.05202"
 _HENDRYCKS = "Hendrycks & Gimpel 2016, arXiv:1606.08415"
@@ -34,3 +39,10 @@ FORMULAS: dict[str, Formula] = {
     "swiglu": Formula("v g σ(g)", _SHAZEER),
 }
 """By the names of `tfm.model.ACTIVATIONS` and `GATED`."""
+
+
+def derivative(name: str, x: Sequence[float]) -> list[float]:
+    """Differentiate the eager activation, of a gated one that of its gate, in float64 at each x; at a kink as torch."""
+    points = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(make_activation(name)(points).sum(), points)
+    return list(slope.tolist())

@@ -10,17 +10,16 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import torch
 
 from tfm.export.sweeps import DTYPES, OpSweep, activation_curve, sweep
 from tfm.latency.ratios import NOISE_LIMIT
 from tfm.model import ACTIVATIONS, GATED
-from tfm.model.activations import check_activation, make_activation
+from tfm.model.activations import check_activation
 from tfm.quantize.progress import Stage, silent
 from tfm.report import ActivationCurve
 from tfm.runtime.cpu import model_name, usable_cores
 
-from .formulas import FORMULAS
+from .formulas import FORMULAS, derivative
 from .hidden import HiddenStates, normal_states, record_states
 from .kernels import export_activation, find_kernels
 from .rows import ActivationRow, ActivationTable
@@ -125,11 +124,9 @@ def _sqnr(names: Sequence[str], states: HiddenStates) -> dict[str, dict[str, Sqn
 
 
 def _curve(name: str) -> ActivationCurve:
-    """The curve of what is exported, with the derivative of the eager activation (of a gated one's gate) in float64."""
+    """The curve of what is exported, with the function's derivative; of a gated one with a value of 1."""
     curve = activation_curve(name)
-    x = torch.tensor(curve.x, dtype=torch.float64, requires_grad=True)
-    (slope,) = torch.autograd.grad(make_activation(name)(x).sum(), x)
-    return dataclasses.replace(curve, derivative=slope.tolist())
+    return dataclasses.replace(curve, derivative=derivative(name, curve.x))
 
 
 def _warnings(load: float | None, baseline: Sequence[Speed]) -> list[str]:

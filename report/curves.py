@@ -85,7 +85,7 @@ class Plot:
 
 def plot(curve: ActivationCurve) -> Plot:
     """Draw a curve. Where it has more points than the picture has columns, a column shows its largest error."""
-    slopes = curve.derivative or [math.nan] * len(curve.x)
+    slopes = curve.derivative if len(curve.derivative) else [math.nan] * len(curve.x)
     points = sorted(zip(curve.x, curve.y, curve.error, slopes, strict=True), key=lambda p: (math.isnan(p[0]), p[0]))
     shown = [point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])]
     low_x, high_x = _span([point[0] for point in shown])
