@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from tfm.activations import FORMULAS, speed, table, tabulate
+from tfm.activations import FORMULAS, kernels, speed, table, tabulate
 from tfm.activations.formulas import derivative
 from tfm.activations.kernels import export_activation, find_kernels
 from tfm.errors import ConfigError, InputError
@@ -66,10 +66,10 @@ def test_what_is_timed_is_the_activation_and_nothing_else(
     name: str, exported: tuple[str, ...], ran: tuple[str, ...]
 ) -> None:
     model = export_activation(name, 5)
-    kernels = find_kernels(model)
-    assert kernels.exported == exported
-    assert kernels.ran == tuple((op, "CPUExecutionProvider") for op in ran)
-    assert tuple(op.rpartition(".")[2] for op in kernels.optimised) == ran
+    found_kernels = find_kernels(model)
+    assert found_kernels.exported == exported
+    assert found_kernels.ran == tuple((op, "CPUExecutionProvider") for op in ran)
+    assert tuple(op.rpartition(".")[2] for op in found_kernels.optimised) == ran
     x = np.random.default_rng(0).standard_normal((3, 10 if name in GATED else 5)).astype(np.float32) * 3
     content = ir.to_proto(model).SerializeToString()
     (found,) = ort.InferenceSession(content, providers=["CPUExecutionProvider"]).run(None, {"x": x})
@@ -80,11 +80,21 @@ def test_what_is_timed_is_the_activation_and_nothing_else(
     np.testing.assert_allclose(found, expected, atol=3e-6)  # 7e-7 was seen
 
 
+def test_kernels_are_those_of_the_options_that_an_app_opens_graphs_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those above are optimised alike at every level, so that their graphs do not show it."""
+    asked: list[str] = []
+    real = kernels.optimise
+    monkeypatch.setattr(kernels, "optimise", lambda file, level, *rest: asked.append(level) or real(file, level, *rest))
+    find_kernels(export_activation("relu", 2))
+    assert asked == ["runtime"]
+
+
 def test_a_table_of_one_is_made_without_timing() -> None:
     made = tabulate(["gelu"], timing=False)
     (row,) = made.rows
     assert made.passed
     assert (made.rounds, made.call, row.speed) == (0, None, ())
+    assert {sweep.level for sweep in row.errors.values()} == {"runtime"}
     where = np.float32(row.errors["float32"].where.removeprefix("x = "))
     content = ir.to_proto(export_activation("gelu", 16)).SerializeToString()
     session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -150,7 +160,9 @@ def test_times_are_compared_round_by_round(monkeypatch: pytest.MonkeyPatch) -> N
     assert (first["rows"], second["rows"], first["verdict"]) == (1, 128, "slower")
     assert [first[name] for name in ("low", "relative", "high")] == pytest.approx([4, 4, 4])
     assert first["said"] == "slower 4.0× (4.0–4.0)"
-    assert found["tanh"][0].to_dict()["verdict"] == "no difference shown"
+    tanh = found["tanh"][0].to_dict()
+    assert tanh["verdict"] == "no difference shown"
+    assert tanh["low"] < 0.98 < 1.02 < tanh["high"]  # by its rounds; beside each other sorted, they would be equal
     relu_row = found["relu"][0].to_dict()
     assert [relu_row[name] for name in ("relative", "low", "high", "verdict", "said")] == [None] * 5
 
