@@ -9,6 +9,7 @@ import click
 
 from tfm.errors import TfmError
 
+from .activations import activations as activations_command
 from .doctor import doctor as doctor_command
 from .export import export as export_command
 from .latency import latency as latency_command
@@ -29,6 +30,7 @@ def tfm() -> None:
     """Export PyTorch Transformers to small, fast, verified ONNX bundles, and run them."""
 
 
+tfm.add_command(activations_command, "activations")
 tfm.add_command(doctor_command, "doctor")
 tfm.add_command(export_command, "export")
 tfm.add_command(latency_command, "latency")
