@@ -1,0 +1,313 @@
+"""A look inside a bundle while it reads one text: attention, units, and the residual stream.
+
+Shapes: B batch (1 here), N heads, S queries, T keys, D model size, F feed-forward size.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from tfm.errors import BundleError, VerificationError
+from tfm.runtime.batches import length_limit
+from tfm.runtime.bundle import load
+from tfm.runtime.checks import Array
+from tfm.runtime.locate import folder_of
+from tfm.runtime.manifest import Manifest, check_digests, read_manifest
+
+from .attention import Head, describe_heads, open_keys
+from .derivatives import derivative_of
+from .reading import Reader, feeds_of
+from .residual import SubLayer, lengths, measure_sublayer
+from .taps import Taps, find_taps, open_taps
+from .units import UnitStatistics, measure_units
+
+SCHEMA = 1
+"""Version of the JSON."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Attention:
+    """One attention on one text.
+
+    Attributes:
+        path: The module, as `named_modules` names it.
+        over: Role of the stack whose tokens are the keys; another one's than its own in cross-attention.
+        weights_NST: What each query gives to each key, float32 (N, S, T).
+        heads: What that is, per head.
+    """
+
+    path: str
+    over: str
+    weights_NST: npt.NDArray[np.float32]
+    heads: tuple[Head, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeedForward:
+    """The hidden units of one feed-forward layer on one text, and how many there are."""
+
+    path: str
+    count: int
+    units: UnitStatistics
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Stack:
+    """What one graph did.
+
+    Attributes:
+        role: "model", "encoder" or "decoder".
+        ids: The tokens that it read, S.
+        tokens: The same as text.
+        attentions: In the order of the graph.
+        feed_forwards: Likewise.
+        start_S: Length of the residual stream before the first sub-layer, per token, float64; None: not found.
+        sublayers: What each adds to it, in order.
+    """
+
+    role: str
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    attentions: tuple[Attention, ...]
+    feed_forwards: tuple[FeedForward, ...]
+    start_S: npt.NDArray[np.float64] | None
+    sublayers: tuple[SubLayer, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Insight:
+    """What a bundle did inside while it read one text.
+
+    Attributes:
+        bundle: Name of its folder.
+        kind: "encoder", "decoder", "encoder-decoder" or "module".
+        precision: Of the graphs that were looked into.
+        activation: σ of its feed-forward layers, as its configuration names it; None: it names none.
+        text: What was read.
+        output: What an encoder-decoder made of it, greedily; None for others.
+        stacks: One per graph.
+        unseen: What could not be shown, and why.
+    """
+
+    bundle: str
+    kind: str
+    precision: str
+    activation: str | None
+    text: str
+    output: str | None
+    stacks: tuple[Stack, ...]
+    unseen: tuple[str, ...]
+
+    def to_json(self, *, weights: bool = False) -> dict[str, Any]:
+        """Describe it for machines; per token means a list in the order of `tokens`, null what is infinite.
+
+        {schema: 1, bundle, kind, precision, activation, text, output, unseen: [sentence, …], stacks: [{role, ids,
+        tokens,
+          attentions: [{op, over, heads: [{entropy (nats), relative_entropy (0 to 1, null: no query has a choice),
+            strongest (a key per query), label ("": nothing stands out), share}], weights (with `weights`: N × S × T)}],
+          feed_forwards: [{op, units, dead, saturated, near_zero, zero (shares of 1, as in `UnitStatistics`)}],
+          residual: {start: {mean, tokens} or null, sublayers: [{op, norm: {mean, tokens}, added: {mean, tokens}}]}}]}
+        """
+        return {
+            "schema": SCHEMA,
+            "bundle": self.bundle,
+            "kind": self.kind,
+            "precision": self.precision,
+            "activation": self.activation,
+            "text": self.text,
+            "output": self.output,
+            "unseen": list(self.unseen),
+            "stacks": [_stack_to_json(stack, weights) for stack in self.stacks],
+        }
+
+    @property
+    def maps(self) -> dict[str, npt.NDArray[np.float32]]:
+        """The weights of each attention, (N, S, T), by its path."""
+        return {attention.path: attention.weights_NST for stack in self.stacks for attention in stack.attentions}
+
+
+def look(bundle: str | os.PathLike[str], text: str | Sequence[int], *, precision: str = "fp32") -> Insight:
+    """Run a bundle on one text and look at what happens within.
+
+    The graphs run as they are, with inner values as more outputs; nothing but the bundle is needed. An encoder reads
+    the text; so does a decoder, at once, generating nothing; an encoder-decoder generates greedily, and its decoder is
+    shown reading what it generated, behind the token that starts it.
+
+    Args:
+        bundle: Its folder, or a .zip of that.
+        text: The text, or its token ids.
+        precision: One that the bundle has.
+
+    Raises:
+        BundleError: It is no bundle, is altered, lacks the precision, or its graphs do not name their ops.
+        InputError: The text is empty, too long, or none that the bundle reads; or the bundle reads no texts.
+        VerificationError: A value within is not finite.
+    """
+    manifest = read_manifest(folder_of(bundle))
+    if precision not in manifest.graphs:
+        has = ", ".join(manifest.graphs)
+        raise BundleError(f"{manifest.folder} has no {precision!r} graph to look into; it has: {has}")
+    paths = manifest.graphs[precision]
+    check_digests(manifest, [name for path in paths.values() for name in manifest.files_of(path)])
+    reader = Reader(manifest)
+    ids = reader.read(text)
+    builder = _Builder(manifest, precision, reader)
+    output = None
+    if manifest.kind == "encoder-decoder":
+        found = builder.add("encoder", ids, {})
+        generated = _generate(manifest, precision, ids)
+        output = reader.decode(generated[1:])
+        context = {name.replace("present.", "past_key_values."): array for name, array in found.items()}
+        builder.add("decoder", generated, {"encoder_attention_mask": np.ones((1, len(ids)), np.int64), **context})
+    else:
+        builder.add("model", ids, {})
+    if not any(stack.attentions or stack.feed_forwards or stack.sublayers for stack in builder.stacks):
+        raise BundleError(
+            f"the graphs of {manifest.folder} do not say which node is which op, so there is nothing to be told apart "
+            "within: export the checkpoint with this tfm-export, and leave the metadata of its nodes"
+        )
+    return Insight(
+        bundle=manifest.folder.resolve().name,
+        kind=manifest.kind,
+        precision=precision,
+        activation=builder.activation,
+        text=text if isinstance(text, str) else reader.decode(ids),
+        output=output,
+        stacks=tuple(builder.stacks),
+        unseen=tuple(builder.unseen),
+    )
+
+
+def _generate(manifest: Manifest, precision: str, ids: list[int]) -> list[int]:
+    """What the decoder reads while it generates: the token that starts, and each one it gave but the end."""
+    with load(manifest.folder, provider="cpu", precision=precision) as model:
+        (generated,) = getattr(model, "generate")([ids])  # noqa: B009 - every Model's but Encoder's and Module's
+    generation = manifest.generation
+    start = generation.bos_token_id if generation is not None else None
+    return [start or 0, *generated][: length_limit(manifest.signature["decoder"])]
+
+
+class _Builder:
+    """Runs graphs, one after the other, and keeps what they did."""
+
+    def __init__(self, manifest: Manifest, precision: str, reader: Reader) -> None:
+        self._manifest, self._precision, self._reader = manifest, precision, reader
+        self.stacks: list[Stack] = []
+        self.unseen: list[str] = []
+        name = manifest.config.get("activation")
+        self.activation = name if isinstance(name, str) else None
+        self._derivative = None if self.activation is None else derivative_of(self.activation)
+
+    def add(self, role: str, ids: list[int], context: Mapping[str, Array]) -> dict[str, Array]:
+        """Run one graph on ids; keep what it did, and give what the next one takes of it, `present.…`."""
+        path = self._manifest.folder / self._manifest.graphs[self._precision][role]
+        taps, values = _run(path, {**feeds_of(self._manifest.signature[role], ids), **context})
+        self.unseen += taps.unseen
+        if taps.units and self._derivative is None:
+            named = "names no activation" if self.activation is None else f"names {self.activation!r}, which is unknown"
+            self.unseen.append(f"units of the {role} are not counted: the bundle's configuration {named}")
+        streams = [
+            measure_sublayer(tap.path, *(values[name][0] for name in (tap.before, tap.added, tap.after)))
+            for tap in taps.sublayers
+        ]
+        if not streams:
+            self.unseen.append(f"the residual stream of the {role} is not shown: no Add of a named sub-layer was found")
+        self.stacks.append(
+            Stack(
+                role=role,
+                ids=tuple(ids),
+                tokens=self._reader.show(ids),
+                attentions=tuple(self._attentions(role, ids, taps, values)),
+                feed_forwards=tuple(self._feed_forwards(taps, values)),
+                start_S=lengths(values[taps.sublayers[0].before][0]) if streams else None,
+                sublayers=tuple(streams),
+            )
+        )
+        return {name: array for name, array in values.items() if name.startswith("present.")}
+
+    def _attentions(self, role: str, ids: list[int], taps: Taps, values: Mapping[str, Array]) -> list[Attention]:
+        found = []
+        for tap in taps.attentions:
+            weights_NST = values[tap.weights][0].astype(np.float32)
+            mask = None if tap.mask is None else values[tap.mask]
+            mask = mask[0] if mask is not None and mask.ndim == 4 else mask
+            cross = tap.path.rpartition(".")[2] == "cross_attn"
+            shape = len(ids), len(self.stacks[0].ids) if cross else len(ids)
+            if weights_NST.shape[1:] != shape:
+                self.unseen.append(f"{tap.path}: its weights have the shape {weights_NST.shape}, not (heads, *{shape})")
+                continue
+            try:
+                heads = describe_heads(weights_NST, open_keys(mask, shape, causal=tap.causal), ids, cross=cross)
+            except VerificationError as error:
+                raise VerificationError(f"{tap.path} on this text: {error}") from error
+            over = self.stacks[0].role if cross else role
+            found.append(Attention(path=tap.path, over=over, weights_NST=weights_NST, heads=heads))
+        return found
+
+    def _feed_forwards(self, taps: Taps, values: Mapping[str, Array]) -> list[FeedForward]:
+        found = []
+        for tap in taps.units if self._derivative is not None else ():
+            argument_MF, hidden_MF = values[tap.argument][0], values[tap.hidden][0]
+            try:
+                units = measure_units(self._derivative(argument_MF), hidden_MF)
+            except VerificationError as error:
+                raise VerificationError(f"{tap.path} on this text: {error}") from error
+            found.append(FeedForward(path=tap.path, count=hidden_MF.shape[-1], units=units))
+        return found
+
+
+def _run(path: Path, feeds: Mapping[str, Array]) -> tuple[Taps, dict[str, Array]]:
+    """Run a graph; give where to look, and all values to look at and presents by name."""
+    model = ir.load(path)
+    taps = find_taps(model)
+    presents = {str(value.name) for value in model.graph.outputs if str(value.name).startswith("present.")}
+    names = sorted((taps.names | presents) - feeds.keys())
+    if not names:
+        return taps, dict(feeds)
+    arrays = open_taps(model, names, path.parent).run(names, dict(feeds))
+    return taps, {**feeds, **dict(zip(names, arrays, strict=True))}
+
+
+def _stack_to_json(stack: Stack, weights: bool) -> dict[str, Any]:
+    return {
+        "role": stack.role,
+        "ids": list(stack.ids),
+        "tokens": list(stack.tokens),
+        "attentions": [
+            {
+                "op": attention.path,
+                "over": attention.over,
+                "heads": [_head_to_json(head) for head in attention.heads],
+                **({"weights": attention.weights_NST.tolist()} if weights else {}),
+            }
+            for attention in stack.attentions
+        ],
+        "feed_forwards": [
+            {"op": one.path, "units": one.count, **dataclasses.asdict(one.units)} for one in stack.feed_forwards
+        ],
+        "residual": {
+            "start": None if stack.start_S is None else _per_token(stack.start_S),
+            "sublayers": [
+                {"op": one.path, "norm": _per_token(one.norm_S), "added": _per_token(one.added_S)}
+                for one in stack.sublayers
+            ],
+        },
+    }
+
+
+def _head_to_json(head: Head) -> dict[str, Any]:
+    values = dataclasses.asdict(head)
+    return {"entropy": values.pop("entropy"), "relative_entropy": values.pop("relative"), **values}
+
+
+def _per_token(values_S: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """The mean and each token's, null where one is infinite: JSON has no infinity."""
+    mean = float(values_S.mean())
+    tokens = [value if np.isfinite(value) else None for value in values_S.tolist()]
+    return {"mean": mean if np.isfinite(mean) else None, "tokens": tokens}
