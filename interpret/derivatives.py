@@ -33,7 +33,7 @@ def _swish(x: Array64, beta: float) -> Array64:
 
 def _gelu(x: Array64) -> Array64:
     """Φ(x) + x φ(x)."""
-    cumulative = 0.5 * (1.0 + _erf(x / math.sqrt(2)).astype(np.float64))
+    cumulative = 0.5 * (1.0 + np.asarray(_erf(x / math.sqrt(2)), dtype=np.float64))
     return cumulative + x * np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
 
 

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from tfm.errors import BundleError, VerificationError
 from tfm.runtime.batches import length_limit
 from tfm.runtime.bundle import load
-from tfm.runtime.checks import Array
+from tfm.runtime.checks import Array, InputChecks
 from tfm.runtime.locate import folder_of
 from tfm.runtime.manifest import Manifest, check_digests, read_manifest
 
@@ -207,7 +207,8 @@ class _Builder:
     def add(self, role: str, ids: list[int], context: Mapping[str, Array]) -> dict[str, Array]:
         """Run one graph on ids; keep what it did, and give what the next one takes of it, `present.…`."""
         path = self._manifest.folder / self._manifest.graphs[self._precision][role]
-        taps, values = _run(path, {**feeds_of(self._manifest.signature[role], ids), **context})
+        signature = self._manifest.signature[role]
+        taps, values = _run(path, InputChecks(signature)({**feeds_of(signature, ids), **context}))
         self.unseen += taps.unseen
         if taps.units and self._derivative is None:
             named = "names no activation" if self.activation is None else f"names {self.activation!r}, which is unknown"
@@ -251,8 +252,10 @@ class _Builder:
         return found
 
     def _feed_forwards(self, taps: Taps, values: Mapping[str, Array]) -> list[FeedForward]:
+        if self._derivative is None:
+            return []
         found = []
-        for tap in taps.units if self._derivative is not None else ():
+        for tap in taps.units:
             argument_MF, hidden_MF = values[tap.argument][0], values[tap.hidden][0]
             try:
                 units = measure_units(self._derivative(argument_MF), hidden_MF)
@@ -263,14 +266,23 @@ class _Builder:
 
 
 def _run(path: Path, feeds: Mapping[str, Array]) -> tuple[Taps, dict[str, Array]]:
-    """Run a graph; give where to look, and all values to look at and presents by name."""
+    """Run a graph; give where to look, and all values to look at and presents by name.
+
+    Raises:
+        BundleError: onnxruntime cannot run it with its inner values as outputs.
+    """
     model = ir.load(path)
     taps = find_taps(model)
     presents = {str(value.name) for value in model.graph.outputs if str(value.name).startswith("present.")}
     names = sorted((taps.names | presents) - feeds.keys())
     if not names:
         return taps, dict(feeds)
-    arrays = open_taps(model, names, path.parent).run(names, dict(feeds))
+    try:
+        arrays = open_taps(model, names, path.parent).run(names, dict(feeds))
+    except Exception as error:  # onnxruntime's errors have no common class below Exception
+        raise BundleError(
+            f"onnxruntime could not run {path} with its inner values as outputs: {error}; look into another precision"
+        ) from error
     return taps, {**feeds, **dict(zip(names, arrays, strict=True))}
 
 
