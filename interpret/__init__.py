@@ -1,7 +1,8 @@
 """What a model does inside, seen from its bundle alone: attention, activations, the residual stream."""
 
 from .attention import Head
-from .look import Attention, FeedForward, Insight, Stack, look
+from .insight import Attention, FeedForward, Insight, Stack
+from .look import look
 from .residual import SubLayer
 from .units import UnitStatistics, measure_units
 

@@ -16,6 +16,9 @@ from tfm.runtime.providers import count_threads
 _OP_KEY = "tfm.op"
 """Metadata key of a node: the kind and the path of the op that it belongs to, "linear encoder.layers.0.…"."""
 
+_RESHAPING = ("Cast", "Reshape", "Squeeze", "Transpose")
+"""What may stand between a sub-layer's result and the Add: the values stay the same."""
+
 _AFTER_SOFTMAX = 3
 """ONNX-23 Attention, qk_matmul_output_mode: the fourth output is what the values are weighted by."""
 
@@ -178,12 +181,12 @@ def _sublayers(groups: Mapping[str, list[ir.Node]]) -> Iterable[SubLayerTap]:
         kind, _, path = op.partition(" ")
         result = _result(nodes) if kind == "linear" and _layer(path) else None
         if result is not None:
-            ends[result] = path.rpartition(".")[0]
+            ends[result] = _owner(path)
     found: set[ir.Value] = set()
     for end, path in ends.items():
         layer, added = _layer(path), end
         while (step := _only_consumer(added)) is not None:
-            if _norm_of(step, layer):
+            if _norm_of(step, layer) or (step.op_type in _RESHAPING and step.inputs[0] is added):
                 added = step.outputs[0]
                 continue
             other = next((value for value in step.inputs if value is not added), None)
@@ -205,6 +208,13 @@ def _layer(path: str) -> str:
     """A module's path up to its first number; "" where it has none."""
     parts = path.split(".")
     return next((".".join(parts[: index + 1]) for index, part in enumerate(parts) if part.isdigit()), "")
+
+
+def _owner(path: str) -> str:
+    """The module that a linear layer belongs to; itself, where that is the whole layer."""
+    path = path.partition(" ")[0]
+    owner = path.rpartition(".")[0]
+    return path if owner == _layer(path) else owner
 
 
 def _norm_of(node: ir.Node, layer: str) -> bool:
