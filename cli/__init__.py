@@ -12,6 +12,7 @@ from tfm.errors import TfmError
 from .activations import activations as activations_command
 from .doctor import doctor as doctor_command
 from .export import export as export_command
+from .inspect import inspect as inspect_command
 from .latency import latency as latency_command
 from .parity import parity as parity_command
 from .quantize import quantize as quantize_command
@@ -33,6 +34,7 @@ def tfm() -> None:
 tfm.add_command(activations_command, "activations")
 tfm.add_command(doctor_command, "doctor")
 tfm.add_command(export_command, "export")
+tfm.add_command(inspect_command, "inspect")
 tfm.add_command(latency_command, "latency")
 tfm.add_command(parity_command, "parity")
 tfm.add_command(quantize_command, "quantize")
