@@ -26,6 +26,12 @@ _COLOURS = {"faster": "green", "above": "green", "slower": "red", "below": "red"
 @click.option("--no-timing", is_flag=True, help="Leave the times out.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Draw curves and figures into this HTML file.")
 @click.option("--json", "as_json", is_flag=True, help="Print every figure as JSON, for machines.")
+@click.option("--study", "task", type=click.Path(path_type=Path), help="Train this folder's task with each instead.")
+@click.option("--runs", type=click.Path(path_type=Path), help="Folder that a study is kept in [default: study-TASK].")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Trainings of each.")
+@click.option("--steps", type=click.IntRange(min=1), default=1200, show_default=True, help="Steps of a training.")
+@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Trainings at once.")
+@click.option("--quick", is_flag=True, help="A study of one seed, 60 steps and three activations: to see it work.")
 @click.pass_context
 def activations(
     context: click.Context,
@@ -35,12 +41,18 @@ def activations(
     no_timing: bool,
     output: Path | None,
     as_json: bool,
+    task: Path | None,
+    **study_options: Any,
 ) -> None:
     """Tell what each activation becomes in ONNX, and its error, its time beside relu's and what 8 bits leave of it.
 
     That is in dB, of standard normal inputs, or with --ckpt of a model's. What everything means:
     docs/activations-table.md.
+
+    With --study, one model is trained with each, then exported, verified, quantised and timed; an interrupted study
+    goes on where it was: docs/activations.md.
     """
+    _check_usage(context, task, ckpt, no_timing)
     try:
         from rich.console import Console
 
@@ -49,9 +61,12 @@ def activations(
     except ModuleNotFoundError as error:
         raise ExportError(f"activations need the package {error.name}: pip install 'tfm-export[export]'") from error
     from .stages import show_stage
+    from .study import study
 
     if output is not None and not output.resolve().parent.is_dir():  # before all the measuring
         raise InputError(f"--output: there is no folder {output.resolve().parent}")
+    if task is not None:
+        return study(task, names=names, rounds=rounds, output=output, as_json=as_json, **study_options)
     stage = functools.partial(show_stage, Console(stderr=True, highlight=False))
     table = tabulate(names or None, checkpoint=ckpt, rounds=rounds, timing=not no_timing, stage=stage)
     if output is not None:
@@ -60,7 +75,17 @@ def activations(
         click.echo(json.dumps(table.to_dict(), allow_nan=False))
     else:
         _print(table, Console(highlight=False))
-    context.exit(0 if table.passed else 1)
+    return context.exit(0 if table.passed else 1)
+
+
+def _check_usage(context: click.Context, task: Path | None, ckpt: Path | None, no_timing: bool) -> None:
+    """Refuse options of the other job."""
+    if task is not None and (ckpt is not None or no_timing):
+        raise click.UsageError("--study trains models of its own and times them: leave --ckpt and --no-timing out")
+    for name in ("runs", "seeds", "steps", "jobs", "quick"):
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if task is None and given:
+            raise click.UsageError(f"--{name} is for a study: give --study too")
 
 
 def _print(table: "ActivationTable", console: "Console") -> None:

@@ -2,19 +2,25 @@
 
 from .run import Run
 from .schedule import Schedule
+from .page import page_content
 from .statistics import Estimate, differences, mean_of
 from .study import BASELINE, STUDIED, run_study
+from .summary import Line, markdown, summarise
 from .task import Task, load_task
 
 __all__ = [
     "BASELINE",
     "STUDIED",
     "Estimate",
+    "Line",
     "Run",
     "Schedule",
     "Task",
     "differences",
     "load_task",
+    "markdown",
     "mean_of",
+    "page_content",
     "run_study",
+    "summarise",
 ]
