@@ -278,9 +278,7 @@ def _source_sample(config: TransformerConfig, generator: torch.Generator, batch:
     return [ids_BT, mask_BT, *segments]
 
 
-def _cache(
-    config: TransformerConfig, part: Literal["decoder", "cross"], prefix: str, length: str
-) -> tuple[Value, ...]:
+def _cache(config: TransformerConfig, part: Literal["decoder", "cross"], prefix: str, length: str) -> tuple[Value, ...]:
     return tuple(
         Value(name=f"{prefix.format(layer)}.{what}", dtype="float32", shape=("batch", heads, length, config.head_size))
         for layer, heads in enumerate(map(config.kv_heads_of, config.layer_heads(part)))
