@@ -3,9 +3,9 @@
     apt-get install wordnet-base dict-foldoc dict-jargon fortunes debian-handbook perl-doc
     python benchmarks/pruning_text.py FOLDER [--root /]
 
-Writes FOLDER/train.txt and FOLDER/held_out.txt, a sentence a line. A document (an entry, a file, a class of WordNet) is
-on one side with all its sentences: on the second, one of ten, by a hash of its name. Docstrings of the standard library
-are among the first; the built-in sentences (`tfm.latency.text`), on which the result is judged too, are on neither side.
+Writes FOLDER/train.txt and FOLDER/held_out.txt, a sentence a line. A document (an entry, a file, a class of WordNet)
+is on one side with all its sentences: on the second, one of ten, by a hash of its name. Docstrings of the standard
+library are on the first; the built-in sentences (`tfm.latency.text`), which are judged too, are on neither.
 """
 
 import argparse

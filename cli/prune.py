@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfm.errors import CheckpointError, ConfigError, ExportError, InputError
+from tfm.errors import CheckpointError, ExportError, InputError
 
 if TYPE_CHECKING:  # importing them loads torch, which --help must not wait for
     from tfm.model import Transformer
-    from tfm.prune import Importance
     from tfm.prune.distil import Batch
 
 _BATCH = 32
@@ -46,9 +45,7 @@ _INTERRUPTED = 130
     help="Defines fine_tune(model, original, say), which trains model in place and may call say(done, total, text); and "
     "losses(model), where importance is to be measured on data of its own.",
 )
-@click.option(
-    "--steps", type=click.IntRange(min=0), default=1000, show_default=True, help="Of an encoder's distillation."
-)
+@click.option("--steps", type=click.IntRange(min=0), default=1000, show_default=True, help="Of distilling.")
 @click.option(
     "--lr", type=click.FloatRange(min=0, min_open=True), default=5e-4, show_default=True, help="Its peak rate."
 )
@@ -185,8 +182,8 @@ def _read_text(
             raise InputError(f"--text is for an encoder or a decoder of text; {ckpt} needs --fine-tune SCRIPT.py")
         if needed:
             raise InputError(
-                f"{ckpt} cannot be measured on text alone: give --fine-tune SCRIPT.py, whose losses(model) gives functions "
-                "of the model, each a batch's losses (B,)"
+                f"{ckpt} cannot be measured on text alone: give --fine-tune SCRIPT.py, whose losses(model) gives "
+                "functions of the model, each a batch's losses (B,)"
             )
         return [], [], ""
     path = locate_checkpoint(ckpt)

@@ -324,7 +324,7 @@ class TransformerConfig:
         return self.nhead if self.num_kv_heads is None else self.num_kv_heads
 
     def layer_heads(self, part: Part) -> tuple[int, ...]:
-        """Number of heads of each layer's attention: the encoder's, the decoder's over itself, or its cross-attention's."""
+        """Number of heads of each layer: of the encoder, of the decoder over itself, or of its cross-attention."""
         given = {"encoder": self.encoder_heads, "decoder": self.decoder_heads, "cross": self.cross_heads}[part]
         depth = self.num_encoder_layers if part == "encoder" else self.num_decoder_layers
         return (self.nhead,) * depth if given is None else given

@@ -2,7 +2,7 @@
 
 A gate g = 1 multiplies what a head or a unit gives. Its removal, g = 0, changes a loss by -∂L/∂g to first order (Michel
 et al. 2019, arXiv:1905.10650, section 4.1; Molchanov et al. 2017, arXiv:1611.06440, section 2.2). What counts is the
-root mean square of that over examples: its sign says nothing, as a model's loss has as good as no slope left on average.
+root mean square of that over examples: a trained model's loss has next to no slope left on average.
 
 Shapes: B batch, S length, N heads, H head size, D model size, F feed-forward size, V vocabulary.
 """

@@ -182,8 +182,8 @@ def _check_multiple(multiple: int) -> None:
 def _check_heads(model: Transformer, cut: bool) -> None:
     if cut and model.config.positions in ("relative", "alibi"):
         raise ConfigError(
-            f"heads cannot be removed from a model with {model.config.positions} positions, whose layers share one bias "
-            "per head; remove units alone: keep all heads"
+            f"heads cannot be removed from a model with {model.config.positions} positions, whose layers share one "
+            "bias per head; keep them all, and cut units alone: --units"
         )
 
 
