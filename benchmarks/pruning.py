@@ -6,7 +6,7 @@
 
 Of each model `KEEP` of all heads and all units are kept, by `tfm prune`: MiniLM then learns from the original on TEXT
 for 1,600 steps of 32 sentences, g2p on the dictionary. Each is exported and quantised plainly (`quantize_int8` without
-calibration, the same for all), so that what differs is the pruning. Error is against the ORIGINAL in float32 in PyTorch:
+calibration, the same for all), so that what differs is the pruning. Error is against the original in float32, eager:
 MiniLM's is the mean cosine of sentence embeddings, on 2,000 sentences of documents held out and on 256 built-in ones,
 which are of yet another document; g2p's is the phoneme error rate on 2,000 words of the test part. Time is that of int8
 beside the unpruned model's int8, by `tfm.latency`: for the times the machine must do nothing else.

@@ -42,8 +42,8 @@ _INTERRUPTED = 130
     "script",
     metavar="SCRIPT.py",
     type=click.Path(path_type=Path),
-    help="Defines fine_tune(model, original, say), which trains model in place and may call say(done, total, text); and "
-    "losses(model), where importance is to be measured on data of its own.",
+    help="Defines fine_tune(model, original, say), which trains model in place and may call say(done, total, text); "
+    "and losses(model), where importance is to be measured on data of its own.",
 )
 @click.option("--steps", type=click.IntRange(min=0), default=1000, show_default=True, help="Of distilling.")
 @click.option(

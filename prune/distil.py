@@ -81,7 +81,7 @@ def distil(
             if not loss.isfinite():
                 raise VerificationError(f"the loss is {loss.item()} at step {step + 1}; try a lower learning rate")
             optimizer.zero_grad()
-            loss.backward(inputs=trained)
+            torch.autograd.backward(loss, inputs=trained)
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             progress(step + 1, steps, loss.item())

@@ -95,7 +95,7 @@ def gated(model: Transformer, kept: Mapping[str, Tensor] | None = None) -> Itera
             else:
                 gate_B1G = kept[name].to(x_BSX).expand(len(x_BSX), 1, size)
             gates[name] = gate_B1G
-            return (x_BSX.unflatten(-1, (size, -1)) * gate_B1G[..., None]).flatten(-2)
+            return (x_BSX.view(*x_BSX.shape[:2], size, -1) * gate_B1G[..., None]).flatten(-2)
 
         return hook
 

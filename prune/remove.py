@@ -155,7 +155,7 @@ def _unit_groups(importance: Importance, multiple: int) -> dict[str, Groups]:
     found = {}
     for name, rms_F in importance.units.items():
         order = rms_F.argsort(descending=True, stable=True)
-        parts = order.split(multiple)
+        parts = torch.split(order, multiple)
         found[name] = [(part.tolist(), float(rms_F[part].square().sum())) for part in parts]
     return found
 
