@@ -15,6 +15,7 @@ from .export import export as export_command
 from .inspect import inspect as inspect_command
 from .latency import latency as latency_command
 from .parity import parity as parity_command
+from .prune import prune as prune_command
 from .quantize import quantize as quantize_command
 from .run import run as run_command
 from .verify_ops import verify_ops as verify_ops_command
@@ -37,6 +38,7 @@ tfm.add_command(export_command, "export")
 tfm.add_command(inspect_command, "inspect")
 tfm.add_command(latency_command, "latency")
 tfm.add_command(parity_command, "parity")
+tfm.add_command(prune_command, "prune")
 tfm.add_command(quantize_command, "quantize")
 tfm.add_command(run_command, "run")
 tfm.add_command(verify_ops_command, "verify-ops")

@@ -18,6 +18,9 @@ Residuals = Literal["identity", "projected"]
 Pooling = Literal["mean", "cls"]
 Head = Literal["masked-lm", "sequence", "token"]
 Scaling = Literal["linear", "dynamic", "yarn", "llama3"]
+Part = Literal["encoder", "decoder", "cross"]
+
+_PER_LAYER = ("encoder_heads", "decoder_heads", "cross_heads", "encoder_feedforward", "decoder_feedforward")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,12 @@ class TransformerConfig:
         num_encoder_layers: Depth of the encoder; unused by a decoder.
         num_decoder_layers: Depth of the decoder; unused by an encoder.
         dim_feedforward: Feed-forward size F; a gated activation projects to 2F first.
+        encoder_heads: Heads of each encoder layer, at most N; None: N in each. With key/value heads in common, each
+            layer has as many queries per key/value head as N / K says. Not for relative or ALiBi positions.
+        decoder_heads: The same of the decoder's attention over itself.
+        cross_heads: The same of its attention over the encoder's states.
+        encoder_feedforward: Feed-forward size of each encoder layer, at most F; None: F in each.
+        decoder_feedforward: The same of the decoder.
         dropout: Probability of dropping, in training only.
         activation: A name of `tfm.model.ACTIVATIONS` or `tfm.model.GATED`.
         norm: "layer" or "rms".
@@ -128,6 +137,11 @@ class TransformerConfig:
     num_encoder_layers: int = 6
     num_decoder_layers: int = 6
     dim_feedforward: int = 2048
+    encoder_heads: tuple[int, ...] | None = None
+    decoder_heads: tuple[int, ...] | None = None
+    cross_heads: tuple[int, ...] | None = None
+    encoder_feedforward: tuple[int, ...] | None = None
+    decoder_feedforward: tuple[int, ...] | None = None
     dropout: float = 0.1
     activation: str = "relu"
     norm: Norm = "layer"
@@ -180,6 +194,7 @@ class TransformerConfig:
         """Refuse what is mistyped or contradicts itself."""
         _check_types(self)
         self._check_sizes()
+        self._check_layers()
         self._check_positions()
         self._check_combinations()
         for activation in (self.activation, self.head_activation, self.residual_activation):
@@ -222,6 +237,30 @@ class TransformerConfig:
             raise ConfigError(
                 f"image_size must be a multiple of patch_size, but they are {self.image_size} and {self.patch_size}"
             )
+
+    def _check_layers(self) -> None:
+        group = self.nhead // self.kv_heads
+        for name in _PER_LAYER:
+            counts = getattr(self, name)
+            if counts is None:
+                continue
+            heads = name.endswith("heads")
+            part = name.removesuffix("_heads").removesuffix("_feedforward")
+            if (part != "decoder" and not self.has_encoder) or (part != "encoder" and not self.has_decoder):
+                raise ConfigError(f"{name} is for a model with what it counts, but kind is {self.kind!r}")
+            depth = self.num_encoder_layers if part == "encoder" else self.num_decoder_layers
+            if len(counts) != depth:
+                raise ConfigError(f"{name} needs one number for each of {depth} layers, but has {len(counts)}")
+            most, what = (self.nhead, "nhead") if heads else (self.dim_feedforward, "dim_feedforward")
+            for count in counts:
+                if not 1 <= count <= most:
+                    raise ConfigError(f"{name} must be in [1, {most}], up to {what}, but has {count}")
+                if heads and count % group:
+                    raise ConfigError(
+                        f"{name} must be multiples of the {group} heads that share a key/value head, but has {count}"
+                    )
+            if heads and part != "cross" and self.positions in ("relative", "alibi"):
+                raise ConfigError(f"{name} does not go with {self.positions} positions: all layers share their heads")
 
     def _check_positions(self) -> None:
         if self.positions == "sinusoidal" and self.d_model % 2:
@@ -302,6 +341,23 @@ class TransformerConfig:
         """Number of key/value heads K."""
         return self.nhead if self.num_kv_heads is None else self.num_kv_heads
 
+    def layer_heads(self, part: Part) -> tuple[int, ...]:
+        """Number of heads of each layer: of the encoder, of the decoder over itself, or of its cross-attention."""
+        given = {"encoder": self.encoder_heads, "decoder": self.decoder_heads, "cross": self.cross_heads}[part]
+        depth = self.num_encoder_layers if part == "encoder" else self.num_decoder_layers
+        return (self.nhead,) * depth if given is None else given
+
+    def kv_heads_of(self, heads: int) -> int:
+        """Number of key/value heads that so many heads share."""
+        return heads * self.kv_heads // self.nhead
+
+    def layer_feedforward(self, part: Literal["encoder", "decoder"]) -> tuple[int, ...]:
+        """Feed-forward size of each layer of the encoder or the decoder."""
+        given, depth = self.decoder_feedforward, self.num_decoder_layers
+        if part == "encoder":
+            given, depth = self.encoder_feedforward, self.num_encoder_layers
+        return (self.dim_feedforward,) * depth if given is None else given
+
     @property
     def head_size(self) -> int:
         """Size H of a head."""
@@ -376,7 +432,7 @@ class TransformerConfig:
                 values["rotary_scaling"] = RotaryScaling(**values["rotary_scaling"])
             except TypeError as error:
                 raise ConfigError(f"rotary_scaling is incomplete: {error}") from error
-        for name in ("sliding_layers", "labels"):
+        for name in ("sliding_layers", "labels", *_PER_LAYER):
             if isinstance(values.get(name), list):
                 values[name] = tuple(values[name])
         return cls(**values)

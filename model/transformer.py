@@ -6,7 +6,7 @@ D model size, F feed-forward size, V vocabulary. Token ids are int64; masks are 
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, cast, overload
+from typing import Any, Literal, cast, overload
 
 import torch
 import torch.nn.functional as F
@@ -30,14 +30,15 @@ all values in eager and ONNX alike; at the very least number onnxruntime would g
 class FeedForward(nn.Module):
     """W₂σ(W₁x+b₁)+b₂, or its gated form W₂(V x ⊙ σ(G x)) with W₁ = [V; G]."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, size: int | None = None) -> None:
         super().__init__()
+        size = config.dim_feedforward if size is None else size
         self.gated = is_gated(config.activation)
-        width, bias = config.dim_feedforward * (2 if self.gated else 1), config.feed_forward_bias
-        self.linear1 = nn.Linear(config.d_model, width, bias=bias)
+        bias = config.feed_forward_bias
+        self.linear1 = nn.Linear(config.d_model, size * (2 if self.gated else 1), bias=bias)
         self.activation = make_activation(config.activation)
         self.dropout = nn.Dropout(config.dropout)
-        self.linear2 = nn.Linear(config.dim_feedforward, config.d_model, bias=bias)
+        self.linear2 = nn.Linear(size, config.d_model, bias=bias)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         """Transform each position by itself; (B, S, D) → (B, S, D)."""
@@ -87,13 +88,21 @@ class Residual(nn.Module):
 class Layer(nn.Module):
     """Self-attention, cross-attention where there is a source, and feed-forward, each with a residual connection."""
 
-    def __init__(self, config: TransformerConfig, *, cross: bool) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *,
+        cross: bool,
+        heads: int | None = None,
+        cross_heads: int | None = None,
+        feed_forward: int | None = None,
+    ) -> None:
         super().__init__()
-        self.self_attn = SelfAttention(config)
+        self.self_attn = SelfAttention(config, heads)
         self.self_attn_residual = Residual(config)
-        self.cross_attn = CrossAttention(config) if cross else None
+        self.cross_attn = CrossAttention(config, cross_heads) if cross else None
         self.cross_attn_residual = Residual(config) if cross else None
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = FeedForward(config, feed_forward)
         self.feed_forward_residual = None if config.parallel_blocks else Residual(config)
 
     def forward(
@@ -124,8 +133,14 @@ class Stack(nn.Module):
 
     def __init__(self, config: TransformerConfig, *, depth: int, causal: bool) -> None:
         super().__init__()
+        part: Literal["encoder", "decoder"] = "decoder" if causal else "encoder"
         cross = causal and config.has_encoder
-        self.layers = nn.ModuleList(Layer(config, cross=cross) for _ in range(depth))
+        heads, sizes = config.layer_heads(part), config.layer_feedforward(part)
+        cross_heads = config.layer_heads("cross") if cross else (None,) * depth
+        self.layers = nn.ModuleList(
+            Layer(config, cross=cross, heads=own, cross_heads=other, feed_forward=size)
+            for own, other, size in zip(heads, cross_heads, sizes, strict=True)
+        )
         self.norm = make_norm(config) if config.has_final_norm else None
         self.rotary = Rotary(config) if config.positions == "rotary" else None
         self.bias: RelativeBias | Alibi | None = None

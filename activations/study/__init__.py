@@ -1,8 +1,8 @@
 """A study: one model trained with each activation, deployed, and compared."""
 
+from .page import page_content
 from .run import Run
 from .schedule import Schedule
-from .page import page_content
 from .statistics import Estimate, differences, mean_of
 from .study import BASELINE, STUDIED, run_study
 from .summary import Line, markdown, summarise
