@@ -17,7 +17,7 @@ from tfm.export.optimised import optimise
 from tfm.export.sweeps.subjects import OpGraph
 from tfm.export.verify import CPU
 from tfm.model import GATED, TransformerConfig
-from tfm.model.transformer import FeedForward
+from tfm.model.layer import FeedForward
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ _COLOURS = {"faster": "green", "above": "green", "slower": "red", "below": "red"
 @click.pass_context
 def activations(
     context: click.Context,
+    /,
     ckpt: Path | None,
     names: tuple[str, ...],
     rounds: int,
@@ -66,7 +67,8 @@ def activations(
     if output is not None and not output.resolve().parent.is_dir():  # before all the measuring
         raise InputError(f"--output: there is no folder {output.resolve().parent}")
     if task is not None:
-        return study(task, names=names, rounds=rounds, output=output, as_json=as_json, **study_options)
+        study(task, names=names, rounds=rounds, output=output, as_json=as_json, **study_options)
+        return
     stage = functools.partial(show_stage, Console(stderr=True, highlight=False))
     table = tabulate(names or None, checkpoint=ckpt, rounds=rounds, timing=not no_timing, stage=stage)
     if output is not None:
@@ -75,7 +77,7 @@ def activations(
         click.echo(json.dumps(table.to_dict(), allow_nan=False))
     else:
         _print(table, Console(highlight=False))
-    return context.exit(0 if table.passed else 1)
+    context.exit(0 if table.passed else 1)
 
 
 def _check_usage(context: click.Context, task: Path | None, ckpt: Path | None, no_timing: bool) -> None:

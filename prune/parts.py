@@ -2,7 +2,7 @@
 
 from tfm.model import Transformer
 from tfm.model.attention import CrossAttention, SelfAttention
-from tfm.model.transformer import FeedForward
+from tfm.model.layer import FeedForward
 
 
 def attentions(model: Transformer) -> dict[str, SelfAttention | CrossAttention]:

@@ -14,7 +14,7 @@ from tfm.activations.hidden import TEXTS, TOKENS, normal_states, record_states
 from tfm.errors import CheckpointError
 from tfm.latency.text import english_sentences, english_words
 from tfm.model import Transformer, save_checkpoint
-from tfm.model.transformer import FeedForward
+from tfm.model.layer import FeedForward
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz ,.'()-ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 IDS = {"?": 0, "<s>": 1, "</s>": 2} | {letter: 3 + place for place, letter in enumerate(LETTERS)}

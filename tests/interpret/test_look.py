@@ -19,7 +19,7 @@ from tfm.export.manifest import write_manifest
 from tfm.interpret import Insight, look
 from tfm.model import GATED, Transformer
 from tfm.model.activations import make_activation
-from tfm.model.transformer import Residual
+from tfm.model.layer import Residual
 from tfm.quantize import quantize_int8
 from tfm.quantize.half import to_half
 from tfm.quantize.manifest import describe_file

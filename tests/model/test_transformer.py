@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tfm.model import Transformer, TransformerConfig
 from tfm.model.attention import SelfAttention, causal_mask, padding_mask
-from tfm.model.transformer import Layer
+from tfm.model.layer import Layer
 
 Array = np.ndarray
 Weights = dict[str, Array]

@@ -19,7 +19,7 @@ from tfm.export.optimised import LEVELS
 from tfm.export.passes import OP_KEY
 from tfm.export.samples import cases
 from tfm.model import Transformer, TransformerConfig, load_checkpoint, save_checkpoint
-from tfm.model.transformer import Layer
+from tfm.model.layer import Layer
 from tfm.quantize import quantize_int8
 
 Array = np.ndarray
