@@ -107,12 +107,12 @@ def _line(
 def markdown(lines: Sequence[Line]) -> str:
     """Draw the table of docs/activations.md: means and 95 % intervals, and where there is no difference, those words."""
     base = lines[0].activation
-    first, *_, last = lines[0].errors
+    measures = list(lines[0].errors)
     titles = [
         "activation",
-        f"{_words(first)}, %",
+        f"{_words(measures[0])}, %",
         f"beside {base}, points",
-        f"{_words(last)}, %",
+        f"{_words(measures[-1])}, %",
         "lost by int8, points",
         "int8's divergence, 10⁻⁶ nats",
         f"{_LONG} in int8, {base} = 1",
