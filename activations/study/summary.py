@@ -105,7 +105,7 @@ def _line(
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """Draw the table of docs/activations.md: means and 95 % intervals, and where there is no difference, those words."""
+    """Draw the table of docs/activations.md: means and 95 % intervals, or no difference shown."""
     base = lines[0].activation
     measures = list(lines[0].errors)
     titles = [
