@@ -118,13 +118,13 @@ def judge_g2p(bundle: Path, words: dict[str, list[list[str]]]) -> dict[str, floa
     return found
 
 
-def time_of(base: Path, bundles: dict[str, Path]) -> dict[str, Any]:
-    """Time int8 of every bundle beside the base's."""
+def time_of(base: Path, bundles: dict[str, Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Time int8 of every bundle beside the base's: share kept → work → figures; and what it was timed on."""
     engines = {
         keep: Job(worker="tfm.latency.engine", options={"bundle": str(bundle.resolve()), "precision": "int8"})
         for keep, bundle in bundles.items()
     }
-    report = measure_latency(base, precisions=["int8"], engines=engines, starts=0, progress=True)
+    report = measure_latency(base, precisions=["int8"], engines=engines, baseline="int8", starts=0, progress=True)
     found: dict[str, Any] = {keep: {} for keep in ("int8", *bundles)}
     for line in report.lines:
         for engine, timing in line.timings.items():
@@ -133,7 +133,7 @@ def time_of(base: Path, bundles: dict[str, Path]) -> dict[str, Any]:
                 "milliseconds": timing.spread.median * 1e3,
                 "faster": None if ratio is None else [ratio.value, ratio.low, ratio.high],
             }
-    return {"1.0": found.pop("int8"), **found, "made": report.made, "warnings": report.warnings}
+    return {"1.0": found.pop("int8"), **found}, {**report.made, "warnings": list(report.warnings)}
 
 
 def main() -> None:
@@ -159,16 +159,22 @@ def main() -> None:
             if "export" in options.stage:
                 export(name, folder)
                 results[keep] = results.get(keep, {}) | describe(name, folder, options.text)
+                write(found, options.json)
         if "time" in options.stage:
             base = options.folder / name / "1.0" / "bundle"
             bundles = {keep: folder / "bundle" for keep, folder in folders.items() if keep != "1.0"}
-            for keep, times in time_of(base, bundles).items():
+            times_of, found.setdefault("timed", {})[name] = time_of(base, bundles)
+            for keep, times in times_of.items():
                 results.setdefault(keep, {})["time"] = times
-        found["machine"] = machine()
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+        write(found | {"machine": machine()}, options.json)
     for name in options.model:
         print(f"\n{name}\n\n{curve(found[name])}")
+
+
+def write(found: dict[str, Any], file: Path) -> None:
+    """Save what is known so far."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def describe(name: str, folder: Path, text: Path | None) -> dict[str, Any]:
