@@ -38,7 +38,7 @@ def study(
     if quick:
         options |= {"activations": names or QUICK, "seeds": 1, "schedule": Schedule(steps=60), "limit": 200}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=None) as bars:
+    with Progress(*columns, console=Console(stderr=True)) as bars:
         known: dict[str, Any] = {}
 
         def tell(what: str, done: int, total: int) -> None:

@@ -43,12 +43,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 def test_everything_is_measured(study: Any) -> None:
     output, results, told = study
     assert json.loads((output / "results.json").read_text()) == results
-    assert [(run["activation"], run["seed"]) for run in results["runs"]] == [
-        ("relu", 0),
-        ("swiglu", 0),
-        ("relu", 1),
-        ("swiglu", 1),
-    ]
+    assert [(run["activation"], run["seed"]) for run in results["runs"]] == [("relu", 0), ("swiglu", 0)]
     for run in results["runs"]:
         assert run["deployed"]["passed"], run["deployed"]["faults"]
         assert run["deployed"]["activation"]["count"] == 3
@@ -57,7 +52,7 @@ def test_everything_is_measured(study: Any) -> None:
         assert set(run["trained"]["units"]) == {"encoder.layers.0", "decoder.layers.0", "decoder.layers.1"}
     assert {line["precision"] for line in results["speed"]} == {"fp32", "int8"}
     assert told[-1][1] == told[-1][2]
-    assert ("train 4 of 4 models", 4 * 60, 4 * 60) in told
+    assert ("train 2 of 2 models", 2 * 60, 2 * 60) in told
 
 
 def test_the_summary_is_of_the_raw_results(study: Any) -> None:
@@ -69,7 +64,7 @@ def test_the_summary_is_of_the_raw_results(study: Any) -> None:
     }
     assert lines[0].against is None
     assert lines[1].against == differences(rates, "relu")["swiglu"]
-    assert lines[1].errors["word_error"].mean == sum(rates["swiglu"]) / 2
+    assert lines[1].errors["word_error"].mean == rates["swiglu"][0]
     assert markdown(lines).count("\n") == 4
 
 
