@@ -29,7 +29,7 @@ def inspect(bundle: Path, text: str, output: Path | None, precision: str, as_jso
         from rich.console import Console
 
         from tfm.interpret import look
-        from tfm.report.inspect import write_inspect
+        from tfm.report import write_inspect
 
         from .inspect_tables import print_insight
     except ModuleNotFoundError as error:
