@@ -33,7 +33,7 @@ def test_it_comes_nearer_to_the_original(make_model: MakeModel, options: dict[st
     start = mean_cosine(smaller, original, HELD_OUT)
     distil(smaller, original, TRAIN, steps=200, learning_rate=1e-2, progress=lambda *step: told.append(step))
     end = mean_cosine(smaller, original, HELD_OUT)
-    assert 1 - end < 0.75 * (1 - start)  # measured: at most 0.62 of it
+    assert 1 - end < 0.75 * (1 - start)  # measured: 0.38 and 0.61 of it
     assert [done for done, _, _ in told] == list(range(1, 201))
     assert told[-1][2] < told[0][2]
     assert all(torch.equal(value, before[name]) for name, value in original.state_dict().items())

@@ -68,8 +68,8 @@ def test_it_computes_what_gates_of_zero_leave(make_model: MakeModel, name: str, 
     with gated(model, gates):
         expected = run(model)
     found = run(smaller)
-    assert (before - expected).abs().max() > 0.1  # something was cut; measured: at least 0.8
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)  # float64; measured: at most 3e-14
+    assert (before - expected).abs().max() > 0.1  # something was cut; measured: at least 2.5
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)  # float64; measured: at most 5.2e-15
     assert torch.equal(run(model), before), "the original was changed"
 
 
