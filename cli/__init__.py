@@ -9,10 +9,13 @@ import click
 
 from tfm.errors import TfmError
 
+from .activations import activations as activations_command
 from .doctor import doctor as doctor_command
 from .export import export as export_command
+from .inspect import inspect as inspect_command
 from .latency import latency as latency_command
 from .parity import parity as parity_command
+from .prune import prune as prune_command
 from .quantize import quantize as quantize_command
 from .run import run as run_command
 from .verify_ops import verify_ops as verify_ops_command
@@ -29,10 +32,13 @@ def tfm() -> None:
     """Export PyTorch Transformers to small, fast, verified ONNX bundles, and run them."""
 
 
+tfm.add_command(activations_command, "activations")
 tfm.add_command(doctor_command, "doctor")
 tfm.add_command(export_command, "export")
+tfm.add_command(inspect_command, "inspect")
 tfm.add_command(latency_command, "latency")
 tfm.add_command(parity_command, "parity")
+tfm.add_command(prune_command, "prune")
 tfm.add_command(quantize_command, "quantize")
 tfm.add_command(run_command, "run")
 tfm.add_command(verify_ops_command, "verify-ops")

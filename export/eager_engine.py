@@ -23,7 +23,7 @@ from tfm.runtime.manifest import Generation, read_manifest
 
 from .generic_open import is_generic, open_generic
 from .generic_vectors import from_vectors
-from .graphs import Graph, graphs_of
+from .graphs import Graph, empty_cache, graphs_of
 
 _BATCH = 16
 """Rows of a corpus that go into the model at once."""
@@ -126,8 +126,7 @@ class GreedyLoop:
             ids_BS = torch.full((len(rows), 1), self.generation.bos_token_id or 0)
             mask_BS = torch.ones_like(ids_BS)
         room = min(ids_BS.size(1) + new_tokens, config.max_positions)
-        empty_BKCH = torch.zeros(len(rows), config.kv_heads, room, config.head_size)
-        cache: Any = [(empty_BKCH, empty_BKCH)] * config.num_decoder_layers
+        cache: Any = empty_cache(config, len(rows), room)
         place_B = torch.zeros(len(rows), dtype=torch.int64)
         last_B = mask_BS.sum(1) - 1
         ended_B = torch.zeros(len(rows), dtype=torch.bool)

@@ -15,7 +15,7 @@ size.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +132,7 @@ class SourceGraph(Graph):
         config = model.config
         self.inputs = _source_inputs(config)
         hidden = Value(name="last_hidden_state", dtype="float32", shape=("batch", "sequence", config.d_model))
-        self.outputs = (hidden, *_cache(config, "present.{}.encoder", "sequence"))
+        self.outputs = (hidden, *_cache(config, "cross", "present.{}.encoder", "sequence"))
         self.max_length = {"sequence": config.max_positions}
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -159,13 +159,13 @@ class DecoderGraph(Graph):
         source_mask = Value(name="encoder_attention_mask", dtype="int64", shape=("batch", "encoder_sequence"), below=2)
         places = Value(name="cache_position", dtype="int64", shape=("batch",), below=config.max_positions)
         wanted = Value(name="logits_position", dtype="int64", shape=("batch", "logits_length"))
-        past = _cache(config, "past_key_values.{}" + own, "cache_length")
-        source = _cache(config, "past_key_values.{}.encoder", "encoder_sequence")
+        past = _cache(config, "decoder", "past_key_values.{}" + own, "cache_length")
+        source = _cache(config, "cross", "past_key_values.{}.encoder", "encoder_sequence")
         self.inputs = (ids, places, wanted, *((source_mask, *past, *source) if self.cross else past))
         logits = Value(name="logits", dtype="float32", shape=("batch", "logits_length", config.target_vocab_size))
         if config.reads_vectors:
             logits = Value(name="last_hidden_state", dtype="float32", shape=("batch", "logits_length", config.d_model))
-        self.outputs = (logits, *_cache(config, "present.{}" + own, "cache_length"))
+        self.outputs = (logits, *_cache(config, "decoder", "present.{}" + own, "cache_length"))
         self.max_length = {"cache_length": config.max_positions}
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -197,8 +197,7 @@ class DecoderGraph(Graph):
         config = self.model.config
         ids_BT = _random_tokens(config, config.target_vocab_size, generator, batch, past + length)
         room = min(past + length + (batch > 1), config.max_positions)
-        empty = torch.zeros(batch, config.kv_heads, room, config.head_size)
-        cache = [(empty, empty)] * config.num_decoder_layers
+        cache = empty_cache(config, batch, room)
         cross, source_mask = None, []
         if self.cross:
             source_BT, *source_mask = _source_sample(config, generator, batch, max(length, 2))
@@ -219,6 +218,12 @@ class DecoderGraph(Graph):
             wanted_BP = torch.cat([wanted_BP, wanted_BP[:, :1]], 1)
         new_BS = ids_BT[:, past:].contiguous()
         return [new_BS, places_B, wanted_BP, *source_mask, *_flatten(cache), *_flatten(cross or [])]
+
+
+def empty_cache(config: TransformerConfig, batch: int, room: int) -> list[tuple[Tensor, Tensor]]:
+    """Make each decoder layer's cache of zeros: keys and values (B, K, C, H), with C = room."""
+    empty = [torch.zeros(batch, config.kv_heads_of(n), room, config.head_size) for n in config.layer_heads("decoder")]
+    return list(zip(empty, empty, strict=True))
 
 
 def graphs_of(model: Transformer) -> list[Graph]:
@@ -273,12 +278,12 @@ def _source_sample(config: TransformerConfig, generator: torch.Generator, batch:
     return [ids_BT, mask_BT, *segments]
 
 
-def _cache(config: TransformerConfig, prefix: str, length: str) -> tuple[Value, ...]:
-    shape = ("batch", config.kv_heads, length, config.head_size)
-    names = [
-        f"{prefix.format(layer)}.{part}" for layer in range(config.num_decoder_layers) for part in ("key", "value")
-    ]
-    return tuple(Value(name=name, dtype="float32", shape=shape) for name in names)
+def _cache(config: TransformerConfig, part: Literal["decoder", "cross"], prefix: str, length: str) -> tuple[Value, ...]:
+    return tuple(
+        Value(name=f"{prefix.format(layer)}.{what}", dtype="float32", shape=("batch", heads, length, config.head_size))
+        for layer, heads in enumerate(map(config.kv_heads_of, config.layer_heads(part)))
+        for what in ("key", "value")
+    )
 
 
 def _flatten(caches: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:

@@ -25,9 +25,10 @@ Rotation = tuple[Tensor, Tensor]
 class SelfAttention(nn.Module):
     """Attention of a sequence over itself and over what a cache holds of its past."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, nhead: int | None = None) -> None:
         super().__init__()
-        self.nhead, self.kv_heads, self.head_size = config.nhead, config.kv_heads, config.head_size
+        self.nhead, self.head_size = config.nhead if nhead is None else nhead, config.head_size
+        self.kv_heads = config.kv_heads_of(self.nhead)
         self.scale, self.softcap, self.dropout = config.attention_scale, config.attention_softcap, config.dropout
         width = (self.nhead + 2 * self.kv_heads) * self.head_size
         self.in_proj = nn.Linear(config.d_model, width, bias=config.qkv_bias)  # rows: Q, then K, then V
@@ -76,9 +77,10 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Attention over another sequence, whose keys and values are computed once by `project`."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, nhead: int | None = None) -> None:
         super().__init__()
-        self.nhead, self.kv_heads, self.head_size = config.nhead, config.kv_heads, config.head_size
+        self.nhead, self.head_size = config.nhead if nhead is None else nhead, config.head_size
+        self.kv_heads = config.kv_heads_of(self.nhead)
         self.scale, self.softcap, self.dropout = config.attention_scale, config.attention_softcap, config.dropout
         self.q_proj = nn.Linear(config.d_model, self.nhead * self.head_size, bias=config.qkv_bias)
         self.kv_proj = nn.Linear(config.d_model, 2 * self.kv_heads * self.head_size, bias=config.qkv_bias)

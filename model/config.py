@@ -9,14 +9,18 @@ from typing import Any, Literal, get_args
 
 from tfm.errors import ConfigError
 
-from .activations import check_activation
+from .activations import check_activation, is_gated
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
 Positions = Literal["sinusoidal", "learned", "rotary", "relative", "alibi", "none"]
 Norm = Literal["layer", "rms"]
+Residuals = Literal["identity", "projected"]
 Pooling = Literal["mean", "cls"]
 Head = Literal["masked-lm", "sequence", "token"]
 Scaling = Literal["linear", "dynamic", "yarn", "llama3"]
+Part = Literal["encoder", "decoder", "cross"]
+
+_PER_LAYER = ("encoder_heads", "decoder_heads", "cross_heads", "encoder_feedforward", "decoder_feedforward")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,12 @@ class TransformerConfig:
         num_encoder_layers: Depth of the encoder; unused by a decoder.
         num_decoder_layers: Depth of the decoder; unused by an encoder.
         dim_feedforward: Feed-forward size F; a gated activation projects to 2F first.
+        encoder_heads: Heads of each encoder layer, at most N; None: N in each. With key/value heads in common, each
+            layer has as many queries per key/value head as N / K says. Not for relative or ALiBi positions.
+        decoder_heads: The same of the decoder's attention over itself.
+        cross_heads: The same of its attention over the encoder's states.
+        encoder_feedforward: Feed-forward size of each encoder layer, at most F; None: F in each.
+        decoder_feedforward: The same of the decoder.
         dropout: Probability of dropping, in training only.
         activation: A name of `tfm.model.ACTIVATIONS` or `tfm.model.GATED`.
         norm: "layer" or "rms".
@@ -75,6 +85,8 @@ class TransformerConfig:
         sandwich_norm: With norm_first, a norm on each sub-layer's result too (Gemma 2).
         parallel_blocks: With norm_first, attention and feed-forward both read the same normed input (GPT-J).
         final_norm: A norm after the last layer; None: as norm_first.
+        residual: "identity", x + F(x), or "projected", act(Wx + b + F(x)) with a W and b of each sub-layer's own.
+        residual_activation: That act, a name of `tfm.model.ACTIVATIONS`; None: relu.
         layer_norm_eps: ε of every norm.
         norm_bias: Layer norms have a bias.
         qkv_bias: The projections to queries, keys and values have biases.
@@ -87,6 +99,7 @@ class TransformerConfig:
         sliding_layers: Numbers of the layers that slide; None: all.
         positions: "sinusoidal" (fixed), "learned", "rotary", "relative" (T5), "alibi" or "none".
         max_positions: Longest sequence, in tokens.
+        position_noise: Standard deviation of the noise on sinusoidal positions, in training only.
         rotary_base: θ of rotary positions.
         rotary_dim: How many of a head's H entries turn; None: all.
         rotary_scaling: Stretching of rotary positions, or None.
@@ -124,6 +137,11 @@ class TransformerConfig:
     num_encoder_layers: int = 6
     num_decoder_layers: int = 6
     dim_feedforward: int = 2048
+    encoder_heads: tuple[int, ...] | None = None
+    decoder_heads: tuple[int, ...] | None = None
+    cross_heads: tuple[int, ...] | None = None
+    encoder_feedforward: tuple[int, ...] | None = None
+    decoder_feedforward: tuple[int, ...] | None = None
     dropout: float = 0.1
     activation: str = "relu"
     norm: Norm = "layer"
@@ -131,6 +149,8 @@ class TransformerConfig:
     sandwich_norm: bool = False
     parallel_blocks: bool = False
     final_norm: bool | None = None
+    residual: Residuals = "identity"
+    residual_activation: str | None = None
     layer_norm_eps: float = 1e-5
     norm_bias: bool = True
     qkv_bias: bool = True
@@ -143,6 +163,7 @@ class TransformerConfig:
     sliding_layers: tuple[int, ...] | None = None
     positions: Positions = "sinusoidal"
     max_positions: int = 512
+    position_noise: float = 0.0
     rotary_base: float = 10000.0
     rotary_dim: int | None = None
     rotary_scaling: RotaryScaling | None = None
@@ -173,10 +194,12 @@ class TransformerConfig:
         """Refuse what is mistyped or contradicts itself."""
         _check_types(self)
         self._check_sizes()
+        self._check_layers()
         self._check_positions()
         self._check_combinations()
-        for activation in [self.activation] + ([] if self.head_activation is None else [self.head_activation]):
-            check_activation(activation)
+        for activation in (self.activation, self.head_activation, self.residual_activation):
+            if activation is not None:
+                check_activation(activation)
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             token, size = getattr(self, name), min(self.vocab_size, self.target_vocab_size)
             if token is not None and not 0 <= token < size:
@@ -215,11 +238,39 @@ class TransformerConfig:
                 f"image_size must be a multiple of patch_size, but they are {self.image_size} and {self.patch_size}"
             )
 
+    def _check_layers(self) -> None:
+        group = self.nhead // self.kv_heads
+        for name in _PER_LAYER:
+            counts = getattr(self, name)
+            if counts is None:
+                continue
+            heads = name.endswith("heads")
+            part = name.removesuffix("_heads").removesuffix("_feedforward")
+            if (part != "decoder" and not self.has_encoder) or (part != "encoder" and not self.has_decoder):
+                raise ConfigError(f"{name} is for a model with what it counts, but kind is {self.kind!r}")
+            depth = self.num_encoder_layers if part == "encoder" else self.num_decoder_layers
+            if len(counts) != depth:
+                raise ConfigError(f"{name} needs one number for each of {depth} layers, but has {len(counts)}")
+            most, what = (self.nhead, "nhead") if heads else (self.dim_feedforward, "dim_feedforward")
+            for count in counts:
+                if not 1 <= count <= most:
+                    raise ConfigError(f"{name} must be in [1, {most}], up to {what}, but has {count}")
+                if heads and count % group:
+                    raise ConfigError(
+                        f"{name} must be multiples of the {group} heads that share a key/value head, but has {count}"
+                    )
+            if heads and part != "cross" and self.positions in ("relative", "alibi"):
+                raise ConfigError(f"{name} does not go with {self.positions} positions: all layers share their heads")
+
     def _check_positions(self) -> None:
         if self.positions == "sinusoidal" and self.d_model % 2:
             raise ConfigError(
                 f"sinusoidal positions pair sines with cosines: d_model must be even, but is {self.d_model}"
             )
+        if not 0.0 <= self.position_noise < math.inf:
+            raise ConfigError(f"position_noise must be at least 0 and finite, but is {self.position_noise}")
+        if self.position_noise and self.positions != "sinusoidal":
+            raise ConfigError(f"position_noise is for sinusoidal positions, but positions are {self.positions!r}")
         if self.positions == "rotary" and (self.rotary_size % 2 or self.rotary_size > self.head_size):
             raise ConfigError(
                 f"rotary positions pair entries of a head: {self.rotary_size} of {self.head_size} cannot be turned"
@@ -245,6 +296,12 @@ class TransformerConfig:
             raise ConfigError("sandwich_norm and parallel_blocks go with norm_first, which is false")
         if self.sandwich_norm and self.parallel_blocks:
             raise ConfigError("sandwich_norm does not go with parallel_blocks")
+        if self.residual_activation is not None and self.residual == "identity":
+            raise ConfigError("residual_activation is for residual 'projected', but residual is 'identity'")
+        if self.residual_activation is not None and is_gated(self.residual_activation):
+            raise ConfigError(
+                f"residual_activation must be plain, but {self.residual_activation!r} is gated: it halves what it reads"
+            )
         if self.kind == "encoder-decoder" and self.parallel_blocks:
             raise ConfigError("parallel_blocks is for an encoder or a decoder, not for both")
         if self.kind != "encoder-decoder" and self.tgt_vocab_size is not None:
@@ -284,6 +341,23 @@ class TransformerConfig:
         """Number of key/value heads K."""
         return self.nhead if self.num_kv_heads is None else self.num_kv_heads
 
+    def layer_heads(self, part: Part) -> tuple[int, ...]:
+        """Number of heads of each layer: of the encoder, of the decoder over itself, or of its cross-attention."""
+        given = {"encoder": self.encoder_heads, "decoder": self.decoder_heads, "cross": self.cross_heads}[part]
+        depth = self.num_encoder_layers if part == "encoder" else self.num_decoder_layers
+        return (self.nhead,) * depth if given is None else given
+
+    def kv_heads_of(self, heads: int) -> int:
+        """Number of key/value heads that so many heads share."""
+        return heads * self.kv_heads // self.nhead
+
+    def layer_feedforward(self, part: Literal["encoder", "decoder"]) -> tuple[int, ...]:
+        """Feed-forward size of each layer of the encoder or the decoder."""
+        given, depth = self.decoder_feedforward, self.num_decoder_layers
+        if part == "encoder":
+            given, depth = self.encoder_feedforward, self.num_encoder_layers
+        return (self.dim_feedforward,) * depth if given is None else given
+
     @property
     def head_size(self) -> int:
         """Size H of a head."""
@@ -315,6 +389,37 @@ class TransformerConfig:
         return self.vocab_size if self.tgt_vocab_size is None else self.tgt_vocab_size
 
     @classmethod
+    def from_terms(
+        cls, ntoken: int, nhead: int, nhid: int, num_layers: int, dropout: float = 0.1
+    ) -> "TransformerConfig":
+        """Read the terms of the textbook constructor: an encoder-decoder with this class's defaults for the rest.
+
+        Args:
+            ntoken: Size V of the vocabulary, of source and target.
+            nhead: Number of heads N, a divisor of nhid.
+            nhid: Size of what is hidden between the layers: the model size D. As in the paper's models, the
+                feed-forward is four times as wide, F = 4 D.
+            num_layers: Depth of the encoder, and of the decoder.
+            dropout: Probability of dropping, in training only.
+
+        Raises:
+            ConfigError: They are mistyped or contradict each other.
+        """
+        try:
+            config = cls(
+                vocab_size=ntoken,
+                d_model=nhid,
+                nhead=nhead,
+                num_encoder_layers=num_layers,
+                num_decoder_layers=num_layers,
+                dropout=dropout,
+            )
+        except ConfigError as error:
+            terms = "vocab_size is ntoken, d_model is nhid, num_encoder_layers and num_decoder_layers are num_layers"
+            raise ConfigError(f"{error} ({terms})") from error
+        return dataclasses.replace(config, dim_feedforward=4 * nhid)
+
+    @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TransformerConfig":
         """Read a configuration from JSON values; ConfigError names an unknown key's nearest known one."""
         _check_keys(cls, values)
@@ -327,7 +432,7 @@ class TransformerConfig:
                 values["rotary_scaling"] = RotaryScaling(**values["rotary_scaling"])
             except TypeError as error:
                 raise ConfigError(f"rotary_scaling is incomplete: {error}") from error
-        for name in ("sliding_layers", "labels"):
+        for name in ("sliding_layers", "labels", *_PER_LAYER):
             if isinstance(values.get(name), list):
                 values[name] = tuple(values[name])
         return cls(**values)

@@ -15,7 +15,10 @@ from .positions import sinusoidal_positions
 
 
 class Embedding(nn.Module):
-    """Token, position and segment embeddings, summed."""
+    """Token, position and segment embeddings, summed.
+
+    In training, each position's row may get noise: PE(p) + ε, ε ~ N(0, σ²), drawn anew in every pass.
+    """
 
     def __init__(self, config: TransformerConfig, vocab_size: int) -> None:
         super().__init__()
@@ -25,6 +28,7 @@ class Embedding(nn.Module):
         if config.scale_embeddings:  # so that scaled tokens weigh as much as positions do
             nn.init.normal_(self.token.weight, std=1.0 / self.scale)
             self.token._fill_padding_idx_with_zero()
+        self.noise = config.position_noise
         self.position: Tensor | None = None
         if config.positions == "learned":
             self.position = nn.Parameter(torch.randn(config.max_positions, size) * 0.02)
@@ -45,7 +49,10 @@ class Embedding(nn.Module):
             segment_ids_BS = torch.zeros_like(ids_BS) if token_type_ids_BS is None else token_type_ids_BS
             x_BSE = x_BSE + self.segment(segment_ids_BS)
         if self.position is not None:
-            x_BSE = x_BSE + F.embedding(position_ids, self.position)
+            position_BSE = F.embedding(position_ids, self.position)
+            if self.training and self.noise:
+                position_BSE = position_BSE + self.noise * torch.randn_like(position_BSE)
+            x_BSE = x_BSE + position_BSE
         x_BSE = self.dropout(x_BSE if self.norm is None else self.norm(x_BSE))
         return x_BSE if self.project is None else self.project(x_BSE)
 

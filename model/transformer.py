@@ -4,18 +4,21 @@ Shapes: B batch, S target (or only) length, T source length, P past length, N he
 D model size, F feed-forward size, V vocabulary. Token ids are int64; masks are boolean, True means "real token".
 """
 
+import inspect
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, Literal, cast, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .activations import is_gated, make_activation
-from .attention import CrossAttention, KeyValue, Rotation, SelfAttention, causal_mask, padding_mask
+from tfm.errors import ConfigError
+
+from .attention import CrossAttention, KeyValue, causal_mask, padding_mask
 from .config import TransformerConfig
 from .embedding import Embedding, NoEmbedding, PatchEmbedding
 from .heads import LabelHead, MaskedLMHead
+from .layer import Layer
 from .norms import make_norm
 from .positions import Alibi, RelativeBias, Rotary
 
@@ -24,91 +27,19 @@ _MASKED = torch.finfo(torch.float32).min / 2
 all values in eager and ONNX alike; at the very least number onnxruntime would give zeros."""
 
 
-class FeedForward(nn.Module):
-    """W₂σ(W₁x+b₁)+b₂, or its gated form W₂(V x ⊙ σ(G x)) with W₁ = [V; G]."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.gated = is_gated(config.activation)
-        width, bias = config.dim_feedforward * (2 if self.gated else 1), config.feed_forward_bias
-        self.linear1 = nn.Linear(config.d_model, width, bias=bias)
-        self.activation = make_activation(config.activation)
-        self.dropout = nn.Dropout(config.dropout)
-        self.linear2 = nn.Linear(config.dim_feedforward, config.d_model, bias=bias)
-
-    def forward(self, x_BSD: Tensor) -> Tensor:
-        """Transform each position by itself; (B, S, D) → (B, S, D)."""
-        hidden = self.linear1(x_BSD)  # (B, S, F), gated: (B, S, 2F)
-        if self.gated:
-            value_BSF, gate_BSF = hidden.chunk(2, dim=-1)
-            hidden_BSF = value_BSF * self.activation(gate_BSF)
-        else:
-            hidden_BSF = self.activation(hidden)
-        return self.linear2(self.dropout(hidden_BSF))
-
-
-class Residual(nn.Module):
-    """The norms around a sub-layer and its residual connection: before it, after the sum, or on both of its sides."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.norm_first = config.norm_first
-        self.norm = make_norm(config)
-        self.inner = make_norm(config) if config.sandwich_norm else None
-        self.dropout = nn.Dropout(config.dropout)
-
-    def enter(self, x_BSD: Tensor) -> Tensor:
-        """Give what the sub-layer reads."""
-        return self.norm(x_BSD) if self.norm_first else x_BSD
-
-    def leave(self, x_BSD: Tensor, y_BSD: Tensor) -> Tensor:
-        """Add the sub-layer's result y to what came in."""
-        x_BSD = x_BSD + self.dropout(y_BSD if self.inner is None else self.inner(y_BSD))
-        return x_BSD if self.norm_first else self.norm(x_BSD)
-
-
-class Layer(nn.Module):
-    """Self-attention, cross-attention where there is a source, and feed-forward, each with a residual connection."""
-
-    def __init__(self, config: TransformerConfig, *, cross: bool) -> None:
-        super().__init__()
-        self.self_attn = SelfAttention(config)
-        self.self_attn_residual = Residual(config)
-        self.cross_attn = CrossAttention(config) if cross else None
-        self.cross_attn_residual = Residual(config) if cross else None
-        self.feed_forward = FeedForward(config)
-        self.feed_forward_residual = None if config.parallel_blocks else Residual(config)
-
-    def forward(
-        self,
-        x_BSD: Tensor,
-        mask: Tensor | None,
-        rotation: Rotation | None = None,
-        past: KeyValue | None = None,
-        cross: KeyValue | None = None,
-        cross_mask: Tensor | None = None,
-        cache_position_B: Tensor | None = None,
-    ) -> tuple[Tensor, KeyValue]:
-        """Return (B, S, D) and the self-attention's keys and values, past and new."""
-        entered_BSD = self.self_attn_residual.enter(x_BSD)
-        y_BSD, present = self.self_attn(entered_BSD, mask, past, rotation, cache_position_B)
-        if self.feed_forward_residual is None:  # parallel blocks
-            return self.self_attn_residual.leave(x_BSD, y_BSD + self.feed_forward(entered_BSD)), present
-        x_BSD = self.self_attn_residual.leave(x_BSD, y_BSD)
-        if cross is not None and self.cross_attn is not None and self.cross_attn_residual is not None:
-            y_BSD = self.cross_attn(self.cross_attn_residual.enter(x_BSD), cross, cross_mask)
-            x_BSD = self.cross_attn_residual.leave(x_BSD, y_BSD)
-        y_BSD = self.feed_forward(self.feed_forward_residual.enter(x_BSD))
-        return self.feed_forward_residual.leave(x_BSD, y_BSD), present
-
-
 class Stack(nn.Module):
     """What encoder and decoder share: layers, final norm, and how positions and masks enter the layers."""
 
     def __init__(self, config: TransformerConfig, *, depth: int, causal: bool) -> None:
         super().__init__()
+        part: Literal["encoder", "decoder"] = "decoder" if causal else "encoder"
         cross = causal and config.has_encoder
-        self.layers = nn.ModuleList(Layer(config, cross=cross) for _ in range(depth))
+        heads, sizes = config.layer_heads(part), config.layer_feedforward(part)
+        cross_heads = config.layer_heads("cross") if cross else (None,) * depth
+        self.layers = nn.ModuleList(
+            Layer(config, cross=cross, heads=own, cross_heads=other, feed_forward=size)
+            for own, other, size in zip(heads, cross_heads, sizes, strict=True)
+        )
         self.norm = make_norm(config) if config.has_final_norm else None
         self.rotary = Rotary(config) if config.positions == "rotary" else None
         self.bias: RelativeBias | Alibi | None = None
@@ -253,8 +184,28 @@ def _embedding(config: TransformerConfig, vocab_size: int) -> Embedding | NoEmbe
     return NoEmbedding() if config.reads_vectors else Embedding(config, vocab_size)
 
 
+def _one_config(*args: Any, **kwargs: Any) -> TransformerConfig:
+    """The configuration that is given, or that the textbook's terms stand for."""
+    given = [*args, *kwargs.values()]
+    if len(given) == 1 and isinstance(given[0], TransformerConfig) and (args or "config" in kwargs):
+        return given[0]
+    try:
+        if any(isinstance(value, TransformerConfig) for value in given):
+            raise TypeError("a configuration stands alone")
+        terms = inspect.signature(TransformerConfig.from_terms).bind(*args, **kwargs)
+    except TypeError as error:
+        raise ConfigError(
+            "make a Transformer of a TransformerConfig, Transformer(config), or of the terms "
+            f"Transformer(ntoken, nhead, nhid, num_layers, dropout=0.1): {error}"
+        ) from error
+    return TransformerConfig.from_terms(*terms.args, **terms.kwargs)
+
+
 class Transformer(nn.Module):
     """An encoder-decoder, an encoder or a decoder, as its configuration says.
+
+    Made of a configuration, `Transformer(config)`, or of the textbook's terms, `Transformer(ntoken, nhead, nhid,
+    num_layers, dropout)`, which `TransformerConfig.from_terms` explains. What is neither raises ConfigError.
 
     Attributes:
         config: The `TransformerConfig` it was made from.
@@ -264,8 +215,15 @@ class Transformer(nn.Module):
         head: `LabelHead` or `MaskedLMHead`, where config.head.
     """
 
-    def __init__(self, config: TransformerConfig) -> None:
+    @overload
+    def __init__(self, config: TransformerConfig) -> None: ...
+
+    @overload
+    def __init__(self, ntoken: int, nhead: int, nhid: int, num_layers: int, dropout: float = 0.1) -> None: ...
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
+        config = _one_config(*args, **kwargs)
         self.config = config
         if config.has_encoder:
             self.encoder = Encoder(config)

@@ -1,3 +1,18 @@
 """Whole heads and feed-forward units removed by importance: a genuinely smaller model."""
 
-__all__: list[str] = []
+from .distil import distil, mean_cosine
+from .importance import Importance, gated, measure_importance, next_token_loss, output_loss
+from .remove import choose_by_count, choose_by_share, remove
+
+__all__ = [
+    "Importance",
+    "choose_by_count",
+    "choose_by_share",
+    "distil",
+    "gated",
+    "mean_cosine",
+    "measure_importance",
+    "next_token_loss",
+    "output_loss",
+    "remove",
+]

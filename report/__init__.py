@@ -1,9 +1,20 @@
 """The certificate for a person: one HTML file that needs no network, no script and no other file."""
 
+from .activations import write_activations
 from .curves import ActivationCurve
 from .html import kept_pictures, write_report
+from .inspect import write_inspect
 from .latency import write_latency
 from .maps import AttentionMap
 from .study import write_study
 
-__all__ = ["ActivationCurve", "AttentionMap", "kept_pictures", "write_latency", "write_report", "write_study"]
+__all__ = [
+    "ActivationCurve",
+    "AttentionMap",
+    "kept_pictures",
+    "write_activations",
+    "write_inspect",
+    "write_latency",
+    "write_report",
+    "write_study",
+]

@@ -23,6 +23,7 @@ class ActivationCurve:
         y: What it is there, by an oracle in float64.
         error: |ONNX - oracle| there.
         limit: The largest error allowed.
+        derivative: Its derivative there; empty: it is not drawn.
 
     Raises:
         VerificationError: The lists differ in length, or are empty.
@@ -33,11 +34,16 @@ class ActivationCurve:
     y: Sequence[float]
     error: Sequence[float]
     limit: float
+    derivative: Sequence[float] = ()
 
     def __post_init__(self) -> None:
         if not len(self.x) == len(self.y) == len(self.error) > 0:
             lengths = f"{len(self.x)} x, {len(self.y)} y and {len(self.error)} errors"
             raise VerificationError(f"{self.name}: {lengths}; as many of each were expected, at least one")
+        if len(self.derivative) not in (0, len(self.x)):
+            raise VerificationError(
+                f"{self.name}: {len(self.derivative)} derivatives at {len(self.x)} x; give one each"
+            )
 
     @property
     def max_error(self) -> float:
@@ -55,6 +61,7 @@ class Plot:
     """A curve, drawn: paths in a box of `width` × (`top` + `bottom`), ticks as place and label.
 
     Attributes:
+        derivative: The path of the derivative, on the axes of the curve; "" where it is not drawn.
         broken: Places on the x axis where the error is infinite or NaN.
         outside: How many points have no place on the axes: x or y is infinite or NaN.
     """
@@ -66,6 +73,7 @@ class Plot:
     top: float
     bottom: float
     curve: str
+    derivative: str
     error: str
     limit: float
     x_ticks: tuple[tuple[float, str], ...]
@@ -77,13 +85,14 @@ class Plot:
 
 def plot(curve: ActivationCurve) -> Plot:
     """Draw a curve. Where it has more points than the picture has columns, a column shows its largest error."""
-    points = sorted(zip(curve.x, curve.y, curve.error, strict=True), key=lambda p: (math.isnan(p[0]), p[0]))
+    slopes = curve.derivative if len(curve.derivative) else [math.nan] * len(curve.x)
+    points = sorted(zip(curve.x, curve.y, curve.error, slopes, strict=True), key=lambda p: (math.isnan(p[0]), p[0]))
     shown = [point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])]
-    low_x, high_x = _span([x for x, _, _ in shown])
-    low_y, high_y = _span([y for _, y, _ in shown])
-    across = [_WIDTH * _share(x, low_x, high_x) for x, _, _ in shown]
-    up = [_TOP * (1 - _share(y, low_y, high_y)) for _, y, _ in shown]
-    axis = numbers.decades([*(e for _, _, e in shown), curve.limit], _DECADES)
+    low_x, high_x = _span([point[0] for point in shown])
+    low_y, high_y = _span([value for _, y, _, slope in shown for value in (y, slope) if math.isfinite(value)])
+    across = [_WIDTH * _share(point[0], low_x, high_x) for point in shown]
+    up = [_TOP * (1 - _share(point[1], low_y, high_y)) for point in shown]
+    axis = numbers.decades([*(point[2] for point in shown), curve.limit], _DECADES)
     columns: dict[int, int] = {}  # the point of the largest error
     for index, x in enumerate(across):
         column = min(int(x / _WIDTH * _COLUMNS), _COLUMNS - 1)
@@ -91,6 +100,7 @@ def plot(curve: ActivationCurve) -> Plot:
             columns[column] = index
     keep = sorted({*columns.values(), *([0, len(shown) - 1] if shown else [])})
     sound = [index for index in keep if math.isfinite(shown[index][2])]
+    steep = [(across[index], shown[index][3]) for index in keep if math.isfinite(shown[index][3])]
     at = max(points, key=lambda p: _size(p[2]))
     words = f"Largest error {numbers.error(curve.max_error)}"
     words += f" at x = {_tick(at[0])}" if curve.max_error else ""
@@ -102,6 +112,7 @@ def plot(curve: ActivationCurve) -> Plot:
         top=_TOP,
         bottom=_BOTTOM,
         curve=_path([(across[index], up[index]) for index in keep]),
+        derivative=_path([(x, _TOP * (1 - _share(slope, low_y, high_y))) for x, slope in steep]),
         error=_path([(across[index], _BOTTOM * (1 - axis.at(shown[index][2]) / 100)) for index in sound]),
         limit=_BOTTOM * (1 - axis.at(curve.limit) / 100),
         x_ticks=tuple((_WIDTH * _share(x, low_x, high_x), _tick(x)) for x in _round(low_x, high_x, 5)),

@@ -1,8 +1,12 @@
 """What a study shows: its raw results as estimates, and as a table for a page."""
 
 import dataclasses
+import json
+import math
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from .statistics import SAME, Estimate, differences, mean_of
@@ -18,6 +22,7 @@ class Line:
     Attributes:
         activation: Its name.
         forms: The ops that it becomes in ONNX.
+        own_error: The largest of them by themselves, against eager PyTorch in float32, on what they get in the model.
         errors: Error measure → its rate in fp32, a fraction.
         against: Its first error rate less the baseline's; None: it is the baseline.
         int8_loss: The first error rate in int8 less that in fp32.
@@ -32,6 +37,7 @@ class Line:
 
     activation: str
     forms: Sequence[str]
+    own_error: float
     errors: Mapping[str, Estimate]
     against: Estimate | None
     int8_loss: Estimate
@@ -79,6 +85,7 @@ def _line(
     return Line(
         activation=name,
         forms=deployed[0]["activation"]["form"],
+        own_error=max(one["activation"]["max_abs"] for one in deployed),
         errors={key: mean_of([one["errors"]["fp32"][key] for one in deployed]) for key in measures},
         against=against,
         int8_loss=mean_of([one["errors"]["int8"][first] - one["errors"]["fp32"][first] for one in deployed]),
@@ -98,48 +105,59 @@ def _line(
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """Draw the table of docs/activations.md: means ± half of their 95 % intervals; differences that chance may make."""
+    """Draw the table of docs/activations.md: means and 95 % intervals, or no difference shown."""
     base = lines[0].activation
+    measures = list(lines[0].errors)
     titles = [
         "activation",
-        "phoneme error, %",
-        f"less {base}'s",
-        "word error, %",
-        "lost by int8",
-        f"time in int8, prompt, {base} = 1",
-        "step",
-        "near-zero, %",
-        "dead, %",
+        f"{_words(measures[0])}, %",
+        f"beside {base}, points",
+        f"{_words(measures[-1])}, %",
+        "lost by int8, points",
+        "int8's divergence, 10⁻⁶ nats",
+        f"{_LONG} in int8, {base} = 1",
+        f"{_STEP}",
+        "op's own error",
+        "near-zero values, %",
+        "dead units, %",
     ]
-    rows = [[_cell(line, index) for index in range(len(titles))] for line in lines]
-    parts = [titles, ["---"] + ["---:"] * (len(titles) - 1), *rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in parts) + "\n"
+    rows = [titles, ["---", *["---:"] * (len(titles) - 1)], *map(_cells, lines)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
-def _cell(line: Line, column: int) -> str:
+def _cells(line: Line) -> list[str]:
     errors = list(line.errors.values())
-    cells = [
+    return [
         f"`{line.activation}`",
-        _percent(errors[0], 2),
+        _estimate(errors[0], 100, 2),
         "" if line.against is None else _difference(line.against),
-        _percent(errors[-1], 1),
+        _estimate(errors[-1], 100, 1),
         _difference(line.int8_loss),
+        _estimate(line.drop, 1e6, 0),
         _time(line.ratios.get((_LONG, "int8"))),
         _time(line.ratios.get((_STEP, "int8"))),
-        f"{100 * line.units['near_zero'].mean:.1f}",
-        f"{100 * line.units['dead'].mean:.1f}",
+        f"{line.own_error:.1e}",
+        _estimate(line.units["near_zero"], 100, 1),
+        _estimate(line.units["dead"], 100, 1),
     ]
-    return cells[column]
 
 
-def _percent(value: Estimate, digits: int) -> str:
-    return f"{100 * value.mean:.{digits}f} ± {100 * (value.high - value.mean):.{digits}f}"
+def _words(measure: str) -> str:
+    return measure.replace("_", " ")
+
+
+def _estimate(value: Estimate, factor: float, digits: int) -> str:
+    """A mean ± half of its interval; without an interval where there is none."""
+    half = value.high - value.mean
+    interval = f" ± {factor * half:.{digits}f}" if math.isfinite(half) else ""
+    return f"{factor * value.mean:.{digits}f}{interval}"
 
 
 def _difference(value: Estimate) -> str:
-    if value.verdict == SAME:
-        return f"{SAME} ({100 * value.low:+.2f} to {100 * value.high:+.2f})"
-    return f"{100 * value.mean:+.2f} ({100 * value.low:+.2f} to {100 * value.high:+.2f})"
+    if not math.isfinite(value.high):
+        return f"{SAME}: one seed"
+    interval = f"({100 * value.low:+.2f} to {100 * value.high:+.2f})"
+    return f"{SAME} {interval}" if value.verdict == SAME else f"**{100 * value.mean:+.2f}** {interval}"
 
 
 def _time(ratio: Mapping[str, Any] | None) -> str:
@@ -147,6 +165,9 @@ def _time(ratio: Mapping[str, Any] | None) -> str:
         return ""
     if ratio["noisy"]:
         return "too noisy"
-    if ratio["low"] <= 1 <= ratio["high"]:
-        return f"no difference shown ({ratio['low']:.2f}–{ratio['high']:.2f})"
-    return f"{ratio['value']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
+    interval = f"({ratio['low']:.2f}–{ratio['high']:.2f})"
+    return f"{SAME} {interval}" if ratio["low"] <= 1 <= ratio["high"] else f"**{ratio['value']:.2f}** {interval}"
+
+
+if __name__ == "__main__":
+    print(markdown(summarise(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))), end="")

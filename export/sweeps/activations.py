@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tfm.model import ACTIVATIONS, GATED, TransformerConfig
-from tfm.model.transformer import FeedForward
+from tfm.model.layer import FeedForward
 
 from ..graphs import Value
 from . import oracles

@@ -72,7 +72,7 @@ def test_not_the_same(run: Run, tmp_path: Path) -> None:
     assert code == 1
     assert "✗ not the same as eager PyTorch:" in out
     assert "fp32 model: activation encoder.layers.0.feed_forward.activation: off by itself by 4" in out
-    assert "called at tfm/model/transformer.py:" in out
+    assert "called at tfm/model/layer.py:" in out
     assert "by itself: Gelu, off by 4" in out
     assert {file.name for file in (tmp_path / "smallest").iterdir()} == {"differs.onnx", "differs.npz", "reproduce.py"}
     assert "--bisect FOLDER cuts out the smallest part" in run("bad.tfm", "--cases", 1, "--precision", "fp32")[1]

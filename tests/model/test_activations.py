@@ -10,7 +10,7 @@ import torch
 from tfm.errors import ConfigError
 from tfm.model import ACTIVATIONS, COMPOSITES, GATED, TransformerConfig
 from tfm.model.activations import check_activation, is_gated, make_activation
-from tfm.model.transformer import FeedForward
+from tfm.model.layer import FeedForward
 
 Array = np.ndarray
 

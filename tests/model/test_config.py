@@ -40,6 +40,20 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"activation": "gelo"}, "unknown activation 'gelo'; the nearest is 'gelu'"),
     ({"activation": None}, "activation must be str, but is None"),
     ({"norm_first": 1}, "norm_first must be bool, but is 1"),
+    ({"residual": "dense"}, "residual must be one of 'identity', 'projected', but is 'dense'"),
+    ({"residual_activation": "relu"}, "residual_activation is for residual 'projected', but residual is 'identity'"),
+    ({"residual": "projected", "residual_activation": "relu6"}, "unknown activation 'relu6'; the nearest is 'relu'"),
+    (
+        {"residual": "projected", "residual_activation": "swiglu"},
+        "residual_activation must be plain, but 'swiglu' is gated: it halves what it reads",
+    ),
+    ({"position_noise": -0.1}, "position_noise must be at least 0 and finite, but is -0.1"),
+    ({"position_noise": float("nan")}, "position_noise must be at least 0 and finite, but is nan"),
+    ({"position_noise": float("inf")}, "position_noise must be at least 0 and finite, but is inf"),
+    (
+        {"position_noise": 0.1, "positions": "learned"},
+        "position_noise is for sinusoidal positions, but positions are 'learned'",
+    ),
     ({"tgt_vocab_size": 0}, "tgt_vocab_size must be at least 1, but is 0"),
     ({"type_vocab_size": -1}, "type_vocab_size must not be negative, but is -1"),
     ({"kind": "encoder", "tgt_vocab_size": 9}, "tgt_vocab_size is for an encoder-decoder, but kind is 'encoder'"),
@@ -52,6 +66,16 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"pad_token_id": 10}, "pad_token_id must be in [0, 10), but is 10"),
     ({"bos_token_id": -1}, "bos_token_id must be in [0, 10), but is -1"),
     ({"eos_token_id": 4, "tgt_vocab_size": 4}, "eos_token_id must be in [0, 4), but is 4"),
+    ({"encoder_heads": [2]}, "encoder_heads needs one number for each of 6 layers, but has 1"),
+    ({"encoder_heads": [2, 2, 2, 2, 2, 3]}, "encoder_heads must be in [1, 2], up to nhead, but has 3"),
+    ({"cross_heads": [2, 2, 2, 2, 2, 0]}, "cross_heads must be in [1, 2], up to nhead, but has 0"),
+    ({"decoder_heads": [1] * 6, "num_kv_heads": 1}, "decoder_heads must be multiples of the 2 heads that share a key"),
+    ({"decoder_heads": [1.0] * 6}, "decoder_heads must be a list of int or null, but is (1.0,"),
+    ({"decoder_feedforward": [2049] * 6}, "decoder_feedforward must be in [1, 2048], up to dim_feedforward, but has"),
+    ({"encoder_heads": [1] * 6, "positions": "alibi"}, "encoder_heads does not go with alibi positions"),
+    ({"kind": "encoder", "cross_heads": [1] * 6}, "cross_heads is for a model with what it counts, but kind is"),
+    ({"kind": "encoder", "decoder_feedforward": [1] * 6}, "decoder_feedforward is for a model with what it counts"),
+    ({"kind": "decoder", "encoder_heads": [1] * 6}, "encoder_heads is for a model with what it counts"),
     ({"eos_token_id": "2"}, "eos_token_id must be int or null, but is '2'"),
 ]
 
@@ -75,6 +99,9 @@ def test_contradiction_is_refused(change: dict[str, Any], message: str) -> None:
         {"d_model": 7, "nhead": 1, "positions": "learned"},
         {"dropout": 0},
         {"tgt_vocab_size": 12, "pad_token_id": 9},
+        {"residual": "projected", "residual_activation": "gelu", "position_noise": 0.1},
+        {"num_encoder_layers": 2, "encoder_heads": [2, 1], "encoder_feedforward": [7, 9], "cross_heads": [1] * 6},
+        {"positions": "alibi", "cross_heads": [1] * 6, "decoder_feedforward": [5] * 6},
     ],
     ids=str,
 )
@@ -118,6 +145,19 @@ def test_halves_and_vocabularies() -> None:
     assert [c.has_decoder for c in sides.values()] == [False, True, True]
     assert TransformerConfig(vocab_size=10, tgt_vocab_size=12).target_vocab_size == 12
     assert sides["decoder"].target_vocab_size == 10
+
+
+def test_layers_may_differ() -> None:
+    config = TransformerConfig(
+        vocab_size=10, nhead=8, num_kv_heads=4, num_encoder_layers=2, num_decoder_layers=3, cross_heads=(2, 4, 8),
+        encoder_feedforward=(16, 32),
+    )  # fmt: skip
+    assert config.layer_heads("encoder") == (8, 8)
+    assert config.layer_heads("decoder") == (8, 8, 8)
+    assert config.layer_heads("cross") == (2, 4, 8)
+    assert [config.kv_heads_of(heads) for heads in config.layer_heads("cross")] == [1, 2, 4]
+    assert config.layer_feedforward("encoder") == (16, 32)
+    assert config.layer_feedforward("decoder") == (2048,) * 3
 
 
 def test_it_is_frozen() -> None:

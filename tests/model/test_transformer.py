@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tfm.model import Transformer, TransformerConfig
 from tfm.model.attention import SelfAttention, causal_mask, padding_mask
-from tfm.model.transformer import Layer
+from tfm.model.layer import Layer
 
 Array = np.ndarray
 Weights = dict[str, Array]
@@ -69,7 +69,12 @@ class Oracle:
     def layer(self, name: str, x: Array, parts: list[tuple[str, Any]]) -> Array:
         for sublayer, part in parts:
             norm = f"{name}.{sublayer}_residual.norm"
-            x = x + part(self.norm(norm, x)) if self.config.norm_first else self.norm(norm, x + part(x))
+            y = part(self.norm(norm, x)) if self.config.norm_first else part(x)
+            if self.config.residual == "projected":
+                x = np.maximum(self.linear(f"{name}.{sublayer}_residual.project", x) + y, 0.0)
+            else:
+                x = x + y
+            x = x if self.config.norm_first else self.norm(norm, x)
         return x
 
     def encode(self, ids: Array, real: Array, segments: Array | None) -> Array:
@@ -135,6 +140,7 @@ options = st.fixed_dictionaries(
     {
         "kind": st.sampled_from(["encoder", "decoder", "encoder-decoder"]),
         "norm_first": st.booleans(),
+        "residual": st.sampled_from(["identity", "projected"]),
         "positions": st.sampled_from(["sinusoidal", "learned"]),
         "scale_embeddings": st.booleans(),
         "tie_embeddings": st.booleans(),

@@ -21,7 +21,7 @@ from tfm.export.sweeps.activations import edges, grid
 from tfm.export.sweeps.pairs import all_pairs, product
 from tfm.export.tolerances import SWEEPS
 from tfm.model import ACTIVATIONS, GATED
-from tfm.model.transformer import FeedForward
+from tfm.model.layer import FeedForward
 
 Change = Callable[[ir.Model], int]
 RUN = sys.modules["tfm.export.sweeps.run"]

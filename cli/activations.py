@@ -1,0 +1,167 @@
+"""`tfm activations`: what an activation function costs."""
+
+import functools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tfm.errors import ExportError, InputError
+
+if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
+    from rich.console import Console
+
+    from tfm.activations import ActivationRow, ActivationTable
+
+_COLOURS = {"faster": "green", "above": "green", "slower": "red", "below": "red", "too noisy": "yellow"}
+
+
+@click.command()
+@click.option("--ckpt", type=click.Path(path_type=Path), help="Round what its activations get on English, to 8 bits.")
+@click.option("--activation", "names", metavar="NAME", multiple=True, help="Only this one; as often as wanted.")
+@click.option(
+    "--rounds", type=int, default=15, show_default=True, help="Turns of each when they are timed, at least 6."
+)
+@click.option("--no-timing", is_flag=True, help="Leave the times out.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Draw curves and figures into this HTML file.")
+@click.option("--json", "as_json", is_flag=True, help="Print every figure as JSON, for machines.")
+@click.option("--study", "task", type=click.Path(path_type=Path), help="Train this folder's task with each instead.")
+@click.option("--runs", type=click.Path(path_type=Path), help="Folder that a study is kept in [default: study-TASK].")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Trainings of each.")
+@click.option("--steps", type=click.IntRange(min=1), default=1200, show_default=True, help="Steps of a training.")
+@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Trainings at once.")
+@click.option("--quick", is_flag=True, help="A study of one seed, 60 steps and three activations: to see it work.")
+@click.pass_context
+def activations(
+    context: click.Context,
+    /,
+    ckpt: Path | None,
+    names: tuple[str, ...],
+    rounds: int,
+    no_timing: bool,
+    output: Path | None,
+    as_json: bool,
+    task: Path | None,
+    **study_options: Any,
+) -> None:
+    """Tell what each activation becomes in ONNX, and its error, its time beside relu's and what 8 bits leave of it.
+
+    That is in dB, of standard normal inputs, or with --ckpt of a model's. What everything means:
+    docs/activations-table.md.
+
+    With --study, one model is trained with each, then exported, verified, quantised and timed; an interrupted study
+    goes on where it was: docs/activations.md.
+    """
+    _check_usage(context, task, ckpt, no_timing)
+    try:
+        from rich.console import Console
+
+        from tfm.activations import tabulate
+        from tfm.report import write_activations
+    except ModuleNotFoundError as error:
+        raise ExportError(f"activations need the package {error.name}: pip install 'tfm-export[export]'") from error
+    from .stages import show_stage
+    from .study import study
+
+    if output is not None and not output.resolve().parent.is_dir():  # before all the measuring
+        raise InputError(f"--output: there is no folder {output.resolve().parent}")
+    if task is not None:
+        study(task, names=names, rounds=rounds, output=output, as_json=as_json, **study_options)
+        return
+    stage = functools.partial(show_stage, Console(stderr=True, highlight=False))
+    table = tabulate(names or None, checkpoint=ckpt, rounds=rounds, timing=not no_timing, stage=stage)
+    if output is not None:
+        write_activations(output, table.to_dict(), [row.curve for row in table.rows])
+    if as_json:
+        click.echo(json.dumps(table.to_dict(), allow_nan=False))
+    else:
+        _print(table, Console(highlight=False))
+    context.exit(0 if table.passed else 1)
+
+
+def _check_usage(context: click.Context, task: Path | None, ckpt: Path | None, no_timing: bool) -> None:
+    """Refuse options of the other job."""
+    if task is not None and (ckpt is not None or no_timing):
+        raise click.UsageError("--study trains models of its own and times them: leave --ckpt and --no-timing out")
+    for name in ("runs", "seeds", "steps", "jobs", "quick"):
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if task is None and given:
+            raise click.UsageError(f"--{name} is for a study: give --study too")
+
+
+def _print(table: "ActivationTable", console: "Console") -> None:
+    say = functools.partial(console.print, soft_wrap=True)
+    say("\n[bold]what they become in ONNX[/], and the kernels that run")
+    heads = [("", "left"), ("formula", "left"), ("exported as", "left"), ("runs as", "left")]
+    _print_table(console, heads, [_forms(row) for row in table.rows])
+    say("\n[bold]own error[/], against float64, largest for |x| ≤ 20")
+    heads = [("", "left"), ("fp32", "right"), ("at", "left"), ("fp16", "right"), ("at", "left")]
+    _print_table(console, heads, [_errors(row) for row in table.rows])
+    timed = [row for row in table.rows if row.speed]
+    if timed and table.call is not None:
+        of = f"float32, one thread, {table.rounds} rounds; {table.call * 1e6:.1f} µs of each is the call"
+        say(f"\n[bold]time of the whole graph[/], µs, {of}")
+        heads = [("", "left")]
+        for speed in timed[0].speed:
+            heads += [(f"{speed.rows}×{speed.width}", "right"), ("beside relu", "left")]
+        _print_table(console, heads, [_times(row) for row in timed])
+    say("\n[bold]what 8 bits leave of the output[/], SQNR in dB: median over texts, 95 % interval")
+    heads = [("", "left")]
+    for scale in ("a scale per tensor", "per token"):
+        heads += [(scale, "left"), ("beside relu", "left")]
+    _print_table(console, heads, [_rounded(row) for row in table.rows])
+    say(f"  on {table.about}", markup=False)
+    say("  no two others than relu and one other were compared with each other", style="dim")
+    for warning in table.warnings:
+        say(f"  {warning}", style="yellow", markup=False)
+    for row in table.rows:
+        if row.fault:
+            say(f"✗ {row.fault}", style="red", markup=False)
+
+
+def _print_table(console: "Console", heads: list[tuple[str, Any]], rows: list[list[str]]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
+    for head, justify in heads:
+        grid.add_column(head, justify=justify)
+    for cells in rows:
+        grid.add_row(*(Text(cell, style=_COLOURS.get(_verdict(cell), "")) for cell in cells))
+    console.print(grid)
+
+
+def _verdict(cell: str) -> str:
+    return next((verdict for verdict in _COLOURS if cell.startswith(verdict)), "")
+
+
+def _forms(row: "ActivationRow") -> list[str]:
+    kernels = row.kernels
+    ran = " · ".join(op for op, _ in kernels.ran)
+    providers = ", ".join(dict.fromkeys(provider.removesuffix("ExecutionProvider") for _, provider in kernels.ran))
+    exported = " · ".join(op.rpartition(".")[2] for op in kernels.exported)
+    return [row.name, row.formula.text, exported, f"{ran} ({providers})"]
+
+
+def _errors(row: "ActivationRow") -> list[str]:
+    cells = [row.name]
+    for sweep in row.errors.values():
+        cells += [f"{sweep.max_abs:.1e}", sweep.where if sweep.max_abs else "—"]
+    return cells
+
+
+def _times(row: "ActivationRow") -> list[str]:
+    cells = [row.name]
+    for speed in row.speed:
+        time = speed.seconds * 1e6
+        cells += [f"{time:,.0f}" if time >= 99.95 else f"{time:#.3g}", "" if speed.ratio is None else str(speed.ratio)]
+    return cells
+
+
+def _rounded(row: "ActivationRow") -> list[str]:
+    cells = [row.name]
+    for sqnr in row.sqnr.values():
+        cells += ["—" if sqnr.own is None else str(sqnr.own), sqnr.said]
+    return cells

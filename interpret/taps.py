@@ -1,0 +1,249 @@
+"""Which values of a graph show what a model does: found by the names that the exporter gave its nodes.
+
+A graph that names no ops (of another exporter, say) has none; one that names some shows these.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import onnxruntime as ort
+
+from tfm.runtime.providers import count_threads
+
+_OP_KEY = "tfm.op"
+"""Metadata key of a node: the kind and the path of the op that it belongs to, "linear encoder.layers.0.…"."""
+
+_RESHAPING = ("Cast", "Reshape", "Squeeze", "Transpose")
+"""What may stand between a sub-layer's result and the Add: the values stay the same."""
+
+_AFTER_SOFTMAX = 3
+"""ONNX-23 Attention, qk_matmul_output_mode: the fourth output is what the values are weighted by."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionTap:
+    """One attention.
+
+    Attributes:
+        path: The module, as `named_modules` names it.
+        weights: Value that holds the weights, (B, N, S, T).
+        mask: Value that says which keys may be attended to, boolean or added to the scores, or the scores themselves;
+            broadcasts to (B, N, S, T). None: all may.
+        causal: Whether a query sees no later key, whatever the mask says.
+    """
+
+    path: str
+    weights: str
+    mask: str | None
+    causal: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnitsTap:
+    """The activation of one feed-forward layer: its argument, and what the second projection reads, each (B, S, F)."""
+
+    path: str
+    argument: str
+    hidden: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SubLayerTap:
+    """One residual connection: the stream x (B, S, D) that comes in, what is added to it, and what goes on.
+
+    Attributes:
+        path: The module whose result is added; of blocks that run side by side, both, with " + " between.
+        before: x.
+        added: y, behind the sub-layer's own norm where it has one.
+        after: x + y; where a norm follows on the sum (post-norm), what that gives.
+    """
+
+    path: str
+    before: str
+    added: str
+    after: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Taps:
+    """What can be seen of one graph, each in the graph's order; `unseen` are ops that cannot, and why."""
+
+    attentions: tuple[AttentionTap, ...]
+    units: tuple[UnitsTap, ...]
+    sublayers: tuple[SubLayerTap, ...]
+    unseen: tuple[str, ...]
+
+    @property
+    def names(self) -> set[str]:
+        """Of all values that are looked at."""
+        names = {name for one in self.attentions for name in (one.weights, one.mask) if name is not None}
+        names |= {name for one in self.units for name in (one.argument, one.hidden)}
+        return names | {name for one in self.sublayers for name in (one.before, one.added, one.after)}
+
+
+def find_taps(model: ir.Model) -> Taps:
+    """Find the attentions, feed-forward layers and residual connections that a graph names.
+
+    Args:
+        model: Each of its Attention nodes is given one more output, for the weights.
+    """
+    groups: dict[str, list[ir.Node]] = {}
+    for node in model.graph:
+        if op := node.metadata_props.get(_OP_KEY):
+            groups.setdefault(op, []).append(node)
+    attentions, units, unseen = [], [], []
+    for op, nodes in groups.items():
+        kind, _, path = op.partition(" ")
+        if kind in ("attention", "softmax"):
+            found = _attention(path, nodes)
+            if found is None:
+                unseen.append(f"{path}: none of its nodes gives attention weights, so its heads are not shown")
+            else:
+                attentions.append(found)
+        elif kind == "activation" and _layer(path) and (seen := _units(path, nodes)) is not None:
+            units.append(seen)
+    return Taps(
+        attentions=tuple(attentions),
+        units=tuple(units),
+        sublayers=tuple(_sublayers(groups)),
+        unseen=tuple(unseen),
+    )
+
+
+def open_taps(model: ir.Model, names: Iterable[str], folder: Path) -> Any:
+    """Open a graph with some of its values as outputs, beside its own.
+
+    Args:
+        model: The graph.
+        names: Values that its nodes compute.
+        folder: Where its weights are that lie outside the file.
+
+    Returns:
+        The `onnxruntime.InferenceSession`.
+    """
+    wanted = set(names) - {value.name for value in model.graph.outputs}
+    values = (value for node in model.graph for value in node.outputs)
+    model.graph.outputs.extend(value for value in values if value.name in wanted)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = count_threads(None)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    content = ir.to_proto(model).SerializeToString()
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _attention(path: str, nodes: list[ir.Node]) -> AttentionTap | None:
+    """The weights come from the Attention node, or from the Softmax of an attention that is spelt out."""
+    for node in nodes:
+        if node.op_type == "Softmax":
+            scores = node.inputs[0]
+            assert scores is not None
+            return AttentionTap(path=path, weights=_name(node.outputs[0]), mask=_name(scores), causal=False)
+        if node.op_type == "Attention" and node.domain == "":
+            node.resize_outputs(4)
+            for output in node.outputs[1:3]:
+                output.name = output.name or ""
+            weights, query = node.outputs[3], node.inputs[0]
+            weights.name = f"{node.outputs[0].name}_weights"
+            weights.dtype = (query.dtype if query is not None else None) or ir.DataType.FLOAT
+            node.attributes["qk_matmul_output_mode"] = ir.AttrInt64("qk_matmul_output_mode", _AFTER_SOFTMAX)
+            mask = node.inputs[3] if len(node.inputs) > 3 else None
+            causal = node.attributes.get_int("is_causal", 0) == 1
+            return AttentionTap(
+                path=path, weights=weights.name, mask=None if mask is None else _name(mask), causal=causal
+            )
+    return None
+
+
+def _units(path: str, nodes: list[ir.Node]) -> UnitsTap | None:
+    """An activation whose result, or its product with another value, a linear layer reads."""
+    inside = set(nodes)
+    entering = {v for n in nodes for v in n.inputs if v is not None and v.producer() not in inside and not _fixed(v)}
+    result = _result(nodes)
+    if len(entering) != 1 or result is None:
+        return None
+    hidden: ir.Value | None = result
+    if not _is_projected(result):
+        products = [node for node in result.consumers() if node.op_type == "Mul"]
+        hidden = products[0].outputs[0] if len(products) == 1 and _is_projected(products[0].outputs[0]) else None
+    if hidden is None:
+        return None
+    return UnitsTap(path=path.removesuffix(".activation"), argument=_name(entering.pop()), hidden=_name(hidden))
+
+
+def _sublayers(groups: Mapping[str, list[ir.Node]]) -> Iterable[SubLayerTap]:
+    """Follow the result of each linear layer to the Add of a residual connection, where it leads to one."""
+    ends = {}
+    for op, nodes in groups.items():
+        kind, _, path = op.partition(" ")
+        result = _result(nodes) if kind == "linear" and _layer(path) else None
+        if result is not None:
+            ends[result] = _owner(path)
+    found: set[ir.Value] = set()
+    for end, path in ends.items():
+        layer, added = _layer(path), end
+        while (step := _only_consumer(added)) is not None:
+            if _norm_of(step, layer) or (step.op_type in _RESHAPING and step.inputs[0] is added):
+                added = step.outputs[0]
+                continue
+            other = next((value for value in step.inputs if value is not added), None)
+            if step.op_type != "Add" or _OP_KEY in step.metadata_props or other is None or _fixed(other):
+                break
+            total = step.outputs[0]
+            if other in ends and _layer(ends[other]) == layer:
+                added, path = total, f"{path} + {ends[other]}"
+                continue
+            if total not in found:
+                found.add(total)
+                norm = _only_consumer(total)
+                after = norm.outputs[0] if norm is not None and _norm_of(norm, layer) else total
+                yield SubLayerTap(path=path, before=_name(other), added=_name(added), after=_name(after))
+            break
+
+
+def _layer(path: str) -> str:
+    """A module's path up to its first number; "" where it has none."""
+    parts = path.split(".")
+    return next((".".join(parts[: index + 1]) for index, part in enumerate(parts) if part.isdigit()), "")
+
+
+def _owner(path: str) -> str:
+    """The module that a linear layer belongs to; itself, where that is the whole layer."""
+    path = path.partition(" ")[0]
+    owner = path.rpartition(".")[0]
+    return path if owner == _layer(path) else owner
+
+
+def _norm_of(node: ir.Node, layer: str) -> bool:
+    kind, _, path = node.metadata_props.get(_OP_KEY, "").partition(" ")
+    return kind == "norm" and _layer(path) == layer
+
+
+def _is_projected(value: ir.Value) -> bool:
+    return any(node.metadata_props.get(_OP_KEY, "").startswith("linear ") for node in value.consumers())
+
+
+def _result(nodes: list[ir.Node]) -> ir.Value | None:
+    """The one value that others read of these nodes."""
+    inside = set(nodes)
+    leaving = [
+        v for n in nodes for v in n.outputs if v.is_graph_output() or any(user not in inside for user in v.consumers())
+    ]
+    return leaving[0] if len(leaving) == 1 else None
+
+
+def _only_consumer(value: ir.Value) -> ir.Node | None:
+    users = set(value.consumers())
+    return users.pop() if len(users) == 1 and not value.is_graph_output() else None
+
+
+def _fixed(value: ir.Value) -> bool:
+    return value.const_value is not None or value.is_initializer()
+
+
+def _name(value: ir.Value) -> str:
+    assert value.name
+    return value.name

@@ -1,0 +1,112 @@
+"""One layer of a Transformer: attention, feed-forward and the residual connections around them.
+
+Shapes: B batch, S length, D model size, F feed-forward size.
+"""
+
+from torch import Tensor, nn
+
+from .activations import is_gated, make_activation
+from .attention import CrossAttention, KeyValue, Rotation, SelfAttention
+from .config import TransformerConfig
+from .norms import make_norm
+
+
+class FeedForward(nn.Module):
+    """W₂σ(W₁x+b₁)+b₂, or its gated form W₂(V x ⊙ σ(G x)) with W₁ = [V; G]."""
+
+    def __init__(self, config: TransformerConfig, size: int | None = None) -> None:
+        super().__init__()
+        size = config.dim_feedforward if size is None else size
+        self.gated = is_gated(config.activation)
+        bias = config.feed_forward_bias
+        self.linear1 = nn.Linear(config.d_model, size * (2 if self.gated else 1), bias=bias)
+        self.activation = make_activation(config.activation)
+        self.dropout = nn.Dropout(config.dropout)
+        self.linear2 = nn.Linear(size, config.d_model, bias=bias)
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        """Transform each position by itself; (B, S, D) → (B, S, D)."""
+        hidden = self.linear1(x_BSD)  # (B, S, F), gated: (B, S, 2F)
+        if self.gated:
+            value_BSF, gate_BSF = hidden.chunk(2, dim=-1)
+            hidden_BSF = value_BSF * self.activation(gate_BSF)
+        else:
+            hidden_BSF = self.activation(hidden)
+        return self.linear2(self.dropout(hidden_BSF))
+
+
+class Residual(nn.Module):
+    """A sub-layer's residual connection and its norms: before it, after the sum, or on both of its sides.
+
+    Of a sub-layer F, with the residual connection r(x, y) = x + y, or act(Wx + b + y) where it is projected:
+
+        norm_first = False     norm(r(x, F(x)))
+        norm_first = True      r(x, F(norm(x)))
+        sandwich_norm          r(x, inner(F(norm(x))))
+        parallel_blocks        r(x, F(norm(x)) + G(norm(x))), one for both sub-layers
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.norm_first = config.norm_first
+        self.norm = make_norm(config)
+        self.inner = make_norm(config) if config.sandwich_norm else None
+        self.dropout = nn.Dropout(config.dropout)
+        projected = config.residual == "projected"
+        self.project = nn.Linear(config.d_model, config.d_model) if projected else None
+        self.activation = make_activation(config.residual_activation or "relu") if projected else None
+
+    def enter(self, x_BSD: Tensor) -> Tensor:
+        """Give what the sub-layer reads."""
+        return self.norm(x_BSD) if self.norm_first else x_BSD
+
+    def leave(self, x_BSD: Tensor, y_BSD: Tensor) -> Tensor:
+        """Join the sub-layer's result y with what came in."""
+        y_BSD = self.dropout(y_BSD if self.inner is None else self.inner(y_BSD))
+        x_BSD = (x_BSD if self.project is None else self.project(x_BSD)) + y_BSD
+        if self.activation is not None:
+            x_BSD = self.activation(x_BSD)
+        return x_BSD if self.norm_first else self.norm(x_BSD)
+
+
+class Layer(nn.Module):
+    """Self-attention, cross-attention where there is a source, and feed-forward, each with a residual connection."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *,
+        cross: bool,
+        heads: int | None = None,
+        cross_heads: int | None = None,
+        feed_forward: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(config, heads)
+        self.self_attn_residual = Residual(config)
+        self.cross_attn = CrossAttention(config, cross_heads) if cross else None
+        self.cross_attn_residual = Residual(config) if cross else None
+        self.feed_forward = FeedForward(config, feed_forward)
+        self.feed_forward_residual = None if config.parallel_blocks else Residual(config)
+
+    def forward(
+        self,
+        x_BSD: Tensor,
+        mask: Tensor | None,
+        rotation: Rotation | None = None,
+        past: KeyValue | None = None,
+        cross: KeyValue | None = None,
+        cross_mask: Tensor | None = None,
+        cache_position_B: Tensor | None = None,
+    ) -> tuple[Tensor, KeyValue]:
+        """Return (B, S, D) and the self-attention's keys and values, past and new."""
+        entered_BSD = self.self_attn_residual.enter(x_BSD)
+        y_BSD, present = self.self_attn(entered_BSD, mask, past, rotation, cache_position_B)
+        if self.feed_forward_residual is None:  # parallel blocks
+            return self.self_attn_residual.leave(x_BSD, y_BSD + self.feed_forward(entered_BSD)), present
+        x_BSD = self.self_attn_residual.leave(x_BSD, y_BSD)
+        if cross is not None and self.cross_attn is not None and self.cross_attn_residual is not None:
+            y_BSD = self.cross_attn(self.cross_attn_residual.enter(x_BSD), cross, cross_mask)
+            x_BSD = self.cross_attn_residual.leave(x_BSD, y_BSD)
+        y_BSD = self.feed_forward(self.feed_forward_residual.enter(x_BSD))
+        return self.feed_forward_residual.leave(x_BSD, y_BSD), present
