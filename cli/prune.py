@@ -13,19 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfm.errors import CheckpointError, ExportError, InputError
+from tfm.errors import ExportError, InputError
 
 if TYPE_CHECKING:  # importing them loads torch, which --help must not wait for
     from tfm.model import Transformer
     from tfm.prune.distil import Batch
 
-_BATCH = 32
-_MOST_TOKENS = 128
-"""Longer texts are cut: attention to more of them would take most of the time."""
-_MEASURED = 1024
-"""Texts that importance is measured on, at most."""
-_HELD_OUT = 10
-"""Every so manieth line is held out."""
 _INTERRUPTED = 130
 
 
@@ -90,6 +83,7 @@ def prune(
     except ModuleNotFoundError as error:
         raise ExportError(f"pruning needs the package {error.name}: pip install 'tfm-export[export]'") from error
     from .prune_report import describe, print_pruned
+    from .prune_text import BATCH, MEASURED, read_text
     from .stages import show_stage
 
     console = Console(stderr=True, highlight=False)
@@ -103,9 +97,9 @@ def prune(
     with staged(place, overwrite=False) as (folder, put_in_place):
         with show_stage(console, "read checkpoint"):
             original = load_checkpoint(ckpt, config).float()
-            train, held_out, about = _read_text(ckpt, text, original, needed=not hasattr(tuning, "losses"))
+            train, held_out, about = read_text(ckpt, text, original, needed=not hasattr(tuning, "losses"))
         with show_stage(console, "measure importance") as step:
-            losses = list(_losses(original, tuning, train[: _MEASURED // _BATCH], seed))
+            losses = list(_losses(original, tuning, train[: MEASURED // BATCH], seed))
             importance = measure_importance(original, _told(losses, step))
         if keep is not None:
             kept = choose_by_share(original, importance, heads=keep, units=keep, multiple=multiple)
@@ -163,69 +157,13 @@ def _load_script(script: Path) -> ModuleType:
         raise InputError(f"{script} is no Python file that --fine-tune could import")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(script.resolve().parent))
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a user's code may raise anything
+        raise InputError(f"{script} cannot be imported: {type(error).__name__}: {error}") from error
     if not hasattr(module, "fine_tune") and not hasattr(module, "losses"):
         raise InputError(f"{script} defines neither fine_tune(model, original, say) nor losses(model)")
     return module
-
-
-def _read_text(
-    ckpt: Path, text: Path | None, model: "Transformer", *, needed: bool
-) -> "tuple[list[Batch], list[Batch], str]":
-    """Batches to learn from and batches held out, and what they are; none where the model reads no text."""
-    from tfm.latency.text import english_sentences
-    from tfm.model import locate_checkpoint
-
-    config = model.config
-    if config.kind == "encoder-decoder" or config.reads_vectors or config.image_size is not None:
-        if text is not None:
-            raise InputError(f"--text is for an encoder or a decoder of text; {ckpt} needs --fine-tune SCRIPT.py")
-        if needed:
-            raise InputError(
-                f"{ckpt} cannot be measured on text alone: give --fine-tune SCRIPT.py, whose losses(model) gives "
-                "functions of the model, each a batch's losses (B,)"
-            )
-        return [], [], ""
-    path = locate_checkpoint(ckpt)
-    tokenizer = (path if path.is_dir() else path.parent) / "tokenizer.json"
-    if not tokenizer.is_file():
-        if not needed and text is None:
-            return [], [], ""
-        raise InputError(f"texts need the checkpoint's tokenizer, but there is no {tokenizer}")
-    try:
-        lines = english_sentences(10**6) if text is None else text.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{text} is not a text file of UTF-8: {error}") from error
-    lines = [line for line in lines if line.strip()]
-    if len(lines) < 2 * _HELD_OUT:
-        raise InputError(
-            f"{text} has {len(lines)} lines of text; at least {2 * _HELD_OUT} are needed, thousands better"
-        )
-    held_out = lines[_HELD_OUT - 1 :: _HELD_OUT][:_MEASURED]
-    train = [line for index, line in enumerate(lines) if index % _HELD_OUT != _HELD_OUT - 1]
-    about = f"{len(train)} {'built-in sentences' if text is None else f'lines of {text}'}"
-    return _batches(tokenizer, train, model), _batches(tokenizer, held_out, model), about
-
-
-def _batches(file: Path, lines: list[str], model: "Transformer") -> "list[Batch]":
-    """Tokenize, and pad lines of like lengths together, in an order that does not go by length."""
-    import torch
-
-    from tfm.runtime.tokenizer import Tokenizer
-
-    config = model.config
-    tokenizer = Tokenizer(file, max_tokens=min(config.max_positions, _MOST_TOKENS))
-    rows = sorted((torch.tensor(tokenizer.encode([line])[0]) for line in lines), key=len)
-    if max(int(row.max()) for row in rows) >= config.vocab_size:
-        raise CheckpointError(f"{file} gives ids beyond the checkpoint's vocabulary of {config.vocab_size}")
-    pad = torch.nn.utils.rnn.pad_sequence
-    found = []
-    for start in range(0, len(rows), _BATCH):
-        part = rows[start : start + _BATCH]
-        ids_BT = pad(part, batch_first=True, padding_value=config.pad_token_id or 0)
-        found.append((ids_BT, pad([torch.ones_like(row) for row in part], batch_first=True)))
-    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0)).tolist()
-    return [found[index] for index in order]
 
 
 def _losses(model: "Transformer", tuning: ModuleType | None, train: "list[Batch]", seed: int) -> Iterator[Any]:
