@@ -18,6 +18,7 @@ def line(name: str, against: Estimate | None, value: float, low: float, high: fl
     return Line(
         activation=name,
         forms=["Relu"],
+        own_error=0.0,
         errors={"phoneme_error": mean_of([0.09, 0.11]), "word_error": mean_of([0.5, 0.5])},
         against=against,
         int8_loss=Estimate(mean=0.003, low=0.001, high=0.005),

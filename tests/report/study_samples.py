@@ -66,7 +66,7 @@ def _run(name: str, seed: int, steps: int, luck: float, chance: random.Random) -
     }
     int8 = error + loss + chance.gauss(0, 2e-4)
     deployed = {
-        "activation": {"form": [form]},
+        "activation": {"form": [form], "max_abs": 1e-7},
         "int8": {"drop": drop * chance.uniform(0.8, 1.25), "sizes": {"fp32": 7691517, "int8": 2038238}},
         "errors": {
             precision: {"phoneme_error": e, "phoneme_error_without_stress": 0.8 * e, "word_error": 3.8 * e}
