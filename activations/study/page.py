@@ -8,7 +8,7 @@ from tfm.interpret.units import FLAT, NEAR_ZERO
 
 from .statistics import WORSE, Estimate, differences
 from .summary import Line, summarise
-from .training import _SAMPLED
+from .training import SAMPLED
 
 SCHEMA = 1
 """Version of the page's content."""
@@ -85,7 +85,7 @@ def _activation(line: Line, steps: int) -> dict[str, Any]:
         ],
         "units": {kind: _estimate(value) for kind, value in line.units.items()},
         "gradients": {layer: _finite(value) for layer, value in line.gradients.items()},
-        "loss": [[min((i + 1) * _SAMPLED, steps), _finite(value)] for i, value in enumerate(line.loss)],
+        "loss": [[min((i + 1) * SAMPLED, steps), _finite(value)] for i, value in enumerate(line.loss)],
         "parameters": line.parameters,
         "size": line.size,
     }

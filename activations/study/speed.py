@@ -71,5 +71,5 @@ def time_bundles(
 
 def _over(engine: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]:
     """The engine's time over the baseline's."""
-    ratio = ratio_of(engine, baseline)
-    return {"value": ratio.value, "low": ratio.low, "high": ratio.high, "noisy": ratio.noisy}
+    ratio = ratio_of(baseline, engine)  # which is the other way round: above 1 is faster
+    return {"value": 1 / ratio.value, "low": 1 / ratio.high, "high": 1 / ratio.low, "noisy": ratio.noisy}

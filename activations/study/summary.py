@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfm.errors import VerificationError
+
 from .statistics import SAME, Estimate, differences, mean_of
 
 _LONG = "encoder 1×63"
@@ -58,7 +60,14 @@ def summarise(results: Mapping[str, Any]) -> list[Line]:
 
     Returns:
         A line for every activation, in the study's order: the first is the baseline.
+
+    Raises:
+        VerificationError: An export was refused, so that there is nothing to compare.
     """
+    for run in results["runs"]:
+        if "errors" not in run["deployed"]:
+            faults = "; ".join(run["deployed"]["faults"])
+            raise VerificationError(f"{run['activation']}, seed {run['seed']}, was not exported: {faults}")
     names = results["activations"]
     runs = {name: [run for run in results["runs"] if run["activation"] == name] for name in names}
     measures = list(runs[names[0]][0]["deployed"]["errors"]["fp32"])

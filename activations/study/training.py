@@ -16,7 +16,8 @@ from .run import Run
 from .schedule import Schedule
 from .task import Batch, Task
 
-_SAMPLED = 25
+SAMPLED = 25
+"""Losses are averaged over, and gradients measured every, so many steps."""
 
 
 def configure(config: TransformerConfig, activation: str) -> TransformerConfig:
@@ -65,7 +66,7 @@ def train(
             loss = task.loss(model, batch)
         torch.autograd.backward(loss)
         losses.append(loss.item())
-        if len(losses) == _SAMPLED or step + 1 == schedule.steps:
+        if len(losses) == SAMPLED or step + 1 == schedule.steps:
             curve.append(sum(losses) / len(losses))
             losses.clear()
             for name, layer in layers.items():
