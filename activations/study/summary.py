@@ -1,12 +1,9 @@
 """What a study shows: its raw results as estimates, and as a table for a page."""
 
 import dataclasses
-import json
 import math
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from tfm.errors import VerificationError
@@ -176,7 +173,3 @@ def _time(ratio: Mapping[str, Any] | None) -> str:
         return "too noisy"
     interval = f"({ratio['low']:.2f}–{ratio['high']:.2f})"
     return f"{SAME} {interval}" if ratio["low"] <= 1 <= ratio["high"] else f"**{ratio['value']:.2f}** {interval}"
-
-
-if __name__ == "__main__":
-    print(markdown(summarise(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))), end="")

@@ -25,6 +25,18 @@ def test_the_table_is_that_of_the_raw_results(raw: dict[str, Any]) -> None:
     assert table.group(1) == markdown(summarise(raw))
 
 
+def test_the_answer_has_no_figure_that_the_table_lacks() -> None:
+    page = (DOCS / "activations.md").read_text(encoding="utf-8")
+    answer, table = (
+        re.search(f"<!-- {part}.*?-->(.*?)<!-- /{part} -->", page, re.DOTALL) for part in ("answer", "table")
+    )
+    assert answer is not None
+    assert table is not None
+    figures = set(re.findall(r"\d+(?:\.\d+)?(?:e-\d+)?", answer.group(1).replace("int8", "").replace("10⁻²", "")))
+    assert len(figures) >= 12
+    assert figures <= set(re.findall(r"\d+(?:\.\d+)?(?:e-\d+)?", table.group(1)))
+
+
 def test_what_the_page_says_of_the_study(raw: dict[str, Any]) -> None:
     assert len(raw["runs"]) == 33 == len(raw["activations"]) * raw["seeds"]
     assert (raw["schedule"]["steps"], raw["schedule"]["batch_size"], raw["schedule"]["lr"]) == (1200, 128, 2e-3)
