@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from data import load, split
+from task import epoch, parts
 from torch import Tensor
-from train import batches
 
 from tfm.model import Transformer
 
@@ -21,12 +20,12 @@ BATCH, LEARNING_RATE, SEED = 256, 1e-3, 0
 
 
 def pairs() -> list[tuple[str, list[str]]]:
-    return [(word, phonemes) for word, spoken in split(load())[0].items() for phonemes in spoken]
+    return [(word, phonemes) for word, spoken in parts()[0].items() for phonemes in spoken]
 
 
 def losses(model: Transformer) -> Iterator[Callable[[Transformer], Tensor]]:
     """What importance is measured by: the cross-entropy of each of 1,024 words."""
-    for src, tgt in batches(random.Random(SEED).sample(pairs(), 1024), 64, random.Random(SEED)):
+    for src, tgt in epoch(random.Random(SEED).sample(pairs(), 1024), 64, random.Random(SEED)):
 
         def loss(model: Transformer, src: Tensor = src, tgt: Tensor = tgt) -> Tensor:
             logits = model(src, tgt[:, :-1], src_mask=src != 0)
@@ -44,7 +43,7 @@ def fine_tune(model: Transformer, original: Transformer, say: Callable[[int, int
     model.train()
     left: list[tuple[Tensor, Tensor]] = []
     for step in range(steps):
-        left = left or batches(words, BATCH, rng)
+        left = left or epoch(words, BATCH, rng)
         src, tgt = left.pop()
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
