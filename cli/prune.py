@@ -1,6 +1,5 @@
 """`tfm prune`: a smaller checkpoint, of the heads and feed-forward units that matter most."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -152,13 +151,13 @@ def prune(
 
 def _load_script(script: Path) -> ModuleType:
     """Import a user's file, with its folder on the path as when it is run."""
-    spec = importlib.util.spec_from_file_location("fine_tune_script", script)
-    if not script.is_file() or spec is None or spec.loader is None:
+    if not script.is_file():
         raise InputError(f"{script} is no Python file that --fine-tune could import")
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType("fine_tune_script")
+    module.__file__ = str(script.resolve())
     sys.path.insert(0, str(script.resolve().parent))
-    try:
-        spec.loader.exec_module(module)
+    try:  # compiled here, so that no __pycache__ is left beside it
+        exec(compile(script.read_bytes(), module.__file__, "exec"), module.__dict__)
     except Exception as error:  # a user's code may raise anything
         raise InputError(f"{script} cannot be imported: {type(error).__name__}: {error}") from error
     if not hasattr(module, "fine_tune") and not hasattr(module, "losses"):

@@ -150,6 +150,7 @@ def test_ctrl_c_keeps_what_was_learned(run: Run, translator: Path, tmp_path: Pat
         (("--keep", "0.5", "--text", "nothing.txt"), "nothing.txt is not a text file of UTF-8"),
         (("--keep", "0.5", "--text", "few.txt"), "few.txt has 3 lines of text; at least 20 are needed"),
         (("--keep", "0.5", "--fine-tune", "nothing.py"), "nothing.py is no Python file"),
+        (("--keep", "0.5", "--fine-tune", "broken.py"), "broken.py cannot be imported: ZeroDivisionError"),
         (("--keep", "0.5", "--fine-tune", "empty.py"), "empty.py defines neither fine_tune(model, original, say) nor"),
         (("--keep", "0.5", "-o", "tiny"), "tiny exists already; choose another folder with -o"),
     ],
@@ -159,11 +160,12 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     (tmp_path / "few.txt").write_text("a\nb\nc\n", encoding="utf-8")
     (tmp_path / "empty.py").write_text("", encoding="utf-8")
-    before = sorted({*tmp_path.iterdir(), tmp_path / "__pycache__"})
+    (tmp_path / "broken.py").write_text("1 / 0", encoding="utf-8")
+    before = sorted(tmp_path.iterdir())
     code, out, err = run("--ckpt", encoder, *arguments)
     assert (code, out) == (2, "")
     assert message in err
-    assert sorted({*tmp_path.iterdir(), tmp_path / "__pycache__"}) == before
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_an_encoder_decoder_needs_losses(run: Run, translator: Path) -> None:

