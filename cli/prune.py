@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
@@ -25,6 +24,9 @@ _INTERRUPTED = 130
 @click.option("--ckpt", type=click.Path(path_type=Path), required=True, help="Checkpoint, as tfm-export reads it.")
 @click.option("--config", type=click.Path(path_type=Path), help="Configuration of weights without one.")
 @click.option("--keep", type=float, help="Share of all heads and of all units to keep, such as 0.7.")
+@click.option(
+    "--parameters", type=click.IntRange(min=1), help="Keep the share that fits into so many, such as 15_000_000."
+)
 @click.option("--heads", type=int, help="Heads to keep in every attention, instead of a share.")
 @click.option("--units", type=int, help="Feed-forward units to keep in every layer, instead of a share.")
 @click.option("--multiple", type=int, default=16, show_default=True, help="Units stay in groups of so many.")
@@ -52,6 +54,7 @@ def prune(
     ckpt: Path,
     config: Path | None,
     keep: float | None,
+    parameters: int | None,
     heads: int | None,
     units: int | None,
     multiple: int,
@@ -70,14 +73,15 @@ def prune(
     Encoders then learn to give the original's states and embeddings again; Ctrl-C ends that early and keeps what was
     learned. Decoders are fine-tuned by --fine-tune, or not at all.
     """
-    if (keep is None) == (heads is None and units is None):
-        raise click.UsageError("say how much is to be left: --keep, or --heads and --units, but not both")
+    if sum((keep is not None, parameters is not None, heads is not None or units is not None)) != 1:
+        raise click.UsageError("say how much is to be left, in one way: --keep, --parameters, or --heads and --units")
     try:
         import torch
         from rich.console import Console
 
         from tfm.model import load_checkpoint, save_checkpoint
-        from tfm.prune import choose_by_count, choose_by_share, distil, mean_cosine, measure_importance, remove
+        from tfm.prune import distil, mean_cosine, measure_importance
+        from tfm.prune.remove import choose_by_count, choose_by_share, remove, share_within
         from tfm.quantize.staging import staged
     except ModuleNotFoundError as error:
         raise ExportError(f"pruning needs the package {error.name}: pip install 'tfm-export[export]'") from error
@@ -100,6 +104,8 @@ def prune(
         with show_stage(console, "measure importance") as step:
             losses = list(_losses(original, tuning, train[: MEASURED // BATCH], seed))
             importance = measure_importance(original, _told(losses, step))
+        if parameters is not None:
+            keep = share_within(original, importance, parameters, multiple=multiple)
         if keep is not None:
             kept = choose_by_share(original, importance, heads=keep, units=keep, multiple=multiple)
         else:
@@ -110,22 +116,15 @@ def prune(
         interrupted, tuned = False, "not at all"
         try:
             if tuning is not None and hasattr(tuning, "fine_tune"):
+                tuned = str(script)
                 with show_stage(console, f"fine-tune by {script}") as step:
-                    tuned = str(script)
                     tuning.fine_tune(model, original, _clock(step))
             elif encoder and steps:
+                tuned = f"distilled on {about}"
+                options: dict[str, Any] = {"steps": steps, "learning_rate": lr, "seed": seed, "autocast": bf16}
                 with show_stage(console, "distil") as step:
-                    say, tuned = _clock(step), f"distilled on {about}"
-                    distil(
-                        model,
-                        original,
-                        train,
-                        steps=steps,
-                        learning_rate=lr,
-                        seed=seed,
-                        autocast=bf16,
-                        progress=lambda done, total, loss: say(done, total, f"loss {loss:.4f}"),
-                    )
+                    say = _clock(step)
+                    distil(model, original, train, **options, progress=lambda i, n, loss: say(i, n, f"loss {loss:.4f}"))
         except KeyboardInterrupt:
             interrupted = True
         model.eval()
@@ -150,16 +149,9 @@ def prune(
 
 
 def _load_script(script: Path) -> ModuleType:
-    """Import a user's file, with its folder on the path as when it is run."""
-    if not script.is_file():
-        raise InputError(f"{script} is no Python file that --fine-tune could import")
-    module = ModuleType("fine_tune_script")
-    module.__file__ = str(script.resolve())
-    sys.path.insert(0, str(script.resolve().parent))
-    try:  # compiled here, so that no __pycache__ is left beside it
-        exec(compile(script.read_bytes(), module.__file__, "exec"), module.__dict__)
-    except Exception as error:  # a user's code may raise anything
-        raise InputError(f"{script} cannot be imported: {type(error).__name__}: {error}") from error
+    from tfm.export.user_code import import_file
+
+    module = import_file(script)
     if not hasattr(module, "fine_tune") and not hasattr(module, "losses"):
         raise InputError(f"{script} defines neither fine_tune(model, original, say) nor losses(model)")
     return module

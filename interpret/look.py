@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from tfm.errors import BundleError, VerificationError
+from tfm.quantize.tapped import open_taps
 from tfm.runtime.batches import length_limit
 from tfm.runtime.bundle import load
 from tfm.runtime.checks import Array, InputChecks
@@ -22,7 +23,7 @@ from .derivatives import derivative_of
 from .insight import Attention, FeedForward, Insight, Stack
 from .reading import Reader, feeds_of
 from .residual import lengths, measure_sublayer
-from .taps import Taps, find_taps, open_taps
+from .taps import Taps, find_taps
 from .units import measure_units
 
 

@@ -5,13 +5,8 @@ A graph that names no ops (of another exporter, say) has none; one that names so
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
-import onnxruntime as ort
-
-from tfm.runtime.providers import count_threads
 
 _OP_KEY = "tfm.op"
 """Metadata key of a node: the kind and the path of the op that it belongs to, "linear encoder.layers.0.…"."""
@@ -111,28 +106,6 @@ def find_taps(model: ir.Model) -> Taps:
         sublayers=tuple(_sublayers(groups)),
         unseen=tuple(unseen),
     )
-
-
-def open_taps(model: ir.Model, names: Iterable[str], folder: Path) -> Any:
-    """Open a graph with some of its values as outputs, beside its own.
-
-    Args:
-        model: The graph.
-        names: Values that its nodes compute.
-        folder: Where its weights are that lie outside the file.
-
-    Returns:
-        The `onnxruntime.InferenceSession`.
-    """
-    wanted = set(names) - {value.name for value in model.graph.outputs}
-    values = (value for node in model.graph for value in node.outputs)
-    model.graph.outputs.extend(value for value in values if value.name in wanted)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = count_threads(None)
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    content = ir.to_proto(model).SerializeToString()
-    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def _attention(path: str, nodes: list[ir.Node]) -> AttentionTap | None:

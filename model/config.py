@@ -120,7 +120,8 @@ class TransformerConfig:
         pooling: Sentence embedding as sentence-transformers pools it: "mean" or "cls"; None for none.
         normalize: Scale the sentence embedding to unit length.
         head: What an encoder predicts: "masked-lm", "sequence" or "token" labels; None: nothing.
-        head_activation: Activation between the two layers of a head; None: the head is one layer.
+        head_activation: Activation between the two layers of a head, a name of `tfm.model.ACTIVATIONS`; None: a head of
+            labels is one layer, and masked-lm takes `activation`'s, or that of its gate.
         labels: Names of the labels of a "sequence" or "token" head, in the order of its logits.
         pad_token_id: Padding id; its embedding row is zero in a fresh model.
         bos_token_id: Id that starts a generated sequence.
@@ -298,10 +299,9 @@ class TransformerConfig:
             raise ConfigError("sandwich_norm does not go with parallel_blocks")
         if self.residual_activation is not None and self.residual == "identity":
             raise ConfigError("residual_activation is for residual 'projected', but residual is 'identity'")
-        if self.residual_activation is not None and is_gated(self.residual_activation):
-            raise ConfigError(
-                f"residual_activation must be plain, but {self.residual_activation!r} is gated: it halves what it reads"
-            )
+        for name in ("residual_activation", "head_activation"):
+            if (activation := getattr(self, name)) is not None and is_gated(activation):
+                raise ConfigError(f"{name} must be plain, but {activation!r} is gated: it halves what it reads")
         if self.kind == "encoder-decoder" and self.parallel_blocks:
             raise ConfigError("parallel_blocks is for an encoder or a decoder, not for both")
         if self.kind != "encoder-decoder" and self.tgt_vocab_size is not None:

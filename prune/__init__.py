@@ -2,7 +2,7 @@
 
 from .distil import distil, mean_cosine
 from .importance import Importance, gated, measure_importance, next_token_loss, output_loss
-from .remove import choose_by_count, choose_by_share, remove
+from .remove import choose_by_count, choose_by_share, remove, share_within
 
 __all__ = [
     "Importance",
@@ -15,4 +15,5 @@ __all__ = [
     "next_token_loss",
     "output_loss",
     "remove",
+    "share_within",
 ]

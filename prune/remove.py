@@ -3,6 +3,7 @@
 A head or unit that is gone is one whose gate is 0: the smaller model computes the same function.
 """
 
+import bisect
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,29 @@ def choose_by_share(
     _check_multiple(multiple)
     _check_heads(model, heads < 1.0)
     return _best(_head_groups(model, importance), heads) | _best(_unit_groups(importance, multiple), units)
+
+
+def share_within(model: Transformer, importance: Importance, parameters: int, *, multiple: int = MULTIPLE) -> float:
+    """Find the largest share, in thousandths, of heads and of units that leaves at most so many parameters.
+
+    Raises:
+        ConfigError: There is none, or the heads cannot be cut.
+    """
+
+    def left(thousandths: int) -> int:
+        share = thousandths / 1000
+        kept = choose_by_share(model, importance, heads=share, units=share, multiple=multiple)
+        with torch.device("meta"):
+            smaller = Transformer(dataclasses.replace(model.config, **_counts(model, kept)))
+        return sum(parameter.numel() for parameter in smaller.parameters())
+
+    thousandths = bisect.bisect_right(range(1, 1001), parameters, key=left)
+    if not thousandths:
+        raise ConfigError(
+            f"at most {parameters:,} parameters were asked for, but {left(1):,} are left by one head and "
+            f"{multiple} units a layer"
+        )
+    return thousandths / 1000
 
 
 def choose_by_count(

@@ -19,19 +19,7 @@ else:
     import tomli as tomllib  # comes with mypy and build on 3.10
 
 REPO = Path(__file__).resolve().parents[1]
-ROOMS = (
-    "activations",
-    "cli",
-    "errors",
-    "export",
-    "interpret",
-    "latency",
-    "model",
-    "prune",
-    "quantize",
-    "report",
-    "runtime",
-)
+ROOMS = sorted(file.parent.name for file in REPO.glob("*/__init__.py"))
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
 
 

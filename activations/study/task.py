@@ -1,7 +1,5 @@
 """What a study trains: a folder with a `task.py`."""
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, cast
@@ -9,6 +7,7 @@ from typing import Protocol, cast
 from torch import Tensor
 
 from tfm.errors import InputError
+from tfm.export.user_code import import_file
 from tfm.model import Transformer, TransformerConfig
 
 Batch = tuple[Tensor, ...]
@@ -50,17 +49,7 @@ def load_task(folder: Path) -> Task:
     file = folder / "task.py"
     if not file.is_file():
         raise InputError(f"{folder} is no task to study: it has no task.py (examples/g2p is one)")
-    sys.path.insert(0, str(folder.resolve()))
-    try:
-        spec = importlib.util.spec_from_file_location("task", file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    except Exception as error:  # a user's code may raise anything
-        raise InputError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(str(folder.resolve()))
+    module = import_file(file)
     if missing := [name for name in _NAMES if not hasattr(module, name)]:
         raise InputError(f"{file} lacks {', '.join(missing)}; a task has {', '.join(_NAMES)}")
     return cast(Task, module)

@@ -143,8 +143,10 @@ def test_ctrl_c_keeps_what_was_learned(run: Run, translator: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "say how much is to be left: --keep, or --heads and --units"),
-        (("--keep", "0.5", "--heads", "1"), "but not both"),
+        ((), "say how much is to be left, in one way: --keep, --parameters, or --heads and --units"),
+        (("--keep", "0.5", "--heads", "1"), "say how much is to be left, in one way"),
+        (("--keep", "0.5", "--parameters", "1_000_000"), "say how much is to be left, in one way"),
+        (("--parameters", "99", "--text", "lines.txt"), "at most 99 parameters were asked for, but"),
         (("--keep", "1.5", "--text", "lines.txt"), "the share of heads to keep must be in (0, 1], but is 1.5"),
         (("--heads", "9", "--text", "lines.txt"), "the number of heads to keep must be in [1, 4], but is 9"),
         (("--keep", "0.5", "--text", "nothing.txt"), "nothing.txt is not a text file of UTF-8"),

@@ -47,6 +47,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"residual": "projected", "residual_activation": "swiglu"},
         "residual_activation must be plain, but 'swiglu' is gated: it halves what it reads",
     ),
+    (
+        {"kind": "encoder", "head": "masked-lm", "head_activation": "geglu"},
+        "head_activation must be plain, but 'geglu' is gated: it halves what it reads",
+    ),
     ({"position_noise": -0.1}, "position_noise must be at least 0 and finite, but is -0.1"),
     ({"position_noise": float("nan")}, "position_noise must be at least 0 and finite, but is nan"),
     ({"position_noise": float("inf")}, "position_noise must be at least 0 and finite, but is inf"),

@@ -10,7 +10,7 @@ import torch
 
 from tfm.errors import ConfigError
 from tfm.model import Transformer, load_checkpoint, save_checkpoint
-from tfm.prune import Importance, choose_by_count, choose_by_share, gated, remove
+from tfm.prune import Importance, choose_by_count, choose_by_share, gated, remove, share_within
 
 MakeModel = Callable[..., Transformer]
 
@@ -117,6 +117,24 @@ def test_it_can_be_cut_again_and_saved(make_model: MakeModel, tmp_path: Any) -> 
         read = load_checkpoint(tmp_path / name)
         assert read.config == twice.config
         assert torch.equal(run(read), run(twice))
+
+
+def test_a_budget_of_parameters_is_filled_and_kept(make_model: MakeModel) -> None:
+    model = make_model(**(DEEP | {"nhead": 8, "dim_feedforward": 64}))
+    importance = random_importance(model)
+
+    def left(share: float) -> int:
+        smaller = remove(model, choose_by_share(model, importance, heads=share, units=share, multiple=4))
+        return sum(parameter.numel() for parameter in smaller.parameters())
+
+    for wanted in (0.2, 0.456, 0.999):
+        share = share_within(model, importance, left(wanted), multiple=4)
+        assert share >= wanted
+        assert left(share) == left(wanted)
+        assert share_within(model, importance, left(wanted) - 1, multiple=4) < wanted
+    assert share_within(model, importance, 10**9) == 1.0
+    with pytest.raises(ConfigError, match=re.escape(f"but {left(0.001):,} are left by one head and 4 units a layer")):
+        share_within(model, importance, left(0.001) - 1, multiple=4)
 
 
 @pytest.mark.parametrize("positions", ["relative", "alibi"])

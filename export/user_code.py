@@ -1,0 +1,25 @@
+"""Python files of a user's own, such as what `tfm prune --fine-tune` and a study's task are."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from tfm.errors import InputError
+
+
+def import_file(file: Path) -> ModuleType:
+    """Import a file by its place, with its folder on sys.path as when it is run.
+
+    Raises:
+        InputError: There is no such file, or it fails.
+    """
+    if not file.is_file():
+        raise InputError(f"{file} is no Python file that could be imported")
+    module = ModuleType(file.stem)
+    module.__file__ = str(file.resolve())
+    sys.path.insert(0, str(file.resolve().parent))
+    try:  # compiled here, so that no __pycache__ is left beside it
+        exec(compile(file.read_bytes(), module.__file__, "exec"), module.__dict__)
+    except Exception as error:  # a user's code may raise anything
+        raise InputError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
