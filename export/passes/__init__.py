@@ -1,8 +1,9 @@
 """Passes on the exported graph, one a file, each an `onnx_ir.passes.InPlacePass`."""
 
+from .expand_mish import ExpandMish
 from .expand_rotary_caches import ExpandRotaryCaches
 from .fold_heads import FoldHeads
 from .fuse_quick_gelu import FuseQuickGelu
 from .name_ops import NOTE_KEY, OP_KEY, NameOps
 
-__all__ = ["NOTE_KEY", "OP_KEY", "ExpandRotaryCaches", "FoldHeads", "FuseQuickGelu", "NameOps"]
+__all__ = ["NOTE_KEY", "OP_KEY", "ExpandMish", "ExpandRotaryCaches", "FoldHeads", "FuseQuickGelu", "NameOps"]

@@ -1,7 +1,7 @@
 """Sweeps of activations, plain and gated, over the whole domain of float32 and float16.
 
 An exported float16 graph is the float32 one with its types changed. onnxruntime 1.32's CPU provider has a float16
-kernel for none of these ops: it puts Casts around them, breaks gelu, hardswish, mish and, at the lower levels,
+kernel for none of these ops: it puts Casts around them, breaks gelu, hardswish and, at the lower levels,
 quick-gelu into smaller ops, and computes all of it in float32. So a float16 result is the float32 one, rounded once.
 Eager PyTorch, which rounds between the ops of composites, is measured on float16 tensors.
 

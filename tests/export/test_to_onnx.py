@@ -73,7 +73,7 @@ FORMS = {
     "gelu": "Gelu",
     "gelu_tanh": "Gelu",
     "hardswish": "HardSwish",
-    "mish": "Mish",
+    "mish": "Exp·Add·Mul·Div·Add·Div",  # torch's Mish has no kernel and would become Softplus·Tanh·Mul
     "quick_gelu": "QuickGelu",
     "relu": "Relu",
     "sigmoid": "Sigmoid",
