@@ -13,7 +13,7 @@ class ExpandMish(InPlacePass):
     tanh(ln u) = (u² - 1) / (u² + 1), and with u = 1 + eˣ that is n / (n + 2): the same function, whose one special
     function is the exponential. Nothing cancels, and where eˣ or n is infinite or 0 the limits come out: x, and -0.
     onnxruntime 1.32 would expand Mish to Softplus, Tanh and Mul; on its CPU provider, whose Softplus is no vector code,
-    that takes twelve times as long, and its largest error is three times this one's.
+    that takes more than ten times as long, and its largest error is three times this one's.
 
     Requires: nodes named by `NameOps`.
     Ensures: the same function, in the input's dtype.
