@@ -220,15 +220,16 @@ def draw(found: dict[str, Any], picture: Path) -> None:
     """Draw error and speed in int8 against size in int8, a column for each model."""
     from matplotlib.figure import Figure
 
-    names = [name for name in ("minilm", "g2p") if name in found]
+    names = [name for name in ("minilm", "g2p") if "time" in found.get(name, {}).get("1.0", {})]
     figure = Figure(figsize=(4.5 * len(names), 5.5), layout="constrained")
     for column, name in enumerate(names):
-        points = sorted(found[name].items(), key=lambda point: -float(point[0]))
+        timed = ((keep, one) for keep, one in found[name].items() if "time" in one and "error" in one)
+        points = sorted(timed, key=lambda point: -float(point[0]))
         sizes = [one["bytes"]["int8"] / 1e6 for _, one in points]
         upper, lower = (figure.add_subplot(2, len(names), row * len(names) + column + 1) for row in range(2))
         for key in points[0][1]["error"]:
             upper.plot(sizes, [one["error"][key] for _, one in points], "o-" if "int8" in key else "o--", label=key)
-        for work in points[0][1].get("time", {}):
+        for work in points[0][1]["time"]:
             faster = [(one["time"][work]["faster"] or [1, 1, 1]) for _, one in points]
             bars = [[f[0] - f[1] for f in faster], [f[2] - f[0] for f in faster]]
             lower.errorbar(sizes, [f[0] for f in faster], bars, marker=".", capsize=2, label=work)
