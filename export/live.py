@@ -13,6 +13,7 @@ from torch import Tensor
 from tfm.errors import BundleError, ProviderError, VerificationError
 from tfm.quantize.progress import Stage, silent
 from tfm.runtime import Figures
+from tfm.runtime.graph_files import check_graphs
 from tfm.runtime.locate import folder_of
 from tfm.runtime.manifest import Manifest, check_digests, read_manifest
 
@@ -109,6 +110,7 @@ def compare_live(
     """
     manifest = read_manifest(folder_of(bundle))
     check_digests(manifest, manifest.files)
+    check_graphs(manifest)
     subject = open_subject(checkpoint, model=model, config=config, nhead=nhead, stage=stage)
     return compare_graphs(
         manifest,

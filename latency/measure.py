@@ -16,6 +16,7 @@ from tfm.errors import InputError
 from tfm.runtime.batches import check_count
 from tfm.runtime.checks import nearest
 from tfm.runtime.cpu import model_name, usable_cores
+from tfm.runtime.graph_files import files_of_graph
 from tfm.runtime.locate import folder_of
 from tfm.runtime.manifest import Manifest, read_manifest
 from tfm.runtime.progress import Progress
@@ -266,4 +267,4 @@ def _made(load: float | None) -> dict[str, Any]:
 
 def _size(manifest: Manifest, precision: str) -> int:
     paths = manifest.graphs[precision].values()
-    return sum(manifest.files[name].size for path in paths for name in manifest.files_of(path))
+    return sum(manifest.files[name].size for path in paths for name in files_of_graph(manifest, path))

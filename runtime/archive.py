@@ -15,7 +15,7 @@ from typing import IO
 
 from tfm.errors import BundleError
 
-from .manifest import Manifest, parse_manifest
+from .manifest import Manifest, parse_manifest, read_manifest
 
 _MANIFEST = "manifest.json"
 _MOST_MANIFEST = 1 << 26
@@ -47,12 +47,21 @@ def unpack(archive: Path) -> Path:
             while block := stream.read(_BLOCK):
                 digest.update(block)
             key = os.getpid(), digest.hexdigest()
-            if key not in _unpacked or not (_unpacked[key] / _MANIFEST).is_file():
+            if key not in _unpacked or not _is_whole(_unpacked[key]):
                 _unpacked[key] = _unpack(archive, stream)
             return _unpacked[key]
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error) as error:
         # RuntimeError: an encrypted file; NotImplementedError, a kind of it: a compression that Python does not know
         raise BundleError(f"{archive} cannot be read as a zip of a bundle: {error}; copy it again") from error
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether nobody has cleaned an unpacked bundle away, not even in part."""
+    try:
+        read_manifest(folder)
+    except BundleError:
+        return False
+    return True
 
 
 def _unpack(archive: Path, stream: IO[bytes]) -> Path:
