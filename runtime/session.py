@@ -175,7 +175,7 @@ def _describe_spec(spec: TensorSpec) -> str:
 
 
 def _compare_shapes(path: Path, nodes: Sequence[Any], specs: Sequence[TensorSpec]) -> None:
-    """Compare shapes where both the graph and the manifest say a rank, and a size; a name of a size says neither.
+    """Compare shapes where the graph says them: sizes, and names of sizes, by which caches are made.
 
     Raises:
         BundleError: They differ: the checks of inputs would let through what the graph does not take.
@@ -184,7 +184,7 @@ def _compare_shapes(path: Path, nodes: Sequence[Any], specs: Sequence[TensorSpec
     for node in nodes:
         found, expected = tuple(node.shape), said[node.name]
         pairs = zip(found, expected, strict=False)
-        if found and (len(found) != len(expected) or any(isinstance(size, int) and size != dim for size, dim in pairs)):
+        if found and (len(found) != len(expected) or any(size is not None and size != dim for size, dim in pairs)):
             raise BundleError(
                 f"{path}: {node.name} has shape ({_shape(found)}), but the manifest says ({_shape(expected)}); "
                 "export it again"
