@@ -17,6 +17,7 @@ from tfm.runtime.bundle import load
 from tfm.runtime.checks import Array, InputChecks
 from tfm.runtime.locate import folder_of
 from tfm.runtime.manifest import Manifest, check_digests, read_manifest
+from tfm.runtime.requires import check_onnxruntime
 
 from .attention import describe_heads, open_keys
 from .derivatives import derivative_of
@@ -49,6 +50,7 @@ def look(bundle: str | os.PathLike[str], text: str | Sequence[int], *, precision
         has = ", ".join(manifest.graphs)
         raise BundleError(f"{manifest.folder} has no {precision!r} graph to look into; it has: {has}")
     paths = manifest.graphs[precision]
+    check_onnxruntime(manifest, precision)
     check_digests(manifest, [name for path in paths.values() for name in manifest.files_of(path)])
     reader = Reader(manifest)
     ids = reader.read(text)

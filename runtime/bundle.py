@@ -15,6 +15,7 @@ from .manifest import Manifest, Signature, check_digests, read_manifest
 from .messages import brief
 from .model import TOKENIZER
 from .providers import candidates, count_threads
+from .requires import check_onnxruntime
 from .session import Session, reason_of
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def _choose_precision(manifest: Manifest, precision: str, provider: str) -> str:
 
 def _open(manifest: Manifest, precision: str, provider: str, threads: int) -> dict[str, Session]:
     """Open the graphs of one precision on one provider, each run once."""
+    check_onnxruntime(manifest, precision)
     paths = manifest.graphs[precision]
     opened = [name for path in paths.values() for name in manifest.files_of(path)]
     finish = _start_digests(manifest, opened + [TOKENIZER] * (TOKENIZER in manifest.files))

@@ -26,6 +26,7 @@ from .locate import folder_of
 from .manifest import Manifest, Signature, check_digests, read_manifest
 from .messages import brief
 from .providers import candidates, count_threads
+from .requires import too_old
 from .session import Session, reason_of
 
 GOLDEN_SCHEMA = 1
@@ -182,6 +183,9 @@ def check_golden(
     for name in dict.fromkeys(wanted):
         for role, path in manifest.graphs[name].items():
             limits = _Limits(top["precisions"][name], role, manifest.signature[role])
+            if fault := too_old(manifest, name, role):
+                graphs.append(GoldenGraph(role=role, precision=name, provider="", outputs=(), fault=fault))
+                continue
             file, signature = manifest.folder / path, manifest.signature[role]
             graphs.append(_check_graph(name, role, file, signature, providers, threads, cases[role], limits))
     return GoldenReport(bundle=manifest.folder, cases=sum(counts.values()), graphs=tuple(graphs))

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from tfm.errors import BundleError
 
 from .checked_json import CheckedJson
 from .locate import path_of
+from .requires import Requires, read_requires
 
 SCHEMA = 1
 ROLES: dict[str, tuple[str, ...]] = {
@@ -113,6 +114,7 @@ class Manifest:
         versions: What wrote the bundle.
         opset: The graphs' ONNX opset.
         gates: What was verified, with which verdict.
+        requires: Precision → role → the lowest onnxruntime that opens its graph; empty: an older tfm-export said none.
     """
 
     folder: Path
@@ -127,6 +129,7 @@ class Manifest:
     versions: Mapping[str, Any]
     opset: int
     gates: tuple[Any, ...]
+    requires: Requires = field(default_factory=dict)
 
     def files_of(self, graph: str) -> list[str]:
         """List a graph's file and, where it has one, that of its weights."""
@@ -239,6 +242,7 @@ def _parse(folder: Path, top: CheckedJson) -> Manifest:
         versions=_plain(top["versions"]),
         opset=top["opset"].integer(1),
         gates=tuple(item.value for item in top["gates"].items()),
+        requires=read_requires(top),
     )
 
 

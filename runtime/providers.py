@@ -20,6 +20,7 @@ from .batches import check_count
 from .checks import nearest
 from .cpu import default_threads
 from .messages import brief
+from .requires import newer_needed
 from .saturation import saturates
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -132,8 +133,9 @@ def open_session(path: Path | bytes, provider: str, threads: int) -> Any:
         )
     except Exception as error:  # onnxruntime's errors have no common class below Exception
         if provider != "cpu":
-            raise ProviderError(f"{wanted} could not open {what}: {error}") from error
-        raise BundleError(f"onnxruntime {onnxruntime.__version__} could not load {what}: {error}") from error
+            raise ProviderError(f"{wanted} could not open {what}: {newer_needed(error)}{error}") from error
+        reason = f"{newer_needed(error)}{error}"
+        raise BundleError(f"onnxruntime {onnxruntime.__version__} could not load {what}: {reason}") from error
     if session.get_providers()[0] != wanted:
         raise ProviderError(
             f"{wanted} did not start, and onnxruntime fell back to {session.get_providers()[0]}: "
