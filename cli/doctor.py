@@ -74,12 +74,16 @@ def _threads(count: int) -> str:
 
 
 def _bundle(bundle: "BundleState") -> list[tuple[str, str]]:
+    names: dict[str, list[str]] = {}
+    for name, version in bundle.needs.items():
+        names.setdefault(version, []).append(name)
+    needs = [("it needs", f"onnxruntime >= {version} for {', '.join(those)}") for version, those in names.items()]
     if bundle.why is not None:
-        return [("bundle", f"✗ {bundle.path}")]
+        return [("bundle", f"✗ {bundle.path}"), *needs]
     assert bundle.threads is not None
     runs = f"{bundle.kind}, runs {bundle.precision} on {bundle.device} with {_threads(bundle.threads)}"
     skipped = [(f"not on {name}", why) for name, why in (bundle.skipped or {}).items()]
-    return [("bundle", f"✓ {bundle.path}: {runs}"), *skipped]
+    return [("bundle", f"✓ {bundle.path}: {runs}"), *skipped, *needs]
 
 
 def _print_canaries(canaries: "tuple[CanaryState, ...]") -> None:

@@ -16,6 +16,7 @@ from tfm.runtime import Figures
 from tfm.runtime.graph_files import check_graphs
 from tfm.runtime.locate import folder_of
 from tfm.runtime.manifest import Manifest, check_digests, read_manifest
+from tfm.runtime.requires import check_onnxruntime
 
 from .bisect import Reproduction, bisect
 from .compare import first_line, judge
@@ -160,6 +161,7 @@ def compare_graphs(
     reports: list[GraphReport] = []
     reproduction: Reproduction | None = None
     for precision in precisions or manifest.graphs:
+        check_onnxruntime(manifest, precision)
         for graph in graphs:
             path = manifest.folder / manifest.graphs[precision][graph.role]
             inputs = _inputs(graph, seed, cases)

@@ -18,6 +18,7 @@ from tfm.runtime.checks import Array, InputChecks
 from tfm.runtime.graph_files import check_graphs
 from tfm.runtime.locate import folder_of
 from tfm.runtime.manifest import Manifest, read_manifest
+from tfm.runtime.requires import check_onnxruntime
 
 from .attention import describe_heads, open_keys
 from .derivatives import derivative_of
@@ -49,6 +50,7 @@ def look(bundle: str | os.PathLike[str], text: str | Sequence[int], *, precision
     if precision not in manifest.graphs:
         has = ", ".join(manifest.graphs)
         raise BundleError(f"{manifest.folder} has no {precision!r} graph to look into; it has: {has}")
+    check_onnxruntime(manifest, precision)
     check_graphs(manifest, precision)
     reader = Reader(manifest)
     ids = reader.read(text)

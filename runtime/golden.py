@@ -25,6 +25,7 @@ from .locate import folder_of
 from .manifest import Manifest, Signature, check_digests, read_manifest, read_proved
 from .messages import brief
 from .providers import candidates, count_threads
+from .requires import too_old
 from .session import Session, reason_of
 from .stored_arrays import ARRAYS, read_arrays
 
@@ -182,6 +183,9 @@ def check_golden(
     for name in dict.fromkeys(wanted):
         for role, path in manifest.graphs[name].items():
             limits = _Limits(top["precisions"][name], role, manifest.signature[role])
+            if fault := too_old(manifest, name, role):
+                graphs.append(GoldenGraph(role=role, precision=name, provider="", outputs=(), fault=fault))
+                continue
             graph = _Graph(manifest, role, path, providers, threads)
             graphs.append(_check_graph(name, graph, cases[role], limits))
     return GoldenReport(bundle=manifest.folder, cases=sum(counts.values()), graphs=tuple(graphs))

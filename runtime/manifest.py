@@ -6,7 +6,7 @@ import json
 import os
 import stat
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tfm.errors import BundleError
 from .checked_json import CheckedJson, parse_json
 from .files import HeldFile, read_file
 from .locate import MANIFEST, path_of
+from .requires import Requires, read_requires
 
 SCHEMA = 1
 LARGEST_MANIFEST = 1 << 26
@@ -119,6 +120,7 @@ class Manifest:
         opset: The graphs' ONNX opset.
         gates: What was verified, with which verdict.
         digest: SHA-256 of manifest.json, which tells the bundle from any other.
+        requires: Precision → role → the lowest onnxruntime that opens its graph; empty: an older tfm-export said none.
     """
 
     folder: Path
@@ -134,6 +136,7 @@ class Manifest:
     opset: int
     gates: tuple[Any, ...]
     digest: str = ""
+    requires: Requires = field(default_factory=dict)
 
 
 def read_manifest(bundle: str | os.PathLike[str]) -> Manifest:
@@ -258,6 +261,7 @@ def _parse(folder: Path, top: CheckedJson) -> Manifest:
         versions=_plain(top["versions"]),
         opset=top["opset"].integer(1),
         gates=tuple(item.value for item in top["gates"].items()),
+        requires=read_requires(top),
     )
 
 

@@ -11,6 +11,7 @@ from .checks import MAY_BE_EMPTY, SUM, Array
 from .companions import Companions
 from .graph_files import GraphFiles
 from .manifest import Manifest, Signature
+from .requires import check_onnxruntime
 from .session import Session, reason_of
 from .session_options import Tuning
 from .shared_sessions import OpenGraph, share
@@ -39,6 +40,7 @@ class OpenBundle:
             BundleError: A file is altered or cannot be read, or a graph does not run.
             ProviderError: The provider does not run here.
         """
+        check_onnxruntime(manifest, precision)
         self.manifest, self.precision, self.provider, self.threads = manifest, precision, provider, threads
         self._tuning = tuning
         self._files = {role: GraphFiles(manifest, path) for role, path in manifest.graphs[precision].items()}

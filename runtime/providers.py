@@ -17,6 +17,7 @@ from .batches import check_count
 from .checks import nearest
 from .cpu import default_threads
 from .messages import brief
+from .requires import newer_needed
 from .session_options import DEFAULTS, Tuning, session_options
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -124,8 +125,9 @@ def open_session(
         session = onnxruntime.InferenceSession(graph, options, providers=listed, enable_fallback=0)
     except Exception as error:  # onnxruntime's errors have no common class below Exception
         if provider != "cpu":
-            raise ProviderError(f"{wanted} could not open {what}: {error}") from error
-        raise BundleError(f"onnxruntime {onnxruntime.__version__} could not load {what}: {error}") from error
+            raise ProviderError(f"{wanted} could not open {what}: {newer_needed(error)}{error}") from error
+        reason = f"{newer_needed(error)}{error}"
+        raise BundleError(f"onnxruntime {onnxruntime.__version__} could not load {what}: {reason}") from error
     if session.get_providers()[0] != wanted:
         raise ProviderError(
             f"{wanted} did not start, and onnxruntime fell back to {session.get_providers()[0]}: "
