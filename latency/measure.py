@@ -119,7 +119,7 @@ def measure_latency(
         about = "this bundle has no task for texts as they are"
     warnings += [_noise(line) for line in lines if line.noisy]
     return LatencyReport(
-        bundle=Path(os.fspath(bundle)).name or folder.resolve().name,
+        bundle=Path(os.path.abspath(bundle)).name,
         kind=manifest.kind,
         made=_made(load),
         settings={
