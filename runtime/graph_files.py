@@ -78,7 +78,7 @@ class GraphFiles:
             finish()  # where a file was altered, that says more than what onnxruntime makes of it
         if in_place and not self._is_in_place():
             raise BundleError(f"{self.path}: its weights were replaced while they were opened; load the bundle again")
-        return OpenGraph(session, tuple(self._data.values()) if in_place else ())
+        return OpenGraph(session, tuple(self._data.values()) if in_place else (), arena=tuning.arena)
 
     def _is_in_place(self) -> bool:
         return all(file.is_in_place for file in self._data.values())

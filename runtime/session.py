@@ -53,6 +53,7 @@ class Session:
         self._largest = 0  # bytes of input since memory was last given back
         self._path, self._forks = path, controls.forks()
         self._graph: OpenGraph | None = graph or OpenGraph(open_session(path, provider, threads))
+        self._shrinks = provider == "cpu" and self._graph.arena
         self.check = InputChecks(signature, empty_batch=True)
         self._outputs = [spec.name for spec in signature.outputs]
         for what, nodes, specs in (
@@ -124,7 +125,7 @@ class Session:
 
     def execute(self, call: Callable[[Any], T], size: int, control: Control | None) -> T:
         """Run with RunOptions; after an input far larger than this one's `size` bytes, its memory is given back."""
-        shrink = self.provider == "cpu" and self._largest > _FAR_LARGER * max(size, _SMALL)
+        shrink = self._shrinks and self._largest > _FAR_LARGER * max(size, _SMALL)
         if shrink:
             self._largest = 0
 

@@ -33,7 +33,6 @@ _ATTRIBUTES: Mapping[str, type] = {
 _ENTRIES = frozenset(
     {
         "ep.cpu.qmoe_deferred_scale",
-        "memory.enable_memory_arena_shrinkage",
         "mlas.disable_kleidiai",
         "mlas.qnbit.force_fp32",
         "mlas.use_lut_gemm",

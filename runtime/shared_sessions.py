@@ -14,10 +14,11 @@ class OpenGraph:
 
     Attributes:
         session: The `onnxruntime.InferenceSession`.
+        arena: Whether it keeps memory of a run for the next one.
     """
 
-    def __init__(self, session: Any, mapped: tuple[HeldFile, ...] = ()) -> None:
-        self.session = session
+    def __init__(self, session: Any, mapped: tuple[HeldFile, ...] = (), *, arena: bool = True) -> None:
+        self.session, self.arena = session, arena
         self._mapped = mapped
 
     @property

@@ -4,6 +4,7 @@ import multiprocessing
 import pickle
 import shutil
 
+import numpy as np
 import pytest
 
 from tfm.errors import BundleError, InputError, MissingTaskError, ProviderError
@@ -103,6 +104,13 @@ def test_options_of_onnxruntime(make_bundle):
     assert (found.enable_mem_pattern, found.enable_cpu_mem_arena) == (False, False)
     plain = load(make_bundle("encoder without segments"), provider="cpu", threads=1)
     assert plain._sessions["model"].opened().get_session_options().enable_cpu_mem_arena
+
+
+def test_a_small_run_after_a_large_one_without_an_arena(make_bundle):
+    """Which has no memory to give back, as one with an arena does then."""
+    model = load(make_bundle("tower"), provider="cpu", threads=1, arena=False)
+    model.run(x=np.ones((4096, 128), np.float32))
+    assert model.run(x=np.ones((1, 128), np.float32))["y"].shape == (1, 128)
 
 
 def test_models_of_other_options_share_nothing(make_bundle):
