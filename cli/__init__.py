@@ -1,9 +1,7 @@
 """The command line: a thin shell over the rooms. Exit codes: 0 done, 1 a gate failed, 2 bad usage or bad input."""
 
-import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 import click
 
@@ -18,12 +16,12 @@ from .parity import parity as parity_command
 from .prune import prune as prune_command
 from .quantize import quantize as quantize_command
 from .run import run as run_command
+from .signals import explain_interruption, heed_signals
 from .verify_ops import verify_ops as verify_ops_command
 
 __all__ = ["export", "main"]
 
 _INTERRUPTED = 130
-_TERMINATED = 143
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -54,13 +52,8 @@ def export(arguments: Sequence[str] | None = None) -> None:
     _run(export_command, arguments, "tfm-export")
 
 
-def _end(*_: object) -> NoReturn:
-    """Leave as on an error, so that what is half done is cleaned up."""
-    sys.exit(_TERMINATED)
-
-
 def _run(command: click.Command, arguments: Sequence[str] | None, name: str) -> None:
-    signal.signal(signal.SIGTERM, _end)
+    heed_signals()
     try:
         code = command.main(arguments, prog_name=name, standalone_mode=False)
     except TfmError as error:
@@ -70,6 +63,6 @@ def _run(command: click.Command, arguments: Sequence[str] | None, name: str) -> 
         error.show()
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo(f"{name}: interrupted; nothing was left behind but the figures of a search, to go on with", err=True)
+        click.echo(f"{name}: {explain_interruption()}", err=True)
         code = _INTERRUPTED
     sys.exit(code or 0)
