@@ -76,7 +76,7 @@ def test_the_next_archive_that_is_unpacked_clears_up(make_bundle: Bundle, tempor
     assert (left / "manifest.json").is_file()
     folder = load(archive, provider="cpu").manifest.folder
     assert list(temporary.iterdir()) == [folder]
-    other = shutil.make_archive(str(tmp_path / "y"), "zip", make_bundle("decoder"))
+    other = shutil.make_archive(str(tmp_path / "y"), "zip", make_bundle("counter"))
     assert load(other, provider="cpu").manifest.folder != folder
     assert folder.is_dir()  # still in use
 

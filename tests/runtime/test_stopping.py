@@ -23,10 +23,10 @@ def came() -> Iterator[list[int]]:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
     monkeypatch.setattr(stopping, "monotonic", lambda: now[0])
-    yield now
+    return now
 
 
 def send(*numbers: int) -> None:
