@@ -165,7 +165,7 @@ class Ground:
         self._usual: set[str] = set()
 
     def start(self, work: Callable[[], None]) -> int:
-        """Do something in a fork of this process, in a session of its own, with its own folder for temporary files."""
+        """Do something in a fork, in a session of its own and with a folder of its own for temporary files."""
         sys.stdout.flush()
         child = os.fork()
         if child:
@@ -338,13 +338,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--moments", type=int, default=100, help="SIGKILLs, over all commands")
     parser.add_argument("--polite", type=int, help="of each other signal, over all commands [default: a tenth]")
     parser.add_argument("--only", choices=["export", "quantize", "prune"], help="one command alone")
+    parser.add_argument("--quick", action="store_true", help="time no engines in processes of their own")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     polite = max(options.moments // 10, 3) if options.polite is None else options.polite
     findings = Findings()
     room = Path(tempfile.mkdtemp(prefix="kill-")).resolve()  # no TemporaryDirectory, which every fork would remove
     try:
-        run_all(room, findings, options.moments, polite, options.only, random.Random(options.seed))
+        run_all(room, findings, options.moments, polite, options.only, random.Random(options.seed), quick=options.quick)
     finally:
         shutil.rmtree(room)
     print(f"\n{len(findings.violations)} violations")
@@ -353,24 +354,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if findings.violations else 0
 
 
-def run_all(room: Path, findings: Findings, kills: int, polite: int, only: str | None, draw: random.Random) -> None:
+def run_all(
+    room: Path, findings: Findings, kills: int, polite: int, only: str | None, draw: random.Random, *, quick: bool
+) -> None:
     """Run every command undisturbed, then disturb it; prints what became of it."""
     import tfm.export
     import tfm.prune  # noqa: F401 - before it forks
+
+    if quick:
+        take_no_time()
 
     ground = Ground(room, findings)
     if ground.wait(ground.start(lambda: prepare(room))) != 0:
         raise SystemExit(f"no model could be made: {ground.said()}")
     commands = commands_on(room)
-    for command in commands:
+    chosen = [command for command in commands if only in (None, command.name)]
+    for command in commands if only != "prune" else chosen:
         if command.name == "quantize":  # of the bundle that was exported
             shutil.copytree(commands[0].output, command.output)
-        command.seconds = ground.undisturbed(command)
-        ground.whole(command, "undisturbed")
+        if command in chosen or command.name == "export":
+            command.seconds = ground.undisturbed(command)
+            ground.whole(command, "undisturbed")
     ground.accept()
-    chosen = [command for command in commands if only in (None, command.name)]
     for number, command in enumerate(chosen):
-        command.seconds = max(ground.undisturbed(command), ground.undisturbed(command))
+        command.seconds = ground.undisturbed(command)
         print(f"{command.name}: {command.seconds:.1f} s undisturbed", flush=True)
         for kind, total in (("SIGKILL", kills), ("SIGTERM", polite), ("SIGHUP", polite), ("SIGINT ×5", polite)):
             share = total // len(chosen) + (number < total % len(chosen))
