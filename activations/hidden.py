@@ -5,7 +5,6 @@ Shapes: T tokens of a text, S tokens that a decoder writes, F feed-forward size.
 
 import dataclasses
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from tfm.model import Transformer, load_checkpoint, load_tokenizer, locate_check
 from tfm.model.activations import make_activation
 from tfm.model.layer import FeedForward
 from tfm.runtime.companions import TOKENIZER
+from tfm.runtime.scratch import scratch_folder
 from tfm.runtime.tokenizer import Tokenizer
 
 from .sqnr import Array
@@ -182,7 +182,7 @@ def _rows(path: Path, model: Transformer) -> tuple[list[list[int]], str]:
 def _tokenizer(path: Path, folder: Path, by_word: bool) -> Tokenizer:
     inside = load_tokenizer(path)
     if inside is not None:
-        with tempfile.TemporaryDirectory() as scratch:
+        with scratch_folder() as scratch:
             inside.save(str(file := Path(scratch) / TOKENIZER))
             return Tokenizer(file, refuse_unknown=by_word)
     if not (folder / TOKENIZER).is_file():

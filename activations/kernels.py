@@ -1,7 +1,6 @@
 """What an activation becomes: the ops of its exported graph, and the kernels that onnxruntime runs of them."""
 
 import dataclasses
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from tfm.export.sweeps.subjects import OpGraph
 from tfm.export.verify import CPU
 from tfm.model import GATED, TransformerConfig
 from tfm.model.layer import FeedForward
+from tfm.runtime.scratch import scratch_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def find_kernels(model: ir.Model) -> Kernels:
     (x,) = model.graph.inputs
     assert x.shape is not None
     feeds = {str(x.name): np.zeros((2, int(x.shape[1])), np.float32)}  # type: ignore[arg-type]
-    with tempfile.TemporaryDirectory() as name:
+    with scratch_folder() as name:
         folder = Path(name)
         ir.save(model, folder / "exported.onnx")
         (folder / "made").mkdir()

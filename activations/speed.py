@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import statistics
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from tfm.errors import InputError
 from tfm.latency import Job
 from tfm.latency.ratios import LEAST_ROUNDS, Ratio, noise_of, ratio_of
 from tfm.latency.rounds import take_turns
+from tfm.runtime.scratch import scratch_folder
 
 from .kernels import export_activation, width_of_input
 
@@ -88,7 +88,7 @@ def time_activations(
     Raises:
         VerificationError: A graph cannot be run.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         jobs = {name: _job(name, model, WIDTH, Path(folder)) for name, model in models.items()}
         jobs[_CALL] = _job(BASELINE, export_activation(BASELINE, 1), 1, Path(folder))
         works = [{"rows": rows} for rows, _ in SHAPES]

@@ -3,10 +3,8 @@
 What is printed goes through `streams` and `screen`; what nobody foresaw ends in `ending`.
 """
 
-import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 import click
 
@@ -22,6 +20,7 @@ from .parity import parity as parity_command
 from .prune import prune as prune_command
 from .quantize import quantize as quantize_command
 from .run import run as run_command
+from .signals import explain_interruption, heed_signals
 from .streams import outputs, say
 from .verify_ops import verify_ops as verify_ops_command
 
@@ -29,7 +28,6 @@ __all__ = ["export", "main"]
 
 _REFUSED = 2
 _INTERRUPTED = 130
-_TERMINATED = 143
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,13 +58,8 @@ def export(arguments: Sequence[str] | None = None) -> None:
     _run(export_command, arguments, "tfm-export")
 
 
-def _end(*_: object) -> NoReturn:
-    """Leave as on an error, so that what is half done is cleaned up."""
-    sys.exit(_TERMINATED)
-
-
 def _run(command: click.Command, arguments: Sequence[str] | None, name: str) -> None:
-    signal.signal(signal.SIGTERM, _end)
+    heed_signals()
     with outputs():
         code = exit_code(name, lambda: _invoke(command, arguments, name))
     sys.exit(code)
@@ -83,5 +76,5 @@ def _invoke(command: click.Command, arguments: Sequence[str] | None, name: str) 
         error.show()
         return _REFUSED  # click's own code would be 1 for a file that cannot be opened
     except (click.Abort, KeyboardInterrupt):
-        say(f"{name}: interrupted; nothing was left behind but the figures of a search, to go on with", err=True)
+        say(f"{name}: {explain_interruption()}", err=True)
         return _INTERRUPTED

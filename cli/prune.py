@@ -14,6 +14,7 @@ import click
 from tfm.errors import ExportError, InputError
 
 from .outputs import name_after
+from .signals import StoppedError
 from .streams import say_json
 
 if TYPE_CHECKING:  # importing them loads torch, which --help must not wait for
@@ -21,6 +22,8 @@ if TYPE_CHECKING:  # importing them loads torch, which --help must not wait for
     from tfm.prune.distil import Batch
 
 _INTERRUPTED = 130
+_REPORT = "pruning.json"
+"""What `--overwrite` knows a pruned checkpoint by."""
 
 
 @click.command()
@@ -50,6 +53,7 @@ _INTERRUPTED = 130
 @click.option("--threads", type=click.IntRange(min=1), help="Threads to compute on [default: all cores].")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to make [default: NAME-pruned here].")
+@click.option("--overwrite", is_flag=True, help="Replace a pruned checkpoint that is there already.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON, for machines.")
 @click.pass_context
 def prune(
@@ -69,12 +73,13 @@ def prune(
     threads: int | None,
     seed: int,
     output: Path | None,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Remove whole attention heads and feed-forward units from a checkpoint, the least important first.
 
-    Encoders then learn to give the original's states and embeddings again; Ctrl-C ends that early and keeps what was
-    learned. Decoders are fine-tuned by --fine-tune, or not at all.
+    Encoders then learn to give the original's states and embeddings again; Ctrl-C, like SIGTERM, ends that early and
+    keeps what was learned. Decoders are fine-tuned by --fine-tune, or not at all.
     """
     if sum((keep is not None, parameters is not None, heads is not None or units is not None)) != 1:
         raise click.UsageError("say how much is to be left, in one way: --keep, --parameters, or --heads and --units")
@@ -96,13 +101,11 @@ def prune(
 
     console = Screen(err=True)
     place = Path(os.path.realpath(output or f"{name_after(ckpt)}-pruned"))
-    if place.exists():
-        raise ExportError(f"{place} exists already; choose another folder with -o")
     tuning = None if script is None else _load_script(script)
     if threads is not None:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    with staged(place, overwrite=False) as (folder, put_in_place):
+    with staged(place, overwrite=overwrite, what="pruned checkpoint", mark=_REPORT) as (folder, put_in_place):
         with show_stage(console, "read checkpoint"):
             original = load_checkpoint(ckpt, config).float()
             train, held_out, about = read_text(ckpt, text, original, needed=not hasattr(tuning, "losses"))
@@ -118,7 +121,7 @@ def prune(
         model = remove(original, kept)
         encoder = original.config.kind == "encoder" and bool(held_out)
         cosines: dict[str, float] = {"pruned": mean_cosine(model, original, held_out)} if encoder else {}
-        interrupted, tuned = False, "not at all"
+        stopped, tuned = 0, "not at all"
         try:
             if tuning is not None and hasattr(tuning, "fine_tune"):
                 tuned = str(script)
@@ -131,7 +134,9 @@ def prune(
                     say = _clock(step)
                     distil(model, original, train, **options, progress=lambda i, n, loss: say(i, n, f"loss {loss:.4f}"))
         except KeyboardInterrupt:
-            interrupted = True
+            stopped = _INTERRUPTED
+        except StoppedError as signal:
+            stopped = int(str(signal.code))
         model.eval()
         if encoder:
             cosines["fine-tuned"] = mean_cosine(model, original, held_out)
@@ -140,17 +145,17 @@ def prune(
             "cosine": cosines,
             "held_out": sum(len(ids) for ids, _ in held_out),
             "fine_tuned": tuned,
-            "interrupted": interrupted,
+            "interrupted": bool(stopped),
         }
         save_checkpoint(model, folder / "model.safetensors")
         _copy_companions(ckpt, folder)
-        write_whole(folder / "pruning.json", json.dumps(report, indent=1) + "\n")
+        write_whole(folder / _REPORT, json.dumps(report, indent=1) + "\n")
         put_in_place()
     if as_json:
         say_json(report)
     else:
         print_pruned(report, Screen())
-    context.exit(_INTERRUPTED if interrupted else 0)
+    context.exit(stopped)
 
 
 def _load_script(script: Path) -> ModuleType:

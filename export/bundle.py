@@ -16,6 +16,7 @@ from tfm.latency import Latency, compare_speed
 from tfm.model import TransformerConfig, load_tokenizer
 from tfm.quantize import Quantised, Recipe, quantise, read_calibration
 from tfm.quantize.half import to_half
+from tfm.quantize.journal import drop_journal, journal_of
 from tfm.quantize.manifest import write_json
 from tfm.quantize.progress import Stage, silent
 from tfm.quantize.staging import staged
@@ -149,7 +150,7 @@ def export_checkpoint(
         The report. Where a gate failed, and was not overruled, nothing was left at `output`.
 
     Raises:
-        TfmError: The input is bad, or the bundle cannot be written; nothing is left behind.
+        TfmError: The input is bad, or the bundle cannot be written; nothing is left behind but the figures of a search.
     """
     unknown = [name for name in precisions if name not in PRECISIONS]
     if unknown:
@@ -193,7 +194,7 @@ def export_checkpoint(
                         max_drop=max_drop,
                         favour=favour,
                         recipe=recipe,
-                        journal=place.with_name(f".{place.name}.{precision}.search"),
+                        journal=journal_of(place, precision),
                         progress=progress,
                     )
                 files[precision] = dict(made.files)
@@ -244,6 +245,8 @@ def export_checkpoint(
                 write_golden(folder, subject.graphs, files, tolerance)
             write_manifest(folder, subject.config, subject.family, subject.graphs, files, opset, report.gates())
             put_in_place()
+            for precision in quantised:
+                drop_journal(journal_of(place, precision))
     return report
 
 

@@ -11,7 +11,6 @@ of its weights twice, and of one op.
 """
 
 import contextlib
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from tfm.errors import VerificationError
 from tfm.quantize.half import emulate_half
 from tfm.quantize.storage import mapped, save_onnx
 from tfm.runtime import Figures
+from tfm.runtime.scratch import scratch_folder
 
 from .compare import Comparison, first_line, judge
 from .fast_path import has_fast_path
@@ -151,7 +151,7 @@ class _Verification:
 
     def compare_optimised(self, level: str) -> None:
         """Compare every op that is still to be seen in the graph that onnxruntime makes at one of `LEVELS`."""
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             smallest = min(self.feeds, key=lambda feeds: sum(array.size for array in feeds.values()))
             file, ran = optimise(self.path, level, smallest, Path(folder), self.providers)
             self._compare_optimised(level, ir.load(file), ran, Path(folder))
@@ -266,7 +266,7 @@ def comparable(path: Path, precision: str) -> Iterator[Path]:
         with mapped(path) as file:
             yield file
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         model, emulated = ir.load(path), Path(folder) / path.name
         emulate_half(model)
         save_onnx(model, emulated)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import statistics
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from tfm.runtime.scratch import scratch_folder
 
 from .rounds import Job, take_turns
 
@@ -112,7 +113,7 @@ def time_engines(engines: Mapping[str, Job], works: Sequence[Work], *, rounds: i
     Raises:
         VerificationError: An engine broke down.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         told = []
         for index, work in enumerate(works):
             file = Path(folder) / f"{index}.npz"

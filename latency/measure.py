@@ -6,7 +6,6 @@ import os
 import platform
 import random
 import statistics
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from tfm.runtime.graph_files import files_of_graph
 from tfm.runtime.locate import folder_of
 from tfm.runtime.manifest import Manifest, read_manifest
 from tfm.runtime.progress import Progress
+from tfm.runtime.scratch import scratch_folder
 
 from .ratios import LEAST_ROUNDS, NOISE_LIMIT, noise_of, ratio_of, spread_of
 from .report import BASELINES, LatencyReport, Line, Start, Timing
@@ -97,7 +97,7 @@ def measure_latency(
     warnings = _warnings(load)
     peaks: dict[int, Mapping[str, int | None]] = {}
     lines: list[Line] = []
-    with tempfile.TemporaryDirectory() as shelf:
+    with scratch_folder() as shelf:
         first = _first_answer(works[0], ragged).told(Path(shelf) / "first.npz")
         startable = {name: job for name, job in jobs.items() if job.starts and starts}
         if startable:

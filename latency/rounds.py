@@ -18,6 +18,7 @@ from typing import Any
 
 from tfm.errors import VerificationError
 from tfm.runtime.progress import Progress, reporter
+from tfm.runtime.scratch import scratch_folder
 
 SECONDS = 0.2
 """What one engine runs of one work before the next engine has its turn, at least one run."""
@@ -86,7 +87,7 @@ def take_turns(
         VerificationError: An engine broke down.
     """
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = Path(stack.enter_context(scratch_folder()))
         started: dict[str, Engine] = {}
         for name, job in engines.items():
             started[name] = Engine(name, job, works, folder, cores)
@@ -199,7 +200,7 @@ def start_once(name: str, job: Job, works: Sequence[Mapping[str, Any]]) -> Mappi
     Raises:
         VerificationError: It broke down.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         engine = Engine(name, job, works, Path(folder), start_only=True)
         try:
             found: Mapping[str, Any] = engine.ask()

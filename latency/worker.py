@@ -8,6 +8,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from tfm.runtime.stopping import end_with_parent
+
 Times = Mapping[str, Sequence[float]]
 """Measure, such as "run" or "first token" → seconds of single runs."""
 
@@ -44,6 +46,7 @@ def main(open_works: OpenWorks, imported: float | None = None) -> None:
         imported: Seconds that importing it took, where it is only to be started: it then does its first work once,
             tells how long it took to be opened and to have done that, and ends.
     """
+    end_with_parent()
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no answer
 

@@ -87,7 +87,8 @@ def quantise(
         max_drop: How far from float32 it may be: 1 - mean cosine, or nats; None: `BUDGETS`.
         favour: What it is to have least of within that, bytes ("size") or time ("speed").
         recipe: Methods to replay, without a search.
-        journal: File that the search's figures are kept in until it is done.
+        journal: File that the search's figures are kept in, until the caller drops it: a search may be done long before
+            its graphs are in place.
         progress: Told of every step.
 
     Returns:

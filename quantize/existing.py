@@ -17,11 +17,12 @@ from tfm.runtime.requires import check_onnxruntime
 
 from .bundle import Quantised, quantise
 from .golden import renew_golden
+from .journal import drop_journal, journal_of
 from .lowest_onnxruntime import lowest_of_graphs
 from .manifest import describe_file, write_json
 from .progress import Stage, silent
 from .recipe import Recipe
-from .staging import staged
+from .staging import finish, staged
 from .storage import size_of
 from .works import bundle_works
 
@@ -115,13 +116,18 @@ def quantise_bundle(
     Raises:
         TfmError: The bundle or the data is bad, or the bundle cannot be written; nothing is changed.
     """
+    place = Path(os.path.realpath(bundle if output is None else output))
+    if output is None:
+        finish(place)
     manifest = read_manifest(bundle)
     if "fp32" not in manifest.graphs:
         raise QuantizeError(f"{bundle} has no fp32 graphs to quantise; export it again with fp32 in --precision")
     check_digests(manifest, manifest.files)
     check_onnxruntime(manifest, "fp32")
-    place = Path(os.path.realpath(bundle if output is None else output))
+    journal = journal_of(place, precision)
     with staged(place, overwrite=overwrite or output is None) as (folder, put_in_place):
+        if read_manifest(bundle) != manifest:
+            raise QuantizeError(f"{bundle} was replaced just now by another; quantise that one")
         _copy(manifest, folder, precision)
         with stage(f"quantise to {precision}") as progress:
             made = quantise(
@@ -132,7 +138,7 @@ def quantise_bundle(
                 max_drop=max_drop,
                 favour=favour,
                 recipe=recipe,
-                journal=place.with_name(f".{place.name}.{precision}.search"),
+                journal=journal,
                 progress=progress,
             )
         fp32 = {role: folder / path for role, path in manifest.graphs["fp32"].items()}
@@ -153,6 +159,7 @@ def quantise_bundle(
             _renew_certificate(manifest, folder, report)
             _renew_manifest(manifest, folder, report)
             put_in_place()
+            drop_journal(journal)
     return report
 
 

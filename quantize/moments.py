@@ -1,6 +1,5 @@
 """What calibration data shows of the inputs of products: which of them matter, and which go together."""
 
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from tfm.errors import QuantizeError
+from tfm.runtime.scratch import scratch_folder
 
 Moments = Mapping[str, npt.NDArray[np.float64]]
 """Name of a value [..., K] → mean of its rows' outer products, [K, K]."""
@@ -40,7 +40,7 @@ def second_moments(path: Path, names: Iterable[str], feeds: Iterable[Mapping[str
     model.graph.outputs.extend(values[name] for name in wanted if not values[name].is_graph_output())
     sums: dict[str, npt.NDArray[np.float64]] = {}
     rows = dict.fromkeys(wanted, 0)
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         ir.save(model, Path(folder) / "model.onnx", external_data="model.onnx.data")
         options = ort.SessionOptions()
         options.log_severity_level = 3

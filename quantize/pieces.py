@@ -3,7 +3,6 @@
 The same nodes that are measured here are those that ship.
 """
 
-import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from tfm.runtime.providers import count_threads, open_session
+from tfm.runtime.scratch import scratch_folder
 
 from .blocks import quantize_to_blocks
 from .edit import initializer, replace
@@ -74,7 +74,7 @@ def size_of_piece(model: ir.Model) -> int:
 
 def open_piece(model: ir.Model, threads: int | None = None) -> Any:
     """Open a piece as an `onnxruntime.InferenceSession`; threads: None for as many as there are cores."""
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         path = Path(folder) / "piece.onnx"
         ir.save(model, path, external_data="piece.onnx.data")
         return open_session(path, "cpu", count_threads(threads))

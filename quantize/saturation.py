@@ -18,7 +18,6 @@ Shapes: R rows, K inputs, N outputs, J pairs that may saturate.
 """
 
 import dataclasses
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ import onnx_ir as ir
 
 from tfm.errors import QuantizeError
 from tfm.runtime.providers import count_threads, open_session
+from tfm.runtime.scratch import scratch_folder
 
 Array = npt.NDArray[Any]
 
@@ -105,7 +105,7 @@ def saturation(model: ir.Model, batches: Iterable[Mapping[str, Array]]) -> dict[
     ops = [_Op(node) for node in _products(model)]
     watched = {op.inputs: op for op in ops if op.at_risk.size}
     if watched:
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             path = Path(folder) / "model.onnx"
             _save_quantised_inputs(model, list(watched), path)
             session = open_session(path, "cpu", count_threads(None))

@@ -3,12 +3,13 @@
 import contextlib
 import gc
 import mmap
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+
+from tfm.runtime.scratch import scratch_folder
 
 LIMIT = 16 << 20
 """Bytes of weights from which on they get a file of their own, which onnxruntime maps instead of reading and copying:
@@ -44,7 +45,7 @@ def mapped(path: Path) -> Iterator[Path]:
     if path.stat().st_size <= _SMALL:
         yield path
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         proto = onnx.ModelProto()
         with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             proto.ParseFromString(memoryview(content))

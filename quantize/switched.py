@@ -3,7 +3,6 @@
 `If` runs the branch that is chosen and no other, and a kernel within a branch is the one that would run outside it.
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from tfm.runtime.providers import count_threads, open_session
+from tfm.runtime.scratch import scratch_folder
 
 from .edit import initializer
 from .ops import Use, find_ops
@@ -55,7 +55,7 @@ class Switched:
             graph.opset_imports.update({name: v for written in pieces for name, v in written.opset_imports.items()})
         common.NameFixPass()(model)
         _name_apart(graph)
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             ir.save(model, Path(folder) / "model.onnx", external_data="model.onnx.data")
             self._session = open_session(Path(folder) / "model.onnx", "cpu", count_threads(None))
 

@@ -95,7 +95,8 @@ def tune(
         max_drop: The budget, in the bundle's measure; None: of `BUDGETS`.
         favour: One of `FAVOURS`: what the mix is to have least of within the budget, bytes or time.
         recipe: Methods to replay, without a search.
-        journal: File that figures are kept in until all is done, to go on with after an interruption; None: nowhere.
+        journal: File that figures are kept in, to go on with after an interruption or a failure, until the caller drops
+            it; None: nowhere.
         progress: Told of every step.
 
     Returns:
@@ -106,12 +107,11 @@ def tune(
             recipe is another model's, or the budget is no number.
         CalibrationError: The samples are bad.
     """
+    tuner = _Tuner(manifest, samples, judged, works, precision, max_drop, favour, recipe, journal, progress)
     try:
-        return _Tuner(manifest, samples, judged, works, precision, max_drop, favour, recipe, journal, progress).run()
-    except Exception:  # only an interruption is gone on with
-        if journal is not None:
-            journal.unlink(missing_ok=True)
-        raise
+        return tuner.run()
+    finally:
+        tuner.journal.close()
 
 
 class _Tuner:
@@ -146,7 +146,6 @@ class _Tuner:
         subject: list[Any] = [precision, samples.digest, judged.digest, ort.__version__]
         subject += [manifest.files[path].sha256 for path in manifest.graphs["fp32"].values()]
         subject += [[one.key, *map(method_to_json, one.methods)] for one in self.candidates]  # figures tell by number
-        self.journal = Journal(journal, json.dumps(subject))
         self.size = sum(size_of_piece(one.pieces[0]) for one in self.candidates)
         self.switched = {
             role: Switched(path, [one.pieces[1:] for one in self.candidates if one.role == role])
@@ -155,6 +154,7 @@ class _Tuner:
         progress(0, 1, f"run float32 on {judged.description}")
         self.judge = Judge(manifest, judged, self._runs([0] * len(self.candidates)), batch_size=batch_size_of(manifest))
         self.budget = BUDGETS[self.judge.measure, precision] if max_drop is None else max_drop
+        self.journal = Journal(journal, json.dumps(subject))  # last, as `tune` closes it
 
     def run(self) -> Tuned:
         """Find the mix, and write it."""
@@ -184,7 +184,6 @@ class _Tuner:
         products: dict[str, dict[str, str]] = {role: {} for role in self.paths}
         for one in self.candidates:
             products[one.role] |= {str(use.last.name): one.op.name for use in one.op.uses}
-        self.journal.forget()
         recipe = Recipe(precision=self.precision, methods=methods)
         return Tuned(recipe=recipe, models=models, products=products, report=report)
 

@@ -16,6 +16,7 @@ from typing import IO
 from tfm.errors import BundleError
 
 from .manifest import Manifest, parse_manifest, read_manifest
+from .scratch import HeldFolder, clear_up
 
 _MANIFEST = "manifest.json"
 _MOST_MANIFEST = 1 << 26
@@ -65,15 +66,16 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _unpack(archive: Path, stream: IO[bytes]) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="tfm-"))
-    atexit.register(_remove, folder, os.getpid())
+    clear_up(Path(tempfile.gettempdir()))
+    held = HeldFolder(Path(tempfile.gettempdir()))
+    atexit.register(held.remove)
     try:
         with zipfile.ZipFile(stream) as content:
-            _copy(archive, content, stream.seek(0, os.SEEK_END), folder)
+            _copy(archive, content, stream.seek(0, os.SEEK_END), held.path)
     except BaseException:
-        _remove(folder, os.getpid())
+        held.remove()
         raise
-    return folder
+    return held.path
 
 
 def _copy(archive: Path, content: zipfile.ZipFile, packed: int, folder: Path) -> None:
@@ -133,12 +135,6 @@ def _check_sizes(archive: Path, manifest: Manifest, packed: int, folder: Path) -
             f"{archive} unpacks to {size} bytes, but {folder.parent} has {free} free; make room, point TMPDIR "
             "elsewhere, or unzip it yourself and load the folder"
         )
-
-
-def _remove(folder: Path, process: int) -> None:
-    """Remove a folder where its own process ends; a forked child that ends leaves it to its parent."""
-    if os.getpid() == process:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _renew_lock() -> None:

@@ -19,6 +19,7 @@ from onnxruntime import RunOptions
 from tfm.errors import InputError, RunCancelledError, RunTimeoutError
 
 from .messages import brief, kind_of
+from .stopping import STOPPING
 
 T = TypeVar("T")
 
@@ -128,7 +129,7 @@ def run(call: Callable[[RunOptions], T], control: Control | None = None) -> T:
     Raises:
         RunCancelledError: Its token was cancelled.
         RunTimeoutError: Its time is up.
-        KeyboardInterrupt: Ctrl-C, or whatever the handler of SIGINT or SIGTERM raises.
+        KeyboardInterrupt: Ctrl-C, or whatever the handler of SIGINT, SIGTERM or SIGHUP raises.
     """
     interruptible = threading.get_ident() == _main
     while True:
@@ -153,7 +154,7 @@ def run(call: Callable[[RunOptions], T], control: Control | None = None) -> T:
         interruptible = False  # the signal's handler has returned; a second one does not undo the work again
 
 
-_STOPPING = bytes([signal.SIGINT, signal.SIGTERM])
+_STOPPING = bytes(STOPPING)
 _LONGEST_WAIT = 3600.0  # seconds; poll() overflows far above
 
 

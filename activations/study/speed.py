@@ -1,7 +1,6 @@
 """The bundles of a study side by side: how much time an activation costs the whole model."""
 
 import statistics
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from tfm.latency.ratios import ratio_of
 from tfm.latency.rounds import take_turns
 from tfm.quantize.works import bundle_works
 from tfm.runtime.manifest import read_manifest
+from tfm.runtime.scratch import scratch_folder
 
 _SECONDS = 0.05
 PRECISIONS = ("fp32", "int8")
@@ -44,7 +44,7 @@ def time_bundles(
         for name, manifest in manifests.items()
         for precision in PRECISIONS
     }
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         told = []
         for index, work in enumerate(works):
             file = Path(folder) / f"{index}.npz"

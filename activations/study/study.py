@@ -184,5 +184,10 @@ def _start(stage: str, task: Path, run: Run) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tfm.activations.study.worker", stage, str(task.resolve()), json.dumps(told)]
     with open(run.folder / f"{stage}.log", "w", encoding="utf-8") as log:
         return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            command,
+            stdin=subprocess.PIPE,  # which it watches, to end with this process
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
         )

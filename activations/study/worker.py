@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from tfm.errors import TfmError
+from tfm.runtime.stopping import end_with_parent
 
 from .deployment import deploy_run
 from .run import Run
@@ -25,6 +26,7 @@ STAGES = {"train": train_run, "deploy": deploy_run}
 
 def main(stage: str, task: str, told: str) -> None:
     """Do it; an error of ours is one line on stderr and exit code 2."""
+    end_with_parent()
     torch.set_num_threads(1)
     values: dict[str, Any] = json.loads(told)
     run = Run(**{**values, "schedule": Schedule(**values["schedule"]), "folder": Path(values["folder"])})

@@ -15,12 +15,13 @@ import pytest
 
 import tfm.export.bundle as bundle
 import tfm.export.subject as subject
-from tfm.errors import CheckpointError, ConfigError, ExportError, QuantizeError
+from tfm.errors import CheckpointError, ConfigError, ExportError, QuantizeError, VerificationError
 from tfm.export import PRECISIONS, Tolerance, export_checkpoint
 from tfm.export.certificate import PARITY_SCHEMA
 from tfm.export.fidelity import FLOORS, Fidelity
 from tfm.latency import Latency, compare_speed
 from tfm.model import save_checkpoint
+from tfm.quantize.judge import Judge
 from tfm.runtime import check_golden, load
 
 ENCODER = {"kind": "encoder", "activation": "gelu"}
@@ -62,6 +63,11 @@ def made(make_model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 def nothing_is_left(output: Path) -> None:
     assert not output.parent.exists()
+
+
+def only_figures_are_left(output: Path) -> None:
+    """Of a search that was finished, for the next run."""
+    assert [path.name for path in output.parent.iterdir()] == [".x.tfm.int8.search"]
 
 
 def test_the_files(made: tuple[Path, Any]) -> None:
@@ -210,7 +216,7 @@ def test_a_disk_that_fills(checkpoint: Path, output: Path, monkeypatch: pytest.M
     monkeypatch.setattr(ir, "save", save)
     with pytest.raises(ExportError, match="No space left on device"):
         export_checkpoint(checkpoint, output)
-    nothing_is_left(output)
+    (nothing_is_left if file == "model.onnx" else only_figures_are_left)(output)
 
 
 @pytest.mark.parametrize("step", ["to_onnx", "verify", "quantise", "to_half", "measure_latency"])
@@ -223,7 +229,43 @@ def test_an_interruption_leaves_nothing(
     monkeypatch.setattr(bundle, step, interrupt)
     with pytest.raises(KeyboardInterrupt):
         export_checkpoint(checkpoint, output, precisions=MADE)
-    nothing_is_left(output)
+    (only_figures_are_left if step == "measure_latency" else nothing_is_left)(output)
+
+
+def test_a_finished_search_outlives_what_fails_after_it(
+    checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its figures are dropped once they have become a bundle, not before."""
+    for failure in (VerificationError("the engine eager broke down"), OSError(errno.ENOSPC, "No space left on device")):
+        with monkeypatch.context() as patched:
+            patched.setattr(bundle, "measure_latency", lambda *_, failure=failure: (_ for _ in ()).throw(failure))
+            with pytest.raises((VerificationError, ExportError)):
+                export_checkpoint(checkpoint, output)
+        only_figures_are_left(output)
+    with pytest.raises(QuantizeError, match="max_drop must be a number"):
+        export_checkpoint(checkpoint, output, max_drop=-1.0)
+    only_figures_are_left(output)
+    found = []
+    real = Judge.drop
+    monkeypatch.setattr(Judge, "drop", lambda *arguments: found.append(0) or real(*arguments))
+    assert export_checkpoint(checkpoint, output).shipped
+    assert len(found) == 1  # of the result, on samples that no search has seen
+    assert [path.name for path in output.parent.iterdir()] == ["x.tfm"]
+
+
+def test_what_appears_while_it_runs_stays_and_the_bundle_too(
+    checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(*_: Any) -> list[Latency]:
+        output.mkdir()
+        (output / "thesis.txt").write_text("precious")
+        return []
+
+    monkeypatch.setattr(bundle, "measure_latency", measure)
+    with pytest.raises(ExportError, match=r"x\.tfm has appeared while this ran.*the finished bundle is .*x-2\.tfm"):
+        export_checkpoint(checkpoint, output, precisions=["fp32"])
+    assert (output / "thesis.txt").read_text() == "precious"
+    assert check_golden(output.with_name("x-2.tfm"), provider="cpu").passed
 
 
 def test_a_model_of_nan_is_refused(
@@ -279,7 +321,7 @@ def test_a_defect_that_only_the_int8_graph_has(
     assert report.faults()[0].startswith(
         "int8 cosine: " if edit is swap_keys_and_values else "int8 model: attention encoder.layers.0.self_attn: off by"
     )
-    nothing_is_left(output)
+    only_figures_are_left(output)
 
 
 @pytest.mark.parametrize("edit", [swap_keys_and_values, drop_mask])
@@ -373,7 +415,7 @@ def test_low_fidelity_refuses_the_bundle(checkpoint: Path, output: Path, monkeyp
     report = export_checkpoint(checkpoint, output)
     assert not report.passed
     assert report.faults()[0] == "int8 cosine: 0.5000 over 3 texts, less than 0.99"
-    nothing_is_left(output)
+    only_figures_are_left(output)
 
 
 def test_fp16_is_never_timed_here(checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,7 +461,7 @@ def test_int8_that_is_not_faster_is_refused(checkpoint: Path, output: Path, monk
     assert report.faults() == [
         "int8 is not faster than fp32 here: 1.34× its time over all work, at worst 2.00 ms against 1.00 ms (model 1×16)"
     ]
-    nothing_is_left(output)
+    only_figures_are_left(output)
 
 
 def test_what_is_forced_is_marked(checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,7 +479,7 @@ def test_what_is_wrong_is_not_forced(checkpoint: Path, output: Path, monkeypatch
     monkeypatch.setattr(bundle, "measure_fidelity", lambda *_: [fidelity(precision="fp32", value=0.5)])
     report = export_checkpoint(checkpoint, output, force=True)
     assert not report.shipped
-    nothing_is_left(output)
+    only_figures_are_left(output)
 
 
 def test_speed_is_a_geometric_mean() -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,41 @@ def test_no_process_is_left(sleeper: MakeJob, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(OSError, match="no more processes"):
         take_turns({name: sleeper(name) for name in "abc"}, WORKS, rounds=1)
     assert [process.poll() is not None for process in made] == [True, True]
+
+
+PARENT = """
+import json, pathlib, sys
+from tfm.latency.rounds import Engine, Job
+told = json.loads(sys.argv[1])
+engine = Engine("a", Job(worker="sleeper", options=told), [{"work": 0}], pathlib.Path(sys.argv[2]))
+engine.ask()
+print(engine.process.pid, flush=True)
+engine.ask("warm 0 1")
+"""
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs; one that has ended may wait for its parent to be told."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what runs is read from /proc")
+def test_a_worker_ends_with_a_parent_that_is_killed(sleeper: MakeJob, tmp_path: Path) -> None:
+    """In the middle of a run of minutes."""
+    told = json.dumps(dict(sleeper("a", 300).options))
+    command = [sys.executable, "-c", PARENT, told, tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        assert lives(worker)
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while lives(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not lives(worker)
 
 
 def test_the_peak_is_that_of_the_process(sleeper: MakeJob) -> None:

@@ -17,12 +17,13 @@ import onnxruntime as ort
 import pytest
 
 import tfm.quantize.existing as existing
-from tfm.errors import BundleError, QuantizeError, TfmError
+from tfm.errors import BundleError, ExportError, QuantizeError, TfmError
 from tfm.latency import Latency
 from tfm.quantize import quantise_bundle, read_calibration, read_recipe
 from tfm.report import kept_pictures
 from tfm.runtime import check_golden, load
 from tfm.runtime.manifest import check_digests, read_manifest
+from tfm.runtime.scratch import LOCK
 
 pytestmark = pytest.mark.usefixtures("steady")
 HELD_OUT = 12
@@ -259,7 +260,10 @@ def test_slow_int8_is_refused_with_both_numbers(bundle: Path, monkeypatch: pytes
         "int8 is not faster than fp32 here: 1.25× its time over all work, at worst 2.50 ms against 2.00 ms"
     )
     assert files_of(bundle) == before
-    assert len(list(bundle.parent.iterdir())) == 1
+    assert {path.name for path in bundle.parent.iterdir()} == {"x.tfm", ".x.tfm.int8.search"}
+    found = len(files_of(bundle.parent))
+    assert quantise_bundle(bundle, force=True).shipped  # without another search
+    assert len(files_of(bundle.parent)) == found + len({"onnx/model_int8.onnx", "recipe_int8.json"}) - 1
 
 
 def test_over_budget_on_held_out_samples_is_refused_with_both_numbers(
@@ -311,6 +315,34 @@ def test_a_failure_leaves_the_bundle_as_it_was(
         quantise_bundle(bundle)
     assert isinstance(caught.value, KeyboardInterrupt) or "No space left on device" in str(caught.value)
     assert files_of(bundle) == before
+    figures = set() if place == "quantise" else {".x.tfm.int8.search"}  # of a search that is done, for the next run
+    assert {path.name for path in bundle.parent.iterdir()} == {"x.tfm", *figures}
+
+
+def test_a_bundle_that_another_replaces_meanwhile_stays(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that quantise one bundle, the second would take the first one's graphs away."""
+    quick = timed(1.0)
+
+    def replace(jobs: Mapping[str, Any], works: Sequence[Any]) -> list[Latency]:
+        shutil.move(bundle, bundle.with_name("moved"))
+        shutil.copytree(bundle.with_name("moved"), bundle)
+        edit(bundle, "config.json", lambda values: values)
+        return quick(jobs, works)
+
+    monkeypatch.setattr(existing, "time_engines", replace)
+    with pytest.raises(ExportError, match=r"x\.tfm was changed while this ran.*the finished bundle is .*x-2\.tfm"):
+        quantise_bundle(bundle)
+    assert set(read_manifest(bundle).graphs) == {"fp32"}
+    assert set(read_manifest(bundle.with_name("x-2.tfm")).graphs) == {"fp32", "int8"}
+
+
+def test_what_a_killed_process_left_half_placed_is_found(bundle: Path) -> None:
+    room = bundle.with_name(".x.tfm.12345678.tmp")
+    room.mkdir()
+    (room / LOCK).touch()
+    shutil.copytree(bundle, room / "new")
+    bundle.rename(room / "old")
+    assert quantise_bundle(bundle).shipped
     assert [path.name for path in bundle.parent.iterdir()] == ["x.tfm"]
 
 

@@ -155,7 +155,7 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_end(
         again = tuned(planted, journal=tmp_path / "journal")
         assert (again.recipe, again.report, content(again)) == (whole.recipe, whole.report, content(whole))
         assert len(measured) == count  # nothing is measured twice
-        assert not (tmp_path / "journal").exists()
+        (tmp_path / "journal").unlink()  # whoever puts the graphs in place drops it
 
 
 def test_times_are_kept_too(planted: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

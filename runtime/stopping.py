@@ -1,0 +1,94 @@
+"""Signals that ask to stop: the first is heeded, those of an impatient user do not cut short what it sets off."""
+
+import contextlib
+import math
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+STOPPING = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""What asks a process to stop; Windows has no SIGHUP."""
+
+_PAUSE = 3.0
+"""Seconds in which a second signal is the first, sent again: whoever means it tries later as well."""
+
+
+class Patience:
+    """Between `start` and `stop`, signals that ask to stop are heeded once, and not at all while they are held back.
+
+    Python handles signals in its main thread alone; in another this does nothing, as nothing disturbs it there.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}
+        self._heeded = -math.inf
+        self._held = 0
+        self._came: int | None = None
+
+    def start(self, *, heeded: bool = False) -> None:
+        """Begin.
+
+        Args:
+            heeded: Whether one came just now.
+        """
+        self._heeded = monotonic() if heeded else -math.inf
+        for number in STOPPING:
+            handler = signal.getsignal(number)
+            earlier = getattr(handler, "__self__", None)
+            if isinstance(earlier, Patience):
+                handler = earlier._before[number]
+            if callable(handler):  # neither ignored, as under nohup, nor the system's own way to end a process
+                self._before[number] = handler
+                with contextlib.suppress(ValueError):  # not the main thread
+                    signal.signal(number, self._handle)
+
+    def stop(self) -> None:
+        """End, unless a signal came: then this process is about to, and the same one again is still passed over."""
+        if self._heeded > -math.inf:
+            return
+        for number, handler in self._before.items():
+            if signal.getsignal(number) == self._handle:
+                with contextlib.suppress(ValueError):
+                    signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Let nothing disturb the body; what came meanwhile is heeded when it is done."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+            if self._came is not None and not self._held:
+                number, self._came = self._came, None
+                signal.raise_signal(number)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._held:
+            self._came = number if self._came is None else self._came
+        elif monotonic() - self._heeded >= _PAUSE:
+            self._heeded = monotonic()
+            self._before[number](number, frame)
+
+
+def end_with_parent() -> None:
+    """End this process when the one that holds the other end of its stdin ends, even in the middle of its work.
+
+    Where the system cannot watch a pipe (Windows), it ends when it next reads.
+    """
+    if not hasattr(select, "poll") or sys.stdin is None:
+        return
+    watched = select.poll()
+    watched.register(0, 0)  # no event but that the pipe is closed at the other end, so that nothing is read here
+
+    def watch() -> None:
+        watched.poll()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="tfm parent", daemon=True).start()
