@@ -1,7 +1,6 @@
 """The bundles of a study side by side: how much time an activation costs the whole model."""
 
 import statistics
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from tfm.latency import onnx_job
 from tfm.latency.graphs import save_arrays
 from tfm.latency.ratios import ratio_of
 from tfm.latency.rounds import take_turns
+from tfm.latency.shelf import shelf
 from tfm.quantize.works import bundle_works
 from tfm.runtime.manifest import read_manifest
 
@@ -44,10 +44,10 @@ def time_bundles(
         for name, manifest in manifests.items()
         for precision in PRECISIONS
     }
-    with tempfile.TemporaryDirectory() as folder:
+    with shelf() as folder:
         told = []
         for index, work in enumerate(works):
-            file = Path(folder) / f"{index}.npz"
+            file = folder / f"{index}.npz"
             save_arrays(file, work.inputs)
             told.append({"role": work.role, "file": str(file)})
         engines = {f"{name} {precision}": job for (name, precision), job in jobs.items()}
