@@ -26,7 +26,7 @@ def print_report(report: "ExportReport", console: Console) -> None:
     print_quantisation(report.certificate.get("quantization", {}), console)
     if report.fidelity:
         _show(console, *_fidelity(report))
-    _show_latency(console, report.latency)
+    print_latency(report.latency, console)
     for text in report.certificate["not_judged"]:
         console.print(f"  {text}", soft_wrap=True)
     console.print()
@@ -50,7 +50,7 @@ def print_report(report: "ExportReport", console: Console) -> None:
 def print_quantised(report: "BundleReport", console: Console) -> None:
     """Print what quantising a bundle that was there found: the mix, its costs, latency and sizes, then the verdict."""
     print_quantisation(report.to_json()["quantization"], console)
-    _show_latency(console, report.latency)
+    print_latency(report.latency, console)
     console.print()
     _show_sizes(console, report.sizes)
     if report.passed:
@@ -238,15 +238,23 @@ def _fidelity(report: "ExportReport") -> tuple[str, Table]:
     return title, table
 
 
-def _show_latency(console: Console, latency: "Sequence[Latency]") -> None:
-    """Print the times, every engine beside the first, eager or fp32; then what they show of each precision."""
+def print_latency(latency: "Sequence[Latency]", console: Console) -> None:
+    """Print the times, every engine beside the first, eager or fp32; then what they show of each precision.
+
+    Args:
+        latency: Of the report; where nothing was timed, nothing is printed.
+        console: Where to.
+    """
     if not latency:
         return
     from tfm.latency import compare_speed
+    from tfm.latency.ratios import FASTER
 
     _show(console, *_latency(latency))
     for speed in compare_speed(latency):
-        console.print(f"  {_mark(speed.passed)} {escape(_printable(f'{speed.precision} is {speed}'))}", soft_wrap=True)
+        shown = not speed.passed or speed.ratio.verdict == FASTER
+        mark = _mark(speed.passed) if shown else "[yellow]–[/]"
+        console.print(f"  {mark} {escape(_printable(f'{speed.precision} is {speed}'))}", soft_wrap=True)
 
 
 def _latency(latency: "Sequence[Latency]") -> tuple[str, Table]:

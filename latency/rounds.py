@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import random
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,12 @@ class Engine:
         self._child = Child(f"the engine {name}", program.format(imports=job.imports, worker=job.worker), [str(file)])
         if cores is not None and hasattr(os, "sched_setaffinity"):
             with contextlib.suppress(ProcessLookupError):  # it has ended already, which `ready` will say
-                os.sched_setaffinity(self._child.process.pid, cores)
+                os.sched_setaffinity(self.process.pid, cores)
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        """Its process."""
+        return self._child.process
 
     def ready(self) -> Any:
         """Wait until it is imported and open; give its first answer.
