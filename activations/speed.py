@@ -13,7 +13,7 @@ from tfm.errors import InputError
 from tfm.latency import Job
 from tfm.latency.ratios import LEAST_ROUNDS, Ratio, noise_of, ratio_of
 from tfm.latency.rounds import take_turns
-from tfm.runtime.scratch import scratch_folder
+from tfm.latency.shelf import shelf, writing
 
 from .kernels import export_activation, width_of_input
 
@@ -88,9 +88,9 @@ def time_activations(
     Raises:
         VerificationError: A graph cannot be run.
     """
-    with scratch_folder() as folder:
-        jobs = {name: _job(name, model, WIDTH, Path(folder)) for name, model in models.items()}
-        jobs[_CALL] = _job(BASELINE, export_activation(BASELINE, 1), 1, Path(folder))
+    with shelf() as folder:
+        jobs = {name: _job(name, model, WIDTH, folder) for name, model in models.items()}
+        jobs[_CALL] = _job(BASELINE, export_activation(BASELINE, 1), 1, folder)
         works = [{"rows": rows} for rows, _ in SHAPES]
         turns = take_turns(jobs, works, rounds=rounds, seconds=_TURN, cores=_core(), progress=progress)
     found: dict[str, tuple[Speed, ...]] = {}
@@ -107,7 +107,8 @@ def time_activations(
 
 
 def _job(name: str, model: ir.Model, width: int, folder: Path) -> Job:
-    ir.save(model, file := folder / f"{name}-{width}.onnx")
+    with writing(folder):
+        ir.save(model, file := folder / f"{name}-{width}.onnx")
     options = {"file": str(file), "entering": width_of_input(name, width), "width": width}
     return Job(worker="tfm.activations.worker", options=options)
 

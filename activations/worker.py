@@ -33,7 +33,3 @@ def _run_of(session: Any, rows: int, entering: int, width: int) -> worker.Run:
 def main(imported: float | None = None) -> None:
     """Serve as an engine of `rounds`."""
     worker.main(open_works, imported)
-
-
-if __name__ == "__main__":
-    main()

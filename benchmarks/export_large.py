@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tfm.latency.processes import python_command
+
 _PEAK = """
 import re, sys, time
 
@@ -90,8 +92,7 @@ sys.exit(not good)
 
 def run(program: str, *arguments: object) -> bool:
     """Run a program in a process of its own; tell whether it ended well."""
-    command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(command, check=False).returncode == 0
+    return subprocess.run(python_command(program, *map(str, arguments)), check=False).returncode == 0
 
 
 def main() -> int:

@@ -17,6 +17,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+from tfm.latency.processes import python_command
+
 ALLOWED = 1.25
 """Peak over size."""
 
@@ -85,8 +87,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         size = write(Path(folder), options.gigabytes, getattr(torch, options.dtype))
-        command = [sys.executable, "-c", _LOAD, folder]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(python_command(_LOAD, folder), stdout=subprocess.PIPE, text=True, check=True)
     seconds, loaded, used = (float(word) for word in done.stdout.split())
     print(f"weights        {size / 1e9:6.2f} GB, {options.dtype}, in files of one layer each")
     print(f"peak, loading  {loaded / 1e9:6.2f} GB, {loaded / size:.2f} of the weights, in {seconds:.1f} s")

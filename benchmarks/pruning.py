@@ -20,7 +20,6 @@ import json
 import shutil
 import statistics
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from tfm.export import OPSET, graphs_of, to_onnx
 from tfm.export.fidelity import eager_embeddings
 from tfm.export.manifest import COMPANIONS, write_manifest
 from tfm.latency import Job, measure_latency
+from tfm.latency.processes import python_command
 from tfm.latency.text import english_sentences
 from tfm.model import load_checkpoint, save_checkpoint
 from tfm.quantize import quantize_int8
@@ -63,7 +63,7 @@ def train(name: str, keep: str, folder: Path, text: Path | None, threads: int) -
         raise SystemExit("MiniLM is fine-tuned on text: give the folder of pruning_text.py by --text")
     tuning = [*TUNING[name], "--threads", str(threads)]
     tuning += ["--text", str(text / "train.txt")] if name == "minilm" and text else []
-    command = [sys.executable, "-c", "from tfm.cli import main; main()", "prune", "--ckpt", str(source), "--keep", keep]
+    command = python_command("from tfm.cli import main; main()", "prune", "--ckpt", str(source), "--keep", keep)
     with open(folder / "prune.log", "w") as log:
         done = subprocess.run([*command, *tuning, "-o", str(folder / "checkpoint"), "--json"], stdout=log, check=False)
     if done.returncode:

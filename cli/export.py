@@ -57,7 +57,7 @@ from .streams import say_json
     "--rtol", type=click.FloatRange(min=0), help="Tolerance relative to an output's largest value [default: 1e-5]."
 )
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
-@click.option("--force", is_flag=True, help="Ship int8 although it is too far off, or no faster than fp32; marked so.")
+@click.option("--force", is_flag=True, help="Ship int8 although it is too far off, or slower than fp32; marked so.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON, for machines.")
 @click.pass_context
 def export(

@@ -25,7 +25,7 @@ from .streams import say_json
 @options.favour
 @click.option("--recipe", type=click.Path(path_type=Path), help="Quantise as a recipe says, without a search.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is at --output already.")
-@click.option("--force", is_flag=True, help="Ship it although it is too far off, or no faster than fp32; marked so.")
+@click.option("--force", is_flag=True, help="Ship it although it is too far off, or slower than fp32; marked so.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON, for machines.")
 @click.pass_context
 def quantize(

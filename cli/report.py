@@ -27,8 +27,7 @@ def print_report(report: "ExportReport", console: Screen) -> None:
     print_quantisation(report.certificate.get("quantization", {}), console)
     if report.fidelity:
         _show(console, *_fidelity(report))
-    if report.latency:
-        _show(console, *_latency(report.latency))
+    print_latency(report.latency, console)
     for text in report.certificate["not_judged"]:
         console.print(f"  {text}", soft_wrap=True)
     console.print()
@@ -50,7 +49,7 @@ def print_report(report: "ExportReport", console: Screen) -> None:
 def print_quantised(report: "BundleReport", console: Screen) -> None:
     """Print what quantising a bundle that was there found: the mix, its costs, latency and sizes, then the verdict."""
     print_quantisation(report.to_json()["quantization"], console)
-    _show(console, *_latency(report.latency))
+    print_latency(report.latency, console)
     console.print()
     _show_sizes(console, report.sizes)
     if report.passed:
@@ -243,14 +242,34 @@ def _fidelity(report: "ExportReport") -> tuple[str, Table]:
     return title, table
 
 
+def print_latency(latency: "Sequence[Latency]", console: Screen) -> None:
+    """Print the times, every engine beside the first, eager or fp32; then what they show of each precision.
+
+    Args:
+        latency: Of the report; where nothing was timed, nothing is printed.
+        console: Where to.
+    """
+    if not latency:
+        return
+    from tfm.latency import compare_speed
+    from tfm.latency.ratios import FASTER
+
+    _show(console, *_latency(latency))
+    for speed in compare_speed(latency):
+        shown = not speed.passed or speed.ratio.verdict == FASTER
+        mark = _mark(speed.passed) if shown else Text("–", "yellow")
+        console.print(Text.assemble("  ", mark, f" {speed.precision} is {speed}"), soft_wrap=True)
+
+
 def _latency(latency: "Sequence[Latency]") -> tuple[str, Table]:
-    """Every engine beside the first, eager or fp32."""
     title = "latency, one thread, median of interleaved rounds"
-    table = _table(["work"], dict.fromkeys(name for line in latency for name in line.milliseconds))
+    table = _table(["work", "engine"], ["time"])
+    table.add_column(f"beside {latency[0].baseline}", no_wrap=True)
     for line in latency:
-        (_, first), *others = line.milliseconds.items()
-        cells = [f"{ms:.2f} ms ({first / ms:.1f}×)" for _, ms in others]
-        table.add_row("", line.work, f"{first:.2f} ms", *cells)
+        ratios = line.ratios
+        for place, (engine, ms) in enumerate(line.milliseconds.items()):
+            beside = str(ratios[engine]) if engine in ratios else ""
+            table.add_row("", "" if place else line.work, engine, f"{ms:.2f} ms", beside)
     return title, table
 
 

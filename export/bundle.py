@@ -87,7 +87,7 @@ class ExportReport:
         gates += [{"name": f"{part.precision} {part.measure}", "passed": part.passed} for part in self.fidelity]
         gates += [{"name": f"{name} budget", "passed": made.passed} for name, made in self.quantised.items()]
         speeds = compare_speed(self.latency)
-        return gates + [{"name": f"{speed.precision} faster than fp32", "passed": speed.passed} for speed in speeds]
+        return gates + [{"name": f"{speed.precision} not slower than fp32", "passed": speed.passed} for speed in speeds]
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -137,7 +137,7 @@ def export_checkpoint(
         opset: ONNX opset.
         tolerance: For the fp32 outputs, end to end.
         overwrite: Replace a bundle that is there already; it stays whole until the new one is complete.
-        force: Ship a bundle whose quantised graphs are right, but too far off for the task or no faster than fp32; its
+        force: Ship a bundle whose quantised graphs are right, but too far off for the task or slower than fp32; its
             manifest and certificate say so.
         calib: What to quantise by: a .txt, .jsonl or .npz file, or a folder of these; None: what is built in.
         max_drop: How far quantised graphs may be from fp32: 1 - mean cosine of embeddings, or KL divergence of
@@ -181,6 +181,8 @@ def export_checkpoint(
         mixes = [name for name in files if name not in ("fp32", "fp16")]
         if mixes and all(part.passed for part in reports):  # a wrong graph is not worth quantising
             exact = {"fp32": files["fp32"]}
+            with stage("try what is timed at the end"):  # what cannot be started here fails now, not after the search
+                measure_latency(subject.graphs, exact, subject.path, model, config, nhead, 0)
             write_manifest(folder, subject.config, subject.family, subject.graphs, exact, opset, gates=[])
             manifest = read_manifest(folder)
             held_out = read_calibration(calib, manifest, count=_VERIFIED, split="held-out")

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfm.latency import Latency, compare_speed
+from tfm.latency import Latency, all_speeds, compare_speed
 from tfm.quantize.manifest import describe_file
 from tfm.quantize.storage import size_of
 
@@ -83,7 +83,8 @@ def certify(
             | {"passed": part.passed, "value": part.value if math.isfinite(part.value) else None}
             for part in fidelity
         ],
-        "latency": [dataclasses.asdict(part) for part in latency],
+        "latency": [part.to_dict() for part in latency],
+        "speed": [speed.to_dict() for speed in all_speeds(latency)],
         "not_judged": [NOT_JUDGED[name] for name in files if name in NOT_JUDGED],
         "quantization": dict(quantization or {}),
         "sizes": {name: sum(size_of(file) for file in roles.values()) for name, roles in files.items() if roles},
@@ -96,7 +97,7 @@ def all_passed(
     latency: Sequence[Latency],
     quantization: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Whether something was compared, all of it passed, budgets were kept, and no precision is slower than fp32."""
+    """Whether something was compared, all of it passed, budgets were kept, and none is shown to be slower than fp32."""
     verdicts = [graph.passed for graph in graphs] + [part.passed for part in fidelity]
     verdicts += [made["passed"] for made in (quantization or {}).values()]
     verdicts += [speed.passed for speed in compare_speed(latency)]

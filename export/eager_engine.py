@@ -180,7 +180,3 @@ def _prepare_compiler() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 def main(imported: float | None = None) -> None:
     """Serve as an engine of `tfm.latency`."""
     worker.main(open_works, imported)
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tfm.latency import Job, Latency, Work, onnx_job, time_engines
+from tfm.latency import Job, Latency, Work, onnx_job, time_engines, try_engines
+from tfm.latency.graphs import ROUNDS
 from tfm.quantize.works import steps_of
 
 from .graphs import Graph
@@ -24,6 +25,7 @@ def measure_latency(
     model: str | None = None,
     config: str | os.PathLike[str] | None = None,
     nhead: int | None = None,
+    rounds: int = ROUNDS,
 ) -> list[Latency]:
     """Time every graph at one row, on the numbers of tokens that `steps_of` tells.
 
@@ -34,6 +36,7 @@ def measure_latency(
         model: The factory that eager is made by, where one does.
         config: The checkpoint's configuration, where it is told apart.
         nhead: The number of heads, where it is told apart.
+        rounds: How often each engine has its turn; 0: nothing is timed, and each is only started and tried.
 
     Raises:
         VerificationError: An engine broke down.
@@ -49,7 +52,11 @@ def measure_latency(
                 inputs["logits_position"] = np.array([[step.length - 1]])
             works.append(Work(name=step.name, role=graph.role, inputs=inputs))
     eager = Job(worker="tfm.export.latency_worker", options=_source(checkpoint, model, config, nhead))
-    return time_engines({"eager": eager} | {name: onnx_job(roles) for name, roles in files.items()}, works)
+    engines = {"eager": eager} | {name: onnx_job(roles) for name, roles in files.items()}
+    if not rounds:
+        try_engines(engines, works)
+        return []
+    return time_engines(engines, works, rounds=rounds)
 
 
 def eager_engines(

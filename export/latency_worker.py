@@ -33,7 +33,3 @@ def _run_of(graph: Graph, inputs: Mapping[str, Any]) -> worker.Run:
 def main(imported: float | None = None) -> None:
     """Serve as an engine of `tfm.latency`."""
     worker.main(open_works, imported)
-
-
-if __name__ == "__main__":
-    main()

@@ -10,6 +10,9 @@ from tfm.errors import InputError
 def import_file(file: Path) -> ModuleType:
     """Import a file by its place, with its folder on sys.path as when it is run.
 
+    Once it is imported, its folder goes to the end: a `random.py` there must not take the place of Python's own
+    in what is imported later, which is not the user's code alone.
+
     Raises:
         InputError: There is no such file, or it fails.
     """
@@ -17,9 +20,13 @@ def import_file(file: Path) -> ModuleType:
         raise InputError(f"{file} is no Python file that could be imported")
     module = ModuleType(file.stem)
     module.__file__ = str(file.resolve())
-    sys.path.insert(0, str(file.resolve().parent))
+    folder = str(file.resolve().parent)
+    sys.path.insert(0, folder)
     try:  # compiled here, so that no __pycache__ is left beside it
         exec(compile(file.read_bytes(), module.__file__, "exec"), module.__dict__)
     except Exception as error:  # a user's code may raise anything
         raise InputError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(folder)
+        sys.path.append(folder)
     return module

@@ -69,7 +69,3 @@ def _inputs(model: Encoder, rows: list[list[int]]) -> dict[str, npt.NDArray[np.i
 def main(imported: float | None = None) -> None:
     """Serve as an engine of `rounds`."""
     worker.main(open_works, imported)
-
-
-if __name__ == "__main__":
-    main()

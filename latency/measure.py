@@ -19,11 +19,11 @@ from tfm.runtime.graph_files import files_of_graph
 from tfm.runtime.locate import folder_of
 from tfm.runtime.manifest import Manifest, read_manifest
 from tfm.runtime.progress import Progress
-from tfm.runtime.scratch import scratch_folder
 
 from .ratios import LEAST_ROUNDS, NOISE_LIMIT, noise_of, ratio_of, spread_of
 from .report import BASELINES, LatencyReport, Line, Start, Timing
 from .rounds import SECONDS, WARMUP, Job, Turns, start_once, take_turns
+from .shelf import shelf
 from .works import CORPUS, ModelWork, corpus_of, model_works
 
 ROUNDS = 15
@@ -97,14 +97,14 @@ def measure_latency(
     warnings = _warnings(load)
     peaks: dict[int, Mapping[str, int | None]] = {}
     lines: list[Line] = []
-    with scratch_folder() as shelf:
-        first = _first_answer(works[0], ragged).told(Path(shelf) / "first.npz")
+    with shelf() as place:
+        first = _first_answer(works[0], ragged).told(place / "first.npz")
         startable = {name: job for name, job in jobs.items() if job.starts and starts}
         if startable:
             say(f"start {', '.join(startable)} anew, in turn, {starts}×")
         started = _start(startable, first, threads[0], starts)
         works += [ragged] if ragged else []
-        told = [work.told(Path(shelf) / f"{index}.npz") for index, work in enumerate(works)]
+        told = [work.told(place / f"{index}.npz") for index, work in enumerate(works)]
         unable = dict(left_out or {})
         for count in threads:
             say(f"open {', '.join(jobs)} on {count} thread{'s' * (count > 1)}, and warm up")

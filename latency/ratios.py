@@ -4,6 +4,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -63,6 +64,25 @@ class Ratio:
         if self.noisy:
             return NOISY
         return FASTER if self.low > 1 else SLOWER if self.high < 1 else SAME
+
+    @property
+    def is_slower(self) -> bool:
+        """Whether the whole interval lies below 1: what a gate refuses, on a noisy machine too.
+
+        Who has the first turn is drawn anew in every round, so that noise moves a ratio up as often as down. How large
+        it is cannot be told then, which is why `verdict` tells nothing.
+        """
+        return self.high < 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it as JSON values, with what it says in words."""
+        return {
+            "ratio": self.value,
+            "low": self.low,
+            "high": self.high,
+            "verdict": self.verdict,
+            "said": str(self),
+        }
 
     def __str__(self) -> str:
         if self.verdict == SLOWER:

@@ -12,6 +12,8 @@ SCHEMA = 1
 BASELINES = ("eager", "fp32")
 """What every other engine is compared with, where nobody says: the first of these that ran."""
 
+_UNCOMPARED = dict.fromkeys(("ratio", "low", "high", "verdict", "said"))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timing:
@@ -68,11 +70,7 @@ class Line:
                 "p90_ms": _ms(spread.p90),
                 "p99_ms": _ms(spread.p99),
                 "per_second": self.per_second(name),
-                "ratio": None if ratio is None else ratio.value,
-                "low": None if ratio is None else ratio.low,
-                "high": None if ratio is None else ratio.high,
-                "verdict": None if ratio is None else ratio.verdict,
-                "said": None if ratio is None else str(ratio),
+                **(_UNCOMPARED if ratio is None else ratio.to_dict()),
             }
         fields = ("work", "measure", "threads", "rows", "baseline", "noise")
         return {name: getattr(self, name) for name in fields} | {"engines": engines}

@@ -10,15 +10,15 @@ import json
 import os
 import random
 import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfm.errors import VerificationError
 from tfm.runtime.progress import Progress, reporter
-from tfm.runtime.scratch import scratch_folder
+
+from . import processes
+from .processes import Child
+from .shelf import shelf, writing
 
 SECONDS = 0.2
 """What one engine runs of one work before the next engine has its turn, at least one run."""
@@ -26,14 +26,23 @@ SECONDS = 0.2
 WARMUP = 3
 """Runs of every work before the first round."""
 
+_SERVED = "from {worker} import main\nmain()\n"
+_TIMED = """\
+from time import perf_counter as clock
+start = clock()
+import {imports}
+taken = clock() - start
+from {worker} import main
+main(taken)
+"""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
     """An engine: the module that runs it in a process of its own, and what with.
 
     Attributes:
-        worker: Name of a module with a function `main(imported=None)` that calls `worker.main`, and that does so when
-            it is run.
+        worker: Name of a module with a function `main(imported=None)` that calls `worker.main`.
         options: What it is told, as JSON values, beside the works.
         imports: What importing the engine means, where that is timed: for a bundle what `load` is in, since
             tfm.runtime itself imports nothing before it is asked for.
@@ -87,12 +96,12 @@ def take_turns(
         VerificationError: An engine broke down.
     """
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(scratch_folder()))
+        folder = stack.enter_context(shelf())
         started: dict[str, Engine] = {}
         for name, job in engines.items():
             started[name] = Engine(name, job, works, folder, cores)
             stack.callback(started[name].close)
-        can = {name: engine.ask() for name, engine in started.items()}
+        can = {name: engine.ready() for name, engine in started.items()}
         unable = {name: answer for name, answer in can.items() if isinstance(answer, str)}
         for name in unable:
             started.pop(name).close()
@@ -137,58 +146,41 @@ class Engine:
             cores: As in `take_turns`.
             start_only: Whether it is to tell what starting took, and end.
         """
-        self._name = name
         file = folder / f"{name}.json"
-        file.write_text(json.dumps({**job.options, "works": list(works)}), encoding="utf-8")
-        command = ["-m", job.worker]
-        if start_only:
-            command = [
-                "-c",
-                "from time import perf_counter as clock; start = clock()\n"
-                f"import {job.imports}\n"
-                "taken = clock() - start\n"
-                f"from {job.worker} import main\n"
-                "main(taken)",
-            ]
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would fill up
-        try:
-            self.process = subprocess.Popen(
-                [sys.executable, *command, str(file)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                text=True,
-            )
-        except BaseException:
-            self._errors.close()
-            raise
+        with writing(folder):
+            file.write_text(json.dumps({**job.options, "works": list(works)}), encoding="utf-8")
+        program = _TIMED if start_only else _SERVED
+        self._child = Child(f"the engine {name}", program.format(imports=job.imports, worker=job.worker), [str(file)])
         if cores is not None and hasattr(os, "sched_setaffinity"):
-            with contextlib.suppress(ProcessLookupError):  # it has ended already, which `ask` will say
+            with contextlib.suppress(ProcessLookupError):  # it has ended already, which `ready` will say
                 os.sched_setaffinity(self.process.pid, cores)
 
-    def ask(self, request: str = "") -> Any:
-        """Send a request, if any, and give the next answer."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
-            if request:
-                print(request, file=self.process.stdin, flush=True)
-            return json.loads(self.process.stdout.readline())
-        except (ValueError, OSError) as error:
-            self.process.kill()
-            self.process.wait()
-            self._errors.seek(0)
-            message = self._errors.read().decode(errors="replace").strip()
-            raise VerificationError(
-                f"the engine {self._name} broke down while it was timed: {message[-400:] or 'it said nothing'}"
-            ) from error
+    @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        """Its process."""
+        return self._child.process
+
+    def ready(self) -> Any:
+        """Wait until it is imported and open; give its first answer.
+
+        Raises:
+            VerificationError: It broke down, or hangs.
+        """
+        self._child.answer(processes.START_SECONDS, "while it was started")
+        return self._child.answer(processes.ANSWER_SECONDS)
+
+    def ask(self, request: str) -> Any:
+        """Send a request, and give the answer.
+
+        Raises:
+            VerificationError: It broke down, or hangs.
+        """
+        self._child.send(request)
+        return self._child.answer(processes.ANSWER_SECONDS)
 
     def close(self) -> None:
         """End the process."""
-        self.process.kill()
-        with contextlib.suppress(OSError):  # a request that was not read
-            self.process.communicate()
-        self._errors.close()
+        self._child.close()
 
 
 def start_once(name: str, job: Job, works: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -200,10 +192,10 @@ def start_once(name: str, job: Job, works: Sequence[Mapping[str, Any]]) -> Mappi
     Raises:
         VerificationError: It broke down.
     """
-    with scratch_folder() as folder:
-        engine = Engine(name, job, works, Path(folder), start_only=True)
+    with shelf() as folder:
+        engine = Engine(name, job, works, folder, start_only=True)
         try:
-            found: Mapping[str, Any] = engine.ask()
+            found: Mapping[str, Any] = engine.ready()
         finally:
             engine.close()
     return found

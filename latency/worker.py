@@ -1,14 +1,13 @@
 """The child's side of `rounds`: a process that opens one engine, then runs works when it is told to."""
 
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from tfm.runtime.stopping import end_with_parent
+from .processes import Answers
 
 Times = Mapping[str, Sequence[float]]
 """Measure, such as "run" or "first token" → seconds of single runs."""
@@ -36,24 +35,19 @@ def timed(call: Callable[[], object]) -> Run:
 
 
 def main(open_works: OpenWorks, imported: float | None = None) -> None:
-    """Serve the job in the file that is the first argument, until stdin ends.
+    """Serve the job in the file that is the second argument, until stdin ends; the first one is for the answers.
 
-    First of all it answers which works it can do, or why it cannot run here. Requests are lines: "warm INDEX RUNS",
-    "time INDEX SECONDS" (at least one run) and "peak". Answers are JSON.
+    First it answers true, as it has been imported; then which works it can do, or why it cannot run here. Requests are
+    lines: "warm INDEX RUNS", "time INDEX SECONDS" (at least one run) and "peak". Answers are JSON.
 
     Args:
         open_works: Opens the engine.
         imported: Seconds that importing it took, where it is only to be started: it then does its first work once,
             tells how long it took to be opened and to have done that, and ends.
     """
-    end_with_parent()
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no answer
-
-    def reply(answer: object) -> None:
-        print(json.dumps(answer), file=replies, flush=True)
-
-    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    reply = Answers(sys.argv[1])
+    reply(True)
+    job = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
     start = perf_counter()
     try:
         works = open_works(job)

@@ -34,6 +34,16 @@ def fault_of_quantisation(entry: Mapping[str, Any]) -> str:
     return ""
 
 
+def fault_of_speed(entry: Mapping[str, Any]) -> str:
+    """Why a precision's speed is refused, the interval of its ratio to fp32 lying below 1; "" where it is not."""
+    high = numbers.finite(entry["high"])
+    if entry["baseline"] != "fp32" or high is None or not high < 1:
+        return ""
+    low = numbers.finite(entry["low"])
+    most = numbers.plain(1 / low, 3) if low else "∞"
+    return f"it takes {numbers.plain(1 / high, 3)} to {most} times as long as fp32 (95 % interval)"
+
+
 def _fault(entry: Mapping[str, Any], *measured: Mapping[str, Any] | None) -> str:
     """The fault that an entry names; else that of figures that are infinite or past their limit, whatever it says."""
     if entry["fault"]:

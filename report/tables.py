@@ -100,17 +100,17 @@ class Measure:
 
 
 def latency(certificate: Mapping[str, Any]) -> list[tuple[str, list[Measure]]]:
-    """For each piece of work, the engines side by side."""
+    """For each piece of work, the engines side by side; beside a time what it shows, with its interval."""
     rows = []
     for entry in certificate["latency"]:
         times = {engine: numbers.finite(value) for engine, value in entry["milliseconds"].items()}
-        most, eager = max((value or 0.0 for value in times.values()), default=0.0), times.get("eager")
+        most = max((value or 0.0 for value in times.values()), default=0.0)
+        said = {engine: ratio["said"] for engine, ratio in entry.get("ratios", {}).items()}
         bars = []
         for engine, value in times.items():
-            note = f"{eager / value:.1f}×" if eager and value and engine != "eager" else ""
             text = "∞" if value is None else f"{value:#.3g} ms" if value < 100 else f"{value:.0f} ms"
             length = 100.0 if value is None else round(100 * value / most, 1) if most else 0.0
-            bars.append(Measure(engine, text, length, note))
+            bars.append(Measure(engine, text, length, said.get(engine) or ""))
         rows.append((entry["work"], bars))
     return rows
 

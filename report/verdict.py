@@ -8,7 +8,7 @@ from typing import Any
 from . import numbers
 from .bars import AROUND, is_float
 from .curves import ActivationCurve
-from .judge import fault_of_fidelity, fault_of_op, fault_of_output, fault_of_quantisation
+from .judge import fault_of_fidelity, fault_of_op, fault_of_output, fault_of_quantisation, fault_of_speed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,14 @@ def quantised(certificate: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]
     return certificate.get("quantization") or {}
 
 
+def speeds(certificate: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """How the precisions' times compare with those of eager and fp32; nothing in a certificate from before it was told.
+
+    Its times are shown all the same, and nothing is concluded from them.
+    """
+    return certificate.get("speed") or ()
+
+
 def find_faults(certificate: Mapping[str, Any], curves: Sequence[ActivationCurve] = ()) -> list[Fault]:
     """Everything that failed, the first fault of each graph first.
 
@@ -64,6 +72,9 @@ def find_faults(certificate: Mapping[str, Any], curves: Sequence[ActivationCurve
     for index, (precision, entry) in enumerate(quantised(certificate).items()):
         if text := fault_of_quantisation(entry):
             found.append(Fault(f"quantisation to {precision}", text, anchor=f"q{index}"))
+    for entry in speeds(certificate):
+        if text := fault_of_speed(entry):
+            found.append(Fault(f"the speed of {entry['precision']}", text, anchor="speed"))
     for curve in curves:
         if not curve.passed:
             text = f"off by {numbers.error(curve.max_error)}, more than {numbers.error(curve.limit)}"
@@ -161,16 +172,21 @@ def _speed_and_size(certificate: Mapping[str, Any]) -> Iterator[Tile]:
     smallest = min(sizes, key=lambda name: sizes[name], default="")
     times = {name for entry in certificate["latency"] for name in entry["milliseconds"]}
     timed = min((name for name in sizes if name in times), key=lambda name: sizes[name], default="")
-    ratios = [
-        entry["milliseconds"]["eager"] / entry["milliseconds"][timed]
-        for entry in certificate["latency"]
-        if numbers.finite(entry["milliseconds"].get("eager")) and numbers.finite(entry["milliseconds"].get(timed))
-    ]
-    if ratios:
-        low, high = f"{min(ratios):.1f}", f"{max(ratios):.1f}"
-        text = f"{low}×" if low == high else f"{low}–{high}×"
-        yield Tile(text, f"as fast as eager PyTorch, in {timed}", "one thread")
+    yield from [_speed(entry) for entry in speeds(certificate) if entry["precision"] == timed][:1]
     if smallest:
         largest = max(sizes, key=lambda name: sizes[name])
         note = f"{sizes[largest] / sizes[smallest]:.1f}× smaller than {largest}" if largest != smallest else ""
         yield Tile(numbers.size(sizes[smallest]), f"of graphs in {smallest}", note)
+
+
+def _speed(entry: Mapping[str, Any]) -> Tile:
+    """How fast a precision is beside eager, or fp32 where eager was not timed: with its interval, or nothing."""
+    baseline = "eager PyTorch" if entry["baseline"] == "eager" else entry["baseline"]
+    said, precision = str(entry["said"]), entry["precision"]
+    if figures := re.fullmatch(r"(faster|slower) (\S+×) \((\S+)\)", said):
+        verdict, factor, interval = figures.groups()
+        what = "as fast as" if verdict == "faster" else "the time of"
+        return Tile(factor, f"{what} {baseline}, in {precision}", f"95 % interval {interval}, one thread")
+    if said == "too noisy":
+        return Tile("—", f"too noisy a machine to compare {precision} with {baseline}", "one thread")
+    return Tile("—", f"no difference shown between the time of {precision} and {baseline}", "one thread")

@@ -2,11 +2,7 @@
 
 import contextlib
 import math
-import os
-import select
 import signal
-import sys
-import threading
 from collections.abc import Iterator
 from time import monotonic
 from types import FrameType
@@ -75,20 +71,3 @@ class Patience:
         elif monotonic() - self._heeded >= _PAUSE:
             self._heeded = monotonic()
             self._before[number](number, frame)
-
-
-def end_with_parent() -> None:
-    """End this process when the one that holds the other end of its stdin ends, even in the middle of its work.
-
-    Where the system cannot watch a pipe (Windows), it ends when it next reads.
-    """
-    if not hasattr(select, "poll") or sys.stdin is None:
-        return
-    watched = select.poll()
-    watched.register(0, 0)  # no event but that the pipe is closed at the other end, so that nothing is read here
-
-    def watch() -> None:
-        watched.poll()
-        os._exit(1)
-
-    threading.Thread(target=watch, name="tfm parent", daemon=True).start()

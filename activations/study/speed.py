@@ -9,9 +9,9 @@ from tfm.latency import onnx_job
 from tfm.latency.graphs import save_arrays
 from tfm.latency.ratios import ratio_of
 from tfm.latency.rounds import take_turns
+from tfm.latency.shelf import shelf
 from tfm.quantize.works import bundle_works
 from tfm.runtime.manifest import read_manifest
-from tfm.runtime.scratch import scratch_folder
 
 _SECONDS = 0.05
 PRECISIONS = ("fp32", "int8")
@@ -44,10 +44,10 @@ def time_bundles(
         for name, manifest in manifests.items()
         for precision in PRECISIONS
     }
-    with scratch_folder() as folder:
+    with shelf() as folder:
         told = []
         for index, work in enumerate(works):
-            file = Path(folder) / f"{index}.npz"
+            file = folder / f"{index}.npz"
             save_arrays(file, work.inputs)
             told.append({"role": work.role, "file": str(file)})
         engines = {f"{name} {precision}": job for (name, precision), job in jobs.items()}

@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import queue
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tfm.errors import VerificationError
+from tfm.latency import processes
+from tfm.latency.processes import WELL, Child
 from tfm.model.activations import check_activation
 from tfm.report.whole_file import write_whole
 
@@ -137,24 +138,26 @@ def _work(stage: str, task: Path, runs: Sequence[Run], jobs: int, steps: int, te
     """Do a stage of every run that lacks it, several at once; on an error or an interrupt the processes end."""
     pending = [run for run in runs if run.read(stage) is None]
     told: queue.SimpleQueue[int] = queue.SimpleQueue()
-    running: set[subprocess.Popen[str]] = set()
+    running: set[Child] = set()
     stopped = threading.Event()
 
     def work(run: Run) -> None:
         if stopped.is_set():
             return
-        process = _start(stage, task, run)
-        running.add(process)
-        assert process.stdout is not None
-        done = 0
-        with process:
-            for line in process.stdout:
-                told.put(int(line) - done)
-                done = int(line)
-        running.discard(process)
-        if process.returncode and not stopped.is_set():
-            log = (run.folder / f"{stage}.log").read_text(encoding="utf-8").strip()
-            raise VerificationError(f"{stage} {run.activation}, seed {run.seed}, broke down: {log.splitlines()[-1:]}")
+        child = _start(stage, task, run)
+        running.add(child)
+        try:
+            done, patience = 0, processes.START_SECONDS
+            while (now := child.next_answer(patience)) is not None:
+                told.put(int(now) - done)
+                done, patience = int(now), math.inf  # a step takes what the user's task takes
+            ending = child.ending()
+            if ending != WELL and not stopped.is_set():
+                last = child.printed().splitlines()[-1]
+                raise VerificationError(f"{child.name} broke down: {last} ({ending}); see {run.folder / stage}.log")
+        finally:
+            running.discard(child)
+            child.close()
 
     def count(done: int) -> int:
         while not told.empty():
@@ -173,21 +176,18 @@ def _work(stage: str, task: Path, runs: Sequence[Run], jobs: int, steps: int, te
                     future.result()
         except BaseException:
             stopped.set()
-            for process in list(running):
-                process.terminate()
+            for child in list(running):
+                child.process.kill()
             raise
 
 
-def _start(stage: str, task: Path, run: Run) -> subprocess.Popen[str]:
+def _start(stage: str, task: Path, run: Run) -> Child:
     told = {**dataclasses.asdict(run), "folder": str(run.folder.resolve())}
     run.folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "tfm.activations.study.worker", stage, str(task.resolve()), json.dumps(told)]
-    with open(run.folder / f"{stage}.log", "w", encoding="utf-8") as log:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,  # which it watches, to end with this process
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
+    return Child(
+        f"{stage} {run.activation}, seed {run.seed},",
+        "import sys\nfrom tfm.activations.study.worker import main\nmain(*sys.argv[1:])\n",
+        [stage, str(task.resolve()), json.dumps(told)],
+        changes={"OMP_NUM_THREADS": "1"},
+        log=run.folder / f"{stage}.log",
+    )

@@ -60,7 +60,7 @@ def python_of(peers: Path, name: str) -> Path:
     if not ready.is_file() or ready.read_text() != wanted:
         say(f"install {', '.join(ENVIRONMENTS[name])}")
         venv.create(folder, clear=True, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *ENVIRONMENTS[name]], check=True, stdout=sys.stderr)
+        subprocess.run([python, "-I", "-m", "pip", "install", "-q", *ENVIRONMENTS[name]], check=True, stdout=sys.stderr)
         ready.write_text(wanted)
     return python
 
@@ -107,7 +107,7 @@ def versions(peers: Path, names: Sequence[str]) -> dict[str, dict[str, str]]:
     """Environment → every package in it → version."""
     found = {}
     for name in names:
-        command = [python_of(peers, name), "-m", "pip", "list", "--format", "json"]
+        command = [python_of(peers, name), "-I", "-m", "pip", "list", "--format", "json"]
         listed = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment(1)).stdout
         found[name] = {package["name"]: package["version"] for package in json.loads(listed)}
     return found

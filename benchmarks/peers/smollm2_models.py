@@ -66,7 +66,7 @@ def genai(source: Path, folder: Path) -> None:
         ("int4", "int4", []),
         ("int4_mixed", "int4", ["--extra_options", "algo_config=k_quant_mixed"]),
     ):
-        builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-e", "cpu", "-p", precision]
+        builder = [sys.executable, "-I", "-m", "onnxruntime_genai.models.builder", "-e", "cpu", "-p", precision]
         command = [*builder, "-i", source, "-o", folder / name, "-c", folder / "cache", *extra]
         subprocess.run(command, check=True)
 

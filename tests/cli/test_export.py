@@ -347,7 +347,7 @@ def test_an_interruption(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyP
 def test_the_speed_of_fp16_is_not_judged(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither timed nor refused; and float16's limits do not stand where float32's are looked for."""
     monkeypatch.setenv("COLUMNS", "120")
-    times = [Latency(work="encoder 1×16", milliseconds={"eager": 2.0, "fp32": 1.0})]
+    times = [Latency(work="encoder 1×16", rounds={"eager": [2.0] * 9, "fp32": [1.0] * 9})]
     monkeypatch.setattr(bundle, "measure_latency", lambda *_: times)
     code, out, err = run("--ckpt", checkpoint, "-o", "x.tfm", "--precision", "fp32,fp16")
     assert code == 0, out + err

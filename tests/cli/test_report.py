@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tfm.cli.report import print_quantisation
+from tfm.cli.report import print_latency, print_quantisation
 from tfm.cli.screen import Screen
+from tfm.latency import Latency
 
 PLANTED = SimpleNamespace(
     **runpy.run_path(str(Path(__file__).resolve().parents[1] / "export" / "planted_quantisation.py"))
@@ -34,6 +35,46 @@ def printed(quantization: dict[str, Any], width: int = 80, file: io.StringIO | N
 def entry(**change: Any) -> dict[str, Any]:
     found: dict[str, Any] = PLANTED.planted(PLANTED.encoder_weights(), float32=(3, 11))
     return found | {"drop": 0.0016, "relative_time": 0.31} | change
+
+
+EVEN, UNEVEN = [1.0] * 15, [1.0, 1.1, 0.9] * 5
+
+
+@pytest.mark.parametrize(
+    ("int8", "beside", "mark", "said"),
+    [
+        ([0.5] * 15, "faster 4.0× (4.0–4.0)", "✓", "faster than fp32 here: 0.50× its time (0.50–0.50) over all work"),
+        (UNEVEN, "faster 2.0× (1.8–2.2)", "–", "not shown to be faster or slower than fp32 here: 1.00× its time"),
+        ([4.0] * 15, "slower 2.0× (2.0–2.0)", "✗", "slower than fp32 here: 4.00× its time (4.00–4.00) over all work"),
+    ],
+    ids=["faster", "the same", "slower"],
+)
+def test_a_time_stands_beside_what_it_shows(int8: list[float], beside: str, mark: str, said: str) -> None:
+    """In a terminal of 80 columns: its ratio to eager with the interval, and whether it pays."""
+    console = Screen(width=80, force_terminal=False, color_system=None)
+    rounds = {"eager": [2.0] * 15, "fp32": EVEN, "int8": int8}
+    with console.capture() as capture:
+        print_latency([Latency(work="decoder step after 128", rounds=rounds)], console)
+    _, title, head, _, eager, fp32, last, verdict = capture.get().splitlines()
+    assert title == "latency, one thread, median of interleaved rounds"
+    assert head.split() == ["work", "engine", "time", "beside", "eager"]
+    assert eager.split()[-3:] == ["eager", "2.00", "ms"]
+    assert "  fp32   1.00 ms faster 2.0× (2.0–2.0)" in fp32
+    assert last.endswith(f" ms {beside}")
+    assert verdict.startswith(f"  {mark} int8 is {said}")
+
+
+def test_of_a_noisy_machine_nothing_is_claimed() -> None:
+    console = Screen(width=80, force_terminal=False, color_system=None)
+    wild = [1.0, 2.0, 1.0, 3.0, 1.0] * 3
+    with console.capture() as capture:
+        print_latency([Latency(work="model", rounds={"eager": wild, "fp32": wild, "int8": EVEN})], console)
+    out = capture.get()
+    assert "×" not in out.split("int8 is")[0]
+    assert "– int8 is not compared with fp32 on a machine as noisy as this" in out
+    with console.capture() as capture:
+        print_latency([], console)
+    assert capture.get() == ""
 
 
 def test_it_takes_few_lines_and_names_the_costliest() -> None:

@@ -36,9 +36,6 @@ def run_of(job, work):
 
 def main(imported=None):
     worker.main(open_works, imported)
-
-if __name__ == "__main__":
-    main()
 """
 
 

@@ -1,10 +1,12 @@
 """The protocol, with engines that sleep: turns, order, processes, cores, and what breaks them."""
 
+import errno
 import itertools
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from tfm.errors import VerificationError
-from tfm.latency import rounds as module
+from tfm.latency import processes
 from tfm.latency.rounds import Job, start_once, take_turns
 
 MakeJob = Callable[..., Job]
@@ -68,7 +70,7 @@ def test_at_least_one_run(sleeper: MakeJob) -> None:
 
 
 def test_a_short_run_wakes_the_engine_first(sleeper: MakeJob, tmp_path: Path) -> None:
-    turns = take_turns({"a": sleeper("a", 0.001)}, WORKS[:1], rounds=3, seconds=0.02, warmup=1)
+    turns = take_turns({"a": sleeper("a", 0.001)}, WORKS[:1], rounds=3, seconds=0.2, warmup=1)
     counted = sum(len(turn["run"]) for turn in turns.times[0]["a"])
     assert len(log(tmp_path)) == counted + 3 + 1
 
@@ -107,10 +109,46 @@ def test_an_engine_that_breaks_down(sleeper: MakeJob) -> None:
 
 
 def test_an_engine_that_says_nothing_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mute.py").write_text("")
+    (tmp_path / "mute.py").write_text("def main():\n    pass\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(VerificationError, match="the engine m broke down while it was timed: it said nothing"):
+    message = r"the engine m broke down while it was started: it said nothing \(exit code 0\)"
+    with pytest.raises(VerificationError, match=message):
         take_turns({"m": Job(worker="mute", options={})}, WORKS, rounds=1)
+
+
+def test_an_engine_that_hangs_at_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stuck.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(600)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(processes, "START_SECONDS", 2.0)
+    message = "the engine s hangs: no answer came in 2 s while it was started; importing"
+    with pytest.raises(VerificationError, match=message):
+        take_turns({"s": Job(worker="stuck", options={})}, WORKS, rounds=1)
+
+
+def test_an_engine_that_hangs_amid_its_work(sleeper: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "ANSWER_SECONDS", 5.0)
+    with pytest.raises(VerificationError, match="the engine a hangs: no answer came in 5 s while it was timed"):
+        take_turns({"a": sleeper("a", 600)}, WORKS, rounds=1)
+
+
+def test_without_rounds_each_engine_is_only_tried(sleeper: MakeJob, tmp_path: Path) -> None:
+    turns = take_turns({"a": sleeper("a"), "b": sleeper("b")}, WORKS[:1], rounds=0, warmup=1)
+    assert turns.times == [{"a": [], "b": []}]
+    assert [name for name, *_ in log(tmp_path)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("place", ["make", "job"])
+def test_a_full_temporary_folder(sleeper: MakeJob, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(*((tempfile, "mkdtemp") if place == "make" else (Path, "write_text")), full)
+    where = "a temporary folder" if place == "make" else r"the temporary folder \S+"
+    message = f"cannot be written to {where}: No space left on device; make room there, or .* TMPDIR"
+    with pytest.raises(VerificationError, match=message):
+        take_turns({"a": sleeper("a")}, WORKS, rounds=1)
+    with pytest.raises(VerificationError, match=message):
+        start_once("a", sleeper("a"), WORKS)
 
 
 def test_an_engine_that_talks_much(sleeper: MakeJob) -> None:
@@ -120,7 +158,8 @@ def test_an_engine_that_talks_much(sleeper: MakeJob) -> None:
 
 
 def test_no_process_is_left(sleeper: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, made = subprocess.Popen, []
+    real: Any = subprocess.Popen
+    made: list[Any] = []
 
     def popen(*args: Any, **kwargs: Any) -> Any:
         if len(made) == 2:
@@ -128,8 +167,8 @@ def test_no_process_is_left(sleeper: MakeJob, monkeypatch: pytest.MonkeyPatch) -
         made.append(real(*args, **kwargs))
         return made[-1]
 
-    monkeypatch.setattr(module.subprocess, "Popen", popen)
-    with pytest.raises(OSError, match="no more processes"):
+    monkeypatch.setattr(processes.subprocess, "Popen", popen)
+    with pytest.raises(VerificationError, match="the engine c cannot be started: no more processes"):
         take_turns({name: sleeper(name) for name in "abc"}, WORKS, rounds=1)
     assert [process.poll() is not None for process in made] == [True, True]
 

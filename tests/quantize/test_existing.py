@@ -17,9 +17,10 @@ import onnxruntime as ort
 import pytest
 
 import tfm.quantize.existing as existing
-from tfm.errors import BundleError, ExportError, QuantizeError, TfmError
+from tfm.errors import BundleError, ExportError, QuantizeError, TfmError, VerificationError
 from tfm.latency import Latency
 from tfm.quantize import quantise_bundle, read_calibration, read_recipe
+from tfm.quantize.manifest import describe_file
 from tfm.report import kept_pictures
 from tfm.runtime import check_golden, load
 from tfm.runtime.manifest import check_digests, read_manifest
@@ -33,11 +34,29 @@ ABSENT = ("torch", "onnxscript", "safetensors", "gguf", "transformers")
 def timed(milliseconds: float) -> Callable[..., list[Latency]]:
     def time_engines(jobs: Mapping[str, Any], works: Sequence[Any]) -> list[Latency]:
         return [
-            Latency(work=work.name, milliseconds={name: 2.0 if name == "fp32" else milliseconds for name in jobs})
+            Latency(work=work.name, rounds={name: [2.0 if name == "fp32" else milliseconds] * 9 for name in jobs})
             for work in works
         ]
 
     return time_engines
+
+
+OLD: dict[str, Any] = {
+    "work": "model 1×5",
+    "milliseconds": {"eager": 4.0, "fp32": 2.0, "int8": 1.0, "int4": 1.0},
+    "baseline": "eager",
+    "ratios": {"int8": {"said": "faster 4.0× (3.9–4.1)"}, "int4": {"said": "faster 4.0× (3.8–4.2)"}},
+}
+OLD_SPEEDS = [
+    {"precision": precision, "baseline": baseline} for precision in ("int8", "int4") for baseline in ("eager", "fp32")
+]
+
+
+def renew(bundle: Path) -> None:
+    """Have the manifest tell the digest of a certificate that was altered."""
+    manifest = read(bundle, "manifest.json")
+    manifest["files"]["parity.json"] = describe_file(bundle / "parity.json")
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +66,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("_OBSERVED", 24), ("_HELD_OUT", HELD_OUT), ("_SEARCHED", {"encoder": 8})):
         monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(existing, "time_engines", timed(1.0))
+    monkeypatch.setattr(existing, "try_engines", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +103,7 @@ def read(folder: Path, name: str = "parity.json") -> dict[str, Any]:
 
 def edit(folder: Path, name: str, change: Callable[[dict[str, Any]], None]) -> None:
     """Change a JSON file of a bundle, and its digest in the manifest."""
-    from tfm.quantize.manifest import describe_file, write_json
+    from tfm.quantize.manifest import write_json
 
     values = read(folder, name)
     change(values)
@@ -119,13 +139,14 @@ def test_the_certificate_and_the_gates(bundle: Path, exported: Path) -> None:
     assert new["passed"] is True
     assert new["graphs"] == old["graphs"]
     assert new["quantization"] == {"int8": report.quantised.report | {"forced": False}}
-    assert new["latency"] == [
-        {"work": line.work, "milliseconds": {"fp32": 2.0, "int8": 1.0}} for line in report.latency
-    ]
+    twice = {"ratio": 2.0, "low": 2.0, "high": 2.0, "verdict": "faster", "said": "faster 2.0× (2.0–2.0)"}
+    times = {"milliseconds": {"fp32": 2.0, "int8": 1.0}, "baseline": "fp32", "ratios": {"int8": twice}}
+    assert new["latency"] == [{"work": line.work, **times} for line in report.latency]
+    assert new["speed"] == [{"precision": "int8", "baseline": "fp32", **twice}]
     assert new["sizes"] == {name: (bundle / "onnx" / file).stat().st_size for name, file in FILES.items()}
     assert new["files"]["onnx/model_int8.onnx"]["size"] == new["sizes"]["int8"]
     gates = read(bundle, "manifest.json")["gates"]
-    assert gates[-2:] == [{"name": f"int8 {what}", "passed": True} for what in ("budget", "faster than fp32")]
+    assert gates[-2:] == [{"name": f"int8 {what}", "passed": True} for what in ("budget", "not slower than fp32")]
     assert gates[:-2] == read(exported, "manifest.json")["gates"]
     text = json.dumps(new, allow_nan=False)  # JSON has no NaN
     assert "held_out" in text
@@ -156,7 +177,7 @@ def test_golden_outputs_hold_and_only_for_these_graphs(bundle: Path, exported: P
     node.replace_input_with(2, key)
     ir.save(model, bundle / "onnx" / "model_int8.onnx")
     edit(bundle, "parity.json", lambda _: None)
-    from tfm.quantize.manifest import describe_file, write_json
+    from tfm.quantize.manifest import write_json
 
     manifest = read(bundle, "manifest.json")
     manifest["files"]["onnx/model_int8.onnx"] = describe_file(bundle / "onnx" / "model_int8.onnx")
@@ -257,7 +278,7 @@ def test_slow_int8_is_refused_with_both_numbers(bundle: Path, monkeypatch: pytes
     assert (report.passed, report.shipped) == (False, False)
     (fault,) = report.faults()
     assert fault.startswith(
-        "int8 is not faster than fp32 here: 1.25× its time over all work, at worst 2.50 ms against 2.00 ms"
+        "int8 is slower than fp32 here: 1.25× its time (1.25–1.25) over all work, at worst 2.50 ms against 2.00 ms"
     )
     assert files_of(bundle) == before
     assert {path.name for path in bundle.parent.iterdir()} == {"x.tfm", ".x.tfm.int8.search"}
@@ -293,11 +314,51 @@ def test_what_is_forced_is_marked_and_no_longer_once_it_passes(bundle: Path, mon
     certificate = read(bundle)
     assert (certificate["passed"], certificate["quantization"]["int8"]["forced"]) == (False, True)
     gates = {gate["name"]: gate["passed"] for gate in read(bundle, "manifest.json")["gates"]}
-    assert (gates["int8 faster than fp32"], gates["int8 budget"], gates["fp32 model"]) == (False, True, True)
+    assert (gates["int8 not slower than fp32"], gates["int8 budget"], gates["fp32 model"]) == (False, True, True)
     monkeypatch.setattr(existing, "time_engines", timed(1.0))
     assert quantise_bundle(bundle).passed
     certificate = read(bundle)
     assert (certificate["passed"], certificate["quantization"]["int8"]["forced"]) == (True, False)
+
+
+def test_what_was_compared_before_and_is_still_there_is_kept(bundle: Path) -> None:
+    """Of int4, in works that were not timed anew; but not of eager, whose times are gone."""
+    quantise_bundle(bundle)
+    (bundle / "parity.json").write_text(json.dumps(read(bundle) | {"latency": [OLD], "speed": OLD_SPEEDS}))
+    renew(bundle)
+    quantise_bundle(bundle)
+    new = read(bundle)
+    assert new["latency"][-1] == OLD | {
+        "milliseconds": {"eager": 4.0, "fp32": 2.0, "int4": 1.0},
+        "ratios": {"int4": OLD["ratios"]["int4"]},
+    }
+    assert [(speed["precision"], speed["baseline"]) for speed in new["speed"]] == [("int8", "fp32")]
+
+
+def test_a_certificate_from_before_ratios_were_told(bundle: Path) -> None:
+    content = read(bundle)
+    content["latency"] = [{"work": "model 1×5", "milliseconds": {"eager": 4.0, "fp32": 2.0, "int8": 1.0}}]
+    del content["speed"]
+    (bundle / "parity.json").write_text(json.dumps(content))
+    renew(bundle)
+    quantise_bundle(bundle)
+    new = read(bundle)
+    assert new["latency"][-1] == {"work": "model 1×5", "milliseconds": {"eager": 4.0, "fp32": 2.0}}
+    assert [speed["precision"] for speed in new["speed"]] == ["int8"]
+
+
+def test_engines_are_tried_before_the_search(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = files_of(bundle)
+
+    def fail(jobs: Mapping[str, Any], works: Sequence[Any]) -> None:
+        assert (list(jobs), bool(works)) == (["fp32"], True)
+        raise VerificationError("no process can be started")
+
+    monkeypatch.setattr(existing, "try_engines", fail)
+    monkeypatch.setattr(existing, "quantise", lambda *_, **__: pytest.fail("the search began"))
+    with pytest.raises(VerificationError, match="no process can be started"):
+        quantise_bundle(bundle)
+    assert files_of(bundle) == before
 
 
 @pytest.mark.parametrize("place", ["time_engines", "renew_golden", "write_report", "quantise"])

@@ -331,12 +331,65 @@ def test_what_was_not_judged_is_said(page: Any, samples: SimpleNamespace) -> Non
     """And the speed is that of the smallest that was timed."""
     certificate = samples.encoder()
     certificate["sizes"]["fp16"] = 100
-    assert "as fast as eager PyTorch, in int8" in page(certificate).text
+    assert "as fast as eager PyTorch, in int8 5.3× 95 % interval 4.6–6.2, one thread" in page(certificate).text
     certificate["not_judged"] = ["The speed of fp16 was <i>not judged."]
     found = page(certificate)
     assert "The speed of fp16 was <i>not judged." in found.text.split("Speed and size")[-1]
     del certificate["not_judged"]  # as older exports
     assert "not judged" not in page(certificate).text
+
+
+SLOWER = {"ratio": 0.5, "low": 0.4, "high": 0.625, "verdict": "slower", "said": "slower 2.0× (1.6–2.5)"}
+SAME = {"ratio": 1.1, "low": 0.9, "high": 1.4, "verdict": "no difference shown", "said": "no difference shown"}
+NOISY = {"ratio": 8.0, "low": 3.0, "high": 29.9, "verdict": "too noisy", "said": "too noisy"}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "tile"),
+    [
+        (SLOWER, "the time of eager PyTorch, in int8 2.0× 95 % interval 1.6–2.5, one thread"),
+        (SAME, "no difference shown between the time of int8 and eager PyTorch — one thread"),
+        (NOISY, "too noisy a machine to compare int8 with eager PyTorch — one thread"),
+    ],
+)
+def test_a_speed_without_an_interval_that_shows_it_is_not_claimed(
+    page: Any, samples: SimpleNamespace, ratio: dict[str, Any], tile: str
+) -> None:
+    certificate = samples.encoder()
+    certificate["speed"][1].update(ratio)
+    for line in certificate["latency"]:
+        line["ratios"]["int8"] = ratio
+    text = page(certificate).text
+    assert tile in text
+    assert "as fast as" not in text
+    assert text.count(ratio["said"]) >= 2  # beside each time
+    assert "verified" in text.split("First fault")[0]
+
+
+def test_where_eager_was_not_timed_fp32_is_compared_with(page: Any, samples: SimpleNamespace) -> None:
+    certificate = samples.encoder()
+    certificate["speed"] = certificate["speed"][-1:]
+    assert "as fast as fp32, in int8 2.8× 95 % interval 2.4–3.3" in page(certificate).text
+
+
+def test_of_an_older_certificate_times_alone_are_shown(page: Any, samples: SimpleNamespace) -> None:
+    certificate = samples.encoder()
+    del certificate["speed"]
+    for line in certificate["latency"]:
+        del line["baseline"], line["ratios"]
+    text = page(certificate).text
+    assert "as fast as" not in text
+    assert "7.92 ms" in text.split("Speed and size")[-1]
+
+
+def test_what_is_slower_than_fp32_is_a_fault(page: Any, samples: SimpleNamespace) -> None:
+    """Also on a noisy machine, and whatever the certificate says of itself."""
+    certificate = samples.encoder()
+    certificate["speed"][2].update(NOISY, low=0.4, high=0.625)
+    text = page(certificate).text
+    assert "First fault the speed of int8 it takes 1.6 to 2.5 times as long as fp32 (95 % interval)" in text
+    certificate["speed"][2].update(high=1.0)
+    assert "First fault" not in page(certificate).text
 
 
 @pytest.mark.parametrize("schema", [1, 4, None, "2", "3"])
