@@ -141,10 +141,19 @@ def _alone(op: Op) -> ir.Model:
     for use in op.uses:  # of any shape: it is run on rows alone, too
         usual = ir.TensorType(ir.DataType.INT64 if use.is_lookup else ir.DataType.FLOAT)
         x_of.setdefault(str(use.x.name), ir.Value(name=use.x.name, type=use.x.type or usual))
-    graph = ir.Graph(list(x_of.values()), [], nodes=[], opset_imports=dict(_opsets(op)), name="piece")
-    weight = _constant(graph, op.weight)
+    biases = [use.bias for use in op.uses if use.bias is not None]
+    constants = {str(value.name): _shared(value) for value in [op.weight, *biases]}
+    # Given to the constructor, for what is registered later may be called as new values are: "val_0".
+    graph = ir.Graph(
+        list(x_of.values()),
+        [],
+        nodes=[],
+        initializers=list(constants.values()),
+        opset_imports=dict(_opsets(op)),
+        name="piece",
+    )
     for use in op.uses:
-        graph.outputs.append(_copy_use(graph, use, x_of[str(use.x.name)], weight))
+        graph.outputs.append(_copy_use(graph, use, x_of[str(use.x.name)], constants[str(op.weight.name)]))
     return ir.Model(graph, ir_version=10)
 
 
@@ -156,7 +165,7 @@ def _copy_use(graph: ir.Graph, use: Use, x: ir.Value, weight: ir.Value) -> ir.Va
     inputs = [weight, x] if use.is_lookup else [x, weight]
     nodes.append(ir.Node("", use.node.op_type, inputs, num_outputs=1, name=use.node.name))
     if use.bias is not None:
-        inputs = [nodes[-1].outputs[0], _constant(graph, use.bias)]
+        inputs = [nodes[-1].outputs[0], graph.initializers[str(use.bias.name)]]
         nodes.append(ir.Node("", "Add", inputs, num_outputs=1, name=use.last.name))
     output = nodes[-1].outputs[0]
     output.name, output.type = use.output.name, use.output.type
@@ -164,13 +173,9 @@ def _copy_use(graph: ir.Graph, use: Use, x: ir.Value, weight: ir.Value) -> ir.Va
     return output
 
 
-def _constant(graph: ir.Graph, value: ir.Value) -> ir.Value:
+def _shared(value: ir.Value) -> ir.Value:
     """Share a constant with another graph."""
-    name = str(value.name)
-    if name not in graph.initializers:
-        shared = ir.Value(name=name, shape=value.shape, type=value.type, const_value=value.const_value)
-        graph.register_initializer(shared)
-    return graph.initializers[name]
+    return ir.Value(name=value.name, shape=value.shape, type=value.type, const_value=value.const_value)
 
 
 def _opsets(op: Op) -> Mapping[str, int]:

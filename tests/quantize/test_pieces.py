@@ -169,6 +169,26 @@ def test_what_comes_of_float32_is_the_op(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("names", [("val_0", "b"), ("w", "val_0"), ("val_1", "val_0")])
+@pytest.mark.parametrize("method", [Float32(), Dynamic(), Blocks(block=32, calibrated=False)], ids=str)
+def test_constants_may_be_called_as_new_values_are(names: tuple[str, str], method: Method, tmp_path: Path) -> None:
+    """Exporters call a transposed weight val_0, and so onnx-ir calls the first value that has no name."""
+    weight, bias = names
+    rng = np.random.default_rng(0)
+    shapes = {weight: (64, 32), bias: (32,)}
+    model = parsed(
+        "float[B, 64] x",
+        "float[B, 32] y",
+        f"p = MatMul(x, {weight})  y = Add(p, {bias})",
+        **{name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()},
+    )
+    ir.save(model, tmp_path / "model.onnx")
+    x = rng.standard_normal((4, 64)).astype(np.float32)
+    ((written,),) = pieces_of(tmp_path / "model.onnx", [[method]], [{"x": x}])
+    (y,) = open_piece(written, threads=1).run(None, {"x": x})
+    assert np.abs(y - run(model, {"x": x})["y"]).max() < 0.5  # of values up to 30
+
+
 def test_static_without_ranges_is_refused() -> None:
     (op,) = find_ops(graph_of("bias").graph)
     with pytest.raises(QuantizeError, match="'w' needs calibration data to be static"):
