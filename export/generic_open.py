@@ -2,11 +2,11 @@
 
 import json
 import os
-import zipfile
 from pathlib import Path
 
 from tfm.errors import ExportError
 from tfm.model import FAMILIES
+from tfm.model.forms.archive import entry_names
 
 from .generic import GenericGraph
 from .generic_factory import from_factory
@@ -55,8 +55,6 @@ def open_generic(checkpoint: str | os.PathLike[str] | None, model: str | None = 
 
 
 def _is_program(file: Path) -> bool:
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        names = archive.namelist()
-    return any(name.endswith("archive_format") or name == "serialized_exported_program.json" for name in names)
+    return any(
+        name.endswith("archive_format") or name == "serialized_exported_program.json" for name in entry_names(file)
+    )

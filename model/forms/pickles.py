@@ -3,7 +3,6 @@
 import io
 import pickletools
 import warnings
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,6 +12,8 @@ import torch
 
 from tfm.errors import CheckpointError
 
+from .archive import open_archive
+
 
 def read_zip(file: Path) -> Any:
     """Read torch.save's zip archive, its weights mapped.
@@ -20,12 +21,9 @@ def read_zip(file: Path) -> Any:
     Raises:
         CheckpointError: It is damaged, of another kind, or refers to code.
     """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = archive.namelist()
-            pickled = [archive.read(name) for name in names if name.endswith("/data.pkl")]
-    except Exception as error:  # zipfile has no one error for damaged bytes
-        raise CheckpointError(f"{file} is a damaged torch.save file: {error}; was it cut short?") from error
+    with open_archive(file, "torch.save file") as archive:
+        names = archive.namelist()
+        pickled = [archive.read(name) for name in names if name.endswith("/data.pkl")]
     if any(name.endswith("/constants.pkl") for name in names):
         raise CheckpointError(
             f"{file} is TorchScript, which holds code; save its state_dict() and configuration instead"
