@@ -1,11 +1,10 @@
 """Which checkpoints go the generic way, and how each becomes its graph."""
 
-import json
 import os
 from pathlib import Path
 
-from tfm.errors import ExportError
-from tfm.model import FAMILIES
+from tfm.errors import CheckpointError, ExportError
+from tfm.model import FAMILIES, read_json
 from tfm.model.forms.archive import entry_names
 
 from .generic import GenericGraph
@@ -22,8 +21,8 @@ def is_generic(checkpoint: str | os.PathLike[str] | None, model: str | None = No
     if checkpoint.is_file():
         return _is_program(checkpoint)
     try:
-        values = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        values = read_json(checkpoint / "config.json")
+    except CheckpointError:
         return False  # the native reader says what is wrong
     family = values.get("model_type") if isinstance(values, dict) else None
     return isinstance(family, str) and family not in FAMILIES
@@ -36,8 +35,8 @@ def describe_generic(checkpoint: str | os.PathLike[str] | None, model: str | Non
     path = Path(checkpoint)
     if path.is_file():
         return "read exported program"
-    family = json.loads((path / "config.json").read_text(encoding="utf-8"))["model_type"]
-    return f"read checkpoint by transformers ({family} is not a native family)"
+    family = read_json(path / "config.json")["model_type"]
+    return f"read checkpoint by transformers ({family[:80]} is not a native family)"
 
 
 def open_generic(checkpoint: str | os.PathLike[str] | None, model: str | None = None) -> GenericGraph:

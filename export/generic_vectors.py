@@ -1,11 +1,17 @@
 """A native model that reads vectors in place of tokens, as one graph that takes all its inputs at once."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from tfm.errors import ExportError
 from tfm.model import Transformer
 
 from .generic import GenericConfig, GenericGraph
+
+_LARGEST = 1 << 26
+"""Numbers of an example input: 256 MiB."""
 
 
 class Whole(nn.Module):
@@ -26,6 +32,11 @@ def from_vectors(model: Transformer) -> GenericGraph:
     """Make the graph of a model whose config.reads_vectors. A cache would be of no use: what is next is not told."""
     config, generator = model.config, torch.Generator().manual_seed(0)
     size = (2, config.max_positions, config.d_model)
+    if math.prod(size) > _LARGEST:
+        raise ExportError(
+            f"example inputs of {config.max_positions} vectors of {config.d_model} numbers are too large to verify "
+            "with; lower max_positions in the configuration"
+        )
     examples = {
         "inputs_embeds": torch.randn(size, generator=generator),
         "attention_mask": torch.ones(size[:2], dtype=torch.int64),

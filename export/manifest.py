@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tfm.errors import ConfigError
-from tfm.model import TransformerConfig
+from tfm.model import Fields, TransformerConfig
+from tfm.model.fields import shown
 from tfm.quantize.manifest import describe_file, read_json, write_json
 
 from .generic import GenericConfig
@@ -30,6 +31,9 @@ COMPANIONS = (
 
 _MAX_NEW_TOKENS = 128
 """Where no generation_config.json says otherwise."""
+
+_MOST_NEW_TOKENS = (1 << 31) - 1
+"""That one may say: the runtime stops at the longest sequence before."""
 
 
 def write_manifest(
@@ -83,38 +87,65 @@ def generation_settings(folder: Path, config: TransformerConfig) -> dict[str, An
     None where there is no decoder, or no ids start and end what an encoder-decoder writes.
 
     Raises:
-        ConfigError: The file is not JSON, or an id in it is out of range.
+        ConfigError: The file is not JSON, or what it says is of another type or out of range.
     """
     if not config.has_decoder:
         return None
     path = folder / "generation_config.json"
-    written = read_json(path) if path.is_file() else {}
-    values = {name: value for name, value in written.items() if value is not None}  # null: not set
-    settings: dict[str, Any] = {}
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        settings[name] = values.get(name, getattr(config, name))
-        if name == "bos_token_id" and config.has_encoder:
-            # Hugging Face's bos_token_id is not what decoding starts with
-            start = config.bos_token_id if config.bos_token_id is not None else values.get(name)
-            settings[name] = values.get("decoder_start_token_id", start)
-        ends = settings[name] if name == "eos_token_id" and isinstance(settings[name], list) else [settings[name]]
-        for token in ends:  # several may end a sequence
-            if token is not None and not (type(token) is int and 0 <= token < config.target_vocab_size):
-                raise ConfigError(f"{path}: {name} must be in [0, {config.target_vocab_size}), but is {token!r}")
+    written = Fields(path, "generation", read_json(path) if path.is_file() else {})
+    settings: dict[str, Any] = {
+        "pad_token_id": _token(written, "pad_token_id", config, config.pad_token_id),
+        "bos_token_id": _start(written, config),
+        "eos_token_id": _ends(written, config),
+    }
     if config.has_encoder and (settings["bos_token_id"] is None or settings["eos_token_id"] is None):
         return None
     if settings["pad_token_id"] is None:
         ends = settings["eos_token_id"]
-        settings["pad_token_id"] = ends[0] if isinstance(ends, list) and ends else ends if type(ends) is int else None
-    settings["max_new_tokens"] = most = values.get("max_new_tokens", min(_MAX_NEW_TOKENS, config.max_positions))
-    if type(most) is not int or most < 1:
-        raise ConfigError(f"{path}: max_new_tokens must be an integer of at least 1, but is {most!r}")
-    settings["split_on_whitespace"] = bool(values.get("split_on_whitespace", False))
+        settings["pad_token_id"] = ends[0] if isinstance(ends, list) else ends
+    most = min(_MAX_NEW_TOKENS, config.max_positions)
+    told = written.has("max_new_tokens")
+    settings["max_new_tokens"] = written.size("max_new_tokens", most=_MOST_NEW_TOKENS) if told else most
+    settings["split_on_whitespace"] = written.flag("split_on_whitespace")
     return settings
+
+
+def _token(written: Fields, name: str, config: TransformerConfig, default: int | None) -> int | None:
+    """Read a token's id."""
+    token = written.token(name, default)
+    _check_token(written, name, token, config)
+    return token
+
+
+def _start(written: Fields, config: TransformerConfig) -> int | None:
+    """Read with which token a sequence starts; for an encoder-decoder this is not Hugging Face's bos_token_id."""
+    if not config.has_encoder:
+        return _token(written, "bos_token_id", config, config.bos_token_id)
+    start = config.bos_token_id
+    if start is None and not written.has("decoder_start_token_id"):
+        return _token(written, "bos_token_id", config, None)
+    return _token(written, "decoder_start_token_id", config, start)
+
+
+def _ends(written: Fields, config: TransformerConfig) -> int | list[int] | None:
+    """Read which tokens end a sequence: one, or a list of several."""
+    name = "eos_token_id"
+    if not written.has(name):
+        return config.eos_token_id
+    ends = written.tokens(name)
+    for token in ends:
+        _check_token(written, name, token, config)
+    return ends if isinstance(written.any(name), list) else ends[0]
+
+
+def _check_token(written: Fields, name: str, token: int | None, config: TransformerConfig) -> None:
+    if token is not None and not 0 <= token < config.target_vocab_size:
+        raise ConfigError(f"{written.source}: {name} must be in [0, {config.target_vocab_size}), but is {shown(token)}")
 
 
 def _max_text_tokens(folder: Path) -> int | None:
     """How many tokens of a text sentence-transformers reads, where it says so."""
     path = folder / "sentence_bert_config.json"
-    value = read_json(path).get("max_seq_length") if path.is_file() else None
-    return value if isinstance(value, int) else None
+    if not path.is_file():
+        return None
+    return Fields(path, "sentence-transformers", read_json(path)).optional_size("max_seq_length")

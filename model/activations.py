@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from tfm.errors import ConfigError
 
+from .fields import shown
+
 
 class QuickGELU(nn.Module):
     """x · sigmoid(1.702 x), the sigmoid approximation of GELU (Hendrycks & Gimpel 2016)."""
@@ -61,9 +63,9 @@ def check_activation(name: str) -> None:
     """Raise ConfigError, naming the nearest known activation, unless `name` is one."""
     known = [*ACTIVATIONS, *GATED]
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
+        near = difflib.get_close_matches(str(name)[:100], known, n=1, cutoff=0.0)
         raise ConfigError(
-            f"unknown activation {name!r}; the nearest is {near[0]!r} (known: {', '.join(sorted(known))})"
+            f"unknown activation {shown(name)}; the nearest is {near[0]!r} (known: {', '.join(sorted(known))})"
         )
 
 

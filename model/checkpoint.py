@@ -3,9 +3,11 @@
 What a file is, is read from its content. Nothing is ever unpickled beyond tensors and plain containers.
 """
 
+import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,8 @@ from tfm.errors import CheckpointError, ConfigError
 
 from .config import TransformerConfig
 from .families import FAMILIES
-from .forms.files import find_file, read_file, read_json, sniff
+from .fields import Fields, shown
+from .forms.files import find_file, read_file, sniff
 from .forms.hub import locate_checkpoint
 from .forms.litgpt import convert_litgpt, is_litgpt, read_yaml
 from .forms.llama import convert_llama, is_llama, merge, shards_of
@@ -26,6 +29,7 @@ from .forms.mapped import GivingBack
 from .forms.nanogpt import convert_nanogpt
 from .forms.prefixes import strip_wrappers
 from .forms.torch_nn import convert_torch_nn, is_torch_nn
+from .json_file import read_json
 from .transformer import Transformer
 
 if TYPE_CHECKING:
@@ -66,14 +70,24 @@ def load_checkpoint(
     """
     path = locate_checkpoint(path)
     file = find_file(path) if path.is_dir() else path
+    if not file.is_file():
+        raise CheckpointError(f"{file} is neither a folder nor a plain file, and so no checkpoint")
     with GivingBack(file.parent) as mode:
-        try:
-            made, weights = _read(file, None if config is None else Path(config), nhead)
-        except ConfigError as error:
-            raise error if str(file) in str(error) else ConfigError(f"{file}: {error}") from error
+        made, weights = _read(file, None if config is None else Path(config), nhead)
         model = _fill(file, made, weights)
         mode.give_back()
     return model
+
+
+def read_weights(path: str | os.PathLike[str]) -> Weights:
+    """Read the weights of a checkpoint that is no GGUF, under the names that they have there.
+
+    Raises:
+        CheckpointError: There are none, or they cannot be read.
+    """
+    path = locate_checkpoint(path)
+    file = find_file(path) if path.is_dir() else path
+    return _split(file, read_file(file))[1]
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> "tokenizers.Tokenizer | None":
@@ -133,20 +147,27 @@ def _read(file: Path, config: Path | None, nhead: int | None) -> tuple[Transform
     arguments = content.get("model_args")
     if isinstance(arguments, dict) and "model" in content:
         weights = strip_wrappers(_check_weights(file, content["model"]))
-        return (convert_llama if is_llama(weights) else convert_nanogpt)(file, arguments, weights)
+        with _naming(file):
+            return (convert_llama if is_llama(weights) else convert_nanogpt)(file, arguments, weights)
     values, given = _split(file, content)
     weights = strip_wrappers(given)
     if is_llama(weights):
-        values = values or _plain(file, read_json(config or file.with_name("params.json")))
+        source = file if values else config or file.with_name("params.json")
+        values = values or _plain(file, read_json(source))
         parts = [file, *(shard for shard in shards_of(file) if shard != file)]
         shards = [strip_wrappers(_split(shard, read_file(shard))[1]) for shard in sorted(parts)]
-        return convert_llama(file, values, merge(file, values, shards))
+        with _naming(source):
+            return convert_llama(file, values, merge(file, values, shards), source)
     if is_litgpt(weights):
-        return convert_litgpt(file, values or read_yaml(config or file.with_name("model_config.yaml")), weights)
+        source = file if values else config or file.with_name("model_config.yaml")
+        with _naming(source):
+            return convert_litgpt(file, values or read_yaml(source), weights, source)
+    source = file
     if config is not None:
-        values = _plain(config, read_json(config))
+        source, values = config, _plain(config, read_json(config))
     if is_torch_nn(weights):
-        return convert_torch_nn(file, values or {}, weights, nhead)
+        with _naming(source):
+            return convert_torch_nn(file, values or {}, weights, nhead)
     if nhead is not None:
         raise ConfigError("nhead (--nhead) is for a state_dict of torch.nn's modules; here the configuration tells it")
     if values is None and not file.with_name("config.json").is_file():
@@ -154,11 +175,24 @@ def _read(file: Path, config: Path | None, nhead: int | None) -> tuple[Transform
             f"{file} holds weights but no configuration: put its config.json beside it, name one with --config, or "
             "save it with tfm.model.save_checkpoint(model, path)"
         )
-    values = _plain(file, read_json(file.with_name("config.json"))) if values is None else values
+    if values is None:
+        source = file.with_name("config.json")
+        values = _plain(file, read_json(source))
     if "model_type" in values:
-        source = file if "config" in content else config or file.with_name("config.json")
         return _of_family(file, source, values, strip_wrappers(given, huggingface=True))
-    return TransformerConfig.from_dict(values), weights
+    with _naming(source):
+        return TransformerConfig.from_dict(values), weights
+
+
+@contextlib.contextmanager
+def _naming(source: Path) -> Iterator[None]:
+    """Make every ConfigError name the file of the configuration."""
+    try:
+        yield
+    except ConfigError as error:
+        if str(error).startswith((f"{source}: ", str(source.with_name("generation_config.json")))):
+            raise
+        raise ConfigError(f"{source}: {error}") from error
 
 
 def _split(file: Path, content: dict[Any, Any]) -> tuple[dict[str, Any] | None, Weights]:
@@ -182,18 +216,29 @@ def _check_weights(file: Path, weights: Any) -> Weights:
         raise CheckpointError(f"{file}: its state_dict holds no weights")
     for name, value in weights.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"{file}: its state_dict entry {name!r} is a {type(value).__name__}, not a tensor")
+            raise CheckpointError(
+                f"{file}: its state_dict entry {shown(name)} is a {type(value).__name__}, not a tensor"
+            )
     return weights
 
 
 def _of_family(file: Path, source: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
     family = values["model_type"]
     if not isinstance(family, str) or family not in FAMILIES:
-        raise CheckpointError(f"{source}: model_type {family!r} is not supported; known: {', '.join(sorted(FAMILIES))}")
-    return FAMILIES[family](file.parent, values, weights)
+        raise CheckpointError(
+            f"{source}: model_type {shown(family)} is not supported; known: {', '.join(sorted(FAMILIES))}"
+        )
+    with _naming(source):
+        return FAMILIES[family](file.parent, Fields(source, family, values), weights)
 
 
 def _fill(file: Path, config: TransformerConfig, weights: Weights) -> Transformer:
+    depth = config.num_encoder_layers * config.has_encoder + config.num_decoder_layers * config.has_decoder
+    if depth > len(weights):  # before so many are made
+        raise CheckpointError(
+            f"{file}: the weights do not fit the configuration: it has {depth} layers, but there are {len(weights)} "
+            "weights"
+        )
     with torch.device("meta"):
         skeleton = Transformer(config)
     expected = skeleton.state_dict(keep_vars=True)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import math
 import types
 import typing
 from typing import Any, Literal, get_args
@@ -10,6 +9,7 @@ from typing import Any, Literal, get_args
 from tfm.errors import ConfigError
 
 from .activations import check_activation, is_gated
+from .fields import MOST_LAYERS, MOST_SIZE, MOST_TOKENS, shown
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
 Positions = Literal["sinusoidal", "learned", "rotary", "relative", "alibi", "none"]
@@ -19,6 +19,41 @@ Pooling = Literal["mean", "cls"]
 Head = Literal["masked-lm", "sequence", "token"]
 Scaling = Literal["linear", "dynamic", "yarn", "llama3"]
 Part = Literal["encoder", "decoder", "cross"]
+
+_MOST = {
+    "vocab_size": MOST_TOKENS,
+    "tgt_vocab_size": MOST_TOKENS,
+    "sliding_window": MOST_TOKENS,
+    "nhead": 1 << 16,
+    "num_kv_heads": 1 << 16,
+    "head_dim": 1 << 16,
+    "num_encoder_layers": MOST_LAYERS,
+    "num_decoder_layers": MOST_LAYERS,
+    "relative_buckets": 1 << 16,
+    "image_size": 1 << 16,
+    "patch_size": 1 << 12,
+    "num_channels": 1 << 12,
+}
+"""Field → its greatest value, where it is not MOST_SIZE: no matrix of such sizes has more bytes than 64 bits count."""
+
+_MOST_NUMBERS = {
+    "layer_norm_eps": 1.0,
+    "rotary_base": 1e18,
+    "attention_scale": 1e6,
+    "attention_softcap": 1e9,
+    "logit_scale": 1e6,
+    "logit_softcap": 1e9,
+}
+"""Numbers that must be positive → the greatest that float32 computes with to any purpose."""
+
+_LEAST_NUMBER = 1e-30
+"""Of them: what is smaller is zero to float32, or near it."""
+
+_MOST_FACTOR = 1_000_000
+"""Of rotary scaling: how many times longer, or any other of its factors."""
+
+_LARGEST_TABLE = 1 << 25
+"""Entries of a table of positions that is computed, not read: 128 MiB."""
 
 _PER_LAYER = ("encoder_heads", "decoder_heads", "cross_heads", "encoder_feedforward", "decoder_feedforward")
 
@@ -50,8 +85,20 @@ class RotaryScaling:
     def __post_init__(self) -> None:
         """Refuse what is mistyped."""
         _check_types(self)
-        if self.factor < 1.0 or self.original_max_positions < 1:
-            raise ConfigError(f"rotary scaling needs a factor and a length of at least 1, but has {self}")
+        if not (1.0 <= self.factor <= _MOST_FACTOR and 1 <= self.original_max_positions <= MOST_SIZE):
+            raise ConfigError(
+                f"rotary scaling needs a factor from 1 to {_MOST_FACTOR} and a length from 1 to {MOST_SIZE}, but has "
+                f"{shown(self.factor)} and {shown(self.original_max_positions)}"
+            )
+        for name in ("low_frequency_factor", "high_frequency_factor", "beta_fast", "beta_slow", "attention_factor"):
+            value = getattr(self, name)
+            if value is not None and not _LEAST_NUMBER <= value <= _MOST_FACTOR:
+                raise ConfigError(f"rotary scaling needs a {name} up to {_MOST_FACTOR}, but has {shown(value)}")
+        if self.kind == "llama3" and not self.low_frequency_factor < self.high_frequency_factor:
+            raise ConfigError(
+                "rotary scaling 'llama3' needs a low_frequency_factor below its high_frequency_factor, but they are "
+                f"{self.low_frequency_factor} and {self.high_frequency_factor}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,6 +242,7 @@ class TransformerConfig:
         """Refuse what is mistyped or contradicts itself."""
         _check_types(self)
         self._check_sizes()
+        self._check_numbers()
         self._check_layers()
         self._check_positions()
         self._check_combinations()
@@ -204,7 +252,7 @@ class TransformerConfig:
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             token, size = getattr(self, name), min(self.vocab_size, self.target_vocab_size)
             if token is not None and not 0 <= token < size:
-                raise ConfigError(f"{name} must be in [0, {size}), but is {token}")
+                raise ConfigError(f"{name} must be in [0, {size}), but is {shown(token)}")
 
     def _check_sizes(self) -> None:
         tables = self.positions in ("sinusoidal", "learned")
@@ -217,7 +265,10 @@ class TransformerConfig:
         sizes += [name for name in [*options, "image_size"] if getattr(self, name) is not None]
         for name in sizes:
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
+                raise ConfigError(f"{name} must be at least 1, but is {shown(getattr(self, name))}")
+        for name in [*sizes, "vocab_size", "type_vocab_size"]:
+            if getattr(self, name) > (most := _MOST.get(name, MOST_SIZE)):
+                raise ConfigError(f"{name} must be at most {most}, but is {shown(getattr(self, name))}")
         if self.head_dim is None and self.d_model % self.nhead:
             raise ConfigError(
                 f"d_model must be a multiple of nhead, but {self.d_model} % {self.nhead} is {self.d_model % self.nhead}"
@@ -226,18 +277,23 @@ class TransformerConfig:
             raise ConfigError(
                 f"nhead must be a multiple of num_kv_heads, but they are {self.nhead} and {self.kv_heads}"
             )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"dropout must be in [0, 1), but is {self.dropout}")
-        for name in ("layer_norm_eps", "rotary_base", "attention_scale", "attention_softcap", "logit_softcap"):
-            value = getattr(self, name)
-            if value is not None and not (0.0 < value < math.inf):
-                raise ConfigError(f"{name} must be positive, but is {value}")
-        if self.type_vocab_size < 0:
-            raise ConfigError(f"type_vocab_size must not be negative, but is {self.type_vocab_size}")
         if self.image_size is not None and self.image_size % self.patch_size:
             raise ConfigError(
                 f"image_size must be a multiple of patch_size, but they are {self.image_size} and {self.patch_size}"
             )
+
+    def _check_numbers(self) -> None:
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"dropout must be in [0, 1), but is {shown(self.dropout)}")
+        for name, most_number in _MOST_NUMBERS.items():
+            value = getattr(self, name)
+            if value is not None and not value >= _LEAST_NUMBER:
+                raise ConfigError(f"{name} must be positive, but is {shown(value)}")
+            if value is not None and value > most_number:
+                raise ConfigError(f"{name} must be at most {most_number:g}, but is {shown(value)}")
+        if self.type_vocab_size < 0 or self.vocab_size < 0:
+            name = "vocab_size" if self.vocab_size < 0 else "type_vocab_size"
+            raise ConfigError(f"{name} must not be negative, but is {shown(getattr(self, name))}")
 
     def _check_layers(self) -> None:
         group = self.nhead // self.kv_heads
@@ -255,7 +311,7 @@ class TransformerConfig:
             most, what = (self.nhead, "nhead") if heads else (self.dim_feedforward, "dim_feedforward")
             for count in counts:
                 if not 1 <= count <= most:
-                    raise ConfigError(f"{name} must be in [1, {most}], up to {what}, but has {count}")
+                    raise ConfigError(f"{name} must be in [1, {most}], up to {what}, but has {shown(count)}")
                 if heads and count % group:
                     raise ConfigError(
                         f"{name} must be multiples of the {group} heads that share a key/value head, but has {count}"
@@ -264,26 +320,48 @@ class TransformerConfig:
                 raise ConfigError(f"{name} does not go with {self.positions} positions: all layers share their heads")
 
     def _check_positions(self) -> None:
-        if self.positions == "sinusoidal" and self.d_model % 2:
-            raise ConfigError(
-                f"sinusoidal positions pair sines with cosines: d_model must be even, but is {self.d_model}"
-            )
-        if not 0.0 <= self.position_noise < math.inf:
-            raise ConfigError(f"position_noise must be at least 0 and finite, but is {self.position_noise}")
+        name = "d_model" if self.embedding_size is None else "embedding_size"
+        width = getattr(self, name)
+        if self.positions == "sinusoidal" and width % 2:
+            raise ConfigError(f"sinusoidal positions pair sines with cosines: {name} must be even, but is {width}")
+        if self.positions == "sinusoidal":
+            check_table(self.max_positions, width)
+        if not 0.0 <= self.position_noise <= _MOST_NUMBERS["logit_scale"]:
+            raise ConfigError(f"position_noise must be at least 0 and finite, but is {shown(self.position_noise)}")
         if self.position_noise and self.positions != "sinusoidal":
             raise ConfigError(f"position_noise is for sinusoidal positions, but positions are {self.positions!r}")
         if self.positions == "rotary" and (self.rotary_size % 2 or self.rotary_size > self.head_size):
             raise ConfigError(
                 f"rotary positions pair entries of a head: {self.rotary_size} of {self.head_size} cannot be turned"
             )
+        if self.positions == "rotary" and self.rotary_base <= 1.0:
+            raise ConfigError(f"rotary_base must be above 1, but is {self.rotary_base}")
         if self.rotary_scaling is not None and self.positions != "rotary":
             raise ConfigError(f"rotary_scaling is for rotary positions, but positions are {self.positions!r}")
+        self._check_distances()
         if self.image_size is not None and self.positions != "learned":
             raise ConfigError(f"patches have learned positions, but positions are {self.positions!r}")
         if self.attention_softcap is not None and self.positions in ("relative", "alibi"):
             raise ConfigError(f"attention_softcap does not go with {self.positions} positions")
         if self.sliding_layers is not None and self.sliding_window is None:
             raise ConfigError("sliding_layers says which layers slide, but sliding_window is None: none does")
+        for layer in self.sliding_layers or ():
+            if not 0 <= layer < self.num_decoder_layers:
+                raise ConfigError(f"sliding_layers must be in [0, {self.num_decoder_layers}), but has {shown(layer)}")
+
+    def _check_distances(self) -> None:
+        scaling = self.rotary_scaling
+        if scaling is not None and scaling.kind == "dynamic" and self.rotary_size < 4:
+            raise ConfigError(f"dynamic rotary scaling needs heads of at least 4 entries, but {self.rotary_size} turn")
+        if self.positions != "relative":
+            return
+        shares = [4] * self.has_encoder + [2] * self.has_decoder  # an encoder has other buckets for what comes after
+        if self.relative_buckets < max(shares) or self.relative_max_distance <= self.relative_buckets // min(shares):
+            raise ConfigError(
+                f"relative positions need at least {max(shares)} relative_buckets and a relative_max_distance above "
+                f"{self.relative_buckets // min(shares)}, that of buckets of their own, but have "
+                f"{self.relative_buckets} and {self.relative_max_distance}"
+            )
 
     def _check_combinations(self) -> None:
         if self.reads_vectors:
@@ -442,12 +520,26 @@ class TransformerConfig:
         return dataclasses.asdict(self)
 
 
+def check_table(positions: int, size: int) -> None:
+    """Refuse a table of positions that would be computed and is absurdly large.
+
+    Raises:
+        ConfigError: It is.
+    """
+    if positions * size > _LARGEST_TABLE:
+        raise ConfigError(
+            f"a table of {positions} positions of size {size} would be computed, but it may have {_LARGEST_TABLE} "
+            "entries; lower the longest sequence"
+        )
+
+
 def _check_keys(cls: type, values: dict[str, Any]) -> None:
     known = [field.name for field in dataclasses.fields(cls)]
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"unknown configuration key {key!r}; the nearest known one is {near!r}")
+            name = key if isinstance(key, str) else shown(key)
+            near = difflib.get_close_matches(name[:100], known, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"unknown configuration key {shown(key)}; the nearest known one is {near!r}")
 
 
 def _check_types(values: Any) -> None:
@@ -471,7 +563,7 @@ def _check_type(name: str, value: object, expected: Any) -> None:
         elif type(value) is option:
             return
     wanted = " or ".join(_describe(option) for option in options)
-    raise ConfigError(f"{name} must be {wanted}, but is {value!r}")
+    raise ConfigError(f"{name} must be {wanted}, but is {shown(value)}")
 
 
 def _describe(option: Any) -> str:

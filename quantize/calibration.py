@@ -58,7 +58,8 @@ def read_calibration(
     if source is None:
         found, what = reader.built_in(split)
     else:
-        found, what = (s for place, content in read_samples(source) for s in reader.read(place, content)), source.name
+        contents = read_samples(source, reader.most_bytes)
+        found, what = (s for place, content in contents for s in reader.read(place, content)), source.name
     samples = list(itertools.islice((sample for sample in found if split_of(sample) == split), count))
     if not samples:
         raise CalibrationError(

@@ -6,6 +6,7 @@
 folder   of these: a sample of each file in turn, in the order of their names
 """
 
+import functools
 import json
 import math
 import zipfile
@@ -25,11 +26,23 @@ _MAX_LINE = 1 << 20
 """Bytes of the longest line: a model's greatest text has less, and a file without line ends is not to fill memory."""
 
 
-def read_samples(source: Path) -> Iterator[tuple[str, Content]]:
+_MOST_ROW = 1 << 30
+"""Bytes of one row of an array, where nobody says how many the model could read."""
+
+_MOST_ARRAYS = 1_000
+"""In one .npz file: a graph has fewer inputs."""
+
+_LEAST_UNPACKED, _MOST_RATIO = 1 << 30, 100
+"""Bytes to which an .npz file may unpack whatever its size, and how many times its size beyond: ids and masks that are
+mostly padding pack well, but a file that is more than 99 % nothing is there to fill memory and time."""
+
+
+def read_samples(source: Path, most_bytes: int = _MOST_ROW) -> Iterator[tuple[str, Content]]:
     """Read samples, in the same order on each call.
 
     Args:
         source: A file or folder.
+        most_bytes: Of one row of an array: what has more is refused before it is read.
 
     Yields:
         Where the sample stands, as "corpus.txt, line 3", and what it is.
@@ -39,10 +52,13 @@ def read_samples(source: Path) -> Iterator[tuple[str, Content]]:
     """
     files = [source]
     if source.is_dir():
-        files = sorted(file for file in source.iterdir() if not file.name.startswith("."))
+        try:
+            files = sorted(file for file in source.iterdir() if not file.name.startswith("."))
+        except OSError as error:
+            raise CalibrationError(f"{source} cannot be read: {error}") from error
         if not files:
             raise CalibrationError(f"{source} is an empty folder; put the files to calibrate with into it")
-    readers = [_read_file(file) for file in files]
+    readers = [_read_file(file, most_bytes) for file in files]
     while readers:
         for reader in list(readers):
             sample = next(reader, None)
@@ -52,9 +68,12 @@ def read_samples(source: Path) -> Iterator[tuple[str, Content]]:
                 yield sample
 
 
-def _read_file(file: Path) -> Iterator[tuple[str, Content]]:
-    known: dict[str, Callable[[Path], Iterator[tuple[str, Content]]]]
-    known = {".txt": _read_texts, ".jsonl": _read_objects, ".npz": _read_arrays}
+def _read_file(file: Path, most_bytes: int) -> Iterator[tuple[str, Content]]:
+    known: dict[str, Callable[[Path], Iterator[tuple[str, Content]]]] = {
+        ".txt": _read_texts,
+        ".jsonl": _read_objects,
+        ".npz": functools.partial(_read_arrays, most_bytes=most_bytes),
+    }
     if not file.is_file() or file.suffix not in known:
         state = "a folder within a folder" if file.is_dir() else "of no known kind" if file.exists() else "not there"
         raise CalibrationError(f"{file} is {state}; give a {', '.join(known)} file, or a folder of these")
@@ -109,13 +128,14 @@ def _read_objects(file: Path) -> Iterator[tuple[str, Content]]:
             yield place, {"input_ids": content}
 
 
-def _read_arrays(file: Path) -> Iterator[tuple[str, Content]]:
+def _read_arrays(file: Path, most_bytes: int) -> Iterator[tuple[str, Content]]:
     try:
         with zipfile.ZipFile(file) as archive:
-            members = [name for name in archive.namelist() if name.endswith(".npy")]
-            if not members:
-                raise CalibrationError(f"{file} holds no arrays")
-            arrays = {name.removesuffix(".npy"): _Rows(file, archive.open(name), name) for name in members}
+            members = _members(file, archive)
+            arrays = {
+                info.filename.removesuffix(".npy"): _Rows(file, archive.open(info), info, most_bytes)
+                for info in members
+            }
             count = {name: rows.count for name, rows in arrays.items()}
             if len(set(count.values())) > 1:
                 sizes = ", ".join(f"{name} {size}" for name, size in count.items())
@@ -128,11 +148,27 @@ def _read_arrays(file: Path) -> Iterator[tuple[str, Content]]:
         raise CalibrationError(f"{file} cannot be read as .npz: {error or type(error).__name__}") from error
 
 
+def _members(file: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """Give the arrays of an .npz file, once it is known that they are few and unpack to no absurd size."""
+    members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+    if not members:
+        raise CalibrationError(f"{file} holds no arrays")
+    if len(members) > _MOST_ARRAYS or len({info.filename for info in members}) < len(members):
+        raise CalibrationError(f"{file} holds {len(members)} arrays; give one for each input of the model")
+    unpacked, most = sum(info.file_size for info in members), _MOST_RATIO * file.stat().st_size
+    if unpacked > max(most, _LEAST_UNPACKED):
+        raise CalibrationError(
+            f"{file} would unpack to {unpacked >> 20} MiB, more than {_MOST_RATIO} times its size; give real samples, "
+            "or fewer in a file"
+        )
+    return members
+
+
 class _Rows:
     """One array of an .npz file, row after row."""
 
-    def __init__(self, file: Path, stream: IO[bytes], member: str) -> None:
-        place, self._stream = f"{file}: {member}", stream
+    def __init__(self, file: Path, stream: IO[bytes], member: zipfile.ZipInfo, most_bytes: int) -> None:
+        place, self._stream = f"{file}: {member.filename}", stream
         version = np.lib.format.read_magic(stream)
         if version not in ((1, 0), (2, 0)):
             raise CalibrationError(f"{place} holds records; give plain arrays of numbers")
@@ -140,12 +176,25 @@ class _Rows:
         shape, in_columns, self._dtype = read(stream)
         if self._dtype.hasobject:
             raise CalibrationError(f"{place} holds objects, which only pickle reads; give plain arrays of numbers")
+        if self._dtype.kind not in "biuf":
+            raise CalibrationError(f"{place} holds {self._dtype.kind!r}, no numbers; give plain arrays of numbers")
         if not shape or min(shape) < 0:
             raise CalibrationError(f"{place} has shape {shape}; its first axis must count samples")
         if in_columns and len(shape) > 1:
             raise CalibrationError(f"{place} is stored column by column; save np.ascontiguousarray of it")
         self.count, self._shape = shape[0], shape[1:]
         self._size = math.prod(self._shape) * self._dtype.itemsize
+        if self._size > most_bytes:
+            raise CalibrationError(
+                f"{place}: one sample of it has shape {self._shape} and takes {self._size >> 20} MiB, but what this "
+                f"model reads of one has at most {max(most_bytes >> 20, 1)}; the first axis must count samples"
+            )
+        if not self._size and self.count:
+            raise CalibrationError(f"{place} has shape {shape}: its samples are empty; give some that are not")
+        if self._size * self.count > member.file_size:
+            raise CalibrationError(
+                f"{place} should hold {self._size * self.count} bytes, but has {member.file_size}; was it cut short?"
+            )
 
     def read(self) -> npt.NDArray[Any]:
         """Read the next row."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -28,6 +29,13 @@ _IDS, _MASK, _SEGMENTS = _TEXT = ("input_ids", "attention_mask", "token_type_ids
 _BUILT_IN = 10_000
 """Sentences or words asked for: more than there are; and how many random inputs there are."""
 
+_UNKNOWN, _SPARE, _WIDEST = 1 << 12, 16, 8
+"""Size of a dimension without a limit, how many times too long a sample may be to be told so by name, and bytes of the
+widest number."""
+
+_LEAST_BYTES, _MOST_BYTES = 1 << 20, 1 << 30
+"""Between which the absurd size of one array of a sample lies."""
+
 _LENGTH = 32
 """Greatest length of random inputs."""
 
@@ -48,6 +56,17 @@ class SampleReader:
         self._check = InputChecks(self._signature)
         self._by_character = manifest.generation is not None and manifest.generation.split_on_whitespace
         self._tokenizer: Tokenizer | None = None
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes of one array of a sample beyond which it is absurd: far more than the graph could read."""
+        batched, limits = is_batched(self._signature), self._signature.max_length
+        most = 0
+        for spec in self._signature.inputs:
+            dims = spec.shape[1:] if batched else spec.shape
+            known = [dim if isinstance(dim, int) else limits.get(dim, _UNKNOWN) for dim in dims]
+            most = max(most, math.prod(known))
+        return min(max(_SPARE * most * _WIDEST, _LEAST_BYTES), _MOST_BYTES)
 
     def read(self, place: str, content: Content) -> Iterator[Sample]:
         """Make samples of a text, of ids or of arrays.

@@ -14,6 +14,7 @@ from tfm.latency import Work
 from tfm.runtime.providers import open_session
 
 from .candidates import Candidate
+from .figures import numbers
 from .journal import Journal
 from .method import speed_class
 from .pieces import open_piece
@@ -57,13 +58,16 @@ def time_shares(
         arrays = _inputs_of([one for _, one in mine], work, paths[work.role])
         session = open_session(paths[work.role], "cpu", 1)
         whole = functools.partial(session.run, None, dict(work.inputs))
-        (total,) = journal.recall(f"time {work.name}", functools.partial(interleaved, [whole], size))
+        (total,) = journal.recall(
+            f"time {work.name}", functools.partial(interleaved, [whole], size), numbers(1, positive=True)
+        )
         for index, one in mine:
             feeds = {str(use.x.name): arrays[str(use.x.name)] for use in one.op.uses}
             shapes = [(feeds[str(use.x.name)].shape, use.is_lookup, use.bias is not None) for use in one.op.uses]
             classes = [speed_class(method) for method in one.methods]
             key = f"time {work.name} {one.op.values.shape} {shapes} {classes}"
-            found = journal.recall(key, functools.partial(time_pieces, one.pieces, feeds, size))
+            find = functools.partial(time_pieces, one.pieces, feeds, size)
+            found = journal.recall(key, find, numbers(len(one.pieces), positive=True))
             for form, seconds in enumerate(found):
                 times[index][form] += seconds / total / len(works)
     return times

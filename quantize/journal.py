@@ -35,9 +35,9 @@ class Journal:
         whole = [["subject", subject], *([key, value] for key, value in self._known.items())]
         path.write_text("".join(json.dumps(line) + "\n" for line in whole), encoding="utf-8")
 
-    def recall(self, key: str, find: Callable[[], T]) -> T:
-        """Give what is known of `key`; else find it and write it down. It must survive JSON."""
-        if key not in self._known:
+    def recall(self, key: str, find: Callable[[], T], fits: Callable[[Any], bool] | None = None) -> T:
+        """Give what is known of `key`, unless it does not fit; else find it and write it down. It must survive JSON."""
+        if key not in self._known or (fits is not None and not fits(self._known[key])):
             self._known[key] = find()
             if self.path is not None:
                 with open(self.path, "a", encoding="utf-8") as stream:
@@ -55,6 +55,6 @@ def _parse(line: str) -> list[Any] | None:
     """One line, None where it was cut off."""
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) else None

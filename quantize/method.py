@@ -1,6 +1,7 @@
 """The ways to quantise one weight and the op that reads it."""
 
 import dataclasses
+import reprlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -102,6 +103,10 @@ FORMS: dict[str, type[Float32] | type[Dynamic] | type[Static] | type[Blocks]] = 
 }
 
 
+_LARGEST_BLOCK = 1 << 16
+"""Inputs that share a scale: a row is filled up to a whole number of blocks, so that a larger one is all filling."""
+
+
 def speed_class(method: Method) -> str:
     """What methods that take the same time have in common."""
     if isinstance(method, Dynamic):
@@ -124,16 +129,26 @@ def method_from_json(values: Any, place: str) -> Method:
     """
     form = values.get("form") if isinstance(values, Mapping) else None
     if not isinstance(form, str) or form not in FORMS:
-        raise QuantizeError(f"{place} must have a form of {', '.join(FORMS)}, but is {values!r}")
+        raise QuantizeError(f"{place} must have a form of {', '.join(FORMS)}, but is {shown(values)}")
     kind = FORMS[form]
     known = {field.name: field for field in dataclasses.fields(kind)}
     given = {name: value for name, value in values.items() if name != "form"}
     if unknown := [name for name in given if name not in known]:
-        raise QuantizeError(f"{place}: {form} has no {unknown[0]!r}; known: {', '.join(known) or 'nothing'}")
+        raise QuantizeError(f"{place}: {form} has no {shown(unknown[0])}; known: {', '.join(known) or 'nothing'}")
     for name, value in given.items():
         if not _fits(name, value):
-            raise QuantizeError(f"{place}: {name} cannot be {value!r}")
+            raise QuantizeError(f"{place}: {name} cannot be {shown(value)}")
     return kind(**given)
+
+
+def shown(value: object) -> str:
+    """Give a value of a recipe as a message shows it: never more than a line."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 3, 120, 120
+    try:
+        return short.repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"a {type(value).__name__}"
 
 
 def _fits(name: str, value: Any) -> bool:
@@ -145,7 +160,7 @@ def _fits(name: str, value: Any) -> bool:
     if name in ("alpha", "smoothing"):
         return type(value) in (int, float) and 0 <= value <= 1
     if name == "block":
-        return type(value) is int and value >= 16 and value & (value - 1) == 0
+        return type(value) is int and 16 <= value <= _LARGEST_BLOCK and value & (value - 1) == 0
     if name == "bits":
         return type(value) is int and value in (4, 8)
     return value in {"products": ("int8", "float32"), "calibrator": CALIBRATORS}[name]

@@ -10,10 +10,13 @@ from tfm.errors import QuantizeError
 from tfm.runtime.checks import nearest
 
 from .candidates import PRECISIONS
-from .method import Method, method_from_json, method_to_json
+from .method import Method, method_from_json, method_to_json, shown
 
 RECIPE_SCHEMA = 1
 """Version of a recipe's JSON."""
+
+_MOST_BYTES = 32 << 20
+"""Of a recipe: one of a hundred thousand ops has less."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,24 +80,47 @@ def read_recipe(path: Path) -> Recipe:
         QuantizeError: There is none, or it is malformed; the message says where.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as stream:
+            content = stream.read(_MOST_BYTES + 1)
     except OSError as error:
         raise QuantizeError(
             f"there is no recipe to read at {path} ({error.strerror}); a quantised bundle has one, recipe_int8.json"
         ) from error
-    except ValueError as error:
-        raise QuantizeError(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict) or values.get("schema") != RECIPE_SCHEMA:
-        found = values.get("schema") if isinstance(values, dict) else values
-        raise QuantizeError(f"{path}: its schema must be {RECIPE_SCHEMA}, but is {found!r}")
+    values = _parse(path, content)
+    schema = values.get("schema") if isinstance(values, dict) else values
+    if not isinstance(values, dict) or type(schema) is not int or schema != RECIPE_SCHEMA:
+        raise QuantizeError(f"{path}: its schema must be {RECIPE_SCHEMA}, but is {shown(schema)}")
     precision, graphs = values.get("precision"), values.get("graphs")
     if not isinstance(precision, str) or not isinstance(graphs, dict):
         raise QuantizeError(f"{path} must name a precision and graphs")
     if precision not in PRECISIONS:
-        raise QuantizeError(f"{path}: unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+        raise QuantizeError(f"{path}: unknown precision {shown(precision)}; known: {', '.join(PRECISIONS)}")
     methods: dict[str, dict[str, Method]] = {}
     for role, ops in graphs.items():
         if not isinstance(ops, dict):
-            raise QuantizeError(f"{path}: graphs.{role} must map ops to methods")
-        methods[role] = {op: method_from_json(value, f"{path}: graphs.{role}.{op!r}") for op, value in ops.items()}
+            raise QuantizeError(f"{path}: graphs.{shown(role)[1:-1]} must map ops to methods")
+        place = f"{path}: graphs.{shown(role)[1:-1]}"
+        methods[role] = {op: method_from_json(value, f"{place}.{shown(op)}") for op, value in ops.items()}
     return Recipe(precision=precision, methods=methods)
+
+
+def _parse(path: Path, content: bytes) -> Any:
+    """Read JSON that says each thing once."""
+    if len(content) > _MOST_BYTES:
+        raise QuantizeError(f"{path} is larger than {_MOST_BYTES >> 20} MiB, which no recipe is")
+    try:
+        return json.loads(content.decode("utf-8"), object_pairs_hook=_once)
+    except RecursionError as error:
+        raise QuantizeError(f"{path} is not JSON that can be read: it is nested too deeply") from error
+    except ValueError as error:
+        raise QuantizeError(f"{path} is not JSON: {error}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object, whose every key is named once: the first method of an op would silently give way to the next."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in made if names.count(name) > 1)
+        raise ValueError(f"it names {shown(twice)} twice")
+    return made

@@ -23,6 +23,7 @@ from .calibration import Calibration
 from .candidates import Candidate, candidates
 from .cost import noise_of, time_shares
 from .edit import refuse_quantised
+from .figures import is_drop, numbers
 from .journal import Journal
 from .judge import Drop, Judge, Run
 from .method import Blocks, Float32, Method, Static, method_to_json
@@ -161,7 +162,8 @@ class _Tuner:
         noises = []
         for index, one in enumerate(self.candidates):
             self.progress(index, count, f"compare the forms of {one.op.name} with float32")
-            noises.append(self.journal.recall(f"noise {one.key}", functools.partial(self._noises, one)))
+            find = functools.partial(self._noises, one)
+            noises.append(self.journal.recall(f"noise {one.key}", find, numbers(len(one.methods))))
         times = time_shares(self.candidates, self.works, self.paths, self.size, self.journal, self.progress)
         for one, noise, time in zip(self.candidates, noises, times, strict=True):
             sizes = [size_of_piece(written) / self.size for written in one.pieces]
@@ -251,7 +253,9 @@ class _Tuner:
     def _drop(self, choice: Sequence[int]) -> Drop:
         """Measure a mix."""
         found = self.journal.recall(
-            f"drop {' '.join(map(str, choice))}", lambda: dataclasses.asdict(self.judge.drop(self._runs(choice)))
+            f"drop {' '.join(map(str, choice))}",
+            lambda: dataclasses.asdict(self.judge.drop(self._runs(choice))),
+            is_drop,
         )
         return Drop(**found)
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from ..config import TransformerConfig
+from ..fields import Fields
 from .bart import convert_bart
 from .bert import convert_bert
 from .distilbert import convert_distilbert
@@ -22,8 +22,8 @@ from .roberta import convert_roberta, convert_xlm_roberta
 from .t5 import convert_t5
 from .vit import convert_vit
 
-Convert = Callable[[Path, dict[str, Any], dict[str, Tensor]], tuple[TransformerConfig, dict[str, Tensor]]]
-"""(folder, values of its config.json, its weights) → (our configuration, our weights)."""
+Convert = Callable[[Path, Fields, dict[str, Tensor]], tuple[TransformerConfig, dict[str, Tensor]]]
+"""(folder, fields of its config.json, its weights) → (our configuration, our weights)."""
 
 FAMILIES: dict[str, Convert] = {
     "bart": convert_bart,

@@ -1,14 +1,11 @@
 """BART (Lewis et al. 2020, arXiv:1910.13461) as Hugging Face writes it; Marian differs from it in little (`marian`)."""
 
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from tfm.errors import CheckpointError, ConfigError
 
 from ..config import TransformerConfig
+from ..fields import Fields
 from .common import (
     Weights,
     check_options,
@@ -16,7 +13,7 @@ from .common import (
     read_activation,
     read_task,
     rename,
-    required_keys,
+    same,
     strip_prefix,
 )
 from .start import read_start
@@ -42,23 +39,24 @@ _OFFSET = 2
 """Rows of a table of positions before that of position 0."""
 
 
-def convert_bart(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+def convert_bart(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
     """Map a BartForConditionalGeneration's configuration and weights to ours."""
-    check_options("BART", values, {"normalize_embedding": (True,)})
+    values = values.of("BART")
+    check_options(values, {"normalize_embedding": (True,)})
     read_task(values, "Bart", ("ForConditionalGeneration", "Model"))
-    config, weights = convert_like_bart(folder, values, weights, family="BART", embedding_norm=True)
+    config, weights = convert_like_bart(folder, values, weights, embedding_norm=True)
     for name in ("encoder.embedding.position", "decoder.embedding.position"):
-        if name in weights:
+        if name in weights and weights[name].ndim == 2:
             weights[name] = weights[name][_OFFSET:]
     return config, weights
 
 
 def convert_like_bart(
-    folder: Path, values: dict[str, Any], weights: Weights, *, family: str, embedding_norm: bool
+    folder: Path, values: Fields, weights: Weights, *, embedding_norm: bool
 ) -> tuple[TransformerConfig, Weights]:
     """Map BART or one of its kind, all but its positions."""
     weights = _name(folder, weights)
-    config = _config(folder, values, weights, family=family, embedding_norm=embedding_norm)
+    config = _config(folder, values, weights, embedding_norm=embedding_norm)
     for side, depth in {"encoder": config.num_encoder_layers, "decoder": config.num_decoder_layers}.items():
         for layer in range(depth):
             place = f"{side}.layers.{layer}"
@@ -68,43 +66,41 @@ def convert_like_bart(
     return config, weights
 
 
-def _config(
-    folder: Path, values: dict[str, Any], weights: Weights, *, family: str, embedding_norm: bool
-) -> TransformerConfig:
+def _config(folder: Path, values: Fields, weights: Weights, *, embedding_norm: bool) -> TransformerConfig:
     no = (False,)
     check_options(
-        family,
         values,
         {"normalize_before": no, "add_final_layer_norm": no, "is_decoder": no, "is_encoder_decoder": (True,)},
     )
     for size in ("ffn_dim", "attention_heads"):
-        one, other = values.get(f"encoder_{size}"), values.get(f"decoder_{size}")
+        one, other = values.size(f"encoder_{size}"), values.size(f"decoder_{size}")
         if one != other:
             raise ConfigError(
-                f"{family} with encoder_{size} = {one!r} and decoder_{size} = {other!r} is not supported; "
-                "expected the same on both sides"
+                f"{values.form} with encoder_{size} = {one} and decoder_{size} = {other} is not supported; expected "
+                "the same on both sides"
             )
     target = weights.get("decoder.embedding.token.weight")
-    with required_keys(family):
-        return TransformerConfig(
-            kind="encoder-decoder",
-            vocab_size=values["vocab_size"],
-            tgt_vocab_size=None if target is None or target.ndim == 0 else target.size(0),
-            d_model=values["d_model"],
-            nhead=values["encoder_attention_heads"],
-            num_encoder_layers=values["encoder_layers"],
-            num_decoder_layers=values["decoder_layers"],
-            dim_feedforward=values["encoder_ffn_dim"],
-            dropout=values.get("dropout", 0.1),
-            activation=read_activation(values.get("activation_function", "gelu")),
-            positions="learned",
-            max_positions=values["max_position_embeddings"],
-            scale_embeddings=bool(values.get("scale_embedding", False)),
-            embedding_norm=embedding_norm,
-            tie_embeddings="decoder.head.weight" not in weights,
-            head_bias="decoder.head.bias" in weights,
-            **read_tokens(values) | {"bos_token_id": read_start(folder, values, default=values.get("bos_token_id"))},
-        )
+    activation = values.text("activation_function", "gelu")
+    start = read_start(folder, values, default=values.token("bos_token_id"))
+    return TransformerConfig(
+        kind="encoder-decoder",
+        vocab_size=values.vocabulary(),
+        tgt_vocab_size=None if target is None or target.ndim == 0 else target.size(0),
+        d_model=values.size("d_model"),
+        nhead=values.size("encoder_attention_heads"),
+        num_encoder_layers=values.layers("encoder_layers"),
+        num_decoder_layers=values.layers("decoder_layers"),
+        dim_feedforward=values.size("encoder_ffn_dim"),
+        dropout=values.share("dropout", 0.1),
+        activation=read_activation(activation),
+        positions="learned",
+        max_positions=values.size("max_position_embeddings"),
+        scale_embeddings=values.flag("scale_embedding"),
+        embedding_norm=embedding_norm,
+        tie_embeddings="decoder.head.weight" not in weights,
+        head_bias="decoder.head.bias" in weights,
+        **read_tokens(values) | {"bos_token_id": start},
+    )
 
 
 def _name(folder: Path, weights: Weights) -> Weights:
@@ -125,14 +121,10 @@ def _name(folder: Path, weights: Weights) -> Weights:
         layers = {f"{side}.layers.*.{name}": ours for name, ours in _LAYER.items()}
         weights = rename(weights, names, layers, f"{side}.layers")
     weights["encoder.embedding.token.weight"] = source
-    if not (_same(source, target) and _same(target, head)):
+    if not (same(source, target) and same(target, head)):
         weights["decoder.embedding.token.weight"] = target
-    if not _same(target, head):
+    if not same(target, head):
         weights["decoder.head.weight"] = head
     if bias is not None and bias.any():
         weights["decoder.head.bias"] = bias.flatten()
     return weights
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one is other or (one.shape == other.shape and torch.equal(one, other))

@@ -1,12 +1,12 @@
 """BERT (Devlin et al. 2019) as Hugging Face writes it, and sentence-transformers on top of it."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tfm.errors import CheckpointError
 
 from ..config import TransformerConfig
+from ..fields import Fields
 from .common import (
     Weights,
     check_options,
@@ -16,7 +16,7 @@ from .common import (
     read_labels,
     read_task,
     rename,
-    required_keys,
+    same,
     strip_prefix,
 )
 from .pooling import read_pooling
@@ -67,12 +67,13 @@ _UNUSED = {
 """What a checkpoint may hold beside what the class it names has."""
 
 
-def convert_bert(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+def convert_bert(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
     """Map a BertModel, or one with a head for masked tokens, sequences or tokens, as `architectures` says.
 
     Of a BertForPreTraining, the head for masked tokens is taken. A pretraining head is dropped where `architectures`
     is BertModel. Sentence-transformers' pooling, where modules.json asks for it, takes the place of pooler and head.
     """
+    values = values.of("BERT")
     known = ("Model", "ForMaskedLM", "ForPreTraining", "ForSequenceClassification", "ForTokenClassification")
     task, pooling = read_task(values, "Bert", known), read_pooling(folder)
     task = "ForMaskedLM" if task == "ForPreTraining" else task
@@ -83,7 +84,7 @@ def convert_bert(folder: Path, values: dict[str, Any], weights: Weights) -> tupl
     options = head_options(task, values, two_layers="tanh") | pooling
     if options.get("head") is None:
         options["pooler"] = "pooler.dense.weight" in weights
-    config = read_config("BERT", values, **options)
+    config = read_config(values, **options)
     if task == "ForMaskedLM":
         take_output_bias(folder, weights, config, "cls.predictions.bias", "cls.predictions.decoder.bias")
     pack_layers(folder, weights, config)
@@ -98,16 +99,16 @@ def modern_names(weights: Weights) -> Weights:
     return weights
 
 
-def head_options(task: str | None, values: Mapping[str, Any], *, two_layers: str) -> dict[str, Any]:
+def head_options(task: str | None, values: Fields, *, two_layers: str) -> dict[str, Any]:
     """Say which head a class has: fields of `TransformerConfig`.
 
     Args:
         task: Rest of the class's name, e.g. "ForTokenClassification".
-        values: The values of config.json.
+        values: The fields of config.json.
         two_layers: Activation between the two layers of a head for sequences.
     """
     if task == "ForMaskedLM":
-        tied = values.get("tie_word_embeddings", True)
+        tied = values.flag("tie_word_embeddings", True)
         return {"head": "masked-lm", "tie_embeddings": tied, "head_bias": True}
     if task == "ForSequenceClassification":
         return {"head": "sequence", "head_activation": two_layers, "labels": read_labels(values)}
@@ -116,26 +117,25 @@ def head_options(task: str | None, values: Mapping[str, Any], *, two_layers: str
     return {}
 
 
-def read_config(family: str, values: Mapping[str, Any], **options: Any) -> TransformerConfig:
+def read_config(values: Fields, **options: Any) -> TransformerConfig:
     """Read the configuration of BERT and of what descends from it; `options` are further fields."""
-    check_options(family, values, _SUPPORTED)
-    with required_keys(family):
-        fields = {
-            "vocab_size": values["vocab_size"],
-            "d_model": values["hidden_size"],
-            "nhead": values["num_attention_heads"],
-            "num_encoder_layers": values["num_hidden_layers"],
-            "dim_feedforward": values["intermediate_size"],
-            "dropout": values.get("hidden_dropout_prob", 0.1),
-            "activation": read_activation(values["hidden_act"]),
-            "layer_norm_eps": values.get("layer_norm_eps", 1e-12),
-            "positions": "learned",
-            "max_positions": values["max_position_embeddings"],
-            "scale_embeddings": False,
-            "type_vocab_size": values["type_vocab_size"],
-            "embedding_norm": True,
-            "pad_token_id": values.get("pad_token_id"),
-        }
+    check_options(values, _SUPPORTED)
+    fields: dict[str, Any] = {
+        "vocab_size": values.vocabulary(),
+        "d_model": values.size("hidden_size"),
+        "nhead": values.size("num_attention_heads"),
+        "num_encoder_layers": values.layers("num_hidden_layers"),
+        "dim_feedforward": values.size("intermediate_size"),
+        "dropout": values.share("hidden_dropout_prob", 0.1),
+        "activation": read_activation(values.text("hidden_act")),
+        "layer_norm_eps": values.number("layer_norm_eps", 1e-12, most=1.0),
+        "positions": "learned",
+        "max_positions": values.size("max_position_embeddings"),
+        "scale_embeddings": False,
+        "type_vocab_size": values.size("type_vocab_size", least=0),
+        "embedding_norm": True,
+        "pad_token_id": values.token("pad_token_id"),
+    }
     return TransformerConfig(kind="encoder", **(fields | options))
 
 
@@ -147,7 +147,7 @@ def take_output_bias(folder: Path, weights: Weights, config: TransformerConfig, 
     if shared not in weights:
         return
     bias = weights.pop(shared)
-    if config.tie_embeddings and own in weights and not weights[own].equal(bias):
+    if config.tie_embeddings and own in weights and not same(weights[own], bias):
         raise CheckpointError(f"{folder}: {shared} and {own} are one bias, but differ")
     weights.setdefault(own, bias)
 

@@ -1,14 +1,14 @@
 """What the families' mappings share: reading of options, heads and labels, and the renaming and packing of weights."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tfm.errors import CheckpointError, ConfigError
+
+from ..fields import Fields, shown
 
 Weights = dict[str, Tensor]
 
@@ -27,74 +27,74 @@ _ACTIVATIONS = {
 }
 """Hugging Face's names of activations → ours."""
 
+_MOST_LABELS = 1 << 20
+"""Whose names are made up."""
 
-def read_activation(name: object) -> str:
+
+def read_activation(name: str) -> str:
     """Give our name of an activation; an unknown name stays as it is, for TransformerConfig to refuse."""
-    return _ACTIVATIONS.get(str(name), str(name))
+    return _ACTIVATIONS.get(name, name)
 
 
-@contextmanager
-def required_keys(family: str) -> Iterator[None]:
-    """Turn the KeyError of a key that config.json lacks into a ConfigError that names it."""
-    try:
-        yield
-    except KeyError as error:
-        raise ConfigError(f"a {family} configuration needs {error.args[0]!r}, which this one lacks") from error
-
-
-def check_options(family: str, values: Mapping[str, Any], supported: Mapping[str, Sequence[object]]) -> None:
+def check_options(values: Fields, supported: Mapping[str, Sequence[object]]) -> None:
     """Refuse options that would make the model another function.
 
     Args:
-        family: Its name in messages.
-        values: The values of config.json.
+        values: The fields of config.json.
         supported: Key → the values of it that are supported; absent and null are always.
 
     Raises:
         ConfigError: An option has another value, or the folder asks for code of its own.
     """
-    if values.get("auto_map"):
-        raise ConfigError("auto_map asks for Python code that comes with the checkpoint, and none is ever run")
+    if values.values.get("auto_map"):
+        raise ConfigError(
+            f"{values.source}: auto_map asks for Python code that comes with the checkpoint, and none is ever run"
+        )
     for key, allowed in supported.items():
-        value = values.get(key)
-        if value is not None and value not in allowed:
-            expected = " or ".join(repr(option) for option in allowed)
-            raise ConfigError(f"{family} with {key} = {value!r} is not supported; expected {expected}")
+        values.supports(key, allowed)
 
 
-def read_task(values: Mapping[str, Any], prefix: str, known: Collection[str]) -> str | None:
+def read_task(values: Fields, prefix: str, known: Collection[str]) -> str | None:
     """Read which of a family's classes a checkpoint was saved from.
 
     Args:
-        values: The values of config.json.
+        values: The fields of config.json.
         prefix: What the family's class names begin with, e.g. "Bert".
         known: The rest of the supported ones, e.g. "Model", "ForMaskedLM".
 
     Returns:
         One of `known`, or None where config.json has no `architectures`.
     """
-    named = values.get("architectures")
+    named = values.texts("architectures")
     if not named:
         return None
     classes = {prefix + task: task for task in known}
-    if not isinstance(named, list) or len(named) != 1 or named[0] not in classes:
-        raise ConfigError(f"architectures {named!r} is not supported; known: one of {', '.join(classes)}")
+    if len(named) != 1 or named[0] not in classes:
+        raise ConfigError(
+            f"{values.source}: architectures {shown(named)} is not supported; known: one of {', '.join(classes)}"
+        )
     return classes[named[0]]
 
 
-def read_labels(values: Mapping[str, Any]) -> tuple[str, ...]:
+def read_labels(values: Fields) -> tuple[str, ...]:
     """Read the names of a classifier's labels from id2label; made up from num_labels where there is none."""
-    names, count = values.get("id2label"), values.get("num_labels")
+    names, count = values.values.get("id2label"), values.optional_size("num_labels", least=0, most=_MOST_LABELS)
     if names is None:
-        if count is not None and type(count) is not int:
-            raise ConfigError(f"num_labels must be an int, but is {count!r}")
         return tuple(f"LABEL_{index}" for index in range(2 if count is None else count))
-    by_index = {str(index): str(name) for index, name in names.items()} if isinstance(names, dict) else {}
+    known = isinstance(names, dict) and all(type(name) in (str, int) for name in names.values())
+    by_index = {str(index): str(name) for index, name in names.items()} if known else {}
     if not by_index or set(by_index) != {str(index) for index in range(len(by_index))}:
-        raise ConfigError(f"id2label must name the labels 0, 1, 2 and so on, but is {names!r}")
+        raise values.error("id2label", "the names of labels 0, 1, 2 and so on")
     if count not in (None, len(by_index)):
-        raise ConfigError(f"num_labels is {count}, but id2label names {len(by_index)} labels")
+        raise ConfigError(f"{values.source}: num_labels is {count}, but id2label names {len(by_index)} labels")
     return tuple(by_index[str(index)] for index in range(len(by_index)))
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Whether two weights are one, or alike in every entry."""
+    if one is other:
+        return True
+    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
 
 
 def strip_prefix(weights: Weights, prefix: str) -> Weights:

@@ -1,11 +1,11 @@
 """DistilBERT (Sanh et al. 2019) as Hugging Face writes it: BERT without segments and pooler, under names of its own."""
 
 from pathlib import Path
-from typing import Any
 
 from ..config import TransformerConfig
+from ..fields import Fields
 from .bert import CONSTANTS, head_options, pack_layers
-from .common import Weights, check_options, drop, read_activation, read_task, rename, required_keys, strip_prefix
+from .common import Weights, check_options, drop, read_activation, read_task, rename, strip_prefix
 from .pooling import read_pooling
 
 _NAMES = {
@@ -36,35 +36,35 @@ _HEADS: dict[str | None, dict[str, str]] = {
 _PRETRAINING = ("vocab_transform.", "vocab_layer_norm.", "vocab_projector.")
 
 
-def convert_distilbert(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+def convert_distilbert(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
     """Map a DistilBertModel, or one with a head for masked tokens, sequences or tokens, as `architectures` says.
 
     A pretraining head is dropped where `architectures` is DistilBertModel. Sentence-transformers' pooling, where
     modules.json asks for it, takes the place of the head.
     """
+    values = values.of("DistilBERT")
     task, pooling = read_task(values, "DistilBert", ("Model", *(task for task in _HEADS if task))), read_pooling(folder)
     weights = strip_prefix(weights, "distilbert.")
     if pooling:
         task, weights = None, drop(weights, (*_PRETRAINING, "pre_classifier.", "classifier."))
     weights = drop(weights, CONSTANTS + (_PRETRAINING if task == "Model" else ()))
-    check_options("DistilBERT", values, {"pruned_heads": [{}]})
-    with required_keys("DistilBERT"):
-        config = TransformerConfig(
-            kind="encoder",
-            vocab_size=values["vocab_size"],
-            d_model=values["dim"],
-            nhead=values["n_heads"],
-            num_encoder_layers=values["n_layers"],
-            dim_feedforward=values["hidden_dim"],
-            dropout=values.get("dropout", 0.1),
-            activation=read_activation(values["activation"]),
-            layer_norm_eps=1e-12,
-            positions="learned",  # or fixed, by sinusoidal_pos_embds: a checkpoint holds that table all the same
-            max_positions=values["max_position_embeddings"],
-            scale_embeddings=False,
-            embedding_norm=True,
-            pad_token_id=values.get("pad_token_id"),
-            **(head_options(task, values, two_layers="relu") | pooling),
-        )
+    check_options(values, {"pruned_heads": [{}]})
+    config = TransformerConfig(
+        kind="encoder",
+        vocab_size=values.vocabulary(),
+        d_model=values.size("dim"),
+        nhead=values.size("n_heads"),
+        num_encoder_layers=values.layers("n_layers"),
+        dim_feedforward=values.size("hidden_dim"),
+        dropout=values.share("dropout", 0.1),
+        activation=read_activation(values.text("activation")),
+        layer_norm_eps=1e-12,
+        positions="learned",  # or fixed, by sinusoidal_pos_embds: a checkpoint holds that table all the same
+        max_positions=values.size("max_position_embeddings"),
+        scale_embeddings=False,
+        embedding_norm=True,
+        pad_token_id=values.token("pad_token_id"),
+        **(head_options(task, values, two_layers="relu") | pooling),
+    )
     pack_layers(folder, weights, config, "transformer.layer.{}.attention", ("q_lin", "k_lin", "v_lin"))
     return config, rename(weights, _NAMES | _HEADS.get(task, {}), _LAYER_NAMES, "encoder.layers")

@@ -1,11 +1,11 @@
 """ELECTRA (Clark et al. 2020) as Hugging Face writes it: BERT whose embeddings may be narrower than its layers."""
 
 from pathlib import Path
-from typing import Any
 
 from ..config import TransformerConfig
+from ..fields import Fields
 from .bert import CONSTANTS, EMBEDDING_NAMES, LAYER_NAMES, head_options, modern_names, pack_layers, read_config
-from .common import Weights, drop, read_activation, read_task, rename, required_keys, strip_prefix
+from .common import Weights, drop, read_activation, read_task, rename, strip_prefix
 from .pooling import read_pooling
 
 _NAMES = EMBEDDING_NAMES | {"embeddings_project": "encoder.embedding.project"}
@@ -27,13 +27,14 @@ _HEADS: dict[str | None, dict[str, str]] = {
 _PRETRAINING = ("generator_predictions.", "generator_lm_head.", "discriminator_predictions.")
 
 
-def convert_electra(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+def convert_electra(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
     """Map an ElectraModel, or one with a head for masked tokens, sequences or tokens, as `architectures` says.
 
     ElectraForPreTraining, the discriminator, has a head for tokens with the one label "replaced". A pretraining head is
     dropped where `architectures` is ElectraModel. Sentence-transformers' pooling, where modules.json asks for it, takes
     the place of the head.
     """
+    values = values.of("ELECTRA")
     task, pooling = read_task(values, "Electra", ("Model", *(task for task in _HEADS if task))), read_pooling(folder)
     weights = modern_names(strip_prefix(weights, "electra."))
     if pooling:
@@ -42,11 +43,9 @@ def convert_electra(folder: Path, values: dict[str, Any], weights: Weights) -> t
     options = head_options(task, values, two_layers="gelu") | pooling
     if task == "ForMaskedLM":
         options["head_activation"] = "gelu"  # whatever hidden_act is
-    with required_keys("ELECTRA"):
-        if task == "ForPreTraining":
-            options |= {"head": "token", "labels": ("replaced",)}
-            options["head_activation"] = read_activation(values["hidden_act"])
-        options["embedding_size"] = values["embedding_size"]
-    config = read_config("ELECTRA", values, **options)
+    if task == "ForPreTraining":
+        options |= {"head": "token", "labels": ("replaced",)}
+        options["head_activation"] = read_activation(values.text("hidden_act"))
+    config = read_config(values, embedding_size=values.size("embedding_size"), **options)
     pack_layers(folder, weights, config)
     return config, rename(weights, _NAMES | _HEADS.get(task, {}), LAYER_NAMES, "encoder.layers")

@@ -1,10 +1,10 @@
 """Gemma 2 (Gemma Team 2024, arXiv:2408.00118): soft caps, norms on both sides, every other layer slides."""
 
 from pathlib import Path
-from typing import Any
 
 from ..config import TransformerConfig
-from .common import Weights, check_options, required_keys
+from ..fields import MOST_SIZE, Fields
+from .common import Weights, check_options
 from .llama import LAYER_NAMES, read_llama_like, read_sliding, rename_llama_like
 
 _LAYER_NAMES = LAYER_NAMES | {
@@ -14,22 +14,12 @@ _LAYER_NAMES = LAYER_NAMES | {
 }
 
 
-def convert_gemma2(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+def convert_gemma2(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
     """Map a Gemma2ForCausalLM; its norms multiply by 1 + w, which is stored as one weight, in float32."""
-    check_options("Gemma2", values, {"use_bidirectional_attention": [False]})
-    bias = bool(values.get("attention_bias"))
-    with required_keys("Gemma2"):
-        default = [layer % 2 == 0 for layer in range(values["num_hidden_layers"])]
-        options = {
-            "num_kv_heads": values["num_key_value_heads"],
-            "head_dim": values["head_dim"],
-            "attention_scale": values["query_pre_attn_scalar"] ** -0.5,
-            "attention_softcap": values["attn_logit_softcapping"],
-            "logit_softcap": values["final_logit_softcapping"],
-            **read_sliding("Gemma2", values, default=default),
-        }
+    values = values.of("Gemma2")
+    check_options(values, {"use_bidirectional_attention": [False]})
+    bias = values.flag("attention_bias")
     config = read_llama_like(
-        "Gemma2",
         values,
         activation="hidden_activation",
         tied=True,
@@ -37,7 +27,12 @@ def convert_gemma2(folder: Path, values: dict[str, Any], weights: Weights) -> tu
         scale_embeddings=True,
         qkv_bias=bias,
         out_bias=bias,
-        **options,
+        num_kv_heads=values.nullable_size("num_key_value_heads"),
+        head_dim=values.nullable_size("head_dim"),
+        attention_scale=values.number("query_pre_attn_scalar", most=MOST_SIZE) ** -0.5,
+        attention_softcap=values.nullable_number("attn_logit_softcapping"),
+        logit_softcap=values.nullable_number("final_logit_softcapping"),
+        **read_sliding(values, default=[layer % 2 == 0 for layer in range(values.layers("num_hidden_layers"))]),
     )
     weights = {name: 1.0 + w.float() if name.endswith("norm.weight") else w for name, w in weights.items()}
     return config, rename_llama_like(folder, weights, config, _LAYER_NAMES)

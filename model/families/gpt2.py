@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..config import TransformerConfig
-from .common import Weights, check_options, read_activation, read_task, rename, required_keys, strip_prefix
+from ..fields import Fields
+from .common import Weights, check_options, read_activation, read_task, rename, strip_prefix
 from .tokens import read_tokens
 
 _SUPPORTED: dict[str, list[Any]] = {"add_cross_attention": [False], "scale_attn_by_inverse_layer_idx": [False]}
@@ -26,34 +29,36 @@ _LAYER_NAMES = {
 }
 
 
-def convert_gpt2(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+def convert_gpt2(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
     """Map a GPT2LMHeadModel; its projections are stored transposed."""
     del folder
-    check_options("GPT2", values, _SUPPORTED)
+    values = values.of("GPT2")
+    check_options(values, _SUPPORTED)
     read_task(values, "GPT2", ("LMHeadModel", "Model"))
-    with required_keys("GPT2"):
-        inner = values.get("n_inner")
-        config = TransformerConfig(
-            kind="decoder",
-            vocab_size=values["vocab_size"],
-            d_model=values["n_embd"],
-            nhead=values["n_head"],
-            num_decoder_layers=values["n_layer"],
-            dim_feedforward=4 * values["n_embd"] if inner is None else inner,
-            dropout=values.get("resid_pdrop", 0.1),
-            activation=read_activation(values["activation_function"]),
-            norm_first=True,
-            layer_norm_eps=values["layer_norm_epsilon"],
-            attention_scale=None if values.get("scale_attn_weights", True) else 1.0,
-            positions="learned",
-            max_positions=values["n_positions"],
-            scale_embeddings=False,
-            tie_embeddings=values.get("tie_word_embeddings", True),
-            head_bias=False,
-            **read_tokens(values),
-        )
+    config = TransformerConfig(
+        kind="decoder",
+        vocab_size=values.vocabulary(),
+        d_model=values.size("n_embd"),
+        nhead=values.size("n_head"),
+        num_decoder_layers=values.layers("n_layer"),
+        dim_feedforward=values.optional_size("n_inner") or 4 * values.size("n_embd"),
+        dropout=values.share("resid_pdrop", 0.1),
+        activation=read_activation(values.text("activation_function")),
+        norm_first=True,
+        layer_norm_eps=values.number("layer_norm_epsilon", most=1.0),
+        attention_scale=None if values.flag("scale_attn_weights", True) else 1.0,
+        positions="learned",
+        max_positions=values.size("n_positions"),
+        scale_embeddings=False,
+        tie_embeddings=values.flag("tie_word_embeddings", True),
+        head_bias=False,
+        **read_tokens(values),
+    )
     masks = (".attn.bias", ".attn.masked_bias")  # constants that old versions saved
     weights = {name: tensor for name, tensor in weights.items() if not name.endswith(masks)}
-    transposed = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")
-    weights = {name: w.T.contiguous() if name.endswith(transposed) else w for name, w in weights.items()}
+    weights = {name: w.T.contiguous() if _is_transposed(name, w) else w for name, w in weights.items()}
     return config, rename(strip_prefix(weights, "transformer."), _NAMES, _LAYER_NAMES, "decoder.layers")
+
+
+def _is_transposed(name: str, weight: Tensor) -> bool:
+    return weight.ndim == 2 and name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight"))

@@ -7,7 +7,8 @@ from typing import Any
 from tfm.errors import ConfigError
 
 from ..config import TransformerConfig
-from .common import Weights, check_options, pack, read_activation, read_task, rename, required_keys, strip_prefix
+from ..fields import MOST_TOKENS, Fields, shown
+from .common import Weights, check_options, pack, read_activation, read_task, rename, strip_prefix
 from .rotary import read_rotary
 from .tokens import read_tokens
 
@@ -31,50 +32,41 @@ _GATED = {"silu": "swiglu", "gelu": "geglu", "gelu_tanh": "geglu_tanh", "relu": 
 """Our activation of the gate → the feed-forward's."""
 
 
-def convert_llama(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+def convert_llama(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
     """Map a LlamaForCausalLM, which SmolLM2 and many others are too."""
-    bias = bool(values.get("attention_bias"))
-    config = read_llama_like(
-        "Llama",
-        values,
-        qkv_bias=bias,
-        out_bias=bias,
-        feed_forward_bias=bool(values.get("mlp_bias")),
-    )
+    values = values.of("Llama")
+    bias = values.flag("attention_bias")
+    config = read_llama_like(values, qkv_bias=bias, out_bias=bias, feed_forward_bias=values.flag("mlp_bias"))
     return config, rename_llama_like(folder, weights, config)
 
 
 def read_llama_like(
-    family: str, values: Mapping[str, Any], *, activation: str = "hidden_act", tied: bool = False, **options: Any
+    values: Fields, *, activation: str = "hidden_act", tied: bool = False, **options: Any
 ) -> TransformerConfig:
     """Read the configuration of a pre-norm decoder with RMS norms, rotary positions and a gated feed-forward.
 
     Args:
-        family: What its class names begin with, e.g. "Llama".
-        values: The values of config.json.
+        values: The fields of config.json; the name of their form is what its class names begin with, e.g. "Llama".
         activation: Key of the gate's activation.
         tied: Whether embeddings are tied where config.json does not say.
         **options: Further fields of `TransformerConfig`.
     """
-    check_options(family, values, {})
-    read_task(values, family, ("ForCausalLM", "Model"))
-    with required_keys(family):
-        ours = read_activation(values[activation])
-        if ours not in _GATED:
-            raise ConfigError(f"{family} with {activation} = {values[activation]!r} is not supported")
-        fields: dict[str, Any] = {
-            "vocab_size": values["vocab_size"],
-            "d_model": values["hidden_size"],
-            "nhead": values["num_attention_heads"],
-            "num_kv_heads": values.get("num_key_value_heads"),
-            "head_dim": values.get("head_dim"),
-            "num_decoder_layers": values["num_hidden_layers"],
-            "dim_feedforward": values["intermediate_size"],
-            "activation": _GATED[ours],
-            "layer_norm_eps": values["rms_norm_eps"],
-            **read_rotary(family, values),
-        }
-    fields |= {
+    check_options(values, {})
+    read_task(values, values.form, ("ForCausalLM", "Model"))
+    ours = read_activation(values.text(activation))
+    if ours not in _GATED:
+        raise ConfigError(f"{values.form} with {activation} = {shown(values.any(activation))} is not supported")
+    fields: dict[str, Any] = {
+        "vocab_size": values.vocabulary(),
+        "d_model": values.size("hidden_size"),
+        "nhead": values.size("num_attention_heads"),
+        "num_kv_heads": values.optional_size("num_key_value_heads"),
+        "head_dim": values.optional_size("head_dim"),
+        "num_decoder_layers": values.layers("num_hidden_layers"),
+        "dim_feedforward": values.size("intermediate_size"),
+        "activation": _GATED[ours],
+        "layer_norm_eps": values.number("rms_norm_eps", most=1.0),
+        **read_rotary(values),
         "dropout": 0.0,
         "norm": "rms",
         "norm_first": True,
@@ -82,7 +74,7 @@ def read_llama_like(
         "out_bias": False,
         "feed_forward_bias": False,
         "scale_embeddings": False,
-        "tie_embeddings": values.get("tie_word_embeddings", tied),
+        "tie_embeddings": values.flag("tie_word_embeddings", tied),
         "head_bias": False,
         **read_tokens(values),
     }
@@ -104,25 +96,26 @@ def rename_llama_like(
     return weights
 
 
-def read_sliding(family: str, values: Mapping[str, Any], *, default: list[bool]) -> dict[str, Any]:
+def read_sliding(values: Fields, *, default: list[bool]) -> dict[str, Any]:
     """Read which layers see a window only: `layer_types` where there is one, else `default`.
 
     Returns:
         Fields of `TransformerConfig`: sliding_window and sliding_layers, or none where no layer slides.
     """
     slides = default
-    if values.get("layer_types") is not None:
+    if values.has("layer_types"):
         kinds = {"sliding_attention": True, "full_attention": False}
-        types = values["layer_types"]
-        if not isinstance(types, list) or any(kind not in kinds for kind in types) or len(types) != len(default):
+        types = values.texts("layer_types")
+        if any(kind not in kinds for kind in types) or len(types) != len(default):
             raise ConfigError(
-                f"{family} with layer_types = {types!r} is not supported; expected one of {', '.join(kinds)} for each "
-                f"of {len(default)} layers"
+                f"{values.source}: {values.form} with layer_types = {shown(types)} is not supported; expected one of "
+                f"{', '.join(kinds)} for each of {len(default)} layers"
             )
         slides = [kinds[kind] for kind in types]
     if not any(slides):
         return {}
-    if values.get("sliding_window") is None:
-        raise ConfigError(f"{family} with sliding layers needs a sliding_window, which this configuration lacks")
+    window = values.optional_size("sliding_window", most=MOST_TOKENS)
+    if window is None:
+        raise ConfigError(f"{values.form} with sliding layers needs a sliding_window, which this configuration lacks")
     layers = None if all(slides) else tuple(index for index, slide in enumerate(slides) if slide)
-    return {"sliding_window": values["sliding_window"], "sliding_layers": layers}
+    return {"sliding_window": window, "sliding_layers": layers}

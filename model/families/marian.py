@@ -5,27 +5,30 @@ alternate, so the table is written as learned positions.
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tfm.errors import ConfigError
 
-from ..config import TransformerConfig
+from ..config import TransformerConfig, check_table
+from ..fields import Fields
 from .bart import convert_like_bart
 from .common import Weights, check_options, read_task
 
 
-def convert_marian(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+def convert_marian(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
     """Map a MarianMTModel's configuration and weights to ours."""
-    check_options("Marian", values, {"normalize_embedding": (False,), "static_position_embeddings": (True,)})
+    values = values.of("Marian")
+    check_options(values, {"normalize_embedding": (False,), "static_position_embeddings": (True,)})
     read_task(values, "Marian", ("MTModel", "Model"))
-    config, weights = convert_like_bart(folder, values, weights, family="Marian", embedding_norm=False)
+    config, weights = convert_like_bart(folder, values, weights, embedding_norm=False)
     if config.bos_token_id is None:
         raise ConfigError("a Marian configuration needs 'decoder_start_token_id', which this one lacks")
-    for side in ("encoder", "decoder"):  # newer folders leave the table out
-        weights.setdefault(f"{side}.embedding.position", _table(config.max_positions, config.d_model))
+    for name in (f"{side}.embedding.position" for side in ("encoder", "decoder")):
+        if name not in weights:  # newer folders leave the table out
+            check_table(config.max_positions, config.d_model)
+            weights[name] = _table(config.max_positions, config.d_model)
     return config, weights
 
 

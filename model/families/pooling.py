@@ -1,10 +1,12 @@
 """How a sentence-transformers folder pools token states into a sentence embedding: modules.json and what it names."""
 
-import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tfm.errors import CheckpointError
+
+from ..fields import Fields, shown
+from ..json_file import read_json, read_object
 
 _MODES = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls"}
 """sentence-transformers' names, new and old → ours."""
@@ -20,41 +22,41 @@ def read_pooling(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     options: dict[str, Any] = {}
-    modules = _read_json(path, list)
+    modules = read_json(path)
+    if not isinstance(modules, list):
+        raise CheckpointError(f"{path} holds a {type(modules).__name__}, not a list")
     for module in modules:
         if not isinstance(module, dict) or not isinstance(module.get("type"), str):
-            raise CheckpointError(f"{path}: a module is {module!r}, not a dict with a type and a path")
+            raise CheckpointError(f"{path}: a module is {shown(module)}, not a dict with a type and a path")
         kind = module["type"].rsplit(".", 1)[-1]
         if kind == "Pooling":
-            options["pooling"] = _read_mode(folder / str(module.get("path", "")) / "config.json")
+            options["pooling"] = _read_mode(_inside(path, module.get("path", "")) / "config.json")
         elif kind == "Normalize":
             options["normalize"] = True
         elif kind != "Transformer":
             raise CheckpointError(
-                f"{path}: the module {module['type']} is not supported; known: Transformer, Pooling, Normalize"
+                f"{path}: the module {shown(module['type'])[1:-1]} is not supported; known: Transformer, Pooling, "
+                "Normalize"
             )
     return options
 
 
+def _inside(path: Path, name: object) -> Path:
+    """Give the folder of a module, which is within that of modules.json."""
+    if not isinstance(name, str) or PurePosixPath(name).is_absolute() or ".." in name or "\0" in name:
+        raise CheckpointError(f"{path}: a module's path is {shown(name)}, which is no folder beside it")
+    return path.parent / name
+
+
 def _read_mode(file: Path) -> str:
-    values = _read_json(file, dict)
-    if "pooling_mode" in values:  # newer sentence-transformers: one name, or a list of names
-        named = values["pooling_mode"]
-        modes = [str(mode) for mode in named] if isinstance(named, list) else [str(named)]
+    values = Fields(file, "pooling", read_object(file))
+    if "pooling_mode" in values.values:  # newer sentence-transformers: one name, or a list of names
+        named = values.values["pooling_mode"]
+        modes = values.texts("pooling_mode") if isinstance(named, list) else [shown(named).strip("'")]
     else:  # older: a boolean for each
-        modes = [
-            name.removeprefix("pooling_mode_") for name, on in values.items() if name.startswith("pooling_mode_") and on
-        ]
+        known = [name for name in values.values if name.startswith("pooling_mode_")]
+        modes = [name.removeprefix("pooling_mode_") for name in known if values.flag(name)]
     if len(modes) != 1 or modes[0] not in _MODES:
-        raise CheckpointError(f"{file}: pooling by {' + '.join(modes) or 'nothing'} is not supported; known: mean, cls")
+        told = shown(" + ".join(modes) or "nothing")[1:-1]
+        raise CheckpointError(f"{file}: pooling by {told} is not supported; known: mean, cls")
     return _MODES[modes[0]]
-
-
-def _read_json(path: Path, expected: type) -> Any:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is missing or not JSON: {error}") from error
-    if not isinstance(content, expected):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a {expected.__name__}")
-    return content

@@ -4,21 +4,25 @@ from pathlib import Path
 from typing import Any
 
 from ..config import TransformerConfig
-from .common import Weights, required_keys
+from ..fields import MOST_LAYERS, MOST_TOKENS, Fields
+from .common import Weights
 from .llama import read_llama_like, read_sliding, rename_llama_like
 
 
-def convert_qwen2(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+def convert_qwen2(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
     """Map a Qwen2ForCausalLM."""
-    with required_keys("Qwen2"):
-        options = {"num_kv_heads": values["num_key_value_heads"], **qwen_sliding("Qwen2", values)}
-    config = read_llama_like("Qwen2", values, qkv_bias=True, **options)
+    values = values.of("Qwen2")
+    kv_heads = values.nullable_size("num_key_value_heads")
+    config = read_llama_like(values, qkv_bias=True, num_kv_heads=kv_heads, **qwen_sliding(values))
     return config, rename_llama_like(folder, weights, config)
 
 
-def qwen_sliding(family: str, values: dict[str, Any]) -> dict[str, Any]:
+def qwen_sliding(values: Fields) -> dict[str, Any]:
     """Read the sliding window: where use_sliding_window, in the layers from max_window_layers on."""
-    window = values.get("sliding_window", 4096) if values.get("use_sliding_window") else None
-    first = values.get("max_window_layers", 28)
-    default = [window is not None and layer >= first for layer in range(values["num_hidden_layers"])]
-    return read_sliding(family, values | {"sliding_window": window}, default=default)
+    window = None
+    if values.flag("use_sliding_window"):
+        told = "sliding_window" in values.values
+        window = values.optional_size("sliding_window", most=MOST_TOKENS) if told else 4096
+    first = values.size("max_window_layers", 28, least=0, most=MOST_LAYERS)
+    default = [window is not None and layer >= first for layer in range(values.layers("num_hidden_layers"))]
+    return read_sliding(values.replaced(sliding_window=window), default=default)

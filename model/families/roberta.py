@@ -2,11 +2,11 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from tfm.errors import ConfigError
 
 from ..config import TransformerConfig
+from ..fields import Fields
 from .bert import (
     CONSTANTS,
     EMBEDDING_NAMES,
@@ -33,7 +33,7 @@ _HEADS: dict[str | None, dict[str, str]] = {
 }
 
 
-def convert_roberta(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+def convert_roberta(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
     """Map a RobertaModel, or one with a head for masked tokens, sequences or tokens, as `architectures` says.
 
     Its position table begins with rows that no real token has, up to the padding id: they are dropped, so that
@@ -41,17 +41,15 @@ def convert_roberta(folder: Path, values: dict[str, Any], weights: Weights) -> t
     table, so that the model reads no segment ids. A pretraining head is dropped where `architectures` is RobertaModel.
     Sentence-transformers' pooling, where modules.json asks for it, takes the place of pooler and head.
     """
-    return _convert(folder, values, weights, "RoBERTa", "Roberta")
+    return _convert(folder, values.of("RoBERTa"), weights, "Roberta")
 
 
-def convert_xlm_roberta(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+def convert_xlm_roberta(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
     """Map XLM-RoBERTa: RoBERTa with a vocabulary of many languages."""
-    return _convert(folder, values, weights, "XLM-RoBERTa", "XLMRoberta")
+    return _convert(folder, values.of("XLM-RoBERTa"), weights, "XLMRoberta")
 
 
-def _convert(
-    folder: Path, values: dict[str, Any], weights: Weights, family: str, prefix: str
-) -> tuple[TransformerConfig, Weights]:
+def _convert(folder: Path, values: Fields, weights: Weights, prefix: str) -> tuple[TransformerConfig, Weights]:
     task, pooling = read_task(values, prefix, ("Model", *(task for task in _HEADS if task))), read_pooling(folder)
     weights = modern_names(strip_prefix(weights, "roberta."))
     if pooling:
@@ -61,12 +59,12 @@ def _convert(
     options = head_options(task, values, two_layers="tanh") | pooling
     if task == "ForMaskedLM":
         options["head_activation"] = "gelu"  # whatever hidden_act is
-    config = read_config(family, values, pooler="pooler.dense.weight" in weights, **options)
+    config = read_config(values, pooler="pooler.dense.weight" in weights, **options)
     if task == "ForMaskedLM":
         take_output_bias(folder, weights, config, "lm_head.bias", "lm_head.decoder.bias")
     pack_layers(folder, weights, config)
     weights = rename(weights, EMBEDDING_NAMES | (_HEADS.get(task) or _POOLER), LAYER_NAMES, "encoder.layers")
-    return _count_from_zero(family, config, weights), weights
+    return _count_from_zero(values.form, config, weights), weights
 
 
 def _count_from_zero(family: str, config: TransformerConfig, weights: Weights) -> TransformerConfig:
@@ -78,9 +76,11 @@ def _count_from_zero(family: str, config: TransformerConfig, weights: Weights) -
         )
     start = config.pad_token_id + 1
     table, segment = weights.get("encoder.embedding.position"), weights.get("encoder.embedding.segment.weight")
-    if table is not None and len(table) != config.max_positions:
-        raise ConfigError(f"{family} has {len(table)} positions, but max_position_embeddings is {config.max_positions}")
-    if table is not None and segment is not None and config.type_vocab_size == 1:
+    if table is not None and (table.ndim != 2 or len(table) != config.max_positions):
+        found = len(table) if table.ndim == 2 else "no table of"
+        raise ConfigError(f"{family} has {found} positions, but max_position_embeddings is {config.max_positions}")
+    only = segment is not None and config.type_vocab_size == 1
+    if table is not None and segment is not None and only and segment.shape == (1, table.size(1)):
         table = table.float() + weights.pop("encoder.embedding.segment.weight").float()
         config = dataclasses.replace(config, type_vocab_size=0)
     if table is not None:

@@ -1,25 +1,27 @@
 """How Hugging Face configurations name rotary positions and their scalings, old and new."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from tfm.errors import ConfigError
 
-from ..config import RotaryScaling
+from ..config import RotaryScaling, Scaling
+from ..fields import Fields, shown
 
-_SCALINGS = ("linear", "dynamic", "yarn", "llama3")
+_SCALINGS: dict[str, Scaling] = {"linear": "linear", "dynamic": "dynamic", "yarn": "yarn", "llama3": "llama3"}
+
+_MOST_FACTOR = 1e6
+"""Of a scaling: how many times longer, or any other of its factors."""
 
 
-def read_rotary(family: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def read_rotary(values: Fields) -> dict[str, Any]:
     """Read rotary positions from `rope_parameters`, or from the older `rope_theta` and `rope_scaling`.
 
     Where a dynamic or yarn scaling stretches the trained length, the stretched one is the longest sequence, unless
     max_position_embeddings is longer still; elsewhere it is max_position_embeddings.
 
     Args:
-        family: Its name in messages.
-        values: The values of config.json, max_position_embeddings among them.
+        values: The fields of config.json, max_position_embeddings among them.
 
     Returns:
         Fields of `TransformerConfig`: positions, max_positions, rotary_base and rotary_scaling.
@@ -27,59 +29,74 @@ def read_rotary(family: str, values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: The scaling is unknown or incomplete.
     """
-    parameters = values.get("rope_scaling") or values.get("rope_parameters") or {}
-    if not isinstance(parameters, dict) or any(isinstance(value, dict) for value in parameters.values()):
-        raise ConfigError(f"{family} with rotary positions that differ between layers is not supported: {parameters!r}")
+    parameters = _parameters(values)
     for key in ("partial_rotary_factor", "mrope_section"):
-        if parameters.get(key, values.get(key)) not in (None, 1, 1.0):
-            raise ConfigError(f"{family} with {key} = {parameters.get(key, values.get(key))!r} is not supported")
-    longest = values["max_position_embeddings"]
-    base = parameters.get("rope_theta", values.get("rope_theta"))
+        (parameters if parameters.has(key) else values).supports(key, (1, 1.0))
+    longest = values.size("max_position_embeddings")
+    base = parameters.optional_number("rope_theta")
+    base = values.optional_number("rope_theta") if base is None else base
     fields = {"positions": "rotary", "max_positions": longest, "rotary_base": 10000.0 if base is None else base}
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    key = "rope_type" if "rope_type" in parameters.values else "type"
+    kind = parameters.text(key, "default")
     if kind == "default":
         return fields
     if kind not in _SCALINGS:
         raise ConfigError(
-            f"rotary scaling {kind!r} is not supported; known: default, {', '.join(_SCALINGS)} (rope_type of "
-            "rope_parameters, or type of rope_scaling)"
+            f"{values.source}: rotary scaling {shown(kind)} is not supported; known: default, {', '.join(_SCALINGS)} "
+            "(rope_type of rope_parameters, or type of rope_scaling)"
         )
-    try:
-        scaling = _read_scaling(kind, parameters, values)
-    except KeyError as error:
-        raise ConfigError(f"rotary scaling {kind!r} needs {error.args[0]!r}, which rope_parameters lacks") from error
+    scaling = _read_scaling(_SCALINGS[kind], parameters.of(f"rotary scaling {kind!r} of a {values.form}"), values)
     if kind in ("dynamic", "yarn"):
         fields["max_positions"] = max(longest, round(scaling.factor * scaling.original_max_positions))
     return fields | {"rotary_scaling": scaling}
 
 
-def _read_scaling(kind: Any, parameters: Mapping[str, Any], values: Mapping[str, Any]) -> RotaryScaling:
-    longest = values["max_position_embeddings"]
-    trained = values.get("original_max_position_embeddings") or parameters.get("original_max_position_embeddings")
+def _parameters(values: Fields) -> Fields:
+    """Give what says how positions turn; none where nothing does."""
+    key = "rope_parameters" if values.values.get("rope_scaling") in (None, {}) else "rope_scaling"
+    found = values.values.get(key)
+    if found is not None and (not isinstance(found, dict) or any(isinstance(value, dict) for value in found.values())):
+        raise ConfigError(
+            f"{values.source}: {values.form} with rotary positions that differ between layers is not supported: "
+            f"{shown(found)}"
+        )
+    return values.inner(key)
+
+
+def _read_scaling(kind: Scaling, parameters: Fields, values: Fields) -> RotaryScaling:
+    longest, trained = values.size("max_position_embeddings"), None
+    for fields in (values, parameters):
+        trained = trained or fields.optional_size("original_max_position_embeddings")
     trained = longest if kind in ("linear", "dynamic") or trained is None else trained
-    factor = parameters["factor"]
+    if kind == "yarn":
+        return _read_yarn(parameters, longest, trained)
+    factor = parameters.number("factor", least=1.0, most=_MOST_FACTOR)
     if kind == "llama3":
         return RotaryScaling(
             kind=kind,
             factor=factor,
             original_max_positions=trained,
-            low_frequency_factor=parameters["low_freq_factor"],
-            high_frequency_factor=parameters["high_freq_factor"],
+            low_frequency_factor=parameters.number("low_freq_factor", most=_MOST_FACTOR),
+            high_frequency_factor=parameters.number("high_freq_factor", most=_MOST_FACTOR),
         )
-    if kind != "yarn":
-        return RotaryScaling(kind=kind, factor=factor, original_max_positions=trained)
-    if parameters.get("truncate") is False:
-        raise ConfigError("rotary scaling 'yarn' with truncate = False is not supported")
-    factor = longest / trained if factor is None else factor
-    magnitude, up, down = (parameters.get(key) for key in ("attention_factor", "mscale", "mscale_all_dim"))
+    return RotaryScaling(kind=kind, factor=factor, original_max_positions=trained)
+
+
+def _read_yarn(parameters: Fields, longest: int, trained: int) -> RotaryScaling:
+    if not parameters.flag("truncate", True):
+        raise ConfigError(f"{parameters.source}: rotary scaling 'yarn' with truncate = False is not supported")
+    told = parameters.any("factor") is not None
+    factor = parameters.number("factor", least=1.0, most=_MOST_FACTOR) if told else longest / trained
+    magnitude = parameters.optional_number("attention_factor", most=_MOST_FACTOR)
+    up, down = (parameters.optional_number(key, least=0.0, most=_MOST_FACTOR) for key in ("mscale", "mscale_all_dim"))
     if magnitude is None and up and down:
         growth = 0.1 * math.log(max(factor, 1.0))
         magnitude = (up * growth + 1.0) / (down * growth + 1.0)
     return RotaryScaling(
-        kind=kind,
+        kind="yarn",
         factor=factor,
         original_max_positions=trained,
-        beta_fast=parameters.get("beta_fast") or 32.0,
-        beta_slow=parameters.get("beta_slow") or 1.0,
+        beta_fast=parameters.optional_number("beta_fast", most=_MOST_FACTOR) or 32.0,
+        beta_slow=parameters.optional_number("beta_slow", most=_MOST_FACTOR) or 1.0,
         attention_factor=magnitude,
     )

@@ -1,24 +1,19 @@
 """Which token a Hugging Face encoder-decoder starts to write with: config.json's, else generation_config.json's."""
 
-import json
 from pathlib import Path
-from typing import Any
 
-from tfm.errors import CheckpointError
+from ..fields import Fields
+from ..json_file import read_object
 
 
-def read_start(folder: Path, values: dict[str, Any], *, default: int | None) -> int | None:
+def read_start(folder: Path, values: Fields, *, default: int | None) -> int | None:
     """Read decoder_start_token_id; `default` where neither file names it.
 
     Raises:
         CheckpointError: generation_config.json is not JSON.
+        ConfigError: It is no id.
     """
-    start = values.get("decoder_start_token_id")
-    path = folder / "generation_config.json"
+    start, path = values.token("decoder_start_token_id"), folder / "generation_config.json"
     if start is None and path.is_file():
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} is not JSON: {error}") from error
-        start = content.get("decoder_start_token_id") if isinstance(content, dict) else None
+        start = Fields(path, "generation", read_object(path)).token("decoder_start_token_id")
     return default if start is None else start

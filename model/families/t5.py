@@ -4,14 +4,12 @@ T5 has relative positions and no longest sequence: `max_positions` is the config
 """
 
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from tfm.errors import CheckpointError, ConfigError
+from tfm.errors import CheckpointError
 
 from ..config import TransformerConfig
-from .common import Weights, check_options, pack, read_task, rename, required_keys
+from ..fields import Fields
+from .common import Weights, check_options, pack, read_task, rename, same
 from .start import read_start
 from .tokens import read_tokens
 
@@ -59,48 +57,47 @@ _BLOCKS = {
 }
 
 
-def convert_t5(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+def convert_t5(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
     """Map a T5ForConditionalGeneration's configuration and weights to ours; a T5EncoderModel's, to an encoder's."""
+    values = values.of("T5")
     decodes = any(name.startswith("decoder.") for name in weights)
-    check_options("T5", values, {"is_encoder_decoder": (True,), "is_decoder": (False,)} if decodes else {})
+    check_options(values, {"is_encoder_decoder": (True,), "is_decoder": (False,)} if decodes else {})
     read_task(values, "T5", ("ForConditionalGeneration", "WithLMHeadModel", "Model", "EncoderModel"))
-    activation = str(values.get("feed_forward_proj", "relu"))
-    if activation not in _ACTIVATIONS:
-        raise ConfigError(f"T5 with feed_forward_proj = {activation!r} is not supported; known: {list(_ACTIVATIONS)}")
+    activation = values.choice("feed_forward_proj", _ACTIVATIONS, "relu")
     weights, tied = _embeddings(folder, dict(weights), decodes)
     # 1.0 scales the last state; what tells it from 1.1 has two names
-    scales = values.get("scale_decoder_outputs", values.get("tie_word_embeddings", True) is not False)
-    depth = values.get("num_decoder_layers")
-    with required_keys("T5"):
-        config = TransformerConfig(
-            kind="encoder-decoder" if decodes else "encoder",
-            vocab_size=values["vocab_size"],
-            d_model=values["d_model"],
-            nhead=values["num_heads"],
-            head_dim=values["d_kv"],
-            num_encoder_layers=values["num_layers"],
-            num_decoder_layers=values["num_layers"] if depth is None else depth,
-            dim_feedforward=values["d_ff"],
-            dropout=values.get("dropout_rate", 0.1),
-            activation=_ACTIVATIONS[activation],
-            norm="rms",
-            norm_first=True,
-            layer_norm_eps=values.get("layer_norm_epsilon", 1e-6),
-            qkv_bias=False,
-            out_bias=False,
-            feed_forward_bias=False,
-            attention_scale=1.0,
-            positions="relative",
-            max_positions=values.get("n_positions") or 512,
-            relative_buckets=values.get("relative_attention_num_buckets", 32),
-            relative_max_distance=values.get("relative_attention_max_distance", 128),
-            scale_embeddings=False,
-            tie_embeddings=tied,
-            head_bias=False,
-            logit_scale=values["d_model"] ** -0.5 if scales else 1.0,
-            **read_tokens({"pad_token_id": 0, "eos_token_id": 1} | values)
-            | {"bos_token_id": read_start(folder, values, default=values.get("pad_token_id", 0))},
-        )
+    said = values.flag("tie_word_embeddings", True) if values.has("tie_word_embeddings") else True
+    scales = values.flag("scale_decoder_outputs", said)
+    start = values.token("pad_token_id") if "pad_token_id" in values.values else 0
+    config = TransformerConfig(
+        kind="encoder-decoder" if decodes else "encoder",
+        vocab_size=values.vocabulary(),
+        d_model=values.size("d_model"),
+        nhead=values.size("num_heads"),
+        head_dim=values.size("d_kv"),
+        num_encoder_layers=values.layers("num_layers"),
+        num_decoder_layers=values.layers("num_decoder_layers" if values.has("num_decoder_layers") else "num_layers"),
+        dim_feedforward=values.size("d_ff"),
+        dropout=values.share("dropout_rate", 0.1),
+        activation=_ACTIVATIONS[activation],
+        norm="rms",
+        norm_first=True,
+        layer_norm_eps=values.number("layer_norm_epsilon", 1e-6, most=1.0),
+        qkv_bias=False,
+        out_bias=False,
+        feed_forward_bias=False,
+        attention_scale=1.0,
+        positions="relative",
+        max_positions=values.optional_size("n_positions") or 512,
+        relative_buckets=values.size("relative_attention_num_buckets", 32),
+        relative_max_distance=values.size("relative_attention_max_distance", 128),
+        scale_embeddings=False,
+        tie_embeddings=tied,
+        head_bias=False,
+        logit_scale=values.size("d_model") ** -0.5 if scales else 1.0,
+        **read_tokens(values, pad_token_id=0, eos_token_id=1)
+        | {"bos_token_id": read_start(folder, values, default=start)},
+    )
     for side, depth in {"encoder": config.num_encoder_layers, "decoder": config.num_decoder_layers}.items():
         names = {
             f"{side}.final_layer_norm": f"{side}.norm",
@@ -133,7 +130,7 @@ def _embeddings(folder: Path, weights: Weights, decodes: bool) -> tuple[Weights,
     weights["encoder.embedding.token.weight"] = source
     if not decodes:
         return weights, False
-    if all(other is source or (other.shape == source.shape and torch.equal(other, source)) for other in (target, head)):
+    if same(target, source) and same(head, source):
         return weights, True
     weights["decoder.embedding.token.weight"], weights["decoder.head.weight"] = target, head
     return weights, False

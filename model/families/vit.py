@@ -1,12 +1,12 @@
 """ViT (Dosovitskiy et al. 2021) as Hugging Face writes it."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tfm.errors import ConfigError
 
 from ..config import TransformerConfig
+from ..fields import Fields, shown
 from .bert import pack_layers
 from .common import (
     Weights,
@@ -16,7 +16,6 @@ from .common import (
     read_labels,
     read_task,
     rename,
-    required_keys,
     strip_prefix,
 )
 
@@ -43,38 +42,40 @@ _LAYER_NAMES = {
     "layers.*.layernorm_after": "feed_forward_residual.norm",
 }
 
+_LONGEST_SIDE = 1 << 16
 
-def convert_vit(folder: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+
+def convert_vit(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
     """Map a ViTModel or a ViTForImageClassification, as `architectures` says."""
+    values = values.of("ViT")
     task = read_task(values, "ViT", ("Model", "ForImageClassification"))
     weights = drop(strip_prefix(weights, "vit."), ("embeddings.mask_token",))  # for pretraining alone
     options: dict[str, Any] = {"pooler": "pooler.dense.weight" in weights}
     if task == "ForImageClassification":
         weights = drop(weights, ("pooler.",))
         options = {"head": "sequence", "labels": read_labels(values)}
-    with required_keys("ViT"):
-        width = values["hidden_size"]
-        check_options("ViT", values, {"pooler_act": ["tanh"], "pooler_output_size": [width], "pruned_heads": [{}]})
-        image_size, patch_size = (_side(values, name) for name in ("image_size", "patch_size"))
-        config = TransformerConfig(
-            kind="encoder",
-            vocab_size=1,  # it reads no tokens
-            d_model=width,
-            nhead=values["num_attention_heads"],
-            num_encoder_layers=values["num_hidden_layers"],
-            dim_feedforward=values["intermediate_size"],
-            dropout=values.get("hidden_dropout_prob", 0.0),
-            activation=read_activation(values["hidden_act"]),
-            norm_first=True,
-            layer_norm_eps=values.get("layer_norm_eps", 1e-12),
-            qkv_bias=values.get("qkv_bias", True),
-            positions="learned",
-            max_positions=1 + (image_size // max(patch_size, 1)) ** 2,
-            image_size=image_size,
-            patch_size=patch_size,
-            num_channels=values.get("num_channels", 3),
-            **options,
-        )
+    width = values.size("hidden_size")
+    check_options(values, {"pooler_act": ["tanh"], "pooler_output_size": [width], "pruned_heads": [{}]})
+    image_size, patch_size = (_side(values, name) for name in ("image_size", "patch_size"))
+    config = TransformerConfig(
+        kind="encoder",
+        vocab_size=1,  # it reads no tokens
+        d_model=width,
+        nhead=values.size("num_attention_heads"),
+        num_encoder_layers=values.layers("num_hidden_layers"),
+        dim_feedforward=values.size("intermediate_size"),
+        dropout=values.share("hidden_dropout_prob", 0.0),
+        activation=read_activation(values.text("hidden_act")),
+        norm_first=True,
+        layer_norm_eps=values.number("layer_norm_eps", 1e-12, most=1.0),
+        qkv_bias=values.flag("qkv_bias", True),
+        positions="learned",
+        max_positions=1 + (image_size // patch_size) ** 2,
+        image_size=image_size,
+        patch_size=patch_size,
+        num_channels=values.size("num_channels", 3),
+        **options,
+    )
     if any(name.startswith("layers.") for name in weights):
         pack_layers(folder, weights, config, "layers.{}.attention", ("q_proj", "k_proj", "v_proj"))
     else:
@@ -87,11 +88,14 @@ def convert_vit(folder: Path, values: dict[str, Any], weights: Weights) -> tuple
     return config, weights
 
 
-def _side(values: Mapping[str, Any], name: str) -> int:
+def _side(values: Fields, name: str) -> int:
     """Read the side of a square, given as one number or as two equal ones."""
-    size = values[name]
+    size = values.any(name)
     if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
         size = size[0]
-    if type(size) is not int or size < 1:
-        raise ConfigError(f"ViT with {name} = {values[name]!r} is not supported; expected the side of a square")
+    if type(size) is not int or not 1 <= size <= _LONGEST_SIDE:
+        raise ConfigError(
+            f"{values.source}: ViT with {name} = {shown(values.any(name))} is not supported; expected the side of a "
+            "square"
+        )
     return size

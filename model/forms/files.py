@@ -4,7 +4,6 @@ Weights are mapped from the file, not copied, but in the old pickle. Nothing is 
 containers.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ import safetensors.torch
 
 from tfm.errors import CheckpointError
 
+from ..fields import shown
+from ..json_file import read_json
 from .pickles import read_pickle, read_zip
 
 _NAMES = (
@@ -109,18 +110,6 @@ def read_file(file: Path) -> dict[Any, Any]:
     return content
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file that is part of a checkpoint.
-
-    Raises:
-        CheckpointError: It is none.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is missing or not JSON: {error}") from error
-
-
 def _read_safetensors(file: Path) -> dict[str, Any]:
     try:
         return safetensors.torch.load_file(file)
@@ -133,21 +122,26 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
 def _read_index(file: Path) -> dict[str, Any] | None:
     """Read all the shards that an index names; None where the file is no index."""
     try:
-        places = json.loads(file.read_text(encoding="utf-8")).get("weight_map")
-    except ValueError:
+        index = read_json(file)
+    except CheckpointError:
         return None
+    places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         return None
     weights: dict[str, Any] = {}
     for shard in dict.fromkeys(places.values()):
         path = file.parent / shard
         if Path(shard).name != shard:
-            raise CheckpointError(f"{file} names the shard {shard!r}, which is not the name of a file beside it")
+            raise CheckpointError(f"{file} names the shard {shown(shard)}, which is not the name of a file beside it")
         if not path.is_file():
-            raise CheckpointError(f"{file} names the shard {shard}, which is missing from {file.parent}")
+            raise CheckpointError(f"{file} names the shard {shown(shard)}, which is missing from {file.parent}")
+        if sniff(path) == "json":
+            raise CheckpointError(f"{file} names the shard {shown(shard)}, which is JSON and holds no weights")
         content = read_file(path)
         absent = [name for name, place in places.items() if place == shard and name not in content]
         if absent:
-            raise CheckpointError(f"{file} places the tensor {absent[0]} in {shard}, which does not hold it")
+            raise CheckpointError(
+                f"{file} places the tensor {shown(absent[0])} in {shown(shard)}, which does not hold it"
+            )
         weights |= content
     return weights

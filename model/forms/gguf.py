@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tfm.errors import CheckpointError
+from tfm.errors import CheckpointError, TfmError
 
 from ..config import RotaryScaling
+from ..fields import Fields, shown
 from ..positions import rotary_frequencies
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def _reading(file: Path) -> Iterator[None]:
     """Turn whatever damaged bytes make the reader raise into one sentence."""
     try:
         yield
-    except CheckpointError:
+    except TfmError:
         raise
     except Exception as error:  # the reader has no one error for damaged bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -192,29 +193,22 @@ def _read_values(file: Path, metadata: Mapping[str, Any], stored: Mapping[str, A
     """Give the values of the config.json that this model had."""
     family = _required(file, metadata, "general.architecture")
     if family not in ("llama", "qwen2"):
-        raise CheckpointError(f"{file}: GGUF of architecture {family!r} is not supported; known: llama, qwen2")
-    if metadata.get("split.count", 0) > 1:
-        raise CheckpointError(f"{file} is one of {metadata['split.count']} parts; join them with llama-gguf-split")
-    own = {key.removeprefix(f"{family}."): value for key, value in metadata.items() if key.startswith(f"{family}.")}
+        raise CheckpointError(f"{file}: GGUF of architecture {shown(family)} is not supported; known: llama, qwen2")
+    parts = Fields(file, "GGUF", metadata).optional_size("split.count", least=0) or 0
+    if parts > 1:
+        raise CheckpointError(f"{file} is one of {parts} parts; join them with llama-gguf-split")
+    named = {key.removeprefix(f"{family}."): v for key, v in metadata.items() if key.startswith(f"{family}.")}
+    own = Fields(file, "GGUF", named)
 
-    def required(key: str) -> Any:
-        return _required(file, metadata, f"{family}.{key}")
+    def required(key: str) -> int:
+        _required(file, metadata, f"{family}.{key}")
+        return own.size(key)
 
     heads, longest = required("attention.head_count"), required("context_length")
-    size = own.get("attention.key_length", required("embedding_length") // heads)
-    kv_heads = own.get("attention.head_count_kv", heads)
-    if isinstance(kv_heads, list) and len(set(kv_heads)) == 1:
-        kv_heads = kv_heads[0]
-    expected: dict[str, tuple[Any, ...]] = {
-        **_NEUTRAL,
-        "attention.value_length": (size,),
-        "rope.dimension_count": (size,),
-        "attention.sliding_window": (0, longest),
-    }
-    for key, allowed in expected.items():
-        if key in own and own[key] not in allowed:
-            raise CheckpointError(f"{file}: {family}.{key} = {own[key]!r} is not supported; expected {allowed[0]!r}")
+    size = own.size("attention.key_length", max(required("embedding_length") // heads, 1))
+    _check_function(file, family, own, size, longest)
     ids = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")}
+    _required(file, metadata, f"{family}.attention.layer_norm_rms_epsilon")
     return {
         "model_type": family,
         "vocab_size": int(_required(file, stored, "token_embd.weight").shape[1]),
@@ -222,12 +216,12 @@ def _read_values(file: Path, metadata: Mapping[str, Any], stored: Mapping[str, A
         "intermediate_size": required("feed_forward_length"),
         "num_hidden_layers": required("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
+        "num_key_value_heads": _kv_heads(own, heads),
         "head_dim": size,
         "hidden_act": "silu",
-        "rms_norm_eps": required("attention.layer_norm_rms_epsilon"),
+        "rms_norm_eps": own.number("attention.layer_norm_rms_epsilon", most=1.0),
         "max_position_embeddings": longest,
-        "rope_theta": own.get("rope.freq_base", 10000.0),
+        "rope_theta": own.number("rope.freq_base", 10000.0),
         "rope_scaling": _read_scaling(file, own),
         "tie_word_embeddings": "output.weight" not in stored,
         "attention_bias": "blk.0.attn_q.bias" in stored,
@@ -238,15 +232,42 @@ def _read_values(file: Path, metadata: Mapping[str, Any], stored: Mapping[str, A
     }
 
 
-def _read_scaling(file: Path, own: Mapping[str, Any]) -> dict[str, Any] | None:
-    kind = own.get("rope.scaling.type", "linear" if own.get("rope.scale_linear", 1.0) != 1.0 else "none")
-    factor = own.get("rope.scaling.factor", own.get("rope.scale_linear", 1.0))
+def _kv_heads(own: Fields, heads: int) -> int:
+    """Read the number of key/value heads, which may be told for each layer, if it is one for all."""
+    key = "attention.head_count_kv"
+    told = own.values.get(key)
+    if isinstance(told, list):
+        if not told or any(type(each) is not int or each != told[0] for each in told):
+            raise own.error(key, "one number of heads for all layers")
+        own = own.replaced(**{key: told[0]})
+    return own.size(key, heads)
+
+
+def _check_function(file: Path, family: str, own: Fields, size: int, longest: int) -> None:
+    """Refuse metadata that would make the model another function."""
+    expected: dict[str, tuple[Any, ...]] = {
+        **_NEUTRAL,
+        "attention.value_length": (size,),
+        "rope.dimension_count": (size,),
+        "attention.sliding_window": (0, longest),
+    }
+    for key, allowed in expected.items():
+        if key in own.values and own.values[key] not in allowed:
+            raise CheckpointError(
+                f"{file}: {family}.{key} = {shown(own.values[key])} is not supported; expected {allowed[0]!r}"
+            )
+
+
+def _read_scaling(file: Path, own: Fields) -> dict[str, Any] | None:
+    older = own.number("rope.scale_linear", 1.0, least=0.0)
+    kind = own.text("rope.scaling.type", "linear" if older != 1.0 else "none")
+    factor = own.number("rope.scaling.factor", older, least=0.0)
     if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
         return None
     if kind not in ("linear", "yarn"):
-        raise CheckpointError(f"{file}: rope.scaling.type = {kind!r} is not supported; known: none, linear, yarn")
+        raise CheckpointError(f"{file}: rope.scaling.type = {shown(kind)} is not supported; known: none, linear, yarn")
     scaling = {"rope_type": kind, "factor": factor}
-    trained = own.get("rope.scaling.original_context_length")
+    trained = own.optional_size("rope.scaling.original_context_length")
     return scaling if trained is None else scaling | {"original_max_position_embeddings": trained}
 
 

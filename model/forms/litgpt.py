@@ -9,8 +9,8 @@ import torch
 from tfm.errors import CheckpointError, ConfigError
 
 from ..config import RotaryScaling, TransformerConfig
-from ..families.common import Weights, pack, rename, required_keys
-from .fields import check_fields
+from ..families.common import Weights, pack, rename
+from ..fields import MOST_TOKENS, Fields, shown
 from .llama import halves
 
 _NAMES = {
@@ -70,6 +70,9 @@ _DEFAULTS: dict[str, Any] = {
 }
 """litgpt's own, of the fields that its files may leave out."""
 
+_MOST_YAML = 1 << 16
+"""Bytes of a file of YAML."""
+
 
 def is_litgpt(weights: Weights) -> bool:
     """Whether the weights have litgpt's names."""
@@ -86,120 +89,158 @@ def read_yaml(path: Path) -> dict[str, Any]:
         import yaml  # type: ignore[import-untyped, unused-ignore]
     except ModuleNotFoundError as error:
         raise CheckpointError(f"reading {path} needs the package PyYAML: pip install pyyaml") from error
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is not a plain file, and so is not read as YAML")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+        with open(path, "rb") as stream:
+            content = stream.read(_MOST_YAML + 1)
+        if len(content) > _MOST_YAML:
+            raise CheckpointError(f"{path} is larger than {_MOST_YAML >> 10} KiB, which no Config of litgpt's is")
+        text = content.decode("utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ValueError("it refers to parts of itself")
+        values = yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(f"{path} is missing or not YAML of plain values: {reason}") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise CheckpointError(f"{path} holds a {type(values).__name__}, not the fields of litgpt's Config")
     return values
 
 
-def convert_litgpt(file: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
-    """Map litgpt's GPT: Llama's kind, and others without experts whose blocks ours can say."""
-    check_fields(file, "litgpt", values, _FIELDS)
-    values = _DEFAULTS | {key: value for key, value in values.items() if value is not None}
-    _refuse(file, values)
-    gelu, mlp, norm = values["gelu_approximate"], values["mlp_class_name"], values["norm_class_name"]
-    with required_keys("litgpt"):
-        width, heads, depth = values["n_embd"], values["n_head"], values["n_layer"]
-        size = values.get("head_size") or width // heads
-        slides = values.get("sliding_window_indices") or [1] * depth
-        window = values.get("sliding_window_size") if any(slides[:depth]) else None
-        bias, scalar = bool(values["bias"]), values.get("attention_scores_scalar")
-        config = TransformerConfig(
-            kind="decoder",
-            vocab_size=len(weights["transformer.wte.weight"]),  # padded
-            d_model=width,
-            nhead=heads,
-            num_kv_heads=values.get("n_query_groups"),
-            head_dim=size,
-            num_decoder_layers=depth,
-            dim_feedforward=values.get("intermediate_size") or 4 * width,
-            dropout=0.0,
-            activation=_ACTIVATIONS.get((mlp, gelu), "swiglu"),
-            norm="rms" if norm == "RMSNorm" else "layer",
-            norm_first=True,
-            sandwich_norm=bool(values.get("post_attention_norm")),
-            parallel_blocks=bool(values["parallel_residual"]),
-            layer_norm_eps=values["norm_eps"],
-            qkv_bias=bias or bool(values.get("attn_bias")),
-            out_bias=bias,
-            feed_forward_bias=bias,
-            qk_norm=bool(values.get("norm_qk")),
-            attention_scale=None if scalar is None else 1.0 / math.sqrt(scalar),
-            attention_softcap=values.get("attention_logit_softcapping"),
-            sliding_window=window,
-            sliding_layers=None
-            if window is None or all(slides[:depth])
-            else tuple(layer for layer, slide in enumerate(slides[:depth]) if slide),
-            positions="rotary",
-            max_positions=values["block_size"],
-            rotary_base=float(values["rope_base"]),
-            rotary_dim=int(values["rotary_percentage"] * size),
-            rotary_scaling=_scaling(file, values),
-            scale_embeddings=bool(values.get("scale_embeddings")),
-            head_bias=bool(values.get("lm_head_bias")),
-            logit_softcap=values.get("final_logit_softcapping"),
-        )
+def convert_litgpt(
+    file: Path, written: dict[str, Any], weights: Weights, source: Path | None = None
+) -> tuple[TransformerConfig, Weights]:
+    """Map litgpt's GPT: Llama's kind, and others without experts whose blocks ours can say.
+
+    Args:
+        file: The weights', named in messages.
+        written: The fields of litgpt's Config.
+        weights: All of them, under their names.
+        source: The configuration's file, where it has one.
+    """
+    values = Fields(file if source is None else source, "litgpt", written)
+    values.refuse_unknown(_FIELDS)
+    known = {key: value for key, value in written.items() if value is not None}
+    values = Fields(values.source, "litgpt", _DEFAULTS | known)
+    _refuse(values)
+    config = _config(file, values, weights)
+    norm, mlp, bias = (values.any(name) for name in ("norm_class_name", "mlp_class_name", "bias"))
     layers = {f"transformer.h.*.{name}": ours for name, ours in _LAYER.items()}
     weights = rename(weights, _NAMES, layers, "decoder.layers")
-    for layer in range(depth):
-        _attention(file, config, weights, f"decoder.layers.{layer}.self_attn", values)
+    for layer in range(config.num_decoder_layers):
+        _attention(file, config, weights, f"decoder.layers.{layer}.self_attn", values.flag("rope_interleave"))
         if mlp != "GptNeoxMLP":
             ffn = f"decoder.layers.{layer}.feed_forward"
             pack(file, weights, [f"{ffn}.value", f"{ffn}.gate"], f"{ffn}.linear1", bias=bias)
-    if norm == "RMSNorm" and "Gemma" in values["name"]:  # whose norms multiply by 1 + weight
+    if norm == "RMSNorm" and "Gemma" in values.text("name"):  # whose norms multiply by 1 + weight
         weights = {name: tensor + 1 if _is_norm(name) else tensor for name, tensor in weights.items()}
     return config, weights
+
+
+def _config(file: Path, values: Fields, weights: Weights) -> TransformerConfig:
+    table = weights["transformer.wte.weight"]
+    if table.ndim != 2:
+        raise CheckpointError(f"{file}: transformer.wte.weight has {table.ndim} dimensions, not 2")
+    width, heads = values.size("n_embd"), values.size("n_head")
+    size = values.optional_size("head_size") or width // heads
+    if size < 1:
+        raise values.error("n_head", f"at most n_embd, {width}")
+    bias, scalar = values.flag("bias"), values.optional_number("attention_scores_scalar")
+    mlp, gelu = values.text("mlp_class_name"), values.text("gelu_approximate")
+    return TransformerConfig(
+        kind="decoder",
+        vocab_size=len(table),  # padded
+        d_model=width,
+        nhead=heads,
+        num_kv_heads=values.optional_size("n_query_groups"),
+        head_dim=size,
+        num_decoder_layers=values.layers("n_layer"),
+        dim_feedforward=values.optional_size("intermediate_size") or 4 * width,
+        dropout=0.0,
+        activation=_ACTIVATIONS.get((mlp, gelu), "swiglu"),
+        norm="rms" if values.text("norm_class_name") == "RMSNorm" else "layer",
+        norm_first=True,
+        sandwich_norm=values.flag("post_attention_norm"),
+        parallel_blocks=values.flag("parallel_residual"),
+        layer_norm_eps=values.number("norm_eps", most=1.0),
+        qkv_bias=bias or values.flag("attn_bias"),
+        out_bias=bias,
+        feed_forward_bias=bias,
+        qk_norm=values.flag("norm_qk"),
+        attention_scale=None if scalar is None else 1.0 / math.sqrt(scalar),
+        attention_softcap=values.optional_number("attention_logit_softcapping"),
+        **_sliding(values),
+        positions="rotary",
+        max_positions=values.size("block_size"),
+        rotary_base=values.number("rope_base"),
+        rotary_dim=int(values.number("rotary_percentage", most=1.0) * size),
+        rotary_scaling=_scaling(values),
+        scale_embeddings=values.flag("scale_embeddings"),
+        head_bias=values.flag("lm_head_bias"),
+        logit_softcap=values.optional_number("final_logit_softcapping"),
+    )
+
+
+def _sliding(values: Fields) -> dict[str, Any]:
+    """Say which layers slide: the first `n_layer` numbers of a list, or all."""
+    depth = values.layers("n_layer")
+    slides = (values.flags("sliding_window_indices") or [True] * depth)[:depth]
+    if len(slides) < depth:
+        raise values.error("sliding_window_indices", f"as many as {depth} layers")
+    window = values.optional_size("sliding_window_size", most=MOST_TOKENS) if any(slides) else None
+    if window is None or all(slides):
+        return {"sliding_window": window}
+    return {"sliding_window": window, "sliding_layers": tuple(layer for layer, slide in enumerate(slides) if slide)}
 
 
 def _is_norm(name: str) -> bool:
     return name.endswith(("norm.weight", "inner.weight"))
 
 
-def _refuse(file: Path, values: dict[str, Any]) -> None:
-    norm, mlp = values["norm_class_name"], values["mlp_class_name"]
+def _refuse(values: Fields) -> None:
+    norm, mlp, gelu, kind = (
+        values.text(name) for name in ("norm_class_name", "mlp_class_name", "gelu_approximate", "norm_qk_type")
+    )
     faults = {
-        f"mlp_class_name = {mlp!r}": mlp not in ("GptNeoxMLP", "LLaMAMLP", "GemmaMLP"),
-        f"norm_class_name = {norm!r}": norm not in ("LayerNorm", "RMSNorm"),
-        f"gelu_approximate = {values['gelu_approximate']!r}": values["gelu_approximate"] not in ("none", "tanh"),
-        "parallel_residual and a norm for each of the blocks": values["parallel_residual"]
-        and not values.get("shared_attention_norm"),
-        "norms without weights (OLMo)": norm == "LayerNorm" and "OLMo" in str(values["name"]),
-        "norm_1 or norm_2 left out": not (values["norm_1"] and values["norm_2"]),
-        "norm_qk by LayerNorm or as OLMo 2 has it": values.get("norm_qk")
-        and (norm != "RMSNorm" or values["norm_qk_type"] != "default"),
-        "a norm after only one of the blocks": bool(values.get("post_attention_norm"))
-        != bool(values.get("post_mlp_norm")),
+        f"mlp_class_name = {shown(mlp)}": mlp not in ("GptNeoxMLP", "LLaMAMLP", "GemmaMLP"),
+        f"norm_class_name = {shown(norm)}": norm not in ("LayerNorm", "RMSNorm"),
+        f"gelu_approximate = {shown(gelu)}": gelu not in ("none", "tanh"),
+        "parallel_residual and a norm for each of the blocks": values.flag("parallel_residual")
+        and not values.flag("shared_attention_norm"),
+        "norms without weights (OLMo)": norm == "LayerNorm" and "OLMo" in values.text("name"),
+        "norm_1 or norm_2 left out": not (values.flag("norm_1") and values.flag("norm_2")),
+        "norm_qk by LayerNorm or as OLMo 2 has it": values.flag("norm_qk") and (norm != "RMSNorm" or kind != "default"),
+        "a norm after only one of the blocks": values.flag("post_attention_norm") != values.flag("post_mlp_norm"),
     }
     for fault, present in faults.items():
         if present:
-            raise ConfigError(f"{file}: litgpt with {fault} is not supported")
+            raise ConfigError(f"{values.source}: litgpt with {fault} is not supported")
 
 
-def _scaling(file: Path, values: dict[str, Any]) -> RotaryScaling | None:
-    adjusted, ratio = dict(values.get("rope_adjustments") or {}), float(values["rope_condense_ratio"])
-    if not adjusted:
+def _scaling(values: Fields) -> RotaryScaling | None:
+    adjusted = values.inner("rope_adjustments")
+    ratio = values.number("rope_condense_ratio", most=1e6)
+    if not adjusted.values:
         return None if ratio == 1.0 else RotaryScaling(kind="linear", factor=ratio, original_max_positions=1)
-    known = "factor low_freq_factor high_freq_factor original_max_seq_len"
-    check_fields(file, "litgpt's rope_adjustments", adjusted, known)
+    adjusted.refuse_unknown("factor low_freq_factor high_freq_factor original_max_seq_len")
     if ratio != 1.0:
-        raise ConfigError(f"{file}: litgpt with both rope_condense_ratio and rope_adjustments is not supported")
-    with required_keys("litgpt"):
-        if len(adjusted) == 1:
-            return RotaryScaling(kind="linear", factor=float(adjusted["factor"]), original_max_positions=1)
-        return RotaryScaling(
-            kind="llama3",
-            factor=float(adjusted["factor"]),
-            low_frequency_factor=float(adjusted["low_freq_factor"]),
-            high_frequency_factor=float(adjusted["high_freq_factor"]),
-            original_max_positions=adjusted["original_max_seq_len"],
+        raise ConfigError(
+            f"{values.source}: litgpt with both rope_condense_ratio and rope_adjustments is not supported"
         )
+    factor = adjusted.number("factor", least=1.0, most=1e6)
+    if len(adjusted.values) == 1:
+        return RotaryScaling(kind="linear", factor=factor, original_max_positions=1)
+    return RotaryScaling(
+        kind="llama3",
+        factor=factor,
+        low_frequency_factor=adjusted.number("low_freq_factor", most=1e6),
+        high_frequency_factor=adjusted.number("high_freq_factor", most=1e6),
+        original_max_positions=adjusted.size("original_max_seq_len"),
+    )
 
 
-def _attention(file: Path, config: TransformerConfig, weights: Weights, attention: str, values: dict[str, Any]) -> None:
+def _attention(file: Path, config: TransformerConfig, weights: Weights, attention: str, interleaved: bool) -> None:
     """Bring queries, keys and values into our order of rows."""
     groups, size = config.kv_heads, config.head_size
     own, rows = config.nhead * size, (config.nhead + 2 * groups) * size
@@ -212,8 +253,8 @@ def _attention(file: Path, config: TransformerConfig, weights: Weights, attentio
         if old in weights:  # before 2025: per group its queries, its key, its value
             grouped = weights.pop(old).reshape(groups, rows // groups, *given.shape[1:])
             parts = [share.flatten(0, 1) for share in torch.split(grouped, [own // groups, size, size], dim=1)]
-        if values.get("rope_interleave"):
+        if interleaved:
             parts[0] = halves(file, name, parts[0], config.nhead, config.rotary_size)
             parts[1] = halves(file, name, parts[1], groups, config.rotary_size)
-        if name not in weights or values.get("rope_interleave"):
+        if name not in weights or interleaved:
             weights[name] = torch.cat(parts)

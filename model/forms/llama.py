@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tfm.errors import CheckpointError, ConfigError
+from tfm.errors import CheckpointError
 
 from ..config import RotaryScaling, TransformerConfig
-from ..families.common import Weights, pack, rename, required_keys
-from .fields import check_fields
+from ..families.common import Weights, pack, rename, same
+from ..fields import MOST_TOKENS, Fields
 
 _NAMES = {"tok_embeddings": "decoder.embedding.token", "norm": "decoder.norm", "output": "decoder.head"}
 
@@ -47,44 +47,56 @@ def is_llama(weights: Weights) -> bool:
     return "tok_embeddings.weight" in weights and "layers.0.attention.wq.weight" in weights
 
 
-def convert_llama(file: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
-    """Map Llama's parameters, params.json or llama2.c's model_args, and its whole weights to ours."""
-    check_fields(file, "Llama", values, _FIELDS)
+def convert_llama(
+    file: Path, parameters: dict[str, Any], weights: Weights, source: Path | None = None
+) -> tuple[TransformerConfig, Weights]:
+    """Map Llama's parameters, params.json or llama2.c's model_args, and its whole weights to ours.
+
+    Args:
+        file: The weights', named in messages.
+        parameters: The fields of the configuration.
+        weights: All of them, under their names.
+        source: The configuration's file, where it has one.
+    """
+    values = Fields(file if source is None else source, "Llama", parameters)
+    values.refuse_unknown(_FIELDS)
     weights = {name: tensor for name, tensor in weights.items() if name not in _TABLES}
     up = weights.get("layers.0.feed_forward.w1.weight")
     if up is None or up.ndim != 2:
         raise CheckpointError(f"{file}: the weights lack the matrix layers.0.feed_forward.w1.weight")
     embedding, head = weights["tok_embeddings.weight"], weights.get("output.weight")
-    tied = head is None or (head.shape == embedding.shape and torch.equal(head, embedding))
+    if embedding.ndim != 2:
+        raise CheckpointError(f"{file}: tok_embeddings.weight has {embedding.ndim} dimensions, not 2")
+    tied = head is None or same(head, embedding)
     if tied:
         weights.pop("output.weight", None)
-    with required_keys("Llama"):
-        config = TransformerConfig(
-            kind="decoder",
-            vocab_size=len(embedding),  # params.json may leave it to the tokenizer: -1
-            d_model=values["dim"],
-            nhead=values["n_heads"],
-            num_kv_heads=values.get("n_kv_heads"),
-            head_dim=values.get("head_dim"),
-            num_decoder_layers=values["n_layers"],
-            dim_feedforward=len(up),
-            dropout=values.get("dropout", 0.0),
-            activation="swiglu",
-            norm="rms",
-            norm_first=True,
-            layer_norm_eps=values.get("norm_eps", 1e-5),
-            qkv_bias=False,
-            out_bias=False,
-            feed_forward_bias=False,
-            sliding_window=values.get("sliding_window"),
-            positions="rotary",
-            max_positions=values.get("max_seq_len") or 2048,
-            rotary_base=values.get("rope_theta", 10000.0),
-            rotary_scaling=_scaling(values),
-            scale_embeddings=False,
-            tie_embeddings=tied,
-            head_bias=False,
-        )
+    values.size("vocab_size", -1, least=-1, most=MOST_TOKENS)  # -1 leaves it to the tokenizer
+    config = TransformerConfig(
+        kind="decoder",
+        vocab_size=len(embedding),
+        d_model=values.size("dim"),
+        nhead=values.size("n_heads", most=1 << 16),
+        num_kv_heads=values.optional_size("n_kv_heads", most=1 << 16),
+        head_dim=values.optional_size("head_dim"),
+        num_decoder_layers=values.layers("n_layers"),
+        dim_feedforward=len(up),
+        dropout=values.share("dropout", 0.0),
+        activation="swiglu",
+        norm="rms",
+        norm_first=True,
+        layer_norm_eps=values.number("norm_eps", 1e-5, most=1.0),
+        qkv_bias=False,
+        out_bias=False,
+        feed_forward_bias=False,
+        sliding_window=values.optional_size("sliding_window", most=MOST_TOKENS),
+        positions="rotary",
+        max_positions=values.optional_size("max_seq_len") or 2048,
+        rotary_base=values.number("rope_theta", 10000.0),
+        rotary_scaling=_scaling(values),
+        scale_embeddings=False,
+        tie_embeddings=tied,
+        head_bias=False,
+    )
     weights = rename(weights, _NAMES, _LAYER, "decoder.layers")
     for layer in range(config.num_decoder_layers):
         attention, ffn = f"decoder.layers.{layer}.self_attn", f"decoder.layers.{layer}.feed_forward"
@@ -157,17 +169,14 @@ def merge(file: Path, values: dict[str, Any], shards: Sequence[Weights]) -> Weig
     return whole
 
 
-def _scaling(values: dict[str, Any]) -> RotaryScaling | None:
+def _scaling(values: Fields) -> RotaryScaling | None:
     """Llama 3.1's scaling; where params.json gives no numbers, they are those of its reference code."""
-    if not values.get("use_scaled_rope"):
+    if not values.flag("use_scaled_rope"):
         return None
-    try:
-        return RotaryScaling(
-            kind="llama3",
-            factor=values.get("rope_scaling_factor") or 8.0,
-            low_frequency_factor=1.0,
-            high_frequency_factor=values.get("rope_high_freq_factor") or 4.0,
-            original_max_positions=8192,
-        )
-    except TypeError as error:
-        raise ConfigError(f"rope_scaling_factor is no number: {error}") from error
+    return RotaryScaling(
+        kind="llama3",
+        factor=values.optional_number("rope_scaling_factor", least=1.0, most=1e6) or 8.0,
+        low_frequency_factor=1.0,
+        high_frequency_factor=values.optional_number("rope_high_freq_factor", most=1e6) or 4.0,
+        original_max_positions=8192,
+    )

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import TransformerConfig
-from ..families.common import Weights, rename, required_keys
-from .fields import check_fields
+from ..families.common import Weights, rename
+from ..fields import Fields
 
 _NAMES = {
     "transformer.wte": "decoder.embedding.token",
@@ -26,31 +26,31 @@ _LAYER = {
 _FIELDS = "n_layer n_head n_embd block_size bias vocab_size dropout"
 
 
-def convert_nanogpt(file: Path, values: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
-    """Map nanoGPT's GPT; `values` are its model_args. Its activation is the exact GELU, since June 2023."""
-    check_fields(file, "nanoGPT", values, _FIELDS)
-    with required_keys("nanoGPT"):
-        bias = bool(values.get("bias", True))
-        config = TransformerConfig(
-            kind="decoder",
-            vocab_size=values["vocab_size"],
-            d_model=values["n_embd"],
-            nhead=values["n_head"],
-            num_decoder_layers=values["n_layer"],
-            dim_feedforward=4 * values["n_embd"],
-            dropout=values.get("dropout", 0.0),
-            activation="gelu",
-            norm_first=True,
-            norm_bias=bias,
-            qkv_bias=bias,
-            out_bias=bias,
-            feed_forward_bias=bias,
-            positions="learned",
-            max_positions=values["block_size"],
-            scale_embeddings=False,
-            tie_embeddings=True,
-            head_bias=False,
-        )
+def convert_nanogpt(file: Path, arguments: dict[str, Any], weights: Weights) -> tuple[TransformerConfig, Weights]:
+    """Map nanoGPT's GPT; `arguments` are its model_args. Its activation is the exact GELU, since June 2023."""
+    values = Fields(file, "nanoGPT", arguments)
+    values.refuse_unknown(_FIELDS)
+    bias = values.flag("bias", True)
+    config = TransformerConfig(
+        kind="decoder",
+        vocab_size=values.vocabulary(),
+        d_model=values.size("n_embd"),
+        nhead=values.size("n_head"),
+        num_decoder_layers=values.layers("n_layer"),
+        dim_feedforward=4 * values.size("n_embd"),
+        dropout=values.share("dropout", 0.0),
+        activation="gelu",
+        norm_first=True,
+        norm_bias=bias,
+        qkv_bias=bias,
+        out_bias=bias,
+        feed_forward_bias=bias,
+        positions="learned",
+        max_positions=values.size("block_size"),
+        scale_embeddings=False,
+        tie_embeddings=True,
+        head_bias=False,
+    )
     masks = {f"transformer.h.{layer}.attn.bias" for layer in range(config.num_decoder_layers)}  # the causal mask
     weights = {name: tensor for name, tensor in weights.items() if name not in masks}
     return config, rename(weights, _NAMES, _LAYER, "decoder.layers")

@@ -3,7 +3,7 @@
 import io
 import pickletools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -13,6 +13,9 @@ import torch
 from tfm.errors import CheckpointError
 
 from .archive import open_archive
+
+_MOST_PICKLED = 1 << 26
+"""Bytes of a pickle in which names are looked for that it must not refer to."""
 
 
 def read_zip(file: Path) -> Any:
@@ -30,7 +33,7 @@ def read_zip(file: Path) -> Any:
         )
     if not pickled:
         raise CheckpointError(f"{file} is a zip archive, but not one written by torch.save")
-    return _torch_load(file, pickled[0], mmap=True)
+    return _torch_load(file, lambda: pickled[0], mmap=True)
 
 
 def read_pickle(file: Path) -> Any:
@@ -39,16 +42,22 @@ def read_pickle(file: Path) -> Any:
     Raises:
         CheckpointError: It is damaged or refers to code.
     """
-    return _torch_load(file, file.read_bytes(), mmap=False)
+    return _torch_load(file, lambda: _begin(file), mmap=False)
 
 
-def _torch_load(file: Path, pickled: bytes, *, mmap: bool) -> Any:
+def _begin(file: Path) -> bytes:
+    """Read what stands before the weights."""
+    with open(file, "rb") as stream:
+        return stream.read(_MOST_PICKLED)
+
+
+def _torch_load(file: Path, pickled: Callable[[], bytes], *, mmap: bool) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except UnpicklingError as error:
-        classes = _foreign_globals(pickled)
+        classes = _foreign_globals(pickled())
         if not classes:
             reason = str(error).splitlines()[0] if str(error) else "its pickle is damaged"
             raise CheckpointError(f"{file} is not a checkpoint of torch.save: {reason}") from error

@@ -14,7 +14,7 @@ from tfm.errors import CheckpointError
 from ..config import TransformerConfig
 from ..families.common import Weights
 
-_LAYER = re.compile(r"((?:en|de)coder\.)?layers\.(\d+)\.(.*)")
+_LAYER = re.compile(r"((?:en|de)coder\.)?layers\.([0-9]{1,6})\.(.*)")
 
 _MODULES = {
     "self_attn.in_proj_": "self_attn.in_proj.",
@@ -90,7 +90,7 @@ def convert_torch_nn(
     mapped: Weights = {}
     for name, tensor in weights.items():
         crosses = re.fullmatch(r"(decoder\.layers\.\d+\.)multihead_attn\.in_proj_(weight|bias)", name)
-        if crosses:
+        if crosses and tensor.ndim:
             mapped[f"{crosses[1]}cross_attn.q_proj.{crosses[2]}"] = tensor[: config.d_model]
             mapped[f"{crosses[1]}cross_attn.kv_proj.{crosses[2]}"] = tensor[config.d_model :]
         else:

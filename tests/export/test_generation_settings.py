@@ -44,5 +44,5 @@ def test_several_ids_may_end_a_sequence(tmp_path: Path) -> None:
 )
 def test_wrong_ids_are_refused(tmp_path: Path, values: dict[str, Any]) -> None:
     (tmp_path / "generation_config.json").write_text(json.dumps(values))
-    with pytest.raises(ConfigError, match=r"generation_config\.json: \w+_token_id must be in \[0, 9\), but is "):
+    with pytest.raises(ConfigError, match=r"generation_config\.json: \w+_token_id must be .*, but is "):
         generation_settings(tmp_path, config())

@@ -351,8 +351,12 @@ def test_meta_in_parts_that_do_not_go_together(tmp_path: Path) -> None:
         ({"n_layers": 3}, CheckpointError, "the weights lack decoder.layers.2.self_attn.wq.weight"),
         ({"n_heads": 5}, ConfigError, "d_model must be a multiple of nhead, but 24 % 5 is 4"),
         ({"n_heads": 5, "n_kv_heads": 1, "head_dim": 4}, CheckpointError, "wq.weight has 24 rows, not 5 heads"),
-        ({"n_heads": "4"}, ConfigError, "nhead must be int, but is '4'"),
-        ({"use_scaled_rope": True, "rope_scaling_factor": "8"}, ConfigError, "factor must be float, but is '8'"),
+        ({"n_heads": "4"}, ConfigError, "params.json: n_heads must be an integer from 1 to 65536, but is '4'"),
+        (
+            {"use_scaled_rope": True, "rope_scaling_factor": "8"},
+            ConfigError,
+            "rope_scaling_factor must be a number",
+        ),
     ],
     ids=str,
 )
@@ -496,7 +500,10 @@ def test_litgpt_with_scaled_positions(tmp_path: Path) -> None:
         ({"norm_qk": True, "norm_qk_type": "olmo2"}, "litgpt with norm_qk by LayerNorm or as OLMo 2 has it"),
         ({"post_mlp_norm": True}, "litgpt with a norm after only one of the blocks is not supported"),
         ({"rope_local_base_freq": 10000.0}, "litgpt with rope_local_base_freq = 10000.0 is not supported"),
-        ({"rope_adjustments": {"factor": 2.0, "beta_fast": 32}}, "rope_adjustments with beta_fast = 32 is not supp"),
+        (
+            {"rope_adjustments": {"factor": 2.0, "beta_fast": 32}},
+            "with rope_adjustments.beta_fast = 32 is not",
+        ),
         ({"n_head": None}, "a litgpt configuration needs 'n_head', which this one lacks"),
         ({"rotary_percentage": 0.5}, "rotary positions pair entries of a head: 3 of 6 cannot be turned"),
     ],
@@ -694,7 +701,7 @@ def test_malformed_shards(tmp_path: Path, kind: str) -> None:
     places = content["weight_map"]
     name, shard = next(iter(places.items()))
     index.write_text(json.dumps({"weight_map": places | {name: places[list(places)[-1]]}}))
-    assert f"places the tensor {name} in {places[list(places)[-1]]}, which does not hold it" in refused(tmp_path)
+    assert f"places the tensor {name!r} in {places[list(places)[-1]]!r}, which does not hold it" in refused(tmp_path)
     index.write_text(json.dumps({"weight_map": places | {name: "../x"}}))
     assert "names the shard '../x', which is not the name of a file beside it" in refused(tmp_path)
     index.write_text(json.dumps({"weight_map": {key: value for key, value in places.items() if value != shard}}))
@@ -704,7 +711,7 @@ def test_malformed_shards(tmp_path: Path, kind: str) -> None:
     (tmp_path / shard).write_bytes(whole[: len(whole) // 2])
     assert f"{shard}" in refused(tmp_path)
     (tmp_path / shard).unlink()
-    assert f"names the shard {shard}, which is missing from {tmp_path}" in refused(tmp_path)
+    assert f"names the shard {shard!r}, which is missing from {tmp_path}" in refused(tmp_path)
     for text in ("{}", "{", '{"weight_map": 3}', '{"weight_map": {"a": 1}}', "{[]}"):
         index.write_text(text)
         assert "is not a checkpoint: neither a torch.save file nor safetensors" in refused(tmp_path)

@@ -14,7 +14,8 @@ from gguf import GGMLQuantizationType, GGUFWriter
 from torch import Tensor, nn
 
 from tfm.errors import CheckpointError, TfmError
-from tfm.model import FAMILIES, load_checkpoint
+from tfm.model import FAMILIES, TransformerConfig, load_checkpoint
+from tfm.model.fields import Fields
 from tfm.model.forms.gguf import read_gguf, read_gguf_tokenizer
 
 # float32 on both sides: two layers of sums of some dozens of terms of order 1, each rounded at 6e-8
@@ -132,11 +133,16 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def convert(path: Path, values: dict[str, Any], weights: dict[str, Tensor]) -> tuple[TransformerConfig, Any]:
+    family = values["model_type"]
+    return FAMILIES[family](path.parent, Fields(path, family, values), weights)
+
+
 @torch.no_grad()
 def check(path: Path, module: nn.Module) -> None:
     """The file's model gives the module's logits."""
     values, weights = read_gguf(path)
-    assert load_checkpoint(path).config == FAMILIES[values["model_type"]](path.parent, values, weights)[0]
+    assert load_checkpoint(path).config == convert(path, values, weights)[0]
     model = load_checkpoint(path)
     ids_BS = torch.randint(SIZES["vocab_size"], (2, 48), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(model(ids_BS), module(input_ids=ids_BS).logits, rtol=0, atol=SINGLE)
@@ -234,7 +240,7 @@ def test_damaged_bytes_are_refused_or_harmless(tmp_path: Path, tiny: bytes) -> N
         path.write_bytes(damaged)
         try:
             values, weights = read_gguf(path)
-            FAMILIES[values["model_type"]](tmp_path, values, weights)
+            convert(path, values, weights)
         except TfmError as error:
             assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
 

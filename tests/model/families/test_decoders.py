@@ -16,6 +16,7 @@ from tfm.errors import CheckpointError, ConfigError, TfmError
 from tfm.export import graphs_of, to_onnx, verify
 from tfm.export.samples import cases
 from tfm.model import FAMILIES, Transformer, load_checkpoint
+from tfm.model.fields import Fields
 
 # float32 on both sides: a few layers of sums of some twenty terms of order 1, each rounded at 6e-8
 SINGLE = 1e-5
@@ -248,10 +249,10 @@ def test_longest_sequences() -> None:
         (LLAMA3, 24),
     ):
         with pytest.raises(CheckpointError, match=r"the weights lack decoder\.layers\.0\.self_attn\.q_proj\.weight"):
-            config(Path("x"), values | {"rope_scaling": scaling}, {})
+            config(Path("x"), Fields("x", "llama", values | {"rope_scaling": scaling}), {})
         from tfm.model.families.rotary import read_rotary
 
-        assert read_rotary("Llama", values | {"rope_scaling": scaling})["max_positions"] == longest
+        assert read_rotary(Fields("x", "Llama", values | {"rope_scaling": scaling}))["max_positions"] == longest
 
 
 def test_ids_outside_of_the_vocabulary_are_none(tmp_path: Path) -> None:
@@ -307,7 +308,12 @@ def test_the_graphs_of_the_others_are_verified(tmp_path: Path, name: str, pairs:
         (LLAMA, {"rms_norm_eps": ...}, ConfigError, "a Llama configuration needs 'rms_norm_eps'"),
         (LLAMA, {"num_hidden_layers": 3}, CheckpointError, "lack decoder.layers.2.self_attn.q_proj.weight"),
         (LLAMA, {"rope_scaling": {"type": "longrope"}}, ConfigError, "rotary scaling 'longrope' is not supported"),
-        (LLAMA, {"rope_scaling": {"rope_type": "yarn"}}, ConfigError, "rotary scaling 'yarn' needs 'factor'"),
+        (
+            LLAMA,
+            {"rope_scaling": {"rope_type": "yarn"}},
+            ConfigError,
+            "'yarn' of a Llama configuration needs 'factor'",
+        ),
         (LLAMA, {"rope_scaling": YARN | {"truncate": False}}, ConfigError, "truncate = False is not supported"),
         (LLAMA, {"rope_scaling": {"full_attention": {}}}, ConfigError, "positions that differ between layers"),
         (LLAMA, {"partial_rotary_factor": 0.5}, ConfigError, "partial_rotary_factor = 0.5 is not supported"),

@@ -242,11 +242,14 @@ def test_labels(tmp_path: Path, change: dict[str, Any], labels: tuple[str, ...])
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"id2label": {"0": "a", "2": "b"}}, "id2label must name the labels 0, 1, 2 and so on, but is {'0': 'a', "),
-        ({"id2label": {}}, "id2label must name the labels 0, 1, 2 and so on, but is {}"),
-        ({"id2label": ["a", "b"]}, "id2label must name the labels 0, 1, 2 and so on, but is ['a', 'b']"),
+        (
+            {"id2label": {"0": "a", "2": "b"}},
+            "id2label must be the names of labels 0, 1, 2 and so on, but is {'0': ",
+        ),
+        ({"id2label": {}}, "id2label must be the names of labels 0, 1, 2 and so on, but is {}"),
+        ({"id2label": ["a", "b"]}, "id2label must be the names of labels 0, 1, 2 and so on, but is ['a', 'b']"),
         ({"id2label": {"0": "a", "1": "b"}, "num_labels": 3}, "num_labels is 3, but id2label names 2 labels"),
-        ({"num_labels": "3"}, "num_labels must be an int, but is '3'"),
+        ({"num_labels": "3"}, "num_labels must be an integer from 0 to 1048576, but is '3'"),
         ({"num_labels": 0}, "a 'sequence' head needs labels"),
         ({"num_labels": 3}, "head.output.weight is (2, 12), not (3, 12)"),
     ],
