@@ -22,8 +22,8 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"  # threads do not survive a fork
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from . import campaign
-from .cases import Case, Lab
+from . import campaign  # noqa: E402
+from .cases import Case, Lab  # noqa: E402
 
 
 def main() -> int:

@@ -80,7 +80,8 @@ class Tally:
         for key, found in sorted(self.faults.items(), key=lambda item: -len(item[1])):
             case, outcome = found[0]
             lines.append(
-                f"{len(found)} × {' '.join(key[:2])}, as {case} ({', '.join(outcome.done)}): {outcome.what!r:.160} at {outcome.where}"
+                f"{len(found)} × {' '.join(key[:2])}, as {case} ({', '.join(outcome.done)}): {outcome.what!r:.160} "
+                f"at {outcome.where}"
             )
         return "\n".join(lines)
 

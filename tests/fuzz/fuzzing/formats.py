@@ -271,10 +271,12 @@ _CONFIG = (
     {"0": "a"},
 )
 _TOKENIZER = (
-    "BPE", "WordPiece", "WordLevel", "Unigram", "Sequence", "Split", "ByteLevel", "Metaspace", "Precompiled", "Replace", "Regex", "(a+)+$",
-    {"Regex": "(a|a)*$"}, {"Regex": "("}, {"String": ""}, "TemplateProcessing", "Isolated", "precompiled_charsmap", "AAAA", "merges", "<unk>", [["a", "b"]],
-    {"Sequence": {"id": "A", "type_id": 0}}, "byte_fallback", "max_input_chars_per_word", "dropout", {"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="},
-    "Truncate", "Left", "pattern", "Strip", "content", "Fuse", "CTC", "Prepend", "Whitespace", "special", "id",
+    "BPE", "WordPiece", "WordLevel", "Unigram", "Sequence", "Split", "ByteLevel", "Metaspace", "Precompiled",
+    "Replace", "Regex", "(a+)+$", {"Regex": "(a|a)*$"}, {"Regex": "("}, {"String": ""}, "TemplateProcessing",
+    "Isolated", "precompiled_charsmap", "AAAA", "merges", "<unk>", [["a", "b"]],
+    {"Sequence": {"id": "A", "type_id": 0}}, "byte_fallback", "max_input_chars_per_word", "dropout",
+    {"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="}, "Truncate", "Left", "pattern", "Strip", "content",
+    "Fuse", "CTC", "Prepend", "Whitespace", "special", "id",
 )  # fmt: skip
 
 
@@ -288,9 +290,10 @@ def _pt(rng: Random, data: bytes) -> bytes:
 
 def _pt2(rng: Random, data: bytes) -> bytes:
     hints = (
-        "torch.ops.aten.add.Tensor", "torch.ops.aten.from_file.default", "os.system", "s0", "Max(1, s0)", "torch.hub.load", "math.floor",
-        "__import__('os').mkdir('canary')", {"as_int": 2**63}, {"as_expr": {"expr_str": "os.mkdir('canary')"}}, "9**9**9**9", "Pow(9, Pow(9, 9**9))",
-        "LShift(1, 10**18)", "s0**1000000000", {"as_expr": {"expr_str": "9**9**9"}}, True, "use_pickle", [["a"], "exec"],
+        "torch.ops.aten.add.Tensor", "torch.ops.aten.from_file.default", "os.system", "s0", "Max(1, s0)",
+        "torch.hub.load", "math.floor", "__import__('os').mkdir('canary')", {"as_int": 2**63},
+        {"as_expr": {"expr_str": "os.mkdir('canary')"}}, "9**9**9**9", "Pow(9, Pow(9, 9**9))", "LShift(1, 10**18)",
+        "s0**1000000000", {"as_expr": {"expr_str": "9**9**9"}}, True, "use_pickle", [["a"], "exec"],
     )  # fmt: skip
     edits = {
         "model.pt": _pt,
@@ -308,15 +311,24 @@ def _zipped_bundle(rng: Random, data: bytes) -> bytes:
 FORMATS: dict[str, Format] = {
     "pt": Format(make=seeds.make_pt, targets={"model.pt": _pt}, read=read_checkpoint, weight=3),
     "pt-old": Format(make=seeds.make_old_pickle, targets={"model.pt": edit_pickle}, read=read_file),
-    "safetensors": Format(make=seeds.make_safetensors, targets={"*.safetensors": edit_safetensors}, read=read_checkpoint),
+    "safetensors": Format(
+        make=seeds.make_safetensors, targets={"*.safetensors": edit_safetensors}, read=read_checkpoint
+    ),
     "safetensors-index": Format(
         make=seeds.make_index,
-        targets={"*.index.json": _json("model-00001-of-00002.safetensors", "../x", "config.json"), "*.safetensors": edit_safetensors},
+        targets={
+            "*.index.json": _json("model-00001-of-00002.safetensors", "../x", "config.json"),
+            "*.safetensors": edit_safetensors,
+        },
         read=read_checkpoint,
     ),
     "gguf": Format(make=seeds.make_gguf, targets={"model.gguf": edit_gguf}, read=read_checkpoint, weight=3),
-    "config.json": Format(make=seeds.make_config, targets={"config.json": _json(*_CONFIG)}, read=read_checkpoint, weight=3),
-    "config.json-ours": Format(make=seeds.make_own_config, targets={"config.json": _json(*_CONFIG)}, read=read_checkpoint),
+    "config.json": Format(
+        make=seeds.make_config, targets={"config.json": _json(*_CONFIG)}, read=read_checkpoint, weight=3
+    ),
+    "config.json-ours": Format(
+        make=seeds.make_own_config, targets={"config.json": _json(*_CONFIG)}, read=read_checkpoint
+    ),
     "generation_config.json": Format(
         make=seeds.make_generation_config,
         targets={"generation_config.json": _json("decoder_start_token_id", [1, 2])},
@@ -325,7 +337,11 @@ FORMATS: dict[str, Format] = {
     ),
     "sentence-transformers": Format(
         make=seeds.make_sentence_transformers,
-        targets={"modules.json": _json("pooling_mode", "Pooling"), "1_Pooling/*": _json("cls", "pooling_mode"), "sentence_*": _json(5)},
+        targets={
+            "modules.json": _json("pooling_mode", "Pooling"),
+            "1_Pooling/*": _json("cls", "pooling_mode"),
+            "sentence_*": _json(5),
+        },
         read=read_checkpoint,
         weight=1,
     ),
@@ -337,7 +353,10 @@ FORMATS: dict[str, Format] = {
     ),
     "pt2": Format(make=seeds.make_pt2, targets={"model.pt2": _pt2}, read=read_checkpoint),
     "tokenizer.json-export": Format(
-        make=seeds.make_checkpoint_tokenizer, targets={"tokenizer.json": _json(*_TOKENIZER)}, read=read_checkpoint, weight=1
+        make=seeds.make_checkpoint_tokenizer,
+        targets={"tokenizer.json": _json(*_TOKENIZER)},
+        read=read_checkpoint,
+        weight=1,
     ),
     "tokenizer.json": Format(
         make=seeds.make_bundles, targets={"tokenizer.json": _json(*_TOKENIZER)}, read=read_bundle, seal=seal
@@ -359,7 +378,11 @@ FORMATS: dict[str, Format] = {
     ),
     "onnx": Format(make=seeds.make_bundles, targets={"onnx/*.onnx": edit_onnx}, read=read_bundle, seal=seal, weight=4),
     "onnx.data": Format(
-        make=seeds.make_bundles, only="onnx/*.data", targets={"onnx/*.data": edit_bytes, "onnx/*.onnx": edit_onnx}, read=read_bundle, seal=seal
+        make=seeds.make_bundles,
+        only="onnx/*.data",
+        targets={"onnx/*.data": edit_bytes, "onnx/*.onnx": edit_onnx},
+        read=read_bundle,
+        seal=seal,
     ),
     "bundle-unsealed": Format(
         make=seeds.make_bundles,
@@ -367,18 +390,31 @@ FORMATS: dict[str, Format] = {
         read=read_proven,
     ),
     "zip": Format(make=seeds.make_zip, targets={"bundle.zip": _zipped_bundle}, read=read_zip, weight=3),
-    "recipe": Format(make=seeds.make_recipe, targets={"recipe_int8.json": _json("int8", "dynamic", 0.5, 64)}, read=read_recipe_file, weight=1),
+    "recipe": Format(
+        make=seeds.make_recipe,
+        targets={"recipe_int8.json": _json("int8", "dynamic", 0.5, 64)},
+        read=read_recipe_file,
+        weight=1,
+    ),
     "journal": Format(make=seeds.make_journal, targets={"search": edit_lines}, read=read_journal, weight=1),
     "calibration-txt": Format(
-        make=seeds.make_calibration, only="data.txt", targets={"data.txt": edit_text}, read=read_calibration_data, weight=1
+        make=seeds.make_calibration,
+        only="data.txt",
+        targets={"data.txt": edit_text},
+        read=read_calibration_data,
+        weight=1,
     ),
     "calibration-jsonl": Format(
-        make=seeds.make_calibration, only="data.jsonl", targets={"data.jsonl": edit_lines}, read=read_calibration_data, weight=1
+        make=seeds.make_calibration,
+        only="data.jsonl",
+        targets={"data.jsonl": edit_lines},
+        read=read_calibration_data,
+        weight=1,
     ),
     "calibration-npz": Format(
         make=seeds.make_calibration, only="data.npz", targets={"data.npz": edit_npz}, read=read_calibration_data
     ),
-}  # fmt: skip
+}
 
 
 def schedule() -> Iterator[str]:

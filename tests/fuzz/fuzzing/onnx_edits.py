@@ -20,17 +20,19 @@ _CHILDREN = {
 """Message → number of a field → the message in it."""
 
 _OPS = [
-    "Add", "Gather", "MatMul", "Reshape", "Expand", "Tile", "ConstantOfShape", "Loop", "If", "Scan", "Resize", "Range", "Pad", "Slice",
-    "OneHot", "Split", "Concat", "Transpose", "Attention", "LayerNormalization", "Conv", "Einsum", "TopK", "ScatterND", "GatherND",
-    "GatherElements", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "LSTM", "Unique", "NonZero",
-    "SequenceAt", "StringSplit", "ImageDecoder", "CumSum", "TensorScatter", "RotaryEmbedding", "Nothing", "", "MatMulNBits",
-    "GroupQueryAttention", "FusedMatMul", "DFT", "Bernoulli", "EyeLike", "Squeeze", "Cast",
+    "Add", "Gather", "MatMul", "Reshape", "Expand", "Tile", "ConstantOfShape", "Loop", "If", "Scan", "Resize",
+    "Range", "Pad", "Slice", "OneHot", "Split", "Concat", "Transpose", "Attention", "LayerNormalization", "Conv",
+    "Einsum", "TopK", "ScatterND", "GatherND", "GatherElements", "QuantizeLinear", "DequantizeLinear",
+    "DynamicQuantizeLinear", "MatMulInteger", "LSTM", "Unique", "NonZero", "SequenceAt", "StringSplit",
+    "ImageDecoder", "CumSum", "TensorScatter", "RotaryEmbedding", "Nothing", "", "MatMulNBits", "GroupQueryAttention",
+    "FusedMatMul", "DFT", "Bernoulli", "EyeLike", "Squeeze", "Cast",
 ]  # fmt: skip
 
 _TEXTS = [
-    b"", b"a", b"input_ids", b"attention_mask", b"last_hidden_state", b"model.onnx.data", b"../outside.bin", b"/etc/passwd", b"/dev/zero",
-    b"manifest.json", b"model.onnx", b"\xff\xfe", b"x" * 5000, b"com.microsoft", b"ai.onnx.ml", b"location", b"offset", b"length",
-    b"18446744073709551615", b"-1", b"4294967296", b"0", b"9223372036854775807", b"abc,de->x", b"batch",
+    b"", b"a", b"input_ids", b"attention_mask", b"last_hidden_state", b"model.onnx.data", b"../outside.bin",
+    b"/etc/passwd", b"/dev/zero", b"manifest.json", b"model.onnx", b"\xff\xfe", b"x" * 5000, b"com.microsoft",
+    b"ai.onnx.ml", b"location", b"offset", b"length", b"18446744073709551615", b"-1", b"4294967296", b"0",
+    b"9223372036854775807", b"abc,de->x", b"batch",
 ]  # fmt: skip
 
 
@@ -97,7 +99,7 @@ def outside_data(data: bytes) -> list[str]:
     for tensor in [value for graph in graphs for number, _, value in graph.fields if number == 5]:
         if not isinstance(tensor, Message) or (14, 0, 1) not in tensor.fields:
             continue
-        for _, _, entry in [field for field in tensor.fields if field[0] == 13]:
+        for _, _, entry in [one for one in tensor.fields if one[0] == 13]:
             pair = {} if not isinstance(entry, Message) else {number: value for number, _, value in entry.fields}
             if pair.get(1) == b"location" and isinstance(pair.get(2), bytes):
                 locations.append(pair[2].decode("utf-8", "replace"))

@@ -32,13 +32,15 @@ _EVIL = (_MKDIR, _EVAL, _EXEC, _SYSTEM, _POPEN, _STACKED, _INSTANCE, _OBJECT, _L
 
 _NAMES = [
     b"os mkdir", b"builtins eval", b"builtins getattr", b"builtins bytearray", b"torch load", b"torch Tensor",
-    b"torch device", b"torch Size", b"torch FloatStorage", b"torch DoubleStorage", b"torch BoolStorage", b"torch QInt8Storage",
-    b"torch float32", b"torch UntypedStorage", b"torch._utils _rebuild_tensor", b"torch._utils _rebuild_tensor_v2",
-    b"torch._utils _rebuild_tensor_v3", b"torch._utils _rebuild_parameter", b"torch._utils _rebuild_sparse_tensor",
-    b"torch._utils _rebuild_meta_tensor_no_storage", b"torch._utils _rebuild_qtensor", b"torch._utils _rebuild_nested_tensor",
-    b"torch._utils _rebuild_device_tensor_from_numpy", b"torch._utils _rebuild_wrapper_subclass", b"collections OrderedDict",
-    b"collections Counter", b"torch.nn.parameter Parameter", b"torch._tensor _rebuild_from_type_v2", b"builtins set",
-    b"torch.storage UntypedStorage", b"torch.storage TypedStorage", b"numpy.core.multiarray _reconstruct", b"", b"a",
+    b"torch device", b"torch Size", b"torch FloatStorage", b"torch DoubleStorage", b"torch BoolStorage",
+    b"torch QInt8Storage", b"torch float32", b"torch UntypedStorage", b"torch._utils _rebuild_tensor",
+    b"torch._utils _rebuild_tensor_v2", b"torch._utils _rebuild_tensor_v3", b"torch._utils _rebuild_parameter",
+    b"torch._utils _rebuild_sparse_tensor", b"torch._utils _rebuild_meta_tensor_no_storage",
+    b"torch._utils _rebuild_qtensor", b"torch._utils _rebuild_nested_tensor",
+    b"torch._utils _rebuild_device_tensor_from_numpy", b"torch._utils _rebuild_wrapper_subclass",
+    b"collections OrderedDict", b"collections Counter", b"torch.nn.parameter Parameter",
+    b"torch._tensor _rebuild_from_type_v2", b"builtins set", b"torch.storage UntypedStorage",
+    b"torch.storage TypedStorage", b"numpy.core.multiarray _reconstruct", b"", b"a",
     b"torch.serialization _get_layout", b"_codecs encode", b"torch.nn.modules.linear Linear",
 ]  # fmt: skip
 

@@ -7,10 +7,11 @@ from .byte_edits import edit_bytes, extreme, write_integer
 from .json_edits import edit_json
 
 _HINTS = (
-    "F32", "F16", "BF16", "F64", "I64", "I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "I4", "C64", "F4", "x", [0, 0], [0, 4], [4, 0],
-    [0, 2**63], [2**63, 2**64 - 1], [-4, 0], [0, 2**40], [2**32, 2**32], [0], [2**31, 2**31], [2**16, 2**16, 2**16, 2**16],
-    {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}, {"dtype": "F32", "shape": [2**62], "data_offsets": [0, 0]},
-    {"format": "pt"}, {"format": 1}, "__metadata__", "data_offsets", "shape",
+    "F32", "F16", "BF16", "F64", "I64", "I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "I4", "C64", "F4", "x", [0, 0],
+    [0, 4], [4, 0], [0, 2**63], [2**63, 2**64 - 1], [-4, 0], [0, 2**40], [2**32, 2**32], [0], [2**31, 2**31],
+    [2**16, 2**16, 2**16, 2**16], {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]},
+    {"dtype": "F32", "shape": [2**62], "data_offsets": [0, 0]}, {"format": "pt"}, {"format": 1}, "__metadata__",
+    "data_offsets", "shape",
 )  # fmt: skip
 
 
@@ -24,10 +25,7 @@ def edit_safetensors(rng: Random, data: bytes) -> bytes:
     header, rest = data[8 : 8 + size], data[8 + size :]
     if draw < 0.4:
         return data[: 8 + size] + edit_bytes(rng, rest)
-    if draw < 0.5:
-        header = _overlapping(rng, header)
-    else:
-        header = edit_json(rng, header, _HINTS)
+    header = _overlapping(rng, header) if draw < 0.5 else edit_json(rng, header, _HINTS)
     return len(header).to_bytes(8, "little") + header + rest
 
 

@@ -23,29 +23,84 @@ _ENCODER = {
     "max_position_embeddings": 16,
 }  # fmt: skip
 _BOTH = {
-    "vocab_size": 11, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 12, "decoder_ffn_dim": 12, "max_position_embeddings": 16, "pad_token_id": 0, "bos_token_id": 1,
-    "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": 2,
+    "vocab_size": 11, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 12, "decoder_ffn_dim": 12, "max_position_embeddings": 16,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": 2,
+}  # fmt: skip
+
+_LLAMA_3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8,
+}
+_DISTILBERT = {"vocab_size": 11, "dim": 8, "n_heads": 2, "n_layers": 1, "hidden_dim": 12, "max_position_embeddings": 16}
+_GPT2 = {
+    "vocab_size": 11,
+    "n_embd": 8,
+    "n_head": 2,
+    "n_layer": 1,
+    "n_positions": 16,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_T5 = {
+    "vocab_size": 11, "d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0,
+}  # fmt: skip
+_VIT = {
+    "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 12, "image_size": 8,
+    "patch_size": 4,
 }  # fmt: skip
 
 FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bart": ("Bart", "ForConditionalGeneration", _BOTH),
     "bert": ("Bert", "ForSequenceClassification", _ENCODER),
-    "distilbert": ("DistilBert", "Model", {"vocab_size": 11, "dim": 8, "n_heads": 2, "n_layers": 1, "hidden_dim": 12, "max_position_embeddings": 16}),
+    "distilbert": ("DistilBert", "Model", _DISTILBERT),
     "electra": ("Electra", "Model", {**_ENCODER, "embedding_size": 4}),
     "gemma2": ("Gemma2", "ForCausalLM", {**_DECODER, "query_pre_attn_scalar": 4, "sliding_window": 8}),
-    "gpt2": ("GPT2", "LMHeadModel", {"vocab_size": 11, "n_embd": 8, "n_head": 2, "n_layer": 1, "n_positions": 16, "bos_token_id": 1, "eos_token_id": 2}),
-    "llama": ("Llama", "ForCausalLM", {**_DECODER, "rope_parameters": {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8}}),
+    "gpt2": ("GPT2", "LMHeadModel", _GPT2),
+    "llama": ("Llama", "ForCausalLM", {**_DECODER, "rope_parameters": _LLAMA_3}),
     "marian": ("Marian", "MTModel", _BOTH),
     "mistral": ("Mistral", "ForCausalLM", {**_DECODER, "sliding_window": 8}),
     "qwen2": ("Qwen2", "ForCausalLM", {name: value for name, value in _DECODER.items() if name != "head_dim"}),
     "qwen3": ("Qwen3", "ForCausalLM", _DECODER),
     "roberta": ("Roberta", "ForTokenClassification", {**_ENCODER, "type_vocab_size": 1}),
-    "t5": ("T5", "ForConditionalGeneration", {"vocab_size": 11, "d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}),
-    "vit": ("ViT", "Model", {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 12, "image_size": 8, "patch_size": 4}),
+    "t5": ("T5", "ForConditionalGeneration", _T5),
+    "vit": ("ViT", "Model", _VIT),
     "xlm-roberta": ("XLMRoberta", "ForMaskedLM", {**_ENCODER, "type_vocab_size": 1}),
-}  # fmt: skip
+}
 """Family → its classes' name, the rest of the one that is saved, and sizes."""
+
+
+_LITGPT = """\
+name: tiny
+hf_config:
+  name: tiny
+  org: x
+block_size: 16
+vocab_size: 11
+padded_vocab_size: 12
+n_layer: 1
+n_head: 2
+n_embd: 8
+n_query_groups: 1
+head_size: 4
+rotary_percentage: 1.0
+parallel_residual: false
+bias: false
+norm_class_name: RMSNorm
+mlp_class_name: LLaMAMLP
+intermediate_size: 12
+rope_base: 10000
+rope_condense_ratio: 1
+rope_adjustments:
+  factor: 8.0
+  low_freq_factor: 1.0
+  high_freq_factor: 4.0
+  original_max_seq_len: 8
+"""
 
 
 def toys() -> dict[str, Any]:
@@ -139,8 +194,8 @@ def make_own_config(place: Path) -> None:
 def make_generation_config(place: Path) -> None:
     """How to generate, beside a decoder and an encoder-decoder."""
     values = {
-        "decoder_start_token_id": 1, "bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 0, "max_new_tokens": 5,
-        "max_length": 20, "split_on_whitespace": True, "transformers_version": "5",
+        "decoder_start_token_id": 1, "bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 0,
+        "max_new_tokens": 5, "max_length": 20, "split_on_whitespace": True, "transformers_version": "5",
     }  # fmt: skip
     for family in ("bart", "gpt2", "t5"):
         huggingface(place / family, family)
@@ -226,16 +281,18 @@ def make_gguf(place: Path) -> None:
 
 
 def make_params(place: Path) -> None:
-    """Llama's own form, whole and in two parts, and llama2.c's."""
+    """Llama's own form, beside params.json."""
     import torch
 
-    sizes = {"dim": 8, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "vocab_size": 11, "multiple_of": 4, "norm_eps": 1e-5,
-             "rope_theta": 500.0, "use_scaled_rope": True}  # fmt: skip
+    sizes = {"dim": 8, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "vocab_size": 11, "multiple_of": 4}
+    sizes |= {"norm_eps": 1e-5, "rope_theta": 500.0, "use_scaled_rope": True}
     shapes = {
-        "tok_embeddings.weight": (11, 8), "norm.weight": (8,), "output.weight": (11, 8), "layers.0.attention_norm.weight": (8,),
-        "layers.0.ffn_norm.weight": (8,), "layers.0.attention.wq.weight": (8, 8), "layers.0.attention.wk.weight": (4, 8),
-        "layers.0.attention.wv.weight": (4, 8), "layers.0.attention.wo.weight": (8, 8), "layers.0.feed_forward.w1.weight": (12, 8),
-        "layers.0.feed_forward.w2.weight": (8, 12), "layers.0.feed_forward.w3.weight": (12, 8),
+        "tok_embeddings.weight": (11, 8), "norm.weight": (8,), "output.weight": (11, 8),
+        "layers.0.attention_norm.weight": (8,), "layers.0.ffn_norm.weight": (8,),
+        "layers.0.attention.wq.weight": (8, 8), "layers.0.attention.wk.weight": (4, 8),
+        "layers.0.attention.wv.weight": (4, 8), "layers.0.attention.wo.weight": (8, 8),
+        "layers.0.feed_forward.w1.weight": (12, 8), "layers.0.feed_forward.w2.weight": (8, 12),
+        "layers.0.feed_forward.w3.weight": (12, 8),
     }  # fmt: skip
     weights = {name: torch.ones(shape) / 8 for name, shape in shapes.items()}
     torch.save(weights, folder(place / "meta") / "consolidated.00.pth")
@@ -248,18 +305,14 @@ def make_litgpt(place: Path) -> None:
 
     shapes = {
         "lm_head.weight": (12, 8), "transformer.wte.weight": (12, 8), "transformer.ln_f.weight": (8,),
-        "transformer.h.0.norm_1.weight": (8,), "transformer.h.0.norm_2.weight": (8,), "transformer.h.0.attn.qkv.weight": (16, 8),
-        "transformer.h.0.attn.proj.weight": (8, 8), "transformer.h.0.mlp.fc_1.weight": (12, 8),
-        "transformer.h.0.mlp.fc_2.weight": (12, 8), "transformer.h.0.mlp.proj.weight": (8, 12),
+        "transformer.h.0.norm_1.weight": (8,), "transformer.h.0.norm_2.weight": (8,),
+        "transformer.h.0.attn.qkv.weight": (16, 8), "transformer.h.0.attn.proj.weight": (8, 8),
+        "transformer.h.0.mlp.fc_1.weight": (12, 8), "transformer.h.0.mlp.fc_2.weight": (12, 8),
+        "transformer.h.0.mlp.proj.weight": (8, 12),
     }  # fmt: skip
     path = folder(place / "litgpt")
     torch.save({name: torch.ones(shape) / 8 for name, shape in shapes.items()}, path / "lit_model.pth")
-    (path / "model_config.yaml").write_text(
-        "name: tiny\nhf_config:\n  name: tiny\n  org: x\nblock_size: 16\nvocab_size: 11\npadded_vocab_size: 12\nn_layer: 1\n"
-        "n_head: 2\nn_embd: 8\nn_query_groups: 1\nhead_size: 4\nrotary_percentage: 1.0\nparallel_residual: false\nbias: false\n"
-        "norm_class_name: RMSNorm\nmlp_class_name: LLaMAMLP\nintermediate_size: 12\nrope_base: 10000\nrope_condense_ratio: 1\n"
-        "rope_adjustments:\n  factor: 8.0\n  low_freq_factor: 1.0\n  high_freq_factor: 4.0\n  original_max_seq_len: 8\n"
-    )
+    (path / "model_config.yaml").write_text(_LITGPT)
 
 
 def make_nanogpt(place: Path) -> None:
@@ -267,9 +320,10 @@ def make_nanogpt(place: Path) -> None:
     import torch
 
     shapes = {
-        "transformer.wte.weight": (11, 8), "transformer.wpe.weight": (16, 8), "transformer.ln_f.weight": (8,), "lm_head.weight": (11, 8),
-        "transformer.h.0.ln_1.weight": (8,), "transformer.h.0.ln_2.weight": (8,), "transformer.h.0.attn.c_attn.weight": (24, 8),
-        "transformer.h.0.attn.c_proj.weight": (8, 8), "transformer.h.0.mlp.c_fc.weight": (32, 8), "transformer.h.0.mlp.c_proj.weight": (8, 32),
+        "transformer.wte.weight": (11, 8), "transformer.wpe.weight": (16, 8), "transformer.ln_f.weight": (8,),
+        "lm_head.weight": (11, 8), "transformer.h.0.ln_1.weight": (8,), "transformer.h.0.ln_2.weight": (8,),
+        "transformer.h.0.attn.c_attn.weight": (24, 8), "transformer.h.0.attn.c_proj.weight": (8, 8),
+        "transformer.h.0.mlp.c_fc.weight": (32, 8), "transformer.h.0.mlp.c_proj.weight": (8, 32),
     }  # fmt: skip
     arguments = {
         "n_layer": 1,

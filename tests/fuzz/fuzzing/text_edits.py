@@ -6,9 +6,10 @@ from .byte_edits import edit_bytes
 from .json_edits import ODD, dump, edit_json
 
 _YAML = [
-    b"!!python/object/apply:os.mkdir [canary]", b"!!python/name:os.system", b"&a [*a]", b"*b", b"? [a]\n: b", b"- 1\n- 2", b"~", b"2001-01-01",
-    b"!!binary x", b"!!set {a}", b".inf", b".nan", b"0x7fffffffffffffff", b"1_000", b"1:30", b"{<<: *a}", b"[[[[", b"'", b"!!int a", b"!!timestamp x",
-    b"2001-99-99", b"!!float ''", b"!!bool x", b"1e400", b"9" * 5000, b"=", b"!!omap [a: 1]", b"yes",
+    b"!!python/object/apply:os.mkdir [canary]", b"!!python/name:os.system", b"&a [*a]", b"*b", b"? [a]\n: b",
+    b"- 1\n- 2", b"~", b"2001-01-01", b"!!binary x", b"!!set {a}", b".inf", b".nan", b"0x7fffffffffffffff", b"1_000",
+    b"1:30", b"{<<: *a}", b"[[[[", b"'", b"!!int a", b"!!timestamp x", b"2001-99-99", b"!!float ''", b"!!bool x",
+    b"1e400", b"9" * 5000, b"=", b"!!omap [a: 1]", b"yes",
 ]  # fmt: skip
 
 
