@@ -14,8 +14,10 @@ import safetensors.torch
 import torch
 
 from tfm.errors import CheckpointError
+from tfm.export import export_checkpoint
 from tfm.model import TransformerConfig, load_checkpoint, save_checkpoint
 from tfm.model.forms.files import sniff
+from tfm.model.forms.litgpt import read_yaml
 from tfm.model.transformer import Transformer
 
 SECONDS = 5
@@ -160,3 +162,27 @@ def test_an_old_pickle_that_goes_on_without_end(tmp_path: Path) -> None:
     os.truncate(file, 1 << 40)
     assert "os.mkdir" in refused(file)
     assert not Path("canary").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: !!bool x", "a: !!int ''", "a: !!python/name:os.system", "a: &b [1]\nc: *b", "{" * 5000, "a: " + "[" * 20_000],
+    ids=["a flag", "a number", "a name", "a reference", "objects", "lists"],
+)
+def test_yaml_of_more_than_plain_values(tmp_path: Path, text: str) -> None:
+    """PyYAML raises KeyError and IndexError of odd tags, and takes 10 s of 5,000 brackets."""
+    (tmp_path / "model_config.yaml").write_text(text)
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match="is missing or not YAML of plain values"):
+        read_yaml(tmp_path / "model_config.yaml")
+    assert time.monotonic() - start < SECONDS
+
+
+def test_a_companion_without_end(tmp_path: Path) -> None:
+    """A sparse terabyte that calls itself tokenizer.json is not copied into the bundle."""
+    file = save(tmp_path / "m.pt")
+    (tmp_path / "tokenizer.json").write_bytes(b"{}")
+    os.truncate(tmp_path / "tokenizer.json", 1 << 40)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is larger than 256 MiB"):
+        export_checkpoint(file, tmp_path / "m.tfm")
+    assert not (tmp_path / "m.tfm").exists()
