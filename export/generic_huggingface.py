@@ -75,12 +75,14 @@ def _load(transformers: Any, folder: Path, values: Mapping[str, Any], weights: M
         make = cls.from_config if cls is transformers.AutoModel else cls
         check_parts(folder, functools.partial(make, copy.deepcopy(config)), weights)
         options: dict[str, Any] = {"config": config, "local_files_only": True, "dtype": torch.float32}
+        options["ignore_mismatched_sizes"] = True  # so that they are told by name, below
         options |= {"attn_implementation": "sdpa"} if getattr(cls, "_supports_sdpa", True) else {}
         module, report = cls.from_pretrained(folder, output_loading_info=True, **options)
     kind = type(module).__name__
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(f"{folder} lacks weights of {kind}: {', '.join(missing[:3])}")
-    if misshapen := sorted(str(name) for name in report["mismatched_keys"]):
+    shapes = sorted((name, tuple(got), tuple(want)) for name, got, want in report["mismatched_keys"])
+    if misshapen := [f"{name} is {got}, not {want}" for name, got, want in shapes]:
         raise CheckpointError(f"{folder}: weights of {kind} are of another shape: {', '.join(misshapen[:3])}")
     if beyond := left_out(sorted(report["unexpected_keys"]), module):
         raise CheckpointError(f"{folder} holds more layers than the configuration says: {', '.join(beyond[:3])}")

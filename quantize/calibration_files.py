@@ -6,6 +6,7 @@
 folder   of these: a sample of each file in turn, in the order of their names
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -130,12 +131,12 @@ def _read_objects(file: Path) -> Iterator[tuple[str, Content]]:
 
 def _read_arrays(file: Path, most_bytes: int) -> Iterator[tuple[str, Content]]:
     try:
-        with zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(file) as archive, contextlib.ExitStack() as opened:
             members = _members(file, archive)
-            arrays = {
-                info.filename.removesuffix(".npy"): _Rows(file, archive.open(info), info, most_bytes)
-                for info in members
-            }
+            arrays = {}
+            for member in members:
+                stream = opened.enter_context(archive.open(member))
+                arrays[member.filename.removesuffix(".npy")] = _Rows(file, stream, member, most_bytes)
             count = {name: rows.count for name, rows in arrays.items()}
             if len(set(count.values())) > 1:
                 sizes = ", ".join(f"{name} {size}" for name, size in count.items())
@@ -176,8 +177,6 @@ class _Rows:
         shape, in_columns, self._dtype = read(stream)
         if self._dtype.hasobject:
             raise CalibrationError(f"{place} holds objects, which only pickle reads; give plain arrays of numbers")
-        if self._dtype.kind not in "biuf":
-            raise CalibrationError(f"{place} holds {self._dtype.kind!r}, no numbers; give plain arrays of numbers")
         if not shape or min(shape) < 0:
             raise CalibrationError(f"{place} has shape {shape}; its first axis must count samples")
         if in_columns and len(shape) > 1:
@@ -189,8 +188,6 @@ class _Rows:
                 f"{place}: one sample of it has shape {self._shape} and takes {self._size >> 20} MiB, but what this "
                 f"model reads of one has at most {max(most_bytes >> 20, 1)}; the first axis must count samples"
             )
-        if not self._size and self.count:
-            raise CalibrationError(f"{place} has shape {shape}: its samples are empty; give some that are not")
         if self._size * self.count > member.file_size:
             raise CalibrationError(
                 f"{place} should hold {self._size * self.count} bytes, but has {member.file_size}; was it cut short?"

@@ -125,6 +125,6 @@ def _name(folder: Path, weights: Weights) -> Weights:
         weights["decoder.embedding.token.weight"] = target
     if not same(target, head):
         weights["decoder.head.weight"] = head
-    if bias is not None and bias.any():
+    if bias is not None and (bias.any() or not bias.numel()):
         weights["decoder.head.bias"] = bias.flatten()
     return weights

@@ -417,6 +417,10 @@ class Recording(dict[str, Any]):
         Recording.read.add(key)
         return super().get(key, default)
 
+    def __contains__(self, key: object) -> bool:
+        Recording.read.add(str(key))
+        return super().__contains__(key)
+
     def __getitem__(self, key: Any) -> Any:
         Recording.read.add(key)
         return super().__getitem__(key)
@@ -589,13 +593,13 @@ def count(pairs: int = 0, seed: int = 0) -> int:
 
 
 def main() -> None:
-    """Try as many cases as the command line says, all of one field first, then pairs, and print the figures."""
+    """Try as many cases as the command line says, each field by itself before pairs of them, and print the figures."""
     wanted = int(sys.argv[1])
     single = count()
-    formats = 23
-    pairs = max(0, -(-(wanted - single) // formats))
+    rounds = count(pairs=1) - single
+    pairs = max(0, -(-(wanted - single) // rounds))
     started = time.monotonic()
-    figures = run(range(max(wanted, single)) if pairs else range(wanted), pairs=pairs)
+    figures = run(range(single + pairs * rounds if pairs else wanted), pairs=pairs)
     print(f"{figures.cases} cases in {time.monotonic() - started:.0f} s: {dict(figures.kinds)}")
     print(f"{len(figures.faults)} faults")
     for fault in figures.faults:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tfm.quantize.figures import is_drop, numbers
 from tfm.quantize.journal import Journal
 
 FIGURES: dict[str, Any] = {
@@ -115,3 +116,34 @@ def test_without_a_file_nothing_is_kept() -> None:
 
 def test_lines_are_json(written: Path) -> None:
     assert [json.loads(line)[0] for line in written.read_text().splitlines()] == ["subject", *FIGURES]
+
+
+ODD = [None, "abc", True, -1, [], {}, [1], [1, "2"], [1, None], [1, True], [1, -1], [[1], [2]], [1, 10**400], [1, 2, 3]]
+
+
+@pytest.mark.parametrize("value", ODD, ids=str)
+def test_what_are_no_figures_is_found_anew(tmp_path: Path, value: Any) -> None:
+    lines = [["subject", "s"], ["times", value], ["drop", value]]
+    (tmp_path / "j").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    journal = Journal(tmp_path / "j", "s")
+    assert journal.recall("times", lambda: [1.5, 2.5], numbers(2, positive=True)) == [1.5, 2.5]
+    drop = {"value": 0.5, "flips": None, "least": 0.25}
+    assert journal.recall("drop", lambda: drop, is_drop) == drop
+    again = Journal(tmp_path / "j", "s")  # and what was found is what counts
+    assert again.recall("times", lambda: None, numbers(2, positive=True)) == [1.5, 2.5]
+    assert again.recall("drop", lambda: None, is_drop) == drop
+
+
+def test_figures_that_fit_are_kept() -> None:
+    for value in ([0, 1.5], [1e300, math.inf]):
+        assert numbers(2)(value)
+    assert not any(numbers(2, positive=True)(value) for value in ([0, 1.5], [1, math.inf], [math.nan, 1]))
+    assert not numbers(2)([math.nan, 1])
+    assert is_drop({"value": 0.5, "flips": None, "least": None})
+    for odd in ({"value": None}, {"value": "0"}, {"flips": []}, {"least": True}, {"more": 1.0}):
+        assert not is_drop({"value": 0.5, "flips": None, "least": None} | odd)
+
+
+def test_lines_that_are_nested_too_deeply_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "j").write_text('["subject", "s"]\n["a", ' + "[" * 100_000 + '\n["b", 1]\n')
+    assert Journal(tmp_path / "j", "s").recall("b", lambda: 2) == 1

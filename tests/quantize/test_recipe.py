@@ -168,3 +168,34 @@ def test_methods_that_compute_otherwise_have_other_names(one: Method, other: Met
         for field in dataclasses.fields(one):
             a, b = getattr(one, field.name), getattr(other, field.name)
             assert a == b or f"{a:g}" == f"{b:g}" or not getattr(one, "calibrated", True)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"schema": 1, "schema": 1}', "it names 'schema' twice"),
+        (b'{"schema": true, "precision": "int8", "graphs": {}}', "its schema must be 1, but is True"),
+        (b'{"schema": 1.0, "precision": "int8", "graphs": {}}', "its schema must be 1, but is 1.0"),
+        (b'{"schema": ' + b"9" * 5000 + b"}", "is not JSON"),
+        (b"\xff", "is not JSON"),
+        (json.dumps({"schema": "x" * 10**6}).encode(), "its schema must be 1, but is 'xxx"),
+        (json.dumps({"schema": 1, "precision": "int8", "graphs": {"m": {"a" * 10**6: 3}}}).encode(), "a form of"),
+        (json.dumps(RECIPE | {"graphs": {"m": {"a": {"form": "blocks", "block": 2**40}}}}).encode(), "block cannot be"),
+    ],
+    ids=range(9),
+)
+def test_odd_recipes_are_refused_in_a_line(tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "r.json"
+    path.write_bytes(content)
+    with pytest.raises(QuantizeError, match=told) as caught:
+        read_recipe(path)
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 800
+
+
+def test_a_recipe_of_absurd_size_is_not_read(tmp_path: Path) -> None:
+    with open(tmp_path / "r.json", "wb") as stream:
+        stream.truncate(1 << 40)  # a hole of a terabyte
+    with pytest.raises(QuantizeError, match="is larger than 32 MiB, which no recipe is"):
+        read_recipe(tmp_path / "r.json")
