@@ -20,7 +20,7 @@ from tfm.latency.text import english_sentences, english_words
 from tfm.model import Transformer, load_checkpoint, load_tokenizer, locate_checkpoint
 from tfm.model.activations import make_activation
 from tfm.model.layer import FeedForward
-from tfm.runtime.model import TOKENIZER
+from tfm.runtime.companions import TOKENIZER
 from tfm.runtime.tokenizer import Tokenizer
 
 from .sqnr import Array

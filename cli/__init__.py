@@ -1,4 +1,7 @@
-"""The command line: a thin shell over the rooms. Exit codes: 0 done, 1 a gate failed, 2 bad usage or bad input."""
+"""The command line: a thin shell over the rooms. Exit codes: 0 done, 1 a gate failed, 2 bad usage or bad input, 3 else.
+
+What is printed goes through `streams` and `screen`; what nobody foresaw ends in `ending`.
+"""
 
 import signal
 import sys
@@ -11,6 +14,7 @@ from tfm.errors import TfmError
 
 from .activations import activations as activations_command
 from .doctor import doctor as doctor_command
+from .ending import exit_code
 from .export import export as export_command
 from .inspect import inspect as inspect_command
 from .latency import latency as latency_command
@@ -18,10 +22,12 @@ from .parity import parity as parity_command
 from .prune import prune as prune_command
 from .quantize import quantize as quantize_command
 from .run import run as run_command
+from .streams import outputs, say
 from .verify_ops import verify_ops as verify_ops_command
 
 __all__ = ["export", "main"]
 
+_REFUSED = 2
 _INTERRUPTED = 130
 _TERMINATED = 143
 
@@ -61,15 +67,21 @@ def _end(*_: object) -> NoReturn:
 
 def _run(command: click.Command, arguments: Sequence[str] | None, name: str) -> None:
     signal.signal(signal.SIGTERM, _end)
+    with outputs():
+        code = exit_code(name, lambda: _invoke(command, arguments, name))
+    sys.exit(code)
+
+
+def _invoke(command: click.Command, arguments: Sequence[str] | None, name: str) -> int:
+    """Do it, and give the exit code of what is foreseen."""
     try:
-        code = command.main(arguments, prog_name=name, standalone_mode=False)
+        return command.main(arguments, prog_name=name, standalone_mode=False) or 0
     except TfmError as error:
-        click.echo(f"{name}: {error}", err=True)
-        code = 2
+        say(f"{name}: {error}", err=True)
+        return _REFUSED
     except click.ClickException as error:
         error.show()
-        code = error.exit_code
+        return _REFUSED  # click's own code would be 1 for a file that cannot be opened
     except (click.Abort, KeyboardInterrupt):
-        click.echo(f"{name}: interrupted; nothing was left behind but the figures of a search, to go on with", err=True)
-        code = _INTERRUPTED
-    sys.exit(code or 0)
+        say(f"{name}: interrupted; nothing was left behind but the figures of a search, to go on with", err=True)
+        return _INTERRUPTED

@@ -1,18 +1,20 @@
 """`tfm activations`: what an activation function costs."""
 
 import functools
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfm.errors import ExportError, InputError
+from tfm.errors import ExportError
+
+from .outputs import check_file, written
+from .streams import say_json
 
 if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
-    from rich.console import Console
-
     from tfm.activations import ActivationRow, ActivationTable
+
+    from .screen import Screen
 
 _COLOURS = {"faster": "green", "above": "green", "slower": "red", "below": "red", "too noisy": "yellow"}
 
@@ -55,28 +57,28 @@ def activations(
     """
     _check_usage(context, task, ckpt, no_timing)
     try:
-        from rich.console import Console
-
         from tfm.activations import tabulate
         from tfm.report import write_activations
+
+        from .screen import Screen
     except ModuleNotFoundError as error:
         raise ExportError(f"activations need the package {error.name}: pip install 'tfm-export[export]'") from error
     from .stages import show_stage
     from .study import study
 
-    if output is not None and not output.resolve().parent.is_dir():  # before all the measuring
-        raise InputError(f"--output: there is no folder {output.resolve().parent}")
+    check_file("--output", output)
     if task is not None:
         study(task, names=names, rounds=rounds, output=output, as_json=as_json, **study_options)
         return
-    stage = functools.partial(show_stage, Console(stderr=True, highlight=False))
+    stage = functools.partial(show_stage, Screen(err=True))
     table = tabulate(names or None, checkpoint=ckpt, rounds=rounds, timing=not no_timing, stage=stage)
     if output is not None:
-        write_activations(output, table.to_dict(), [row.curve for row in table.rows])
+        with written(output):
+            write_activations(output, table.to_dict(), [row.curve for row in table.rows])
     if as_json:
-        click.echo(json.dumps(table.to_dict(), allow_nan=False))
+        say_json(table.to_dict())
     else:
-        _print(table, Console(highlight=False))
+        _print(table, Screen())
     context.exit(0 if table.passed else 1)
 
 
@@ -90,37 +92,43 @@ def _check_usage(context: click.Context, task: Path | None, ckpt: Path | None, n
             raise click.UsageError(f"--{name} is for a study: give --study too")
 
 
-def _print(table: "ActivationTable", console: "Console") -> None:
+def _print(table: "ActivationTable", console: "Screen") -> None:
+    from rich.text import Text
+
     say = functools.partial(console.print, soft_wrap=True)
-    say("\n[bold]what they become in ONNX[/], and the kernels that run")
+
+    def say_title(title: str, more: str) -> None:
+        say(Text.assemble((f"\n{title}", "bold"), f", {more}"))
+
+    say_title("what they become in ONNX", "and the kernels that run")
     heads = [("", "left"), ("formula", "left"), ("exported as", "left"), ("runs as", "left")]
     _print_table(console, heads, [_forms(row) for row in table.rows])
-    say("\n[bold]own error[/], against float64, largest for |x| ≤ 20")
+    say_title("own error", "against float64, largest for |x| ≤ 20")
     heads = [("", "left"), ("fp32", "right"), ("at", "left"), ("fp16", "right"), ("at", "left")]
     _print_table(console, heads, [_errors(row) for row in table.rows])
     timed = [row for row in table.rows if row.speed]
     if timed and table.call is not None:
         of = f"float32, one thread, {table.rounds} rounds; {table.call * 1e6:.1f} µs of each is the call"
-        say(f"\n[bold]time of the whole graph[/], µs, {of}")
+        say_title("time of the whole graph", f"µs, {of}")
         heads = [("", "left")]
         for speed in timed[0].speed:
             heads += [(f"{speed.rows}×{speed.width}", "right"), ("beside relu", "left")]
         _print_table(console, heads, [_times(row) for row in timed])
-    say("\n[bold]what 8 bits leave of the output[/], SQNR in dB: median over texts, 95 % interval")
+    say_title("what 8 bits leave of the output", "SQNR in dB: median over texts, 95 % interval")
     heads = [("", "left")]
     for scale in ("a scale per tensor", "per token"):
         heads += [(scale, "left"), ("beside relu", "left")]
     _print_table(console, heads, [_rounded(row) for row in table.rows])
-    say(f"  on {table.about}", markup=False)
+    say(f"  on {table.about}")
     say("  no two others than relu and one other were compared with each other", style="dim")
     for warning in table.warnings:
-        say(f"  {warning}", style="yellow", markup=False)
+        say(f"  {warning}", style="yellow")
     for row in table.rows:
         if row.fault:
-            say(f"✗ {row.fault}", style="red", markup=False)
+            say(f"✗ {row.fault}", style="red")
 
 
-def _print_table(console: "Console", heads: list[tuple[str, Any]], rows: list[list[str]]) -> None:
+def _print_table(console: "Screen", heads: list[tuple[str, Any]], rows: list[list[str]]) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text

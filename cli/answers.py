@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from tfm.errors import InputError
 
+from .streams import fitting
+
 if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
     from tfm.runtime import Model
 
@@ -93,13 +95,13 @@ def to_text(task: str, result: Any) -> str:
     if task == "embed":
         values = result.tolist()
         beginning = " ".join(f"{value:+.4f}" for value in values[:_SHOWN])
-        return f"[{len(values)}]  {beginning}" + (" …" if len(values) > _SHOWN else "")
+        return f"[{len(values)}]  {beginning}" + (fitting(" …") if len(values) > _SHOWN else "")
     if task == "classify":
-        return "  ".join(f"{one['label']} {one['score']:.3f}" for one in result)
+        return "  ".join(f"{one_line(one['label'])} {one['score']:.3f}" for one in result)
     if task == "fill_mask":
-        return "  ".join(f"{one['token_str'].strip()} {one['score']:.3f}" for one in result)
+        return "  ".join(f"{one_line(one['token_str'].strip())} {one['score']:.3f}" for one in result)
     if task == "classify_tokens":
-        return "  ".join(f"{one['word']}={one['entity']} {one['score']:.3f}" for one in result)
+        return "  ".join(f"{one_line(one['word'])}={one_line(one['entity'])} {one['score']:.3f}" for one in result)
     return one_line(str(result))
 
 
@@ -111,4 +113,4 @@ def one_line(text: str) -> str:
 def shortened(text: str) -> str:
     """Cut a text to what a table has room for."""
     text = one_line(text)
-    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + fitting("…")

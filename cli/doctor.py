@@ -1,10 +1,11 @@
 """`tfm doctor`: what runs on this machine."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from .streams import say, say_json, styled
 
 if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
     from tfm.runtime.doctor import BundleState, CanaryState, Diagnosis
@@ -25,7 +26,7 @@ def doctor(context: click.Context, bundle: Path | None, as_json: bool) -> None:
 
     diagnosis = diagnose(bundle)
     if as_json:
-        click.echo(json.dumps({"faults": diagnosis.faults()} | diagnosis.to_dict()))
+        say_json({"faults": diagnosis.faults()} | diagnosis.to_dict())
     else:
         _print(diagnosis)
     context.exit(0 if diagnosis.passed else 1)
@@ -50,20 +51,20 @@ def _print(diagnosis: "Diagnosis") -> None:
         rows += _bundle(diagnosis.bundle)
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
-        click.echo(f"{name:<{width}}  {text}")
+        say(f"{name:<{width}}  {text}")
     if diagnosis.canaries:
-        click.echo()
+        say()
         _print_canaries(diagnosis.canaries)
-    click.echo()
+    say()
     faults = diagnosis.faults()
     if not faults:
         count = sum(canary.verdict == "right" for canary in diagnosis.canaries)
-        verdict = click.style("✓ works here", fg="green", bold=True)
-        click.echo(f"{verdict}: {count} of {len(diagnosis.canaries)} families of ops ran, and all that ran are right")
+        ran = f": {count} of {len(diagnosis.canaries)} families of ops ran, and all that ran are right"
+        say(styled("✓ works here", fg="green", bold=True), ran)
         return
-    click.secho("✗ does not work here:", fg="red", bold=True)
+    say(styled("✗ does not work here:", fg="red", bold=True))
     for fault in faults:
-        click.secho(f"  {fault}", fg="red")
+        say(styled(f"  {fault}", fg="red"))
 
 
 _SATURATION = {True: "saturate, so exact kernels are asked for", False: "are exact", None: "are unknown"}
@@ -74,12 +75,16 @@ def _threads(count: int) -> str:
 
 
 def _bundle(bundle: "BundleState") -> list[tuple[str, str]]:
+    names: dict[str, list[str]] = {}
+    for name, version in bundle.needs.items():
+        names.setdefault(version, []).append(name)
+    needs = [("it needs", f"onnxruntime >= {version} for {', '.join(those)}") for version, those in names.items()]
     if bundle.why is not None:
-        return [("bundle", f"✗ {bundle.path}")]
+        return [("bundle", f"✗ {bundle.path}"), *needs]
     assert bundle.threads is not None
     runs = f"{bundle.kind}, runs {bundle.precision} on {bundle.device} with {_threads(bundle.threads)}"
     skipped = [(f"not on {name}", why) for name, why in (bundle.skipped or {}).items()]
-    return [("bundle", f"✓ {bundle.path}: {runs}"), *skipped]
+    return [("bundle", f"✓ {bundle.path}: {runs}"), *skipped, *needs]
 
 
 def _print_canaries(canaries: "tuple[CanaryState, ...]") -> None:
@@ -94,4 +99,4 @@ def _print_canaries(canaries: "tuple[CanaryState, ...]") -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     for mark, family, on, off, limit, note in rows:
         cells = [f"{cell:<{width}}" for cell, width in zip((mark, family, on), widths, strict=False)]
-        click.echo(" ".join([*cells, f"{off:>{widths[3]}}", f"{limit:>{widths[4]}}", note]).rstrip())
+        say(" ".join([*cells, f"{off:>{widths[3]}}", f"{limit:>{widths[4]}}", note]).rstrip())

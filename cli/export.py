@@ -1,7 +1,6 @@
 """`tfm-export`: from a checkpoint to a verified bundle."""
 
 import functools
-import json
 import math
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import click
 from tfm.errors import ExportError
 
 from . import options
+from .outputs import name_after, name_after_factory
+from .streams import say_json
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,11 +81,11 @@ def export(
 ) -> None:
     """Export a PyTorch Transformer to a verified ONNX bundle: fp32 and int8, every attention and activation proved."""
     try:
-        from rich.console import Console
-
         from tfm.export import OPSET, Tolerance, export_checkpoint
         from tfm.export.tolerances import END_TO_END
         from tfm.quantize import read_recipe
+
+        from .screen import Screen
     except ModuleNotFoundError as error:
         raise ExportError(f"exporting needs the package {error.name}: pip install 'tfm-export[export]'") from error
     from .report import print_report
@@ -92,14 +93,14 @@ def export(
 
     if ckpt is None and model is None:
         raise click.UsageError("there is nothing to export: give --ckpt, or --model for a module of your own")
-    named = Path(model.rpartition(":")[2]) if ckpt is None and model is not None else ckpt or Path()
-    output = output or Path(named.resolve().with_suffix(".tfm").name)
+    if output is None:
+        output = Path(f"{name_after(ckpt) if ckpt is not None else name_after_factory(model or '')}.tfm")
     if not all(value is None or math.isfinite(value) for value in (atol, rtol)):
         raise click.UsageError("--atol and --rtol must be finite numbers")
     tolerance = Tolerance(
         END_TO_END.atol if atol is None else atol, END_TO_END.rtol if rtol is None else rtol, END_TO_END.reason
     )
-    messages = Console(stderr=True, highlight=False)
+    messages = Screen(err=True)
     report = export_checkpoint(
         ckpt,
         output,
@@ -118,7 +119,7 @@ def export(
         stage=functools.partial(show_stage, messages),
     )
     if as_json:
-        click.echo(json.dumps({"output": str(output), "faults": report.faults()} | report.certificate))
+        say_json({"output": str(output), "faults": report.faults()} | report.certificate)
     else:
-        print_report(report, Console(highlight=False))
+        print_report(report, Screen())
     context.exit(0 if report.shipped else 1)

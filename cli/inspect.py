@@ -1,11 +1,13 @@
 """`tfm inspect`: what a model does inside while it reads one text."""
 
-import json
 from pathlib import Path
 
 import click
 
-from tfm.errors import BundleError, InputError
+from tfm.errors import BundleError
+
+from .outputs import check_file, written
+from .streams import say, say_json
 
 
 @click.command()
@@ -23,25 +25,24 @@ def inspect(bundle: Path, text: str, output: Path | None, precision: str, as_jso
     """
     if weights and not as_json:
         raise click.UsageError("--weights is for --json")
-    if output is not None and not output.resolve().parent.is_dir():
-        raise InputError(f"--output: there is no folder {output.resolve().parent}")
+    check_file("--output", output)
     try:
-        from rich.console import Console
-
         from tfm.interpret import look
         from tfm.report import write_inspect
 
         from .inspect_tables import print_insight
+        from .screen import Screen
     except ModuleNotFoundError as error:
         raise BundleError(
             f"a look inside needs the package {error.name}: pip install 'tfm-export[quantize]'"
         ) from error
     insight = look(bundle, text, precision=precision)
     if output is not None:
-        write_inspect(output, insight.to_json(), insight.maps)
+        with written(output):
+            write_inspect(output, insight.to_json(), insight.maps)
     if as_json:
-        click.echo(json.dumps(insight.to_json(weights=weights)))
+        say_json(insight.to_json(weights=weights))
         return
-    print_insight(insight, Console(highlight=False))
+    print_insight(insight, Screen())
     if output is not None:
-        click.echo(f"\n→ {output}")
+        say(f"\n→ {output}")

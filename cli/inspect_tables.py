@@ -3,13 +3,14 @@
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from tfm.report.inspect import name_heads
 from tfm.report.inspect_stream import length
 from tfm.report.numbers import percent, plain
+
+from .screen import Screen
 
 if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
     from tfm.interpret import Insight, Stack
@@ -19,25 +20,26 @@ _WIDTH = 20
 """Of a bar, in characters."""
 
 
-def print_insight(insight: "Insight", console: Console) -> None:
+def print_insight(insight: "Insight", console: Screen) -> None:
     """Print per stack what heads attend to, how many units work, and how the residual stream grows."""
-    console.print(f"[bold]{escape(insight.bundle)}[/] · {insight.kind} · {insight.precision}", soft_wrap=True)
-    console.print(f"  [dim]reads[/] {escape(insight.text)}", soft_wrap=True)
+    about = f" · {insight.kind} · {insight.precision}"
+    console.print(Text.assemble((insight.bundle, "bold"), about), soft_wrap=True)
+    console.print(Text.assemble(("  reads", "dim"), f" {insight.text}"), soft_wrap=True)
     if insight.output is not None:
-        console.print(f"  [dim]gives[/] {escape(insight.output)}", soft_wrap=True)
+        console.print(Text.assemble(("  gives", "dim"), f" {insight.output}"), soft_wrap=True)
     for stack in insight.stacks:
         whose = "" if len(insight.stacks) == 1 else f"{stack.role}: "
         if stack.attentions:
-            console.print(f"\n[bold]{whose}attention[/], {len(stack.tokens)} tokens")
+            console.print(Text.assemble((f"\n{whose}attention", "bold"), f", {len(stack.tokens)} tokens"))
             console.print(_attentions(stack))
         if stack.feed_forwards:
-            console.print(f"\n[bold]{whose}feed-forward units[/], {insight.activation}")
+            console.print(Text.assemble((f"\n{whose}feed-forward units", "bold"), f", {insight.activation}"))
             console.print(_units(stack))
         if stack.sublayers:
-            console.print(f"\n[bold]{whose}residual stream[/]")
+            console.print(Text(f"\n{whose}residual stream", style="bold"))
             console.print(_stream(stack))
     for sentence in insight.unseen:
-        console.print(f"  {escape(sentence)}", style="yellow", soft_wrap=True)
+        console.print(f"  {sentence}", style="yellow", soft_wrap=True)
 
 
 def _attentions(stack: "Stack") -> Table:
@@ -49,7 +51,7 @@ def _attentions(stack: "Stack") -> Table:
         nats = sum(head.entropy for head in attention.heads) / len(attention.heads)
         share = f"{100 * sum(relative) / len(relative):.0f} %" if relative else "—"
         said = name_heads([{"label": head.label} for head in attention.heads])
-        table.add_row(escape(_brief(attention.path)), bars, f"{nats:.2f}", share, said)
+        table.add_row(_brief(attention.path), bars, f"{nats:.2f}", share, said)
     return table
 
 
@@ -58,7 +60,7 @@ def _units(stack: "Stack") -> Table:
     for one in stack.feed_forwards:
         units = one.units
         shares = (units.dead, units.saturated, units.near_zero, units.zero)
-        table.add_row(escape(_brief(one.path)), f"{one.count:,}", *map(percent, shares))
+        table.add_row(_brief(one.path), f"{one.count:,}", *map(percent, shares))
     return table
 
 
@@ -67,12 +69,12 @@ def _stream(stack: "Stack") -> Table:
     table = _table("after", "mean length", "", "added", right=(1, 3))
     rows = [] if stack.start_S is None else [("—", float(stack.start_S.mean()), "")]
     rows += [
-        (escape(_brief(one.path)), float(one.norm_S.mean()), f"{plain(float(one.added_S.mean()), 2)}×")
+        (_brief(one.path), float(one.norm_S.mean()), f"{plain(float(one.added_S.mean()), 2)}×")
         for one in stack.sublayers
     ]
     most = max(mean for _, mean, _ in rows) or 1.0
     for path, mean, added in rows:
-        table.add_row(path, length(mean), f"[blue]{'━' * round(_WIDTH * mean / most)}[/]", added)
+        table.add_row(path, length(mean), Text("━" * round(_WIDTH * mean / most), style="blue"), added)
     return table
 
 

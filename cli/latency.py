@@ -1,12 +1,14 @@
 """`tfm latency`: how fast a bundle is on this machine, and beside the checkpoint that it came from."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tfm.errors import ExportError, InputError
+
+from .outputs import check_file, written
+from .streams import say, say_json, styled
 
 if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
     from tfm.latency import Job
@@ -92,14 +94,15 @@ def latency(
         engines=engines,
         left_out=left_out,
         progress=True,
-        say=lambda what: click.secho(what, dim=True, err=True),
+        say=lambda what: say(styled(what, dim=True), err=True),
     )
     if html is not None:
         from tfm.report import write_latency
 
-        write_latency(html, report.to_dict())
+        with written(html):
+            write_latency(html, report.to_dict())
     if as_json:
-        click.echo(json.dumps(report.to_dict()))
+        say_json(report.to_dict())
         return
     from .latency_tables import print_latency
 
@@ -125,7 +128,7 @@ def _engines(
 
 def _lines_of(file: Path) -> list[str]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read as text: {error}; give a text file in UTF-8") from error
     return [line for line in lines if line.strip()]
@@ -137,5 +140,4 @@ def _check_drawing(html: Path) -> None:
         import tfm.report  # noqa: F401
     except ModuleNotFoundError as error:
         raise ExportError(f"--html needs the package {error.name}: pip install 'tfm-export[quantize]'") from error
-    if not html.resolve().parent.is_dir():
-        raise InputError(f"--html: there is no folder {html.resolve().parent}")
+    check_file("--html", html)

@@ -1,9 +1,9 @@
 """What `tfm latency` found as tables on a terminal."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import click
+from .streams import say, styled
 
 if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
     from tfm.latency import LatencyReport, Line, Timing
@@ -16,24 +16,24 @@ def print_latency(report: "LatencyReport") -> None:
     for threads in dict.fromkeys(line.threads for line in report.lines):
         lines = [line for line in report.lines if line.threads == threads]
         on = f"on {threads} thread" + ("s, pinned" if threads > 1 else ", pinned")
-        click.echo()
-        click.secho(f"latency {on}, milliseconds of single runs in {report.settings['rounds']} rounds", bold=True)
+        say()
+        say(styled(f"latency {on}, milliseconds of single runs in {report.settings['rounds']} rounds", bold=True))
         beside = f"beside {next((line.baseline for line in lines if line.baseline), 'nothing')}"
         heads = ("work", "", "median", "p90", "p99", beside)
         _print_table(heads, _groups((line for line in lines if line.measure != "corpus"), _times))
         corpus = [line for line in lines if line.measure == "corpus"]
         if corpus:
-            click.echo()
-            click.secho(f"throughput {on}, on {report.corpus}", bold=True)
+            say()
+            say(styled(f"throughput {on}, on {report.corpus}", bold=True))
             _print_table(("work", "", "rows/s", beside), _groups(corpus, _throughput))
     _print_starts(report)
-    click.echo()
+    say()
     if not any(line.measure == "corpus" for line in report.lines):
-        click.echo(f"  throughput was not measured: {report.corpus}")
+        say(f"  throughput was not measured: {report.corpus}")
     for engine, reason in report.left_out.items():
-        click.echo(f"  {engine} was left out: {reason}")
+        say(f"  {engine} was left out: {reason}")
     for warning in report.warnings:
-        click.secho(f"  {warning}", fg="yellow")
+        say(styled(f"  {warning}", fg="yellow"))
 
 
 def name_of(line: "Line") -> str:
@@ -81,9 +81,9 @@ def _print_starts(report: "LatencyReport") -> None:
             ((engine, *cells, _megabytes(None if start is None else start.peak), _megabytes(peaks.get(engine))), None)
         )
     number = next((start.starts for start in report.starts.values()), 0)
-    click.echo()
+    say()
     of = f", milliseconds, median of {number} in fresh processes" if number else ""
-    click.secho(f"size and start{of}", bold=True)
+    say(styled(f"size and start{of}", bold=True))
     _print_table(heads, rows)
 
 
@@ -94,14 +94,15 @@ def _print_table(heads: Sequence[str], rows: Sequence[Row]) -> None:
     table: list[Sequence[str]] = [heads, *(cells for cells, _ in rows)]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(heads))]
     for cells, verdict in [(heads, None), *rows]:
-        shown: list[Any] = []
+        shown: list[str] = []
         for column, (cell, width) in enumerate(zip(cells, widths, strict=True)):
             last = verdicts and column == len(cells) - 1
             shown.append(f"{cell:<{width}}" if last or column < names else f"{cell:>{width}}")
         colour = _COLOURS.get(verdict or "")
-        if colour is not None:
-            shown[-1] = click.style(shown[-1].rstrip(), fg=colour)
-        click.echo("  " + "  ".join(shown).rstrip())
+        if colour is None:
+            say("  " + "  ".join(shown).rstrip())
+        else:
+            say("  " + "  ".join([*shown[:-1], ""]), styled(shown[-1].rstrip(), fg=colour))
 
 
 def _ms(seconds: float | None) -> str:

@@ -1,5 +1,6 @@
 """Lines as they come: from a pipe, a terminal or a file, without waiting for more of them."""
 
+import codecs
 from collections.abc import Iterator
 from io import BufferedReader
 
@@ -11,18 +12,19 @@ MOST = 64
 _CHUNK = 1 << 16
 
 
-def read_lines(stream: BufferedReader, name: str) -> Iterator[list[str]]:
-    """Read lines of UTF-8, ended by LF or CR LF; the last one need not be.
+def read_lines(stream: BufferedReader, name: str, *, encoding: str = "utf-8") -> Iterator[list[str]]:
+    """Read lines of text, ended by LF or CR LF; the last one need not be. A mark of UTF-8 before the first is no text.
 
     Args:
         stream: Where they come from.
         name: Of it, for messages.
+        encoding: Of the text; its LF is that of ASCII.
 
     Yields:
         Lines that were there at once, at least one and at most `MOST`.
 
     Raises:
-        InputError: A line is not UTF-8; those before it have been given out.
+        InputError: A line is not in that encoding; those before it have been given out.
     """
     number, rest = 0, b""
     while True:
@@ -31,18 +33,33 @@ def read_lines(stream: BufferedReader, name: str) -> Iterator[list[str]]:
         if not chunk and rest:
             lines.append(rest)
         for start in range(0, len(lines), MOST):
-            texts = []
+            texts: list[str] = []
             for line in lines[start : start + MOST]:
+                place = number + len(texts) + 1
                 try:
-                    texts.append(line.removesuffix(b"\r").decode())
+                    texts.append(_decode(line, encoding, first=place == 1))
                 except UnicodeDecodeError as error:
                     if texts:
                         yield texts
                     raise InputError(
-                        f"line {number + len(texts) + 1} of {name} is not UTF-8 ({error.reason} at its byte "
-                        f"{error.start}); convert it"
+                        f"line {place} of {name} is not {_shown(encoding)} ({error.reason} at its byte "
+                        f"{error.start}); convert it{_or_ask(name)}"
                     ) from error
             number += len(texts)
             yield texts
         if not chunk:
             return
+
+
+def _decode(line: bytes, encoding: str, *, first: bool) -> str:
+    if first and encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
+        line = line.removeprefix(codecs.BOM_UTF8)  # which editors and shells of Windows write
+    return line.removesuffix(b"\r").decode(encoding)
+
+
+def _shown(encoding: str) -> str:
+    return "UTF-8" if encoding == "utf-8" else encoding
+
+
+def _or_ask(name: str) -> str:
+    return ", or name its encoding: PYTHONIOENCODING=cp1252" if name == "standard input" else ""

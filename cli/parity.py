@@ -1,7 +1,6 @@
 """`tfm parity`: whether a bundle still computes, on this machine, what eager PyTorch computes."""
 
 import functools
-import json
 import math
 import re
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tfm.errors import ExportError
+
+from .streams import say, say_json, styled
 
 if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
     from tfm.runtime import GoldenReport
@@ -61,7 +62,7 @@ def parity(
 
     report = check_golden(bundle, provider=provider, precision=precisions, threads=threads)
     if as_json:
-        click.echo(json.dumps({"faults": report.faults()} | report.to_dict()))
+        say_json({"faults": report.faults()} | report.to_dict())
     else:
         _print(report)
     context.exit(0 if report.passed else 1)
@@ -74,22 +75,22 @@ def _live(
     if threads is not None:
         raise click.UsageError("--threads is for comparing without a checkpoint")
     try:
-        from rich.console import Console
-
         from tfm.export.live import compare_live
+
+        from .screen import Screen
     except ModuleNotFoundError as error:
         raise ExportError(f"--ckpt needs the package {error.name}: pip install 'tfm-export[export]'") from error
     from .report import print_live
     from .stages import show_stage
 
     given = {name: value for name, value in options.items() if value is not None}
-    messages = Console(stderr=True, highlight=False)
+    messages = Screen(err=True)
     stage = functools.partial(show_stage, messages)
     report = compare_live(bundle, checkpoint, bisect_into=bisect, stage=stage, **given)
     if as_json:
-        click.echo(json.dumps({"faults": report.faults()} | report.to_dict()))
+        say_json({"faults": report.faults()} | report.to_dict())
     else:
-        print_live(report, Console(highlight=False))
+        print_live(report, Screen())
     return report.passed
 
 
@@ -109,18 +110,18 @@ def _print(report: "GoldenReport") -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(6)]
     for mark, *left, off, limit in rows:
         cells = [f"{cell:<{width}}" for cell, width in zip((mark, *left), widths, strict=False)]
-        click.echo(" ".join([*cells, f"{off:>{widths[4]}}", f"{limit:>{widths[5]}}"]))
-    click.echo()
+        say(" ".join([*cells, f"{off:>{widths[4]}}", f"{limit:>{widths[5]}}"]))
+    say()
     if report.passed:
         count = len({(graph.role, output.name) for graph in report.graphs for output in graph.outputs})
         precisions = " and ".join(dict.fromkeys(graph.precision for graph in report.graphs))
-        verdict = click.style("✓ same as when it was exported", fg="green", bold=True)
-        click.echo(f"{verdict}: {precisions}, {count} outputs on {report.cases} golden inputs")
+        verdict = styled("✓ same as when it was exported", fg="green", bold=True)
+        say(verdict, f": {precisions}, {count} outputs on {report.cases} golden inputs")
         return
-    click.secho("✗ not the same as when it was exported:", fg="red", bold=True)
+    say(styled("✗ not the same as when it was exported:", fg="red", bold=True))
     for fault in report.faults():
-        click.secho(f"  {fault}", fg="red")
-    click.echo(f"  {_advice(report)}")
+        say(styled(f"  {fault}", fg="red"))
+    say(f"  {_advice(report)}")
 
 
 def _excess(output: "GoldenOutput") -> tuple[bool, float]:

@@ -13,6 +13,9 @@ import click
 
 from tfm.errors import ExportError, InputError
 
+from .outputs import name_after
+from .streams import say_json
+
 if TYPE_CHECKING:  # importing them loads torch, which --help must not wait for
     from tfm.model import Transformer
     from tfm.prune.distil import Batch
@@ -77,20 +80,22 @@ def prune(
         raise click.UsageError("say how much is to be left, in one way: --keep, --parameters, or --heads and --units")
     try:
         import torch
-        from rich.console import Console
 
         from tfm.model import load_checkpoint, save_checkpoint
         from tfm.prune import distil, mean_cosine, measure_importance
         from tfm.prune.remove import choose_by_count, choose_by_share, remove, share_within
         from tfm.quantize.staging import staged
+        from tfm.report.whole_file import write_whole
+
+        from .screen import Screen
     except ModuleNotFoundError as error:
         raise ExportError(f"pruning needs the package {error.name}: pip install 'tfm-export[export]'") from error
     from .prune_report import describe, print_pruned
     from .prune_text import BATCH, MEASURED, read_text
     from .stages import show_stage
 
-    console = Console(stderr=True, highlight=False)
-    place = Path(os.path.realpath(output or f"{ckpt.resolve().stem}-pruned"))
+    console = Screen(err=True)
+    place = Path(os.path.realpath(output or f"{name_after(ckpt)}-pruned"))
     if place.exists():
         raise ExportError(f"{place} exists already; choose another folder with -o")
     tuning = None if script is None else _load_script(script)
@@ -139,12 +144,12 @@ def prune(
         }
         save_checkpoint(model, folder / "model.safetensors")
         _copy_companions(ckpt, folder)
-        (folder / "pruning.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_whole(folder / "pruning.json", json.dumps(report, indent=1) + "\n")
         put_in_place()
     if as_json:
-        click.echo(json.dumps(report))
+        say_json(report)
     else:
-        print_pruned(report, Console(highlight=False))
+        print_pruned(report, Screen())
     context.exit(_INTERRUPTED if interrupted else 0)
 
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from .screen import Screen
 
 if TYPE_CHECKING:
     from tfm.model import Transformer
@@ -37,7 +39,7 @@ def describe(original: "Transformer", model: "Transformer", importance: "Importa
     }
 
 
-def print_pruned(report: Mapping[str, Any], console: Console) -> None:
+def print_pruned(report: Mapping[str, Any], console: Screen) -> None:
     """Print a line for every block, then the whole, then what it does to the embeddings."""
     lines = Table(box=box.SIMPLE_HEAD)
     for title in ("", "", "before", "after", "parameters", "", "importance kept"):
@@ -55,7 +57,7 @@ def print_pruned(report: Mapping[str, Any], console: Console) -> None:
         console.print(f"  mean cosine to the original on {report['held_out']} held-out texts: {found}")
     if report["interrupted"]:
         console.print("  interrupted: fine-tuning ended early, and this is what it had learned", style="yellow")
-    console.print(f"\n[bold green]✓ pruned[/] → {report['output']}", soft_wrap=True)
+    console.print(Text.assemble(("\n✓ pruned", "bold green"), f" → {report['output']}"), soft_wrap=True)
 
 
 def _parameters(module: Any) -> int:

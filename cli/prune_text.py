@@ -56,7 +56,7 @@ def read_text(
             return [], [], ""
         raise InputError(f"texts need the checkpoint's tokenizer, but there is no {tokenizer}")
     try:
-        lines = english_sentences(10**6) if text is None else text.read_text(encoding="utf-8").splitlines()
+        lines = english_sentences(10**6) if text is None else text.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{text} is not a text file of UTF-8: {error}") from error
     lines = [line for line in lines if line.strip()]

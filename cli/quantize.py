@@ -1,7 +1,6 @@
 """`tfm quantize`: new int8 or int4 graphs for a bundle that is there already."""
 
 import functools
-import json
 from pathlib import Path
 
 import click
@@ -9,6 +8,7 @@ import click
 from tfm.errors import QuantizeError
 
 from . import options
+from .streams import say_json
 
 
 @click.command()
@@ -46,9 +46,9 @@ def quantize(
     That needs neither torch nor the checkpoint. An interrupted search goes on where it stopped when it is run again.
     """
     try:
-        from rich.console import Console
-
         from tfm.quantize import quantise_bundle, read_recipe
+
+        from .screen import Screen
     except ModuleNotFoundError as error:
         raise QuantizeError(f"quantising needs the package {error.name}: pip install 'tfm-export[quantize]'") from error
     from .report import print_quantised
@@ -64,10 +64,10 @@ def quantize(
         recipe=None if recipe is None else read_recipe(recipe),
         overwrite=overwrite,
         force=force,
-        stage=functools.partial(show_stage, Console(stderr=True, highlight=False)),
+        stage=functools.partial(show_stage, Screen(err=True)),
     )
     if as_json:
-        click.echo(json.dumps(report.to_json()))
+        say_json(report.to_json())
     else:
-        print_quantised(report, Console(highlight=False))
+        print_quantised(report, Screen())
     context.exit(0 if report.shipped else 1)

@@ -1,15 +1,13 @@
 """`tfm run BUNDLE` on a terminal: one answer after the other."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from typing import Any
-
-import click
 
 from tfm.errors import TfmError
 
 from .answers import GENERATING, Answers, to_json, to_text
+from .streams import put, say, say_json, styled
 
 _RESET = "/reset"
 
@@ -33,7 +31,7 @@ def converse(answers: Answers, *, words: bool, stream: bool, as_json: bool) -> N
     decoder = model if isinstance(model, Decoder) and answers.settings.get("num_beams", 1) == 1 else None
     conversation = None if decoder is None else decoder.conversation()
     forgets = f"{_RESET} forgets the conversation, " if decoder else ""
-    click.secho(f"Ctrl-C ends an answer, {forgets}Ctrl-D leaves", dim=True, err=True)
+    say(styled(f"Ctrl-C ends an answer, {forgets}Ctrl-D leaves", dim=True), err=True)
     number = 0
     while True:
         try:
@@ -51,19 +49,22 @@ def converse(answers: Answers, *, words: bool, stream: bool, as_json: bool) -> N
                 _print(answers, text, number, parts, as_json)
                 number += 1
         except EOFError:
-            click.echo()
+            say()
             return
         except KeyboardInterrupt:
-            click.echo()
+            say()
         except (TfmError, UnicodeDecodeError) as error:
-            click.secho(f"{error}", fg="red", err=True)
+            say(styled(f"{error}", fg="red"), err=True)
 
 
 def _print(answers: Answers, text: str, number: int, parts: Iterator[str] | None, as_json: bool) -> None:
     if parts is not None and not as_json:
         for part in parts:
-            click.echo(part, nl=False)
-        click.echo()
+            put(part, nl=False)
+        say()
         return
     result: Any = answers.of([text], number)[0] if parts is None else "".join(parts)
-    click.echo(json.dumps(to_json(answers.task, text, result)) if as_json else to_text(answers.task, result))
+    if as_json:
+        say_json(to_json(answers.task, text, result))
+    else:
+        put(to_text(answers.task, result))

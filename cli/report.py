@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+from .screen import Screen
 
 if TYPE_CHECKING:  # importing them loads torch, which quantising a bundle does not need
     from tfm.export import ExportReport, GraphReport
@@ -20,7 +21,7 @@ _COSTLIEST = 8
 _MEASURES = {"cosine": "1 - mean cosine", "kl": "KL divergence, nats"}
 
 
-def print_report(report: "ExportReport", console: Console) -> None:
+def print_report(report: "ExportReport", console: Screen) -> None:
     """Print every op, then the outputs, then the quantisation, fidelity, latency and sizes, then the verdict."""
     _show_graphs(console, report.graphs)
     print_quantisation(report.certificate.get("quantization", {}), console)
@@ -35,37 +36,36 @@ def print_report(report: "ExportReport", console: Console) -> None:
     if report.passed:
         count = len({(graph.role, str(op.op)) for graph in report.graphs for op in graph.promised})
         precisions = " and ".join(report.sizes)
-        console.print(
-            f"\n[bold green]✓ verified[/] all {count} attention and activation ops, {precisions} → {report.output}",
-            soft_wrap=True,
-        )
+        found = f" all {count} attention and activation ops, {precisions} → {report.output}"
+        console.print(Text.assemble(("\n✓ verified", "bold green"), found), soft_wrap=True)
         return
-    what = f"forced[/], and marked so → {report.output}" if report.shipped else "refused[/], no bundle was written:"
-    console.print(f"\n[bold red]✗ {what}", soft_wrap=True)
+    forced, refused = ("✗ forced", f", and marked so → {report.output}"), ("✗ refused", ", no bundle was written:")
+    _show_verdict(console, *(forced if report.shipped else refused))
     for fault in report.faults():
         console.print(f"  {fault}", style="red", soft_wrap=True)
     if not report.shipped and report.fidelity and not any(fault.startswith("fp32") for fault in report.faults()):
         console.print("  --precision fp32 exports it without what failed; --force ships it all the same")
 
 
-def print_quantised(report: "BundleReport", console: Console) -> None:
+def print_quantised(report: "BundleReport", console: Screen) -> None:
     """Print what quantising a bundle that was there found: the mix, its costs, latency and sizes, then the verdict."""
     print_quantisation(report.to_json()["quantization"], console)
     _show(console, *_latency(report.latency))
     console.print()
     _show_sizes(console, report.sizes)
     if report.passed:
-        console.print(f"\n[bold green]✓ quantised[/] to {report.precision} → {report.output}", soft_wrap=True)
+        found = f" to {report.precision} → {report.output}"
+        console.print(Text.assemble(("\n✓ quantised", "bold green"), found), soft_wrap=True)
         return
-    what = f"forced[/], and marked so → {report.output}" if report.shipped else "refused[/], nothing was changed:"
-    console.print(f"\n[bold red]✗ {what}", soft_wrap=True)
+    forced, refused = ("✗ forced", f", and marked so → {report.output}"), ("✗ refused", ", nothing was changed:")
+    _show_verdict(console, *(forced if report.shipped else refused))
     for fault in report.faults():
         console.print(f"  {fault}", style="red", soft_wrap=True)
     if not report.shipped:
         console.print("  --force ships it all the same")
 
 
-def print_quantisation(quantization: Mapping[str, Any], console: Console) -> None:
+def print_quantisation(quantization: Mapping[str, Any], console: Screen) -> None:
     """Print what quantisation costs in each precision: the mix that was chosen, and the ops that cost most.
 
     Args:
@@ -75,31 +75,41 @@ def print_quantisation(quantization: Mapping[str, Any], console: Console) -> Non
     for precision, entry in quantization.items():
         ops = entry["ops"]
         many = len({op["role"] for op in ops}) > 1
-        names = [_printable(f"{op['role']} {op['weight']}" if many else op["weight"]) for op in ops]
+        names = [f"{op['role']} {op['weight']}" if many else str(op["weight"]) for op in ops]
         ranked = sorted((i for i, op in enumerate(ops) if op["alone"] is not None), key=lambda i: -ops[i]["alone"])
-        console.print(f"\n{_mix(precision, entry)}", soft_wrap=True)
+        console.print(Text("\n") + _mix(precision, entry), soft_wrap=True)
         if ranked:
             console.print(_costs([(names[index], ops[index]) for index in ranked[:_COSTLIEST]], console.width))
         kept = [name for name, op in zip(names, ops, strict=True) if op["method"] == "float32"]
         left = ", ".join(kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
         stay = f"{len(kept)} of {len(ops)} ops stay in float32: {left}" if kept else f"all {len(ops)} ops are quantised"
-        console.print(f"  {escape(stay)}", soft_wrap=True)
+        console.print(f"  {stay}", soft_wrap=True)
         if entry["portability"]["vnni_only"]:
             more = "x86 without VNNI needs session.x64quantprecision=1, which tfm.runtime sets"
             console.print(f"  {more}", style="yellow", soft_wrap=True)
 
 
-def _mix(precision: str, entry: Mapping[str, Any]) -> str:
+def _show_verdict(console: Screen, what: str, found: str) -> None:
+    """Say that a gate failed."""
+    console.print(Text.assemble((f"\n{what}", "bold red"), found), soft_wrap=True)
+
+
+def _mix(precision: str, entry: Mapping[str, Any]) -> Text:
     """The time and the drop of what was chosen, beside what is allowed."""
     drop, limit = entry["drop"], entry["max_drop"]
     within = drop is not None and drop <= limit
     time = "" if entry["relative_time"] is None else f"{entry['relative_time']:.2f}× the time of fp32, "
-    allowed = f"{'of' if within else '[red]more than[/]'} the {_drop(limit)} allowed"
-    text = f"{_mark(within)} [bold]{escape(_printable(precision))}: {time}drop {_drop(drop)} {allowed}[/]"
-    return f"{text} ({escape(_printable(_MEASURES.get(entry['measure'], entry['measure'])))})"
+    allowed = ("of", "bold") if within else ("more than", "bold red")
+    return Text.assemble(
+        _mark(within),
+        (f" {precision}: {time}drop {_drop(drop)} ", "bold"),
+        allowed,
+        (f" the {_drop(limit)} allowed", "bold"),
+        f" ({_MEASURES.get(entry['measure'], entry['measure'])})",
+    )
 
 
-def _show_sizes(console: Console, sizes: Mapping[str, int]) -> None:
+def _show_sizes(console: Screen, sizes: Mapping[str, int]) -> None:
     for name, size in sizes.items():
         smaller = f", {sizes['fp32'] / size:.1f}× smaller" if name != "fp32" else ""
         console.print(f" {name}  {size / 1e6:.2f} MB{smaller}")
@@ -113,20 +123,15 @@ def _costs(ops: Sequence[tuple[str, Mapping[str, Any]]], width: int) -> Table:
     shown = [_shorten(name.removesuffix(suffix), room - 16) for name, _ in ops]
     room -= max(map(len, shown))
     for name, (_, op) in zip(shown, ops, strict=True):
-        method = _printable(op["method"])
+        method = str(op["method"])
         method = method if len(method) <= room else f"{method[: room - 1]}…"
         snr = "—" if op["own_snr_db"] is None else f"{op['own_snr_db']:.0f} dB"
-        table.add_row("", escape(name), escape(method), snr, _drop(op["alone"]), _drop(op["all_but"], 2))
+        table.add_row("", name, method, snr, _drop(op["alone"]), _drop(op["all_but"], 2))
     return table
 
 
 def _drop(value: float | None, digits: int = 1) -> str:
     return "—" if value is None else f"{value:.{digits}e}"
-
-
-def _printable(text: str) -> str:
-    """A name from a checkpoint, without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _shorten(name: str, width: int) -> str:
@@ -135,15 +140,14 @@ def _shorten(name: str, width: int) -> str:
     return name if len(name) <= width else f"{name[:head]}…{name[len(name) - (width - head - 1) :]}"
 
 
-def print_live(report: "LiveReport", console: Console) -> None:
+def print_live(report: "LiveReport", console: Screen) -> None:
     """Print every op and output of a bundle that was compared with eager PyTorch, then the verdict."""
     _show_graphs(console, report.graphs)
     if report.passed:
-        console.print(
-            f"\n[bold green]✓ the same[/] as eager PyTorch on {report.cases} inputs and every id of the vocabulary"
-        )
+        found = f" as eager PyTorch on {report.cases} inputs and every id of the vocabulary"
+        console.print(Text.assemble(("\n✓ the same", "bold green"), found))
         return
-    console.print("\n[bold red]✗ not the same[/] as eager PyTorch:")
+    _show_verdict(console, "✗ not the same", " as eager PyTorch:")
     for fault in report.faults():
         console.print(f"  {fault}", style="red", soft_wrap=True)
     if report.reproduction is not None:
@@ -152,7 +156,7 @@ def print_live(report: "LiveReport", console: Console) -> None:
         console.print("  --bisect FOLDER cuts out the smallest part that differs")
 
 
-def _show_graphs(console: Console, graphs: "Sequence[GraphReport]") -> None:
+def _show_graphs(console: Screen, graphs: "Sequence[GraphReport]") -> None:
     """Print a table of ops per role, why any of them is not in its best known form, and the outputs."""
     for role in dict.fromkeys(graph.role for graph in graphs):
         same_role = [graph for graph in graphs if graph.role == role]
@@ -167,8 +171,8 @@ def _show_graphs(console: Console, graphs: "Sequence[GraphReport]") -> None:
     _show(console, *_outputs(graphs))
 
 
-def _show(console: Console, title: str, table: Table) -> None:
-    console.print(f"\n[bold]{title}[/]", soft_wrap=True)
+def _show(console: Screen, title: str, table: Table) -> None:
+    console.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
     console.print(table)
 
 
@@ -250,5 +254,5 @@ def _latency(latency: "Sequence[Latency]") -> tuple[str, Table]:
     return title, table
 
 
-def _mark(passed: bool) -> str:
-    return "[green]✓[/]" if passed else "[red]✗[/]"
+def _mark(passed: bool) -> Text:
+    return Text("✓", style="green") if passed else Text("✗", style="red")

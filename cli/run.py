@@ -1,11 +1,10 @@
 """`tfm run`: put texts into a bundle and print what comes out."""
 
-import json
 import os
 import sys
 from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import click
 
@@ -14,6 +13,7 @@ from tfm.errors import InputError
 from .answers import GENERATING, KEYS, Answers, shortened, to_json, to_text
 from .lines import read_lines
 from .repl import converse
+from .streams import input_encoding, put, say, say_json, styled, write_utf8
 
 if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
     import numpy as np
@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait 
 
 MOST_COMPARED = 12
 _INTERRUPTED = 130
-_PIPE_CLOSED = 141  # as a command has that SIGPIPE ended
 
 _AT_LEAST_1 = click.IntRange(min=1)
 
@@ -73,6 +72,7 @@ def run(
     from tfm.runtime import Module, load
     from tfm.runtime.generation import GenerationSettings
 
+    texts = tuple(map(_decoded, texts))
     _check_usage(texts, file, stream, as_json)
     chosen = {name: value for name, value in settings.items() if value not in (None, ())}
     model = load(bundle, provider=provider, precision=precision, threads=threads)
@@ -84,22 +84,42 @@ def run(
     else:
         _check_settings(answers.task, [*chosen, *(["stream"] if stream else [])])
     threads_text = "1 thread" if model.threads == 1 else f"{model.threads} threads"
-    click.secho(f"{model.provider} · {model.precision} · {threads_text}", dim=True, err=True)
+    say(styled(f"{model.provider} · {model.precision} · {threads_text}", dim=True), err=True)
     generation = model.manifest.generation
     words = generation is not None and generation.split_on_whitespace
+    write_utf8()
     try:
         if texts:
             _run_texts(answers, [text for line in texts for text in _split(line, words)], stream, as_json)
-        elif file is None and sys.stdin.isatty() and sys.stdout.isatty():
+        elif file is None and _is_terminal(sys.stdin) and _is_terminal(sys.stdout):
             converse(answers, words=words, stream=stream, as_json=as_json)
         else:
-            source = cast(BufferedReader, sys.stdin.buffer) if file is None else file
+            source = _standard_input() if file is None else file
             _run_lines(answers, source, words, stream, as_json)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still flushes when it ends
-        sys.exit(_PIPE_CLOSED)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
+
+
+def _decoded(text: str) -> str:
+    """Read a text as UTF-8, whatever the system's encoding is: of bytes that this lacks, Python makes surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        try:
+            return os.fsencode(text).decode()
+        except UnicodeError as error:
+            raise InputError(f"the text {text!a} is not UTF-8; convert it") from error
+    return text
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _standard_input() -> BufferedReader:
+    if sys.stdin is None:
+        raise InputError("there is no standard input to read texts from; give TEXT or --file")
+    return cast(BufferedReader, sys.stdin.buffer)
 
 
 def _check_usage(texts: tuple[str, ...], file: BufferedReader | None, stream: bool, as_json: bool) -> None:
@@ -148,22 +168,23 @@ def _run_texts(answers: Answers, texts: list[str], stream: bool, as_json: bool) 
     if as_json:
         model, task = answers.model, answers.task
         objects = [to_json(task, text, result) for text, result in zip(texts, results, strict=True)]
-        click.echo(json.dumps({"provider": model.provider, "precision": model.precision, "results": objects}))
+        say_json({"provider": model.provider, "precision": model.precision, "results": objects})
         return
     shown = [shortened(text) for text in texts]
     width = max(map(len, shown))
     for number, (text, result) in enumerate(zip(shown, results, strict=True), 1):
         place = f"{number:>3}  " if answers.task == "embed" else ""
-        click.echo(f"{place}{text:<{width}}  {to_text(answers.task, result)}".rstrip())
+        put(f"{place}{text:<{width}}  {to_text(answers.task, result)}".rstrip())
     if answers.task == "embed" and 1 < len(results) <= MOST_COMPARED and all(row is not None for row in results):
         _print_similarities(results)
 
 
 def _run_lines(answers: Answers, source: BufferedReader, words: bool, stream: bool, as_json: bool) -> None:
     """Print what becomes of each line, in order, as soon as it is known."""
-    name = "standard input" if source is sys.stdin.buffer else source.name
+    typed = sys.stdin is not None and source is sys.stdin.buffer
+    name = "standard input" if typed else source.name
     line = number = 0
-    for batch in read_lines(source, name):
+    for batch in read_lines(source, name, encoding=input_encoding() if typed else "utf-8"):
         items = [(place, text) for place, one in enumerate(batch, line + 1) for text in _split(one, words)]
         line, done = line + len(batch), 0
         texts = [text for _, text in items]
@@ -179,26 +200,26 @@ def _run_lines(answers: Answers, source: BufferedReader, words: bool, stream: bo
             raise InputError(f"line {items[done][0]} of {name}: {error}") from error
         number += len(items)
     if not line:
-        click.secho(f"{name} has no lines", dim=True, err=True)
+        say(styled(f"{name} has no lines", dim=True), err=True)
 
 
 def _print_row(task: str, text: str, result: Any, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(to_json(task, text, result)))
+        say_json(to_json(task, text, result))
     else:
-        click.echo("" if result is None else f"{shortened(text)}\t{to_text(task, result)}")
+        put("" if result is None else f"{shortened(text)}\t{to_text(task, result)}")
 
 
 def _stream(answers: Answers, text: str, number: int) -> None:
     for part in answers.parts(text, number):
-        click.echo(part, nl=False)
-    click.echo()
+        put(part, nl=False)
+    say()
 
 
 def _print_similarities(rows: "list[NDArray[np.float32]]") -> None:
     """Print the cosine similarity of each two embeddings."""
     units = [row / max(float((row**2).sum() ** 0.5), 1e-12) for row in rows]
-    click.echo("\ncosine similarity")
-    click.echo("   " + "".join(f"{number:>8}" for number in range(1, len(rows) + 1)))
+    say("\ncosine similarity")
+    say("   " + "".join(f"{number:>8}" for number in range(1, len(rows) + 1)))
     for number, unit in enumerate(units, 1):
-        click.echo(f"{number:>3}" + "".join(f"{float(unit @ other):>8.3f}" for other in units))
+        say(f"{number:>3}" + "".join(f"{float(unit @ other):>8.3f}" for other in units))

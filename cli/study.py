@@ -1,10 +1,10 @@
 """`tfm activations --study`: one model trained with each activation, and what each came to."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import click
+from .outputs import written
+from .streams import say, say_json
 
 QUICK = ("relu", "gelu", "swiglu")
 """What --quick compares."""
@@ -24,12 +24,12 @@ def study(
     as_json: bool,
 ) -> None:
     """Do a study, or go on with one; draw and print it."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from tfm.activations.study import STUDIED, Schedule, page_content, run_study, summarise
     from tfm.report import write_study
 
+    from .screen import Screen
     from .study_tables import print_study
 
     runs = runs or Path(f"study-{task.resolve().name}{'-quick' if quick else ''}")
@@ -37,8 +37,8 @@ def study(
     options["schedule"] = Schedule(steps=steps)
     if quick:
         options |= {"activations": names or QUICK, "seeds": 1, "schedule": Schedule(steps=60), "limit": 200}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Screen(err=True)) as bars:
         known: dict[str, Any] = {}
 
         def tell(what: str, done: int, total: int) -> None:
@@ -48,9 +48,10 @@ def study(
 
         results = run_study(task, runs, tell=tell, **options)
     page = output or runs / "study.html"
-    write_study(page, page_content(results))
+    with written(page):
+        write_study(page, page_content(results))
     if as_json:
-        click.echo(json.dumps(results, allow_nan=False))
+        say_json(results)
         return
     print_study(summarise(results))
-    click.echo(f"\nraw results in {runs / 'results.json'}, drawn in {page}")
+    say(f"\nraw results in {runs / 'results.json'}, drawn in {page}")

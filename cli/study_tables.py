@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from .screen import Screen
 
 if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
     from tfm.activations.study.statistics import Estimate
@@ -35,13 +36,13 @@ def print_study(lines: "Sequence[Line]") -> None:
         against = Text("the baseline") if line.against is None else _difference(line.against)
         times = [Text("1") if line.against is None else _time(line.ratios.get((work, "int8"))) for work in works]
         table.add_row(line.activation, _spread(line.errors[measure]), against, _difference(line.int8_loss), *times)
-    console = Console()
+    console = Screen()
     console.print(table)
     for text in (
         f"error: {measure.replace('_', ' ')}, and differences of it in percentage points; times are over {baseline}’s",
         "± and “to” give 95 % intervals; the order is the study’s, no ranking",
     ):
-        console.print(f"  {text}", soft_wrap=True, highlight=False)
+        console.print(f"  {text}", soft_wrap=True)
 
 
 def _works(lines: "Sequence[Line]") -> list[str]:

@@ -1,16 +1,17 @@
 """`tfm verify-ops`: every op by itself, as it is exported, against float64."""
 
-import json
 from typing import TYPE_CHECKING
 
 import click
 
 from tfm.errors import ExportError
 
-if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
-    from rich.console import Console
+from .streams import say_json
 
+if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
     from tfm.export.sweeps import OpSweep, SweepReport
+
+    from .screen import Screen
 
 _DTYPES = {"fp32": "float32", "fp16": "float16"}
 _TITLES = {
@@ -37,15 +38,16 @@ def verify_ops(
     activations, positions, norms [default: all].
     """
     try:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         from tfm.export.optimised import LEVELS
         from tfm.export.sweeps import sweep
+
+        from .screen import Screen
     except ModuleNotFoundError as error:
         raise ExportError(f"verifying ops needs the package {error.name}: pip install 'tfm-export[export]'") from error
-    messages = Console(stderr=True, highlight=False)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    messages = Screen(err=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as bar:
         task = bar.add_task("")
         report = sweep(
@@ -56,9 +58,9 @@ def verify_ops(
             progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
         )
     if as_json:
-        click.echo(json.dumps(report.to_dict()))
+        say_json(report.to_dict())
     else:
-        _print(report, Console(highlight=False))
+        _print(report, Screen())
     context.exit(0 if report.passed else 1)
 
 
@@ -66,7 +68,9 @@ def _split(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _print(report: "SweepReport", console: "Console") -> None:
+def _print(report: "SweepReport", console: "Screen") -> None:
+    from rich.text import Text
+
     for group in dict.fromkeys(op.group for op in report.ops):
         _print_group(group, [op for op in report.ops if op.group == group], console)
     notes: dict[str, dict[str, None]] = {}
@@ -74,19 +78,20 @@ def _print(report: "SweepReport", console: "Console") -> None:
         for note in op.notes:
             notes.setdefault(note, {})[op.op] = None
     if notes:
-        console.print("\n[bold]notes[/]")
+        console.print(Text("\nnotes", style="bold"))
         for note, ops in notes.items():
             console.print(f"  {', '.join(ops)}: {note}", soft_wrap=True)
     runs = f"{sum(op.cases for op in report.ops):,} comparisons at each of {', '.join(report.levels)}"
     if report.passed:
-        console.print(f"\n[bold green]✓ verified[/] {len(report.ops)} forms of ops, {runs}", soft_wrap=True)
+        found = f" {len(report.ops)} forms of ops, {runs}"
+        console.print(Text.assemble(("\n✓ verified", "bold green"), found), soft_wrap=True)
     else:
-        console.print("\n[bold red]✗ failed[/]")
+        console.print(Text("\n✗ failed", style="bold red"))
         for fault in report.faults():
-            console.print(f"  {fault}", style="red", soft_wrap=True, markup=False)
+            console.print(f"  {fault}", style="red", soft_wrap=True)
 
 
-def _print_group(group: str, ops: "list[OpSweep]", console: "Console") -> None:
+def _print_group(group: str, ops: "list[OpSweep]", console: "Screen") -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -106,6 +111,7 @@ def _print_group(group: str, ops: "list[OpSweep]", console: "Console") -> None:
         cells += [f"{op.max_ulp:.1f}" if op.max_ulp is not None else "—"] if activations else []
         cells += [f"{op.torch_max_abs:.1e}", f"{op.share:.0%}"]
         where = Text(op.where if op.max_abs else "—", no_wrap=True, overflow="ellipsis")
-        table.add_row("[green]✓[/]" if op.passed else "[red]✗[/]", *cells, where)
-    console.print(f"\n[bold]{_TITLES[group]}[/]", soft_wrap=True)
+        mark = Text("✓", style="green") if op.passed else Text("✗", style="red")
+        table.add_row(mark, *cells, where)
+    console.print(Text(f"\n{_TITLES[group]}", style="bold"), soft_wrap=True)
     console.print(table)

@@ -10,6 +10,7 @@
     ├── BundleError        a bundle that is missing, altered, incomplete or not a bundle
     ├── ProviderError      an execution provider that was asked for and does not run
     ├── InputError         an input the model must not see: name, dtype, rank, range, length
+    │   └── MissingTaskError   a task that a model of this kind does not have
     ├── RunCancelledError  a run that its CancelToken ended
     ├── RunTimeoutError    a run that took longer than its timeout
     ├── ClosedError        a model that is used after it was closed
@@ -28,6 +29,7 @@ __all__ = [
     "ExportError",
     "ForkError",
     "InputError",
+    "MissingTaskError",
     "ProviderError",
     "QuantizeError",
     "RunCancelledError",
@@ -75,6 +77,10 @@ class ProviderError(TfmError):
 
 class InputError(TfmError, ValueError):
     """An input the model must not see: its name, dtype, rank, range or length is off."""
+
+
+class MissingTaskError(InputError, AttributeError):
+    """A task that a model of this kind does not have, so that `hasattr` says so too."""
 
 
 class RunCancelledError(TfmError):

@@ -1,6 +1,8 @@
 """Find the smallest part of a graph, and the smallest input, that still differ from eager PyTorch."""
 
 import dataclasses
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -122,10 +124,14 @@ class _Part:
     level: str = "ORT_DISABLE_ALL"
 
     def save(self, folder: Path) -> Reproduction:
-        ir.save(self.model, folder / MODEL)
-        np.savez(folder / ARRAYS, expected=self.expected, **self.feeds)  # type: ignore[arg-type]
         names = {"model": MODEL, "arrays": ARRAYS, "what": self.what, "output": self.output, "level": self.level}
-        (folder / SCRIPT).write_text(_SCRIPT.format(**names), encoding="utf-8")
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as name:  # so that no file is there by half
+            part = Path(name)
+            ir.save(self.model, part / MODEL)
+            np.savez(part / ARRAYS, expected=self.expected, **self.feeds)  # type: ignore[arg-type]
+            (part / SCRIPT).write_text(_SCRIPT.format(**names), encoding="utf-8")
+            for file in (MODEL, ARRAYS, SCRIPT):
+                os.replace(part / file, folder / file)
         return Reproduction(
             what=self.what,
             nodes=tuple(node.op_type for node in self.model.graph),

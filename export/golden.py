@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tfm.quantize.golden import GOLDEN_NMSE, measure_nmse
 from tfm.quantize.manifest import write_json
-from tfm.runtime.golden import ARRAYS, GOLDEN_SCHEMA, LIMITS, golden_name
+from tfm.runtime.golden import GOLDEN_SCHEMA, LIMITS, golden_name
+from tfm.runtime.stored_arrays import ARRAYS
 
 from .fast_path import no_fast_path
 from .graphs import Graph

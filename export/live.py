@@ -13,8 +13,10 @@ from torch import Tensor
 from tfm.errors import BundleError, ProviderError, VerificationError
 from tfm.quantize.progress import Stage, silent
 from tfm.runtime import Figures
+from tfm.runtime.graph_files import check_graphs
 from tfm.runtime.locate import folder_of
 from tfm.runtime.manifest import Manifest, check_digests, read_manifest
+from tfm.runtime.requires import check_onnxruntime
 
 from .bisect import Reproduction, bisect
 from .compare import first_line, judge
@@ -109,6 +111,7 @@ def compare_live(
     """
     manifest = read_manifest(folder_of(bundle))
     check_digests(manifest, manifest.files)
+    check_graphs(manifest)
     subject = open_subject(checkpoint, model=model, config=config, nhead=nhead, stage=stage)
     return compare_graphs(
         manifest,
@@ -158,6 +161,7 @@ def compare_graphs(
     reports: list[GraphReport] = []
     reproduction: Reproduction | None = None
     for precision in precisions or manifest.graphs:
+        check_onnxruntime(manifest, precision)
         for graph in graphs:
             path = manifest.folder / manifest.graphs[precision][graph.role]
             inputs = _inputs(graph, seed, cases)

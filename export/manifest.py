@@ -8,6 +8,7 @@ from typing import Any
 from tfm.errors import ConfigError
 from tfm.model import Fields, TransformerConfig
 from tfm.model.fields import shown
+from tfm.quantize.lowest_onnxruntime import lowest_of_graphs
 from tfm.quantize.manifest import describe_file, read_json, write_json
 
 from .generic import GenericConfig
@@ -57,20 +58,22 @@ def write_manifest(
         opset: ONNX opset of the graphs.
         gates: Name and verdict of every gate that was run.
     """
+    paths = {
+        name: {role: file.relative_to(folder).as_posix() for role, file in roles.items()}
+        for name, roles in files.items()
+    }
     content = {
         "schema": SCHEMA,
         "kind": config.kind,
         "family": family,
         "config": config.to_dict(),
-        "graphs": {
-            name: {role: file.relative_to(folder).as_posix() for role, file in roles.items()}
-            for name, roles in files.items()
-        },
+        "graphs": paths,
         "signature": {graph.role: graph.signature() for graph in graphs},
         "generation": generation_settings(folder, config) if isinstance(config, TransformerConfig) else None,
         "max_text_tokens": _max_text_tokens(folder),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "opset": opset,
+        "requires": lowest_of_graphs(folder, paths),
         "gates": gates,
         "files": {
             file.relative_to(folder).as_posix(): describe_file(file)

@@ -9,7 +9,8 @@ from pathlib import Path
 import onnx_ir as ir
 import onnxruntime as ort
 
-from tfm.runtime.providers import PROVIDERS, session_options
+from tfm.runtime.providers import PROVIDERS
+from tfm.runtime.session_options import session_options
 
 from .ops import ACTIVATION, ATTENTION, SOFTMAX, OpId
 from .passes import NOTE_KEY

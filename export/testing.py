@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from tfm.errors import ExportError
 from tfm.model import Transformer
-from tfm.runtime.golden import ARRAYS, golden_name
+from tfm.runtime.golden import golden_name
+from tfm.runtime.graph_files import check_graphs
 from tfm.runtime.manifest import Manifest, TensorSpec, check_digests, read_manifest
+from tfm.runtime.stored_arrays import ARRAYS, read_arrays
 
 from .generic import GenericGraph
 from .graphs import Graph, graphs_of
@@ -73,6 +74,7 @@ def assert_parity(
     else:
         manifest = read_manifest(Path(bundle))
         check_digests(manifest, manifest.files)
+        check_graphs(manifest)
         report = compare_graphs(manifest, _graphs(model, manifest), **options)
     if not report.passed:
         raise AssertionError(f"{bundle} is not what eager PyTorch computes: " + "; ".join(report.faults()))
@@ -94,8 +96,8 @@ def _graphs(model: nn.Module, manifest: Manifest) -> list[Graph]:
         spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
         for spec in signature.inputs
     }
-    with np.load(manifest.folder / ARRAYS) as golden:
-        first = {spec.name: golden[golden_name("model", 0, "inputs", spec.name)] for spec in signature.inputs}
+    golden = read_arrays(manifest, ARRAYS, [golden_name("model", 0, "inputs", spec.name) for spec in signature.inputs])
+    first = {spec.name: golden[golden_name("model", 0, "inputs", spec.name)] for spec in signature.inputs}
     examples = {spec.name: _extend(first[spec.name], spec, signature.max_length) for spec in signature.inputs}
     return [GenericGraph(model, examples, axes)]
 

@@ -15,8 +15,10 @@ from tfm.quantize.tapped import open_taps
 from tfm.runtime.batches import length_limit
 from tfm.runtime.bundle import load
 from tfm.runtime.checks import Array, InputChecks
+from tfm.runtime.graph_files import check_graphs
 from tfm.runtime.locate import folder_of
-from tfm.runtime.manifest import Manifest, check_digests, read_manifest
+from tfm.runtime.manifest import Manifest, read_manifest
+from tfm.runtime.requires import check_onnxruntime
 
 from .attention import describe_heads, open_keys
 from .derivatives import derivative_of
@@ -48,8 +50,8 @@ def look(bundle: str | os.PathLike[str], text: str | Sequence[int], *, precision
     if precision not in manifest.graphs:
         has = ", ".join(manifest.graphs)
         raise BundleError(f"{manifest.folder} has no {precision!r} graph to look into; it has: {has}")
-    paths = manifest.graphs[precision]
-    check_digests(manifest, [name for path in paths.values() for name in manifest.files_of(path)])
+    check_onnxruntime(manifest, precision)
+    check_graphs(manifest, precision)
     reader = Reader(manifest)
     ids = reader.read(text)
     builder = _Builder(manifest, precision, reader)

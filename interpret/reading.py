@@ -7,9 +7,9 @@ import numpy as np
 from tfm.errors import InputError
 from tfm.runtime.batches import check_rows, length_limit
 from tfm.runtime.checks import Array
+from tfm.runtime.companions import TOKENIZER
 from tfm.runtime.generation.state import from_nothing
-from tfm.runtime.manifest import Manifest, Signature, check_digests
-from tfm.runtime.model import TOKENIZER
+from tfm.runtime.manifest import Manifest, Signature, read_proved
 from tfm.runtime.tokenizer import Tokenizer
 
 MOST_TOKENS = 512
@@ -39,8 +39,8 @@ class Reader:
         self._words = manifest.generation is not None and manifest.generation.split_on_whitespace
         self._tokenizer: Tokenizer | None = None
         if TOKENIZER in manifest.files:
-            check_digests(manifest, [TOKENIZER])
-            self._tokenizer = Tokenizer(manifest.folder / TOKENIZER, refuse_unknown=self._words)
+            content = read_proved(manifest, TOKENIZER)
+            self._tokenizer = Tokenizer(manifest.folder / TOKENIZER, content=content, refuse_unknown=self._words)
 
     def read(self, text: str | Sequence[int]) -> list[int]:
         """Give the ids of a text, or check those that are given.

@@ -16,6 +16,7 @@ from tfm.errors import InputError
 from tfm.runtime.batches import check_count
 from tfm.runtime.checks import nearest
 from tfm.runtime.cpu import model_name, usable_cores
+from tfm.runtime.graph_files import files_of_graph
 from tfm.runtime.locate import folder_of
 from tfm.runtime.manifest import Manifest, read_manifest
 from tfm.runtime.progress import Progress
@@ -118,7 +119,7 @@ def measure_latency(
         about = "this bundle has no task for texts as they are"
     warnings += [_noise(line) for line in lines if line.noisy]
     return LatencyReport(
-        bundle=Path(os.fspath(bundle)).name or folder.resolve().name,
+        bundle=Path(os.path.abspath(bundle)).name,
         kind=manifest.kind,
         made=_made(load),
         settings={
@@ -266,4 +267,4 @@ def _made(load: float | None) -> dict[str, Any]:
 
 def _size(manifest: Manifest, precision: str) -> int:
     paths = manifest.graphs[precision].values()
-    return sum(manifest.files[name].size for path in paths for name in manifest.files_of(path))
+    return sum(manifest.files[name].size for path in paths for name in files_of_graph(manifest, path))

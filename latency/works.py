@@ -11,9 +11,9 @@ import numpy.typing as npt
 from tfm.errors import BundleError, InputError
 from tfm.runtime.batches import length_limit
 from tfm.runtime.checks import SUM
-from tfm.runtime.golden import ARRAYS
-from tfm.runtime.manifest import Manifest, Signature, check_digests
-from tfm.runtime.model import TOKENIZER
+from tfm.runtime.companions import TOKENIZER
+from tfm.runtime.manifest import Manifest, Signature, read_proved
+from tfm.runtime.stored_arrays import ARRAYS, read_arrays
 from tfm.runtime.tokenizer import Tokenizer
 
 from .graphs import save_arrays
@@ -217,13 +217,11 @@ def _golden_works(manifest: Manifest) -> list[ModelWork]:
     """The smallest and the largest of the inputs that a module's outputs are stored for."""
     if ARRAYS not in manifest.files:
         raise InputError(f"{manifest.folder} has no {ARRAYS}, and nothing else says what it takes; export it again")
-    check_digests(manifest, [ARRAYS])
     cases: dict[str, dict[str, npt.NDArray[Any]]] = {}
-    with np.load(manifest.folder / ARRAYS, allow_pickle=False) as stored:
-        for name in stored.files:
-            _, case, side, value = name.split("/", 3)
-            if side == "inputs":
-                cases.setdefault(case, {})[value] = stored[name]
+    for name, array in read_arrays(manifest, ARRAYS).items():
+        _, case, side, value = name.split("/", 3)
+        if side == "inputs":
+            cases.setdefault(case, {})[value] = array
     ordered = sorted(cases.values(), key=lambda arrays: sum(array.size for array in arrays.values()))
     works = {}
     for arrays in (ordered[0], ordered[-1]):
@@ -235,10 +233,10 @@ def _golden_works(manifest: Manifest) -> list[ModelWork]:
 def _encoder_of(manifest: Manifest, longest: int | None, words: bool) -> Any:
     if TOKENIZER not in manifest.files:
         raise BundleError(f"it has no {TOKENIZER}")
-    check_digests(manifest, [TOKENIZER])
+    content = read_proved(manifest, TOKENIZER)
     limits = [limit for limit in (longest, manifest.max_text_tokens) if limit is not None]
     path = manifest.folder / TOKENIZER
-    return Tokenizer(path, max_tokens=min(limits, default=None), refuse_unknown=words).encode
+    return Tokenizer(path, content=content, max_tokens=min(limits, default=None), refuse_unknown=words).encode
 
 
 def _built_in(kind: str, words: bool) -> list[str]:

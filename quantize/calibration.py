@@ -19,7 +19,8 @@ from tfm.runtime.batches import batches, check_count, length_limit
 from tfm.runtime.checks import nearest
 from tfm.runtime.generation.loop import continue_greedily
 from tfm.runtime.generation.state import DecoderState, from_nothing
-from tfm.runtime.manifest import Manifest, Signature, check_digests
+from tfm.runtime.graph_files import check_graphs
+from tfm.runtime.manifest import Manifest, Signature
 from tfm.runtime.providers import count_threads
 from tfm.runtime.session import Session
 
@@ -152,7 +153,7 @@ class Calibration:
                 f"{manifest.folder} has no fp32 graphs, whose output its decoder is calibrated with; export it again"
             )
         paths = manifest.graphs["fp32"]
-        check_digests(manifest, [name for path in paths.values() for name in manifest.files_of(path)])
+        check_graphs(manifest, "fp32")
         encoder, decoder = (
             Session(manifest.folder / paths[part], manifest.signature[part], "cpu", count_threads(None))
             for part in ("encoder", "decoder")

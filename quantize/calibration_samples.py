@@ -12,8 +12,8 @@ import numpy.typing as npt
 from tfm.errors import CalibrationError, InputError
 from tfm.latency.text import english_sentences, english_words
 from tfm.runtime.checks import SUM, InputChecks
-from tfm.runtime.manifest import Manifest, Signature, TensorSpec
-from tfm.runtime.model import TOKENIZER
+from tfm.runtime.companions import TOKENIZER
+from tfm.runtime.manifest import Manifest, Signature, TensorSpec, read_proved
 from tfm.runtime.tokenizer import Tokenizer
 
 from .calibration_files import Content
@@ -116,7 +116,8 @@ class SampleReader:
             if TOKENIZER not in self._manifest.files:
                 raise InputError(f"{self._manifest.folder} has no {TOKENIZER}, so it takes no texts; give input_ids")
             path = self._manifest.folder / TOKENIZER
-            self._tokenizer = Tokenizer(path, refuse_unknown=self._by_character)
+            content = read_proved(self._manifest, TOKENIZER)
+            self._tokenizer = Tokenizer(path, content=content, refuse_unknown=self._by_character)
         return self._tokenizer.encode([text])
 
     def _checked(self, place: str, content: Mapping[str, Any]) -> Sample:

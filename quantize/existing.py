@@ -13,9 +13,11 @@ from tfm.latency import Latency, compare_speed, onnx_job, time_engines
 from tfm.report import kept_pictures, write_report
 from tfm.report.html import SCHEMAS
 from tfm.runtime.manifest import Manifest, check_digests, read_manifest
+from tfm.runtime.requires import check_onnxruntime
 
 from .bundle import Quantised, quantise
 from .golden import renew_golden
+from .lowest_onnxruntime import lowest_of_graphs
 from .manifest import describe_file, write_json
 from .progress import Stage, silent
 from .recipe import Recipe
@@ -117,6 +119,7 @@ def quantise_bundle(
     if "fp32" not in manifest.graphs:
         raise QuantizeError(f"{bundle} has no fp32 graphs to quantise; export it again with fp32 in --precision")
     check_digests(manifest, manifest.files)
+    check_onnxruntime(manifest, "fp32")
     place = Path(os.path.realpath(bundle if output is None else output))
     with staged(place, overwrite=overwrite or output is None) as (folder, put_in_place):
         _copy(manifest, folder, precision)
@@ -205,6 +208,7 @@ def _renew_manifest(manifest: Manifest, folder: Path, report: BundleReport) -> N
     content = json.loads((manifest.folder / "manifest.json").read_text(encoding="utf-8"))
     files = report.quantised.files
     content["graphs"][report.precision] = {role: path.relative_to(folder).as_posix() for role, path in files.items()}
+    content["requires"] = lowest_of_graphs(folder, content["graphs"])
     content["gates"] = _other_gates(content["gates"], report.precision) + report.gates()
     content["files"] = {
         file.relative_to(folder).as_posix(): describe_file(file)

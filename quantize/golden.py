@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tfm.runtime import Figures
-from tfm.runtime.golden import ARRAYS, LIMITS
+from tfm.runtime.golden import LIMITS
 from tfm.runtime.providers import count_threads, open_session
+from tfm.runtime.stored_arrays import ARRAYS
 
 from .manifest import write_json
 

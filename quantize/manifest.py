@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tfm.errors import ConfigError
+from tfm.report.whole_file import write_whole
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -27,8 +28,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, indented, with a final newline."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write JSON, indented, with a final newline: all of it, or nothing."""
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def finite(content: Any) -> Any:

@@ -10,6 +10,7 @@ from tfm.errors import BundleError
 from . import numbers
 from .curves import ActivationCurve, Plot, plot
 from .html import make_environment
+from .whole_file import write_whole
 
 SCHEMAS = (1,)
 """The versions of the JSON of `tfm activations` that this is written from."""
@@ -57,7 +58,7 @@ def write_activations(path: Path, content: Mapping[str, Any], curves: Sequence[A
         raise BundleError(f"{path.name}: the curves are of {[curve.name for curve in curves]}, the figures of {names}")
     entries = [_entry(values, curve) for values, curve in zip(content["activations"], curves, strict=True)]
     text = make_environment().get_template("activations.html.j2").render(content=content, entries=entries)
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, text)
 
 
 def _entry(values: Mapping[str, Any], curve: ActivationCurve) -> Entry:

@@ -15,6 +15,7 @@ from .curves import ActivationCurve, plot
 from .judge import fault_of_fidelity
 from .maps import AttentionMap, panel
 from .quantisation import describe
+from .whole_file import write_whole
 
 SCHEMAS = (2, 3)
 """The versions of parity.json that the report can be written from."""
@@ -108,4 +109,4 @@ def write_report(
         plain=numbers.plain,
         size=numbers.size,
     )
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, text)

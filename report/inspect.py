@@ -16,6 +16,7 @@ from . import numbers, png
 from .html import make_environment
 from .inspect_stream import draw_stream, shorten
 from .maps import Label
+from .whole_file import write_whole
 
 SCHEMAS = (1,)
 """The versions of the JSON of `tfm inspect` that this is drawn from."""
@@ -134,7 +135,7 @@ def write_inspect(path: Path, content: Mapping[str, Any], maps: Maps) -> None:
         .get_template("inspect.html.j2")
         .render(content=content, stacks=stacks, axes=list(axes.values()), tiles=list(_tiles(content)))
     )
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, text)
 
 
 def name_heads(heads: Iterable[Mapping[str, Any]]) -> str:

@@ -11,6 +11,7 @@ from tfm.errors import BundleError
 from . import numbers
 from .html import make_environment
 from .numbers import Axis
+from .whole_file import write_whole
 
 SCHEMAS = (1,)
 """The versions of the JSON of `tfm latency` that this is written from."""
@@ -82,7 +83,7 @@ def write_latency(path: Path, content: Mapping[str, Any]) -> None:
             for engine in dict.fromkeys([*peaks, *content["starts"], *content["sizes"]])
         ],
     )
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, text)
 
 
 def chart(lines: Sequence[Mapping[str, Any]], threads: int) -> Chart:

@@ -10,6 +10,7 @@ from . import numbers
 from .html import make_environment
 from .study_plots import gradient_plots, loss_plots
 from .whiskers import Chart, Row, mark
+from .whole_file import write_whole
 
 SCHEMAS = (1,)
 """The versions of a study's content that this is written from."""
@@ -72,7 +73,7 @@ def write_study(path: Path, content: Mapping[str, Any]) -> None:
         table=[_cells(one) for one in activations],
         size=numbers.size,
     )  # fmt: skip
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, text)
 
 
 def answer(content: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import IO
 
 from tfm.errors import BundleError
 
-from .manifest import Manifest, parse_manifest
+from .manifest import Manifest, parse_manifest, read_manifest
 
 _MANIFEST = "manifest.json"
 _MOST_MANIFEST = 1 << 26
@@ -49,7 +49,7 @@ def unpack(archive: Path) -> Path:
             while block := stream.read(_BLOCK):
                 digest.update(block)
             key = os.getpid(), digest.hexdigest()
-            if key not in _unpacked or not (_unpacked[key] / _MANIFEST).is_file():
+            if key not in _unpacked or not _is_whole(_unpacked[key]):
                 _unpacked[key] = _unpack(archive, stream)
             return _unpacked[key]
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error) as error:
@@ -65,6 +65,15 @@ def _check_is_zip(archive: Path, stream: IO[bytes]) -> None:
     if size > most:
         raise BundleError(f"{archive} has {size} bytes, but its entries no more than {most}; zip the bundle again")
     stream.seek(0)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether nobody has cleaned an unpacked bundle away, not even in part."""
+    try:
+        read_manifest(folder)
+    except BundleError:
+        return False
+    return True
 
 
 def _unpack(archive: Path, stream: IO[bytes]) -> Path:

@@ -15,8 +15,8 @@ from tfm.errors import InputError
 from .batches import BATCH_TOKENS, check_count, check_rows, pad_rows, plan
 from .control import CancelToken, Control
 from .heads import Task
-from .manifest import Manifest, check_digests
 from .model import Model, as_iterator, as_list
+from .open_bundle import OpenBundle
 from .progress import Progress, reporter
 from .session import Session
 from .spread import spread
@@ -37,8 +37,8 @@ _SINGLE = "model on one thread"
 class Batched(Model):
     """A model whose graph "model" takes ids, and gives something for each of many inputs."""
 
-    def __init__(self, manifest: Manifest, precision: str, sessions: dict[str, Session]) -> None:
-        super().__init__(manifest, precision, sessions)
+    def __init__(self, opened: OpenBundle) -> None:
+        super().__init__(opened)
         self._opening = threading.Lock()
 
     def _list(
@@ -134,7 +134,7 @@ class Batched(Model):
         rows: list[Any] = []
         for item in items:
             control.check()
-            rows += self._tokenizer.encode([item]) if texts else [item]
+            rows += self._tokenizer.encode([item], control) if texts else [item]
         try:
             rows = check_rows(rows, self._sessions["model"].signature)
             for place, row in enumerate(rows):
@@ -159,10 +159,7 @@ class Batched(Model):
         with self._opening:
             main.opened()  # a closed model opens no graph again
             if _SINGLE not in self._sessions:
-                path = self.manifest.graphs[self.precision]["model"]
-                check_digests(self.manifest, self.manifest.files_of(path))
-                file, digest = self.manifest.folder / path, self.manifest.digest(path)
-                session = Session(file, main.signature, self.provider, 1, digest)
+                session = self._opened.open_again("model", threads=1)
                 self._sessions = {**self._sessions, _SINGLE: session}  # anew, since close() may be going through it
                 main.opened()
         return self._sessions[_SINGLE], self.threads

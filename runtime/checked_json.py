@@ -9,6 +9,18 @@ from typing import Any
 from tfm.errors import BundleError
 
 
+def parse_json(path: Path, content: bytes) -> "CheckedJson":
+    """Read the content of a bundle's JSON file.
+
+    Raises:
+        BundleError: It is no JSON, or nests values deeper than Python reads.
+    """
+    try:
+        return CheckedJson(path, json.loads(content.decode("utf-8")))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} cannot be read as JSON: {error}; export the bundle again") from error
+
+
 class CheckedJson:
     """One value of a bundle's JSON file; each method reads it as one type, or raises BundleError."""
 
@@ -17,7 +29,10 @@ class CheckedJson:
 
     def error(self, expected: str) -> BundleError:
         """Make the error that this value is not what was expected."""
-        found = json.dumps(self.value)
+        try:
+            found = json.dumps(self.value)
+        except RecursionError:  # writing calls itself more often than reading did
+            found = "nested too deeply to be shown"
         found = found if len(found) <= 40 else found[:37] + "..."
         return BundleError(
             f"{self.path}: {self.place or 'it'} must be {expected}, but is {found}; export the bundle again"

@@ -60,7 +60,7 @@ class Conversation:
         control = Control(cancel, timeout)
         chosen, most = self._model._stream_settings(max_new_tokens, settings)
         is_text = isinstance(input, str)
-        new = self._model._tokenizer.encoding(input, special=not self.tokens).ids if is_text else input
+        new = self._model._tokenizer.encoding(input, special=not self.tokens, control=control).ids if is_text else input
         [row] = check_rows([new], self._model._reads)
         had, longest = len(self.tokens), length_limit(self._model._reads)
         if longest is not None and had + len(row) > longest:

@@ -3,7 +3,7 @@
 import functools
 import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,10 @@ from tfm.errors import TfmError
 from .bundle import load
 from .canaries import Canary, canaries
 from .cpu import default_threads, features, model_name, quota, usable_cores
+from .locate import folder_of
+from .manifest import read_manifest
 from .providers import PROVIDERS, assignment, open_session
+from .requires import OLDEST, is_older, lowest_needed, upgrade
 from .saturation import saturates
 
 
@@ -68,6 +71,7 @@ class BundleState:
         precision: Of its graphs.
         threads: Within an operator.
         skipped: Provider that does not run it → why.
+        needs: Precision → the lowest onnxruntime that opens its graphs; empty where the bundle does not say.
         why: Why it does not open.
     """
 
@@ -78,6 +82,7 @@ class BundleState:
     precision: str | None = None
     threads: int | None = None
     skipped: dict[str, str] | None = None
+    needs: dict[str, str] = field(default_factory=dict)
     why: str | None = None
 
 
@@ -122,6 +127,8 @@ class Diagnosis:
     def faults(self) -> list[str]:
         """Say what is wrong, each in a line; nothing where all is well. What merely is not there is no fault."""
         faults = []
+        if is_older(self.onnxruntime, OLDEST):
+            faults.append(f"onnxruntime {self.onnxruntime} is older than {OLDEST}, the oldest tested: {upgrade()}")
         if not any(provider.runs for provider in self.providers):
             faults.append("no provider runs here: install onnxruntime again")
         for canary in self.canaries:
@@ -216,11 +223,12 @@ def _judge(canary: Canary, result: "np.ndarray[Any, Any]") -> tuple[str, float |
 
 
 def _try_bundle(bundle: str | os.PathLike[str]) -> BundleState:
-    path = os.fspath(bundle)
+    path, needs = os.fspath(bundle), {}
     try:
+        needs = lowest_needed(read_manifest(folder_of(bundle)))
         model = load(bundle)
     except TfmError as error:
-        return BundleState(path=path, why=str(error))
+        return BundleState(path=path, needs=needs, why=str(error))
     return BundleState(
         path=path,
         kind=model.manifest.kind,
@@ -229,4 +237,5 @@ def _try_bundle(bundle: str | os.PathLike[str]) -> BundleState:
         precision=model.precision,
         threads=model.threads,
         skipped=dict(model.skipped),
+        needs=needs,
     )

@@ -286,11 +286,11 @@ class Encoder(Batched):
 
     @cached_property
     def _squash(self) -> Squash:  # cached, as is _mask, since their files are read and compared with their digests
-        return read_squash(self.manifest, int(self._outputs["logits"].shape[-1]))
+        return read_squash(self._companions, int(self._outputs["logits"].shape[-1]))
 
     @cached_property
     def _mask(self) -> tuple[str, int]:
-        return find_mask(self.manifest, self._tokenizer)
+        return find_mask(self._companions, self._tokenizer)
 
     def _require(self, task: str, why: str) -> None:
         if task not in self.tasks:

@@ -17,17 +17,19 @@ from .control import CancelToken, Control
 from .generation.loop import Begun
 from .generation.state import DecoderState, from_nothing
 from .generator import Generator
-from .manifest import Manifest, Signature
+from .manifest import Signature
 from .model import as_list
+from .open_bundle import OpenBundle
 from .session import Session
 
 
 class EncoderDecoder(Generator):
     """A bundle that turns one sequence into another."""
 
-    def __init__(self, manifest: Manifest, precision: str, sessions: dict[str, Session]) -> None:
-        super().__init__(manifest, precision, sessions)
-        ids = _signature_of_ids(manifest.signature["encoder"], manifest.signature["decoder"])
+    def __init__(self, opened: OpenBundle) -> None:
+        super().__init__(opened)
+        signature = opened.manifest.signature
+        ids = _signature_of_ids(signature["encoder"], signature["decoder"])
         self._check_ids = InputChecks(ids, empty_batch=True)
 
     _batch_size = 64

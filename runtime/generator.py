@@ -45,6 +45,9 @@ class Generator(Model):
         """Of the graph that inputs go into."""
         raise NotImplementedError
 
+    def _most_text_tokens(self) -> int | None:
+        return length_limit(self._reads)
+
     def _begin(self, rows: list[list[int]], most: int, control: Control) -> Begun:
         """Read prompts or sources, to go on from with at most so many new tokens."""
         raise NotImplementedError
@@ -108,7 +111,7 @@ class Generator(Model):
         control = Control(cancel, timeout)
         chosen, most = self._settings(max_new_tokens, settings)
         size = self._batch_size if batch_size is None else check_count("batch_size", batch_size)
-        rows, are_texts = self._to_rows(inputs, self._reads)
+        rows, are_texts = self._to_rows(inputs, self._reads, control)
         each = chosen.num_return_sequences
         results: list[list[Any]] = [[] for _ in rows]
         order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
@@ -147,7 +150,7 @@ class Generator(Model):
         """
         control = Control(cancel, timeout)
         chosen, most = self._stream_settings(max_new_tokens, settings)
-        [row], are_texts = self._to_rows([input], self._reads)
+        [row], are_texts = self._to_rows([input], self._reads, control)
         return self._parts(self._begin([row], most, control), chosen, are_texts, control)
 
     def _parts(self, begun: Begun, settings: GenerationSettings, are_texts: bool, control: Control) -> Iterator[Any]:

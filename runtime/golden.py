@@ -15,21 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from tfm.errors import BundleError, ProviderError, VerificationError
 
-from .checked_json import CheckedJson
+from .checked_json import CheckedJson, parse_json
 from .checks import Array
 from .figures import Figures
+from .graph_files import GraphFiles
 from .locate import folder_of
-from .manifest import Manifest, Signature, check_digests, read_manifest
+from .manifest import Manifest, Signature, check_digests, read_manifest, read_proved
 from .messages import brief
 from .providers import candidates, count_threads
+from .requires import too_old
 from .session import Session, reason_of
+from .stored_arrays import ARRAYS, read_arrays
 
 GOLDEN_SCHEMA = 1
-ARRAYS, LIMITS = "golden.npz", "golden.json"
+LIMITS = "golden.json"
 
 Case = tuple[dict[str, Array], dict[str, Array]]
 """Inputs and expected outputs, by name."""
@@ -175,15 +176,18 @@ def check_golden(
                 "with; export it again"
             )
     check_digests(manifest, manifest.files)
-    top = _read_json(manifest.folder / LIMITS)
+    top = _read_limits(manifest)
     counts = {role: top["cases"][role].integer(1) for role in manifest.signature}
     cases = _read_cases(manifest, counts)
     graphs = []
     for name in dict.fromkeys(wanted):
         for role, path in manifest.graphs[name].items():
             limits = _Limits(top["precisions"][name], role, manifest.signature[role])
-            file, signature = manifest.folder / path, manifest.signature[role]
-            graphs.append(_check_graph(name, role, file, signature, providers, threads, cases[role], limits))
+            if fault := too_old(manifest, name, role):
+                graphs.append(GoldenGraph(role=role, precision=name, provider="", outputs=(), fault=fault))
+                continue
+            graph = _Graph(manifest, role, path, providers, threads)
+            graphs.append(_check_graph(name, graph, cases[role], limits))
     return GoldenReport(bundle=manifest.folder, cases=sum(counts.values()), graphs=tuple(graphs))
 
 
@@ -217,21 +221,35 @@ class _Limits:
         return GoldenOutput(name=name, figures=figures, measure=measure, limit=limit, fault=fault)
 
 
-def _check_graph(
-    precision: str,
-    role: str,
-    path: Path,
-    signature: Signature,
-    providers: Sequence[str],
-    threads: int,
-    cases: Sequence[Case],
-    limits: _Limits,
-) -> GoldenGraph:
-    figures = {spec.name: Figures() for spec in signature.outputs}
+@dataclass(frozen=True)
+class _Graph:
+    """One graph, and where it is to run."""
+
+    manifest: Manifest
+    role: str
+    name: str
+    providers: Sequence[str]
+    threads: int
+
+    def open(self) -> Session:
+        """Open it on the first provider that runs here."""
+        files, signature = GraphFiles(self.manifest, self.name), self.manifest.signature[self.role]
+        for provider in self.providers:
+            try:
+                graph = files.open(provider, self.threads)
+                return Session(files.path, signature, provider, self.threads, graph)
+            except ProviderError:
+                if provider == self.providers[-1]:
+                    raise
+        raise ProviderError("no provider was named")
+
+
+def _check_graph(precision: str, graph: _Graph, cases: Sequence[Case], limits: _Limits) -> GoldenGraph:
+    figures = {spec.name: Figures() for spec in graph.manifest.signature[graph.role].outputs}
     provider, fault = "", ""
     outputs: tuple[GoldenOutput, ...] = ()
     try:
-        session = _open(path, signature, providers, threads)
+        session = graph.open()
         provider = session.provider
         for number, (inputs, expected) in enumerate(cases):
             actual = session.run(inputs)
@@ -246,29 +264,15 @@ def _check_graph(
     except Exception as error:  # onnxruntime's errors share no narrower base
         reason = reason_of(error)
         fault = (str(reason) or type(reason).__name__).splitlines()[0]
-    return GoldenGraph(role=role, precision=precision, provider=provider, outputs=outputs, fault=fault)
+    return GoldenGraph(role=graph.role, precision=precision, provider=provider, outputs=outputs, fault=fault)
 
 
-def _open(path: Path, signature: Signature, providers: Sequence[str], threads: int) -> Session:
-    """Open a graph on the first provider that runs here."""
-    for provider in providers[:-1]:
-        try:
-            return Session(path, signature, provider, threads)
-        except ProviderError:
-            continue
-    return Session(path, signature, providers[-1], threads)
-
-
-def _read_json(path: Path) -> CheckedJson:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path} cannot be read as JSON: {error}; export the bundle again") from error
-    top = CheckedJson(path, values)
+def _read_limits(manifest: Manifest) -> CheckedJson:
+    top = parse_json(manifest.folder / LIMITS, read_proved(manifest, LIMITS))
     schema = top["schema"].value
     if type(schema) is not int or schema != GOLDEN_SCHEMA:
         raise BundleError(
-            f"{path}: its schema is {json.dumps(schema)}, but this tfm-export reads {GOLDEN_SCHEMA}; "
+            f"{top.path}: its schema is {json.dumps(schema)}, but this tfm-export reads {GOLDEN_SCHEMA}; "
             "upgrade tfm-export, or export the bundle again with this one"
         )
     return top
@@ -276,12 +280,7 @@ def _read_json(path: Path) -> CheckedJson:
 
 def _read_cases(manifest: Manifest, counts: Mapping[str, int]) -> dict[str, list[Case]]:
     """Read golden.npz, which must hold every input and output of every case and nothing else."""
-    path = manifest.folder / ARRAYS
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except Exception as error:  # those of numpy, zipfile and zlib share no narrower base
-        raise BundleError(f"{path} cannot be read: {error}; export the bundle again") from error
+    path, arrays = manifest.folder / ARRAYS, read_arrays(manifest, ARRAYS)
     cases: dict[str, list[Case]] = {}
     try:
         for role, signature in manifest.signature.items():

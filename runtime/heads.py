@@ -3,7 +3,6 @@
 Results are those of Hugging Face's pipelines. Shapes: S sequence, L labels, V vocabulary.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypedDict, TypeVar
@@ -11,11 +10,12 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tfm.errors import BundleError, InputError
+from tfm.errors import InputError
 
 from .checked_json import CheckedJson
 from .checks import Array
-from .manifest import Manifest, TensorSpec, check_digests
+from .companions import CONFIG, MASK_FILES, Companions
+from .manifest import Manifest, TensorSpec
 from .tokenizer import Tokenizer
 
 R = TypeVar("R")
@@ -88,7 +88,7 @@ def read_labels(manifest: Manifest, count: int) -> list[str]:
     return names
 
 
-def read_squash(manifest: Manifest, count: int) -> Squash:
+def read_squash(companions: Companions, count: int) -> Squash:
     """Tell what makes scores of the logits of `count` labels of a text.
 
     As in Hugging Face's pipeline, by problem_type in the bundle's config.json: nothing for a regression, the sigmoid of
@@ -97,7 +97,7 @@ def read_squash(manifest: Manifest, count: int) -> Squash:
     Raises:
         BundleError: The file is altered or malformed.
     """
-    config = _companion(manifest, "config.json")
+    config = companions.json(CONFIG)
     problem = None if config is None else config.get("problem_type")
     if problem is not None and problem.value == "regression":
         return "none"
@@ -105,14 +105,14 @@ def read_squash(manifest: Manifest, count: int) -> Squash:
     return "sigmoid" if several or count == 1 else "softmax"
 
 
-def read_mask_token(manifest: Manifest) -> str | None:
+def read_mask_token(companions: Companions) -> str | None:
     """Read which token stands for a masked one from the tokenizer's companions; None: they do not say.
 
     Raises:
         BundleError: A file is altered or malformed.
     """
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        value = (_companion(manifest, name) or {}).get("mask_token")
+    for name in MASK_FILES:
+        value = (companions.json(name) or {}).get("mask_token")
         if value is not None and value.value is not None:
             return (value["content"] if isinstance(value.value, dict) else value).text()
     return None
@@ -150,19 +150,21 @@ def labelling(manifest: Manifest, logits: TensorSpec, squash: Squash, top_k: int
     return Task(logits.name, finish)
 
 
-def find_mask(manifest: Manifest, tokenizer: Tokenizer) -> tuple[str, int]:
+def find_mask(companions: Companions, tokenizer: Tokenizer) -> tuple[str, int]:
     """Find the token that stands for a masked one, and its id.
 
     Raises:
         InputError: The tokenizer has no mask.
         BundleError: What says which token it is, is altered or malformed.
     """
-    named = read_mask_token(manifest)
+    named = read_mask_token(companions)
     names = _MASKS if named is None else (named,)
     for name in names:
         if (mask_id := tokenizer.id_of(name)) is not None:
             return name, mask_id
-    raise InputError(f"{manifest.folder}: its tokenizer has no mask, which was looked for as {' or '.join(names)}")
+    raise InputError(
+        f"{companions.manifest.folder}: its tokenizer has no mask, which was looked for as {' or '.join(names)}"
+    )
 
 
 def mask_filling(tokenizer: Tokenizer, mask: str, mask_id: int, top_k: int | None) -> Task[list[Fill]]:
@@ -218,16 +220,3 @@ def token_labelling(
         return entities
 
     return Task(logits.name, finish)
-
-
-def _companion(manifest: Manifest, name: str) -> dict[str, CheckedJson] | None:
-    """Read a bundle's JSON file; None: it has none of that name."""
-    if name not in manifest.files:
-        return None
-    check_digests(manifest, [name])
-    path = manifest.folder / name
-    try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path} cannot be read as JSON: {error}; export the bundle again") from error
-    return CheckedJson(path, values).fields()

@@ -7,6 +7,8 @@ from tfm.errors import BundleError
 
 from .messages import brief, kind_of
 
+MANIFEST = "manifest.json"
+
 
 def path_of(bundle: Any) -> Path:
     """Make a path of what a caller gives as one; whether something is there is for who opens it to say.
@@ -36,10 +38,16 @@ def folder_of(bundle: Any) -> Path:
     """Find a bundle's folder; of a .zip, the private folder that it is unpacked into.
 
     Raises:
-        BundleError: It is no path, or the .zip is not one of a bundle.
+        BundleError: It is no path, the .zip is not one of a bundle, or it is a file within one.
     """
     path = path_of(bundle)
     if path.is_file():
+        around = next((folder for folder in path.absolute().parents[:3] if (folder / MANIFEST).is_file()), None)
+        if around is not None and path.suffix != ".zip":  # which may well lie in a folder with a manifest.json
+            raise BundleError(
+                f"{path} is a file of the bundle {around}, which is what load() takes, with precision= to choose among "
+                "its graphs"
+            )
         from .archive import unpack  # what it imports is not for those who open folders
 
         return unpack(path)

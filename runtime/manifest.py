@@ -1,19 +1,25 @@
 """A bundle's manifest.json: what is in the folder, what each graph takes and gives, and the digests that prove it."""
 
+import dataclasses
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tfm.errors import BundleError
 
-from .checked_json import CheckedJson
-from .locate import path_of
+from .checked_json import CheckedJson, parse_json
+from .files import HeldFile, read_file
+from .locate import MANIFEST, path_of
+from .requires import Requires, read_requires
 
 SCHEMA = 1
+LARGEST_MANIFEST = 1 << 26
+"""Bytes; one of a thousand files has a tenth of a MiB."""
 ROLES: dict[str, tuple[str, ...]] = {
     "encoder": ("model",),
     "decoder": ("model",),
@@ -101,7 +107,7 @@ class Manifest:
     """A bundle's manifest, checked.
 
     Attributes:
-        folder: The bundle.
+        folder: The bundle, an absolute path: a program may change its working directory.
         kind: "encoder", "decoder", "encoder-decoder", or "module": anything else.
         family: Where the checkpoint came from, e.g. "bert".
         config: The exported model's configuration, for information.
@@ -113,6 +119,8 @@ class Manifest:
         versions: What wrote the bundle.
         opset: The graphs' ONNX opset.
         gates: What was verified, with which verdict.
+        digest: SHA-256 of manifest.json, which tells the bundle from any other.
+        requires: Precision → role → the lowest onnxruntime that opens its graph; empty: an older tfm-export said none.
     """
 
     folder: Path
@@ -127,14 +135,8 @@ class Manifest:
     versions: Mapping[str, Any]
     opset: int
     gates: tuple[Any, ...]
-
-    def files_of(self, graph: str) -> list[str]:
-        """List a graph's file and, where it has one, that of its weights."""
-        return [name for name in (graph, graph + ".data") if name in self.files]
-
-    def digest(self, graph: str) -> str:
-        """Tell a graph's content, weights included, from any other's."""
-        return " ".join(self.files[name].sha256 for name in self.files_of(graph))
+    digest: str = ""
+    requires: Requires = field(default_factory=dict)
 
 
 def read_manifest(bundle: str | os.PathLike[str]) -> Manifest:
@@ -149,13 +151,13 @@ def read_manifest(bundle: str | os.PathLike[str]) -> Manifest:
     Raises:
         BundleError: It is no bundle, its manifest is of another schema or malformed, or a file is missing or altered.
     """
-    folder = path_of(bundle)
+    folder = Path(os.path.abspath(path_of(bundle)))
     if not folder.is_dir():
         state = "a file, not a folder" if folder.exists() else "not there"
         raise BundleError(f"{folder} is {state}; a bundle is the folder that tfm-export wrote")
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     try:
-        content = path.read_bytes()
+        content = read_file(path, LARGEST_MANIFEST)
     except FileNotFoundError as error:
         raise BundleError(f"{folder} is not a bundle: it holds no manifest.json; export one with tfm-export") from error
     except OSError as error:
@@ -163,14 +165,17 @@ def read_manifest(bundle: str | os.PathLike[str]) -> Manifest:
     manifest = parse_manifest(folder, content)
     for name, file in manifest.files.items():
         try:
-            size = (folder / name).stat().st_size
+            found = (folder / name).stat()
         except (OSError, ValueError) as error:
             raise BundleError(
                 f"{folder}: {name} is missing, though the manifest lists it; copy the bundle again"
             ) from error
-        if size != file.size:
+        if not stat.S_ISREG(found.st_mode):
+            raise BundleError(f"{folder}: {name} is a folder, or no plain file; copy the bundle again")
+        if found.st_size != file.size:
             raise BundleError(
-                f"{folder}: {name} was altered: it has {size} bytes, not {file.size} as in the manifest; copy it again"
+                f"{folder}: {name} was altered: it has {found.st_size} bytes, not {file.size} as in the manifest; "
+                "copy it again"
             )
     return manifest
 
@@ -185,12 +190,8 @@ def parse_manifest(folder: Path, content: bytes) -> Manifest:
     Raises:
         BundleError: It is of another schema or malformed, or lists a file outside the bundle.
     """
-    path = folder / "manifest.json"
-    try:
-        values = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} cannot be read as JSON: {error}; export the bundle again") from error
-    return _parse(folder, CheckedJson(path, values))
+    manifest = _parse(folder, parse_json(folder / MANIFEST, content))
+    return dataclasses.replace(manifest, digest=hashlib.sha256(content).hexdigest())
 
 
 def check_digests(manifest: Manifest, names: Iterable[str]) -> None:
@@ -200,17 +201,38 @@ def check_digests(manifest: Manifest, names: Iterable[str]) -> None:
         BundleError: A file was altered or cannot be read.
     """
     for name in names:
-        digest = hashlib.sha256()
         try:
-            with open(manifest.folder / name, "rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
+            file = HeldFile(manifest.folder / name)
+            try:
+                digest = file.sha256()
+            finally:
+                file.close()
         except OSError as error:
             raise BundleError(f"{manifest.folder}: {name} cannot be read: {error}") from error
-        if digest.hexdigest() != manifest.files[name].sha256:
-            raise BundleError(
-                f"{manifest.folder}: {name} was altered: its SHA-256 is not the manifest's; copy the bundle again"
-            )
+        if digest != manifest.files[name].sha256:
+            raise altered(manifest, name)
+
+
+def read_proved(manifest: Manifest, name: str) -> bytes:
+    """Read a listed file once, and compare what was read with its SHA-256.
+
+    Raises:
+        BundleError: It was altered or cannot be read.
+    """
+    try:
+        content = read_file(manifest.folder / name, manifest.files[name].size)
+    except OSError as error:
+        raise BundleError(f"{manifest.folder}: {name} cannot be read: {error}; copy the bundle again") from error
+    if hashlib.sha256(content).hexdigest() != manifest.files[name].sha256:
+        raise altered(manifest, name)
+    return content
+
+
+def altered(manifest: Manifest, name: str) -> BundleError:
+    """Make the error that a file is not what the manifest says."""
+    return BundleError(
+        f"{manifest.folder}: {name} was altered: its SHA-256 is not the manifest's; copy the bundle again"
+    )
 
 
 def _parse(folder: Path, top: CheckedJson) -> Manifest:
@@ -239,6 +261,7 @@ def _parse(folder: Path, top: CheckedJson) -> Manifest:
         versions=_plain(top["versions"]),
         opset=top["opset"].integer(1),
         gates=tuple(item.value for item in top["gates"].items()),
+        requires=read_requires(top),
     )
 
 

@@ -1,24 +1,62 @@
 """What every opened bundle has in common."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
-from tfm.errors import BundleError, InputError
+from tfm.errors import BundleError, InputError, MissingTaskError
 
 from .batches import check_count, check_rows
 from .checks import Array
-from .control import CancelToken
-from .manifest import Generation, Manifest, Signature
+from .companions import TOKENIZER
+from .control import CancelToken, Control
+from .manifest import Generation, Signature
 from .messages import kind_of
+from .open_bundle import OpenBundle
 from .providers import DEVICES
-from .session import Session
+from .session_options import Tuning
 from .tokenizer import Tokenizer
 
-TOKENIZER = "tokenizer.json"
+_TASKS = frozenset(
+    {
+        "classify",
+        "classify_stream",
+        "classify_tokens",
+        "classify_tokens_stream",
+        "conversation",
+        "embed",
+        "embed_stream",
+        "fill_mask",
+        "fill_mask_stream",
+        "generate",
+        "stream",
+        "translate",
+    }
+)
+"""Methods that some kind of model has."""
 
 M = TypeVar("M", bound="Model")
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What `load` was asked for: enough to open the same again in another process.
+
+    Attributes:
+        bundle: Absolute path of the folder or .zip.
+        provider: As `load` takes it; so are `precision` and `threads`.
+        precision: See `provider`.
+        threads: See `provider`, and the number where None was given.
+        tuning: What else.
+    """
+
+    bundle: str
+    provider: str | tuple[str, ...]
+    precision: str
+    threads: int
+    tuning: Tuning
 
 
 class Model:
@@ -35,15 +73,42 @@ class Model:
 
     run: Callable[..., dict[str, Array]]
 
-    def __init__(self, manifest: Manifest, precision: str, sessions: dict[str, Session]) -> None:
-        self.manifest = manifest
-        self.precision = precision
-        self._sessions = sessions
-        first = next(iter(sessions.values()))
+    def __init__(self, opened: OpenBundle) -> None:
+        self.manifest = opened.manifest
+        self.precision = opened.precision
+        self._opened, self._sessions, self._companions = opened, opened.sessions, opened.companions
+        first = next(iter(self._sessions.values()))
         self.provider = first.provider
         self.threads = first.threads
         self.device = DEVICES[self.provider]
         self.skipped: Mapping[str, str] = {}
+        self._source: Source | None = None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the methods that the bundle is for, beside `run`."""
+        return ()
+
+    def __repr__(self) -> str:
+        tasks = ", ".join([*self.tasks, "run"])
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        what = f"{self.precision} on {self.device}, {threads}; {tasks}"
+        return f"<{type(self).__name__} {self.manifest.folder.name!r}: {what}>"
+
+    def __getattr__(self, name: str) -> Any:
+        """Say what to do instead where a task is asked for that another kind of model has."""
+        if name in _TASKS:
+            raise MissingTaskError(
+                f"{self.manifest.folder} is of kind {self.manifest.kind!r} and has no {name}(); "
+                f"it has {', '.join([*self.tasks, 'run'])}"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what was asked of `load`, which another process then does itself."""
+        if self._source is None:
+            raise InputError(f"{self!r} was not made by load(), so nobody knows how to open it again")
+        return _load_again, (self._source, self.manifest.digest)
 
     def close(self) -> None:
         """Let go of the graphs: runs that have begun finish, new ones raise ClosedError; closing twice does no harm.
@@ -52,6 +117,7 @@ class Model:
         """
         for session in self._sessions.values():
             session.close()
+        self._opened.close()
 
     def __enter__(self: M) -> M:
         return self
@@ -100,11 +166,22 @@ class Model:
             raise InputError(f"{self.manifest.folder} has no {TOKENIZER}, so it takes no texts; pass token ids")
         generation = self.manifest.generation
         by_character = generation is not None and generation.split_on_whitespace
-        path = self.manifest.folder / TOKENIZER
-        return Tokenizer(path, max_tokens=self._max_text_tokens(), refuse_unknown=by_character)
+        tokenizer = Tokenizer(
+            self.manifest.folder / TOKENIZER,
+            content=self._companions.content(TOKENIZER),
+            max_tokens=self._max_text_tokens(),
+            most_tokens=self._most_text_tokens(),
+            refuse_unknown=by_character,
+        )
+        self._companions.forget(TOKENIZER)
+        return tokenizer
 
     def _max_text_tokens(self) -> int | None:
         """How many tokens texts are truncated to; None: they are not."""
+        return None
+
+    def _most_text_tokens(self) -> int | None:
+        """Above how many tokens texts are refused; None: they are not."""
         return None
 
     def _generation(self, max_new_tokens: int | None) -> tuple[Generation, int]:
@@ -118,13 +195,39 @@ class Model:
             return generation, generation.max_new_tokens
         return generation, check_count("max_new_tokens", max_new_tokens)
 
-    def _to_rows(self, inputs: Any, signature: Signature) -> tuple[list[list[int]], bool]:
+    def _to_rows(self, inputs: Any, signature: Signature, control: Control) -> tuple[list[list[int]], bool]:
         """Turn texts or rows of ids into checked rows of ids, and tell whether they were texts."""
         inputs = as_list(inputs)
         texts = [item for item in inputs if isinstance(item, str)]
         if texts and len(texts) < len(inputs):
             raise InputError("inputs mix texts with token ids; pass all as one or the other")
-        return check_rows(self._tokenizer.encode(texts) if texts else inputs, signature), bool(texts)
+        return check_rows(self._tokenizer.encode(texts, control) if texts else inputs, signature), bool(texts)
+
+
+def _load_again(source: Source, digest: str) -> "Model":
+    """Open what another process had open.
+
+    Raises:
+        BundleError: The bundle there is another one now: models of one app would give different answers.
+    """
+    from .bundle import load
+
+    tuning = source.tuning
+    model = load(
+        source.bundle,
+        source.provider,
+        source.precision,
+        source.threads,
+        spin=tuning.spin,
+        arena=tuning.arena,
+        mapped=tuning.mapped,
+        options=dict(tuning.options),
+    )
+    if model.manifest.digest != digest:
+        raise BundleError(
+            f"{source.bundle} is not the bundle that was pickled: it was replaced; load it in the first process again"
+        )
+    return model
 
 
 def as_list(inputs: Any) -> list[Any]:

@@ -41,7 +41,7 @@ def reporter(progress: Progress, total: int) -> Iterator[Callable[[int], None]]:
     elif not progress or sys.stderr is None:  # None: a program without a console
         yield lambda count: None
     else:
-        stream, length = sys.stderr, 0
+        stream, length = getattr(sys.stderr, "trusted", sys.stderr), 0  # the command line's shows \r as an escape
         start = shown = monotonic()
         rewrite = stream.isatty()
 

@@ -4,11 +4,8 @@ import contextlib
 import ctypes
 import functools
 import importlib.util
-import os
 import sys
-import threading
-import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +17,15 @@ from .batches import check_count
 from .checks import nearest
 from .cpu import default_threads
 from .messages import brief
-from .saturation import saturates
+from .requires import newer_needed
+from .session_options import DEFAULTS, Tuning, session_options
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 DEVICES = {"cpu": "cpu", "cuda": "cuda:0"}
 
 # TF32 rounds the factors of float32 products to 10 bits: not what was verified
 _OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"device_id": "0", "use_tf32": "0"}}
-# What fuses into kernels that are slower than their parts. MiniLM in int8, 8 × 128 tokens, one thread: 12
-# SkipLayerNormalization took 19.3 ms of 69, the same 12 Add and LayerNormalization 3.9.
-_SLOW_FUSIONS = {"cpu": "SkipLayerNormFusion;BiasGeluFusion"}
-_SILENT = 4  # fatal only: every failure is raised, none needs printing
+_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def candidates(provider: str | Sequence[str], fallback: bool = False) -> tuple[str, ...]:
@@ -53,7 +48,8 @@ def candidates(provider: str | Sequence[str], fallback: bool = False) -> tuple[s
         elif isinstance(name, str) and name in PROVIDERS:
             chosen.append(name)
         else:
-            raise ProviderError(f"unknown provider {brief(name)}; {nearest(name, ['auto', *PROVIDERS])}")
+            hint = next((f"write {short!r}" for short, long in PROVIDERS.items() if name == long), None)
+            raise ProviderError(f"unknown provider {brief(name)}; {hint or nearest(name, ['auto', *PROVIDERS])}")
     return tuple(dict.fromkeys([*chosen, "cpu"] if fallback else chosen))
 
 
@@ -80,34 +76,26 @@ def count_threads(threads: int | None) -> int:
     return count
 
 
-def session_options(provider: str, threads: int) -> Any:
-    """Make the `onnxruntime.SessionOptions` that every graph is opened with.
-
-    Args:
-        provider: "cpu" or "cuda".
-        threads: Number of threads within an operator, at least 1.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = _SILENT
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if provider in _SLOW_FUSIONS:
-        options.add_session_config_entry("optimization.disable_specified_optimizers", _SLOW_FUSIONS[provider])
-    if provider == "cpu" and saturates():  # exact kernels; where they are not needed, they are half as fast again
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    return options
-
-
-def open_session(path: Path | bytes, provider: str, threads: int) -> Any:
+def open_session(
+    graph: Path | bytes,
+    provider: str,
+    threads: int,
+    tuning: Tuning = DEFAULTS,
+    *,
+    source: Path | None = None,
+    weights: Path | Mapping[str, bytes] | None = None,
+) -> Any:
     """Open a graph on one provider.
 
     Args:
-        path: The ONNX file, or the content of one. Weights that lie beside it are mapped into memory where the CPU runs
-            them, not read: sessions, and processes, that open the same file have one copy of them between them. What
-            kernels repack for themselves, as most products do, each session has for itself.
+        graph: The ONNX file, or the content of one. Weights that lie beside it are mapped into memory where the CPU
+            runs them, not read: sessions, and processes, that open the same file have one copy of them between them.
+            What kernels repack for themselves, as most products do, each session has for itself.
         provider: "cpu" or "cuda".
         threads: Number of threads within an operator, at least 1.
+        tuning: How else.
+        source: Where a content was read from, for messages.
+        weights: The folder that a content's further weights lie in, or they themselves, by location; None: it has none.
 
     Returns:
         The `onnxruntime.InferenceSession`.
@@ -124,64 +112,28 @@ def open_session(path: Path | bytes, provider: str, threads: int) -> Any:
         )
     if provider == "cuda":
         _load_cuda_packages()
-    what = "a graph in memory" if isinstance(path, bytes) else path
+    what = source or ("a graph in memory" if isinstance(graph, bytes) else graph)
     listed = [(PROVIDERS[name], _OPTIONS[name]) for name in dict.fromkeys([provider, "cpu"])]
-    try:
-        session = onnxruntime.InferenceSession(
-            path, session_options(provider, threads), providers=listed, enable_fallback=0
+    options = session_options(provider, threads, tuning)
+    if isinstance(weights, Path):
+        options.add_session_config_entry(_DATA_FOLDER, str(weights))
+    elif weights:
+        options.add_external_initializers_from_files_in_memory(
+            list(weights), list(weights.values()), [len(content) for content in weights.values()]
         )
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=listed, enable_fallback=0)
     except Exception as error:  # onnxruntime's errors have no common class below Exception
         if provider != "cpu":
-            raise ProviderError(f"{wanted} could not open {what}: {error}") from error
-        raise BundleError(f"onnxruntime {onnxruntime.__version__} could not load {what}: {error}") from error
+            raise ProviderError(f"{wanted} could not open {what}: {newer_needed(error)}{error}") from error
+        reason = f"{newer_needed(error)}{error}"
+        raise BundleError(f"onnxruntime {onnxruntime.__version__} could not load {what}: {reason}") from error
     if session.get_providers()[0] != wanted:
         raise ProviderError(
             f"{wanted} did not start, and onnxruntime fell back to {session.get_providers()[0]}: "
             f"{_why_cuda_failed()}; repair that, or use 'cpu'"
         )
     return session
-
-
-_shared: "weakref.WeakValueDictionary[tuple[str, str, int], Any]" = weakref.WeakValueDictionary()
-_sharing = threading.Lock()
-
-
-def shared_session(path: Path, digest: str, provider: str, threads: int) -> Any:
-    """Open a graph, or give the session that some other model in this process has open for the same content.
-
-    A session lives as long as anything refers to it, so that no model can close it under another. Sessions may be run
-    from many threads at once. Of MiniLM's fp32 graph (90 MB) a first session took 94 to 105 MiB, or 43 with its weights
-    in a file beside it; a second one of its own 96 or 42 MiB more, a shared one none (resident set, onnxruntime 1.32).
-
-    Args:
-        path: The ONNX file.
-        digest: Of everything the session is made of: the ONNX file, and the weights beside it where there are any.
-        provider: "cpu" or "cuda".
-        threads: Number of threads within an operator, at least 1.
-
-    Returns:
-        The `onnxruntime.InferenceSession`.
-
-    Raises:
-        ProviderError: As `open_session`.
-        BundleError: As `open_session`.
-    """
-    key = digest, provider, threads
-    with _sharing:  # while it opens, too: two threads that load one bundle must not hold its weights twice
-        session = _shared.get(key)
-        if session is None:
-            session = _shared[key] = open_session(path, provider, threads)
-    return session
-
-
-def _forget_sessions() -> None:
-    """Start anew in a forked child, which has none of the parent's threads: a session, or a lock held, would hang."""
-    global _shared, _sharing
-    _shared, _sharing = weakref.WeakValueDictionary(), threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_sessions)
 
 
 def assignment(session: Any) -> dict[str, tuple[str, ...]]:

@@ -9,9 +9,10 @@ from tfm.errors import BundleError, ClosedError, ForkError, InputError
 from . import control as controls
 from .checks import Array, InputChecks, nearest
 from .control import Control
-from .manifest import Signature
+from .manifest import Signature, TensorSpec
 from .messages import brief, kind_of
-from .providers import open_session, shared_session
+from .providers import open_session
+from .shared_sessions import OpenGraph
 
 # Giving memory back takes a run of 1.0 ms (MiniLM, int8, 16 tokens, one thread) 0.1 ms more, so that it is asked for
 # only after a run that took far longer: one of more than eight times the input, and of more than 4 KiB.
@@ -32,15 +33,17 @@ class Session:
         signature: What the graph takes and gives.
     """
 
-    def __init__(self, path: Path, signature: Signature, provider: str, threads: int, digest: str = "") -> None:
-        """Open the graph at `path`.
+    def __init__(
+        self, path: Path, signature: Signature, provider: str, threads: int, graph: OpenGraph | None = None
+    ) -> None:
+        """Open the graph at `path`, or take one that is open.
 
         Args:
             path: The ONNX file.
             signature: What the manifest says of it.
             provider: "cpu" or "cuda".
             threads: Number of threads within an operator.
-            digest: Of the file and the weights beside it: those of one digest share their weights; "": shares none.
+            graph: What was opened of the file, on that provider and with so many threads; None: it is opened here.
 
         Raises:
             ProviderError: The provider does not run here.
@@ -49,22 +52,19 @@ class Session:
         self.provider, self.threads, self.signature = provider, threads, signature
         self._largest = 0  # bytes of input since memory was last given back
         self._path, self._forks = path, controls.forks()
-        if digest:
-            self._session = shared_session(path, digest, provider, threads)
-        else:
-            self._session = open_session(path, provider, threads)
+        self._graph: OpenGraph | None = graph or OpenGraph(open_session(path, provider, threads))
         self.check = InputChecks(signature, empty_batch=True)
         self._outputs = [spec.name for spec in signature.outputs]
         for what, nodes, specs in (
             ("takes", self.opened().get_inputs(), signature.inputs),
             ("gives", self.opened().get_outputs(), signature.outputs),
         ):
-            found = sorted(f"{node.name} {node.type}" for node in nodes)
-            said = sorted(f"{spec.name} tensor({_ONNX_NAMES.get(spec.dtype, spec.dtype)})" for spec in specs)
+            found, said = sorted(map(_describe_node, nodes)), sorted(map(_describe_spec, specs))
             if found != said:
                 raise BundleError(
                     f"{path} {what} {', '.join(found)}, but the manifest says {', '.join(said)}; export it again"
                 )
+            _compare_shapes(path, nodes, specs)
 
     def run(
         self,
@@ -110,7 +110,7 @@ class Session:
 
     def close(self) -> None:
         """Let go of the graph: runs that have begun finish, new ones are refused, memory goes with the last of them."""
-        self._session = None
+        self._graph = None
 
     def _chosen(self, outputs: Any) -> list[str]:
         """Check names of outputs."""
@@ -155,15 +155,44 @@ class Session:
 
     def opened(self) -> Any:
         """Return the `onnxruntime.InferenceSession`, which a run holds on to so that `close` cannot take it away."""
-        session = self._session
+        graph = self._graph
         if self._forks != controls.forks():
             raise ForkError(
                 f"{self._path} was opened before this process was forked, and its threads stayed in the parent; "
                 'load the model in the child, or start the process with multiprocessing.get_context("spawn")'
             )
-        if session is None:
+        if graph is None:
             raise ClosedError(f"{self._path} was closed; load the model again")
-        return session
+        return graph.session
+
+
+def _describe_node(node: Any) -> str:
+    return f"{node.name} {node.type}"
+
+
+def _describe_spec(spec: TensorSpec) -> str:
+    return f"{spec.name} tensor({_ONNX_NAMES.get(spec.dtype, spec.dtype)})"
+
+
+def _compare_shapes(path: Path, nodes: Sequence[Any], specs: Sequence[TensorSpec]) -> None:
+    """Compare shapes where the graph says them: sizes, and names of sizes, by which caches are made.
+
+    Raises:
+        BundleError: They differ: the checks of inputs would let through what the graph does not take.
+    """
+    said = {spec.name: spec.shape for spec in specs}
+    for node in nodes:
+        found, expected = tuple(node.shape), said[node.name]
+        pairs = zip(found, expected, strict=False)
+        if found and (len(found) != len(expected) or any(size is not None and size != dim for size, dim in pairs)):
+            raise BundleError(
+                f"{path}: {node.name} has shape ({_shape(found)}), but the manifest says ({_shape(expected)}); "
+                "export it again"
+            )
+
+
+def _shape(dims: Sequence[Any]) -> str:
+    return ", ".join("?" if dim is None else str(dim) for dim in dims)
 
 
 def _joined(arrays: Any, named: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import onnxruntime
 import torch
 
 from tfm.errors import InputError
+from tfm.report.whole_file import write_whole
 
 from .schedule import Schedule
 
@@ -62,10 +62,8 @@ class Run:
 
     def write(self, stage: str, record: dict[str, Any]) -> None:
         """Keep the record of a finished stage: whole, or not at all."""
-        part = self.folder / f".{stage}.json"
         content = {"schedule": dataclasses.asdict(self.schedule), **record, "versions": versions()}
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, self.folder / f"{stage}.json")
+        write_whole(self.folder / f"{stage}.json", json.dumps(content, indent=1) + "\n")
 
 
 def versions() -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tfm.errors import VerificationError
 from tfm.model.activations import check_activation
+from tfm.report.whole_file import write_whole
 
 from .run import Run, versions
 from .schedule import Schedule
@@ -99,9 +100,7 @@ def run_study(
         "runs": [_result(run) for run in runs],
         "speed": _time(output, runs, activations, rounds, tell),
     }
-    part = output / ".results.json"
-    part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, output / "results.json")
+    write_whole(output / "results.json", json.dumps(results, indent=1) + "\n")
     return results
 
 
@@ -130,7 +129,7 @@ def _time(output: Path, runs: Sequence[Run], names: Sequence[str], rounds: int, 
             return list(found["lines"])
     bundles = {run.activation: run.bundle for run in runs if run.seed == 0}
     lines = time_bundles(bundles, names[0], rounds, lambda done, total: tell("time the bundles", done, total))
-    file.write_text(json.dumps({"activations": list(names), "lines": lines}, indent=1) + "\n")
+    write_whole(file, json.dumps({"activations": list(names), "lines": lines}, indent=1) + "\n")
     return lines
 
 

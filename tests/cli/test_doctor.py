@@ -34,6 +34,7 @@ DIAGNOSIS = found.Diagnosis(
     bundle=found.BundleState(
         path="m.tfm", kind="encoder", provider="cpu", device="cpu", precision="int8", threads=2,
         skipped={"cuda": "libcublas.so.12: cannot open"},
+        needs={"fp32": "1.24.1", "int8": "1.24.1", "fp16": "1.25.0"},
     ),
 )  # fmt: skip
 TABLE = """\
@@ -49,6 +50,8 @@ cpu             ✓ runs
 cuda            — libcublas.so.12: cannot open
 bundle          ✓ m.tfm: encoder, runs int8 on cpu with 2 threads
 not on cuda     libcublas.so.12: cannot open
+it needs        onnxruntime >= 1.24.1 for fp32, int8
+it needs        onnxruntime >= 1.25.0 for fp16
 
   ops           on    off by   limit
 ✓ Gelu          cuda 3.5e-07 2.0e-05

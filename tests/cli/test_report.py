@@ -1,5 +1,6 @@
 """What the terminal says of a quantisation: calm, in few lines, and nothing that a checkpoint's names could change."""
 
+import io
 import runpy
 import subprocess
 import sys
@@ -8,17 +9,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from tfm.cli.report import print_quantisation
+from tfm.cli.screen import Screen
 
 PLANTED = SimpleNamespace(
     **runpy.run_path(str(Path(__file__).resolve().parents[1] / "export" / "planted_quantisation.py"))
 )
 
 
-def printed(quantization: dict[str, Any], width: int = 80) -> list[str]:
-    console = Console(width=width, highlight=False, force_terminal=False, color_system=None)
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def printed(quantization: dict[str, Any], width: int = 80, file: io.StringIO | None = None) -> list[str]:
+    file = file or io.StringIO()
+    console = Screen(file=file, width=width, force_terminal=False, color_system=None)
     with console.capture() as capture:
         print_quantisation(quantization, console)
     return capture.get().splitlines()
@@ -82,9 +89,10 @@ def test_names_are_neither_markup_nor_obeyed_by_the_terminal() -> None:
     evil = "[red]x\x1b[31m\r\x07"
     found = PLANTED.planted([(evil, (2, 2))], float32=(0,)) | {"measure": evil}
     found["ops"][0]["method"] = "float32"
-    text = "\n".join(printed({evil: found}, 120))
-    assert text.count("[red]x�[31m��") == 4  # precision, measure, the row and the list of those in float32
+    text = "\n".join(printed({evil: found}, 120, Terminal()))
+    assert text.count(r"[red]x\x1b[31m") == 4  # precision, measure, the row and the list of those in float32
     assert "\x1b" not in text
+    assert "\n".join(printed({evil: found}, 120)).count("[red]x\x1b[31m") == 4  # a pipe obeys nothing
 
 
 def test_it_needs_no_torch() -> None:

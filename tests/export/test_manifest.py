@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+from onnx import helper
 
 from tfm.errors import ConfigError
 from tfm.export import graphs_of
@@ -21,11 +23,18 @@ def config(**options: Any) -> TransformerConfig:
     return TransformerConfig(**(SIZES | {"max_positions": 16} | options))
 
 
+def graph(op: str, inputs: int, about: str = "") -> bytes:
+    nodes = [helper.make_node(op, [f"x{place}" for place in range(inputs)], ["y"])]
+    made = helper.make_graph(nodes, "graph", [], [], doc_string=about)
+    model: onnx.ModelProto = helper.make_model(made, opset_imports=[helper.make_opsetid("", 24)], ir_version=10)
+    return model.SerializeToString()
+
+
 def test_every_file_is_listed_with_its_digest(make_model: Any, tmp_path: Path) -> None:
     model = make_model(**IDS)
     contents = {
-        "onnx/encoder_model.onnx": b"a" * 3_000_000,
-        "onnx/decoder_model_merged.onnx": b"",
+        "onnx/encoder_model.onnx": graph("Identity", 1, "a" * 3_000_000),
+        "onnx/decoder_model_merged.onnx": graph("TensorScatter", 3),
         "config.json": b"{}",
     }
     for name, content in contents.items():
@@ -48,12 +57,14 @@ def test_every_file_is_listed_with_its_digest(make_model: Any, tmp_path: Path) -
         23,
     )
     assert values["gates"] == gates
+    assert values["requires"] == {"onnxruntime": {"fp32": {"encoder": "1.24.1", "decoder": "1.25.0"}}}
     assert TransformerConfig.from_dict(values["config"]) == model.config
     assert set(values["versions"]) == {"tfm-export", "torch", "onnx", "onnxruntime"}
     manifest = read_manifest(tmp_path)  # the runtime agrees
     assert manifest.generation is not None
     assert manifest.signature["decoder"].max_length == {"cache_length": 16}
     assert manifest.max_text_tokens is None
+    assert manifest.requires == values["requires"]["onnxruntime"]
 
 
 def test_generation_from_the_configuration(tmp_path: Path) -> None:

@@ -221,6 +221,19 @@ def test_a_certificate_of_schema_2(bundle: Path) -> None:
     assert list(read(bundle)["quantization"]) == ["int8"]
 
 
+def test_the_lowest_onnxruntime_of_every_graph(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those too that an older tfm-export made, and said nothing of."""
+    graphs = {"onnxruntime": {"fp32": {"model": "1.24.1"}, "int8": {"model": "1.24.1"}}}
+    manifest = read(bundle, "manifest.json")
+    assert manifest.pop("requires") == {"onnxruntime": {"fp32": {"model": "1.24.1"}}}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert quantise_bundle(bundle).shipped
+    assert read(bundle, "manifest.json")["requires"] == graphs
+    monkeypatch.setattr(ort, "__version__", "1.23.2")
+    with pytest.raises(BundleError, match=r"model.onnx needs onnxruntime >= 1.24.1, and this is 1.23.2: pip install"):
+        quantise_bundle(bundle)
+
+
 def test_without_certificate_report_and_golden_outputs(bundle: Path) -> None:
     manifest = read(bundle, "manifest.json")
     for name in ("parity.json", "report.html", "golden.json", "golden.npz"):

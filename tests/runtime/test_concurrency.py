@@ -85,7 +85,7 @@ def test_100_races_of_close_and_run(make_bundle):
 
 def test_a_run_that_has_begun_finishes_after_close(tower, rows):
     expected, begun = tower.run(x=rows)["y"], threading.Event()
-    inner = weakref.ref(tower._sessions["model"]._session)
+    inner = weakref.ref(tower._sessions["model"].opened())
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(lambda: begun.set() or tower.run(x=rows)["y"])
         begun.wait()
@@ -101,7 +101,7 @@ def test_a_run_that_has_begun_finishes_after_close(tower, rows):
 def test_a_model_that_is_dropped_goes_at_once(make_bundle):
     model = load(make_bundle("encoder"), provider="cpu", threads=1)
     model.embed("a")
-    inner = weakref.ref(model._sessions["model"]._session)
+    inner = weakref.ref(model._sessions["model"].opened())
     del model
     assert inner() is None
 

@@ -8,9 +8,10 @@ from onnx import helper
 
 from tfm import runtime
 from tfm.errors import BundleError, InputError, ProviderError
-from tfm.runtime import load
-from tfm.runtime.bundle import least_inputs
+from tfm.runtime import Session, load
+from tfm.runtime.graph_files import GraphFiles
 from tfm.runtime.manifest import Signature, TensorSpec
+from tfm.runtime.open_bundle import least_inputs
 
 
 @pytest.mark.parametrize(
@@ -40,12 +41,8 @@ def test_precision_where_there_is_no_int8(make_bundle, edit_manifest):
 
 
 def test_auto_is_fp16_on_cuda_where_there_is_one(make_bundle, edit_manifest, monkeypatch):
-    class Session(runtime.Session):
-        def __init__(self, path, signature, provider, threads, digest=""):
-            super().__init__(path, signature, "cpu", threads)
-            self.provider = provider
-
-    monkeypatch.setattr("tfm.runtime.bundle.Session", Session)
+    opened = GraphFiles.open
+    monkeypatch.setattr(GraphFiles, "open", lambda files, provider, *others: opened(files, "cpu", *others))
     monkeypatch.setattr(
         "onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
@@ -63,14 +60,15 @@ def test_auto_falls_back_to_the_cpu(make_bundle, monkeypatch):
     """CUDA is built in but does not start: the CPU runs, in the CPU's precision."""
     tried = []
 
-    class Session(runtime.Session):
-        def __init__(self, path, signature, provider, threads, digest=""):
-            tried.append((path.name, provider))
-            if provider == "cuda":
-                raise ProviderError("no CUDA here")
-            super().__init__(path, signature, provider, threads)
+    opened = GraphFiles.open
 
-    monkeypatch.setattr("tfm.runtime.bundle.Session", Session)
+    def open_on_the_cpu(files, provider, *others):
+        tried.append((files.path.name, provider))
+        if provider == "cuda":
+            raise ProviderError("no CUDA here")
+        return opened(files, provider, *others)
+
+    monkeypatch.setattr(GraphFiles, "open", open_on_the_cpu)
     monkeypatch.setattr(
         "onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
@@ -87,24 +85,25 @@ def test_auto_falls_back_to_the_cpu(make_bundle, monkeypatch):
     assert load(bundle, provider=["cpu", "cuda"]).skipped == {}
 
 
-class RunsOnlyOnTheCpu(runtime.Session):
-    """A session whose graph opens on CUDA, and fails there when it is run."""
+@pytest.fixture
+def _runs_only_on_the_cpu(monkeypatch):
+    """CUDA is built in and opens a graph, and fails when it is run."""
+    opened, run = GraphFiles.open, Session.run
 
-    def __init__(self, path, signature, provider, threads, digest=""):
-        super().__init__(path, signature, "cpu", threads)
-        self.provider = provider
-
-    def run(self, arrays):
-        if self.provider == "cuda":
+    def run_on_the_cpu(session, arrays):
+        if session.provider == "cuda":
             raise RuntimeError("[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : CUDNN failure 5003")
-        return super().run(arrays)
+        return run(session, arrays)
 
-
-def test_a_provider_that_opens_and_does_not_run(make_bundle, monkeypatch):
-    monkeypatch.setattr("tfm.runtime.bundle.Session", RunsOnlyOnTheCpu)
+    monkeypatch.setattr(GraphFiles, "open", lambda files, provider, *others: opened(files, "cpu", *others))
+    monkeypatch.setattr(Session, "run", run_on_the_cpu)
     monkeypatch.setattr(
         "onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
+
+
+@pytest.mark.usefixtures("_runs_only_on_the_cpu")
+def test_a_provider_that_opens_and_does_not_run(make_bundle):
     bundle = make_bundle("copier")
     model = load(bundle)
     assert (model.provider, model.device) == ("cpu", "cpu")
@@ -208,11 +207,10 @@ def test_a_module_of_fixed_sizes_is_run(make_bundle, edit_manifest, remake_diges
 
 
 def test_no_provider_of_several_runs(make_bundle, monkeypatch):
-    class Session(runtime.Session):
-        def __init__(self, path, signature, provider, threads, digest=""):
-            raise ProviderError(f"no {provider} here")
+    def refuse(files, provider, *others):
+        raise ProviderError(f"no {provider} here")
 
-    monkeypatch.setattr("tfm.runtime.bundle.Session", Session)
+    monkeypatch.setattr(GraphFiles, "open", refuse)
     message = r"^no provider runs here: cuda: no cuda here; cpu: no cpu here$"
     with pytest.raises(ProviderError, match=message):
         load(make_bundle("encoder"), provider=["cuda", "cpu"])
@@ -283,15 +281,6 @@ def test_what_is_not_opened_is_not_read(make_bundle):
     bundle = make_bundle("encoder")
     flip_last_byte(bundle / "onnx/model_int8.onnx")
     assert load(bundle, provider="cpu", precision="fp32").precision == "fp32"
-
-
-def test_external_weights_are_compared(make_bundle, edit_manifest):
-    bundle = make_bundle("counter")
-    (bundle / "onnx/model.onnx.data").write_bytes(b"weights")
-    entry = {"size": 7, "sha256": "0" * 64}
-    edit_manifest(bundle, lambda m: m["files"].update({"onnx/model.onnx.data": entry}))
-    with pytest.raises(BundleError, match=r"onnx/model.onnx.data was altered"):
-        load(bundle, provider="cpu")
 
 
 def test_a_bundle_is_needed(tmp_path):

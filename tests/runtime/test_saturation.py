@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from tfm.runtime import load, providers, saturation
+from tfm.runtime import load, saturation, session_options
 
 EXACT, SATURATED = 4 * 255 * 127, 2 * 32767
 
@@ -97,7 +97,7 @@ def test_many_threads_may_ask() -> None:
 def test_exact_kernels_are_asked_for_where_they_are_needed(
     make_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, answer: bool
 ) -> None:
-    monkeypatch.setattr(providers, "saturates", lambda: answer)
+    monkeypatch.setattr(session_options, "saturates", lambda: answer)
     asked: list[tuple[str, str]] = []
     real = onnxruntime.SessionOptions.add_session_config_entry
 

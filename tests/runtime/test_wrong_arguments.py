@@ -87,7 +87,7 @@ def test_a_timeout_larger_than_any_float_never_ends(encoder):
         ("a\0b", r"'a\\x00b' cannot be looked at: embedded null (byte|character.*); check the path"),
         ("a\ud800", r"'a\\ud800' cannot be looked at: .*; check the path"),
         ("x" * 10**5, r"'x{10,60}\.\.\.x{10,60}' cannot be looked at: File name too long; check the path"),
-        ("nowhere.tfm", r"nowhere\.tfm is not there; a bundle is the folder that tfm-export wrote"),
+        ("nowhere.tfm", r".*nowhere\.tfm is not there; a bundle is the folder that tfm-export wrote"),
     ],
     ids=["None", "int", "bytes", "list", "empty", "NUL", "surrogate", "long", "nowhere"],
 )
