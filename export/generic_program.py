@@ -9,9 +9,9 @@ import modules.
 import ast
 import io
 import json
+import math
 import re
 import warnings
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from tfm.errors import CheckpointError
+from tfm.model.forms.archive import open_archive
 
 from .generic import GenericConfig, GenericGraph
 
@@ -41,6 +42,11 @@ _NAMES = set(
     ).split()
 )
 
+_GROWING = ("Pow", "PowByNatural", "FloatPow", "LShift")
+_GREATEST_EXPONENT = 64
+_LONGEST_EXPRESSION = 10_000
+"""Letters: that of a size is rarely longer than a line."""
+
 
 def from_program(file: Path) -> GenericGraph:
     """Read an exported program; its dynamic axes and example inputs are those it was exported with.
@@ -60,9 +66,7 @@ def from_program(file: Path) -> GenericGraph:
             module = program.module(check_guards=False)
     except Exception as error:  # torch raises almost anything on a damaged program
         raise CheckpointError(f"{file} cannot be read by torch.export.load: {_one_line(error)}") from error
-    if program.example_inputs is None:
-        raise CheckpointError(f"{file} holds no example inputs; save the program with them")
-    args, kwargs = program.example_inputs
+    args, kwargs = _examples(file, program)
     signature = program.module_call_graph[0].signature
     names = list((signature.forward_arg_names if signature else None) or [])
     names = [names[i] if i < len(names) else f"input_{i}" for i in range(len(args))]
@@ -90,51 +94,92 @@ def from_program(file: Path) -> GenericGraph:
     return GenericGraph(module, examples, axes, in_order=names, config=GenericConfig(family="torch.export"))
 
 
+def _examples(file: Path, program: torch.export.ExportedProgram) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Give the example inputs, which torch takes as they are in the file."""
+    inputs: Any = program.example_inputs
+    if inputs is None:
+        raise CheckpointError(f"{file} holds no example inputs; save the program with them")
+    if not isinstance(inputs, tuple | list) or [type(part) for part in inputs] != [tuple, dict]:
+        raise CheckpointError(f"{file}: its example inputs are no tuple of arguments and dict of named ones")
+    return inputs[0], inputs[1]
+
+
 def _check(file: Path) -> None:
     """Refuse whatever in the archive could run code."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            entries = {name.partition("/")[2]: archive.read(name) for name in archive.namelist() if "/" in name}
-            if len({name.partition("/")[0] for name in archive.namelist()}) != 1:
-                raise CheckpointError(
-                    f"{file} is of an older form of torch.export.save; save it again with torch 2.9 on"
-                )
-        contents = json.loads(entries["models/model.json"])
-        payloads = [
-            json.loads(entries[f"data/{kind}/model_{kind}_config.json"])["config"] for kind in ("weights", "constants")
-        ]
-        nodes = list(_values(contents, "target"))
-        specs = [json.loads(spec)[1] for key in ("in_spec", "out_spec") for spec in _values(contents, key)]
-        expressions = list(_values(contents, "expr_str")) + list(contents["range_constraints"])
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, RecursionError, NotImplementedError) as error:
-        raise CheckpointError(f"{file} is a damaged file of torch.export.save: {_one_line(error)}") from error
+    with open_archive(file, "file of torch.export.save") as archive:
+        names = archive.namelist()
+        entries = {name.partition("/")[2]: archive.read(name) for name in names if "/" in name}
+    if len({name.partition("/")[0] for name in names}) != 1:
+        raise CheckpointError(f"{file} is of an older form of torch.export.save; save it again with torch 2.9 on")
     for name in entries:
         if not _ENTRIES.fullmatch(name):
             raise CheckpointError(f"{file} holds {name}, which could be code; nothing was run")
-    for payload in payloads:
-        for name, value in payload.items():
-            if value.get("use_pickle"):
-                raise CheckpointError(f"{file}: {name} is pickled, which could run code on loading; nothing was run")
+    for kind in ("weights", "constants"):
+        _check_payload(file, _object(file, entries, f"data/{kind}/model_{kind}_config.json").get("config"))
     try:
-        torch.load(io.BytesIO(entries["data/sample_inputs/model.pt"]), weights_only=True)
+        torch.load(io.BytesIO(entries.get("data/sample_inputs/model.pt", b"")), weights_only=True)
     except Exception as error:  # damaged bytes can make the unpickler raise anything
         raise CheckpointError(
             f"{file}: its example inputs are more than tensors and plain containers, or damaged; nothing was run"
         ) from error
-    for target in nodes:
+    contents = _object(file, entries, "models/model.json")
+    try:
+        _check_program(file, contents)
+    except RecursionError as error:
+        raise CheckpointError(f"{file}: its program is nested too deeply to be read") from error
+
+
+def _object(file: Path, entries: dict[str, bytes], name: str) -> dict[str, Any]:
+    """Read an entry that is an object of JSON."""
+    try:
+        content = json.loads(entries.get(name, b""))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{file} is a damaged file of torch.export.save: {name} is missing or not JSON"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} is a damaged file of torch.export.save: {name} holds no object")
+    return content
+
+
+def _check_payload(file: Path, payload: Any) -> None:
+    """Refuse weights or constants that are pickled."""
+    if not isinstance(payload, dict) or not all(isinstance(value, dict) for value in payload.values()):
+        raise CheckpointError(f"{file} is a damaged file of torch.export.save: it does not say where its weights are")
+    for name, value in payload.items():
+        if value.get("use_pickle"):
+            raise CheckpointError(f"{file}: {name} is pickled, which could run code on loading; nothing was run")
+
+
+def _check_program(file: Path, contents: dict[str, Any]) -> None:
+    """Refuse a program that calls, takes or computes anything but what programs of tensors do."""
+    for target in _values(contents, "target"):
         if not isinstance(target, str) or not _FUNCTIONS.fullmatch(target):
-            raise CheckpointError(f"{file} calls {target!r}, which is no operator of ATen; nothing was run")
+            raise CheckpointError(f"{file} calls {target!r:.60}, which is no operator of ATen; nothing was run")
+    specs = [_read_spec(file, spec) for key in ("in_spec", "out_spec") for spec in _values(contents, key)]
     for name in _values(specs, "type"):
-        if name not in _CONTAINERS:
+        if not (name is None or isinstance(name, str)) or name not in _CONTAINERS:
             raise CheckpointError(
-                f"{file} takes or gives a {name}; export a module that takes and gives plain containers"
+                f"{file} takes or gives a {name!s:.60}; export a module that takes and gives plain containers"
             )
     for context in _values(specs, "context"):
         if context is not None and not re.fullmatch(r'null|\[("\w*"(, )?|\d+(, )?)*\]', str(context)):
             raise CheckpointError(f"{file}: {context!r:.60} is no list of names; nothing was run")
-    for expression in expressions:
+    constraints = contents.get("range_constraints")
+    if not isinstance(constraints, dict):
+        raise CheckpointError(f"{file} is a damaged file of torch.export.save: it does not say how sizes may vary")
+    for expression in [*_values(contents, "expr_str"), *constraints]:
         if not isinstance(expression, str) or not _is_arithmetic(expression):
             raise CheckpointError(f"{file}: {expression!r:.60} is no arithmetic of sizes; nothing was run")
+
+
+def _read_spec(file: Path, spec: Any) -> Any:
+    """Read how containers nest, which is JSON within JSON: a version and a tree."""
+    try:
+        _, tree = json.loads(spec)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{file} is a damaged file of torch.export.save: {spec!r:.60} is no tree") from error
+    return tree
 
 
 def _values(content: Any, key: str) -> Iterator[Any]:
@@ -150,22 +195,45 @@ def _values(content: Any, key: str) -> Iterator[Any]:
 
 
 def _is_arithmetic(expression: str) -> bool:
-    """Whether an expression is made of numbers, symbols and sympy's arithmetic alone."""
+    """Whether an expression is made of numbers, symbols and sympy's arithmetic alone, and no number too large."""
+    if len(expression) > _LONGEST_EXPRESSION:
+        return False
     try:
         nodes = list(ast.walk(ast.parse(expression, mode="eval")))
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # Python's parser says MemoryError of deep nesting
         return False
+    return all(map(_is_harmless, nodes)) and sum(map(_grows, nodes)) <= 1
+
+
+def _is_harmless(node: ast.AST) -> bool:
+    if isinstance(node, ast.Name):
+        return node.id in _NAMES or bool(_SYMBOL.fullmatch(node.id))
+    if isinstance(node, ast.Constant):
+        if isinstance(node.value, int):
+            return abs(node.value) < 1 << 64
+        return isinstance(node.value, float) or bool(_SYMBOL.fullmatch(str(node.value)))
+    if isinstance(node, ast.BinOp | ast.Call) and _grows(node):
+        return _exponent(node) <= _GREATEST_EXPONENT
     harmless = (ast.Expression, ast.Call, ast.keyword, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Load)
-    for node in nodes:
-        if isinstance(node, ast.Name):
-            known = node.id in _NAMES or bool(_SYMBOL.fullmatch(node.id))
-        elif isinstance(node, ast.Constant):
-            known = isinstance(node.value, int | float) or bool(_SYMBOL.fullmatch(str(node.value)))
-        else:
-            known = isinstance(node, (*harmless, ast.operator, ast.unaryop, ast.cmpop))
-        if not known:
-            return False
-    return True
+    return isinstance(node, (*harmless, ast.operator, ast.unaryop, ast.cmpop))
+
+
+def _grows(node: ast.AST) -> bool:
+    """Whether a node is a power or a shift, whose result has more digits than what it is of by any factor."""
+    if isinstance(node, ast.BinOp):
+        return isinstance(node.op, ast.Pow | ast.LShift)
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _GROWING
+
+
+def _exponent(node: ast.BinOp | ast.Call) -> float:
+    """Give the exponent of a power; infinity where it is no plain number."""
+    written = node.right if isinstance(node, ast.BinOp) else node.args[1] if len(node.args) == 2 else None
+    if isinstance(written, ast.Call) and len(written.args) == 1:  # Integer(2)
+        written = written.args[0]
+    if isinstance(written, ast.UnaryOp):
+        written = written.operand
+    value = written.value if isinstance(written, ast.Constant) else None
+    return abs(value) if isinstance(value, int | float) else math.inf
 
 
 def _one_line(error: Exception) -> str:

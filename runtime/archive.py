@@ -21,6 +21,7 @@ from .scratch import HeldFolder, clear_up
 _MANIFEST = "manifest.json"
 _MOST_MANIFEST = 1 << 26
 _MOST_RATIO = 1100  # deflate makes at most 1032 bytes of one (zlib, "Maximum compression factor")
+_MOST_HEADERS = 1 << 19  # what describes one entry, twice: its name, extra fields and comment have 64 KiB at most
 _BLOCK = 1 << 20
 
 _unpacked: dict[tuple[int, str], Path] = {}  # process and digest of the archive → folder
@@ -44,6 +45,7 @@ def unpack(archive: Path) -> Path:
     """
     try:
         with _unpacking, open(archive, "rb") as stream:
+            _check_is_zip(archive, stream)  # before all of it is read: anything may be as long as it likes
             digest = hashlib.sha256()
             while block := stream.read(_BLOCK):
                 digest.update(block)
@@ -54,6 +56,16 @@ def unpack(archive: Path) -> Path:
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error) as error:
         # RuntimeError: an encrypted file; NotImplementedError, a kind of it: a compression that Python does not know
         raise BundleError(f"{archive} cannot be read as a zip of a bundle: {error}; copy it again") from error
+
+
+def _check_is_zip(archive: Path, stream: IO[bytes]) -> None:
+    """Refuse a file that is no zip, or for the most part of no entry."""
+    with zipfile.ZipFile(stream) as content:
+        most = sum(info.compress_size + _MOST_HEADERS for info in content.infolist()) + _MOST_HEADERS
+    size = stream.seek(0, os.SEEK_END)
+    if size > most:
+        raise BundleError(f"{archive} has {size} bytes, but its entries no more than {most}; zip the bundle again")
+    stream.seek(0)
 
 
 def _is_whole(folder: Path) -> bool:

@@ -51,9 +51,12 @@ def find_file(folder: Path) -> Path:
 
 
 def sniff(file: Path) -> str:
-    """Tell what a file is by its first bytes: "zip", "safetensors", "gguf", "pickle", "json", "empty" or ""."""
-    with open(file, "rb") as stream:
-        head = stream.read(9)
+    """Tell what a file is by its first bytes: "zip", "safetensors", "gguf", "pickle", "json", "empty" or "".
+
+    Raises:
+        CheckpointError: It is a pipe, a device or the like, which may never end, or cannot be read.
+    """
+    head = _begin(file, 9)
     if not head:
         return "empty"
     if head[:4] == b"PK\x03\x04":
@@ -65,6 +68,17 @@ def sniff(file: Path) -> str:
     if head[:1] == b"\x80":
         return "pickle"
     return "json" if head[:1] == b"{" else ""
+
+
+def _begin(file: Path, count: int) -> bytes:
+    """Read the first bytes of a plain file."""
+    if not file.is_file():
+        raise CheckpointError(f"{file} is not a plain file, and so is not read as a checkpoint")
+    try:
+        with open(file, "rb") as stream:
+            return stream.read(count)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror or error}") from error
 
 
 def read_file(file: Path) -> dict[Any, Any]:
@@ -85,10 +99,9 @@ def read_file(file: Path) -> dict[Any, Any]:
     else:
         content = _read_index(file) if kind == "json" else None
         if content is None:
-            with open(file, "rb") as stream:
-                head = stream.read(8)
             raise CheckpointError(
-                f"{file} is not a checkpoint: neither a torch.save file nor safetensors (it begins with {head!r})"
+                f"{file} is not a checkpoint: neither a torch.save file nor safetensors (it begins with "
+                f"{_begin(file, 8)!r})"
             )
     if not isinstance(content, dict):
         raise CheckpointError(
@@ -100,7 +113,7 @@ def read_file(file: Path) -> dict[Any, Any]:
 def _read_safetensors(file: Path) -> dict[str, Any]:
     try:
         return safetensors.torch.load_file(file)
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, MemoryError) as error:  # no memory: it cannot be mapped
         raise CheckpointError(
             f"{file} looks like safetensors but cannot be read: {error}; was it cut short?"
         ) from error

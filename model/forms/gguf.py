@@ -16,6 +16,7 @@ from tfm.errors import CheckpointError, TfmError
 from ..config import RotaryScaling
 from ..fields import Fields, shown
 from ..positions import rotary_frequencies
+from .gguf_layout import check_layout
 
 if TYPE_CHECKING:
     import tokenizers
@@ -164,10 +165,8 @@ def _open(file: Path) -> Any:
         raise CheckpointError(
             f"{file} is GGUF, which needs the package gguf, which is not installed: pip install gguf"
         ) from error
-    reader = gguf.GGUFReader(file, "c")  # copied on writing: as mutable as any weight, and the file stays as it is
-    if reader.byte_order == "S":
-        raise CheckpointError(f"{file} is GGUF of the other byte order; convert it with gguf's gguf-convert-endian")
-    return reader
+    check_layout(file)
+    return gguf.GGUFReader(file, "c")  # copied on writing: as mutable as any weight, and the file stays as it is
 
 
 def _metadata(reader: Any, skip: tuple[str, ...] = ()) -> dict[str, Any]:

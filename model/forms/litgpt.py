@@ -73,6 +73,9 @@ _DEFAULTS: dict[str, Any] = {
 _MOST_YAML = 1 << 16
 """Bytes of a file of YAML."""
 
+_MOST_BRACKETS = 100
+"""In such a file: what reads them takes time by the square of how deep they nest, 10 s of 5,000."""
+
 
 def is_litgpt(weights: Weights) -> bool:
     """Whether the weights have litgpt's names."""
@@ -97,8 +100,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if len(content) > _MOST_YAML:
             raise CheckpointError(f"{path} is larger than {_MOST_YAML >> 10} KiB, which no Config of litgpt's is")
         text = content.decode("utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise ValueError("it refers to parts of itself")
+        if text.count("[") + text.count("{") > _MOST_BRACKETS:
+            raise ValueError("it is nested too deeply")
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("it refers to parts of itself")
+            if getattr(event, "tag", None):
+                raise ValueError(f"it asks for {shown(event.tag)}")
         values = yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,6 +1,7 @@
 """Give back the memory of a mapped file's pages: what was copied from them is not needed twice."""
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,8 @@ class GivingBack(TorchFunctionMode):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.folders = {folder.resolve(), *(path.resolve().parent for path in folder.iterdir())}  # a cache has links
+        found = [folder / "any", *folder.iterdir()]  # a cache has links; realpath, unlike resolve, bears one to itself
+        self.folders = {Path(os.path.realpath(path)).parent for path in found}
         self.earlier = list(self._mapped())
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -3,8 +3,7 @@
 import io
 import pickletools
 import warnings
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -13,6 +12,11 @@ import torch
 
 from tfm.errors import CheckpointError
 
+from .archive import open_archive
+
+_MOST_PICKLED = 1 << 26
+"""Bytes of a pickle in which names are looked for that it must not refer to."""
+
 
 def read_zip(file: Path) -> Any:
     """Read torch.save's zip archive, its weights mapped.
@@ -20,19 +24,16 @@ def read_zip(file: Path) -> Any:
     Raises:
         CheckpointError: It is damaged, of another kind, or refers to code.
     """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = archive.namelist()
-            pickled = [archive.read(name) for name in names if name.endswith("/data.pkl")]
-    except Exception as error:  # zipfile has no one error for damaged bytes
-        raise CheckpointError(f"{file} is a damaged torch.save file: {error}; was it cut short?") from error
+    with open_archive(file, "torch.save file") as archive:
+        names = archive.namelist()
+        pickled = [archive.read(name) for name in names if name.endswith("/data.pkl")]
     if any(name.endswith("/constants.pkl") for name in names):
         raise CheckpointError(
             f"{file} is TorchScript, which holds code; save its state_dict() and configuration instead"
         )
     if not pickled:
         raise CheckpointError(f"{file} is a zip archive, but not one written by torch.save")
-    return _torch_load(file, pickled[0], mmap=True)
+    return _torch_load(file, lambda: pickled[0], mmap=True)
 
 
 def read_pickle(file: Path) -> Any:
@@ -41,16 +42,22 @@ def read_pickle(file: Path) -> Any:
     Raises:
         CheckpointError: It is damaged or refers to code.
     """
-    return _torch_load(file, file.read_bytes(), mmap=False)
+    return _torch_load(file, lambda: _begin(file), mmap=False)
 
 
-def _torch_load(file: Path, pickled: bytes, *, mmap: bool) -> Any:
+def _begin(file: Path) -> bytes:
+    """Read what stands before the weights."""
+    with open(file, "rb") as stream:
+        return stream.read(_MOST_PICKLED)
+
+
+def _torch_load(file: Path, pickled: Callable[[], bytes], *, mmap: bool) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except UnpicklingError as error:
-        classes = _foreign_globals(pickled)
+        classes = _foreign_globals(pickled())
         if not classes:
             reason = str(error).splitlines()[0] if str(error) else "its pickle is damaged"
             raise CheckpointError(f"{file} is not a checkpoint of torch.save: {reason}") from error

@@ -21,6 +21,7 @@ from tfm.export import export_checkpoint, to_onnx, verify
 from tfm.export.fast_path import no_fast_path
 from tfm.export.generic import GenericGraph
 from tfm.export.generic_open import is_generic, open_generic
+from tfm.export.generic_program import _is_arithmetic
 from tfm.export.samples import cases
 from tfm.export.taps import record
 from tfm.export.verify import GraphReport
@@ -335,6 +336,69 @@ def test_what_could_run_code_in_a_program_is_refused(
     with pytest.raises(CheckpointError, match=message):
         open_generic(file)
     assert not hasattr(sys, "boom")
+
+
+def put_in_json(entry: str, change: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, bytes]], None]:
+    def edit(entries: dict[str, bytes]) -> None:
+        (name,) = [name for name in entries if name.endswith(entry)]
+        content = json.loads(entries[name])
+        change(content)
+        entries[name] = json.dumps(content).encode()
+
+    return edit
+
+
+def saved(content: Any) -> bytes:
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put_in_json("weights_config.json", lambda c: c.update(config=1)), "does not say where its weights are"),
+        (put_in_json("weights_config.json", lambda c: c.update(config={"a": 1})), "does not say where its weights are"),
+        (put_in_json("model.json", lambda c: c.update(range_constraints=[])), "does not say how sizes may vary"),
+        (put_in_json("model.json", lambda c: c.update(in_spec=1)), "is no tree"),
+        (put_in_json("model.json", lambda c: c.update(in_spec="[1]")), "is no tree"),
+        (put_in_json("model.json", lambda c: c.update(target=["torch.ops.aten.add.Tensor"])), "is no operator of ATen"),
+        (add("models/model.json", b"[" * 100_000), "model.json is missing or not JSON"),
+        (add("models/model.json", b"[]"), "model.json holds no object"),
+        (add("models/model.json", b'{"a":' * 900 + b"1" + b"}" * 900), "nested too deeply|how sizes may vary"),
+        (add("data/sample_inputs/model.pt", saved(1)), "cannot be read by torch.export.load: "),
+        (add("data/sample_inputs/model.pt", saved(((), {}, {}))), "no tuple of arguments and dict of named ones"),
+    ],
+)
+def test_a_damaged_program_is_refused_in_a_sentence(
+    change: Callable[[dict[str, bytes]], None], message: str, program: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        open_generic(rewrite(program, tmp_path / "bad.pt2", change))
+
+
+@pytest.mark.parametrize(
+    ("expression", "allowed"),
+    [
+        ("Symbol('s0', positive=True, integer=True)", True),
+        ("Max(1, FloorDiv(s0, 2)) + 3*s1", True),
+        ("s0**2", True),
+        ("Pow(Symbol('s0'), Integer(2))", True),
+        ("9**9**9**9", False),
+        ("Pow(9, Pow(9, 9))", False),
+        ("s0**1000000000", False),
+        ("s0**s1", False),
+        ("(((s0**64)**64)**64)**64", False),
+        ("LShift(1, 10000000000)", False),
+        ("1 << 10000000000", False),
+        ("9" * 5000, False),
+        ("1 + " * 100_000 + "1", False),
+        ("__import__('os')", False),
+    ],
+)
+def test_sizes_are_small_arithmetic(expression: str, allowed: bool) -> None:
+    """sympy evaluates them: a tower of powers would take all memory, and all time."""
+    assert _is_arithmetic(expression) is allowed
 
 
 def test_the_guards_of_a_program_are_not_compiled(program: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -205,6 +206,23 @@ def test_a_bomb(make_bundle: Bundle, tmp_path: Path, temporary: Path) -> None:
     with pytest.raises(BundleError, match=r"has \d+ bytes, which cannot hold the \d+ that its manifest lists"):
         load(zip_folder(bundle))
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["behind", "before"])
+def test_a_terabyte_of_nothing_is_not_read(make_bundle: Bundle, temporary: Path, before: bool) -> None:
+    """Sparse, so that it takes no room: before its digest is taken, it must be a zip, no longer than its entries."""
+    file = zip_content(make_bundle("encoder"))
+    content = file.read_bytes()
+    os.truncate(file, 0)
+    os.truncate(file, 1 << 40)
+    with open(file, "r+b") as stream:
+        stream.seek(0, os.SEEK_END if before else os.SEEK_SET)
+        stream.write(content)
+    start = time.monotonic()
+    with pytest.raises(BundleError, match="but its entries no more than" if before else "cannot be read as a zip"):
+        load(file, provider="cpu", threads=1)
+    assert time.monotonic() - start < 10
+    assert not list(temporary.iterdir())
 
 
 def test_more_than_it_says(make_bundle: Bundle, temporary: Path) -> None:
