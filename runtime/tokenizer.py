@@ -1,6 +1,7 @@
 """A bundle's tokenizer.json: from texts to ids and back."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,9 @@ class Tokenizer:
                 "texts need the package tokenizers, which is not installed: pip install 'tfm-export[text]'; "
                 "run() takes token ids without it"
             ) from error
-        try:
+        known = f"a tokenizer that tokenizers {tokenizers.__version__} reads"
+        with _refusing(lambda error: BundleError(f"{path} is not {known}: {error}")):
             self._tokenizer = tokenizers.Tokenizer.from_buffer(read_file(path) if content is None else content)
-        except Exception as error:  # tokenizers raises no narrower class
-            raise BundleError(
-                f"{path} is not a tokenizer that tokenizers {tokenizers.__version__} reads: {error}"
-            ) from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._special: int = self._tokenizer.num_special_tokens_to_add(is_pair=False)
@@ -108,12 +106,8 @@ class Tokenizer:
         """
         if not isinstance(text, str):  # tokenizers takes more than texts
             raise InputError(f"a text must be a str, but is {brief(text)}")
-        try:
+        with _refusing(lambda error: InputError(f"the text {brief(text)} {_why_refused(text, error)}")):
             encoding = self._encode(text, special, control)
-        except TfmError:
-            raise
-        except Exception as error:  # tokenizers raises no narrower class
-            raise InputError(f"the text {brief(text)} {_why_refused(text, error)}") from error
         ids: list[int] = encoding.ids
         if not ids:
             raise InputError(f"the text {brief(text)} has no tokens; leave it out")
@@ -167,8 +161,28 @@ class Tokenizer:
         return found
 
     def decode(self, rows: list[list[int]], *, skip_special: bool = True) -> list[str]:
-        """Turn ids into texts, special tokens left out unless `skip_special` is False."""
-        return [self._tokenizer.decode(row, skip_special_tokens=skip_special) for row in rows]
+        """Turn ids into texts, special tokens left out unless `skip_special` is False.
+
+        Raises:
+            BundleError: The tokenizer cannot tell them.
+        """
+        with _refusing(lambda error: BundleError(f"the tokenizer cannot turn ids into a text: {error}")):
+            return [self._tokenizer.decode(row, skip_special_tokens=skip_special) for row in rows]
+
+
+@contextlib.contextmanager
+def _refusing(make: Callable[[BaseException], TfmError]) -> Iterator[None]:
+    """Raise an error of ours in the place of what tokenizers raises, which has no narrower class."""
+    try:
+        yield
+    except TfmError:
+        raise
+    except Exception as error:
+        raise make(error) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of Rust code that gave up; pyo3 has it in no module
+            raise
+        raise make(error) from error
 
 
 def _beginnings(text: str, size: int) -> Iterator[str]:
@@ -183,7 +197,7 @@ def _beginnings(text: str, size: int) -> Iterator[str]:
         size *= 4
 
 
-def _why_refused(text: str, error: Exception) -> str:
+def _why_refused(text: str, error: BaseException) -> str:
     """Say why tokenizers refused a text."""
     try:
         text.encode()

@@ -24,6 +24,35 @@ def test_truncation_keeps_the_ends(words):
     assert Tokenizer(words, max_tokens=4).encode(["a b c d e", "a"]) == [[1, 4, 5, 2], [1, 4, 2]]
 
 
+class PanicException(BaseException):
+    """As pyo3 raises it."""
+
+
+@pytest.mark.parametrize("wrong", [PanicException("no entry found for key"), ValueError("no entry found for key")])
+def test_whatever_tokenizers_raises(words, monkeypatch, wrong):
+    class Panics:
+        def __getattr__(self, name):
+            raise wrong
+
+    tokenizer = Tokenizer(words)
+    monkeypatch.setattr(tokenizer, "_tokenizer", Panics())
+    with pytest.raises(InputError, match=r"the text 'a' cannot be tokenized: no entry found for key"):
+        tokenizer.encode(["a"])
+    with pytest.raises(BundleError, match=r"cannot turn ids into a text: no entry found for key"):
+        tokenizer.decode([[4]])
+
+
+def test_ctrl_c_is_no_refusal(words, monkeypatch):
+    class Interrupted:
+        def __getattr__(self, name):
+            raise KeyboardInterrupt
+
+    tokenizer = Tokenizer(words)
+    monkeypatch.setattr(tokenizer, "_tokenizer", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        tokenizer.encode(["a"])
+
+
 def test_no_room(words):
     with pytest.raises(BundleError, match=r"tokenizer.json adds 2 special tokens, which leaves no room in 2 tokens"):
         Tokenizer(words, max_tokens=2)
