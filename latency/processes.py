@@ -29,6 +29,9 @@ START_SECONDS = 300.0
 ANSWER_SECONDS = 3600.0
 """How long an answer may take: opening a model or one turn, which is at least one run. More is not timed, but hangs."""
 
+_END_SECONDS = 120.0
+"""How long a process that gives no more answers may take to end."""
+
 _MARK = b"\x1e"
 """Begins an answer, as in RFC 7464; what a line has before it was printed by something else."""
 
@@ -181,9 +184,9 @@ class Child:
         return text or "it said nothing"
 
     def ending(self) -> str:
-        """Tell in words how it ended."""
+        """Tell in words how it ended; one that has torch in it takes seconds for that on a busy machine."""
         try:
-            return describe_exit(self.process.wait(timeout=10.0))
+            return describe_exit(self.process.wait(timeout=_END_SECONDS))
         except subprocess.TimeoutExpired:
             return "it closed its output, and has not ended"
 

@@ -65,7 +65,7 @@ def test_the_works_are_those_of_export(
     works = bundle_works(described(toy, MODELS[what]["kind"], graphs))
     assert [work.name for work in works] == NAMES[what]
     handed: list[Any] = []
-    monkeypatch.setattr(latency, "time_engines", lambda _, works: handed.extend(works))
+    monkeypatch.setattr(latency, "time_engines", lambda _, works, **__: handed.extend(works))
     latency.measure_latency(graphs, {}, None)
     for work, theirs in zip(works, handed, strict=True):
         assert (work.name, work.role) == (theirs.name, theirs.role)
