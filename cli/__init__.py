@@ -20,7 +20,7 @@ from .parity import parity as parity_command
 from .prune import prune as prune_command
 from .quantize import quantize as quantize_command
 from .run import run as run_command
-from .signals import explain_interruption, heed_signals
+from .signals import end_undisturbed, explain_interruption, heed_signals
 from .streams import outputs, say
 from .verify_ops import verify_ops as verify_ops_command
 
@@ -78,3 +78,5 @@ def _invoke(command: click.Command, arguments: Sequence[str] | None, name: str) 
     except (click.Abort, KeyboardInterrupt):
         say(f"{name}: {explain_interruption()}", err=True)
         return _INTERRUPTED
+    finally:
+        end_undisturbed()

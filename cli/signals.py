@@ -24,24 +24,26 @@ def heed_signals() -> None:
             signal.signal(number, _stop)
 
 
+def end_undisturbed() -> None:
+    """Let signals change nothing in Python's last steps, for which it has no handlers: the exit code stands."""
+
+    def ignore() -> None:
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_IGN)
+
+    atexit.register(ignore)
+
+
 def explain_interruption() -> str:
     """Say what Ctrl-C left, and pass over what an impatient user presses while it is said."""
     Patience().start(heeded=True)
-    atexit.register(_ignore)
     if placed := _placed():
         return f"interrupted, but {placed[-1]} was complete, and is in place"
     return "interrupted; nothing was left behind but the figures of a search, to go on with"
 
 
 def _stop(number: int, _: object) -> NoReturn:
-    atexit.register(_ignore)
     raise StoppedError(128 + number)
-
-
-def _ignore() -> None:
-    """Let nothing change the exit code any more: Python's last steps are without handlers."""
-    for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _placed() -> list[Path]:

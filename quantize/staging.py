@@ -93,7 +93,7 @@ class _Place:
             )
 
     def identity(self, folder: Path) -> str | None:
-        """Tell a folder by its mark, which lists the digest of all else; None: it has none."""
+        """Tell a folder by its mark, as a manifest lists the digests of all else; None: it has none."""
         mark = folder / self._mark
         if not mark.is_file():
             return None
@@ -110,8 +110,8 @@ class _Place:
             if exchange(new, self.output):
                 try:
                     self._check(new)
-                except FileExistsError:
-                    exchange(new, self.output)
+                except OSError:
+                    self._change_back(new)
                     raise
                 return
             os.rename(self.output, old)
@@ -125,6 +125,14 @@ class _Place:
     def _check(self, folder: Path) -> None:
         if self.identity(folder) != self.before:
             raise FileExistsError(f"{folder} is another")
+
+    def _change_back(self, other: Path) -> None:
+        if not exchange(other, self.output):
+            kept = _keep(other, self.output)
+            raise ExportError(
+                f"{self.output} was changed while this ran; the finished {self.what} is there, and what was there is "
+                f"{kept}"
+            )
 
     def _put_back(self, old: Path) -> None:
         try:
@@ -169,24 +177,21 @@ def _staged(place: _Place, overwrite: bool, patience: Patience) -> Iterator[tupl
     except OSError as error:
         raise ExportError(f"no {place.what} can be written to {output}: {error.strerror}") from error
     made = [folder for folder in output.parents if not folder.exists()]
+    room: HeldFolder | None = None
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        room = HeldFolder(output.parent, f".{output.name}.")
-    except OSError as error:
-        _remove_empty(made)
-        raise ExportError(f"no {place.what} can be written to {output.parent}: {error.strerror}") from error
-    new, old = room.path / _NEW, room.path / _OLD
-
-    def put_in_place() -> None:
-        for file in (new, *new.rglob("*")):
-            _flush(file)
         with patience.hold():
-            place.put(new, old)
-            placed.append(output)
-            _flush(output.parent)
-
-    try:
+            room = _make_room(place)
+        new, old = room.path / _NEW, room.path / _OLD
         new.mkdir()
+
+        def put_in_place() -> None:
+            for file in (new, *new.rglob("*")):
+                _flush(file)
+            with patience.hold():
+                place.put(new, old)
+                placed.append(output)
+                _flush(output.parent)
+
         yield new, put_in_place
     except OSError as error:
         raise ExportError(
@@ -194,10 +199,20 @@ def _staged(place: _Place, overwrite: bool, patience: Patience) -> Iterator[tupl
         ) from error
     finally:
         with patience.hold():
-            if old.exists() and not os.path.lexists(output):  # the only one there is
-                room.leave()
-            room.remove()
+            if room is not None:
+                if (room.path / _OLD).exists() and not os.path.lexists(output):  # the only one there is
+                    room.leave()
+                room.remove()
             _remove_empty(made)
+
+
+def _make_room(place: _Place) -> HeldFolder:
+    parent = place.output.parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        return HeldFolder(parent, f".{place.output.name}.")
+    except OSError as error:
+        raise ExportError(f"no {place.what} can be written to {parent}: {error.strerror}") from error
 
 
 def _finish(room: Path, output: Path) -> None:

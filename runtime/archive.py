@@ -23,6 +23,8 @@ _MOST_MANIFEST = 1 << 26
 _MOST_RATIO = 1100  # deflate makes at most 1032 bytes of one (zlib, "Maximum compression factor")
 _MOST_HEADERS = 1 << 19  # what describes one entry, twice: its name, extra fields and comment have 64 KiB at most
 _BLOCK = 1 << 20
+_UNPACKED = ".unpacked"
+"""What the names of the folders end in: those of processes that are gone are known by it."""
 
 _unpacked: dict[tuple[int, str], Path] = {}  # process and digest of the archive → folder
 _unpacking = threading.Lock()
@@ -78,8 +80,9 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _unpack(archive: Path, stream: IO[bytes]) -> Path:
-    clear_up(Path(tempfile.gettempdir()))
-    held = HeldFolder(Path(tempfile.gettempdir()))
+    parent = Path(tempfile.gettempdir())
+    clear_up(parent, suffix=_UNPACKED, bare=True)
+    held = HeldFolder(parent, suffix=_UNPACKED, bare=True)
     atexit.register(held.remove)
     try:
         with zipfile.ZipFile(stream) as content:

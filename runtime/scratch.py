@@ -1,8 +1,9 @@
 """Temporary folders that tell whether the process that made them still lives, so that the next one can clear up.
 
-A process that is killed leaves its temporary folders behind. Each of ours holds a file that its process keeps locked;
-the system releases that lock when the process ends, however it ends. A folder whose lock can be had is nobody's, and is
-removed. Where a file system has no locks, nothing is ever taken for left behind.
+A process that is killed leaves its temporary folders behind. Each of ours holds a file that its process keeps locked,
+or is locked itself where it must hold nothing else; the system releases that lock when the process ends, however it
+ends. A folder whose lock can be had is nobody's, and is removed. Where a file system has no locks, nothing is ever
+taken for left behind.
 """
 
 import contextlib
@@ -62,13 +63,14 @@ class HeldFolder:
         path: The folder.
     """
 
-    def __init__(self, parent: Path, prefix: str = _PREFIX, suffix: str = SUFFIX) -> None:
+    def __init__(self, parent: Path, prefix: str = _PREFIX, suffix: str = SUFFIX, *, bare: bool = False) -> None:
         """Make it.
 
         Args:
             parent: Where.
             prefix: What its name begins with.
             suffix: What its name ends in.
+            bare: Whether it is to hold nothing of ours, and is known by its name alone; not so on Windows.
 
         Raises:
             OSError: It cannot be made.
@@ -76,15 +78,15 @@ class HeldFolder:
         for _ in range(_ATTEMPTS):
             self.path = Path(tempfile.mkdtemp(dir=parent, prefix=prefix, suffix=suffix))
             try:
-                descriptor = _open_lock(self.path)
+                descriptor = _open_lock(self.path, bare)
             except FileNotFoundError:  # who cleared up meanwhile took it for one left behind, as it was not locked yet
                 continue
             except BaseException:
                 _remove_empty(self.path)
                 raise
-            if try_lock(descriptor) is not False and os.path.exists(self.path / LOCK):
+            if try_lock(descriptor) is not False and _is_lock_of(descriptor, self.path):
                 self._descriptor, self._process = descriptor, os.getpid()
-                with contextlib.suppress(OSError):  # a full disk: whose it is cannot be said in a message then
+                with contextlib.suppress(OSError):  # bare, or a full disk: whose it is cannot be said in a message then
                     os.write(descriptor, str(self._process).encode())
                 return
             os.close(descriptor)
@@ -113,6 +115,7 @@ def clear_up(
     prefix: str = _PREFIX,
     suffix: str = SUFFIX,
     *,
+    bare: bool = False,
     before: Callable[[Path], None] = lambda folder: None,
 ) -> list[str]:
     """Remove what processes that are gone left behind.
@@ -121,6 +124,7 @@ def clear_up(
         parent: Where.
         prefix: What the names of the folders begin with.
         suffix: What they end in.
+        bare: As they were made.
         before: Called with each of them before it is removed; one that raises OSError keeps it.
 
     Returns:
@@ -136,7 +140,7 @@ def clear_up(
             continue
         folder = parent / name
         try:
-            descriptor = _claim(folder)
+            descriptor = _claim(folder, bare)
             if isinstance(descriptor, str):
                 holders.append(descriptor)
             elif descriptor is not None:
@@ -166,11 +170,22 @@ def scratch_folder() -> Iterator[Path]:
         yield held.path
 
 
-def _open_lock(folder: Path) -> int:
+def _open_lock(folder: Path, bare: bool) -> int:
+    if bare and os.name != "nt":
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
-def _claim(folder: Path) -> int | str | None:
+def _is_lock_of(descriptor: int, folder: Path) -> bool:
+    """Tell whether what is open is still there: it may have been removed before it was locked."""
+    mine = os.fstat(descriptor)
+    try:
+        return os.path.samestat(mine, os.lstat(folder if stat.S_ISDIR(mine.st_mode) else folder / LOCK))
+    except OSError:
+        return False
+
+
+def _claim(folder: Path, bare: bool) -> int | str | None:
     """Lock a folder that nobody holds.
 
     Returns:
@@ -180,13 +195,13 @@ def _claim(folder: Path) -> int | str | None:
     if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "geteuid") and found.st_uid != os.geteuid()):
         return None
     names = os.listdir(folder)
-    if names and LOCK not in names:
+    if names and LOCK not in names and not bare:
         return None
-    descriptor = _open_lock(folder)
+    descriptor = _open_lock(folder, bare)
     locked = try_lock(descriptor)
-    if locked and os.path.exists(folder / LOCK):
+    if locked and _is_lock_of(descriptor, folder):
         return descriptor
-    holder = os.read(descriptor, 20).decode(errors="replace") if locked is False else ""
+    holder = os.read(descriptor, 20).decode(errors="replace") if locked is False and not bare else ""
     os.close(descriptor)
     return (holder if holder.isdecimal() else "?") if locked is False else None
 
@@ -200,12 +215,12 @@ def _remove(folder: Path, descriptor: int) -> None:
             elif entry.name != LOCK:
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)
+        if os.name == "nt":  # no open file can be removed there
+            os.close(descriptor)
+            descriptor = -1
         if os.listdir(folder) == [LOCK]:
-            if os.name == "nt":  # no open file can be removed there
-                os.close(descriptor)
-                descriptor = -1
             os.unlink(folder / LOCK)
-            os.rmdir(folder)
+        os.rmdir(folder)
     except OSError:
         pass
     finally:

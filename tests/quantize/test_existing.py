@@ -387,7 +387,7 @@ def test_a_bundle_that_another_replaces_meanwhile_stays(bundle: Path, monkeypatc
     def replace(jobs: Mapping[str, Any], works: Sequence[Any]) -> list[Latency]:
         shutil.move(bundle, bundle.with_name("moved"))
         shutil.copytree(bundle.with_name("moved"), bundle)
-        edit(bundle, "config.json", lambda values: values)
+        edit(bundle, "config.json", lambda values: values.update(note="another's"))
         return quick(jobs, works)
 
     monkeypatch.setattr(existing, "time_engines", replace)

@@ -325,6 +325,23 @@ def test_what_is_changed_at_the_last_moment_stays(output: Path, renaming: str, m
     assert everything(output.parent) == {"x.tfm/thesis.txt": "precious", **bundle("x-2.tfm", "new")}
 
 
+def test_what_is_taken_out_by_mistake_is_never_lost(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where what was exchanged at the last moment cannot be changed back."""
+    make_old(output)
+    real, calls = staging.exchange, []
+
+    def once(source: Path, target: Path) -> bool:
+        calls.append(source)
+        if len(calls) == 1:
+            replaced(output)
+        return len(calls) == 1 and real(source, target)
+
+    monkeypatch.setattr(staging, "exchange", once)
+    with pytest.raises(ExportError, match=r"the finished bundle is there, and what was there is .*x-2\.tfm"):
+        stage(output)
+    assert everything(output.parent) == {"x-2.tfm/thesis.txt": "precious", **bundle("x.tfm", "new")}
+
+
 def test_what_appears_between_two_renames_stays(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_old(output)
     monkeypatch.setattr(renames, "_rename", refuse_flags)

@@ -381,7 +381,9 @@ def run_all(
         print(f"{command.name}: {command.seconds:.1f} s undisturbed", flush=True)
         for kind, total in (("SIGKILL", kills), ("SIGTERM", polite), ("SIGHUP", polite), ("SIGINT ×5", polite)):
             share = total // len(chosen) + (number < total % len(chosen))
-            for moment in moments(share, command.seconds, draw):
+            for index, moment in enumerate(moments(share, command.seconds, draw)):
+                if sys.stderr.isatty():
+                    print(f"\r  {kind} {index + 1} of {share}", end="\r", file=sys.stderr, flush=True)
                 ground.disturb(command, moment, kind)
             seen = {
                 what: n for (name, sent, what), n in findings.counts.items() if (name, sent) == (command.name, kind)
