@@ -239,6 +239,7 @@ def _fill(file: Path, config: TransformerConfig, weights: Weights) -> Transforme
             f"{file}: the weights do not fit the configuration: it has {depth} layers, but there are {len(weights)} "
             "weights"
         )
+    _check_width(file, config, weights)
     with torch.device("meta"):
         skeleton = Transformer(config)
     expected = skeleton.state_dict(keep_vars=True)
@@ -269,6 +270,17 @@ def _fill(file: Path, config: TransformerConfig, weights: Weights) -> Transforme
             owner, _, leaf = name.rpartition(".")
             setattr(skeleton.get_submodule(owner), leaf, parameter)
     return skeleton.eval()
+
+
+def _check_width(file: Path, config: TransformerConfig, weights: Weights) -> None:
+    """Refuse a size that is not that of the embeddings before a table of positions of it is computed."""
+    width = config.d_model if config.embedding_size is None else config.embedding_size
+    for name in ("encoder.embedding.token.weight", "decoder.embedding.token.weight"):
+        if name in weights and weights[name].ndim == 2 and weights[name].size(1) != width:
+            found, wanted = tuple(weights[name].shape), (len(weights[name]), width)
+            raise CheckpointError(
+                f"{file}: the weights do not fit the configuration: of another shape: {name} is {found}, not {wanted}"
+            )
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -5,12 +5,16 @@ Shapes: B batch, S query length, T key length, N heads, H head size, D model siz
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .config import RotaryScaling, TransformerConfig
+
+_ROWS = 1024
+"""Of a table that are computed at a time."""
 
 
 def sinusoidal_positions(max_positions: int, d_model: int) -> Tensor:
@@ -26,10 +30,19 @@ def sinusoidal_positions(max_positions: int, d_model: int) -> Tensor:
     Returns:
         Tensor (P, D), float32.
     """
-    position_P1 = torch.arange(max_positions, dtype=torch.float64, device="cpu")[:, None]
     pair = torch.arange(0, d_model, 2, dtype=torch.float64, device="cpu")
-    angle_PI = position_P1 * torch.pow(10000.0, -pair / d_model)  # I = D / 2 pairs
-    return torch.stack([angle_PI.sin(), angle_PI.cos()], dim=-1).flatten(1).to(torch.float32)
+    table_PD = torch.empty(max_positions, 2 * len(pair), dtype=torch.float32, device="cpu")
+    for position_P, rows_PD in in_pieces(table_PD):
+        angle_PI = position_P[:, None] * torch.pow(10000.0, -pair / d_model)  # I = D / 2 pairs
+        rows_PD[:, 0::2], rows_PD[:, 1::2] = angle_PI.sin(), angle_PI.cos()
+    return table_PD
+
+
+def in_pieces(table_PD: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give a table's rows in turn, some at a time, with their positions: what is computed on the way is larger."""
+    for start in range(0, len(table_PD), _ROWS):
+        rows_PD = table_PD[start : start + _ROWS]
+        yield torch.arange(start, start + len(rows_PD), dtype=torch.float64, device="cpu"), rows_PD
 
 
 class Rotary(nn.Module):

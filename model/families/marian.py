@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tfm.errors import ConfigError
+from tfm.errors import CheckpointError, ConfigError
 
 from ..config import TransformerConfig, check_table
 from ..fields import Fields
+from ..positions import in_pieces
 from .bart import convert_like_bart
 from .common import Weights, check_options, read_task
 
@@ -25,8 +26,13 @@ def convert_marian(folder: Path, values: Fields, weights: Weights) -> tuple[Tran
     config, weights = convert_like_bart(folder, values, weights, embedding_norm=False)
     if config.bos_token_id is None:
         raise ConfigError("a Marian configuration needs 'decoder_start_token_id', which this one lacks")
+    width = weights["encoder.embedding.token.weight"].shape[-1:]
     for name in (f"{side}.embedding.position" for side in ("encoder", "decoder")):
         if name not in weights:  # newer folders leave the table out
+            if width != (config.d_model,):
+                raise CheckpointError(
+                    f"{folder}: d_model is {config.d_model}, but embeddings are of size {tuple(width)}"
+                )
             check_table(config.max_positions, config.d_model)
             weights[name] = _table(config.max_positions, config.d_model)
     return config, weights
@@ -35,5 +41,8 @@ def convert_marian(folder: Path, values: Fields, weights: Weights) -> tuple[Tran
 def _table(positions: int, size: int) -> Tensor:
     """(P, D): the ⌈D / 2⌉ sines of a position, then its ⌊D / 2⌋ cosines."""
     pair = torch.arange(0, size, 2, dtype=torch.float64)
-    angle_PI = torch.arange(positions, dtype=torch.float64)[:, None] / torch.pow(10000.0, pair / size)
-    return torch.cat([angle_PI.sin(), angle_PI.cos()[:, : size // 2]], dim=1).to(torch.float32)
+    table_PD = torch.empty(positions, size, dtype=torch.float32)
+    for position_P, rows_PD in in_pieces(table_PD):
+        angle_PI = position_P[:, None] / torch.pow(10000.0, pair / size)
+        rows_PD[:, : len(pair)], rows_PD[:, len(pair) :] = angle_PI.sin(), angle_PI.cos()[:, : size // 2]
+    return table_PD

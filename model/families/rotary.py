@@ -33,8 +33,8 @@ def read_rotary(values: Fields) -> dict[str, Any]:
     for key in ("partial_rotary_factor", "mrope_section"):
         (parameters if parameters.has(key) else values).supports(key, (1, 1.0))
     longest = values.size("max_position_embeddings")
-    base = parameters.optional_number("rope_theta")
-    base = values.optional_number("rope_theta") if base is None else base
+    told, older = (each.optional_number("rope_theta") for each in (parameters, values))
+    base = older if told is None else told
     fields = {"positions": "rotary", "max_positions": longest, "rotary_base": 10000.0 if base is None else base}
     key = "rope_type" if "rope_type" in parameters.values else "type"
     kind = parameters.text(key, "default")

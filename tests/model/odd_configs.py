@@ -409,20 +409,24 @@ def _has(place: Any, part: str | int) -> bool:
 
 
 class Recording(dict[str, Any]):
-    """Fields that note which of them are read."""
+    """Fields that note which of them are read, by their whole places, as rope_scaling.factor."""
 
     read: set[str] = set()  # noqa: RUF012 - one for all, cleared before each case
 
+    def __init__(self, values: Mapping[str, Any], within: str) -> None:
+        super().__init__(values)
+        self.within = within
+
     def get(self, key: Any, default: Any = None) -> Any:
-        Recording.read.add(key)
+        Recording.read.add(f"{self.within}{key}")
         return super().get(key, default)
 
     def __contains__(self, key: object) -> bool:
-        Recording.read.add(str(key))
+        Recording.read.add(f"{self.within}{key}")
         return super().__contains__(key)
 
     def __getitem__(self, key: Any) -> Any:
-        Recording.read.add(key)
+        Recording.read.add(f"{self.within}{key}")
         return super().__getitem__(key)
 
 
@@ -442,8 +446,9 @@ def judge(case: Case, read: set[str], before: Any, found: Any, original: Any) ->
     if case.text is not None:
         return None if found == before or case.format in ("generation", "torch.nn") else "a whole odd file was accepted"
     for path, value in case.changes:
-        key = next(str(part) for part in reversed(path) if isinstance(part, str)) if path else ""
-        if case.format in ("own", "own in .pt", "torch.nn") or key in read:
+        names = [part for part in path if isinstance(part, str)]
+        key, place = names[-1] if names else "", ".".join(names)
+        if case.format in ("own", "own in .pt", "torch.nn") or place in read:
             at = _at(original, path)
             if value is not None and not _alike(at, value, key):
                 return f"{key} = {repr(value)[:40]} was read and accepted in place of {at!r}"
@@ -498,7 +503,7 @@ def child(root: Path, seed: int, pairs: int, numbers: Iterable[int]) -> None:
 
     @functools.wraps(plain)
     def recording(self: Any, source: Any, form: str, values: Any, within: str = "") -> None:
-        plain(self, source, form, Recording(values), within)
+        plain(self, source, form, Recording(values, within), within)
 
     fields.Fields.__init__ = recording  # type: ignore[method-assign]
     mapped.GivingBack.give_back = lambda self: None  # type: ignore[method-assign]  # reads all of /proc/self/maps
