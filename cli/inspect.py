@@ -6,6 +6,7 @@ import click
 
 from tfm.errors import BundleError
 
+from .lines import as_utf8
 from .outputs import check_file, written
 from .streams import say, say_json
 
@@ -36,7 +37,7 @@ def inspect(bundle: Path, text: str, output: Path | None, precision: str, as_jso
         raise BundleError(
             f"a look inside needs the package {error.name}: pip install 'tfm-export[quantize]'"
         ) from error
-    insight = look(bundle, text, precision=precision)
+    insight = look(bundle, as_utf8(text), precision=precision)
     if output is not None:
         with written(output):
             write_inspect(output, insight.to_json(), insight.maps)

@@ -1,6 +1,7 @@
 """Lines as they come: from a pipe, a terminal or a file, without waiting for more of them."""
 
 import codecs
+import os
 from collections.abc import Iterator
 from io import BufferedReader
 
@@ -49,6 +50,22 @@ def read_lines(stream: BufferedReader, name: str, *, encoding: str = "utf-8") ->
             yield texts
         if not chunk:
             return
+
+
+def as_utf8(text: str) -> str:
+    """Read a text of the command line as UTF-8, whatever the system's encoding is: what this lacks are surrogates.
+
+    Raises:
+        InputError: It is not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        try:
+            return os.fsencode(text).decode()
+        except UnicodeError as error:
+            raise InputError(f"the text {text!a} is not UTF-8; convert it") from error
+    return text
 
 
 def _decode(line: bytes, encoding: str, *, first: bool) -> str:

@@ -1,6 +1,5 @@
 """`tfm run`: put texts into a bundle and print what comes out."""
 
-import os
 import sys
 from io import BufferedReader
 from pathlib import Path
@@ -11,7 +10,7 @@ import click
 from tfm.errors import InputError
 
 from .answers import GENERATING, KEYS, Answers, shortened, to_json, to_text
-from .lines import read_lines
+from .lines import as_utf8, read_lines
 from .repl import converse
 from .streams import input_encoding, put, say, say_json, styled, write_utf8
 
@@ -72,7 +71,7 @@ def run(
     from tfm.runtime import Module, load
     from tfm.runtime.generation import GenerationSettings
 
-    texts = tuple(map(_decoded, texts))
+    texts, settings["stop"] = tuple(map(as_utf8, texts)), tuple(map(as_utf8, settings["stop"]))
     _check_usage(texts, file, stream, as_json)
     chosen = {name: value for name, value in settings.items() if value not in (None, ())}
     model = load(bundle, provider=provider, precision=precision, threads=threads)
@@ -98,18 +97,6 @@ def run(
             _run_lines(answers, source, words, stream, as_json)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
-
-
-def _decoded(text: str) -> str:
-    """Read a text as UTF-8, whatever the system's encoding is: of bytes that this lacks, Python makes surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        try:
-            return os.fsencode(text).decode()
-        except UnicodeError as error:
-            raise InputError(f"the text {text!a} is not UTF-8; convert it") from error
-    return text
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

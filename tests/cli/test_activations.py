@@ -97,6 +97,7 @@ def test_bad_input_is_one_sentence(run: Run, arguments: list[str], message: str)
 
 def test_a_missing_package_is_said_with_its_pip_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.delitem(sys.modules, "tfm.cli.screen", raising=False)  # which another test may have imported
     code, out, err = run()
     assert (code, out) == (2, "")
     assert err == "tfm: activations need the package rich.console: pip install 'tfm-export[export]'\n"

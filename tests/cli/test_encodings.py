@@ -26,11 +26,12 @@ ENCODER = {
     "positions": "learned",
 }
 MANY = """
-import sys, json, contextlib
+import json, os, sys
 from tfm.cli import export, main
 for arguments in json.loads(sys.argv[1]):
     sys.stderr.write("BEGIN " + json.dumps(arguments) + "\\n")
     command = export if arguments[0] == "tfm-export" else main
+    arguments = [os.fsdecode(one.encode()) for one in arguments]  # as Python reads them off the command line
     try:
         command(arguments[1:])
     except SystemExit as end:
@@ -107,14 +108,14 @@ def test_commands_that_need_torch(
         ["tfm", "parity", out_, "--ckpt", "model.pt", "--cases", "2"],
         ["tfm", "verify-ops", "relu", "rms_norm", "--dtype", "fp32", "--level", "disabled"],
         ["tfm", "activations", "--activation", "relu", "--no-timing"],
-        ["tfm", "quantize", out_, "--max-drop", "1e-12"],  # 1: nothing keeps that
+        ["tfm", "quantize", out_, "--force"],  # 0, whatever is found
         ["tfm", "prune", "--ckpt", "model.pt", "--keep", "0.5"],  # 2: it has no tokenizer
     ]
     found, out, err = codes(arguments, {"PYTHONIOENCODING": encoding})
-    assert found == ["0", "0", "0", "0", "1", "2"], err
+    assert found == ["0"] * 5 + ["2"], err
     assert "+ verified" in out
     assert "+ the same" in out
-    assert "x refused" in out
+    assert "+ quantised" in out or "x forced" in out
     assert "Traceback" not in err
     assert "\\u" not in out + err
 
@@ -201,7 +202,7 @@ def test_everything_that_is_ours_has_a_fallback() -> None:
     for file in (file for room in rooms for file in (REPO / room).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                letters |= {letter: str(file) for letter in node.value if letter > "\x7f"}
+                letters |= {letter: str(file) for letter in node.value if letter > "\x7f" and letter.isprintable()}
     assert len(letters) > 40
     assert {letter: file for letter, file in letters.items() if letter not in FALLBACKS} == {}
     assert all(text.isascii() for text in FALLBACKS.values())
