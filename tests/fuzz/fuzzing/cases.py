@@ -41,6 +41,7 @@ class Lab:
 
     def __init__(self, place: Path) -> None:
         self.place = place
+        place.mkdir(parents=True, exist_ok=True)
 
     def unharmed(self, form: str) -> list[Path]:
         """The folders that a format's cases begin with, made on first use."""

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -199,8 +200,9 @@ def read_calibration_data(folder: Path, unharmed: Path) -> str:
 
 def _use(model: Any) -> None:
     """Run whatever a bundle offers."""
+    import numpy as np
+
     from tfm.errors import InputError
-    from tfm.runtime.bundle import least_inputs
 
     repr(model)
     if hasattr(model, "generate"):
@@ -212,7 +214,10 @@ def _use(model: Any) -> None:
         except InputError:  # it gives no embeddings
             model.run(input_ids=[[4, 5]], attention_mask=[[1, 1]])
         return
-    model.run(least_inputs(model.manifest.signature["model"]))
+    specs = model.manifest.signature["model"].inputs
+    shapes = [[dim if isinstance(dim, int) else 1 for dim in spec.shape] for spec in specs]
+    if all(math.prod(shape) < MOST for shape in shapes):
+        model.run({spec.name: np.zeros(shape, spec.dtype) for spec, shape in zip(specs, shapes, strict=True)})
 
 
 def _altered(folder: Path, unharmed: Path, names: list[str]) -> str:

@@ -12,6 +12,7 @@ import resource
 import select
 import shutil
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -135,6 +136,9 @@ def _run(box: Path, works: Sequence[Work], writing: int, memory: int) -> NoRetur
             if outcome.failed or outcome.kind == "harness" or outcome.megabytes > LARGE:
                 break
         status = 0
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
     finally:
         os._exit(status)
 
