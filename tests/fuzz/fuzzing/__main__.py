@@ -5,7 +5,7 @@
     python -m fuzzing --replay tests/fuzz/corpus
     python -m fuzzing --case gguf:0:17       # one case again, its files kept
 
-What failed is kept in build/fuzz/failed as a corpus keeps it.
+What failed is kept in build/fuzz/failed as a corpus keeps it; the table so far, in build/fuzz/table.txt.
 Exits with 0 where nothing failed, else with 1.
 """
 

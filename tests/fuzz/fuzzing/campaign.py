@@ -18,6 +18,9 @@ from .watch import FAULTS, KINDS, Outcome
 BATCH = 25
 """Cases that one process runs."""
 
+REPORTED = 500
+"""Cases after which the table so far is written anew, to be looked at meanwhile."""
+
 KEPT = 3
 """Cases of one fault that are kept."""
 
@@ -83,6 +86,7 @@ class Tally:
                 f"{len(found)} × {' '.join(key[:2])}, as {case} ({', '.join(outcome.done)}): {outcome.what!r:.160} "
                 f"at {outcome.where}"
             )
+        lines.append(f"{self.cases} cases in {self.seconds:.0f} s")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -150,6 +154,10 @@ def run(
     for line in _lines(pipes):
         form, case, values = json.loads(line)
         tally.add(form, case, Outcome(**values))
+        if tally.cases % REPORTED == 0:
+            tally.seconds = time.monotonic() - start
+            keep.parent.mkdir(parents=True, exist_ok=True)
+            (keep.parent / "table.txt").write_text(tally.table() + "\n")
     for _ in range(jobs):
         _, status = os.wait()
         if status:
