@@ -11,7 +11,7 @@ from onnx import helper
 
 from tfm.errors import ConfigError
 from tfm.export import graphs_of
-from tfm.export.manifest import COMPANIONS, generation_settings, write_manifest
+from tfm.export.manifest import COMPANIONS, _max_text_tokens, generation_settings, write_manifest
 from tfm.model import TransformerConfig
 from tfm.runtime.manifest import read_manifest
 
@@ -103,13 +103,18 @@ def test_no_generation_without_ids_or_a_decoder(tmp_path: Path) -> None:
         ("{", "generation_config.json is not JSON"),
         ("[]", "generation_config.json"),
         ('{"eos_token_id": 19}', r"eos_token_id must be in \[0, 19\), but is 19"),
-        ('{"decoder_start_token_id": -1}', r"bos_token_id must be in \[0, 19\), but is -1"),
-        ('{"pad_token_id": "x"}', r"pad_token_id must be in \[0, 19\), but is 'x'"),
-        ('{"pad_token_id": true}', r"pad_token_id must be in \[0, 19\), but is True"),
+        ('{"decoder_start_token_id": -1}', r"decoder_start_token_id must be in \[0, 19\), but is -1"),
+        ('{"pad_token_id": "x"}', "pad_token_id must be the id of a token, an integer, or null, but is 'x'"),
+        ('{"pad_token_id": true}', "pad_token_id must be the id of a token, an integer, or null, but is True"),
         ('{"eos_token_id": [2, 19]}', r"eos_token_id must be in \[0, 19\), but is 19"),
-        ('{"max_new_tokens": 0}', "max_new_tokens must be an integer of at least 1, but is 0"),
-        ('{"max_new_tokens": "many"}', "max_new_tokens must be an integer of at least 1, but is 'many'"),
-        ('{"max_new_tokens": true}', "max_new_tokens must be an integer of at least 1, but is True"),
+        ('{"max_new_tokens": 0}', "max_new_tokens must be an integer from 1 to 2147483647, but is 0"),
+        ('{"max_new_tokens": "many"}', "max_new_tokens must be an integer from 1 to 2147483647, but is 'many'"),
+        ('{"max_new_tokens": true}', "max_new_tokens must be an integer from 1 to 2147483647, but is True"),
+        ('{"max_new_tokens": 9223372036854775808}', "max_new_tokens must be an integer from 1 to 2147483647, but is 9"),
+        ('{"eos_token_id": []}', r"eos_token_id must be the id of a token, .*, but is \[\]"),
+        ('{"eos_token_id": [[2]]}', r"eos_token_id must be the id of a token, .*, but is \[\[2\]\]"),
+        ('{"split_on_whitespace": "false"}', "split_on_whitespace must be true or false, but is 'false'"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_a_bad_generation_config_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -126,3 +131,19 @@ def test_an_id_that_is_null_in_the_file_is_the_configuration_s(tmp_path: Path) -
 
 def test_companions_are_what_the_ecosystem_reads() -> None:
     assert {"tokenizer.json", "generation_config.json", "sentence_bert_config.json"} <= set(COMPANIONS)
+
+
+@pytest.mark.parametrize("value", ['"7"', "true", "0", "-1", "1e30", "[7]", "99999999999"])
+def test_a_bad_length_of_sentences_is_refused(tmp_path: Path, value: str) -> None:
+    """Not when the bundle is opened: a string was passed over, and a length below 1 made a bundle that is none."""
+    (tmp_path / "sentence_bert_config.json").write_text(f'{{"max_seq_length": {value}}}')
+    with pytest.raises(ConfigError, match=r"sentence_bert_config\.json: max_seq_length must be an integer from 1 to"):
+        _max_text_tokens(tmp_path)
+
+
+def test_a_length_of_sentences_may_be_left_open(tmp_path: Path) -> None:
+    assert _max_text_tokens(tmp_path) is None
+    (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": null}')
+    assert _max_text_tokens(tmp_path) is None
+    (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 7}')
+    assert _max_text_tokens(tmp_path) == 7

@@ -140,8 +140,10 @@ def cases(formats: Mapping[str, Format], pairs: int = 0, seed: int = 0) -> Itera
             yield Case(name, tuple((path, rng.choice(ODD)) for path in two))
 
 
-def make_formats(root: Path) -> dict[str, Format]:
-    """Write a tiny checkpoint of each format."""
+def make_formats(root: Path, *, generic: bool = False) -> dict[str, Format]:
+    """Write a tiny checkpoint of each format; or one of a family that transformers reads for the export."""
+    if generic:
+        return {"generic": _huggingface(root / "generic", *_GENERIC)}
     made = {name: _huggingface(root / name, *about) for name, about in _families().items()}
     made |= {"own": _own(root / "own"), "own in .pt": _own_pt(root / "own_pt"), "params": _params(root / "params")}
     made |= {"litgpt": _litgpt(root / "litgpt"), "nanogpt": _nanogpt(root / "nanogpt")}
@@ -203,6 +205,12 @@ def _families() -> dict[str, tuple[str, dict[str, Any]]]:
         "xlm-roberta": ("XLMRobertaForMaskedLM", bert),
     }
 
+
+_GENERIC = (
+    "MPNetModel",
+    {"vocab_size": 23, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    | {"max_position_embeddings": 18},
+)
 
 _SIDE = {"layers": 2, "attention_heads": 2, "ffn_dim": 16}
 
@@ -435,14 +443,28 @@ def load(form: Format, name: str) -> Any:
     from tfm.export.manifest import generation_settings
     from tfm.model import load_checkpoint
 
+    if name == "generic":
+        return _load_generic(form)
     config = form.folder / "c.json" if name == "torch.nn" else None
     model = load_checkpoint(form.load, config)
     settings = generation_settings(form.folder, model.config)
     return model.config.to_dict() | {"generation": settings}
 
 
+def _load_generic(form: Format) -> Any:
+    from tfm.export.generic_open import is_generic, open_generic
+    from tfm.model import load_checkpoint
+
+    if not is_generic(form.load):
+        return load_checkpoint(form.load).config.to_dict()
+    graph = open_generic(form.load)
+    return [str(value) for value in (*graph.inputs, *graph.outputs)]
+
+
 def judge(case: Case, read: set[str], before: Any, found: Any, original: Any) -> str | None:
     """Say why a case that was accepted should not have been; None where all is well."""
+    if case.format == "generic":  # types are for transformers to judge: what it reads of them, it reads
+        return None
     if case.text is not None:
         return None if found == before or case.format in ("generation", "torch.nn") else "a whole odd file was accepted"
     for path, value in case.changes:
@@ -490,7 +512,7 @@ def _is_number(key: str) -> bool:
     return any(part in key for part in ("scalar", "factor", "softcap", "ratio", "percentage", "scale", "pdrop"))
 
 
-def child(root: Path, seed: int, pairs: int, numbers: Iterable[int]) -> None:
+def child(root: Path, seed: int, pairs: int, generic: bool, numbers: Iterable[int]) -> None:
     """Try the cases of these numbers, and say of each what became of it, a line of JSON each."""
     import resource
 
@@ -498,7 +520,7 @@ def child(root: Path, seed: int, pairs: int, numbers: Iterable[int]) -> None:
     from tfm.model import fields
     from tfm.model.forms import mapped
 
-    formats = make_formats(root)
+    formats = make_formats(root, generic=generic)
     plain = fields.Fields.__init__
 
     @functools.wraps(plain)
@@ -543,19 +565,19 @@ def child(root: Path, seed: int, pairs: int, numbers: Iterable[int]) -> None:
         print(json.dumps(told), flush=True)
 
 
-def run(numbers: Iterable[int], seed: int = 0, pairs: int = 0) -> Figures:
+def run(numbers: Iterable[int], seed: int = 0, pairs: int = 0, *, generic: bool = False) -> Figures:
     """Try cases, by their numbers, in a child process that is begun anew after one that hangs or crashes."""
     figures, left = Figures(), list(numbers)
     with tempfile.TemporaryDirectory() as folder:
         while left:
-            done = _run_child(Path(folder), seed, pairs, left, figures)
+            command = [sys.executable, __file__, "child", folder, str(seed), str(pairs), str(int(generic))]
+            done = _run_child(command, left, figures)
             left = left[done:]
     return figures
 
 
-def _run_child(root: Path, seed: int, pairs: int, numbers: list[int], figures: Figures) -> int:
+def _run_child(command: list[str], numbers: list[int], figures: Figures) -> int:
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, __file__, "child", str(root), str(seed), str(pairs)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, env=os.environ | one_thread, **pipes) as process:
         assert process.stdin is not None
@@ -591,10 +613,10 @@ def _line(stream: Any, seconds: float) -> bytes | None:
     return stream.readline() if ready else None
 
 
-def count(pairs: int = 0, seed: int = 0) -> int:
+def count(pairs: int = 0, seed: int = 0, *, generic: bool = False) -> int:
     """How many cases there are."""
     with tempfile.TemporaryDirectory() as folder:
-        return sum(1 for _ in cases(make_formats(Path(folder)), pairs, seed))
+        return sum(1 for _ in cases(make_formats(Path(folder), generic=generic), pairs, seed))
 
 
 def main() -> None:
@@ -614,6 +636,6 @@ def main() -> None:
 if __name__ == "__main__":
     os.environ["PYTHONWARNINGS"] = "ignore"
     if sys.argv[1] == "child":
-        child(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), json.loads(sys.stdin.read()))
+        child(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5] == "1", json.loads(sys.stdin.read()))
     else:
         main()
