@@ -40,6 +40,9 @@ _PATIENCE = 30.0
 _BETWEEN = 0.03
 """Seconds between the five SIGINTs."""
 
+_THEIRS = (".ses", "torchinductor_")
+"""What libraries keep among temporary files, killed or not: onnxruntime's number of a session, and torch's cache."""
+
 WORDS = ["<pad>", "<unk>", *"abcdefghijklmnopq"]
 
 
@@ -162,7 +165,6 @@ class Ground:
         self.room, self.findings = room, findings
         self.temporary = room / "tmp"
         self.temporary.mkdir(exist_ok=True)
-        self._usual: set[str] = set()
 
     def start(self, work: Callable[[], None]) -> int:
         """Do something in a fork, in a session of its own and with a folder of its own for temporary files."""
@@ -236,16 +238,11 @@ class Ground:
         if self.wait(self.start(command.check)) != 0:
             self.complain(command, f"{when}: what is there is not whole: {self.said()}")
 
-    def accept(self) -> None:
-        """Take what is among the temporary files now for what always stays there, such as a library's cache."""
-        self._usual = {path.name for path in self.temporary.iterdir() if not path.name.startswith("tfm-")}
-        print(f"what libraries keep among temporary files: {', '.join(sorted(self._usual)) or 'nothing'}")
-
     def left(self, command: Command) -> list[str]:
         """Name what is beside the output or among the temporary files and is no search's journal."""
         beside = [path.name for path in command.output.parent.iterdir() if path != command.output]
         beside = [name for name in beside if not name.endswith(".search")]
-        temporary = {path.name for path in self.temporary.iterdir()} - self._usual
+        temporary = [path.name for path in self.temporary.iterdir() if not path.name.startswith(_THEIRS)]
         return sorted([*beside, *(f"TMPDIR/{name}" for name in temporary)])
 
     def survivors(self) -> list[int]:
@@ -375,7 +372,6 @@ def run_all(
         if command in chosen or command.name == "export":
             command.seconds = ground.undisturbed(command)
             ground.whole(command, "undisturbed")
-    ground.accept()
     for number, command in enumerate(chosen):
         command.seconds = ground.undisturbed(command)
         print(f"{command.name}: {command.seconds:.1f} s undisturbed", flush=True)
