@@ -3,9 +3,10 @@ BIN := .venv/bin
 BUNDLE := build/g2p.tfm
 
 PEERS := build/peers
+VERSIONS := build/versions
 MINILM := build/minilm.tfm
 
-.PHONY: demo test test-slow fuzz families bench lint clean
+.PHONY: demo test test-slow fuzz families bench lint clean test-versions
 
 demo: .venv/.installed
 	rm -rf $(BUNDLE)
@@ -22,6 +23,11 @@ test-slow: .venv/.installed
 # files of every format that is read, mutated; what fails is kept in build/fuzz/failed. FUZZ="--format gguf --minutes 5"
 fuzz: .venv/.installed
 	PYTHONPATH=tests/fuzz $(BIN)/python -m fuzzing $(or $(FUZZ),--cases 24000)
+# the range of versions that pyproject.toml declares, each combination in an environment that VERSIONS keeps (5 GB; what
+# is called newest is the newest of when it was made); renews docs/versions.md and what is known of each onnxruntime
+test-versions: .venv/.installed
+	$(BIN)/python tests/versions/history.py $(VERSIONS)/onnxruntime
+	$(BIN)/python tests/versions/matrix.py $(VERSIONS) --export
 
 # renews the tables in docs/families.md and README.md with what these tests see, slow ones included
 families: .venv/.installed

@@ -12,11 +12,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import tomllib
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # comes with mypy and build on 3.10
+from tfm.runtime.requires import OLDEST
 
 REPO = Path(__file__).resolve().parents[1]
 ROOMS = sorted(file.parent.name for file in REPO.glob("*/__init__.py"))
@@ -184,3 +182,7 @@ def test_export_without_torch_says_what_to_install(edge: Path, tmp_path: Path, c
     assert "pip install 'tfm-export[export]'" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_oldest_onnxruntime_is_the_declared_one() -> None:
+    assert f"onnxruntime>={OLDEST}" in PROJECT["project"]["dependencies"]
