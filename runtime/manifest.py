@@ -295,6 +295,8 @@ def _signature(value: CheckedJson, kind: str) -> Signature:
         for name, older in (("cache_position", "caches that grow"), ("logits_position", "logits at every position")):
             if name not in names:
                 raise BundleError(f"{value.path}: {value.place} has {older}, as older versions made; export it again")
+    if any(name.startswith("past_key_values.") for name in names):
+        _check_decoder(value, inputs, outputs)
     dims = {dim for spec in inputs for dim in spec.shape if isinstance(dim, str)}
     for spec, item in zip(inputs, value["inputs"].items(), strict=True):
         if any(isinstance(dim, str) and not _is_sum(dim, dims) for dim in spec.shape):
@@ -305,6 +307,17 @@ def _signature(value: CheckedJson, kind: str) -> Signature:
             raise BundleError(f"{value.path}: {item.place} limits no dimension of an input; export the bundle again")
         limits[key] = item.integer(1)
     return Signature(inputs=inputs, outputs=outputs, max_length=limits)
+
+
+def _check_decoder(value: CheckedJson, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+    """Check what generating relies on: by which names caches are made, and how many ids there are."""
+    for spec, item in zip(inputs, value["inputs"].items(), strict=True):
+        own = spec.name.startswith("past_key_values.") and ".encoder." not in spec.name
+        if own and not {dim for dim in spec.shape if isinstance(dim, str)} <= {"batch", "cache_length"}:
+            raise item["shape"].error("of sizes, batch and cache_length")
+    for spec, item in zip(outputs, value["outputs"].items(), strict=True):
+        if spec.name == "logits" and not (spec.shape and isinstance(spec.shape[-1], int)):
+            raise item["shape"].error("of a fixed size at its end, that of the vocabulary")
 
 
 def _is_sum(dim: str, dims: Collection[str]) -> bool:

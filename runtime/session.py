@@ -176,7 +176,7 @@ def _describe_spec(spec: TensorSpec) -> str:
 
 
 def _compare_shapes(path: Path, nodes: Sequence[Any], specs: Sequence[TensorSpec]) -> None:
-    """Compare shapes where the graph says them: sizes, and names of sizes, by which caches are made.
+    """Compare shapes where the graph says them: ranks, fixed sizes, and which sizes are not fixed; names may differ.
 
     Raises:
         BundleError: They differ: the checks of inputs would let through what the graph does not take.
@@ -185,11 +185,19 @@ def _compare_shapes(path: Path, nodes: Sequence[Any], specs: Sequence[TensorSpec
     for node in nodes:
         found, expected = tuple(node.shape), said[node.name]
         pairs = zip(found, expected, strict=False)
-        if found and (len(found) != len(expected) or any(size is not None and size != dim for size, dim in pairs)):
+        if found and (len(found) != len(expected) or any(map(_differ, pairs))):
             raise BundleError(
                 f"{path}: {node.name} has shape ({_shape(found)}), but the manifest says ({_shape(expected)}); "
                 "export it again"
             )
+
+
+def _differ(sizes: tuple[Any, Any]) -> bool:
+    """Whether a graph's size, an int, a name or None, is not what the manifest says, an int or a name."""
+    found, said = sizes
+    if found is None:
+        return False
+    return found != said if isinstance(found, int) else isinstance(said, int)
 
 
 def _shape(dims: Sequence[Any]) -> str:

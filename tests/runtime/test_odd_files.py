@@ -91,7 +91,16 @@ def test_a_size_that_the_graph_does_not_have(make_bundle, edit_manifest, size, a
         manifest["signature"]["model"]["inputs"][3]["shape"][axis] = size
 
     edit_manifest(bundle, change)
-    with pytest.raises(BundleError, match=r"past_key_values.0.key"):
+    with pytest.raises(
+        BundleError, match=r"past_key_values.0.key|inputs\[3\].shape must be of sizes, batch and cache_len"
+    ):
+        load(bundle, provider="cpu", threads=1)
+
+
+def test_a_vocabulary_of_no_size(make_bundle, edit_manifest):
+    bundle = make_bundle("counter")
+    edit_manifest(bundle, lambda m: m["signature"]["model"]["outputs"][0]["shape"].__setitem__(-1, "logits_length"))
+    with pytest.raises(BundleError, match=r"outputs\[0\].shape must be of a fixed size at its end"):
         load(bundle, provider="cpu", threads=1)
 
 
