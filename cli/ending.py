@@ -71,10 +71,11 @@ def _unforeseen(name: str, error: BaseException) -> int:
     elif isinstance(error, MemoryError | OSError) or _NO_MEMORY.search(str(error)):
         where = "TFM_DEBUG=1 shows the details"  # which rarely help: it is the machine that lacks something
     else:
-        log = _keep(_details(error))
+        details = _details(error)
+        log = _keep(details)
         where = "the details are above" if log is None else f"the details are in {log}"
         if log is None:
-            say(_details(error), err=True, nl=False)
+            say(details, err=True, nl=False)
     say(f"{name}: {_describe(error)}; {where}", err=True)
     return _UNFORESEEN
 
@@ -93,8 +94,11 @@ def _describe(error: BaseException) -> str:
 
 
 def _details(error: BaseException) -> str:
-    about = f"tfm-export {version('tfm-export')}, Python {platform.python_version()}, {platform.platform()}"
-    return f"{about}\n{sys.argv}\n" + "".join(traceback.format_exception(error))
+    try:
+        about = f"tfm-export {version('tfm-export')}, Python {platform.python_version()}, {platform.platform()}"
+        return f"{about}\n{sys.argv}\n" + "".join(traceback.format_exception(error))
+    except MemoryError:  # what is left of it was too little for whatever went wrong, too
+        return f"{type(error).__name__}: {error}\n"
 
 
 def _temporary_folder() -> str | None:

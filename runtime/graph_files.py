@@ -156,7 +156,10 @@ def _hold(manifest: Manifest, name: str, location: str) -> HeldFile:
 
 
 def _start(work: Callable[[], Any]) -> Callable[[], None]:
-    """Start work in a thread beside what else is done; what is returned waits for its end, and raises its error."""
+    """Start work in a thread beside what else is done; what is returned waits for its end, and raises its error.
+
+    Where memory is too short for another thread, it is done here and now.
+    """
     raised: list[Exception] = []
 
     def run() -> None:
@@ -166,10 +169,14 @@ def _start(work: Callable[[], Any]) -> Callable[[], None]:
             raised.append(error)
 
     def finish() -> None:
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
         if raised:
             raise raised[0]
 
     thread = threading.Thread(target=run, name="tfm digests")
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:
+        run()
     return finish

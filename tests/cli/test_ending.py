@@ -185,9 +185,9 @@ def test_a_full_disk_leaves_the_old_file(export_tiny: Any, toys: Any, tmp_path: 
 def test_a_full_temporary_folder(make_bundle: Any, piped: Any) -> None:
     fast = ["--rounds", "6", "--seconds", "0.002", "--batch-size", "1", "--seq", "3"]
     done = piped("tfm", "latency", make_bundle("encoder"), *fast, before=LIMITED.format(0))
-    assert done.returncode == 3
+    assert done.returncode == 2
     assert b"Traceback" not in done.stderr
-    assert b"the system refused something" in done.stderr
+    assert b"make room there, or name another folder by the environment variable TMPDIR" in done.stderr
 
 
 def test_little_memory(make_bundle: Any, piped: Any) -> None:

@@ -142,7 +142,8 @@ def test_a_graph_that_cannot_run(bundle: Path, run: Run, toys: Any) -> None:
     code, out, err = run(bundle)
     assert (code, err) == (1, "")
     assert out.splitlines()[1].split() == ["✗", "(model)", "fp32", "—", "—", "—"]
-    assert "fp32 model: onnxruntime" in out
+    assert "fp32 model: " in out
+    assert "is no ONNX file" in out
 
 
 def test_as_json(bundle: Path, run: Run, spoil: Callable[[str], None]) -> None:

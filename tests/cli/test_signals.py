@@ -47,6 +47,12 @@ def checkpoint(make_model: Any, tmp_path: Path) -> Path:
     return tmp_path / "model.pt"
 
 
+def _heed() -> None:
+    """Let a child heed what tests may have been started to ignore, as by nohup or in the background."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(code: str, *arguments: object, ignored: bool = False) -> "subprocess.Popen[str]":
     process = subprocess.Popen(
         [*(["nohup"] if ignored else []), sys.executable, "-c", code, *map(str, arguments)],
@@ -54,6 +60,7 @@ def start(code: str, *arguments: object, ignored: bool = False) -> "subprocess.P
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_heed,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "here\n", process.communicate()[1]

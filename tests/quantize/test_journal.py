@@ -182,13 +182,13 @@ ODD = [None, "abc", True, -1, [], {}, [1], [1, "2"], [1, None], [1, True], [1, -
 def test_what_are_no_figures_is_found_anew(tmp_path: Path, value: Any) -> None:
     lines = [["subject", "s"], ["times", value], ["drop", value]]
     (tmp_path / "j").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    journal = Journal(tmp_path / "j", "s")
-    assert journal.recall("times", lambda: [1.5, 2.5], numbers(2, positive=True)) == [1.5, 2.5]
     drop = {"value": 0.5, "flips": None, "least": 0.25}
-    assert journal.recall("drop", lambda: drop, is_drop) == drop
-    again = Journal(tmp_path / "j", "s")  # and what was found is what counts
-    assert again.recall("times", lambda: None, numbers(2, positive=True)) == [1.5, 2.5]
-    assert again.recall("drop", lambda: None, is_drop) == drop
+    with Journal(tmp_path / "j", "s") as journal:
+        assert journal.recall("times", lambda: [1.5, 2.5], numbers(2, positive=True)) == [1.5, 2.5]
+        assert journal.recall("drop", lambda: drop, is_drop) == drop
+    with Journal(tmp_path / "j", "s") as again:  # and what was found is what counts
+        assert again.recall("times", lambda: None, numbers(2, positive=True)) == [1.5, 2.5]
+        assert again.recall("drop", lambda: None, is_drop) == drop
 
 
 def test_figures_that_fit_are_kept() -> None:
@@ -203,4 +203,5 @@ def test_figures_that_fit_are_kept() -> None:
 
 def test_lines_that_are_nested_too_deeply_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "j").write_text('["subject", "s"]\n["a", ' + "[" * 100_000 + '\n["b", 1]\n')
-    assert Journal(tmp_path / "j", "s").recall("b", lambda: 2) == 1
+    with Journal(tmp_path / "j", "s") as journal:
+        assert journal.recall("b", lambda: 2) == 1

@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from tfm.errors import BundleError
-from tfm.runtime import bundle as opening
 from tfm.runtime import check_golden, load
+from tfm.runtime import open_bundle as opening
 from tfm.runtime.doctor import diagnose
 from tfm.runtime.manifest import read_manifest
 from tfm.runtime.providers import open_session
@@ -37,7 +37,7 @@ def test_a_graph_that_needs_a_newer_one_is_not_opened(
     make_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     bundle = make_bundle("encoder", requires=requires())
-    monkeypatch.setattr(opening, "Session", lambda *_: pytest.fail("it was opened"))
+    monkeypatch.setattr(opening, "GraphFiles", lambda *_: pytest.fail("it was opened"))
     with pytest.raises(BundleError, match=SENTENCE) as caught:
         load(bundle, precision=precision)
     assert str(caught.value).startswith(str(bundle / "onnx/model_int8.onnx"))
