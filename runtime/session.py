@@ -56,16 +56,10 @@ class Session:
         self._shrinks = provider == "cpu" and self._graph.arena
         self.check = InputChecks(signature, empty_batch=True)
         self._outputs = [spec.name for spec in signature.outputs]
-        for what, nodes, specs in (
-            ("takes", self.opened().get_inputs(), signature.inputs),
-            ("gives", self.opened().get_outputs(), signature.outputs),
-        ):
-            found, said = sorted(map(_describe_node, nodes)), sorted(map(_describe_spec, specs))
-            if found != said:
-                raise BundleError(
-                    f"{path} {what} {', '.join(found)}, but the manifest says {', '.join(said)}; export it again"
-                )
-            _compare_shapes(path, nodes, specs)
+        try:
+            self._compare(path)
+        except UnicodeDecodeError as error:  # ONNX's names are bytes to onnxruntime
+            raise BundleError(f"{path} has names that are no text: {error}; export it again") from error
 
     def run(
         self,
@@ -108,6 +102,23 @@ class Session:
         size = sum([array.nbytes for array in feeds.values()])
         found = self.execute(lambda options: session.run(names, feeds, options), size, control)
         return dict(zip(names, found, strict=True))
+
+    def _compare(self, path: Path) -> None:
+        """Compare what the graph takes and gives with the signature.
+
+        Raises:
+            BundleError: They differ.
+        """
+        for what, nodes, specs in (
+            ("takes", self.opened().get_inputs(), self.signature.inputs),
+            ("gives", self.opened().get_outputs(), self.signature.outputs),
+        ):
+            found, said = sorted(map(_describe_node, nodes)), sorted(map(_describe_spec, specs))
+            if found != said:
+                raise BundleError(
+                    f"{path} {what} {', '.join(found)}, but the manifest says {', '.join(said)}; export it again"
+                )
+            _compare_shapes(path, nodes, specs)
 
     def close(self) -> None:
         """Let go of the graph: runs that have begun finish, new ones are refused, memory goes with the last of them."""

@@ -152,3 +152,14 @@ def test_a_file_of_a_bundle(make_bundle):
     (bundle.parent / "other.onnx").write_bytes(b"")
     with pytest.raises(BundleError, match=r"other.onnx cannot be read as a zip of a bundle"):
         load(bundle.parent / "other.onnx")
+
+
+def test_a_name_of_a_size_that_is_no_text(make_bundle, remake_digests):
+    bundle = make_bundle("encoder")
+    path = bundle / "onnx/model_int8.onnx"
+    content = path.read_bytes()
+    assert content.count(b"batch") >= 1
+    path.write_bytes(content.replace(b"batch", b"\xff\xfe\xfdch"))
+    remake_digests(bundle)
+    with pytest.raises(BundleError, match=r"has names that are no text|is no ONNX file|could not load"):
+        load(bundle, provider="cpu", threads=1)
