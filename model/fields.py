@@ -172,11 +172,12 @@ class Fields:
         return list(values)
 
     def flags(self, key: str) -> list[bool] | None:
-        """Read a list of true and false, which may be written as 1 and 0; None where it is absent or null."""
+        """Read a list of true and false, or of 1 and 0 throughout; None where it is absent or null."""
         values = self.values.get(key)
         if values is None:
             return None
-        if not isinstance(values, list | tuple) or not all(type(v) in (bool, int) and v in (0, 1) for v in values):
+        alike = isinstance(values, list | tuple) and len({type(value) for value in values}) <= 1
+        if not alike or not all(type(v) in (bool, int) and v in (0, 1) for v in values):
             raise self.error(key, "a list of true and false")
         return [bool(value) for value in values]
 

@@ -178,7 +178,7 @@ import json, pathlib, sys
 from tfm.latency.rounds import Engine, Job
 told = json.loads(sys.argv[1])
 engine = Engine("a", Job(worker="sleeper", options=told), [{"work": 0}], pathlib.Path(sys.argv[2]))
-engine.ask()
+engine.ready()
 print(engine.process.pid, flush=True)
 engine.ask("warm 0 1")
 """

@@ -579,7 +579,8 @@ def run(numbers: Iterable[int], seed: int = 0, pairs: int = 0, *, generic: bool 
 def _run_child(command: list[str], numbers: list[int], figures: Figures) -> int:
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, env=os.environ | one_thread, **pipes) as process:
+    # unbuffered, as what has been read ahead is nothing that one can wait for
+    with subprocess.Popen(command, env=os.environ | one_thread, bufsize=0, **pipes) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps(numbers).encode())
