@@ -34,8 +34,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_PATIENCE = 30.0
+_PATIENCE = 60.0
 """Seconds after which what should have ended has not."""
+
+_FOREVER = 1800.0
+"""Seconds for a command that nobody disturbs: a machine with no time to spare is no violation."""
 
 _BETWEEN = 0.03
 """Seconds between the five SIGINTs."""
@@ -201,7 +204,7 @@ class Ground:
             os._exit(code)
         raise AssertionError("unreachable")
 
-    def wait(self, child: int, seconds: float = 300.0) -> int | None:
+    def wait(self, child: int, seconds: float = _FOREVER) -> int | None:
         """Its exit code, negative where a signal ended it; None: it did not end."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -312,7 +315,7 @@ class Ground:
             os.kill(child, signal.Signals[name])
             if name == "SIGINT":
                 time.sleep(_BETWEEN)
-        return self.wait(child, 120.0)
+        return self.wait(child)
 
 
 def digest(folder: Path) -> str:
