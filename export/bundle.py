@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-import tokenizers
 import torch
 
-from tfm.errors import CheckpointError, ExportError
+from tfm.errors import BundleError, CheckpointError, ExportError
 from tfm.latency import Latency, compare_speed
 from tfm.model import TransformerConfig, load_tokenizer
 from tfm.quantize import Quantised, Recipe, quantise, read_calibration
@@ -23,6 +22,7 @@ from tfm.quantize.staging import staged
 from tfm.quantize.storage import save_onnx
 from tfm.runtime import load
 from tfm.runtime.manifest import read_manifest
+from tfm.runtime.tokenizer import Tokenizer
 
 from .certificate import NOT_JUDGED, all_passed, certify
 from .fidelity import Fidelity, measure_fidelity
@@ -264,8 +264,8 @@ def _copy_what_belongs(subject: Subject, folder: Path) -> None:
     native = isinstance(subject.config, TransformerConfig)
     if (folder / "tokenizer.json").is_file():
         try:
-            tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # tokenizers raises no narrower class
+            Tokenizer(folder / "tokenizer.json")
+        except BundleError as error:
             raise CheckpointError(f"{source}/tokenizer.json cannot be read by tokenizers: {error}") from error
     elif native and subject.path is not None and (tokenizer := load_tokenizer(subject.path)) is not None:
         tokenizer.save(str(folder / "tokenizer.json"))
