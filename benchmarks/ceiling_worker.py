@@ -132,8 +132,8 @@ class Profile:
         self._plain = providers.session_options
 
     def __enter__(self) -> "Profile":
-        def options(provider: str, threads: int) -> Any:
-            made = self._plain(provider, threads)
+        def options(provider: str, threads: int, *tuning: Any) -> Any:
+            made = self._plain(provider, threads, *tuning)
             made.enable_profiling = True
             made.profile_file_prefix = f"{self.folder.name}/profile"
             return made

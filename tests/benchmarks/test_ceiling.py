@@ -2,15 +2,24 @@
 
 from pathlib import Path
 
+import ceiling
 import numpy as np
 import onnx
 import pytest
 from ceiling import draw_ops, weight_bytes
-from ceiling_worker import multiply_adds
+from ceiling_worker import Profile, multiply_adds
 from onnx import TensorProto, helper, numpy_helper
+
+from tfm.runtime.providers import open_session
 
 PEAKS = {name: (rate, "") for name, rate in (("int8", 400.0), ("float32", 100.0), ("L2", 80.0), ("L3", 40.0))}
 PEAKS["memory"] = (10.0, "")
+
+
+@pytest.fixture(autouse=True)
+def _caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes of one known machine: what is read from where must not depend on the one that the tests run on."""
+    monkeypatch.setattr(ceiling, "cache_sizes", lambda: {"L2": 1 << 20, "L3": 32 << 20})
 
 
 @pytest.mark.parametrize(
@@ -77,3 +86,19 @@ def test_a_product_of_one_row_is_held_against_what_its_weights_are_read_from() -
     ops = {"MatMulNBits": {"seconds": 0.02, "macs": 1e8, "bytes": 0.0, "largest": 1000.0}}
     lines = draw_ops({"ops": ops, "seconds": 0.02}, {"MatMulNBits": 10**8}, 1, PEAKS, "t").splitlines()
     assert lines[2] == "| MatMulNBits | 20.000 | 100.0% | 5.0 GB/s | 50% of memory |"
+
+
+def test_a_profile_is_of_sessions_opened_as_ever(tmp_path: Path) -> None:
+    """Whatever else `open_session` hands on to the options that it asks for."""
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
+    )
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10).SerializeToString()
+    with Profile() as profile:
+        session = open_session(content, "cpu", 1)
+        for _ in range(3):
+            session.run(None, {"x": np.ones(2, np.float32)})
+        assert "Neg" in profile.ops(session, 3)
