@@ -40,7 +40,12 @@ READS: dict[str, tuple[Read, list[Any], list[Any], str]] = {
     "flag that is true": (lambda f: f.flag("k", True), [True, False], [None, 1, "true"], "true or false"),
     "text": (lambda f: f.text("k"), ["", "x"], [None, 1, ["x"], True], "a string"),
     "texts": (lambda f: f.texts("k"), [None, [], ["a"]], ["a", [1], [[]], {"a": "b"}, 3], "a list of strings"),
-    "flags": (lambda f: f.flags("k"), [None, [0, 1, True]], [[2], [1.0], "01", [None], 1], "a list of true and false"),
+    "flags": (
+        lambda f: f.flags("k"),
+        [None, [0, 1], [True, False]],
+        [[2], [0, True], "01", [None], 1],
+        "a list of true and",
+    ),
     "token": (lambda f: f.token("k"), [None, 0, -1, 2**63], [True, 1.0, "1", [1]], "the id of a token"),
     "tokens": (lambda f: f.tokens("k"), [None, 1, [1, 2]], [[], [True], "1", [[1]], [1.0], {}], "the id of a token"),
     "inner": (lambda f: f.inner("k"), [None, {}, {"a": 1}], [[], "x", 1, False], "an object of names"),
