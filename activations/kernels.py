@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tfm.errors import VerificationError
 from tfm.export import to_onnx
 from tfm.export.graphs import Value
-from tfm.export.optimised import optimise
+from tfm.export.optimized import optimize
 from tfm.export.sweeps.subjects import OpGraph
 from tfm.export.verify import CPU
 from tfm.model import GATED, TransformerConfig
@@ -26,12 +26,12 @@ class Kernels:
 
     Attributes:
         exported: Ops of the exported graph, in its order; one of another domain than ONNX's own as "domain.Op".
-        optimised: Ops of the graph that onnxruntime makes of it, as `tfm.runtime` opens it.
+        optimized: Ops of the graph that onnxruntime makes of it, as `tfm.runtime` opens it.
         ran: Operator and execution provider of each kernel that then ran, in turn, as onnxruntime's profile tells.
     """
 
     exported: tuple[str, ...]
-    optimised: tuple[str, ...]
+    optimized: tuple[str, ...]
     ran: tuple[tuple[str, str], ...]
 
 
@@ -74,7 +74,7 @@ def export_activation(name: str, width: int) -> ir.Model:
 
 
 def find_kernels(model: ir.Model) -> Kernels:
-    """Have onnxruntime optimise and run an activation's graph as `tfm.runtime` would, and see what it ran."""
+    """Have onnxruntime optimize and run an activation's graph as `tfm.runtime` would, and see what it ran."""
     (x,) = model.graph.inputs
     assert x.shape is not None
     feeds = {str(x.name): np.zeros((2, int(x.shape[1])), np.float32)}  # type: ignore[arg-type]
@@ -82,10 +82,10 @@ def find_kernels(model: ir.Model) -> Kernels:
         folder = Path(name)
         ir.save(model, folder / "exported.onnx")
         (folder / "made").mkdir()
-        file, ran = optimise(folder / "exported.onnx", "runtime", feeds, folder / "made", [CPU])
-        optimised = _ops(ir.load(file))
+        file, ran = optimize(folder / "exported.onnx", "runtime", feeds, folder / "made", [CPU])
+        optimized = _ops(ir.load(file))
     # by what ran, not by the nodes' names: those that onnxruntime expands a function into have none in its file
-    return Kernels(exported=_ops(model), optimised=optimised, ran=tuple(ran.values()))
+    return Kernels(exported=_ops(model), optimized=optimized, ran=tuple(ran.values()))
 
 
 def _ops(model: ir.Model) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ class ActivationRow:
             "formula": self.formula.text,
             "source": self.formula.source,
             "exported": list(kernels.exported),
-            "optimised": list(kernels.optimised),
+            "optimized": list(kernels.optimized),
             "kernels": [{"op": op, "provider": provider} for op, provider in kernels.ran],
             "errors": {dtype: _error(sweep) for dtype, sweep in self.errors.items()},
             "speed": [speed.to_dict() for speed in self.speed],

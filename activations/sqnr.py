@@ -1,4 +1,4 @@
-"""What 8 bits leave of an activation's output: the signal-to-quantisation-noise ratio, in dB.
+"""What 8 bits leave of an activation's output: the signal-to-quantization-noise ratio, in dB.
 
 Shapes: T tokens of a text, F feed-forward size.
 """
@@ -96,17 +96,17 @@ def text_sqnr(layers: Sequence[Array], scale: str) -> float:
 
     NaN where they hold all of them.
     """
-    quantise = {"per_tensor": per_tensor, "per_token": per_token}[scale]
+    quantize = {"per_tensor": per_tensor, "per_token": per_token}[scale]
     ratios = []
     for y_TF in layers:
         figures = Figures()
-        figures.add(quantise(y_TF), y_TF)
+        figures.add(quantize(y_TF), y_TF)
         ratios.append(figures.snr_db)
     finite = [ratio for ratio in ratios if np.isfinite(ratio)]
     return float(np.mean(finite)) if finite else float("nan")
 
 
-def summarise(own: Floats, relu: Floats | None) -> Sqnr:
+def summarize(own: Floats, relu: Floats | None) -> Sqnr:
     """Sum up the SQNR of each text, beside relu's of the same texts (None: it is relu)."""
     return Sqnr(_estimate(own), None if relu is None else _estimate(own - relu))
 

@@ -24,7 +24,7 @@ from .hidden import HiddenStates, normal_states, record_states
 from .kernels import export_activation, find_kernels
 from .rows import ActivationRow, ActivationTable
 from .speed import BASELINE, ROUNDS, WIDTH, Speed, check_rounds, time_activations
-from .sqnr import SCALES, Floats, Sqnr, summarise, text_sqnr
+from .sqnr import SCALES, Floats, Sqnr, summarize, text_sqnr
 
 _PACKAGES = ("tfm-export", "torch", "onnx", "onnxruntime", "numpy")
 _LEVEL = "runtime"
@@ -116,7 +116,7 @@ def _sqnr(names: Sequence[str], states: HiddenStates) -> dict[str, dict[str, Sqn
         of_texts[name] = dict(zip(SCALES, np.array(found).T, strict=True))
     return {
         name: {
-            scale: summarise(of_texts[name][scale], None if name == BASELINE else of_texts[BASELINE][scale])
+            scale: summarize(of_texts[name][scale], None if name == BASELINE else of_texts[BASELINE][scale])
             for scale in SCALES
         }
         for name in names

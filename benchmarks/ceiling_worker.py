@@ -64,7 +64,7 @@ def matmul_integer(m: int, k: int, n: int, rng: np.random.Generator) -> Callable
 
 
 def dynamic_quantize_matmul(m: int, k: int, n: int, rng: np.random.Generator) -> Callable[[], object]:
-    """Float32, quantised on the way, by s8, to float32."""
+    """Float32, quantized on the way, by s8, to float32."""
     a, b = rng.standard_normal((m, k), np.float32), rng.integers(-127, 128, (k, n)).astype(np.int8)
     constants = {"b": b, "scale": np.full(n, 0.01, np.float32)}
     return _onnx("DynamicQuantizeMatMul", {"a": a}, constants, TensorProto.FLOAT, domain="com.microsoft")

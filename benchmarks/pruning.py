@@ -5,7 +5,7 @@
     python benchmarks/pruning.py FOLDER --text TEXT [--model minilm g2p] [--stage train export time]
 
 Of each model `KEEP` of all heads and all units are kept, by `tfm prune`: MiniLM then learns from the original on TEXT
-for 3,200 steps of 32 sentences, g2p on the dictionary. Each is exported and quantised plainly (`quantize_int8` without
+for 3,200 steps of 32 sentences, g2p on the dictionary. Each is exported and quantized plainly (`quantize_int8` without
 calibration, the same for all), so that what differs is the pruning. Error is against the original in float32, eager:
 MiniLM's is the mean cosine of sentence embeddings, on 2,000 sentences of documents held out and on 256 built-in ones,
 which are of yet another document; g2p's is the phoneme error rate on 2,000 words of the test part. Time is that of int8
@@ -188,9 +188,9 @@ def describe(name: str, folder: Path, text: Path | None) -> dict[str, Any]:
     config = model.config
     sizes = {
         precision: sum(
-            file.stat().st_size for file in (bundle / "onnx").iterdir() if ("_int8" in file.name) == quantised
+            file.stat().st_size for file in (bundle / "onnx").iterdir() if ("_int8" in file.name) == quantized
         )
-        for precision, quantised in (("fp32", False), ("int8", True))
+        for precision, quantized in (("fp32", False), ("int8", True))
     }
     if name == "g2p":
         error = judge_g2p(bundle, held_out_words())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
 
     from .screen import Screen
 
-_COLOURS = {"faster": "green", "above": "green", "slower": "red", "below": "red", "too noisy": "yellow"}
+_COLORS = {"faster": "green", "above": "green", "slower": "red", "below": "red", "too noisy": "yellow"}
 
 
 @click.command()
@@ -52,7 +52,7 @@ def activations(
     That is in dB, of standard normal inputs, or with --ckpt of a model's. What everything means:
     docs/activations-table.md.
 
-    With --study, one model is trained with each, then exported, verified, quantised and timed; an interrupted study
+    With --study, one model is trained with each, then exported, verified, quantized and timed; an interrupted study
     goes on where it was: docs/activations.md.
     """
     _check_usage(context, task, ckpt, no_timing)
@@ -137,12 +137,12 @@ def _print_table(console: "Screen", heads: list[tuple[str, Any]], rows: list[lis
     for head, justify in heads:
         grid.add_column(head, justify=justify)
     for cells in rows:
-        grid.add_row(*(Text(cell, style=_COLOURS.get(_verdict(cell), "")) for cell in cells))
+        grid.add_row(*(Text(cell, style=_COLORS.get(_verdict(cell), "")) for cell in cells))
     console.print(grid)
 
 
 def _verdict(cell: str) -> str:
-    return next((verdict for verdict in _COLOURS if cell.startswith(verdict)), "")
+    return next((verdict for verdict in _COLORS if cell.startswith(verdict)), "")
 
 
 def _forms(row: "ActivationRow") -> list[str]:

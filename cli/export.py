@@ -40,16 +40,16 @@ from .streams import say_json
     show_default=True,
     help="fp32, int8, int4, fp16 (for CUDA), by commas; fp32 is always made.",
 )
-@click.option("--calib", type=click.Path(path_type=Path), help="Texts or arrays to quantise by [default: built in].")
+@click.option("--calib", type=click.Path(path_type=Path), help="Texts or arrays to quantize by [default: built in].")
 @click.option(
     "--max-drop",
     type=click.FloatRange(min=0, min_open=True),
-    help="How far quantised graphs may be from fp32: 1 - mean cosine of embeddings [default: 0.003], or KL divergence "
+    help="How far quantized graphs may be from fp32: 1 - mean cosine of embeddings [default: 0.003], or KL divergence "
     "of predictions in nats [default: 0.01; int4: 0.02 and 0.05].",
 )
 @options.favour
 @click.option(
-    "--recipe", type=click.Path(path_type=Path), help="Quantise as a recipe says (recipe_int8.json of a bundle)."
+    "--recipe", type=click.Path(path_type=Path), help="Quantize as a recipe says (recipe_int8.json of a bundle)."
 )
 @click.option("--opset", type=int, help="ONNX opset [default: 24].")
 @click.option("--atol", type=click.FloatRange(min=0), help="Absolute tolerance of fp32 outputs [default: 1e-5].")

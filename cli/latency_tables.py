@@ -8,7 +8,7 @@ from .streams import say, styled
 if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
     from tfm.latency import LatencyReport, Line, Timing
 
-_COLOURS = {"faster": "green", "slower": "red", "too noisy": "yellow"}
+_COLORS = {"faster": "green", "slower": "red", "too noisy": "yellow"}
 
 
 def print_latency(report: "LatencyReport") -> None:
@@ -44,7 +44,7 @@ def name_of(line: "Line") -> str:
 
 
 Row = tuple[Sequence[str], str | None]
-"""Cells, and the verdict that colours the last of them."""
+"""Cells, and the verdict that colors the last of them."""
 
 
 def _groups(lines: "Iterable[Line]", cells: "Callable[[Line, str, Timing], Sequence[str]]") -> list[Row]:
@@ -98,11 +98,11 @@ def _print_table(heads: Sequence[str], rows: Sequence[Row]) -> None:
         for column, (cell, width) in enumerate(zip(cells, widths, strict=True)):
             last = verdicts and column == len(cells) - 1
             shown.append(f"{cell:<{width}}" if last or column < names else f"{cell:>{width}}")
-        colour = _COLOURS.get(verdict or "")
-        if colour is None:
+        color = _COLORS.get(verdict or "")
+        if color is None:
             say("  " + "  ".join(shown).rstrip())
         else:
-            say("  " + "  ".join([*shown[:-1], ""]), styled(shown[-1].rstrip(), fg=colour))
+            say("  " + "  ".join([*shown[:-1], ""]), styled(shown[-1].rstrip(), fg=color))
 
 
 def _ms(seconds: float | None) -> str:

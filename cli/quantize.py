@@ -15,7 +15,7 @@ from .streams import say_json
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle to make [default: BUNDLE is replaced].")
 @click.option("--precision", type=click.Choice(["int8", "int4"]), default="int8", show_default=True)
-@click.option("--calib", type=click.Path(path_type=Path), help="Texts or arrays to quantise by [default: built in].")
+@click.option("--calib", type=click.Path(path_type=Path), help="Texts or arrays to quantize by [default: built in].")
 @click.option(
     "--max-drop",
     type=click.FloatRange(min=0, min_open=True),
@@ -23,7 +23,7 @@ from .streams import say_json
     "in nats [default: 0.01; int4: 0.02 and 0.05].",
 )
 @options.favour
-@click.option("--recipe", type=click.Path(path_type=Path), help="Quantise as a recipe says, without a search.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="Quantize as a recipe says, without a search.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is at --output already.")
 @click.option("--force", is_flag=True, help="Ship it although it is too far off, or slower than fp32; marked so.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON, for machines.")
@@ -41,20 +41,20 @@ def quantize(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Quantise BUNDLE's fp32 graphs: a search for the fastest mix of methods that keeps a budget of fidelity.
+    """Quantize BUNDLE's fp32 graphs: a search for the fastest mix of methods that keeps a budget of fidelity.
 
     That needs neither torch nor the checkpoint. An interrupted search goes on where it stopped when it is run again.
     """
     try:
-        from tfm.quantize import quantise_bundle, read_recipe
+        from tfm.quantize import quantize_bundle, read_recipe
 
         from .screen import Screen
     except ModuleNotFoundError as error:
-        raise QuantizeError(f"quantising needs the package {error.name}: pip install 'tfm-export[quantize]'") from error
-    from .report import print_quantised
+        raise QuantizeError(f"quantizing needs the package {error.name}: pip install 'tfm-export[quantize]'") from error
+    from .report import print_quantized
     from .stages import show_stage
 
-    report = quantise_bundle(
+    report = quantize_bundle(
         bundle,
         output,
         precision=precision,
@@ -69,5 +69,5 @@ def quantize(
     if as_json:
         say_json(report.to_json())
     else:
-        print_quantised(report, Screen())
+        print_quantized(report, Screen())
     context.exit(0 if report.shipped else 1)

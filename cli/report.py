@@ -10,7 +10,7 @@ from rich.text import Text
 
 from .screen import Screen
 
-if TYPE_CHECKING:  # importing them loads torch, which quantising a bundle does not need
+if TYPE_CHECKING:  # importing them loads torch, which quantizing a bundle does not need
     from tfm.export import ExportReport, GraphReport
     from tfm.export.live import LiveReport
     from tfm.export.reports import OpReport, OutputReport
@@ -22,9 +22,9 @@ _MEASURES = {"cosine": "1 - mean cosine", "kl": "KL divergence, nats"}
 
 
 def print_report(report: "ExportReport", console: Screen) -> None:
-    """Print every op, then the outputs, then the quantisation, fidelity, latency and sizes, then the verdict."""
+    """Print every op, then the outputs, then the quantization, fidelity, latency and sizes, then the verdict."""
     _show_graphs(console, report.graphs)
-    print_quantisation(report.certificate.get("quantization", {}), console)
+    print_quantization(report.certificate.get("quantization", {}), console)
     if report.fidelity:
         _show(console, *_fidelity(report))
     print_latency(report.latency, console)
@@ -46,15 +46,15 @@ def print_report(report: "ExportReport", console: Screen) -> None:
         console.print("  --precision fp32 exports it without what failed; --force ships it all the same")
 
 
-def print_quantised(report: "BundleReport", console: Screen) -> None:
-    """Print what quantising a bundle that was there found: the mix, its costs, latency and sizes, then the verdict."""
-    print_quantisation(report.to_json()["quantization"], console)
+def print_quantized(report: "BundleReport", console: Screen) -> None:
+    """Print what quantizing a bundle that was there found: the mix, its costs, latency and sizes, then the verdict."""
+    print_quantization(report.to_json()["quantization"], console)
     print_latency(report.latency, console)
     console.print()
     _show_sizes(console, report.sizes)
     if report.passed:
         found = f" to {report.precision} → {report.output}"
-        console.print(Text.assemble(("\n✓ quantised", "bold green"), found), soft_wrap=True)
+        console.print(Text.assemble(("\n✓ quantized", "bold green"), found), soft_wrap=True)
         return
     forced, refused = ("✗ forced", f", and marked so → {report.output}"), ("✗ refused", ", nothing was changed:")
     _show_verdict(console, *(forced if report.shipped else refused))
@@ -64,8 +64,8 @@ def print_quantised(report: "BundleReport", console: Screen) -> None:
         console.print("  --force ships it all the same")
 
 
-def print_quantisation(quantization: Mapping[str, Any], console: Screen) -> None:
-    """Print what quantisation costs in each precision: the mix that was chosen, and the ops that cost most.
+def print_quantization(quantization: Mapping[str, Any], console: Screen) -> None:
+    """Print what quantization costs in each precision: the mix that was chosen, and the ops that cost most.
 
     Args:
         quantization: Of the certificate: precision → what was found (docs/parity.md).
@@ -81,7 +81,7 @@ def print_quantisation(quantization: Mapping[str, Any], console: Screen) -> None
             console.print(_costs([(names[index], ops[index]) for index in ranked[:_COSTLIEST]], console.width))
         kept = [name for name, op in zip(names, ops, strict=True) if op["method"] == "float32"]
         left = ", ".join(kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
-        stay = f"{len(kept)} of {len(ops)} ops stay in float32: {left}" if kept else f"all {len(ops)} ops are quantised"
+        stay = f"{len(kept)} of {len(ops)} ops stay in float32: {left}" if kept else f"all {len(ops)} ops are quantized"
         console.print(f"  {stay}", soft_wrap=True)
         if entry["portability"]["vnni_only"]:
             more = "x86 without VNNI needs session.x64quantprecision=1, which tfm.runtime sets"
@@ -218,7 +218,7 @@ def _in_place(op: "OpReport | None") -> str:
 
 def _outputs(graphs: "Sequence[GraphReport]") -> tuple[str, Table]:
     """Title and table the outputs, those that differ in a layer's number only in one row."""
-    title = "end to end, at the worst of onnxruntime's optimisation levels"
+    title = "end to end, at the worst of onnxruntime's optimization levels"
     table = _table(["output", "precision"], ["max abs", "limit", "SNR"])
     for graph in graphs:
         groups: dict[str, list[OutputReport]] = {}

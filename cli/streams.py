@@ -1,7 +1,7 @@
 """What commands write to: no encoding ends a command, and no text but our own is obeyed by a terminal.
 
 Whatever is printed without more thought is safe, since `outputs` puts an `Output` in the place of both streams. Only
-what colours or moves the cursor itself writes to `trusted`: `say` here, and the tables of `screen`.
+what colors or moves the cursor itself writes to `trusted`: `say` here, and the tables of `screen`.
 """
 
 import codecs
@@ -55,7 +55,7 @@ class Styled:
 
 
 def styled(text: str, **style: Any) -> Styled:
-    """Give a text a colour or weight, as `click.style` takes them; it shows on terminals alone."""
+    """Give a text a color or weight, as `click.style` takes them; it shows on terminals alone."""
     return Styled(text, style)
 
 

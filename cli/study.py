@@ -26,7 +26,7 @@ def study(
     """Do a study, or go on with one; draw and print it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from tfm.activations.study import STUDIED, Schedule, page_content, run_study, summarise
+    from tfm.activations.study import STUDIED, Schedule, page_content, run_study, summarize
     from tfm.report import write_study
 
     from .screen import Screen
@@ -53,5 +53,5 @@ def study(
     if as_json:
         say_json(results)
         return
-    print_study(summarise(results))
+    print_study(summarize(results))
     say(f"\nraw results in {runs / 'results.json'}, drawn in {page}")

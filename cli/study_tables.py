@@ -21,7 +21,7 @@ def print_study(lines: "Sequence[Line]") -> None:
     """Print a row for every activation: its error, how it compares, and what int8 and its time come to.
 
     Args:
-        lines: As `tfm.activations.study.summary.summarise` gives them, the baseline first.
+        lines: As `tfm.activations.study.summary.summarize` gives them, the baseline first.
     """
     baseline, measure = lines[0].activation, next(iter(lines[0].errors))
     works = _works(lines)

@@ -25,7 +25,7 @@ _TITLES = {
 @click.command()
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--dtype", default="fp32,fp16", show_default=True, help="By commas; fp16 is for activations.")
-@click.option("--level", metavar="LEVELS", help="onnxruntime's optimisation levels, by commas [default: each of them].")
+@click.option("--level", metavar="LEVELS", help="onnxruntime's optimization levels, by commas [default: each of them].")
 @click.option("--full", is_flag=True, help="Attention's whole product of options, not every pair: takes minutes.")
 @click.option("--json", "as_json", is_flag=True, help="Print every figure as JSON, for machines.")
 @click.pass_context
@@ -40,7 +40,7 @@ def verify_ops(
     try:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        from tfm.export.optimised import LEVELS
+        from tfm.export.optimized import LEVELS
         from tfm.export.sweeps import sweep
 
         from .screen import Screen

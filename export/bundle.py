@@ -13,7 +13,7 @@ import torch
 from tfm.errors import BundleError, CheckpointError, ExportError
 from tfm.latency import Latency, compare_speed
 from tfm.model import TransformerConfig, load_tokenizer
-from tfm.quantize import Quantised, Recipe, quantise, read_calibration
+from tfm.quantize import Quantized, Recipe, quantize, read_calibration
 from tfm.quantize.half import to_half
 from tfm.quantize.journal import drop_journal, journal_of
 from tfm.quantize.manifest import write_json
@@ -39,7 +39,7 @@ from .tolerances import END_TO_END, Tolerance
 from .verify import verify
 
 _VERIFIED, _BATCH = 16, 8
-"""How many held-out samples a quantised graph is verified on, and how many of them at a time."""
+"""How many held-out samples a quantized graph is verified on, and how many of them at a time."""
 
 _MOST_COMPANION = 1 << 28
 """Bytes of a file that goes along: the tokenizer.json of a vocabulary of 262,144 tokens has an eighth of that."""
@@ -58,7 +58,7 @@ class ExportReport:
         fidelity: The bundle through the runtime against eager, per precision.
         latency: Eager and every precision that is for the CPU.
         certificate: All of it as JSON values: the content of parity.json.
-        quantised: What was quantised, by precision.
+        quantized: What was quantized, by precision.
         forced: Whether to ship it although a precision other than fp32 is too far off or too slow.
     """
 
@@ -67,7 +67,7 @@ class ExportReport:
     fidelity: tuple[Fidelity, ...]
     latency: tuple[Latency, ...]
     certificate: dict[str, Any]
-    quantised: Mapping[str, Quantised] = dataclasses.field(default_factory=dict)
+    quantized: Mapping[str, Quantized] = dataclasses.field(default_factory=dict)
     forced: bool = False
 
     @property
@@ -88,7 +88,7 @@ class ExportReport:
         """Name every gate, with its verdict."""
         gates = [{"name": f"{graph.precision} {graph.role}", "passed": graph.passed} for graph in self.graphs]
         gates += [{"name": f"{part.precision} {part.measure}", "passed": part.passed} for part in self.fidelity]
-        gates += [{"name": f"{name} budget", "passed": made.passed} for name, made in self.quantised.items()]
+        gates += [{"name": f"{name} budget", "passed": made.passed} for name, made in self.quantized.items()]
         speeds = compare_speed(self.latency)
         return gates + [{"name": f"{speed.precision} not slower than fp32", "passed": speed.passed} for speed in speeds]
 
@@ -100,7 +100,7 @@ class ExportReport:
     def faults(self) -> list[str]:
         """Name what failed, first op first."""
         found = [f"{graph.precision} {graph.role}: {graph.first_fault}" for graph in self.graphs if not graph.passed]
-        found += [f"{name} {made.fault}" for name, made in self.quantised.items() if not made.passed]
+        found += [f"{name} {made.fault}" for name, made in self.quantized.items() if not made.passed]
         found += [f"{speed.precision} is {speed}" for speed in compare_speed(self.latency) if not speed.passed]
         return found + [
             f"{part.precision} {part.measure}: {part.value:.4f} over {part.count} {part.data}, less than {part.floor}"
@@ -127,7 +127,7 @@ def export_checkpoint(
     recipe: Recipe | None = None,
     stage: Stage = silent,
 ) -> ExportReport:
-    """Export a checkpoint, verify it, quantise it, verify that, and put the bundle in place if all of it holds.
+    """Export a checkpoint, verify it, quantize it, verify that, and put the bundle in place if all of it holds.
 
     Args:
         checkpoint: What `tfm.model.load_checkpoint` reads; a `.pt2` file of torch.export.save; a Hugging Face folder of
@@ -140,13 +140,13 @@ def export_checkpoint(
         opset: ONNX opset.
         tolerance: For the fp32 outputs, end to end.
         overwrite: Replace a bundle that is there already; it stays whole until the new one is complete.
-        force: Ship a bundle whose quantised graphs are right, but too far off for the task or slower than fp32; its
+        force: Ship a bundle whose quantized graphs are right, but too far off for the task or slower than fp32; its
             manifest and certificate say so.
-        calib: What to quantise by: a .txt, .jsonl or .npz file, or a folder of these; None: what is built in.
-        max_drop: How far quantised graphs may be from fp32: 1 - mean cosine of embeddings, or KL divergence of
+        calib: What to quantize by: a .txt, .jsonl or .npz file, or a folder of these; None: what is built in.
+        max_drop: How far quantized graphs may be from fp32: 1 - mean cosine of embeddings, or KL divergence of
             predictions in nats; None: `tfm.quantize.BUDGETS`.
         favour: What they are to have least of within that, bytes ("size") or time ("speed").
-        recipe: How each op is quantised, found before: nothing is searched.
+        recipe: How each op is quantized, found before: nothing is searched.
         stage: Told of every stage.
 
     Returns:
@@ -180,9 +180,9 @@ def export_checkpoint(
                     path = files["fp16"][graph.role] = _write_half(files["fp32"][graph.role])
                 with stage(f"verify fp16 {name}, rounded as CUDA rounds it"):
                     reports.append(verify(graph, path, cases_of[graph.role], precision="fp16"))
-        quantised: dict[str, Quantised] = {}
+        quantized: dict[str, Quantized] = {}
         mixes = [name for name in files if name not in ("fp32", "fp16")]
-        if mixes and all(part.passed for part in reports):  # a wrong graph is not worth quantising
+        if mixes and all(part.passed for part in reports):  # a wrong graph is not worth quantizing
             exact = {"fp32": files["fp32"]}
             with stage("try what is timed at the end"):  # what cannot be started here fails now, not after the search
                 measure_latency(subject.graphs, exact, subject.path, model, config, nhead, 0)
@@ -190,8 +190,8 @@ def export_checkpoint(
             manifest = read_manifest(folder)
             held_out = read_calibration(calib, manifest, count=_VERIFIED, split="held-out")
             for precision in mixes:
-                with stage(f"quantise to {precision}") as progress:
-                    made = quantised[precision] = quantise(
+                with stage(f"quantize to {precision}") as progress:
+                    made = quantized[precision] = quantize(
                         manifest,
                         folder,
                         precision=precision,
@@ -235,9 +235,9 @@ def export_checkpoint(
                 fidelity=fidelity,
                 latency=latency,
                 tolerance=tolerance,
-                quantization={name: {**made.report, "forced": False} for name, made in quantised.items()},
+                quantization={name: {**made.report, "forced": False} for name, made in quantized.items()},
             ),
-            quantised=quantised,
+            quantized=quantized,
             forced=force,
         )
         for entry in report.certificate["quantization"].values():
@@ -250,7 +250,7 @@ def export_checkpoint(
                 write_golden(folder, subject.graphs, files, tolerance)
             write_manifest(folder, subject.config, subject.family, subject.graphs, files, opset, report.gates())
             put_in_place()
-            for precision in quantised:
+            for precision in quantized:
                 drop_journal(journal_of(place, precision))
     return report
 

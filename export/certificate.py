@@ -59,7 +59,7 @@ def certify(
         fidelity: The bundle through the runtime against eager.
         latency: Eager and every precision but those of `NOT_JUDGED`.
         tolerance: Of the fp32 outputs.
-        quantization: Precision → what its mix of methods is and costs, op by op; None where nothing was quantised.
+        quantization: Precision → what its mix of methods is and costs, op by op; None where nothing was quantized.
     """
     paths = [path for roles in files.values() for path in roles.values()]
     return {

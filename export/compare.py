@@ -13,7 +13,7 @@ from tfm.runtime import Figures
 from .ops import EMBEDDING, OpId
 from .pieces import Pieces, Run, open_nodes
 from .regions import Array, Region
-from .reports import BROKEN, OPTIMISED, Kernel, OpReport, Optimised
+from .reports import BROKEN, OPTIMIZED, Kernel, OpReport, Optimized
 from .taps import Tap
 from .tolerances import FREE, HALF, OWN
 
@@ -94,17 +94,17 @@ class Comparison:
             return f"in the whole graph, {error}"
         return ""
 
-    def report(self, *, rounded: Collection[ir.Value], optimised: Optimised | None, kernel: Kernel | None) -> OpReport:
+    def report(self, *, rounded: Collection[ir.Value], optimized: Optimized | None, kernel: Kernel | None) -> OpReport:
         """Give the verdict.
 
         Args:
-            rounded: Values that are not judged inside the whole graph, since quantised weights lead to them.
-            optimised: How it fared in the optimised graph.
+            rounded: Values that are not judged inside the whole graph, since quantized weights lead to them.
+            optimized: How it fared in the optimized graph.
             kernel: What ran it there.
         """
         if self.region is None:
             return OpReport(op=self.op, source=self._source, fault="no node of the graph computes it")
-        judged_alone = self._weights != "quantised"
+        judged_alone = self._weights != "quantized"
         tolerance = HALF if self._half else OWN[self.op.kind]
         own_limit = tolerance.limit(self._own) if judged_alone else None
         free_limit = None if self.region.output in rounded else FREE.limit(self.free)
@@ -115,10 +115,10 @@ class Comparison:
             judged = None if values[argument] in rounded else limit
             fault = fault or judge(figures, judged, f"fed a wrong {argument}: off in the whole graph")
         fault = fault or judge(self.free, free_limit, "off in the whole graph")
-        if optimised is not None and not fault:
-            swallowed = f", which swallowed it, seen at {optimised.at}" if optimised.swallowed else ""
-            what = f"{OPTIMISED} ({optimised.level}) into {optimised.node}{swallowed}"
-            fault = judge(optimised.figures, optimised.limit, what)
+        if optimized is not None and not fault:
+            swallowed = f", which swallowed it, seen at {optimized.at}" if optimized.swallowed else ""
+            what = f"{OPTIMIZED} ({optimized.level}) into {optimized.node}{swallowed}"
+            fault = judge(optimized.figures, optimized.limit, what)
         return OpReport(
             op=self.op,
             source=self._source,
@@ -129,7 +129,7 @@ class Comparison:
             inherited=self._inherited,
             free=self.free,
             free_limit=free_limit,
-            optimised=optimised,
+            optimized=optimized,
             kernel=kernel,
             fault=fault,
         )
@@ -162,7 +162,7 @@ def _compare_weights(region: Region, weights: tuple[torch.Tensor, ...], half: bo
     if not weights or not constants:
         return None, ""
     if any(constant.dtype in (np.int8, np.uint8) for constant in constants):
-        return "quantised", ""
+        return "quantized", ""
     for weight in weights:
         array = weight.numpy()
         forms = [c for constant in constants for c in (constant, constant.T) if _alike(c, array)]

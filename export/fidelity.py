@@ -165,7 +165,7 @@ def _embeddings(eager: Transformer, bundle: Encoder) -> Fidelity:
 
 
 def _held_out(bundle: Model, texts: list[str]) -> list[str]:
-    """The first texts of that half which nothing is quantised by."""
+    """The first texts of that half which nothing is quantized by."""
     reader, found = SampleReader(bundle.manifest), []
     for text in texts:
         try:
@@ -276,7 +276,7 @@ def _agreement(
 
 @torch.no_grad()
 def _next_tokens(eager: Transformer, bundle: Decoder) -> Fidelity:
-    """Compare after each token of texts, one by one, that nothing was quantised by."""
+    """Compare after each token of texts, one by one, that nothing was quantized by."""
     same = count = 0
     held_out = read_calibration(None, bundle.manifest, count=_PROMPTS, split="held-out")
     for feeds in held_out.batches("model", 1):

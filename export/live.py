@@ -22,7 +22,7 @@ from .bisect import Reproduction, bisect
 from .compare import first_line, judge
 from .fast_path import no_fast_path
 from .graphs import Graph
-from .optimised import options_for
+from .optimized import options_for
 from .reports import GraphReport, OutputReport
 from .samples import all_padding, cases, every_id
 from .subject import open_subject

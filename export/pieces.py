@@ -125,7 +125,7 @@ def open_nodes(
 ) -> ort.InferenceSession:
     """Open some nodes of a graph, and the constants they read, as a model of their own.
 
-    It is not optimised, and runs on one thread, since there may be hundreds of them.
+    It is not optimized, and runs on one thread, since there may be hundreds of them.
 
     Args:
         model: Whose nodes they are.

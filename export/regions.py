@@ -90,8 +90,8 @@ class Region:
         )
 
 
-_QUANTISED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
-"""Types of quantised weights."""
+_QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
+"""Types of quantized weights."""
 
 _SHAPING = {"Shape", "Concat", "Expand", "Constant", "Cast", "Unsqueeze"}
 """Nodes that prepare an attention's mask, of no interest to who reads a table."""
@@ -191,12 +191,12 @@ def cuts_of(regions: Mapping[str, Region]) -> dict[str, list[ir.Value]]:
 
 
 def rounded_values(model: ir.Model, *, half: bool = False) -> set[ir.Value]:
-    """The values that a quantised weight or, with `half`, a float16 one leads to: they are not what eager computes."""
+    """The values that a quantized weight or, with `half`, a float16 one leads to: they are not what eager computes."""
     rounded: set[ir.Value] = set()
     for node in model.graph:
         read = [value for value in node.inputs if value is not None]
         weights = [value.const_value for value in read if value.const_value is not None]
-        rounds = any(weight.dtype in _QUANTISED for weight in weights)
+        rounds = any(weight.dtype in _QUANTIZED for weight in weights)
         rounds = rounds or (half and any(value.dtype == ir.DataType.FLOAT16 for value in node.outputs))
         if rounds or any(value in rounded for value in read):
             rounded.update(node.outputs)

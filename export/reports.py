@@ -8,19 +8,19 @@ from tfm.runtime import Figures
 from .ops import LAYERS, OpId
 
 BROKEN = "the whole graph cannot be run"
-OPTIMISED = "off after onnxruntime's optimisation"
+OPTIMIZED = "off after onnxruntime's optimization"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Optimised:
+class Optimized:
     """An op in the graph that onnxruntime made of ours.
 
     Attributes:
-        level: The optimisation level.
+        level: The optimization level.
         node: Type of the node that gives the op's result, or of the one that swallowed it.
         at: The op or output at whose result it was compared: itself, unless it was swallowed.
-        swallowed: Whether no value of the optimised graph is the op's own result any more.
-        figures: Its error inside the optimised graph.
+        swallowed: Whether no value of the optimized graph is the op's own result any more.
+        figures: Its error inside the optimized graph.
         limit: The largest `figures.max_abs` allowed; None where it is not judged.
     """
 
@@ -66,14 +66,14 @@ class OpReport:
         op: Which.
         source: The line of the model that calls it.
         form: The ONNX nodes it became; "" where there are none.
-        weights: "identical" to eager's, bit by bit; "quantised"; or None where it has none.
+        weights: "identical" to eager's, bit by bit; "quantized"; or None where it has none.
         own: Its own error, fed what eager fed to it.
-        own_limit: The largest `own.max_abs` allowed; None where it is not judged (a quantised layer).
+        own_limit: The largest `own.max_abs` allowed; None where it is not judged (a quantized layer).
         inherited: The error of what is fed to it inside the whole graph.
         free: Its error inside the whole graph.
         free_limit: The largest `inherited.max_abs` and `free.max_abs` allowed; None where they are not judged (a
-            quantised graph).
-        optimised: The same inside the optimised graph; None where that could not be compared.
+            quantized graph).
+        optimized: The same inside the optimized graph; None where that could not be compared.
         kernel: What ran it; None where that is not known.
         fault: Why it failed, "" where it passed.
     """
@@ -87,7 +87,7 @@ class OpReport:
     inherited: Figures = dataclasses.field(default_factory=Figures)
     free: Figures = dataclasses.field(default_factory=Figures)
     free_limit: float | None = None
-    optimised: Optimised | None = None
+    optimized: Optimized | None = None
     kernel: Kernel | None = None
     fault: str = ""
 
@@ -114,14 +114,14 @@ class OpReport:
             "own": self.own.to_dict() | {"limit": self.own_limit},
             "inherited": self.inherited.to_dict(),
             "free": self.free.to_dict() | {"limit": self.free_limit},
-            "optimised": None if self.optimised is None else self.optimised.to_dict(),
+            "optimized": None if self.optimized is None else self.optimized.to_dict(),
             "kernel": None if self.kernel is None else self.kernel.to_dict(),
         }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OutputReport:
-    """The verdict on one output of the whole graph at one optimisation level."""
+    """The verdict on one output of the whole graph at one optimization level."""
 
     name: str
     level: str
@@ -193,5 +193,5 @@ def _stage(fault: str, level: str | None = None) -> int:
     if BROKEN in fault:
         return 4
     if level is None:
-        return 2 if fault.startswith(OPTIMISED) else 0
+        return 2 if fault.startswith(OPTIMIZED) else 0
     return 1 if level == "disabled" else 3

@@ -2,8 +2,8 @@
 
 Every attention, activation and layer is compared three times: *teacher-forced*, alone, fed exactly what eager fed to
 it, which shows its own error; *free-running*, inside the whole graph, which shows the error as it accumulates; and
-inside the graph that onnxruntime makes of ours when it optimises. Then the outputs are compared at each of
-onnxruntime's optimisation levels; and, where eager PyTorch has a fused path of its own for the module, with what that
+inside the graph that onnxruntime makes of ours when it optimizes. Then the outputs are compared at each of
+onnxruntime's optimization levels; and, where eager PyTorch has a fused path of its own for the module, with what that
 path gives.
 
 Eager and the graph run side by side, op after op, and nothing is kept of what was compared: a model needs the memory
@@ -30,10 +30,10 @@ from .compare import Comparison, first_line, judge
 from .fast_path import has_fast_path
 from .graphs import Graph
 from .ops import LAYERS, OpId
-from .optimised import LEVELS, Place, describe_kernel, locate, optimise, options_for
+from .optimized import LEVELS, Place, describe_kernel, locate, optimize, options_for
 from .pieces import Pieces, Run
 from .regions import Array, cuts_of, find_regions, rounded_values
-from .reports import BROKEN, GraphReport, Kernel, OpReport, Optimised, OutputReport
+from .reports import BROKEN, GraphReport, Kernel, OpReport, Optimized, OutputReport
 from .taps import Tap, watch
 from .tolerances import END_TO_END, FREE, Tolerance
 
@@ -58,12 +58,12 @@ def verify(
         path: The ONNX file that `to_onnx`, and perhaps `quantize`, made of it.
         cases: Inputs to compare on, each in the order of `graph.inputs`.
         precision: "fp32" judges everything. In any other, an op must be as exact as in float32 by itself unless its
-            weights are quantised, and in place unless quantised weights lead to it; what such weights cost is measured,
+            weights are quantized, and in place unless quantized weights lead to it; what such weights cost is measured,
             and whether that is acceptable is the task's question (`fidelity`). "fp16" is judged likewise, by `HALF`, in
             a form that rounds every result as float16 stores it: the CPU would not.
         tolerance: For the outputs of an fp32 graph.
         provider: onnxruntime's execution provider to verify on.
-        levels: The optimisation levels to run the whole graph at.
+        levels: The optimization levels to run the whole graph at.
 
     Returns:
         The report. A comparison that could not be made is a fault in it, never a pass.
@@ -75,7 +75,7 @@ def verify(
             ran = work.compare_outputs(level)
             faulty = any(not output.passed for output in work.outputs if output.level == level)
             if ran and level != _FIRST_LEVEL and (faulty or level == _LAST_LEVEL):
-                work.compare_optimised(level)
+                work.compare_optimized(level)
         if has_fast_path(graph):
             work.compare_fast_path()
     return GraphReport(
@@ -115,7 +115,7 @@ class _Verification:
         self.expected: list[list[Tensor]] = []
 
         self.outputs: list[OutputReport] = []
-        self.optimised: dict[str, Optimised] = {}
+        self.optimized: dict[str, Optimized] = {}
         self.kernels: dict[str, Kernel | None] = {}
 
     def compare_ops(self) -> None:
@@ -149,27 +149,27 @@ class _Verification:
         self.outputs += self._judge_outputs(level, figures, faults)
         return ran
 
-    def compare_optimised(self, level: str) -> None:
+    def compare_optimized(self, level: str) -> None:
         """Compare every op that is still to be seen in the graph that onnxruntime makes at one of `LEVELS`."""
         with scratch_folder() as folder:
             smallest = min(self.feeds, key=lambda feeds: sum(array.size for array in feeds.values()))
-            file, ran = optimise(self.path, level, smallest, Path(folder), self.providers)
-            self._compare_optimised(level, ir.load(file), ran, Path(folder))
+            file, ran = optimize(self.path, level, smallest, Path(folder), self.providers)
+            self._compare_optimized(level, ir.load(file), ran, Path(folder))
 
-    def _compare_optimised(
-        self, level: str, optimised: ir.Model, ran: Mapping[str, tuple[str, str]], folder: Path
+    def _compare_optimized(
+        self, level: str, optimized: ir.Model, ran: Mapping[str, tuple[str, str]], folder: Path
     ) -> None:
-        places = locate(self.model, optimised, self.regions)
-        figures = self._compare_places(optimised, places, folder)
+        places = locate(self.model, optimized, self.regions)
+        figures = self._compare_places(optimized, places, folder)
         at_outputs = {f"output {out.name}": out.figures for out in self.outputs if out.level == level}
         for op, place in places.items():
             found = figures[place.at] if place.at in figures else at_outputs[place.at]
-            swallowed, known = place.at != op, self.optimised.get(op)
+            swallowed, known = place.at != op, self.optimized.get(op)
             # a layer's fault shows where it was swallowed, an output's among the outputs
             judged = place.at in figures and not (swallowed and op.startswith(LAYERS))
             judged = judged and self.regions[op].output not in self.rounded
             if known is None or known.limit is None or known.figures.max_abs <= known.limit:  # keep the first fault
-                self.optimised[op] = Optimised(
+                self.optimized[op] = Optimized(
                     level=level,
                     node=place.node.op_type,
                     at=place.at,
@@ -179,11 +179,11 @@ class _Verification:
                 )
             self.kernels[op] = describe_kernel(OpId.parse(op), self.regions[op], place, ran)
 
-    def _compare_places(self, optimised: ir.Model, places: dict[str, Place], folder: Path) -> dict[str, Figures]:
-        """Run the optimised graph beside eager once more; gives op → its figures there."""
+    def _compare_places(self, optimized: ir.Model, places: dict[str, Place], folder: Path) -> dict[str, Figures]:
+        """Run the optimized graph beside eager once more; gives op → its figures there."""
         cuts = {op: [place.value] for op, place in places.items() if place.at == op}
         figures = {op: Figures() for op in cuts}
-        pieces = Pieces(optimised, cuts, folder, self.providers)
+        pieces = Pieces(optimized, cuts, folder, self.providers)
         for case, feeds in zip(self.cases, self.feeds, strict=True):
             run = pieces.start(feeds)
 
@@ -228,7 +228,7 @@ class _Verification:
     def op_reports(self) -> list[OpReport]:
         """Give the verdict on every op: in the order of eager's calls, and then what only the graph has."""
         reports = [
-            comparison.report(rounded=self.rounded, optimised=self.optimised.get(op), kernel=self.kernels.get(op))
+            comparison.report(rounded=self.rounded, optimized=self.optimized.get(op), kernel=self.kernels.get(op))
             for op, comparison in self.comparisons.items()
             if comparison.region is not None or comparison.op.kind not in LAYERS
         ]

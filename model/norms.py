@@ -16,7 +16,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise; any shape that ends in `size`."""
+        """Normalize; any shape that ends in `size`."""
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 

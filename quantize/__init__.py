@@ -1,10 +1,10 @@
 """fp32 ONNX → int8 or int4 ONNX."""
 
 from .blocks import quantize_blocks, quantize_to_blocks
-from .bundle import Quantised, quantise
+from .bundle import Quantized, quantize
 from .calibration import Calibration, read_calibration
 from .edit import QuantizedWeight
-from .existing import BundleReport, quantise_bundle
+from .existing import BundleReport, quantize_bundle
 from .int8 import quantize_int8
 from .observe import Observed, observe
 from .recipe import Recipe, read_recipe
@@ -15,13 +15,13 @@ __all__ = [
     "BundleReport",
     "Calibration",
     "Observed",
-    "Quantised",
+    "Quantized",
     "QuantizedWeight",
     "Recipe",
     "observe",
-    "quantise",
-    "quantise_bundle",
+    "quantize",
     "quantize_blocks",
+    "quantize_bundle",
     "quantize_int8",
     "quantize_to_blocks",
     "read_calibration",

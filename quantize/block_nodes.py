@@ -1,7 +1,7 @@
 """Nodes of weights in blocks: products by `MatMulNBits`, rows of tables by `GatherBlockQuantized`.
 
 Weights are stored as a matrix, reshaped for `MatMulNBits`, and scales in float16 where that represents them, cast to
-float32. onnxruntime folds both when it optimises. Where it does not, the Reshape is what keeps the product right:
+float32. onnxruntime folds both when it optimizes. Where it does not, the Reshape is what keeps the product right:
 given a constant weight beside scales that are no constants, onnxruntime 1.32's kernel for `accuracy_level` 4 packs the
 weight without its scales, and returns zeros.
 

@@ -93,7 +93,7 @@ def round_to_blocks(
         x = exact_nK.reshape(-1, block)
         if carry_KK is None:
             scale_b1, zero_b1 = _fit(x, bits, symmetric, search)
-            values = _quantise(x, scale_b1, zero_b1, bits)
+            values = _quantize(x, scale_b1, zero_b1, bits)
         else:
             values, scale_b1, zero_b1 = _compensate(exact_nK, carry_KK, bits, block, symmetric, search)
         signal += np.square(x).sum(dtype=np.float64)
@@ -117,7 +117,7 @@ def _fit(x: Float, bits: Bits, symmetric: bool, search: bool) -> tuple[Float, Fl
     if search:
         least = np.full(scale.shape, np.inf, np.float32)
         for guess, guessed_zero in itertools.chain([whole], candidates):
-            levels = _quantise(x, guess, guessed_zero, bits) - guessed_zero
+            levels = _quantize(x, guess, guessed_zero, bits) - guessed_zero
             power = np.square(levels).sum(axis=1, keepdims=True)
             fitted = np.divide((levels * x).sum(axis=1, keepdims=True), power, out=guess.copy(), where=power > 0)
             error = np.square(x - levels * fitted).sum(axis=1, keepdims=True)
@@ -153,7 +153,7 @@ def _compensate(
         scale, zero = _fit(rest[:, start:end], bits, symmetric, search)
         errors = np.empty((len(rest), block), np.float32)
         for column in range(start, end):
-            values[:, column] = _quantise(rest[:, [column]], scale, zero, bits)[:, 0]
+            values[:, column] = _quantize(rest[:, [column]], scale, zero, bits)[:, 0]
             rounded = (values[:, column] - zero[:, 0]) * scale[:, 0]
             error = (rest[:, column] - rounded) / carry_KK[column, column]
             rest[:, column:end] -= np.outer(error, carry_KK[column, column:end])
@@ -192,7 +192,7 @@ def _positive(scale: npt.NDArray[np.floating[Any]]) -> Float:
     return np.where(np.abs(scale) > 0, scale, np.float32(1)).astype(np.float32)
 
 
-def _quantise(x: Float, scale: Float, zero: Float, bits: Bits) -> Float:
+def _quantize(x: Float, scale: Float, zero: Float, bits: Bits) -> Float:
     return np.rint(x / scale + zero).clip(0, 2**bits - 1)
 
 

@@ -1,4 +1,4 @@
-"""Weight-only quantisation in blocks: products by `MatMulNBits`, rows of tables by `GatherBlockQuantized`.
+"""Weight-only quantization in blocks: products by `MatMulNBits`, rows of tables by `GatherBlockQuantized`.
 
 A decoder that makes one token at a time reads every weight once per token, so its speed is that of reading them: in
 blocks of 8 or 4 bits they are a quarter or a sixth of float32. A table that is both embedding and output head is stored
@@ -16,7 +16,7 @@ from tfm.errors import QuantizeError
 
 from .block_nodes import StoredBlocks, look_up, multiply, store, stored
 from .block_rounding import Bits, Float, round_to_blocks
-from .edit import QuantizedWeight, constant_of, is_lookup, refuse_quantised, weight_of
+from .edit import QuantizedWeight, constant_of, is_lookup, refuse_quantized, weight_of
 from .grid import GRID_BLOCK, find_grid
 from .moments import Moments
 from .outliers import Outliers, outliers_of
@@ -36,11 +36,11 @@ def quantize_blocks(
     keep_grid: bool = True,
     outliers: float | None = None,
 ) -> list[QuantizedWeight]:
-    """Quantise the weights of a float32 ONNX model in place.
+    """Quantize the weights of a float32 ONNX model in place.
 
     Args:
         model: MatMuls by a constant (itself or transposed by a node), with or without a constant bias added, and
-            Gathers from a constant are quantised. Weights in a file beside the model are read one at a time.
+            Gathers from a constant are quantized. Weights in a file beside the model are read one at a time.
         bits: 4 or 8.
         block: Inputs that share a scale: 16, 32, 64, …; None for 64 at 8 bits, 32 at 4.
         table_bits: Bits of tables that rows are looked up in, tied output heads included; None for `bits`.
@@ -53,12 +53,12 @@ def quantize_blocks(
         outliers: See `quantize_to_blocks`.
 
     Returns:
-        What was quantised, in the order of the graph.
+        What was quantized, in the order of the graph.
 
     Raises:
-        QuantizeError: The graph is quantised already, there is nothing to quantise, or a weight is not finite.
+        QuantizeError: The graph is quantized already, there is nothing to quantize, or a weight is not finite.
     """
-    refuse_quantised(model.graph)
+    refuse_quantized(model.graph)
     tables = {node.inputs[0] for node in model.graph if is_lookup(node)}
     done = []
     for node in list(model.graph):
@@ -80,7 +80,7 @@ def quantize_blocks(
         )
     found = [weight for weight in done if weight is not None]
     if not found:
-        raise QuantizeError(f"the graph {model.graph.name!r} has no MatMul or Gather by a constant to quantise")
+        raise QuantizeError(f"the graph {model.graph.name!r} has no MatMul or Gather by a constant to quantize")
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
     return found
@@ -100,7 +100,7 @@ def quantize_to_blocks(
     keep_grid: bool = True,
     outliers: float | None = None,
 ) -> QuantizedWeight | None:
-    """Quantise the weight of one node in place; what nothing reads any more stays for `RemoveUnusedNodesPass`.
+    """Quantize the weight of one node in place; what nothing reads any more stays for `RemoveUnusedNodesPass`.
 
     Args:
         graph: The graph of the node.
@@ -123,7 +123,7 @@ def quantize_to_blocks(
             for none.
 
     Returns:
-        What was quantised, or None where the node has no weight worth it.
+        What was quantized, or None where the node has no weight worth it.
 
     Raises:
         QuantizeError: The weight is not finite, or the block size is not one that onnxruntime has.

@@ -1,6 +1,6 @@
-"""Quantising a bundle: its graphs, what they cost, and the gate that they must pass. Neither torch nor the checkpoint.
+"""Quantizing a bundle: its graphs, what they cost, and the gate that they must pass. Neither torch nor the checkpoint.
 
-The samples that decide are never those that a graph was quantised by, nor those that its mix was searched with.
+The samples that decide are never those that a graph was quantized by, nor those that its mix was searched with.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from .tune import Tuned, batch_size_of, tune
 from .works import bundle_works
 
 _OBSERVED, _HELD_OUT, _EMULATED = 128, 64, 4
-"""Samples to quantise by, to judge the result by, and to emulate saturation on."""
+"""Samples to quantize by, to judge the result by, and to emulate saturation on."""
 
 _SEARCHED = {"decoder": 8}
 """Samples to search with, by kind of bundle; else 32. A decoder's are long, and each of its words counts."""
@@ -36,11 +36,11 @@ SUFFIXES = {"int8": "int8", "int4": "q4"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Quantised:
-    """What `quantise` made.
+class Quantized:
+    """What `quantize` made.
 
     Attributes:
-        files: Role → quantised ONNX file.
+        files: Role → quantized ONNX file.
         report: What each op costs, the mixes on the way and the verdict, as JSON values (docs/parity.md).
     """
 
@@ -64,7 +64,7 @@ class Quantised:
         )
 
 
-def quantise(
+def quantize(
     manifest: Manifest,
     folder: Path,
     *,
@@ -75,14 +75,14 @@ def quantise(
     recipe: Recipe | None = None,
     journal: Path | None = None,
     progress: Progress = lambda *_: None,
-) -> Quantised:
-    """Quantise a bundle's float32 graphs and judge the result on held-out samples.
+) -> Quantized:
+    """Quantize a bundle's float32 graphs and judge the result on held-out samples.
 
     Args:
         manifest: The bundle's; its folder holds the float32 graphs.
         folder: The folder of a bundle to write the graphs into, and the recipe.
         precision: "int8", or "int4" for weights of 4 bits.
-        calib: What to quantise by and judge by: a .txt, .jsonl or .npz file, or a folder of these; None: what is built
+        calib: What to quantize by and judge by: a .txt, .jsonl or .npz file, or a folder of these; None: what is built
             in.
         max_drop: How far from float32 it may be: 1 - mean cosine, or nats; None: `BUDGETS`.
         favour: What it is to have least of within that, bytes ("size") or time ("speed").
@@ -95,7 +95,7 @@ def quantise(
         The files and the report; whether it passed is for the caller to act on.
 
     Raises:
-        QuantizeError: A graph is quantised already, has nothing to quantise or a weight that is not finite; or the
+        QuantizeError: A graph is quantized already, has nothing to quantize or a weight that is not finite; or the
             recipe is another model's.
         CalibrationError: The samples are bad.
     """
@@ -136,7 +136,7 @@ def quantise(
         "passed": drop.value <= tuned.report["max_drop"],
         "portability": _portability(tuned, judged),
     }
-    return Quantised(files=files, report=finite(report))
+    return Quantized(files=files, report=finite(report))
 
 
 def runs_of(files: Mapping[str, Path]) -> dict[str, Run]:

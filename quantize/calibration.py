@@ -1,4 +1,4 @@
-"""Calibration data: what a model is quantised by and, from its other half, judged by.
+"""Calibration data: what a model is quantized by and, from its other half, judged by.
 
 Where nobody gives any, it is built in: English for models that read text, random inputs for others.
 

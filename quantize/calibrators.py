@@ -64,7 +64,7 @@ def activation_range(
         values: What goes into the product, float32 (…, K), without padding, after smoothing.
         calibrator: One of `CALIBRATORS`.
         importance_K: What "mse" multiplies the squared errors of each channel by. With the squared norms of the rows of
-            the weights (after smoothing) it minimises, but for correlations, the error of the product instead. The
+            the weights (after smoothing) it minimizes, but for correlations, the error of the product instead. The
             others do not look at it.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Which methods an op may be quantised by."""
+"""Which methods an op may be quantized by."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from .ops import Op
 from .search import Form
 
 PRECISIONS = ("int8", "int4")
-"""What a graph can be quantised to: the least bits of its weights."""
+"""What a graph can be quantized to: the least bits of its weights."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -26,7 +26,7 @@ class Candidate:
     Attributes:
         role: Of its graph.
         op: The op.
-        methods: How it may be quantised, float32 first.
+        methods: How it may be quantized, float32 first.
         pieces: It by itself, in each.
         forms: What was found of each.
     """

@@ -123,7 +123,7 @@ def interleaved(runs: Sequence[Callable[[], object]], size: int) -> list[float]:
 def noise_of(
     pieces: Sequence[ir.Model], exact: ir.Model, inputs: Sequence[tuple[Mapping[str, Array], Array | None]]
 ) -> list[float]:
-    """Normalised mean squared error of each form of one op on exact inputs.
+    """Normalized mean squared error of each form of one op on exact inputs.
 
     Args:
         pieces: Its forms.

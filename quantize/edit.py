@@ -1,4 +1,4 @@
-"""What every form of quantisation does to a graph: find a constant weight, put nodes in, report what was rounded."""
+"""What every form of quantization does to a graph: find a constant weight, put nodes in, report what was rounded."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _ROWS = ir.AttrInt64("axis", 0)
 """Gather's default axis."""
 
 
-_QUANTISED = {
+_QUANTIZED = {
     "DequantizeLinear",
     "DynamicQuantizeLinear",
     "DynamicQuantizeMatMul",
@@ -29,10 +29,10 @@ _QUANTISED = {
     "QLinearMatMul",
     "QuantizeLinear",
 }
-"""Ops that only a quantised graph has."""
+"""Ops that only a quantized graph has."""
 
 _INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
-"""Types of quantised weights."""
+"""Types of quantized weights."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class QuantizedWeight:
 
 
 def constant_of(value: ir.Value | None) -> npt.NDArray[np.float32] | None:
-    """Give a 2-D float32 constant worth quantising.
+    """Give a 2-D float32 constant worth quantizing.
 
     Raises:
         QuantizeError: It holds NaN or infinity.
@@ -137,17 +137,17 @@ def signal_to_noise(exact: npt.NDArray[np.float32], rounded: npt.NDArray[np.floa
     return float(10 * np.log10(signal / noise)) if noise else float("inf")
 
 
-def refuse_quantised(graph: ir.Graph) -> None:
-    """Refuse a graph that holds a quantised weight or op.
+def refuse_quantized(graph: ir.Graph) -> None:
+    """Refuse a graph that holds a quantized weight or op.
 
     Raises:
         QuantizeError: It does; the message names the first such node.
     """
     for node in graph:
         weights = [value.const_value for value in node.inputs if value is not None and value.const_value is not None]
-        if node.op_type in _QUANTISED or any(weight.dtype in _INTEGERS for weight in weights):
+        if node.op_type in _QUANTIZED or any(weight.dtype in _INTEGERS for weight in weights):
             name = node.name or node.outputs[0].name
             raise QuantizeError(
-                f"the graph {graph.name!r} is quantised already: {name!r} is a {node.op_type} of integers; "
-                "quantise the float32 graph that it was made from"
+                f"the graph {graph.name!r} is quantized already: {name!r} is a {node.op_type} of integers; "
+                "quantize the float32 graph that it was made from"
             )

@@ -43,7 +43,7 @@ def smoothing(largest_K: Floats, weight_KN: Floats, alpha: float) -> Floats:
 
 
 def emulate(x_RK: Floats, weight_KN: Floats, method: Dynamic, largest_K: Floats) -> Floats:
-    """Compute a product as the quantised graph does, up to the order of sums.
+    """Compute a product as the quantized graph does, up to the order of sums.
 
     Args:
         x_RK: Rows of activations.

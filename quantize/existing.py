@@ -1,4 +1,4 @@
-"""Quantising a bundle that is there already: new graphs beside its float32 ones, judged by them, all or nothing."""
+"""Quantizing a bundle that is there already: new graphs beside its float32 ones, judged by them, all or nothing."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from tfm.report.html import SCHEMAS
 from tfm.runtime.manifest import Manifest, check_digests, read_manifest
 from tfm.runtime.requires import check_onnxruntime
 
-from .bundle import Quantised, quantise
+from .bundle import Quantized, quantize
 from .golden import renew_golden
 from .journal import drop_journal, journal_of
 from .lowest_onnxruntime import lowest_of_graphs
@@ -29,12 +29,12 @@ from .works import bundle_works
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BundleReport:
-    """What `quantise_bundle` found.
+    """What `quantize_bundle` found.
 
     Attributes:
         output: The bundle's folder.
-        precision: What it was quantised to.
-        quantised: The graphs and what they cost.
+        precision: What it was quantized to.
+        quantized: The graphs and what they cost.
         latency: fp32 and the precision, side by side.
         sizes: Bytes of the ONNX files of both.
         forced: Whether to ship it although it is too far off or too slow.
@@ -42,7 +42,7 @@ class BundleReport:
 
     output: Path
     precision: str
-    quantised: Quantised
+    quantized: Quantized
     latency: Sequence[Latency]
     sizes: Mapping[str, int]
     forced: bool
@@ -59,12 +59,12 @@ class BundleReport:
 
     def faults(self) -> list[str]:
         """Name what is wrong."""
-        found = [] if self.quantised.passed else [f"{self.precision} {self.quantised.fault}"]
+        found = [] if self.quantized.passed else [f"{self.precision} {self.quantized.fault}"]
         return found + [f"{one.precision} is {one}" for one in compare_speed(self.latency) if not one.passed]
 
     def gates(self) -> list[dict[str, Any]]:
         """Name every gate, with its verdict."""
-        gates = [{"name": f"{self.precision} budget", "passed": self.quantised.passed}]
+        gates = [{"name": f"{self.precision} budget", "passed": self.quantized.passed}]
         speeds = compare_speed(self.latency)
         return gates + [{"name": f"{one.precision} not slower than fp32", "passed": one.passed} for one in speeds]
 
@@ -75,14 +75,14 @@ class BundleReport:
             "precision": self.precision,
             "passed": self.passed,
             "faults": self.faults(),
-            "quantization": {self.precision: {**self.quantised.report, "forced": self.forced and not self.passed}},
+            "quantization": {self.precision: {**self.quantized.report, "forced": self.forced and not self.passed}},
             "latency": [line.to_dict() for line in self.latency],
             "speed": [speed.to_dict() for speed in all_speeds(self.latency)],
             "sizes": dict(self.sizes),
         }
 
 
-def quantise_bundle(
+def quantize_bundle(
     bundle: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     *,
@@ -95,7 +95,7 @@ def quantise_bundle(
     force: bool = False,
     stage: Stage = silent,
 ) -> BundleReport:
-    """Quantise a bundle's float32 graphs anew. Needs neither torch nor the checkpoint.
+    """Quantize a bundle's float32 graphs anew. Needs neither torch nor the checkpoint.
 
     They are what the new graphs are measured by: that they are eager's was proved when they were exported.
 
@@ -103,10 +103,10 @@ def quantise_bundle(
         bundle: The bundle.
         output: Folder to make; None: the bundle itself is replaced, whole.
         precision: "int8" or "int4"; graphs of it that are there already are replaced.
-        calib: As in `quantise`.
-        max_drop: As in `quantise`.
-        favour: As in `quantise`.
-        recipe: As in `quantise`.
+        calib: As in `quantize`.
+        max_drop: As in `quantize`.
+        favour: As in `quantize`.
+        recipe: As in `quantize`.
         overwrite: Replace a bundle that is at `output` already.
         force: Ship it although it breaks the budget or is slower than fp32; marked as such.
         stage: Told of every stage.
@@ -122,20 +122,20 @@ def quantise_bundle(
         finish(place)
     manifest = read_manifest(bundle)
     if "fp32" not in manifest.graphs:
-        raise QuantizeError(f"{bundle} has no fp32 graphs to quantise; export it again with fp32 in --precision")
+        raise QuantizeError(f"{bundle} has no fp32 graphs to quantize; export it again with fp32 in --precision")
     check_digests(manifest, manifest.files)
     check_onnxruntime(manifest, "fp32")
     journal = journal_of(place, precision)
     with staged(place, overwrite=overwrite or output is None) as (folder, put_in_place):
         if read_manifest(bundle) != manifest:
-            raise QuantizeError(f"{bundle} was replaced just now by another; quantise that one")
+            raise QuantizeError(f"{bundle} was replaced just now by another; quantize that one")
         _copy(manifest, folder, precision)
         fp32 = {role: folder / path for role, path in manifest.graphs["fp32"].items()}
         works = bundle_works(manifest)
         with stage("try what is timed at the end"):  # what cannot be started here fails now, not after the search
             try_engines({"fp32": onnx_job(fp32)}, works)
-        with stage(f"quantise to {precision}") as progress:
-            made = quantise(
+        with stage(f"quantize to {precision}") as progress:
+            made = quantize(
                 manifest,
                 folder,
                 precision=precision,
@@ -153,7 +153,7 @@ def quantise_bundle(
         report = BundleReport(
             output=Path(bundle if output is None else output),
             precision=precision,
-            quantised=made,
+            quantized=made,
             latency=latency,
             sizes={name: sum(map(size_of, roles.values())) for name, roles in files.items()},
             forced=force,
@@ -168,7 +168,7 @@ def quantise_bundle(
 
 
 def _copy(manifest: Manifest, folder: Path, precision: str) -> None:
-    """Copy all of a bundle but what is quantised anew."""
+    """Copy all of a bundle but what is quantized anew."""
     old = {name for path in manifest.graphs.get(precision, {}).values() for name in (path, f"{path}.data")}
     for name in manifest.files:
         if name not in old:
@@ -189,7 +189,7 @@ def _renew_certificate(manifest: Manifest, folder: Path, report: BundleReport) -
     certificate["latency"] = _joined(certificate["latency"], report)
     certificate["speed"] = _joined_speeds(certificate, report)
     certificate["sizes"][precision] = report.sizes[precision]
-    for file in report.quantised.files.values():
+    for file in report.quantized.files.values():
         certificate["files"][file.relative_to(folder).as_posix()] = describe_file(file)
     certificate["schema"] = SCHEMAS[-1]  # an older one becomes this by what is put in
     others = [gate["passed"] for gate in _other_gates(manifest.gates, precision)]
@@ -233,7 +233,7 @@ def _other_gates(gates: Iterable[Mapping[str, Any]], precision: str) -> list[Map
 
 def _renew_manifest(manifest: Manifest, folder: Path, report: BundleReport) -> None:
     content = json.loads((manifest.folder / "manifest.json").read_text(encoding="utf-8"))
-    files = report.quantised.files
+    files = report.quantized.files
     content["graphs"][report.precision] = {role: path.relative_to(folder).as_posix() for role, path in files.items()}
     content["requires"] = lowest_of_graphs(folder, content["graphs"])
     content["gates"] = _other_gates(content["gates"], report.precision) + report.gates()

@@ -1,4 +1,4 @@
-"""How far quantised graphs were off on golden inputs where they were made: other machines allow a multiple of it."""
+"""How far quantized graphs were off on golden inputs where they were made: other machines allow a multiple of it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ Case = tuple[Mapping[str, Array], Mapping[str, Array]]
 """Inputs and eager's outputs, by name."""
 
 GOLDEN_NMSE = (2.0, 1e-9)
-"""A quantised output on the machine it runs on: so many times the NMSE that the exporting machine had, plus so much.
+"""A quantized output on the machine it runs on: so many times the NMSE that the exporting machine had, plus so much.
 
 Ties that round the other way moved it by a factor of 0.95 to 1.06 (every float in the int8 graphs of MiniLM and g2p off
 by 1e-7 to 1e-6, ten times each). Products that saturate, as on x86 without VNNI (an emulated Haswell), made it 9 to 51
 times as large in g2p, 64 times in SmolLM2's logits, and 1.07 times in MiniLM, where next to none does. The second
-number is for outputs that no quantised product leads to: float32 alone is off by 1e-14 to 3e-12."""
+number is for outputs that no quantized product leads to: float32 alone is off by 1e-14 to 3e-12."""
 
 
 def measure_nmse(path: Path, cases: Sequence[Case]) -> dict[str, float | None]:

@@ -23,7 +23,7 @@ import onnx_ir.passes.common as common
 from tfm.errors import QuantizeError
 from tfm.runtime import Figures
 
-from .edit import initializer, refuse_quantised
+from .edit import initializer, refuse_quantized
 
 _HALF, _SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
@@ -45,7 +45,7 @@ _HALF_OPS = {
 """Ops worth a cast of whatever goes into them."""
 
 _SCALES = {"Div", "Pow", "Reciprocal", "Sqrt"}
-"""Ops whose results are what a stream is multiplied by to normalise it: too large or too small for float16."""
+"""Ops whose results are what a stream is multiplied by to normalize it: too large or too small for float16."""
 
 _BOUNDS = {"Clip", "Max", "Min"}
 
@@ -71,7 +71,7 @@ def to_half(model: ir.Model) -> None:
         model: Its values have types, as `to_onnx` gives them. A weight that several nodes read is stored once.
 
     Raises:
-        QuantizeError: A weight is NaN or beyond ±65504; the graph is quantised or float16 already; it has branches,
+        QuantizeError: A weight is NaN or beyond ±65504; the graph is quantized or float16 already; it has branches,
             loops or functions; or the type of a value is not known.
     """
     _refuse(model)
@@ -122,7 +122,7 @@ def _redirect(users: Iterable[tuple[ir.Node, int]], value: ir.Value) -> None:
 
 
 def _refuse(model: ir.Model) -> None:
-    refuse_quantised(model.graph)
+    refuse_quantized(model.graph)
     if model.functions:
         raise QuantizeError(f"the graph {model.graph.name!r} has functions; inline them first (onnx.inliner)")
     for node in model.graph:
@@ -194,14 +194,14 @@ class _Conversion:
         producers = [value.producer() for value in floats if value not in self.constants]
         types = {_HALF if producer is None else self.types[producer] for producer in producers}
         if _HALF in types:
-            return _SINGLE if self._normalises(node) else _HALF
+            return _SINGLE if self._normalizes(node) else _HALF
         return _SINGLE if _SINGLE in types else None
 
     def _fits(self, value: ir.Value, node: ir.Node) -> bool:
         constant = self.constants[value]
         return constant.fits and not (constant.masks and node.op_type in _BOUNDS)
 
-    def _normalises(self, node: ir.Node) -> bool:
+    def _normalizes(self, node: ir.Node) -> bool:
         """Whether a node divides by something that is computed in float32, or multiplies by its inverse."""
         if node.op_type not in ("Div", "Mul"):
             return False

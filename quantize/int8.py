@@ -8,7 +8,7 @@ import onnx_ir.passes.common as common
 
 from tfm.errors import QuantizeError
 
-from .edit import QuantizedWeight, refuse_quantised
+from .edit import QuantizedWeight, refuse_quantized
 from .emulation import choose, measure
 from .integers import write_integers
 from .method import Dynamic
@@ -17,31 +17,31 @@ from .ops import Op, find_ops
 
 
 def quantize_int8(model: ir.Model, observed: Mapping[str, Observed] | None = None) -> list[QuantizedWeight]:
-    """Quantise a float32 ONNX model in place.
+    """Quantize a float32 ONNX model in place.
 
     Args:
         model: MatMuls by a constant (itself or transposed by a node), with or without a constant bias added, and
-            Gathers from a constant are quantised.
+            Gathers from a constant are quantized.
         observed: What goes into each product on calibration data, as `observe` found it: the method of each is chosen
             by it. Without, all are plainly dynamic.
 
     Returns:
-        What was quantised, in the order of the graph.
+        What was quantized, in the order of the graph.
 
     Raises:
-        QuantizeError: The graph is quantised already, there is nothing to quantise, or a weight is not finite.
+        QuantizeError: The graph is quantized already, there is nothing to quantize, or a weight is not finite.
     """
-    refuse_quantised(model.graph)
+    refuse_quantized(model.graph)
     ops = find_ops(model.graph)
     if not ops:
-        raise QuantizeError(f"the graph {model.graph.name!r} has no MatMul or Gather by a constant to quantise")
-    done = [weight for op in ops for weight in _quantise(model.graph, op, observed or {})]
+        raise QuantizeError(f"the graph {model.graph.name!r} has no MatMul or Gather by a constant to quantize")
+    done = [weight for op in ops for weight in _quantize(model.graph, op, observed or {})]
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
     return done
 
 
-def _quantise(graph: ir.Graph, op: Op, observed: Mapping[str, Observed]) -> list[QuantizedWeight]:
+def _quantize(graph: ir.Graph, op: Op, observed: Mapping[str, Observed]) -> list[QuantizedWeight]:
     seen = joined(op, observed)
     product = next((use for use in op.uses if not use.is_lookup), None)
     method, reached = Dynamic(), None

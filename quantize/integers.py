@@ -21,7 +21,7 @@ from .static import scale_and_zero, write_static
 
 
 def write_integers(graph: ir.Graph, op: Op, method: Dynamic | Static, seen: Observed | None) -> float:
-    """Quantise an op in place; what nothing reads any more stays for `RemoveUnusedNodesPass`.
+    """Quantize an op in place; what nothing reads any more stays for `RemoveUnusedNodesPass`.
 
     A table that is tied to a product is stored once, by rows: transposed by a node, its rows are the columns that the
     product wants, and its scales those of the columns. It cannot be smoothed.

@@ -1,4 +1,4 @@
-"""How far a quantised model is from float32 on real inputs: by cosine, or by divergence of what it predicts.
+"""How far a quantized model is from float32 on real inputs: by cosine, or by divergence of what it predicts.
 
 Shapes: B batch, S sequence, D width, V vocabulary or classes.
 """
@@ -82,7 +82,7 @@ class Judge:
         if not any(rows.size for batch in self._expected for rows in batch):
             raise QuantizeError(
                 f"{manifest.folder}: its {self._role} gives no floats on {samples.description}, so how far off a "
-                "quantised one is cannot be judged"
+                "quantized one is cannot be judged"
             )
 
     def drop(self, runs: Mapping[str, Run]) -> Drop:

@@ -1,4 +1,4 @@
-"""JSON files and digests: what a bundle's manifest is written with, and written anew after it was quantised."""
+"""JSON files and digests: what a bundle's manifest is written with, and written anew after it was quantized."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The ways to quantise one weight and the op that reads it."""
+"""The ways to quantize one weight and the op that reads it."""
 
 import dataclasses
 import reprlib

@@ -1,4 +1,4 @@
-"""The ops of a graph that can be quantised: every constant matrix worth it, and the nodes that read it."""
+"""The ops of a graph that can be quantized: every constant matrix worth it, and the nodes that read it."""
 
 import dataclasses
 
@@ -48,7 +48,7 @@ class Use:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Op:
-    """One weight and all that reads it: quantised in one way, and stored once.
+    """One weight and all that reads it: quantized in one way, and stored once.
 
     Attributes:
         name: The op of the eager model where the graph tells it ("decoder.layers.0.feed_forward.linear1"), else the
@@ -83,7 +83,7 @@ class Op:
 
 
 def find_ops(graph: ir.Graph) -> list[Op]:
-    """Find what can be quantised, in the order of the graph.
+    """Find what can be quantized, in the order of the graph.
 
     Raises:
         QuantizeError: A weight is not finite.

@@ -1,4 +1,4 @@
-"""Inputs that a product multiplies apart, in float32: those that spoil the rounding of their neighbours.
+"""Inputs that a product multiplies apart, in float32: those that spoil the rounding of their neighbors.
 
 `MatMulNBits` at `accuracy_level` 4 rounds the inputs to 8 bits in blocks, each to a fraction of its largest. Where one
 input is always large, little is left of the 31 or 63 beside it (Dettmers et al. 2022, LLM.int8(), arXiv:2208.07339).

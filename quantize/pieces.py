@@ -29,7 +29,7 @@ def piece(op: Op, method: Method, observed: Mapping[str, Observed], moments: Mom
 
     Args:
         op: The op, in a float32 graph, which stays as it is.
-        method: How to quantise it.
+        method: How to quantize it.
         observed: What goes into products, by the name of the value.
         moments: Second moments of those; calibrated blocks need them.
 

@@ -1,4 +1,4 @@
-"""Which op of a bundle is quantised how: what a search finds, and what is replayed without one."""
+"""Which op of a bundle is quantized how: what a search finds, and what is replayed without one."""
 
 import dataclasses
 import json
@@ -65,7 +65,7 @@ class Recipe:
             )
         if missing := [name for name in ops if name not in methods]:
             raise QuantizeError(
-                f"the recipe is for another model: it does not say how to quantise {missing[0]!r} of the {role}"
+                f"the recipe is for another model: it does not say how to quantize {missing[0]!r} of the {role}"
             )
         return {name: methods[name] for name in ops}
 
@@ -74,7 +74,7 @@ def read_recipe(path: Path) -> Recipe:
     """Read a recipe.
 
     Args:
-        path: A recipe.json, which every bundle with a quantised precision has (recipe_int8.json, say).
+        path: A recipe.json, which every bundle with a quantized precision has (recipe_int8.json, say).
 
     Raises:
         QuantizeError: There is none, or it is malformed; the message says where.
@@ -84,7 +84,7 @@ def read_recipe(path: Path) -> Recipe:
             content = stream.read(_MOST_BYTES + 1)
     except OSError as error:
         raise QuantizeError(
-            f"there is no recipe to read at {path} ({error.strerror}); a quantised bundle has one, recipe_int8.json"
+            f"there is no recipe to read at {path} ({error.strerror}); a quantized bundle has one, recipe_int8.json"
         ) from error
     values = _parse(path, content)
     schema = values.get("schema") if isinstance(values, dict) else values

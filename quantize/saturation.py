@@ -1,7 +1,7 @@
 """What an x86 processor without VNNI makes of u8·s8 products: emulated exactly, so that any machine can prove it.
 
 onnxruntime's AVX2 and AVX-512BW kernels (`QgemmU8X8KernelAvx2.S`, `QgemmU8X8KernelAvx512Core.S`; `QgemvU8S8Kernel….S`
-for one row) multiply by `vpmaddubsw`, which adds the products of two neighbours along K, 2k and 2k + 1, and *saturates*
+for one row) multiply by `vpmaddubsw`, which adds the products of two neighbors along K, 2k and 2k + 1, and *saturates*
 the sum to int16; `vpmaddwd` by ones and `vpaddd` then add those sums up in int32, exactly. Activations go in as they
 are, 0 … 255: their zero point is taken off afterwards, by the sums of the weights' columns, exactly too. With VNNI
 `vpdpbusd` adds four products up in int32 at once, and nothing saturates.
@@ -91,7 +91,7 @@ def saturation(model: ir.Model, batches: Iterable[Mapping[str, Array]]) -> dict[
     would leave of it.
 
     Args:
-        model: A quantised graph; it is not changed.
+        model: A quantized graph; it is not changed.
         batches: Inputs by name.
 
     Returns:
@@ -107,16 +107,16 @@ def saturation(model: ir.Model, batches: Iterable[Mapping[str, Array]]) -> dict[
     if watched:
         with scratch_folder() as folder:
             path = Path(folder) / "model.onnx"
-            _save_quantised_inputs(model, list(watched), path)
+            _save_quantized_inputs(model, list(watched), path)
             session = open_session(path, "cpu", count_threads(None))
             ran = False
             for feeds in batches:
                 ran = True
                 results = iter(session.run(None, dict(feeds)))
-                quantised = dict(zip(watched, zip(results, results, results, strict=True), strict=True))
+                quantized = dict(zip(watched, zip(results, results, results, strict=True), strict=True))
                 for op in ops:
                     if op.at_risk.size:
-                        op.add(*quantised[op.inputs])
+                        op.add(*quantized[op.inputs])
             if not ran:
                 raise QuantizeError(f"{watched.popitem()[1].name!r} may saturate, and there are no inputs to tell by")
     return {op.name: op.report() for op in ops}
@@ -126,7 +126,7 @@ class _Op:
     """One product, and what was found of it."""
 
     def __init__(self, node: ir.Node) -> None:
-        # x, weight, their scale; or quantised x, weight, both scales, zero point of x
+        # x, weight, their scale; or quantized x, weight, both scales, zero point of x
         x, weight, *others = node.inputs[:5]
         static = node.op_type == _STATIC
         output, scale = node.outputs[0].name, others[static]
@@ -149,10 +149,10 @@ class _Op:
         self._pairs = self._saturated = 0
         self._noise = self._signal = 0.0
 
-    def add(self, quantised: npt.NDArray[np.uint8], scale: Array, zero_point: Array) -> None:
+    def add(self, quantized: npt.NDArray[np.uint8], scale: Array, zero_point: Array) -> None:
         """Count on one batch of activations, uint8 (…, K)."""
         values_KN = self._values_KN
-        a_RK = quantised.reshape(-1, len(values_KN))
+        a_RK = quantized.reshape(-1, len(values_KN))
         self._pairs += len(a_RK) * ((len(values_KN) + 1) // 2) * self._columns
         step_N = float(scale) * self._scale_N
         correction_N = int(zero_point) * values_KN.sum(0, dtype=np.int64)
@@ -194,8 +194,8 @@ def _products(model: ir.Model) -> Iterator[ir.Node]:
             yield node
 
 
-def _save_quantised_inputs(model: ir.Model, inputs: list[tuple[str, ...]], path: Path) -> None:
-    """Write a copy of a model whose outputs are, per op: its quantised activations, their scale and zero point."""
+def _save_quantized_inputs(model: ir.Model, inputs: list[tuple[str, ...]], path: Path) -> None:
+    """Write a copy of a model whose outputs are, per op: its quantized activations, their scale and zero point."""
     copy = model.clone()
     graph = copy.graph
     produced = [value for node in graph for value in node.outputs]

@@ -1,6 +1,6 @@
 """The search for a mix: which op in which form, so that the model is as fast as it can be within a budget of fidelity.
 
-Each op's forms are timed on this machine, and what quantising it alone does to the model's output is measured; that of
+Each op's forms are timed on this machine, and what quantizing it alone does to the model's output is measured; that of
 an op's other forms is predicted by their own noise, since small errors add up in power. Of every op's forms those on
 the lower convex hull of cost and drop are worth having; steps along all hulls, the best bargain first, give a row of
 mixes from the fastest to float32 (Shoham & Gersho 1988, "Efficient bit allocation for an arbitrary set of quantizers").
@@ -34,7 +34,7 @@ class Form:
     """One form of one op.
 
     Attributes:
-        noise: Normalised mean squared error of its result on exact inputs.
+        noise: Normalized mean squared error of its result on exact inputs.
         time: What it takes, of the float32 model's whole time.
         size: Bytes of its constants, of those of the float32 model.
         weight: How much more size counts than time, one of `FAVOURS`.

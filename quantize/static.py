@@ -1,7 +1,7 @@
 """Static int8: a product whose activations have one scale and zero point, fixed beforehand by calibration.
 
 Of the forms that onnxruntime's CPU provider runs, QuantizeLinear and `com.microsoft.MatMulIntegerToFloat`, with the
-bias inside, is the one written: it is the same kernel at every level of optimisation and at opsets 21, 23 and 24, the
+bias inside, is the one written: it is the same kernel at every level of optimization and at opsets 21, 23 and 24, the
 integers are exact in it, and it measured as fast as `DynamicQuantizeMatMul`. Standard QDQ (QuantizeLinear,
 DequantizeLinear, MatMul) becomes the same two nodes, but only from the extended level on, runs in float32 below it, and
 keeps an Add for the bias. Smoothing stays a Mul before: QuantizeLinear could do it with a scale per channel, but its
@@ -60,7 +60,7 @@ def fake_quantize(x: Floats, low: float, high: float) -> Floats:
 def emulate_static(
     x_RK: Floats, weight_KN: Floats, low: float, high: float, scale_K: Floats, limit: int = 127
 ) -> Floats:
-    """Compute a product as the quantised graph does, up to the order of sums.
+    """Compute a product as the quantized graph does, up to the order of sums.
 
     Args:
         x_RK: Rows of activations.

@@ -1,4 +1,4 @@
-"""Quantising a bundle's float32 graphs: every op in the form that a search, or a recipe, gives it."""
+"""Quantizing a bundle's float32 graphs: every op in the form that a search, or a recipe, gives it."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from tfm.runtime.manifest import Manifest
 from .calibration import Calibration
 from .candidates import Candidate, candidates
 from .cost import noise_of, time_shares
-from .edit import refuse_quantised
+from .edit import refuse_quantized
 from .figures import is_drop, numbers
 from .journal import Journal
 from .judge import Drop, Judge, Run
@@ -55,7 +55,7 @@ class Tuned:
 
     Attributes:
         recipe: The method of every op.
-        models: Role → quantised graph.
+        models: Role → quantized graph.
         products: Role → name of a product's node in it → name of its op.
         report: What each op costs, the mixes on the way and the verdict, as JSON values (docs/parity.md).
     """
@@ -84,7 +84,7 @@ def tune(
     journal: Path | None = None,
     progress: Progress = lambda *_: None,
 ) -> Tuned:
-    """Quantise a bundle's float32 graphs as fast as keeps a budget, or by a recipe.
+    """Quantize a bundle's float32 graphs as fast as keeps a budget, or by a recipe.
 
     Args:
         manifest: The bundle's.
@@ -103,7 +103,7 @@ def tune(
         The graphs, and how they came about.
 
     Raises:
-        QuantizeError: A graph is quantised already, has nothing to quantise or a weight that is not finite; or the
+        QuantizeError: A graph is quantized already, has nothing to quantize or a weight that is not finite; or the
             recipe is another model's, or the budget is no number.
         CalibrationError: The samples are bad.
     """
@@ -142,7 +142,7 @@ class _Tuner:
         self.observed: dict[str, dict[str, Observed]] = {}
         self.candidates = [found for role in self.paths for found in self._prepare(role)]
         if not self.candidates:
-            raise QuantizeError(f"{manifest.folder} has no MatMul or Gather by a constant to quantise")
+            raise QuantizeError(f"{manifest.folder} has no MatMul or Gather by a constant to quantize")
         subject: list[Any] = [precision, samples.digest, judged.digest, ort.__version__]
         subject += [manifest.files[path].sha256 for path in manifest.graphs["fp32"].values()]
         subject += [[one.key, *map(method_to_json, one.methods)] for one in self.candidates]  # figures tell by number
@@ -191,7 +191,7 @@ class _Tuner:
         """Find a graph's ops, and write each in all its forms."""
         self.progress(0, 1, f"observe the {role} on {self.samples.description}")
         graph = ir.load(self.paths[role]).graph
-        refuse_quantised(graph)
+        refuse_quantized(graph)
         ops = find_ops(graph)
         if not ops:
             return []
@@ -217,7 +217,7 @@ class _Tuner:
         return found
 
     def _noises(self, one: Candidate) -> list[float]:
-        """Each form's own error on exact inputs, normalised; float32's is 0."""
+        """Each form's own error on exact inputs, normalized; float32's is 0."""
         seen = joined(one.op, self.observed[one.role])
         rows = one.op.values.shape[0]
         ids = np.unique(np.linspace(0, rows - 1, min(rows, _LOOKED_UP)).astype(np.int64))
@@ -231,7 +231,7 @@ class _Tuner:
         """Find the mix, and the row of mixes that it was taken from."""
         alone = []
         for index, one in enumerate(self.candidates):
-            self.progress(index, len(self.candidates), f"quantise {one.op.name} alone")
+            self.progress(index, len(self.candidates), f"quantize {one.op.name} alone")
             # clipped activations do more harm than their noise tells
             static = [form for form, method in enumerate(one.methods) if isinstance(method, Static)]
             alone.append({form: self._alone(index, form).value for form in {noisiest(one.forms), *static}})
@@ -269,7 +269,7 @@ class _Tuner:
         """What every op costs, and all of them together, as JSON values."""
         ops, count, saved = [], len(self.candidates), 0.0
         for index, (one, form) in enumerate(zip(self.candidates, choice, strict=True)):
-            self.progress(index, count, f"quantise all but {one.op.name}")
+            self.progress(index, count, f"quantize all but {one.op.name}")
             chosen, exact = one.forms[form], one.forms[0]
             saved += exact.time - chosen.time
             alone = all_but = None

@@ -69,7 +69,7 @@ class Chart:
         return tuple(cell.label for cell in rows[0].cells) if rows else ()
 
 
-_STYLES = (("own", "own"), ("inherited", "inherited"), ("in place", "free"), ("optimised", "optimised"))
+_STYLES = (("own", "own"), ("inherited", "inherited"), ("in place", "free"), ("optimized", "optimized"))
 """Heading and key of each figure, in the order of the columns."""
 
 _HEIGHTS = {"own": 3, "inherited": 11, "free": 19}
@@ -78,7 +78,7 @@ _HEIGHTS = {"own": 3, "inherited": 11, "free": 19}
 def chart(graph: Mapping[str, Any], prefix: str) -> Chart:
     """Lay out the ops of one graph of the certificate.
 
-    Float graphs are drawn by their largest error, on a log axis; quantised ones, whose error in place is that of the
+    Float graphs are drawn by their largest error, on a log axis; quantized ones, whose error in place is that of the
     format and judged by the task, by their signal-to-noise ratio in dB.
     """
     ops = graph["ops"]
@@ -122,9 +122,9 @@ def _row(op: Mapping[str, Any], anchor: str, axis: Axis) -> Row:
         figures = op[key]
         shown = figures if figures and figures["count"] else None
         cells.append(_cell(label, shown, axis.log))
-        if shown and key != "optimised":
+        if shown and key != "optimized":
             bars.append(_bar(key, shown, axis))
-    after = op["optimised"]
+    after = op["optimized"]
     return Row(
         anchor=anchor,
         op=op["op"],
@@ -134,7 +134,7 @@ def _row(op: Mapping[str, Any], anchor: str, axis: Axis) -> Row:
         weights=f"weights {op['weights']}" if op["weights"] else "",
         fault=fault_of_op(op),
         bars=tuple(bars),
-        dot=_bar("optimised", after, axis).length if after and after["count"] else None,
+        dot=_bar("optimized", after, axis).length if after and after["count"] else None,
         cells=tuple(cells),
     )
 

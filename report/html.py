@@ -14,7 +14,7 @@ from .bars import chart, is_float
 from .curves import ActivationCurve, plot
 from .judge import fault_of_fidelity
 from .maps import AttentionMap, panel
-from .quantisation import describe
+from .quantization import describe
 from .whole_file import write_whole
 
 SCHEMAS = (2, 3)
@@ -93,9 +93,9 @@ def write_report(
         graphs=graphs,
         promised=len({(g["role"], op["op"]) for g in certificate["graphs"] for op in verdict.promised(g)}),
         precisions=list(dict.fromkeys(graph["precision"] for graph in certificate["graphs"])),
-        quantisations=[
+        quantizations=[
             describe(precision, entry, f"q{index}")
-            for index, (precision, entry) in enumerate(verdict.quantised(certificate).items())
+            for index, (precision, entry) in enumerate(verdict.quantized(certificate).items())
         ],
         maps=[panel(attention) for attention in maps],
         open_maps=_OPEN,

@@ -151,10 +151,10 @@ def draw_axes(anchor: str, queries: Sequence[str], keys: Sequence[str]) -> Axes:
     s, t = min(len(queries), _MOST_TOKENS), min(len(keys), _MOST_TOKENS)
     whole = (s, t) == (len(queries), len(keys))
     cut = "" if whole else f"Shown: the first {s} of {len(queries)} queries and {t} of {len(keys)} keys."
-    labelled = max(s, t) <= _MOST_LABELS
-    cell = _CELL if labelled else _CELL * _MOST_LABELS / max(s, t)
+    labeled = max(s, t) <= _MOST_LABELS
+    cell = _CELL if labeled else _CELL * _MOST_LABELS / max(s, t)
     rows, columns = (
-        tuple(Label(shorten(token), (i + 0.5) * cell) for i, token in enumerate(tokens[:count])) if labelled else ()
+        tuple(Label(shorten(token), (i + 0.5) * cell) for i, token in enumerate(tokens[:count])) if labeled else ()
         for tokens, count in ((queries, s), (keys, t))
     )
     left, top = (6.2 * max(len(label.text) for label in labels) + 14 if labels else 0 for labels in (rows, columns))

@@ -8,7 +8,7 @@ from . import numbers
 
 def fault_of_op(op: Mapping[str, Any]) -> str:
     """Why an op failed; "" where it passed."""
-    return _fault(op, op["own"], op["free"], op["optimised"])
+    return _fault(op, op["own"], op["free"], op["optimized"])
 
 
 def fault_of_output(output: Mapping[str, Any]) -> str:
@@ -24,7 +24,7 @@ def fault_of_fidelity(entry: Mapping[str, Any]) -> str:
     return f"{numbers.plain(value)} on {entry['data']}, at least {numbers.plain(floor)} is wanted"
 
 
-def fault_of_quantisation(entry: Mapping[str, Any]) -> str:
+def fault_of_quantization(entry: Mapping[str, Any]) -> str:
     """Why a mix of methods is refused, its drop being no number or over the budget; "" where it is within."""
     drop, budget = numbers.finite(entry["drop"]), numbers.finite(entry["max_drop"])
     if drop is None:

@@ -120,9 +120,9 @@ def panel(attention: AttentionMap) -> Panel:
         largest = float(np.max(eager, where=np.isfinite(eager), initial=0.0))
         heads.append(Picture(index + 1, png.data_uri(eager, largest), png.data_uri(onnx, largest)))
     labels = tuple(_short(token) for token in attention.tokens[:t])
-    labelled = bool(labels) and t <= _MOST_LABELS
+    labeled = bool(labels) and t <= _MOST_LABELS
     cell = _CELL if t <= _MOST_LABELS else _CELL * _MOST_LABELS / t
-    columns = tuple(Label(text, (i + 0.5) * cell) for i, text in enumerate(labels)) if labelled else ()
+    columns = tuple(Label(text, (i + 0.5) * cell) for i, text in enumerate(labels)) if labeled else ()
     return Panel(
         op=attention.op,
         difference=numbers.error(worst),
@@ -133,14 +133,14 @@ def panel(attention: AttentionMap) -> Panel:
         large=heads[head],
         width=t * cell,
         height=s * cell,
-        margin=6.0 * max(map(len, labels), default=0) + 6 if labelled else 0,
+        margin=6.0 * max(map(len, labels), default=0) + 6 if labeled else 0,
         rows=columns if queries == keys else (),
         columns=columns,
     )
 
 
-def _name(attention: AttentionMap, index: int, labelled: bool) -> str:
-    return f"“{attention.tokens[index]}”" if attention.tokens and labelled else f"position {index + 1}"
+def _name(attention: AttentionMap, index: int, labeled: bool) -> str:
+    return f"“{attention.tokens[index]}”" if attention.tokens and labeled else f"position {index + 1}"
 
 
 def _short(token: str) -> str:

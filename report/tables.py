@@ -28,7 +28,7 @@ def fusions(graph: Mapping[str, Any]) -> list[Fusion]:
     """Group the ops of a graph by what became of them; the promised kinds first."""
     groups: dict[tuple[Any, ...], Fusion] = {}
     for op in graph["ops"]:
-        after, kernel = op["optimised"], op["kernel"]
+        after, kernel = op["optimized"], op["kernel"]
         swallowed = bool(after and after["swallowed"])
         node = "" if not after else f"inside {after['node']}" if swallowed else after["node"]
         node += f" ({after['level']})" if after else ""
@@ -46,7 +46,7 @@ def fusions(graph: Mapping[str, Any]) -> list[Fusion]:
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """An output of the graph, or the same output of every layer, at each optimisation level."""
+    """An output of the graph, or the same output of every layer, at each optimization level."""
 
     name: str
     limit: str
@@ -56,7 +56,7 @@ class Output:
 
 
 def outputs(graph: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Output]]:
-    """The optimisation levels, and a row for every output; a row of layers shows their worst, and every fault."""
+    """The optimization levels, and a row for every output; a row of layers shows their worst, and every fault."""
     levels = tuple(dict.fromkeys(entry["level"] for entry in graph["outputs"]))
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for entry in graph["outputs"]:

@@ -8,7 +8,7 @@ from typing import Any
 from . import numbers
 from .bars import AROUND, is_float
 from .curves import ActivationCurve
-from .judge import fault_of_fidelity, fault_of_op, fault_of_output, fault_of_quantisation, fault_of_speed
+from .judge import fault_of_fidelity, fault_of_op, fault_of_output, fault_of_quantization, fault_of_speed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +44,8 @@ def graph_name(graph: Mapping[str, Any]) -> str:
     return f"{graph['role']} · {graph['precision']} · {graph['provider'].removesuffix('ExecutionProvider')}"
 
 
-def quantised(certificate: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    """What the certificate says of each quantised precision; nothing in schema 2, which had no such field."""
+def quantized(certificate: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """What the certificate says of each quantized precision; nothing in schema 2, which had no such field."""
     return certificate.get("quantization") or {}
 
 
@@ -69,9 +69,9 @@ def find_faults(certificate: Mapping[str, Any], curves: Sequence[ActivationCurve
     for entry in certificate["fidelity"]:
         if text := fault_of_fidelity(entry):
             found.append(Fault(f"{entry['measure']} in {entry['precision']}", text, anchor="fidelity"))
-    for index, (precision, entry) in enumerate(quantised(certificate).items()):
-        if text := fault_of_quantisation(entry):
-            found.append(Fault(f"quantisation to {precision}", text, anchor=f"q{index}"))
+    for index, (precision, entry) in enumerate(quantized(certificate).items()):
+        if text := fault_of_quantization(entry):
+            found.append(Fault(f"quantization to {precision}", text, anchor=f"q{index}"))
     for entry in speeds(certificate):
         if text := fault_of_speed(entry):
             found.append(Fault(f"the speed of {entry['precision']}", text, anchor="speed"))

@@ -80,7 +80,7 @@ def _blocks(bits: int) -> Callable[[np.random.Generator], Canary]:
     def make(rng: np.random.Generator) -> Canary:
         """Inputs of which each block has 127 as its largest, so that rounding them to 8 bits loses nothing."""
         inputs, outputs = 2 * _BLOCK, 16
-        stored, weight, scales = _quantised(rng, bits, outputs, inputs)
+        stored, weight, scales = _quantized(rng, bits, outputs, inputs)
         x = rng.integers(-126, 127, (3, inputs)).astype(np.float32)
         x[:, ::_BLOCK] = 127
         sizes = {"K": inputs, "N": outputs, "bits": bits, "block_size": _BLOCK, "accuracy_level": 4}
@@ -92,7 +92,7 @@ def _blocks(bits: int) -> Callable[[np.random.Generator], Canary]:
 
 
 def _gather(rng: np.random.Generator) -> Canary:
-    stored, weight, scales = _quantised(rng, 4, 16, _BLOCK)
+    stored, weight, scales = _quantized(rng, 4, 16, _BLOCK)
     ids = np.array([[3, 0, 15]])
     sizes = {"bits": 4, "block_size": _BLOCK, "gather_axis": 0, "quantize_axis": 1}
     nodes = [node("GatherBlockQuantized", ["w", "ids", "s"], ["y"], _MICROSOFT, sizes)]
@@ -113,8 +113,8 @@ def _attention(rng: np.random.Generator) -> Canary:
 def _layer_norm(rng: np.random.Generator) -> Canary:
     x, w, b = _normal(rng, 3, 48), _normal(rng, 48), _normal(rng, 48)
     exact = x.astype(np.float64)
-    centred = exact - exact.mean(-1, keepdims=True)
-    expected = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + _EPSILON) * w + b
+    centered = exact - exact.mean(-1, keepdims=True)
+    expected = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + _EPSILON) * w + b
     nodes = [node("LayerNormalization", ["x", "w", "b"], ["y"], attributes={"epsilon": _EPSILON})]
     return _canary("LayerNormalization", nodes, {"x": x}, {"w": w, "b": b}, expected, _FLOAT_LIMIT)
 
@@ -157,7 +157,7 @@ def _normal(rng: np.random.Generator, *shape: int) -> Array:
     return rng.standard_normal(shape).astype(np.float32)
 
 
-def _quantised(rng: np.random.Generator, bits: int, rows: int, columns: int) -> tuple[Array, Array, Array]:
+def _quantized(rng: np.random.Generator, bits: int, rows: int, columns: int) -> tuple[Array, Array, Array]:
     """Make weights (rows, columns) in blocks: as they are stored, what they stand for, and their scales."""
     integers = rng.integers(0, 1 << bits, (rows, columns)).astype(np.uint8)
     stored = integers if bits == 8 else integers[:, ::2] | integers[:, 1::2] << 4

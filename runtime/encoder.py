@@ -16,7 +16,7 @@ from .batched import WINDOW, Batched, Inputs
 from .batches import check_count, length_limit
 from .checks import Array
 from .control import CancelToken, Control
-from .heads import Entity, Fill, Label, Squash, Task, find_mask, labelling, mask_filling, read_squash, token_labelling
+from .heads import Entity, Fill, Label, Squash, Task, find_mask, labeling, mask_filling, read_squash, token_labeling
 from .manifest import TensorSpec
 from .model import as_list
 from .progress import Progress
@@ -26,13 +26,13 @@ class Encoder(Batched):
     """A bundle that encodes: token states, and sentence embeddings, labels or masked tokens where it has them.
 
     Each task takes texts, truncated to the model's greatest length, or rows of token ids; one str is as a list of one.
-    Inputs are sorted by length and put into batches of similar length; in a quantised precision each runs alone, since
+    Inputs are sorted by length and put into batches of similar length; in a quantized precision each runs alone, since
     activations have scales that batch-mates and padding would share. More than a handful of batches run side by side,
     each on one thread, as many as the model has threads; results are the same to the last bit. So that threads do not
     take turns at one graph's threads, that opens the graph once more.
 
     What every task takes besides:
-        batch_tokens: Most tokens of a batch, padding included; None: each input alone in a quantised precision, and
+        batch_tokens: Most tokens of a batch, padding included; None: each input alone in a quantized precision, and
             `BATCH_TOKENS` in fp32 and fp16.
         progress: Called with how many inputs are done, and of how many; True: a line on stderr.
         cancel: Ends the call with RunCancelledError.
@@ -150,7 +150,7 @@ class Encoder(Batched):
             RunCancelledError: The token was cancelled.
             RunTimeoutError: The time is up.
         """
-        return self._list(self._labelling(top_k), inputs, batch_tokens, progress, cancel, timeout)
+        return self._list(self._labeling(top_k), inputs, batch_tokens, progress, cancel, timeout)
 
     def classify_stream(
         self,
@@ -163,7 +163,7 @@ class Encoder(Batched):
         timeout: float | None = None,
     ) -> Iterator[list[Label]]:
         """Label a stream; yields and raises as `classify` does."""
-        return self._stream(self._labelling(top_k), inputs, window, batch_tokens, cancel, timeout)
+        return self._stream(self._labeling(top_k), inputs, window, batch_tokens, cancel, timeout)
 
     def fill_mask(
         self,
@@ -237,7 +237,7 @@ class Encoder(Batched):
             RunCancelledError: The token was cancelled.
             RunTimeoutError: The time is up.
         """
-        task = self._token_labelling(ignore_labels)
+        task = self._token_labeling(ignore_labels)
         return self._list(task, inputs, batch_tokens, progress, cancel, timeout)
 
     def classify_tokens_stream(
@@ -251,7 +251,7 @@ class Encoder(Batched):
         timeout: float | None = None,
     ) -> Iterator[list[Entity]]:
         """Label the tokens of a stream of texts; yields and raises as `classify_tokens` does."""
-        task = self._token_labelling(ignore_labels)
+        task = self._token_labeling(ignore_labels)
         return self._stream(task, inputs, window, batch_tokens, cancel, timeout)
 
     async def embed_async(self, inputs: Inputs, **options: Any) -> npt.NDArray[np.float32]:
@@ -270,19 +270,19 @@ class Encoder(Batched):
         self._require("embed", "it has no sentence_embedding, since its checkpoint does not say how to pool")
         return Task("sentence_embedding", lambda item, row, values: values.copy())  # not a view of the whole batch's
 
-    def _labelling(self, top_k: int | None) -> Task[list[Label]]:
+    def _labeling(self, top_k: int | None) -> Task[list[Label]]:
         self._require("classify", "it has no labels for texts")
-        return labelling(self.manifest, self._outputs["logits"], self._squash, _check_top_k(top_k))
+        return labeling(self.manifest, self._outputs["logits"], self._squash, _check_top_k(top_k))
 
     def _mask_filling(self, top_k: int | None) -> Task[list[Fill]]:
         self._require("fill_mask", "it predicts no masked tokens")
         return mask_filling(self._tokenizer, *self._mask, _check_top_k(top_k))
 
-    def _token_labelling(self, ignore_labels: Sequence[str]) -> Task[list[Entity]]:
+    def _token_labeling(self, ignore_labels: Sequence[str]) -> Task[list[Entity]]:
         self._require("classify_tokens", "it has no labels for tokens")
         if isinstance(ignore_labels, str):
             raise InputError(f"ignore_labels must be a list of labels, but is the str {ignore_labels!r}")
-        return token_labelling(self.manifest, self._outputs["logits"], self._tokenizer, ignore_labels)
+        return token_labeling(self.manifest, self._outputs["logits"], self._tokenizer, ignore_labels)
 
     @cached_property
     def _squash(self) -> Squash:  # cached, as is _mask, since their files are read and compared with their digests

@@ -62,7 +62,7 @@ class Fill(TypedDict):
 
 
 class Entity(TypedDict):
-    """A labelled token: its label and probability, its place in the row, itself, and where in the text it is."""
+    """A labeled token: its label and probability, its place in the row, itself, and where in the text it is."""
 
     entity: str
     score: float
@@ -139,8 +139,8 @@ def best(scores: npt.NDArray[np.float64], top_k: int | None) -> list[int]:
     return chosen
 
 
-def labelling(manifest: Manifest, logits: TensorSpec, squash: Squash, top_k: int | None) -> Task[list[Label]]:
-    """Make the task of labelling texts."""
+def labeling(manifest: Manifest, logits: TensorSpec, squash: Squash, top_k: int | None) -> Task[list[Label]]:
+    """Make the task of labeling texts."""
     labels = read_labels(manifest, int(logits.shape[-1]))
 
     def finish(item: Any, row: list[int], logits_L: Array) -> list[Label]:
@@ -193,10 +193,10 @@ def mask_filling(tokenizer: Tokenizer, mask: str, mask_id: int, top_k: int | Non
     return Task("logits", finish, check)
 
 
-def token_labelling(
+def token_labeling(
     manifest: Manifest, logits: TensorSpec, tokenizer: Tokenizer, ignore_labels: Sequence[str]
 ) -> Task[list[Entity]]:
-    """Make the task of labelling the tokens of texts."""
+    """Make the task of labeling the tokens of texts."""
     labels = read_labels(manifest, int(logits.shape[-1]))
     # Of a single label softmax would make 1, whatever the logit.
     squash: Squash = "sigmoid" if len(labels) == 1 else "softmax"

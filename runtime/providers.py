@@ -144,7 +144,7 @@ def assignment(session: Any) -> dict[str, tuple[str, ...]]:
 
     Returns:
         Provider, "cpu", "cuda" or onnxruntime's name of it → its nodes, each as "Gemm encoder.linear1": the op, and its
-        name where it has one. Nodes are those of the graph before it is optimised for the provider.
+        name where it has one. Nodes are those of the graph before it is optimized for the provider.
 
     Raises:
         ProviderError: onnxruntime recorded nothing: it is older than 1.24.1, or the session was opened otherwise.

@@ -14,16 +14,17 @@ from pathlib import Path
 import pytest
 import tomllib
 
+import tfm
 from tfm.runtime.requires import OLDEST
 
 REPO = Path(__file__).resolve().parents[1]
-ROOMS = sorted(file.parent.name for file in REPO.glob("*/__init__.py"))
+ROOMS = sorted(file.parent.name for file in REPO.glob("*/__init__.py") if file.parent.name != "tfm")
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def packages() -> list[str]:
     found = [file.parent for room in ROOMS for file in (REPO / room).rglob("__init__.py")]
-    return sorted(".".join(["tfm", *folder.relative_to(REPO).parts]) for folder in found)
+    return ["tfm", *sorted(".".join(["tfm", *folder.relative_to(REPO).parts]) for folder in found)]
 
 
 def requirement_name(requirement: str) -> str:
@@ -35,10 +36,10 @@ def test_listed_packages_are_the_folders() -> None:
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_each_room_is_mapped_and_typed(room: str) -> None:
+def test_each_room_is_mapped_and_linked(room: str) -> None:
     assert PROJECT["tool"]["setuptools"]["package-dir"][f"tfm.{room}"] == room
-    assert (REPO / room / "py.typed").is_file()
-    assert (REPO / ".types" / "tfm" / room).resolve() == REPO / room
+    assert (REPO / "tfm" / room).resolve() == REPO / room
+    assert getattr(tfm, room) is importlib.import_module(f"tfm.{room}")
 
 
 def test_base_install_needs_neither_torch_nor_onnx() -> None:
@@ -112,20 +113,50 @@ def run_well(*command: str | Path, cwd: Path) -> str:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from a copy: setuptools leaves build/ and egg-info where it works."""
-    source = tmp_path_factory.mktemp("source")
-    files = [REPO / name for name in ("pyproject.toml", "README.md", "LICENSE")]
-    for room in ROOMS:
-        files += [file for pattern in ("*.py", "py.typed") for file in (REPO / room).rglob(pattern)]
-        files += [file for file in (REPO / room).rglob("*") if file.suffix in (".html", ".json", ".j2", ".css")]
-    for file in files:
-        target = source / file.relative_to(REPO)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(file.read_bytes())
-    out = tmp_path_factory.mktemp("dist")
+    return build_wheel(copy_of_checkout(tmp_path_factory.mktemp("source"), links=True), tmp_path_factory.mktemp("dist"))
+
+
+def copy_of_checkout(target: Path, links: bool) -> Path:
+    """What git gives; without `links`, as where it makes none (core.symlinks=false): a file that holds the target."""
+    for name in run_well("git", "ls-files", "-z", "-co", "--exclude-standard", cwd=REPO).rstrip("\0").split("\0"):
+        file, copy = REPO / name, target / name
+        if not file.exists():  # removed, and not committed yet
+            continue
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if not file.is_symlink():
+            copy.write_bytes(file.read_bytes())
+        elif links:
+            copy.symlink_to(file.readlink())
+        else:
+            copy.write_text(str(file.readlink()))
+    return target
+
+
+def build_wheel(source: Path, out: Path) -> Path:
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
     run_well(*pip, "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", out, source, cwd=out)
     (built,) = out.glob("*.whl")
     return built
+
+
+def test_a_checkout_without_links_gives_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    bare = build_wheel(copy_of_checkout(tmp_path / "source", links=False), tmp_path)
+    with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(bare) as other:
+        assert sorted(one.namelist()) == sorted(other.namelist())
+        assert not [name for name in one.namelist() if one.read(name) != other.read(name) and "RECORD" not in name]
+
+
+def test_the_package_names_its_rooms_and_needs_nothing() -> None:
+    assert {"errors", *ROOMS} == tfm._ROOMS
+    assert set(dir(tfm)) >= {*tfm.__all__, *tfm._ROOMS}
+    program = "import sys, tfm; print([name for name in sys.modules if name.startswith(('tfm', 'numpy', 'onnx'))])"
+    assert run_well(sys.executable, "-c", program, cwd=REPO.parent).strip() == "['tfm']"
+    with pytest.raises(AttributeError, match=r"module 'tfm' has no attribute 'lod'"):
+        _ = tfm.lod
+
+
+def test_the_package_is_a_command(edge: Path, tmp_path: Path) -> None:
+    assert "verified ONNX" in run_well(edge / "python", "-m", "tfm", "--help", cwd=tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +175,7 @@ def test_wheel_holds_every_package(wheel: Path) -> None:
         names = archive.namelist()
     for package in packages():
         assert f"{package.replace('.', '/')}/__init__.py" in names
-    for room in ROOMS:
-        assert f"tfm/{room}/py.typed" in names
+    assert {"tfm/py.typed", "tfm/errors.py", "tfm/__main__.py"} <= set(names)
     for data in ("report.html.j2", "report.css"):
         assert f"tfm/report/{data}" in names
     assert not [name for name in names if not name.startswith(("tfm/", "tfm_export-"))]

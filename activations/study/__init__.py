@@ -5,7 +5,7 @@ from .run import Run
 from .schedule import Schedule
 from .statistics import Estimate, differences, mean_of
 from .study import BASELINE, STUDIED, run_study
-from .summary import Line, markdown, summarise
+from .summary import Line, markdown, summarize
 from .task import Task, load_task
 
 __all__ = [
@@ -22,5 +22,5 @@ __all__ = [
     "mean_of",
     "page_content",
     "run_study",
-    "summarise",
+    "summarize",
 ]

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from .summary import markdown, summarise
+from .summary import markdown, summarize
 
 if __name__ == "__main__":
-    print(markdown(summarise(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))), end="")
+    print(markdown(summarize(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))), end="")

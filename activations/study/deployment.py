@@ -1,4 +1,4 @@
-"""What a trained run is worth once deployed: exported, verified, quantised in one way, and tested in its bundle."""
+"""What a trained run is worth once deployed: exported, verified, quantized in one way, and tested in its bundle."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from tfm.errors import InputError
 from tfm.export import export_checkpoint
-from tfm.quantize import Recipe, quantise_bundle
+from tfm.quantize import Recipe, quantize_bundle
 from tfm.quantize.method import Dynamic
 from tfm.quantize.ops import find_ops
 from tfm.runtime import EncoderDecoder, load
@@ -21,7 +21,7 @@ _STEPS = 4
 
 
 def plainly_dynamic(bundle: Path) -> Recipe:
-    """Give the one recipe that all runs are quantised by: every weight int8, every product's input scaled as it comes.
+    """Give the one recipe that all runs are quantized by: every weight int8, every product's input scaled as it comes.
 
     A search would spend more bits where an activation needs them, until all are equally good: it is what to ship, and
     what hides the difference.
@@ -45,10 +45,10 @@ def deploy(task: Task, run: Run, tell: Callable[[int], None]) -> dict[str, Any]:
     tell(1)
     if not report.shipped:
         return record
-    quantised = quantise_bundle(run.bundle, recipe=plainly_dynamic(run.bundle), force=True)
+    quantized = quantize_bundle(run.bundle, recipe=plainly_dynamic(run.bundle), force=True)
     tell(2)
-    held_out = quantised.quantised.report["held_out"]
-    record["int8"] = {"drop": held_out["drop"], "top_1": held_out["top_1"], "sizes": dict(quantised.sizes)}
+    held_out = quantized.quantized.report["held_out"]
+    record["int8"] = {"drop": held_out["drop"], "top_1": held_out["top_1"], "sizes": dict(quantized.sizes)}
     record["errors"] = {}
     for number, precision in enumerate(("fp32", "int8"), start=3):
         with load(run.bundle, provider="cpu", precision=precision, threads=1) as model:

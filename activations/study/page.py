@@ -7,7 +7,7 @@ from typing import Any
 from tfm.interpret.units import FLAT, NEAR_ZERO
 
 from .statistics import WORSE, Estimate, differences
-from .summary import Line, summarise
+from .summary import Line, summarize
 from .training import SAMPLED
 
 SCHEMA = 1
@@ -23,7 +23,7 @@ def page_content(results: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         The content that `tfm.report.write_study` describes.
     """
-    lines = summarise(results)
+    lines = summarize(results)
     steps = results["schedule"]["steps"]
     return {
         "schema": SCHEMA,

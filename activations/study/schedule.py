@@ -11,7 +11,7 @@ class Schedule:
     """How every model of a study is trained.
 
     Attributes:
-        steps: Number of optimiser steps.
+        steps: Number of optimizer steps.
         batch_size: Rows of a batch.
         lr: Learning rate at its height; it rises for a tenth of the steps and falls to 0 as a cosine.
         weight_decay: AdamW's, on matrices.

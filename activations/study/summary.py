@@ -49,7 +49,7 @@ class Line:
     size: int
 
 
-def summarise(results: Mapping[str, Any]) -> list[Line]:
+def summarize(results: Mapping[str, Any]) -> list[Line]:
     """Estimate what a study shows.
 
     Args:

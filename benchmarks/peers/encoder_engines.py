@@ -142,18 +142,18 @@ def torch(job: Job) -> Open:
     import torch
     from transformers import AutoModel
 
-    quantise: Callable[[Any], None] | None = None
+    quantize: Callable[[Any], None] | None = None
     if job["int8"]:
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
-        def quantise(model: Any) -> None:
+        def quantize(model: Any) -> None:
             quantize_(model, Int8DynamicActivationInt8WeightConfig())
 
     def open_folder(streams: int) -> Embed:
         torch.set_num_threads(job["threads"])
         model = AutoModel.from_pretrained(job["model"], add_pooling_layer=False).float().eval()
-        if quantise:
-            quantise(model)
+        if quantize:
+            quantize(model)
         if job["compile"]:
             from torch._inductor import config
 

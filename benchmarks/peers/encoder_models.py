@@ -32,8 +32,8 @@ def openvino(checkpoint: str, calibration: Path, model: Path) -> None:
         ids_1S = np.array([row], np.int64)
         segments_1S = np.zeros_like(ids_1S)
         feeds.append({"input_ids": ids_1S, "attention_mask": segments_1S + 1, "token_type_ids": segments_1S})
-    quantised = nncf.quantize(exact, nncf.Dataset(feeds), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(feeds))
-    ov.save_model(quantised, model / "model.xml")
+    quantized = nncf.quantize(exact, nncf.Dataset(feeds), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(feeds))
+    ov.save_model(quantized, model / "model.xml")
 
 
 def onnxruntime(checkpoint: str, calibration: Path, model: Path) -> None:
@@ -74,7 +74,7 @@ def optimum(checkpoint: str, calibration: Path, model: Path) -> None:
 
 
 def optimum_o2(checkpoint: str, calibration: Path, model: Path) -> None:
-    """optimum-onnx: its export, optimised at its level O2, in float32."""
+    """optimum-onnx: its export, optimized at its level O2, in float32."""
     from optimum.onnxruntime import ORTOptimizer
     from optimum.onnxruntime.configuration import AutoOptimizationConfig
 
@@ -86,7 +86,7 @@ def optimum_o2(checkpoint: str, calibration: Path, model: Path) -> None:
 
 
 def sentence_transformers(checkpoint: str, calibration: Path, model: Path) -> None:
-    """sentence-transformers: its ONNX backend's export, and its own quantisation of that for AVX512-VNNI."""
+    """sentence-transformers: its ONNX backend's export, and its own quantization of that for AVX512-VNNI."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.backend import export_dynamic_quantized_onnx_model
 

@@ -33,12 +33,12 @@ def float32(source: Path, folder: Path) -> None:
 
 
 def llama(source: Path, folder: Path) -> None:
-    """llama.cpp's own quantiser, by way of float32, to which it first turns the GGUF back."""
+    """llama.cpp's own quantizer, by way of float32, to which it first turns the GGUF back."""
     import ctypes
 
     import llama_cpp as llama
 
-    def quantise(read: Path, written: Path, kind: int) -> None:
+    def quantize(read: Path, written: Path, kind: int) -> None:
         parameters = llama.llama_model_quantize_default_params()
         parameters.ftype, parameters.allow_requantize = kind, True
         if llama.llama_model_quantize(str(read).encode(), str(written).encode(), ctypes.byref(parameters)):
@@ -46,9 +46,9 @@ def llama(source: Path, folder: Path) -> None:
 
     llama.llama_backend_init()
     exact = folder / "float32.gguf"
-    quantise(source, exact, llama.LLAMA_FTYPE_ALL_F32)
-    quantise(exact, folder / "q8_0.gguf", llama.LLAMA_FTYPE_MOSTLY_Q8_0)
-    quantise(exact, folder / "q4_0.gguf", llama.LLAMA_FTYPE_MOSTLY_Q4_0)
+    quantize(source, exact, llama.LLAMA_FTYPE_ALL_F32)
+    quantize(exact, folder / "q8_0.gguf", llama.LLAMA_FTYPE_MOSTLY_Q8_0)
+    quantize(exact, folder / "q4_0.gguf", llama.LLAMA_FTYPE_MOSTLY_Q4_0)
     exact.unlink()
 
 

@@ -21,7 +21,7 @@ class OpSweep:
         max_abs: Largest absolute difference from the float64 oracle; of an activation, for |x| up to 20.
         limit: The largest allowed there.
         where: Which element or case that is.
-        level: At which of onnxruntime's optimisation levels.
+        level: At which of onnxruntime's optimization levels.
         share: Largest part of its limit that any element takes, wherever it is; above 1 the form fails.
         max_ulp: Largest error of an activation's results of magnitude 0.1 and more, in units in the last place. Below,
             and in sums as attention and norms are (None), last places of what cancels mean nothing.
@@ -68,7 +68,7 @@ class SweepReport:
 
     Attributes:
         ops: In the order of the table.
-        levels: onnxruntime's optimisation levels that each was run at.
+        levels: onnxruntime's optimization levels that each was run at.
     """
 
     ops: tuple[OpSweep, ...]

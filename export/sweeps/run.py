@@ -1,4 +1,4 @@
-"""Sweep ops: export each by itself, run it at every optimisation level, compare it with its oracle."""
+"""Sweep ops: export each by itself, run it at every optimization level, compare it with its oracle."""
 
 import difflib
 from collections.abc import Callable, Collection, Sequence
@@ -10,7 +10,7 @@ import onnxruntime as ort
 from tfm.errors import ConfigError, ExportError
 from tfm.report import ActivationCurve
 
-from ..optimised import LEVELS
+from ..optimized import LEVELS
 from ..to_onnx import to_onnx
 from ..tolerances import SWEEPS
 from . import activations, attention, norms, positions
@@ -61,7 +61,7 @@ def sweep(
     """
     chosen = _choose(names)
     _known("dtype", dtypes, DTYPES)
-    _known("optimisation level", levels, LEVELS)
+    _known("optimization level", levels, LEVELS)
     subjects = _subjects(chosen, dtypes, full)
     swept = {subject.op for subject in subjects}
     missing = [name for name in chosen if name not in swept]

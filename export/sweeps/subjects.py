@@ -105,7 +105,7 @@ class Subject:
 
 
 def to_float16(content: bytes) -> bytes:
-    """Turn every float32 input, output, value and weight of a serialised graph of activations into float16."""
+    """Turn every float32 input, output, value and weight of a serialized graph of activations into float16."""
     model = ir.from_proto(onnx.ModelProto.FromString(content))
     values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
     for value in values:

@@ -25,7 +25,7 @@ class Extreme:
         error: Its distance from the oracle.
         limit: The largest distance allowed it.
         where: Which element or case it is.
-        level: At which of onnxruntime's optimisation levels.
+        level: At which of onnxruntime's optimization levels.
     """
 
     measure: float = -1.0

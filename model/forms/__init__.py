@@ -1,1 +1,1 @@
-"""Forms of checkpoint, each recognised by its content and mapped to our configuration and weights in its own file."""
+"""Forms of checkpoint, each recognized by its content and mapped to our configuration and weights in its own file."""

@@ -1,4 +1,4 @@
-"""GGUF, llama.cpp's single-file form: metadata, tokenizer and weights of Llama and Qwen 2, dequantised on reading.
+"""GGUF, llama.cpp's single-file form: metadata, tokenizer and weights of Llama and Qwen 2, dequantized on reading.
 
 The layout is llama.cpp's gguf.md; the names are those of its converter from Hugging Face.
 """
@@ -76,7 +76,7 @@ def read_gguf(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
     Returns:
         Values of a Hugging Face config.json, whose model_type is "llama" or "qwen2", and the weights under Hugging
-        Face's names: float16, bfloat16 and float32 mapped as they are, any other kind dequantised to float32.
+        Face's names: float16, bfloat16 and float32 mapped as they are, any other kind dequantized to float32.
 
     Raises:
         CheckpointError: The package gguf is not installed, or the file is damaged or not supported.
@@ -89,9 +89,9 @@ def read_gguf(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         weights = {}
         for name, tensor in stored.items():
             if name == "rope_freqs.weight":
-                values["rope_scaling"] = _find_scaling(file, values, _dequantise(file, tensor))
+                values["rope_scaling"] = _find_scaling(file, values, _dequantize(file, tensor))
             else:
-                weights[_rename(file, name)] = _dequantise(file, tensor)
+                weights[_rename(file, name)] = _dequantize(file, tensor)
         if values["model_type"] == "llama":
             for part, heads in (("q_proj", values["num_attention_heads"]), ("k_proj", values["num_key_value_heads"])):
                 for name in [name for name in weights if f".{part}." in name]:
@@ -296,7 +296,7 @@ def _rename(file: Path, name: str) -> str:
     raise CheckpointError(f"{file}: its tensor {name!r} has no place in a Llama or Qwen 2")
 
 
-def _dequantise(file: Path, tensor: Any) -> Tensor:
+def _dequantize(file: Path, tensor: Any) -> Tensor:
     import gguf
 
     kind = tensor.tensor_type.name
@@ -307,7 +307,7 @@ def _dequantise(file: Path, tensor: Any) -> Tensor:
     try:
         return torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type))
     except NotImplementedError as error:
-        raise CheckpointError(f"{file}: its tensor {tensor.name} is {kind}, which gguf cannot dequantise") from error
+        raise CheckpointError(f"{file}: its tensor {tensor.name} is {kind}, which gguf cannot dequantize") from error
 
 
 def _unpermute(weight: Tensor, heads: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Llama as its authors write it (`consolidated.*.pth` and params.json), and as llama2.c's train.py does.
 
-Both turn neighbouring entries of a head, where ours pairs the first half with the second: queries and keys are
+Both turn neighboring entries of a head, where ours pairs the first half with the second: queries and keys are
 reordered. A length is in llama2.c's configuration only; elsewhere it is 2048 unless `max_seq_len` says otherwise.
 """
 
@@ -109,7 +109,7 @@ def convert_llama(
 
 
 def halves(file: Path, name: str, weight: Tensor, heads: int, turned: int | None = None) -> Tensor:
-    """Reorder the rows of queries or keys from pairs of neighbours to pairs of halves.
+    """Reorder the rows of queries or keys from pairs of neighbors to pairs of halves.
 
     Args:
         file: Named in messages.

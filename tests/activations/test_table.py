@@ -69,7 +69,7 @@ def test_what_is_timed_is_the_activation_and_nothing_else(
     found_kernels = find_kernels(model)
     assert found_kernels.exported == exported
     assert found_kernels.ran == tuple((op, "CPUExecutionProvider") for op in ran)
-    assert tuple(op.rpartition(".")[2] for op in found_kernels.optimised) == ran
+    assert tuple(op.rpartition(".")[2] for op in found_kernels.optimized) == ran
     x = np.random.default_rng(0).standard_normal((3, 10 if name in GATED else 5)).astype(np.float32) * 3
     content = ir.to_proto(model).SerializeToString()
     (found,) = ort.InferenceSession(content, providers=["CPUExecutionProvider"]).run(None, {"x": x})
@@ -81,10 +81,10 @@ def test_what_is_timed_is_the_activation_and_nothing_else(
 
 
 def test_kernels_are_those_of_the_options_that_an_app_opens_graphs_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those above are optimised alike at every level, so that their graphs do not show it."""
+    """Those above are optimized alike at every level, so that their graphs do not show it."""
     asked: list[str] = []
-    real = kernels.optimise
-    monkeypatch.setattr(kernels, "optimise", lambda file, level, *rest: asked.append(level) or real(file, level, *rest))
+    real = kernels.optimize
+    monkeypatch.setattr(kernels, "optimize", lambda file, level, *rest: asked.append(level) or real(file, level, *rest))
     find_kernels(export_activation("relu", 2))
     assert asked == ["runtime"]
 

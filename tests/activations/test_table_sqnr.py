@@ -7,10 +7,10 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from tfm.activations.sqnr import per_tensor, per_token, summarise, text_sqnr
+from tfm.activations.sqnr import per_tensor, per_token, summarize, text_sqnr
 
 
-def quantised_by_onnxruntime(y: np.ndarray) -> np.ndarray:
+def quantized_by_onnxruntime(y: np.ndarray) -> np.ndarray:
     """DynamicQuantizeLinear and DequantizeLinear."""
     x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["T", "F"]))
     down = ir.Node("", "DynamicQuantizeLinear", [x], num_outputs=3)
@@ -27,7 +27,7 @@ def test_a_scale_per_tensor_is_onnxruntimes(shift: float, scale: float) -> None:
     y = ((rng.standard_normal((9, 31)) + shift) * scale).astype(np.float32)
     found = per_tensor(y)
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, quantised_by_onnxruntime(y))
+    np.testing.assert_array_equal(found, quantized_by_onnxruntime(y))
     assert len(np.unique(found)) > 50
 
 
@@ -71,11 +71,11 @@ def test_a_text_is_the_mean_over_its_layers_of_those_with_noise() -> None:
 def test_differences_are_taken_text_by_text() -> None:
     """Texts differ by 20 dB among each other, so that only pairs show one decibel."""
     relu = np.random.default_rng(2).normal(40, 20, 32)
-    found = summarise(relu - 1.0, relu)
+    found = summarize(relu - 1.0, relu)
     assert found.own is not None
     assert found.own.high - found.own.low > 5
     assert (found.verdict, found.said) == ("below", "below by 1.0 (1.0–1.0)")
-    assert summarise(relu + 2.0, relu).said == "above by 2.0 (2.0–2.0)"
+    assert summarize(relu + 2.0, relu).said == "above by 2.0 (2.0–2.0)"
     assert found.beside_relu is not None
     assert found.beside_relu.value == pytest.approx(-1)
 
@@ -85,16 +85,16 @@ def test_noise_is_called_so() -> None:
     relu = rng.normal(40, 1, 32)
     noise = rng.normal(0, 1, 32)
     for own in (relu + noise, relu - noise):  # a median above relu's, and one below
-        found = summarise(own, relu)
+        found = summarize(own, relu)
         assert (found.verdict, found.said) == ("no difference shown",) * 2
-    assert summarise(relu, None).verdict is None
+    assert summarize(relu, None).verdict is None
 
 
 def test_texts_without_noise_do_not_count_and_nothing_is_nan() -> None:
     relu = np.full(8, 40.0)
     own = np.array([30.0] * 7 + [np.nan])
-    found = summarise(own, relu).to_dict()
+    found = summarize(own, relu).to_dict()
     assert (found["db"], found["low"], found["high"]) == (30, 30, 30)
     assert found["beside_relu"] == {"db": -10, "low": -10, "high": -10}
-    none = summarise(np.full(8, np.nan), relu).to_dict()
+    none = summarize(np.full(8, np.nan), relu).to_dict()
     assert none == dict.fromkeys(["db", "low", "high", "beside_relu", "verdict", "said"])

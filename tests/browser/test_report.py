@@ -21,14 +21,14 @@ OVERFLOWING = """
 """
 
 # WCAG 2.2, contrast ratio (https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio), of every text that is seen, against the
-# colours of all its ancestors laid upon each other.
+# colors of all its ancestors laid upon each other.
 CONTRASTS = """
 (() => {
   const canvas = document.createElement('canvas'); canvas.width = canvas.height = 1;
   const pen = canvas.getContext('2d', {willReadFrequently: true});
   const cache = {};
-  const rgba = colour => cache[colour] ??= (() => {
-    pen.clearRect(0, 0, 1, 1); pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1);
+  const rgba = color => cache[color] ??= (() => {
+    pen.clearRect(0, 0, 1, 1); pen.fillStyle = color; pen.fillRect(0, 0, 1, 1);
     const d = pen.getImageData(0, 0, 1, 1).data; return [d[0], d[1], d[2], d[3] / 255];
   })();
   const over = (top, under) => [0, 1, 2].map(i => top[i] * top[3] + under[i] * (1 - top[3]));
@@ -199,7 +199,7 @@ def test_the_front_lies_where_its_figures_say(chromium: Any, reports: dict[str, 
         assert chosen["y"] > budget["y"]
 
 
-def test_bars_of_quantised_ops_are_as_long_as_their_effects(
+def test_bars_of_quantized_ops_are_as_long_as_their_effects(
     chromium: Any, reports: dict[str, Path], samples: Any
 ) -> None:
     entry = samples.encoder()["quantization"]["int8"]
@@ -229,7 +229,7 @@ def test_a_long_table_is_folded(chromium: Any, reports: dict[str, Path], screens
             page.locator("#q0 > details > summary").click()
             assert sum(row.is_visible() for row in rows.all()) == 10 + 121
             assert page.evaluate(OVERFLOWING) == []
-            page.locator("#quantisation").screenshot(path=screenshots / f"big-unfolded-{size}.png")
+            page.locator("#quantization").screenshot(path=screenshots / f"big-unfolded-{size}.png")
 
 
 def test_attention_maps_show_the_weights(chromium: Any, reports: dict[str, Path], samples: Any) -> None:

@@ -1,7 +1,7 @@
 """A canary of the installed onnxruntime: the onnx package's own test cases of every op that our graphs hold.
 
 Each case is one node with inputs and outputs, made by a numpy program beside the operator's specification. It is run at
-each opset that we export, by the version of the op that holds there, at both ends of onnxruntime's optimisation levels.
+each opset that we export, by the version of the op that holds there, at both ends of onnxruntime's optimization levels.
 """
 
 import ast
@@ -353,7 +353,7 @@ def kernels(name: str, opset: int, profile: Path) -> list[str]:
 # ------------------------------------------------ no op of ours goes unwatched
 
 
-SIZES = {"d_model": 32, "nhead": 4, "dim_feedforward": 48, "vocab_size": 37}  # large enough to be quantised
+SIZES = {"d_model": 32, "nhead": 4, "dim_feedforward": 48, "vocab_size": 37}  # large enough to be quantized
 
 
 def scaled(kind: Scaling) -> RotaryScaling:
@@ -468,7 +468,7 @@ def test_every_form_of_model_is_exported_above(
 
 
 def test_every_op_that_our_source_names_is_watched() -> None:
-    """In strings, and as `op.Name` of onnxscript: passes and the quantiser make nodes that few models need."""
+    """In strings, and as `op.Name` of onnxscript: passes and the quantizer make nodes that few models need."""
     known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
     named = set()
     files = {*(REPO / "export").rglob("*.py"), *(REPO / "quantize").rglob("*.py")}
@@ -481,6 +481,6 @@ def test_every_op_that_our_source_names_is_watched() -> None:
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "op":
                 named.add(node.attr)
     assert {"Attention", "RotaryEmbedding", "RMSNormalization"} <= named & known
-    only_recognised = {"MatMulInteger", "QLinearMatMul"}  # in graphs of others, which are refused as quantised already
+    only_recognized = {"MatMulInteger", "QLinearMatMul"}  # in graphs of others, which are refused as quantized already
     for_measuring = {"Identity", "If"}  # in graphs that are made to be looked at, and thrown away
-    assert named & known - set(EXECUTED) == only_recognised | for_measuring
+    assert named & known - set(EXECUTED) == only_recognized | for_measuring

@@ -115,7 +115,7 @@ def test_commands_that_need_torch(
     assert found == ["0"] * 5 + ["2"], err
     assert "+ verified" in out
     assert "+ the same" in out
-    assert "+ quantised" in out or "x forced" in out
+    assert "+ quantized" in out or "x forced" in out
     assert "Traceback" not in err
     assert "\\u" not in out + err
 

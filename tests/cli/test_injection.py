@@ -13,7 +13,7 @@ EVIL = "\x1b]0;owned\x07\x1b[8m\x9b2J\u202eX\r\x7f"
 """A title, hidden text, a screen cleared by a C1 control, a direction that turns, and a line that is rewritten."""
 SHOWN = r"\x1b]0;owned\x07\x1b[8m\x9b2J\u202eX\r\x7f"
 OWN = re.compile(r"\x1b\[\??[\d;]*[mhlKAGJ]|\r\n")
-"""What rich and click write: colours, the cursor, and the terminal's own ends of lines."""
+"""What rich and click write: colors, the cursor, and the terminal's own ends of lines."""
 
 
 def assert_harmless(got: bytes, shown: str = SHOWN) -> None:
@@ -59,11 +59,11 @@ def test_labels(toys: Any, tmp_path: Path, on_terminal: Any, piped: Any) -> None
         parts[name] = model
     manifest["signature"]["model"]["outputs"][1]["name"] = "logits"
     manifest["config"] = {"labels": [f"{EVIL}{number}" for number in range(toys.D)]}
-    toys.KINDS["labelled"] = lambda: (parts, manifest)
+    toys.KINDS["labeled"] = lambda: (parts, manifest)
     try:
-        bundle = toys.write_bundle(tmp_path / "x.tfm", "labelled")
+        bundle = toys.write_bundle(tmp_path / "x.tfm", "labeled")
     finally:
-        del toys.KINDS["labelled"]
+        del toys.KINDS["labeled"]
     code, got = on_terminal("tfm", "run", bundle, "a b")
     assert code == 0
     assert_harmless(got)

@@ -67,7 +67,7 @@ def test_what_is_planted_would_run(here: Path) -> None:
 
 @pytest.fixture(scope="module")
 def exported(run: Run, here: Path) -> Path:
-    """Quantised and timed, beside eager, with nothing replaced."""
+    """Quantized and timed, beside eager, with nothing replaced."""
     out = well(run("tfm-export", "--ckpt", "model.pt", "-o", "m.tfm", "--force"))
     assert "latency, one thread" in out
     return here / "m.tfm"

@@ -1,4 +1,4 @@
-"""`tfm quantize`, and what quantises in `tfm-export`: what is printed, exit codes, one sentence for bad input."""
+"""`tfm quantize`, and what quantizes in `tfm-export`: what is printed, exit codes, one sentence for bad input."""
 
 import importlib
 import json
@@ -66,13 +66,13 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_a_bundle_is_quantised(run: Run, bundle: Path) -> None:
+def test_a_bundle_is_quantized(run: Run, bundle: Path) -> None:
     code, out, err = run("quantize", bundle)
     assert code == 0, err
-    assert f"✓ quantised to int8 → {bundle}" in out
+    assert f"✓ quantized to int8 → {bundle}" in out
     assert "of the 3.0e-03 allowed (1 - mean cosine)" in out
-    assert "all 6 ops are quantised" in out or "ops stay in float32" in out
-    assert "quantise to int8" in err
+    assert "all 6 ops are quantized" in out or "ops stay in float32" in out
+    assert "quantize to int8" in err
     assert read_manifest(bundle).graphs["int8"] == {"model": "onnx/model_int8.onnx"}
 
 

@@ -1,4 +1,4 @@
-"""What the terminal says of a quantisation: calm, in few lines, and nothing that a checkpoint's names could change."""
+"""What the terminal says of a quantization: calm, in few lines, and nothing that a checkpoint's names could change."""
 
 import io
 import runpy
@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from tfm.cli.report import print_latency, print_quantisation
+from tfm.cli.report import print_latency, print_quantization
 from tfm.cli.screen import Screen
 from tfm.latency import Latency
 
 PLANTED = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).resolve().parents[1] / "export" / "planted_quantisation.py"))
+    **runpy.run_path(str(Path(__file__).resolve().parents[1] / "export" / "planted_quantization.py"))
 )
 
 
@@ -28,7 +28,7 @@ def printed(quantization: dict[str, Any], width: int = 80, file: io.StringIO | N
     file = file or io.StringIO()
     console = Screen(file=file, width=width, force_terminal=False, color_system=None)
     with console.capture() as capture:
-        print_quantisation(quantization, console)
+        print_quantization(quantization, console)
     return capture.get().splitlines()
 
 
@@ -118,7 +118,7 @@ def test_what_is_not_known_is_left_out() -> None:
     assert printed({"int8": found})[1:2] == ["✓ int8: drop 1.6e-03 of the 3.0e-03 allowed (1 - mean cosine)"]
     assert len(printed({"int8": found})) == 3
     assert printed({}) == []
-    assert printed({"int8": entry(ops=[])})[2] == "  all 0 ops are quantised"
+    assert printed({"int8": entry(ops=[])})[2] == "  all 0 ops are quantized"
 
 
 def test_vnni_only_is_said() -> None:

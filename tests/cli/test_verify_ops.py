@@ -76,7 +76,7 @@ def test_a_wrong_op_exits_with_1_and_is_named(run: Run, monkeypatch: pytest.Monk
         (["gleu"], "unknown op 'gleu'; the nearest is 'glu'"),
         (["relu", "--dtype", "fp8"], "unknown dtype 'fp8'; the nearest is 'float"),
         (["relu", "--dtype", ","], "no dtype is asked for; there are float32, float16"),
-        (["relu", "--level", "most"], "unknown optimisation level 'most'; the nearest is"),
+        (["relu", "--level", "most"], "unknown optimization level 'most'; the nearest is"),
         (["alibi", "--dtype", "fp16"], "alibi: only activations are swept in float16; add float32"),
     ],
 )

@@ -48,7 +48,7 @@ def _by_hand() -> tuple[Graph, bytes]:
 def plant(
     export_tiny: Any, where: str, edit: Edit | None, folder: Path, *, precision: str = "fp32", **options: Any
 ) -> GraphReport:
-    """Verify a copy of a correct export that was edited, and then quantised, or turned into float16."""
+    """Verify a copy of a correct export that was edited, and then quantized, or turned into float16."""
     if where == "by_hand":
         graph, content = _by_hand()
         model = ir.from_proto(onnx.ModelProto.FromString(content))

@@ -224,7 +224,7 @@ def test_a_disk_that_fills(checkpoint: Path, output: Path, monkeypatch: pytest.M
     (nothing_is_left if file == "model.onnx" else only_figures_are_left)(output)
 
 
-@pytest.mark.parametrize("step", ["to_onnx", "verify", "quantise", "to_half", "measure_latency"])
+@pytest.mark.parametrize("step", ["to_onnx", "verify", "quantize", "to_half", "measure_latency"])
 def test_an_interruption_leaves_nothing(
     checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -317,16 +317,16 @@ def test_a_defect_that_only_the_int8_graph_has(
     checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch, edit: Callable[[ir.Node], None]
 ) -> None:
     """What an int8 op inherits is not judged by the op, so wrong wiring has to show in the bundle's fidelity."""
-    real = bundle.quantise
+    real = bundle.quantize
 
-    def quantise(*args: Any, **options: Any) -> Any:
+    def quantize(*args: Any, **options: Any) -> Any:
         made = real(*args, **options)
         model = ir.load(made.files["model"])
         defect(edit, "Attention")(model)
         ir.save(model, made.files["model"])
         return made
 
-    monkeypatch.setattr(bundle, "quantise", quantise)
+    monkeypatch.setattr(bundle, "quantize", quantize)
     report = export_checkpoint(checkpoint, output)
     assert not report.passed
     assert report.faults()[0].startswith(
@@ -517,7 +517,7 @@ def test_engines_are_tried_before_the_search(checkpoint: Path, output: Path, mon
         raise VerificationError("the engine eager broke down")
 
     monkeypatch.setattr(bundle, "measure_latency", fail)
-    monkeypatch.setattr(bundle, "quantise", lambda *_, **__: pytest.fail("the search began"))
+    monkeypatch.setattr(bundle, "quantize", lambda *_, **__: pytest.fail("the search began"))
     with pytest.raises(VerificationError, match="the engine eager broke down"):
         export_checkpoint(checkpoint, output)
     nothing_is_left(output)

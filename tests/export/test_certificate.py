@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from planted_quantisation import encoder_weights, planted
+from planted_quantization import encoder_weights, planted
 
 from tfm.export import Tolerance
 from tfm.export.certificate import PARITY_SCHEMA, certify
@@ -17,13 +17,13 @@ def certified(**more: Any) -> dict[str, Any]:
     return certify("a.tfm", subject, {}, opset=23, tolerance=Tolerance(1e-5, 1e-5), **nothing, **more)
 
 
-def test_quantisation_is_put_in_as_it_is() -> None:
+def test_quantization_is_put_in_as_it_is() -> None:
     entry = {"int8": planted(encoder_weights())}
     assert certified(quantization=entry)["quantization"] == entry
 
 
 @pytest.mark.parametrize("more", [{}, {"quantization": None}, {"quantization": {}}])
-def test_without_quantisation_its_field_is_there_and_empty(more: dict[str, Any]) -> None:
+def test_without_quantization_its_field_is_there_and_empty(more: dict[str, Any]) -> None:
     found = certified(**more)
     assert found["quantization"] == {}
     assert found["schema"] == PARITY_SCHEMA == 3

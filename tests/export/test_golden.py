@@ -318,8 +318,8 @@ def saturate(model: ir.Model) -> None:
             return nodes[-1].outputs[0]
 
         nodes.append(ir.node("DynamicQuantizeLinear", [x], num_outputs=3))
-        quantised, x_scale, zero = nodes[0].outputs
-        pairs = op("Reshape", op("Cast", quantised, to=ir.DataType.FLOAT), constant(np.array([-1, K // 2, 2, 1])))
+        quantized, x_scale, zero = nodes[0].outputs
+        pairs = op("Reshape", op("Cast", quantized, to=ir.DataType.FLOAT), constant(np.array([-1, K // 2, 2, 1])))
         products = op("Mul", pairs, constant(w_KN.reshape(K // 2, 2, N)))
         sums = op("ReduceSum", products, constant(np.array([2])), keepdims=0)
         clipped = op("Clip", sums, constant(np.float32(-(2**15))), constant(np.float32(2**15 - 1)))

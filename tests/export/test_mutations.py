@@ -1,6 +1,6 @@
 """Deliberate defects in exported graphs: how many are caught, and whether the op that is wrong is the one named.
 
-The graphs run at one optimisation level: what onnxruntime makes of them could only add faults.
+The graphs run at one optimization level: what onnxruntime makes of them could only add faults.
 """
 
 from collections.abc import Callable
@@ -82,7 +82,7 @@ def test_the_tally(verdict: Verdict) -> None:
 
 
 @pytest.mark.parametrize("name", PROMISED)
-def test_an_op_must_be_exact_in_a_quantised_graph_too(verdict: Verdict, name: str) -> None:
+def test_an_op_must_be_exact_in_a_quantized_graph_too(verdict: Verdict, name: str) -> None:
     report = verdict(name, "int8")
     assert not report.passed
     assert report.first_fault.startswith(DEFECTS[name].named)

@@ -19,7 +19,7 @@ from planting import ENCODER, MODELS, plant
 import tfm.model
 from tfm.errors import VerificationError
 from tfm.export import GraphReport, Tolerance, verify
-from tfm.export.optimised import LEVELS
+from tfm.export.optimized import LEVELS
 from tfm.export.passes import OP_KEY
 from tfm.export.pieces import Pieces, Run
 from tfm.export.regions import Region
@@ -50,10 +50,10 @@ def test_nan_fails_in_every_precision_and_at_any_tolerance(export_tiny: Any, tmp
         assert all("NaN or infinity" in output.fault for output in report.outputs)
 
 
-def test_a_defect_that_only_one_optimisation_level_has(
+def test_a_defect_that_only_one_optimization_level_has(
     export_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """onnxruntime's optimiser is not ours to break, so the session of one level is given a broken file."""
+    """onnxruntime's optimizer is not ours to break, so the session of one level is given a broken file."""
     import onnxruntime as ort
 
     import tfm.export.verify
@@ -73,7 +73,7 @@ def test_a_defect_that_only_one_optimisation_level_has(
     report = tfm.export.verify(exported.graph, exported.path, cases(exported.graph))
     assert not report.passed
     assert report.first_fault.startswith(
-        f"{GELU[1]}: off after onnxruntime's optimisation (extended) into FastGelu by 4.7e-04"
+        f"{GELU[1]}: off after onnxruntime's optimization (extended) into FastGelu by 4.7e-04"
     )
     assert {output.level for output in report.outputs if not output.passed} == {"extended"}
 

@@ -230,7 +230,7 @@ def test_malformed_nanogpt(tmp_path: Path, change: dict[str, Any], kind: type[Tf
 # Meta's and llama2.c's
 
 
-def neighbours(weight: Tensor, heads: int) -> Tensor:
+def neighbors(weight: Tensor, heads: int) -> Tensor:
     """Rows of queries or keys as Meta has them: what Hugging Face's conversion undoes."""
     return weight.view(heads, 2, -1, weight.size(1)).transpose(1, 2).reshape(weight.shape)
 
@@ -256,7 +256,7 @@ def as_meta(module: nn.Module) -> dict[str, Tensor]:
         }
         for part, heads in (("q", config.num_attention_heads), ("k", config.num_key_value_heads)):
             weight = weights[f"{theirs}.self_attn.{part}_proj.weight"]
-            named[f"{name}.attention.w{part}.weight"] = neighbours(weight, heads)
+            named[f"{name}.attention.w{part}.weight"] = neighbors(weight, heads)
     return {name: weight.detach().clone() for name, weight in named.items()}
 
 
@@ -453,7 +453,7 @@ def as_litgpt(module: nn.Module, *, old: bool = False, interleaved: bool = False
         }
         q, k, v = (weights[f"{theirs}.self_attn.{part}_proj.weight"] for part in "qkv")
         if interleaved:
-            q, k = neighbours(q, heads), neighbours(k, groups)
+            q, k = neighbors(q, heads), neighbors(k, groups)
         if old:
             pieces = zip(q.chunk(groups), k.chunk(groups), v.chunk(groups), strict=True)
             named[f"{name}.attn.attn.weight"] = torch.cat([torch.cat(piece) for piece in pieces])

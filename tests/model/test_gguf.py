@@ -193,7 +193,7 @@ def test_llama_3s_divisors(tmp_path: Path) -> None:
         ("Q5_1", torch.float32),
     ],
 )
-def test_weights_are_as_stored_or_dequantised(tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
+def test_weights_are_as_stored_or_dequantized(tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
     module, type_ = theirs("qwen2"), GGMLQuantizationType[kind]
     _, weights = read_gguf(write(tmp_path / "x", module, type_))
     for name, weight in module.state_dict().items():

@@ -31,9 +31,9 @@ class Oracle:
         return x @ self.weights[f"{name}.weight"].T + self.weights.get(f"{name}.bias", 0.0)
 
     def norm(self, name: str, x: Array) -> Array:
-        centred = x - x.mean(-1, keepdims=True)
-        scale = np.sqrt((centred**2).mean(-1, keepdims=True) + self.config.layer_norm_eps)
-        return centred / scale * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
+        centered = x - x.mean(-1, keepdims=True)
+        scale = np.sqrt((centered**2).mean(-1, keepdims=True) + self.config.layer_norm_eps)
+        return centered / scale * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
 
     def attend(self, q: Array, k: Array, v: Array, mask: Array) -> Array:
         """One batch row: q (S, D), k and v (T, D), mask (S, T); head by head."""

@@ -15,7 +15,7 @@ from graph_edits import becomes
 from tfm.errors import ConfigError
 from tfm.export import Graph, verify
 from tfm.export.graphs import DecoderGraph
-from tfm.export.optimised import LEVELS
+from tfm.export.optimized import LEVELS
 from tfm.export.passes import OP_KEY
 from tfm.export.samples import cases
 from tfm.model import Transformer, TransformerConfig, load_checkpoint, save_checkpoint

@@ -122,7 +122,7 @@ def test_int8_embeddings_stay_close(
     assert min(lengths) < 12
     assert max(lengths) > 40
     found = cosines(load(exported[0], provider="cpu", precision="int8").embed(sentences), expected)
-    # onnxruntime's own dynamic quantisation gives 0.9928 on such sentences; no single one may be far off either.
+    # onnxruntime's own dynamic quantization gives 0.9928 on such sentences; no single one may be far off either.
     assert found.mean() >= 0.992
     assert found.min() >= 0.97
 

@@ -25,7 +25,7 @@ PROMPTS = [
     "Once upon a time, in a village by the sea,",
     "def fibonacci(n):\n    ",
     "Water boils at 100 degrees",
-    "<|im_start|>user\nName three colours.<|im_end|>\n<|im_start|>assistant\n",
+    "<|im_start|>user\nName three colors.<|im_end|>\n<|im_start|>assistant\n",
     "<|im_start|>user\nWhat is 12 plus 30?<|im_end|>\n<|im_start|>assistant\n",
     "The theory of evolution by natural selection was",
     "Liebe Grüße aus",
@@ -47,7 +47,7 @@ def file() -> Path:
 
 @pytest.fixture(scope="module")
 def theirs(file: Path) -> tuple[Any, Any]:
-    """Transformers' tokenizer and model, the weights dequantised to float32."""
+    """Transformers' tokenizer and model, the weights dequantized to float32."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -159,7 +159,7 @@ def test_beams_are_those_of_transformers(
 def test_a_conversation_goes_on_as_transformers(bundle: Any, file: Path, theirs: tuple[Any, Any]) -> None:
     """Two turns: each reply is what transformers gives for the whole text so far, which ours does not read again."""
     talk, tokenizer = bundle.conversation(), read_gguf_tokenizer(file)
-    for question in ("Name three colours.", "And three more?"):
+    for question in ("Name three colors.", "And three more?"):
         turn = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
         prompt = tokenizer.decode(talk.tokens, skip_special_tokens=False) + turn
         reply = list(talk.reply(tokenizer.encode(turn).ids, max_new_tokens=NEW_OF_BEAMS))

@@ -1,10 +1,10 @@
-"""Small graphs to quantise in blocks, and what the blocks of a matrix stand for."""
+"""Small graphs to quantize in blocks, and what the blocks of a matrix stand for."""
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from tfm.export.optimised import options_for
+from tfm.export.optimized import options_for
 from tfm.quantize.block_rounding import Blocks
 
 Array = np.ndarray

@@ -1,4 +1,4 @@
-"""Bundles to quantise, made once, and a clock that is the same on every machine."""
+"""Bundles to quantize, made once, and a clock that is the same on every machine."""
 
 import runpy
 import shutil

@@ -12,7 +12,7 @@ from small_graphs import Array, parsed
 
 import tfm.quantize.existing as existing
 from tfm.latency import Latency
-from tfm.quantize import BUDGETS, Recipe, quantise_bundle
+from tfm.quantize import BUDGETS, Recipe, quantize_bundle
 from tfm.quantize.method import Dynamic, Float32, Method, Static
 from tfm.runtime import load
 from tfm.runtime.manifest import read_manifest
@@ -84,30 +84,30 @@ def drop_alone(folder: Path) -> float:
     return float(1 - rows[0] @ rows[1])
 
 
-def quantised(folder: Path, method: Method) -> Path:
+def quantized(folder: Path, method: Method) -> Path:
     recipe = Recipe(precision="int8", methods={"model": {"t": Float32(), "w": method}})
-    assert quantise_bundle(folder, recipe=recipe, calib=letters(folder), force=True).shipped
+    assert quantize_bundle(folder, recipe=recipe, calib=letters(folder), force=True).shipped
     return folder
 
 
 @pytest.mark.parametrize("method", [Dynamic(), Dynamic(by_row=True), Static()], ids=str)
 def test_as_embed_batches_it_does_not_move_at_all(sentences: Path, method: Method) -> None:
-    assert moved(quantised(sentences, method), None) == 0
+    assert moved(quantized(sentences, method), None) == 0
 
 
 @pytest.mark.parametrize("method", [Dynamic(by_row=True), Static()], ids=str)
 def test_forms_that_no_batch_mate_sways(sentences: Path, method: Method) -> None:
-    assert moved(quantised(sentences, method), 16) <= BUDGET
+    assert moved(quantized(sentences, method), 16) <= BUDGET
 
 
 def test_one_scale_for_the_tensor_is_what_sways(sentences: Path) -> None:
-    """Why quantised graphs embed texts one by one unless told otherwise."""
-    assert moved(quantised(sentences, Dynamic()), 16) > BUDGET
+    """Why quantized graphs embed texts one by one unless told otherwise."""
+    assert moved(quantized(sentences, Dynamic()), 16) > BUDGET
 
 
 def test_the_mix_that_is_searched_for(sentences: Path, tmp_path: Path) -> None:
     shutil.copytree(sentences, tmp_path / "searched.tfm")
-    assert quantise_bundle(tmp_path / "searched.tfm", calib=letters(sentences)).passed
+    assert quantize_bundle(tmp_path / "searched.tfm", calib=letters(sentences)).passed
     assert read_manifest(tmp_path / "searched.tfm").graphs["int8"]
     assert moved(tmp_path / "searched.tfm", None) == 0
     assert drop_alone(tmp_path / "searched.tfm") <= BUDGET

@@ -11,7 +11,7 @@ from block_graphs import constant, model_of, run, tied, types, unpack, value
 
 from tfm.errors import QuantizeError
 from tfm.export import graphs_of, to_onnx, verify
-from tfm.export.optimised import LEVELS
+from tfm.export.optimized import LEVELS
 from tfm.export.samples import cases
 from tfm.quantize import quantize_blocks, quantize_int8, quantize_to_blocks
 from tfm.quantize.block_rounding import round_to_blocks
@@ -195,20 +195,20 @@ def test_a_weight_read_by_rows_and_by_columns_has_blocks_for_both() -> None:
     np.testing.assert_allclose(y, array @ by_columns.T, atol=ATOL, rtol=0)
 
 
-@pytest.mark.parametrize("quantise", [quantize_blocks, quantize_int8], ids=["blocks", "dynamic int8"])
-def test_a_graph_already_quantised_is_refused_by_name(quantise: Callable[[ir.Model], Any]) -> None:
+@pytest.mark.parametrize("quantize", [quantize_blocks, quantize_int8], ids=["blocks", "dynamic int8"])
+def test_a_graph_already_quantized_is_refused_by_name(quantize: Callable[[ir.Model], Any]) -> None:
     model = tied(RNG.standard_normal((30, 64)).astype(np.float32))
-    quantise(model)
+    quantize(model)
     before = types(model)
-    with pytest.raises(QuantizeError, match=r"the graph 'g' is quantised already: '\w+' is a \w+ of integers"):
+    with pytest.raises(QuantizeError, match=r"the graph 'g' is quantized already: '\w+' is a \w+ of integers"):
         quantize_blocks(model)
     assert types(model) == before
 
 
-def test_nothing_to_quantise_is_refused() -> None:
+def test_nothing_to_quantize_is_refused() -> None:
     x = value("x", 3)
     node = ir.node("Neg", [x])
-    with pytest.raises(QuantizeError, match="the graph 'g' has no MatMul or Gather by a constant to quantise"):
+    with pytest.raises(QuantizeError, match="the graph 'g' has no MatMul or Gather by a constant to quantize"):
         quantize_blocks(model_of([x], [node], {"y": node.outputs[0]}))
 
 
@@ -315,7 +315,7 @@ def test_second_moments(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("opset", [24, 25])
 def test_a_tied_decoder_is_verified(make_model: Any, tmp_path: Path, opset: int, bits: Any) -> None:
-    """The ops between the quantised ones stay exact, at every level of optimisation; the table is stored once."""
+    """The ops between the quantized ones stay exact, at every level of optimization; the table is stored once."""
     (graph,) = graphs_of(
         make_model(
             kind="decoder",
@@ -338,5 +338,5 @@ def test_a_tied_decoder_is_verified(make_model: Any, tmp_path: Path, opset: int,
     ir.save(model, path)
     report = verify(graph, path, cases(graph), precision="int8")
     assert report.passed, report.first_fault
-    assert {op.weights for op in report.ops if op.is_layer} <= {"identical", "quantised"}
+    assert {op.weights for op in report.ops if op.is_layer} <= {"identical", "quantized"}
     assert all(output.figures.max_abs > 0 for output in report.outputs)

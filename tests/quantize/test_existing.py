@@ -1,4 +1,4 @@
-"""`quantise_bundle`: new graphs for a bundle that is there, all that speaks of them renewed, or nothing changed."""
+"""`quantize_bundle`: new graphs for a bundle that is there, all that speaks of them renewed, or nothing changed."""
 
 import errno
 import importlib
@@ -19,7 +19,7 @@ import pytest
 import tfm.quantize.existing as existing
 from tfm.errors import BundleError, ExportError, QuantizeError, TfmError, VerificationError
 from tfm.latency import Latency
-from tfm.quantize import quantise_bundle, read_calibration, read_recipe
+from tfm.quantize import quantize_bundle, read_calibration, read_recipe
 from tfm.quantize.manifest import describe_file
 from tfm.report import kept_pictures
 from tfm.runtime import check_golden, load
@@ -118,7 +118,7 @@ def edit(folder: Path, name: str, change: Callable[[dict[str, Any]], None]) -> N
 
 def test_in_place(bundle: Path) -> None:
     before = files_of(bundle)
-    report = quantise_bundle(bundle)
+    report = quantize_bundle(bundle)
     assert (report.passed, report.shipped, report.faults()) == (True, True, [])
     after = files_of(bundle)
     new = {"onnx/model_int8.onnx", "recipe_int8.json"}
@@ -134,11 +134,11 @@ def test_in_place(bundle: Path) -> None:
 
 
 def test_the_certificate_and_the_gates(bundle: Path, exported: Path) -> None:
-    report = quantise_bundle(bundle)
+    report = quantize_bundle(bundle)
     old, new = read(exported), read(bundle)
     assert new["passed"] is True
     assert new["graphs"] == old["graphs"]
-    assert new["quantization"] == {"int8": report.quantised.report | {"forced": False}}
+    assert new["quantization"] == {"int8": report.quantized.report | {"forced": False}}
     twice = {"ratio": 2.0, "low": 2.0, "high": 2.0, "verdict": "faster", "said": "faster 2.0× (2.0–2.0)"}
     times = {"milliseconds": {"fp32": 2.0, "int8": 1.0}, "baseline": "fp32", "ratios": {"int8": twice}}
     assert new["latency"] == [{"work": line.work, **times} for line in report.latency]
@@ -156,7 +156,7 @@ FILES = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
 
 
 def test_the_report_keeps_its_pictures_and_tells_of_the_new_graphs(bundle: Path, exported: Path) -> None:
-    quantise_bundle(bundle)
+    quantize_bundle(bundle)
     pages = [(folder / "report.html").read_text() for folder in (exported, bundle)]
     pictures = [kept_pictures(page) for page in pages]
     assert pictures[0] == pictures[1] != ""
@@ -165,7 +165,7 @@ def test_the_report_keeps_its_pictures_and_tells_of_the_new_graphs(bundle: Path,
 
 
 def test_golden_outputs_hold_and_only_for_these_graphs(bundle: Path, exported: Path) -> None:
-    quantise_bundle(bundle)
+    quantize_bundle(bundle)
     report = check_golden(bundle, provider="cpu")
     assert report.passed, report.faults()
     assert [graph.precision for graph in report.graphs] == ["fp32", "int8"]
@@ -186,8 +186,8 @@ def test_golden_outputs_hold_and_only_for_these_graphs(bundle: Path, exported: P
 
 
 def test_held_out_figures_are_those_of_held_out_samples(bundle: Path) -> None:
-    """By the formula, on the half that nothing was quantised by or searched on."""
-    report = quantise_bundle(bundle).quantised.report
+    """By the formula, on the half that nothing was quantized by or searched on."""
+    report = quantize_bundle(bundle).quantized.report
     manifest, gaps = read_manifest(bundle), []
     sessions = [ort.InferenceSession(bundle / "onnx" / name) for name in FILES.values()]
     samples = read_calibration(None, manifest, count=HELD_OUT, split="held-out")
@@ -202,25 +202,25 @@ def test_held_out_figures_are_those_of_held_out_samples(bundle: Path) -> None:
 
 def test_a_new_folder_and_the_old_one_stays(bundle: Path, tmp_path: Path) -> None:
     before = files_of(bundle)
-    quantise_bundle(bundle, tmp_path / "out" / "y.tfm")
+    quantize_bundle(bundle, tmp_path / "out" / "y.tfm")
     assert files_of(bundle) == before
     assert load(tmp_path / "out" / "y.tfm", precision="int8", provider="cpu").precision == "int8"
     with pytest.raises(TfmError, match=r"y\.tfm exists already"):
-        quantise_bundle(bundle, tmp_path / "out" / "y.tfm")
-    assert quantise_bundle(bundle, tmp_path / "out" / "y.tfm", overwrite=True).shipped
+        quantize_bundle(bundle, tmp_path / "out" / "y.tfm")
+    assert quantize_bundle(bundle, tmp_path / "out" / "y.tfm", overwrite=True).shipped
     assert not [path.name for path in tmp_path.rglob(".*")]
 
 
 def test_anew_and_in_another_precision(bundle: Path) -> None:
-    first = quantise_bundle(bundle)
+    first = quantize_bundle(bundle)
     one = files_of(bundle)
-    again = quantise_bundle(bundle, recipe=read_recipe(bundle / "recipe_int8.json"))
+    again = quantize_bundle(bundle, recipe=read_recipe(bundle / "recipe_int8.json"))
     two = files_of(bundle)
     assert two["onnx/model_int8.onnx"] == one["onnx/model_int8.onnx"]
     assert two["recipe_int8.json"] == one["recipe_int8.json"]
     assert read(bundle)["quantization"]["int8"]["searched"] is False
-    assert again.quantised.report["held_out"] == first.quantised.report["held_out"]
-    report = quantise_bundle(bundle, precision="int4", max_drop=0.1)
+    assert again.quantized.report["held_out"] == first.quantized.report["held_out"]
+    report = quantize_bundle(bundle, precision="int4", max_drop=0.1)
     assert report.shipped
     three = files_of(bundle)
     assert set(three) == set(two) | {"onnx/model_q4.onnx", "recipe_int4.json"}
@@ -238,7 +238,7 @@ def test_a_certificate_of_schema_2(bundle: Path) -> None:
         del values["quantization"]
 
     edit(bundle, "parity.json", older)
-    assert quantise_bundle(bundle).shipped
+    assert quantize_bundle(bundle).shipped
     assert read(bundle)["schema"] == 3
     assert list(read(bundle)["quantization"]) == ["int8"]
 
@@ -249,11 +249,11 @@ def test_the_lowest_onnxruntime_of_every_graph(bundle: Path, monkeypatch: pytest
     manifest = read(bundle, "manifest.json")
     assert manifest.pop("requires") == {"onnxruntime": {"fp32": {"model": "1.24.1"}}}
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    assert quantise_bundle(bundle).shipped
+    assert quantize_bundle(bundle).shipped
     assert read(bundle, "manifest.json")["requires"] == graphs
     monkeypatch.setattr(ort, "__version__", "1.23.2")
     with pytest.raises(BundleError, match=r"model.onnx needs onnxruntime >= 1.24.1, and this is 1.23.2: pip install"):
-        quantise_bundle(bundle)
+        quantize_bundle(bundle)
 
 
 def test_without_certificate_report_and_golden_outputs(bundle: Path) -> None:
@@ -262,7 +262,7 @@ def test_without_certificate_report_and_golden_outputs(bundle: Path) -> None:
         (bundle / name).unlink()
         del manifest["files"][name]
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    assert quantise_bundle(bundle).shipped
+    assert quantize_bundle(bundle).shipped
     assert set(files_of(bundle)) == {
         "config.json", "manifest.json", "onnx/model.onnx", "onnx/model_int8.onnx", "recipe_int8.json",
     }  # fmt: skip
@@ -274,7 +274,7 @@ def test_without_certificate_report_and_golden_outputs(bundle: Path) -> None:
 def test_slow_int8_is_refused_with_both_numbers(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = files_of(bundle)
     monkeypatch.setattr(existing, "time_engines", timed(2.5))
-    report = quantise_bundle(bundle)
+    report = quantize_bundle(bundle)
     assert (report.passed, report.shipped) == (False, False)
     (fault,) = report.faults()
     assert fault.startswith(
@@ -283,7 +283,7 @@ def test_slow_int8_is_refused_with_both_numbers(bundle: Path, monkeypatch: pytes
     assert files_of(bundle) == before
     assert {path.name for path in bundle.parent.iterdir()} == {"x.tfm", ".x.tfm.int8.search"}
     found = len(files_of(bundle.parent))
-    assert quantise_bundle(bundle, force=True).shipped  # without another search
+    assert quantize_bundle(bundle, force=True).shipped  # without another search
     assert len(files_of(bundle.parent)) == found + len({"onnx/model_int8.onnx", "recipe_int8.json"}) - 1
 
 
@@ -293,40 +293,40 @@ def test_over_budget_on_held_out_samples_is_refused_with_both_numbers(
     shutil.copytree(planted.folder, tmp_path / "p.tfm")
     folder, before = tmp_path / "p.tfm", files_of(tmp_path / "p.tfm")
     plain = {"form": "dynamic"}
-    names = list(quantise_bundle(folder, tmp_path / "q.tfm").quantised.report["ops"])
+    names = list(quantize_bundle(folder, tmp_path / "q.tfm").quantized.report["ops"])
     recipe = {"schema": 1, "precision": "int8", "graphs": {"model": {op["weight"]: plain for op in names}}}
     (tmp_path / "r.json").write_text(json.dumps(recipe))
-    report = quantise_bundle(folder, recipe=read_recipe(tmp_path / "r.json"))
+    report = quantize_bundle(folder, recipe=read_recipe(tmp_path / "r.json"))
     assert (report.passed, report.shipped) == (False, False)
     (fault,) = report.faults()
-    drop = report.quantised.report["held_out"]["drop"]
+    drop = report.quantized.report["held_out"]["drop"]
     assert drop > 0.003
     assert fault.startswith(f"int8 is {drop:.2g} from fp32 (1 - mean cosine) over {HELD_OUT} rows of random ids")
     assert "more than the budget of 0.003; allow more with --max-drop" in fault
     assert files_of(folder) == before
-    assert quantise_bundle(folder, recipe=read_recipe(tmp_path / "r.json"), max_drop=0.02).passed
+    assert quantize_bundle(folder, recipe=read_recipe(tmp_path / "r.json"), max_drop=0.02).passed
 
 
 def test_what_is_forced_is_marked_and_no_longer_once_it_passes(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(existing, "time_engines", timed(2.5))
-    report = quantise_bundle(bundle, force=True)
+    report = quantize_bundle(bundle, force=True)
     assert (report.passed, report.shipped) == (False, True)
     certificate = read(bundle)
     assert (certificate["passed"], certificate["quantization"]["int8"]["forced"]) == (False, True)
     gates = {gate["name"]: gate["passed"] for gate in read(bundle, "manifest.json")["gates"]}
     assert (gates["int8 not slower than fp32"], gates["int8 budget"], gates["fp32 model"]) == (False, True, True)
     monkeypatch.setattr(existing, "time_engines", timed(1.0))
-    assert quantise_bundle(bundle).passed
+    assert quantize_bundle(bundle).passed
     certificate = read(bundle)
     assert (certificate["passed"], certificate["quantization"]["int8"]["forced"]) == (True, False)
 
 
 def test_what_was_compared_before_and_is_still_there_is_kept(bundle: Path) -> None:
     """Of int4, in works that were not timed anew; but not of eager, whose times are gone."""
-    quantise_bundle(bundle)
+    quantize_bundle(bundle)
     (bundle / "parity.json").write_text(json.dumps(read(bundle) | {"latency": [OLD], "speed": OLD_SPEEDS}))
     renew(bundle)
-    quantise_bundle(bundle)
+    quantize_bundle(bundle)
     new = read(bundle)
     assert new["latency"][-1] == OLD | {
         "milliseconds": {"eager": 4.0, "fp32": 2.0, "int4": 1.0},
@@ -341,7 +341,7 @@ def test_a_certificate_from_before_ratios_were_told(bundle: Path) -> None:
     del content["speed"]
     (bundle / "parity.json").write_text(json.dumps(content))
     renew(bundle)
-    quantise_bundle(bundle)
+    quantize_bundle(bundle)
     new = read(bundle)
     assert new["latency"][-1] == {"work": "model 1×5", "milliseconds": {"eager": 4.0, "fp32": 2.0}}
     assert [speed["precision"] for speed in new["speed"]] == ["int8"]
@@ -355,13 +355,13 @@ def test_engines_are_tried_before_the_search(bundle: Path, monkeypatch: pytest.M
         raise VerificationError("no process can be started")
 
     monkeypatch.setattr(existing, "try_engines", fail)
-    monkeypatch.setattr(existing, "quantise", lambda *_, **__: pytest.fail("the search began"))
+    monkeypatch.setattr(existing, "quantize", lambda *_, **__: pytest.fail("the search began"))
     with pytest.raises(VerificationError, match="no process can be started"):
-        quantise_bundle(bundle)
+        quantize_bundle(bundle)
     assert files_of(bundle) == before
 
 
-@pytest.mark.parametrize("place", ["time_engines", "renew_golden", "write_report", "quantise"])
+@pytest.mark.parametrize("place", ["time_engines", "renew_golden", "write_report", "quantize"])
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
 def test_a_failure_leaves_the_bundle_as_it_was(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, place: str, failure: BaseException
@@ -373,15 +373,15 @@ def test_a_failure_leaves_the_bundle_as_it_was(
 
     monkeypatch.setattr(existing, place, fail)
     with pytest.raises((KeyboardInterrupt, TfmError)) as caught:
-        quantise_bundle(bundle)
+        quantize_bundle(bundle)
     assert isinstance(caught.value, KeyboardInterrupt) or "No space left on device" in str(caught.value)
     assert files_of(bundle) == before
-    figures = set() if place == "quantise" else {".x.tfm.int8.search"}  # of a search that is done, for the next run
+    figures = set() if place == "quantize" else {".x.tfm.int8.search"}  # of a search that is done, for the next run
     assert {path.name for path in bundle.parent.iterdir()} == {"x.tfm", *figures}
 
 
 def test_a_bundle_that_another_replaces_meanwhile_stays(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two that quantise one bundle, the second would take the first one's graphs away."""
+    """Of two that quantize one bundle, the second would take the first one's graphs away."""
     quick = timed(1.0)
 
     def replace(jobs: Mapping[str, Any], works: Sequence[Any]) -> list[Latency]:
@@ -392,7 +392,7 @@ def test_a_bundle_that_another_replaces_meanwhile_stays(bundle: Path, monkeypatc
 
     monkeypatch.setattr(existing, "time_engines", replace)
     with pytest.raises(ExportError, match=r"x\.tfm was changed while this ran.*the finished bundle is .*x-2\.tfm"):
-        quantise_bundle(bundle)
+        quantize_bundle(bundle)
     assert set(read_manifest(bundle).graphs) == {"fp32"}
     assert set(read_manifest(bundle.with_name("x-2.tfm")).graphs) == {"fp32", "int8"}
 
@@ -403,30 +403,30 @@ def test_what_a_killed_process_left_half_placed_is_found(bundle: Path) -> None:
     (room / LOCK).touch()
     shutil.copytree(bundle, room / "new")
     bundle.rename(room / "old")
-    assert quantise_bundle(bundle).shipped
+    assert quantize_bundle(bundle).shipped
     assert [path.name for path in bundle.parent.iterdir()] == ["x.tfm"]
 
 
-def test_what_cannot_be_quantised_is_refused(bundle: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_quantized_is_refused(bundle: Path, tmp_path: Path) -> None:
     before = files_of(bundle)
     with pytest.raises(QuantizeError, match="unknown precision 'int3'"):
-        quantise_bundle(bundle, precision="int3")
+        quantize_bundle(bundle, precision="int3")
     (tmp_path / "c.txt").write_text("a text for a bundle without a tokenizer")
     with pytest.raises(TfmError, match=r"c\.txt, line 1: .*has no tokenizer\.json"):
-        quantise_bundle(bundle, calib=tmp_path / "c.txt")
+        quantize_bundle(bundle, calib=tmp_path / "c.txt")
     assert files_of(bundle) == before
     with pytest.raises(BundleError):
-        quantise_bundle(tmp_path / "nothing.tfm")
+        quantize_bundle(tmp_path / "nothing.tfm")
     content = bytearray((bundle / "onnx" / "model.onnx").read_bytes())
     content[-9] ^= 1
     (bundle / "onnx" / "model.onnx").write_bytes(content)
     with pytest.raises(BundleError, match=r"model\.onnx"):
-        quantise_bundle(bundle)
+        quantize_bundle(bundle)
     manifest = read(bundle, "manifest.json")
     manifest["graphs"] = {"int8": manifest["graphs"]["fp32"]}
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(QuantizeError, match="has no fp32 graphs to quantise; export it again with fp32"):
-        quantise_bundle(bundle)
+    with pytest.raises(QuantizeError, match="has no fp32 graphs to quantize; export it again with fp32"):
+        quantize_bundle(bundle)
 
 
 # ------------------------------------------------ without torch

@@ -12,7 +12,7 @@ import torch
 from block_graphs import Array, constant, model_of, run, tied, types, unpack, value
 
 from tfm.export import graphs_of, to_onnx, verify
-from tfm.export.optimised import LEVELS
+from tfm.export.optimized import LEVELS
 from tfm.export.samples import cases
 from tfm.quantize import quantize_blocks, quantize_to_blocks
 from tfm.quantize.block_rounding import Blocks
@@ -231,7 +231,7 @@ def test_a_grid_may_be_given_up() -> None:
 
 
 def product(kind: str, **options: Any) -> tuple[ir.Model, Array, Array]:
-    """A quantised product with a bias, its inputs, of which 5 and 40 are a hundred times the others, and its result."""
+    """A quantized product with a bias, its inputs, of which 5 and 40 are a hundred times the others, and its result."""
     rng = np.random.default_rng(1)
     inputs = rng.standard_normal((200, 96)).astype(np.float32)
     inputs[:, [5, 40]] *= 100
@@ -320,7 +320,7 @@ def test_products_of_one_weight_may_have_other_outliers() -> None:
 
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_a_tied_decoder_of_a_gguf_file_is_verified(make_model: Any, tmp_path: Path, calibrated: bool) -> None:
-    """Every op of it, at every level of optimisation; with float32 products it is the model itself."""
+    """Every op of it, at every level of optimization; with float32 products it is the model itself."""
     model = make_model(
         kind="decoder",
         activation="swiglu",
@@ -352,6 +352,6 @@ def test_a_tied_decoder_of_a_gguf_file_is_verified(make_model: Any, tmp_path: Pa
     ir.save(onnx_model, path)
     report = verify(graph, path, cases(graph), precision="int8")
     assert report.passed, report.first_fault
-    assert {op.weights for op in report.ops if op.is_layer} <= {"identical", "quantised"}
+    assert {op.weights for op in report.ops if op.is_layer} <= {"identical", "quantized"}
     worst = max(output.figures.max_abs for output in report.outputs)
     assert worst > 0.1 if calibrated else worst < 1e-3  # seen: 0.97 and 1e-4

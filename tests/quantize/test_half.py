@@ -321,10 +321,10 @@ def test_refusals(make: Callable[[], ir.Model], message: str) -> None:
 
 def test_graphs_that_are_refused() -> None:
     make = parse("y = MatMul(x, w)", "float[2, 20] x", "float[2, 20] y", w=floats(20, 20))
-    quantised, twice, untyped = make(), make(), make()
-    quantize_blocks(quantised)
-    with pytest.raises(QuantizeError, match="is quantised already"):
-        to_half(quantised)
+    quantized, twice, untyped = make(), make(), make()
+    quantize_blocks(quantized)
+    with pytest.raises(QuantizeError, match="is quantized already"):
+        to_half(quantized)
     to_half(twice)
     with pytest.raises(QuantizeError, match="is float16 already"):
         to_half(twice)

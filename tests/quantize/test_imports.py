@@ -1,4 +1,4 @@
-"""Quantising needs no torch: not to be imported, not to time a bundle, nor in the processes that are timed."""
+"""Quantizing needs no torch: not to be imported, not to time a bundle, nor in the processes that are timed."""
 
 import os
 import runpy

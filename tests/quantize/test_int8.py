@@ -30,7 +30,7 @@ WEIGHTS = arrays.arrays(
 )
 RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((3, 5, 24)).astype(np.float32), RNG.standard_normal((3, 5, 16)).astype(np.float32)
-W = RNG.standard_normal((24, 16)).astype(np.float32)  # 384 elements: large enough to be quantised
+W = RNG.standard_normal((24, 16)).astype(np.float32)  # 384 elements: large enough to be quantized
 BIAS = RNG.standard_normal(16).astype(np.float32)
 
 
@@ -101,13 +101,13 @@ def types(model: ir.Model) -> list[str]:
 
 
 def product(x: Array, weight: Array) -> Array:
-    """Dynamic quantisation by its definition (ONNX DynamicQuantizeLinear, uint8) times int8 weights, in float64."""
+    """Dynamic quantization by its definition (ONNX DynamicQuantizeLinear, uint8) times int8 weights, in float64."""
     low, high = min(x.min(), 0), max(x.max(), 0)
     step = np.float32((high - low) / np.float32(255))
     zero = np.clip(np.rint(-low / step), 0, 255)
-    quantised = np.clip(np.rint(x / step) + zero, 0, 255).astype(np.int64)
+    quantized = np.clip(np.rint(x / step) + zero, 0, 255).astype(np.int64)
     rounded, scale = round_symmetric(weight, 0)
-    return (quantised - int(zero)) @ rounded.astype(np.int64) * np.float64(step) * scale[0].astype(np.float64)
+    return (quantized - int(zero)) @ rounded.astype(np.int64) * np.float64(step) * scale[0].astype(np.float64)
 
 
 # The integers are exact; what is left is the float32 product of two scales, and the addition of the bias.
@@ -243,7 +243,7 @@ def test_other_weights_are_left_alone(weight: Array) -> None:
     matmul = ir.node("MatMul", [x, held])
     matmul.outputs[0].type = ir.TensorType(dtype)
     model = model_of([x], [matmul], {"y": matmul.outputs[0]}, held)
-    with pytest.raises(QuantizeError, match="the graph 'g' has no MatMul or Gather by a constant to quantise"):
+    with pytest.raises(QuantizeError, match="the graph 'g' has no MatMul or Gather by a constant to quantize"):
         quantize_int8(model)
     assert types(model) == ["MatMul"]
 
@@ -259,7 +259,7 @@ def test_a_weight_that_two_products_share_is_stored_once() -> None:
     np.testing.assert_allclose(b, product(2 * X, W), atol=2 * ATOL, rtol=0)
 
 
-def test_a_table_tied_to_a_product_is_quantised_for_both() -> None:
+def test_a_table_tied_to_a_product_is_quantized_for_both() -> None:
     """A weight read by rows and multiplied by: each use has its own scales, and neither the other's."""
     table = RNG.standard_normal((24, 24)).astype(np.float32)
     x, ids, weight = value("x", "B", "S", 24), value("ids", "N", dtype=ir.DataType.INT64), constant("w", table)
@@ -336,7 +336,7 @@ def test_attention_and_activations_stay_and_are_verified(
         report = verify(exported.graph, path, cases(exported.graph), precision="int8")
         assert report.passed, report.first_fault
         assert all(op.free_limit is None and op.own.max_abs <= op.own_limit for op in report.promised)
-        assert {op.weights for op in report.ops if op.is_layer} <= {"identical", "quantised"}
+        assert {op.weights for op in report.ops if op.is_layer} <= {"identical", "quantized"}
         assert all(output.limit is None and output.figures.max_abs > 0 for output in report.outputs)
 
 
@@ -365,8 +365,8 @@ def test_a_larger_model_gets_about_four_times_smaller(make_model: Any, tmp_path:
     assert all(isinstance(weight, QuantizedWeight) for weight in done)
 
 
-def test_a_quantised_graph_is_refused_by_name(export_tiny: ExportTiny) -> None:
+def test_a_quantized_graph_is_refused_by_name(export_tiny: ExportTiny) -> None:
     model = ir.load(export_tiny(kind="encoder", activation="relu")["model"].path)
     quantize_int8(model)
-    with pytest.raises(QuantizeError, match="the graph 'model' is quantised already: 'node_Gather_0' is a Gather of"):
+    with pytest.raises(QuantizeError, match="the graph 'model' is quantized already: 'node_Gather_0' is a Gather of"):
         quantize_int8(model)

@@ -1,4 +1,4 @@
-"""How far a quantised model is from float32: both measures by their definitions, and what must never pass."""
+"""How far a quantized model is from float32: both measures by their definitions, and what must never pass."""
 
 import dataclasses
 import itertools

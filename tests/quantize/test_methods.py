@@ -1,4 +1,4 @@
-"""How each product is quantised: what the methods compute, and which is chosen when."""
+"""How each product is quantized: what the methods compute, and which is chosen when."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -206,9 +206,9 @@ def test_a_model_with_an_outlier_layer_is_rescued(export_tiny: Any, tmp_path: Pa
     expected = [ort.InferenceSession(tmp_path / "fp32.onnx").run(["last_hidden_state"], feeds)[0] for feeds in inputs]
     ratios = {}
     for name, seen in (("plain", None), ("chosen", observe(tmp_path / "fp32.onnx", iter(inputs)))):
-        quantised = ir.load(tmp_path / "fp32.onnx")
-        done = quantize_int8(quantised, seen)
-        ir.save(quantised, tmp_path / f"{name}.onnx")
+        quantized = ir.load(tmp_path / "fp32.onnx")
+        done = quantize_int8(quantized, seen)
+        ir.save(quantized, tmp_path / f"{name}.onnx")
         session = ort.InferenceSession(tmp_path / f"{name}.onnx")
         found = [session.run(["last_hidden_state"], feeds)[0] for feeds in inputs]
         ratios[name] = snr_db(np.concatenate([e.ravel() for e in expected]), np.concatenate([f.ravel() for f in found]))

@@ -70,7 +70,7 @@ def test_the_spliced_graph_computes_what_the_switched_one_does(kind: str, tmp_pa
         expected = run(spliced(tmp_path / "m.onnx", pieces, [form] * len(pieces)), batches[0])
         for name, array in expected.items():
             np.testing.assert_array_equal(found[name], array, err_msg=f"{method}: {name}")
-        assert any((found[name] != exact[name]).any() for name in exact), method  # it is quantised
+        assert any((found[name] != exact[name]).any() for name in exact), method  # it is quantized
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -146,9 +146,9 @@ def test_another_models_recipe_is_refused() -> None:
     assert list(recipe.of("model", ["b", "a"])) == ["b", "a"]
     with pytest.raises(QuantizeError, match="for another model: the model has no op 'a'; the nearest is 'a1'"):
         recipe.of("model", ["a1", "b"])
-    with pytest.raises(QuantizeError, match="for another model: it does not say how to quantise 'c' of the model"):
+    with pytest.raises(QuantizeError, match="for another model: it does not say how to quantize 'c' of the model"):
         recipe.of("model", ["a", "b", "c"])
-    with pytest.raises(QuantizeError, match="for another model: it does not say how to quantise 'a' of the decoder"):
+    with pytest.raises(QuantizeError, match="for another model: it does not say how to quantize 'a' of the decoder"):
         recipe.of("decoder", ["a"])
 
 

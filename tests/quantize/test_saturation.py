@@ -180,12 +180,12 @@ def test_what_saturates_is_counted_and_measured() -> None:
     first = reports["first"]
     assert (first.weight, first.columns, first.columns_at_risk) == ("first_w", 5, 4)  # column 3 is all 64
 
-    a, step, zero = dynamically_quantised(X[0, :1])
+    a, step, zero = dynamically_quantized(X[0, :1])
     assert not np.array_equal(a, A[:1])
     noise = signal = 0.0
-    for quantised, scale, point in ((A, 1.0, 100), (a, step, zero)):
-        exact = quantised.astype(int) @ B.astype(int)
-        noise += float((((np.array(slow(quantised, B)[0]) - exact) * 0.5 * scale) ** 2).sum())
+    for quantized, scale, point in ((A, 1.0, 100), (a, step, zero)):
+        exact = quantized.astype(int) @ B.astype(int)
+        noise += float((((np.array(slow(quantized, B)[0]) - exact) * 0.5 * scale) ** 2).sum())
         signal += float((((exact - point * B.sum(0, dtype=int)) * 0.5 * scale) ** 2).sum())
     assert first.saturated == slow(A, B)[1] + slow(a, B)[1]
     assert first.pairs == (3 + 1) * 4 * 5  # rows, pairs, columns
@@ -194,7 +194,7 @@ def test_what_saturates_is_counted_and_measured() -> None:
     assert ir.to_proto(model).SerializeToString() == before
 
 
-def dynamically_quantised(x: Array) -> tuple[Array, float, int]:
+def dynamically_quantized(x: Array) -> tuple[Array, float, int]:
     """DynamicQuantizeLinear-11 by its definition."""
     low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
     step = np.float32(high - low) / np.float32(255)
@@ -215,9 +215,9 @@ def test_static_activations_have_the_scale_and_zero_point_of_the_graph() -> None
     beyond = np.clip(np.rint(X[0, :1] * 4) + 100, 0, 255).astype(np.uint8)
     assert (beyond == 255).any()
     noise = signal = 0.0
-    for quantised in (A, beyond):
-        exact = quantised.astype(int) @ B.astype(int)
-        noise += float((((np.array(slow(quantised, B)[0]) - exact) * scales) ** 2).sum())
+    for quantized in (A, beyond):
+        exact = quantized.astype(int) @ B.astype(int)
+        noise += float((((np.array(slow(quantized, B)[0]) - exact) * scales) ** 2).sum())
         signal += float((((exact - 100 * B.sum(0, dtype=int)) * scales) ** 2).sum())
     assert static.saturated == slow(A, B)[1] + slow(beyond, B)[1]
     assert static.pairs == (3 + 1) * 4 * 5  # rows, pairs, columns
@@ -231,7 +231,7 @@ def test_static_7_bits_need_no_inputs() -> None:
 
 
 def test_activations_that_never_reach_far_do_not_saturate() -> None:
-    """Of each two neighbours one is the lowest, which becomes 0."""
+    """Of each two neighbors one is the lowest, which becomes 0."""
     x = np.float32([[[-155, 100, -155, 100, 100, -155, 0]]])
     report = saturation(graph_of({"first": B}), [{"x": x}])["first"]
     assert (report.columns_at_risk, report.pairs, report.saturated, report.nmse) == (4, 20, 0, 0.0)

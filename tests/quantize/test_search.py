@@ -45,9 +45,9 @@ def every(ops: Sequence[Sequence[Form]]) -> list[tuple[int, ...]]:
 def test_a_row_goes_from_the_cheapest_mix_without_float32_to_the_most_faithful(problem: Problem) -> None:
     ops, alone = problem
     row = row_of_mixes(ops, alone)
-    quantised = [choice for choice in every(ops) if all(choice)]
-    assert row[0].choice in quantised
-    assert cost(ops, row[0].choice) == pytest.approx(min(cost(ops, choice) for choice in quantised))
+    quantized = [choice for choice in every(ops) if all(choice)]
+    assert row[0].choice in quantized
+    assert cost(ops, row[0].choice) == pytest.approx(min(cost(ops, choice) for choice in quantized))
     assert row[-1].choice == (0,) * len(ops)
     assert (row[-1].time, row[-1].size, row[-1].drop) == (1, 1, 0)
     for one, other in itertools.pairwise(row):

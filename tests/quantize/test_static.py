@@ -108,9 +108,9 @@ def run(model: ir.Model, x: Array, **options: Any) -> Array:
 def definition(x: Array, weight_KN: Array, ends: tuple[float, float], bias: Array | None, limit: int = 127) -> Array:
     """By whole numbers, and scales in float64."""
     scale, zero = scale_and_zero(*ends)
-    quantised = np.clip(np.rint(x / scale) + int(zero), 0, 255).astype(np.int64) - int(zero)
+    quantized = np.clip(np.rint(x / scale) + int(zero), 0, 255).astype(np.int64) - int(zero)
     rounded_KN, scale_1N = round_symmetric(weight_KN, axis=0, limit=limit)
-    product = quantised @ rounded_KN.astype(np.int64) * (float(scale) * scale_1N.astype(np.float64))
+    product = quantized @ rounded_KN.astype(np.int64) * (float(scale) * scale_1N.astype(np.float64))
     return product if bias is None else product + bias
 
 

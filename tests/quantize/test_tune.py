@@ -39,11 +39,11 @@ def methods_of(found: Tuned) -> dict[str, str]:
     return {op["weight"]: op["method"] for op in found.report["ops"]}
 
 
-def recipe_of(names: list[str], method: Method, *quantised: str) -> Recipe:
+def recipe_of(names: list[str], method: Method, *quantized: str) -> Recipe:
     """All ops, or those alone, in one form."""
     return Recipe(
         precision="int8",
-        methods={"model": {name: method if not quantised or name in quantised else Float32() for name in names}},
+        methods={"model": {name: method if not quantized or name in quantized else Float32() for name in names}},
     )
 
 
@@ -188,7 +188,7 @@ def test_recipes_of_others_are_refused(planted: Manifest) -> None:
     with pytest.raises(QuantizeError, match="another model: the model has no op 'x'; the nearest is"):
         tuned(planted, recipe=recipe_of([*names, "x"], Dynamic()))
     with pytest.raises(
-        QuantizeError, match=f"another model: it does not say how to quantise '{names[-1]}' of the model"
+        QuantizeError, match=f"another model: it does not say how to quantize '{names[-1]}' of the model"
     ):
         tuned(planted, recipe=recipe_of(names[:-1], Dynamic()))
     with pytest.raises(QuantizeError, match="another model: the bundle has no graph 'decoder'; the nearest is 'model'"):
@@ -217,9 +217,9 @@ def test_every_use_of_a_weight(kind: str, precision: str, module_bundle: Any) ->
     assert found.report["drop"] == op["alone"]
     assert op["all_but"] == 0
     feeds = feeds_of(model)
-    exact, quantised = run(model, feeds), run(found.models["model"], feeds)
+    exact, quantized = run(model, feeds), run(found.models["model"], feeds)
     for name, array in exact.items():
-        assert np.abs(quantised[name] - array).max() < 0.1 * np.abs(array).max() * (4 if precision == "int4" else 1)
+        assert np.abs(quantized[name] - array).max() < 0.1 * np.abs(array).max() * (4 if precision == "int4" else 1)
     if kind in TABLES:  # read by rows alone, or as rows and columns: once
         stored = [value.const_value for value in found.models["model"].graph.initializers.values()]
         codes = [tensor.nbytes for tensor in stored if tensor.dtype in (ir.DataType.INT8, ir.DataType.UINT8)]
@@ -278,15 +278,15 @@ def test_ids_that_are_constants_or_of_32_bits(module_bundle: Any) -> None:
 # ------------------------------------------------ refusals
 
 
-def test_a_graph_that_is_quantised_already_is_refused_by_name(module_bundle: Any) -> None:
-    quantised = tuned(module_bundle(graph_of("bias"))).models["model"]
-    with pytest.raises(QuantizeError, match=r"the graph 'g' is quantised already: '.+' is a .+ of integers"):
-        tuned(module_bundle(quantised))
+def test_a_graph_that_is_quantized_already_is_refused_by_name(module_bundle: Any) -> None:
+    quantized = tuned(module_bundle(graph_of("bias"))).models["model"]
+    with pytest.raises(QuantizeError, match=r"the graph 'g' is quantized already: '.+' is a .+ of integers"):
+        tuned(module_bundle(quantized))
 
 
-def test_nothing_to_quantise_is_refused(module_bundle: Any) -> None:
+def test_nothing_to_quantize_is_refused(module_bundle: Any) -> None:
     model = parsed("float[B, S, 32] x", "float[B, S, 32] y", "y = Tanh(x)")
-    with pytest.raises(QuantizeError, match=r"m\.tfm has no MatMul or Gather by a constant to quantise"):
+    with pytest.raises(QuantizeError, match=r"m\.tfm has no MatMul or Gather by a constant to quantize"):
         tuned(module_bundle(model))
 
 

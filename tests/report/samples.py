@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import numpy as np
-from planted_quantisation import decoder_weights, encoder_weights, planted
+from planted_quantization import decoder_weights, encoder_weights, planted
 
 from tfm.report import ActivationCurve, AttentionMap
 
@@ -64,8 +64,8 @@ def op(rng: random.Random, kind: str, path: str, layer: int, precision: str, cal
         "own": figures(rng, 8e-7, limit=1.6e-5),
         "inherited": unmeasured() if kind == "embedding" else figures(rng, place * 0.8),
         "free": figures(rng, place, limit=limit),
-        "weights": None if not around else "identical" if float32 else "quantised",
-        "optimised": after | {"swallowed": swallowed} | figures(rng, place, limit=limit),
+        "weights": None if not around else "identical" if float32 else "quantized",
+        "optimized": after | {"swallowed": swallowed} | figures(rng, place, limit=limit),
         "kernel": kernel | {"provider": "CPUExecutionProvider"},
     }
 
@@ -202,7 +202,7 @@ def failing() -> Certificate:
     wrong |= {"passed": False, "fault": "off by itself by 4.7e-04, more than 1.6e-05"}
     for later in bad["ops"][start + 1 :]:
         later["free"] |= {"max_abs": 2.3e-3, "nmse": 1e-7, "snr_db": 70.0}
-        later["optimised"] |= {"max_abs": 2.3e-3, "nmse": 1e-7, "snr_db": 70.0}
+        later["optimized"] |= {"max_abs": 2.3e-3, "nmse": 1e-7, "snr_db": 70.0}
         later |= {"passed": False, "fault": "off in the whole graph by 2.3e-03, more than 4.0e-04"}
     last = bad["ops"][-1]
     last["free"] |= {"max_abs": None, "nmse": None, "snr_db": None, "cosine": None}
@@ -268,7 +268,7 @@ def null_everything() -> Certificate:
 
 
 def attention_maps(layers: int = 6, heads: int = 12, tokens: tuple[str, ...] = TOKENS) -> list[AttentionMap]:
-    """Maps as trained heads have them: to themselves, to a neighbour, to the first token, spread out."""
+    """Maps as trained heads have them: to themselves, to a neighbor, to the first token, spread out."""
     generator = np.random.default_rng(3)
     count = len(tokens)
     away = np.arange(count)[None, :] - np.arange(count)[:, None]

@@ -37,7 +37,7 @@ def activation(name: str, **changes: Any) -> dict[str, Any]:
         "formula": "x < <b>1</b>",
         "source": "A & B 2000",
         "exported": ["com.microsoft.QuickGelu"],
-        "optimised": ["com.microsoft.QuickGelu"],
+        "optimized": ["com.microsoft.QuickGelu"],
         "kernels": [{"op": "Softplus", "provider": "CPUExecutionProvider"}, {"op": "Mul", "provider": "CPU"}],
         "errors": {"float32": error(), "float16": error(max_abs=0.0)},
         "speed": [speed(1), speed(128, microseconds=2071.4, verdict="slower", said="slower 123× (122–127)")],

@@ -114,18 +114,18 @@ def test_every_op_and_figure_is_in_the_page(page: Any, samples: SimpleNamespace)
 def test_a_row_says_its_figures(page: Any, samples: SimpleNamespace) -> None:
     certificate = samples.encoder()
     op = certificate["graphs"][0]["ops"][7]
-    for key, value in (("own", 7.2e-7), ("inherited", 1.1e-6), ("free", 2.5e-6), ("optimised", 2.6e-6)):
+    for key, value in (("own", 7.2e-7), ("inherited", 1.1e-6), ("free", 2.5e-6), ("optimized", 2.6e-6)):
         op[key]["max_abs"] = value
-    quantised = certificate["graphs"][1]["ops"][7]
-    quantised["own"]["max_abs"] = 7.2e-7
-    for key, value in (("own", 141.4), ("inherited", 38.0), ("free", -0.6), ("optimised", 36.0)):
-        quantised[key]["snr_db"] = value
+    quantized = certificate["graphs"][1]["ops"][7]
+    quantized["own"]["max_abs"] = 7.2e-7
+    for key, value in (("own", 141.4), ("inherited", 38.0), ("free", -0.6), ("optimized", 36.0)):
+        quantized[key]["snr_db"] = value
     labels = {attrs["aria-label"] for attrs in page(certificate).of("svg") if attrs.get("aria-label")}
     assert (
-        f"{op['op']}: own 7.2e−7 ≤ 1.6e−5, inherited 1.1e−6, in place 2.5e−6 ≤ 4.0e−4, optimised 2.6e−6 ≤ 4.0e−4"
+        f"{op['op']}: own 7.2e−7 ≤ 1.6e−5, inherited 1.1e−6, in place 2.5e−6 ≤ 4.0e−4, optimized 2.6e−6 ≤ 4.0e−4"
         in labels
     )
-    assert f"{op['op']}: own 141 dB 7.2e−7 ≤ 1.6e−5, inherited 38 dB, in place −1 dB, optimised 36 dB" in labels
+    assert f"{op['op']}: own 141 dB 7.2e−7 ≤ 1.6e−5, inherited 38 dB, in place −1 dB, optimized 36 dB" in labels
 
 
 def test_what_passed_is_said_first(page: Any, samples: SimpleNamespace) -> None:
@@ -206,9 +206,9 @@ def op_in_place_is_nan(c: Any) -> str:
     return f"{first_op(c)['op']} NaN or infinity"
 
 
-def op_optimised_is_nan(c: Any) -> str:
-    """an op that is NaN once optimised and says it passed"""
-    c["graphs"][1]["ops"][7]["optimised"]["max_abs"] = math.nan
+def op_optimized_is_nan(c: Any) -> str:
+    """an op that is NaN once optimized and says it passed"""
+    c["graphs"][1]["ops"][7]["optimized"]["max_abs"] = math.nan
     return f"{first_op(c)['op']} NaN or infinity"
 
 
@@ -264,7 +264,7 @@ def no_verdict(c: Any) -> str:
             op_failed_without_reason,
             op_past_its_limit,
             op_in_place_is_nan,
-            op_optimised_is_nan,
+            op_optimized_is_nan,
             output_past_its_limit,
             layer_around_failed,
             fidelity_failed,
@@ -288,7 +288,7 @@ def test_a_curve_past_its_limit_is_a_fault(page: Any, samples: SimpleNamespace) 
     assert "First fault the sweep of gelu off by ∞, more than 1.0e−6" in page(samples.encoder(), curves=[wrong]).text
 
 
-def test_a_quantised_op_that_matches_perfectly_is_not_a_broken_one(page: Any, samples: SimpleNamespace) -> None:
+def test_a_quantized_op_that_matches_perfectly_is_not_a_broken_one(page: Any, samples: SimpleNamespace) -> None:
     certificate = samples.encoder()
     own, free = (certificate["graphs"][1]["ops"][7][key] for key in ("own", "free"))
     own |= {"max_abs": 0.0, "nmse": 0.0, "snr_db": None}

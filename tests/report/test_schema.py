@@ -11,7 +11,7 @@ def test_the_document_says_what_a_certificate_holds(samples: Any, problems: Any,
     assert problems(getattr(samples, name)()) == []
 
 
-def test_where_nothing_was_quantised_there_is_an_empty_object(samples: Any, problems: Any) -> None:
+def test_where_nothing_was_quantized_there_is_an_empty_object(samples: Any, problems: Any) -> None:
     certificate = samples.encoder() | {"quantization": {}}
     assert problems(certificate) == []
     certificate["quantization"] = None

@@ -163,7 +163,7 @@ def one_place_further(canary: Canary) -> np.ndarray:
     return np.roll(canary.expected, 1, axis=2)
 
 
-def neighbour(canary: Canary) -> np.ndarray:
+def neighbor(canary: Canary) -> np.ndarray:
     return canary.expected[:, ::-1]
 
 
@@ -175,7 +175,7 @@ def neighbour(canary: Canary) -> np.ndarray:
         ("MatMulNBits, 4 bits", swapped_halves),
         ("MatMulNBits, 4 bits", one_weight_off_by_one),
         ("MatMulNBits, 8 bits", one_weight_off_by_one),
-        ("GatherBlockQuantized", neighbour),
+        ("GatherBlockQuantized", neighbor),
         ("Attention", attention_by_tf32),
         ("Attention", attention_without_mask),
         ("LayerNormalization", norm_of_a_sample),

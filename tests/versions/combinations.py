@@ -19,7 +19,7 @@ class Combination:
         name: Of its folder.
         python: Version of Python.
         pins: Package → version; what is not named is the newest.
-        extra: Of pyproject.toml: "text"; "quantize", with which a bundle is quantised too; or "export", with which a
+        extra: Of pyproject.toml: "text"; "quantize", with which a bundle is quantized too; or "export", with which a
             checkpoint is exported too, and which brings torch.
     """
 
@@ -64,7 +64,7 @@ COMBINATIONS = (
     Combination(name="oldest on 3.13", python="3.13", pins=OLDEST | _FIRST_ON_313),
     Combination(name="newest on 3.13", python="3.13", pins={}),
     Combination(name="newest on 3.14", python="3.14", pins={}),
-    Combination(name="oldest to quantise", python="3.11", pins=_QUANTIZE, extra="quantize"),
+    Combination(name="oldest to quantize", python="3.11", pins=_QUANTIZE, extra="quantize"),
 )  # fmt: skip
 
 EXPORTING = Combination(name="oldest to export", python="3.11", pins=_EXPORT, extra="export")

@@ -92,7 +92,7 @@ def run_combination(
 
 
 def make_anew(one: Combination, python: Path, decoder: Path, output: Path) -> list[str]:
-    """Quantise or export, where the combination is for that."""
+    """Quantize or export, where the combination is for that."""
     commands: dict[str, list[str | Path]] = {
         "text": [],
         "quantize": ["tfm", "quantize", decoder, "-o", output],

@@ -12,7 +12,7 @@ newest versions give, texts and token ids exactly.
 
 "✓": all of that. "refused": the onnxruntime is too old for a graph of the bundle, and every way in says so in one
 sentence, "needs onnxruntime >= X, and this is Y: pip install -U onnxruntime", before anything is opened. With the extra
-"quantize" a bundle is quantised there too, and with "export" a checkpoint is exported.
+"quantize" a bundle is quantized there too, and with "export" a checkpoint is exported.
 """
 _LOWEST = """## The lowest onnxruntime of a graph
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tfm.activations.study import markdown, summarise
+from tfm.activations.study import markdown, summarize
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -22,7 +22,7 @@ def test_the_table_is_that_of_the_raw_results(raw: dict[str, Any]) -> None:
     page = (DOCS / "activations.md").read_text(encoding="utf-8")
     table = re.search(r"<!-- table:.*?-->\n(.*?)<!-- /table -->", page, re.DOTALL)
     assert table is not None
-    assert table.group(1) == markdown(summarise(raw))
+    assert table.group(1) == markdown(summarize(raw))
 
 
 def test_the_answer_has_no_figure_that_the_table_lacks() -> None:
@@ -47,7 +47,7 @@ def test_what_the_page_says_of_the_study(raw: dict[str, Any]) -> None:
 
 
 def test_a_changed_figure_changes_the_table(raw: dict[str, Any]) -> None:
-    before = markdown(summarise(raw))
+    before = markdown(summarize(raw))
     raw["runs"][0]["deployed"]["errors"]["fp32"]["phoneme_error"] += 0.001
-    assert markdown(summarise(raw)) != before
+    assert markdown(summarize(raw)) != before
     raw["runs"][0]["deployed"]["errors"]["fp32"]["phoneme_error"] -= 0.001

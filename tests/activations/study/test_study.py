@@ -10,7 +10,7 @@ import torch
 
 from tfm.activations.study import Schedule, differences, load_task, run_study
 from tfm.activations.study.run import Run
-from tfm.activations.study.summary import markdown, summarise
+from tfm.activations.study.summary import markdown, summarize
 from tfm.activations.study.training import configure, train, units_of
 from tfm.errors import ConfigError, InputError, VerificationError
 from tfm.model import Transformer
@@ -57,7 +57,7 @@ def test_everything_is_measured(study: Any) -> None:
 
 def test_the_summary_is_of_the_raw_results(study: Any) -> None:
     _, results, _ = study
-    lines = summarise(results)
+    lines = summarize(results)
     rates = {
         name: [r["deployed"]["errors"]["fp32"]["word_error"] for r in results["runs"] if r["activation"] == name]
         for name in ("relu", "swiglu")

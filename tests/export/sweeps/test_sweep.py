@@ -15,7 +15,7 @@ import torch
 
 from tfm.errors import ConfigError, ExportError
 from tfm.export import to_onnx
-from tfm.export.optimised import LEVELS
+from tfm.export.optimized import LEVELS
 from tfm.export.sweeps import GROUPS, SweepReport, activation_curve, attention, positions, sweep
 from tfm.export.sweeps.activations import edges, grid
 from tfm.export.sweeps.pairs import all_pairs, product
@@ -448,8 +448,8 @@ def test_nothing_swept_is_no_pass() -> None:
         ({"names": ["gleu"]}, "unknown op 'gleu'; the nearest is 'glu' (known: activations, attention, positions,"),
         ({"names": []}, "no op is asked for; there are activations, "),
         ({"dtypes": ["float3"]}, "unknown dtype 'float3'; the nearest is 'float32' (known: float32, float16)"),
-        ({"levels": ["basics"]}, "unknown optimisation level 'basics'; the nearest is 'basic' (known: disabled,"),
-        ({"levels": []}, "no optimisation level is asked for; there are disabled, basic, extended, all"),
+        ({"levels": ["basics"]}, "unknown optimization level 'basics'; the nearest is 'basic' (known: disabled,"),
+        ({"levels": []}, "no optimization level is asked for; there are disabled, basic, extended, all"),
         ({"names": ["relu", "norms"], "dtypes": ["float16"]}, "layer_norm, rms_norm: only activations are swept in"),
     ],
 )

@@ -257,7 +257,7 @@ def tokenizers() -> dict[str, Any]:
 
 
 def make_gguf(place: Path) -> None:
-    """Llamas and a Qwen 2, one quantised, with a tokenizer."""
+    """Llamas and a Qwen 2, one quantized, with a tokenizer."""
     writers = runpy.run_path(str(TESTS / "model" / "test_gguf.py"))
     kinds = writers["GGMLQuantizationType"]
 
@@ -274,7 +274,7 @@ def make_gguf(place: Path) -> None:
 
     for name, family, kind in (
         ("llama", "llama", kinds.F32),
-        ("quantised", "llama", kinds.Q8_0),
+        ("quantized", "llama", kinds.Q8_0),
         ("half", "qwen2", kinds.F16),
     ):
         writers["write"](folder(place / name) / "model.gguf", writers["theirs"](family), kind, tokenizer)

@@ -110,11 +110,11 @@ def theirs(values: dict[str, Any]) -> nn.Module:
         config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
         torch.manual_seed(0)
         module = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    centre = 0.0 if config.model_type == "gemma2" else 1.0
+    center = 0.0 if config.model_type == "gemma2" else 1.0
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             norm = ("norm" in name or "ln_" in name) and name.endswith("weight")
-            parameter.copy_(torch.randn_like(parameter) * 0.3 + (centre if norm else 0.0))
+            parameter.copy_(torch.randn_like(parameter) * 0.3 + (center if norm else 0.0))
     return module
 
 

@@ -13,7 +13,7 @@ from planting import ENCODER, plant
 
 from tfm.export import GraphReport
 from tfm.export.ops import OpId
-from tfm.export.optimised import Place, describe_kernel, kernels_that_ran, locate, optimise
+from tfm.export.optimized import Place, describe_kernel, kernels_that_ran, locate, optimize
 from tfm.export.passes import NOTE_KEY, OP_KEY
 from tfm.export.regions import Region, find_regions
 from tfm.export.samples import cases
@@ -32,7 +32,7 @@ def model_of(body: str, ops: dict[str, str] | None = None) -> ir.Model:
 
 
 @pytest.mark.parametrize(
-    ("optimised", "expected"),
+    ("optimized", "expected"),
     [
         (OURS, {"a": ("activation a", "a", "Gelu"), "b": ("activation b", "b", "Relu")}),
         ("a = FastGelu(x)  r = Abs(a)  b = Relu(r)  y = Neg(b)", {"a": ("activation a", "a", "FastGelu")}),
@@ -43,9 +43,9 @@ def model_of(body: str, ops: dict[str, str] | None = None) -> ir.Model:
         ("z = All(x)", {"a": None, "b": None}),
     ],
 )
-def test_an_op_is_found_or_what_swallowed_it(optimised: str, expected: dict[str, tuple[str, str, str] | None]) -> None:
+def test_an_op_is_found_or_what_swallowed_it(optimized: str, expected: dict[str, tuple[str, str, str] | None]) -> None:
     ours = model_of(OURS, OPS)
-    places = locate(ours, model_of(optimised), find_regions(ours))
+    places = locate(ours, model_of(optimized), find_regions(ours))
     for name, place in expected.items():
         found = places.get(OPS[name])
         assert (None if found is None else (found.at, found.value.name, found.node.op_type)) == place
@@ -62,10 +62,10 @@ def test_what_onnxruntime_leaves_is_read(export_tiny: Callable[..., Any], tmp_pa
     exported = export_tiny(**ENCODER)["model"]
     (case,) = cases(exported.graph, count=1)
     feeds = {value.name: x.numpy() for value, x in zip(exported.graph.inputs, case, strict=True)}
-    file, ran = optimise(exported.path, "all", feeds, tmp_path, ["CPUExecutionProvider"])
-    model, optimised = ir.load(exported.path), ir.load(file)
+    file, ran = optimize(exported.path, "all", feeds, tmp_path, ["CPUExecutionProvider"])
+    model, optimized = ir.load(exported.path), ir.load(file)
     regions = find_regions(model)
-    places = locate(model, optimised, regions)
+    places = locate(model, optimized, regions)
     assert set(places) == set(regions)
     for op in SELF:
         assert places[op].at == op

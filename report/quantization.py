@@ -1,4 +1,4 @@
-"""What quantisation costs: the story in a sentence, the front it was chosen from, and a row per op."""
+"""What quantization costs: the story in a sentence, the front it was chosen from, and a row per op."""
 
 import collections
 import dataclasses
@@ -9,7 +9,7 @@ from typing import Any
 from . import numbers
 from .bars import Bar, Cell, split_path
 from .front import Front, front, times
-from .judge import fault_of_quantisation
+from .judge import fault_of_quantization
 from .numbers import Axis
 
 Op = Mapping[str, Any]
@@ -50,8 +50,8 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantisation:
-    """The section of one quantised precision.
+class Quantization:
+    """The section of one quantized precision.
 
     Attributes:
         layers: The ops in the order of the graph, by layer.
@@ -81,8 +81,8 @@ class Quantisation:
         return tuple(cell.label for cell in rows[0].cells) if rows else ()
 
 
-def describe(precision: str, entry: Mapping[str, Any], anchor: str) -> Quantisation:
-    """Lay out what the certificate says of one quantised precision (docs/parity.md, `quantization`)."""
+def describe(precision: str, entry: Mapping[str, Any], anchor: str) -> Quantization:
+    """Lay out what the certificate says of one quantized precision (docs/parity.md, `quantization`)."""
     ops = entry["ops"]
     drop = numbers.finite(entry["drop"])
     axis = numbers.linear([value for op in ops for value in (_alone(op), _in_company(op, drop))], zero=True)
@@ -92,10 +92,10 @@ def describe(precision: str, entry: Mapping[str, Any], anchor: str) -> Quantisat
     ranked = sorted((index for index, op in enumerate(ops) if _alone(op) is not None), key=lambda i: -_size(ops[i]))
     groups = itertools.groupby(zip(ops, rows, strict=True), key=lambda item: _layer(item[0], many))
     portable, portability = _portability(entry)
-    return Quantisation(
+    return Quantization(
         anchor=anchor,
         precision=precision,
-        fault=fault_of_quantisation(entry),
+        fault=fault_of_quantization(entry),
         forced=entry["forced"] is True,
         story=_story(entry, many),
         measure=_measure(entry)[0],
@@ -192,13 +192,13 @@ def _story(entry: Mapping[str, Any], many: bool) -> str:
     kept = [op for op in entry["ops"] if _kept(op)]
     count = len(entry["ops"])
     if not count:
-        return f"{text}; no op could be quantised."
+        return f"{text}; no op could be quantized."
     text += f"; {len(kept)} of {count} ops stay{'s' if len(kept) == 1 else ''} in float32" if kept else ""
-    text += f" ({name_some([_name(op, many) for op in kept])})" if kept else f"; all {count} ops are quantised"
+    text += f" ({name_some([_name(op, many) for op in kept])})" if kept else f"; all {count} ops are quantized"
     ranked = sorted((op for op in entry["ops"] if not _kept(op) and _alone(op) is not None), key=_size, reverse=True)
     if ranked:
         each = [f"{_name(op, many)} ({_drop(op['alone'])})" for op in ranked]
-        text += "; of the quantised ops, by itself," if kept else "; by itself,"
+        text += "; of the quantized ops, by itself," if kept else "; by itself,"
         text += f" {each[0]} costs most"
         text += f", then {each[1]}" if len(each) > 2 else ""
         text += f", and {each[-1]} least" if len(each) > 1 else ""

@@ -5,7 +5,7 @@
     ├── CheckpointError    a checkpoint that cannot be read, or does not fit its configuration
     ├── ExportError        a model that cannot be turned into ONNX as asked
     ├── VerificationError  a comparison that could not be made (never: one that failed)
-    ├── QuantizeError      a graph that cannot be quantised as asked
+    ├── QuantizeError      a graph that cannot be quantized as asked
     ├── CalibrationError   data to calibrate with that is malformed, or that the model must not see
     ├── BundleError        a bundle that is missing, altered, incomplete or not a bundle
     ├── ProviderError      an execution provider that was asked for and does not run
@@ -60,7 +60,7 @@ class VerificationError(TfmError):
 
 
 class QuantizeError(TfmError):
-    """A graph that cannot be quantised as asked."""
+    """A graph that cannot be quantized as asked."""
 
 
 class CalibrationError(TfmError):

@@ -24,12 +24,12 @@ LEVELS: dict[str, ort.GraphOptimizationLevel] = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
     "runtime": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
-"""onnxruntime's levels of graph optimisation, and "runtime": the highest without what `tfm.runtime` leaves out."""
+"""onnxruntime's levels of graph optimization, and "runtime": the highest without what `tfm.runtime` leaves out."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where an op is in the optimised graph.
+    """Where an op is in the optimized graph.
 
     Attributes:
         at: The op or the graph's output whose result shows it.
@@ -51,7 +51,7 @@ def options_for(level: str, providers: Sequence[str]) -> ort.SessionOptions:
     return options
 
 
-def optimise(
+def optimize(
     path: Path, level: str, feeds: Mapping[str, Array], folder: Path, providers: Sequence[str]
 ) -> tuple[Path, dict[str, tuple[str, str]]]:
     """Have onnxruntime write the graph that it makes of a model, and tell what ran it.
@@ -64,28 +64,28 @@ def optimise(
         providers: onnxruntime's execution providers.
 
     Returns:
-        The optimised model's file; and for each of its nodes, by name, the operator and execution provider that ran.
+        The optimized model's file; and for each of its nodes, by name, the operator and execution provider that ran.
     """
     options = options_for(level, providers)
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
-    if path.with_name(f"{path.name}.data").exists():  # then the optimised graph has its weights beside it too
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    if path.with_name(f"{path.name}.data").exists():  # then the optimized graph has its weights beside it too
         name = "session.optimized_model_external_initializers_file_name"
-        options.add_session_config_entry(name, "optimised.onnx.data")
+        options.add_session_config_entry(name, "optimized.onnx.data")
     options.add_session_config_entry("session.disable_prepacking", "1")  # it saves memory, and changes no graph
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
     session = ort.InferenceSession(path, options, providers=list(providers))
     session.run(None, dict(feeds))
-    return folder / "optimised.onnx", kernels_that_ran(Path(session.end_profiling()))
+    return folder / "optimized.onnx", kernels_that_ran(Path(session.end_profiling()))
 
 
-def locate(model: ir.Model, optimised: ir.Model, regions: Mapping[str, Region]) -> dict[str, Place]:
-    """Find each op in the optimised graph: onnxruntime keeps the names of results that it does not fuse away.
+def locate(model: ir.Model, optimized: ir.Model, regions: Mapping[str, Region]) -> dict[str, Place]:
+    """Find each op in the optimized graph: onnxruntime keeps the names of results that it does not fuse away.
 
     An op whose result is gone was swallowed by a fusion; it shows at the next result behind it that is left, of another
     op or of the graph.
     """
-    left = {value.name: value for node in optimised.graph for value in node.outputs}
+    left = {value.name: value for node in optimized.graph for value in node.outputs}
     named = {region.output: op for op, region in regions.items()}
     named |= {value: f"output {value.name}" for value in model.graph.outputs if value not in named}
     places = {}

