@@ -22,11 +22,11 @@ def check_file(option: str, path: Path | None) -> None:
     if path is None:
         return
     folder = path.resolve().parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"{option}: there is no folder {folder}")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{option}: {path} is a folder; name a file")
-    if not os.access(path if path.exists() else folder, os.W_OK):
+    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
         raise InputError(f"{option}: {path} cannot be written to: permission denied")
 
 
@@ -52,7 +52,7 @@ def name_after(source: str | os.PathLike[str]) -> str:
     """
     path = Path(os.path.abspath(source))  # not resolved: a link of the hub's cache leads to a digest
     name = path.name or _FALLBACK
-    if not path.is_file():
+    if not os.path.isfile(path):  # nor is one whose name is too long
         return name
     lowered = name.lower()
     if lowered.endswith(_INDEX):

@@ -84,7 +84,7 @@ def open_subject(
 
 def family_of(config: Path) -> str:
     """Tell the model_type of a Hugging Face configuration; "transformer" of any other, and of none."""
-    if not config.is_file() or config.suffix != ".json":
+    if not os.path.isfile(config) or config.suffix != ".json":
         return "transformer"
     return str(read_json(config).get("model_type", "transformer"))
 

@@ -1,5 +1,6 @@
 """Python files of a user's own, such as what `tfm prune --fine-tune` and a study's task are."""
 
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ def import_file(file: Path) -> ModuleType:
     Raises:
         InputError: There is no such file, or it fails.
     """
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise InputError(f"{file} is no Python file that could be imported")
     module = ModuleType(file.stem)
     module.__file__ = str(file.resolve())

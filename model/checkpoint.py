@@ -137,7 +137,7 @@ def save_checkpoint(model: Transformer, path: str | os.PathLike[str]) -> None:
 
 def _read(file: Path, config: Path | None, nhead: int | None) -> tuple[TransformerConfig, Weights]:
     """Recognize the form, and map it to our configuration and weights."""
-    if config is not None and not config.is_file():
+    if config is not None and not os.path.isfile(config):
         raise CheckpointError(f"{file}: there is no configuration at {config}")
     if sniff(file) == "gguf":
         from .forms.gguf import read_gguf

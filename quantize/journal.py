@@ -11,6 +11,9 @@ from tfm.runtime.scratch import try_lock
 
 T = TypeVar("T")
 
+_MOST_BYTES = 64 << 20
+"""Of a journal: a line is of a few hundred bytes, one an op and method."""
+
 
 def journal_of(output: Path, precision: str) -> Path:
     """Name the file that a search for a bundle keeps its figures in, until the bundle is in place."""
@@ -84,6 +87,8 @@ class Journal:
             self._path = None
             return
         self._stream = stream
+        if os.fstat(descriptor).st_size > _MOST_BYTES:  # no search has found so much: somebody else's, or a hole
+            stream.truncate(0)
         lines = stream.readall().splitlines(keepends=True)
         if not lines or _parse(lines[0]) != json.loads(self._head):
             stream.truncate(0)

@@ -8,6 +8,10 @@ from typing import Any
 
 from tfm.errors import ConfigError
 from tfm.report.whole_file import write_whole
+from tfm.runtime.files import read_file
+
+_MOST_BYTES = 32 << 20
+"""Of a configuration: one of a million labels has less."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -17,7 +21,9 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigError: It holds none.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_file(path, _MOST_BYTES).decode("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
     except RecursionError as error:
         raise ConfigError(f"{path} is not JSON that can be read: it is nested too deeply") from error
     except ValueError as error:

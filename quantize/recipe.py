@@ -8,6 +8,7 @@ from typing import Any
 
 from tfm.errors import QuantizeError
 from tfm.runtime.checks import nearest
+from tfm.runtime.files import read_file
 
 from .candidates import PRECISIONS
 from .method import Method, method_from_json, method_to_json, shown
@@ -80,11 +81,11 @@ def read_recipe(path: Path) -> Recipe:
         QuantizeError: There is none, or it is malformed; the message says where.
     """
     try:
-        with open(path, "rb") as stream:
-            content = stream.read(_MOST_BYTES + 1)
+        content = read_file(path, _MOST_BYTES)
     except OSError as error:
+        reason = error.strerror or error
         raise QuantizeError(
-            f"there is no recipe to read at {path} ({error.strerror}); a quantized bundle has one, recipe_int8.json"
+            f"there is no recipe to read at {path} ({reason}); a quantized bundle has one, recipe_int8.json"
         ) from error
     values = _parse(path, content)
     schema = values.get("schema") if isinstance(values, dict) else values
@@ -106,8 +107,6 @@ def read_recipe(path: Path) -> Recipe:
 
 def _parse(path: Path, content: bytes) -> Any:
     """Read JSON that says each thing once."""
-    if len(content) > _MOST_BYTES:
-        raise QuantizeError(f"{path} is larger than {_MOST_BYTES >> 20} MiB, which no recipe is")
     try:
         return json.loads(content.decode("utf-8"), object_pairs_hook=_once)
     except RecursionError as error:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import onnx
 import onnx_ir as ir
 import pytest
@@ -42,6 +43,10 @@ def random_model(seed: int = 0, **options: Any) -> Transformer:
             parameter.copy_(torch.randn_like(parameter) * 0.3 + (1.0 if "norm" in name and "weight" in name else 0.0))
     return model
 
+
+# an example is judged by what it gives: how long it takes is the machine's affair, which others share
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: Ctrl-C would be tested in vain
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,6 +4,7 @@ Weights are mapped from the file, not copied, but in the old pickle. Nothing is 
 containers.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def _read_index(file: Path) -> dict[str, Any] | None:
         path = file.parent / shard
         if Path(shard).name != shard:
             raise CheckpointError(f"{file} names the shard {shown(shard)}, which is not the name of a file beside it")
-        if not path.is_file():
+        if not os.path.isfile(path):  # a name may also be too long to be one
             raise CheckpointError(f"{file} names the shard {shown(shard)}, which is missing from {file.parent}")
         if sniff(path) == "json":
             raise CheckpointError(f"{file} names the shard {shown(shard)}, which is JSON and holds no weights")

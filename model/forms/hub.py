@@ -17,9 +17,9 @@ def locate_checkpoint(path: str | os.PathLike[str]) -> Path:
         CheckpointError: There is no such path, and no such model can be fetched.
     """
     name = Path(path).as_posix()
-    if Path(path).exists():
+    if os.path.exists(path):  # of any name: one that is too long is not there
         return Path(path)
-    if not _ID.fullmatch(name) or _FILE.fullmatch(name) or Path(path).parent.exists():
+    if not _ID.fullmatch(name) or _FILE.fullmatch(name) or os.path.exists(Path(path).parent):
         raise CheckpointError(f"there is no checkpoint at {path}")
     try:
         import huggingface_hub

@@ -142,10 +142,12 @@ def shards_of(file: Path) -> list[Path]:
     found = [
         other for path in file.parent.iterdir() if (other := pattern.fullmatch(path.name)) and other[3] == match[3]
     ]
-    names = [f"{match[1]}{number:0{len(match[2])}}{match[3]}" for number in range(1 + max(int(m[2]) for m in found))]
-    for name in names:
-        if not (file.parent / name).is_file():
-            raise CheckpointError(f"{file.parent} lacks {name}, one of {len(names)} files of a checkpoint in parts")
+    there, count = {other[0] for other in found}, 1 + max(int(other[2]) for other in found)
+    names: list[str] = []
+    for number in range(count):  # a number of many digits is no reason to list as many names
+        names.append(f"{match[1]}{number:0{len(match[2])}}{match[3]}")
+        if names[-1] not in there:
+            raise CheckpointError(f"{file.parent} lacks {names[-1]}, one of {count} files of a checkpoint in parts")
     return [file.parent / name for name in names]
 
 

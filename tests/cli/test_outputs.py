@@ -118,3 +118,23 @@ def test_where_nothing_can_be_written_nothing_is_begun(piped: Any, output: str, 
     done = piped("tfm", "inspect", "no-bundle", "a", "-o", output)
     assert done.returncode == 2
     assert said in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "tfm-export --ckpt {0}",
+        "tfm-export --ckpt model.pt --config {0}",
+        "tfm-export --ckpt model.pt -o {0}",
+        "tfm activations --ckpt {0}",
+        "tfm run {0} a",
+        "tfm quantize {0}",
+    ],
+)
+def test_a_name_that_no_file_can_have_is_of_no_file(
+    piped: Any, make_model: Any, tmp_path: Path, arguments: str
+) -> None:
+    save_checkpoint(make_model(), tmp_path / "model.pt")
+    done = piped(*arguments.format("x" * 300).split(), cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1

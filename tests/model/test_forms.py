@@ -331,6 +331,9 @@ def test_meta_in_parts(tmp_path: Path, embedding_by_rows: bool) -> None:
         same_logits(load_checkpoint(path), module)
     (tmp_path / "consolidated.00.pth").unlink()
     assert "lacks consolidated.00.pth, one of 2 files" in refused(tmp_path / "consolidated.01.pth")
+    (tmp_path / "consolidated.01.pth").rename(tmp_path / "consolidated.999999999999.pth")
+    said = refused(tmp_path / "consolidated.999999999999.pth")  # at once: no list of as many names is made
+    assert "lacks consolidated.000000000000.pth, one of 1000000000000 files" in said
 
 
 def test_meta_in_parts_that_do_not_go_together(tmp_path: Path) -> None:
