@@ -29,7 +29,7 @@ from typing import Any
 import onnx_ir as ir
 from side_by_side import Engine, Worker, duration, machine, say, table
 
-from tfm.runtime.manifest import Manifest, read_manifest
+from tfm.bundle.manifest import Manifest, read_manifest
 
 SHAPES = ((1, 16), (1, 128), (8, 128), (1, 512))
 CONTEXTS = (128, 1024)

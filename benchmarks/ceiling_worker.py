@@ -27,8 +27,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from peers.serving import fastest, serve
 
-from tfm.runtime import load, providers
+from tfm.runtime import load
 from tfm.runtime.generation.state import DecoderState
+from tfm.runtime.sessions import providers
 
 RUNS = 15
 THREADS = len(os.sched_getaffinity(0))

@@ -10,7 +10,7 @@ import numpy as np
 from peers.environments import TOOLS, digest_of, make_model, python_of
 from side_by_side import Engine, Work, column, ratio_table, say, started, table, take_turns
 
-from tfm.runtime.manifest import read_manifest
+from tfm.bundle.manifest import read_manifest
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "g2p"
 sys.path.insert(0, str(EXAMPLE))

@@ -14,7 +14,7 @@ import tokenizers
 from peers.environments import TOOLS, digest_of, make_model, python_of
 from side_by_side import Engine, Work, column, ratio_table, say, started, table, take_turns
 
-from tfm.runtime.manifest import read_manifest
+from tfm.bundle.manifest import read_manifest
 
 PROMPTS, NEW = (128, 1024), 64
 WINDOWS, WINDOW = 12, 256

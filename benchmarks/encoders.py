@@ -57,10 +57,10 @@ from side_by_side import (
     take_turns,
 )
 
+from tfm.bundle.manifest import Manifest, read_manifest
 from tfm.export import export_checkpoint
 from tfm.quantize import read_calibration
 from tfm.runtime import load
-from tfm.runtime.manifest import Manifest, read_manifest
 
 SENTENCES, JUDGED = 2000, 600
 

@@ -29,8 +29,8 @@ from decoders_g2p import EXAMPLE, dictionary, held_out_words
 from side_by_side import machine, say, table
 
 from tfm.export import OPSET, graphs_of, to_onnx
-from tfm.export.fidelity import eager_embeddings
 from tfm.export.manifest import COMPANIONS, write_manifest
+from tfm.export.verify.fidelity import eager_embeddings
 from tfm.latency import Job, measure_latency
 from tfm.latency.processes import python_command
 from tfm.latency.text import english_sentences

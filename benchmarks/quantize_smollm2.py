@@ -31,7 +31,7 @@ from tfm.export import graphs_of, to_onnx
 from tfm.latency.text import english_sentences
 from tfm.model import load_checkpoint, load_tokenizer
 from tfm.quantize import quantize_blocks
-from tfm.quantize.moments import second_moments
+from tfm.quantize.methods.hessian import second_moments
 
 Feeds = dict[str, npt.NDArray[Any]]
 

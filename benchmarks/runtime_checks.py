@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tfm.runtime.checks import InputChecks
-from tfm.runtime.manifest import Signature, TensorSpec
+from tfm.bundle.manifest import Signature, TensorSpec
+from tfm.runtime.inputs.checks import InputChecks
 
 CALLS = 10_000
 CAPACITY = 256

@@ -23,12 +23,12 @@ from time import perf_counter
 import numpy as np
 
 from tfm.runtime import Decoder, load
-from tfm.runtime.batches import length_limit
 from tfm.runtime.generation import GenerationSettings
 from tfm.runtime.generation.loop import Begun, continue_rows
 from tfm.runtime.generation.state import DecoderState
 from tfm.runtime.generation.stopping import Stopping
-from tfm.runtime.session import Session
+from tfm.runtime.inputs.batches import length_limit
+from tfm.runtime.sessions.session import Session
 
 WARM = 3
 

@@ -12,7 +12,7 @@ from .outputs import check_file, written
 from .streams import say_json
 
 if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
-    from tfm.activations import ActivationRow, ActivationTable
+    from tfm.study.activations import ActivationRow, ActivationTable
 
     from .screen import Screen
 
@@ -57,8 +57,8 @@ def activations(
     """
     _check_usage(context, task, ckpt, no_timing)
     try:
-        from tfm.activations import tabulate
         from tfm.report import write_activations
+        from tfm.study.activations import tabulate
 
         from .screen import Screen
     except ModuleNotFoundError as error:

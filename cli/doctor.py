@@ -8,7 +8,7 @@ import click
 from .streams import say, say_json, styled
 
 if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
-    from tfm.runtime.doctor import BundleState, CanaryState, Diagnosis
+    from tfm.runtime import BundleState, CanaryState, Diagnosis
 
 _MARKS = {"right": "✓", "wrong": "✗", "missing": "—"}
 
@@ -22,7 +22,7 @@ def doctor(context: click.Context, bundle: Path | None, as_json: bool) -> None:
 
     Exit code 1 where nothing runs, an op computes something else than it should, or BUNDLE does not open.
     """
-    from tfm.runtime.doctor import diagnose
+    from tfm.runtime import diagnose
 
     diagnosis = diagnose(bundle)
     if as_json:

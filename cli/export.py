@@ -81,8 +81,7 @@ def export(
 ) -> None:
     """Export a PyTorch Transformer to a verified ONNX bundle: fp32 and int8, every attention and activation proved."""
     try:
-        from tfm.export import OPSET, Tolerance, export_checkpoint
-        from tfm.export.tolerances import END_TO_END
+        from tfm.export import END_TO_END, OPSET, Tolerance, export_checkpoint
         from tfm.quantize import read_recipe
 
         from .screen import Screen

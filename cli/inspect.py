@@ -28,8 +28,8 @@ def inspect(bundle: Path, text: str, output: Path | None, precision: str, as_jso
         raise click.UsageError("--weights is for --json")
     check_file("--output", output)
     try:
-        from tfm.interpret import look
         from tfm.report import write_inspect
+        from tfm.study.inspect import inspect as look_inside
 
         from .inspect_tables import print_insight
         from .screen import Screen
@@ -37,7 +37,7 @@ def inspect(bundle: Path, text: str, output: Path | None, precision: str, as_jso
         raise BundleError(
             f"a look inside needs the package {error.name}: pip install 'tfm-export[quantize]'"
         ) from error
-    insight = look(bundle, as_utf8(text), precision=precision)
+    insight = look_inside(bundle, as_utf8(text), precision=precision)
     if output is not None:
         with written(output):
             write_inspect(output, insight.to_json(), insight.maps)

@@ -6,14 +6,14 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tfm.report.inspect import name_heads
+from tfm.report import name_heads
 from tfm.report.inspect_stream import length
 from tfm.report.numbers import percent, plain
 
 from .screen import Screen
 
 if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
-    from tfm.interpret import Insight, Stack
+    from tfm.study.inspect import Insight, Stack
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _WIDTH = 20

@@ -120,7 +120,7 @@ def _engines(
                 raise click.UsageError(f"{name} is for comparing with a checkpoint: give --ckpt too")
         return {}, {}
     try:
-        from tfm.export.latency import eager_engines
+        from tfm.export import eager_engines
     except ModuleNotFoundError as error:
         raise ExportError(f"--ckpt needs the package {error.name}: pip install 'tfm-export[export]'") from error
     return eager_engines(ckpt, model=model, config=config, nhead=nhead, compiled=not no_compile)

@@ -13,8 +13,7 @@ from tfm.errors import ExportError
 from .streams import say, say_json, styled
 
 if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
-    from tfm.runtime import GoldenReport
-    from tfm.runtime.golden import GoldenOutput
+    from tfm.runtime import GoldenOutput, GoldenReport
 
 _SYMBOLS = {True: "✓", False: "✗"}
 
@@ -75,7 +74,7 @@ def _live(
     if threads is not None:
         raise click.UsageError("--threads is for comparing without a checkpoint")
     try:
-        from tfm.export.live import compare_live
+        from tfm.export import compare_live
 
         from .screen import Screen
     except ModuleNotFoundError as error:

@@ -19,7 +19,7 @@ from .streams import say_json
 
 if TYPE_CHECKING:  # importing them loads torch, which --help must not wait for
     from tfm.model import Transformer
-    from tfm.prune.distil import Batch
+    from tfm.study.prune.distil import Batch
 
 _INTERRUPTED = 130
 _REPORT = "pruning.json"
@@ -86,11 +86,17 @@ def prune(
     try:
         import torch
 
+        from tfm.bundle import staged, write_whole
         from tfm.model import load_checkpoint, save_checkpoint
-        from tfm.prune import distil, mean_cosine, measure_importance
-        from tfm.prune.remove import choose_by_count, choose_by_share, remove, share_within
-        from tfm.quantize.staging import staged
-        from tfm.report.whole_file import write_whole
+        from tfm.study.prune import (
+            choose_by_count,
+            choose_by_share,
+            distil,
+            mean_cosine,
+            measure_importance,
+            share_within,
+        )
+        from tfm.study.prune.remove import remove
 
         from .screen import Screen
     except ModuleNotFoundError as error:
@@ -159,7 +165,7 @@ def prune(
 
 
 def _load_script(script: Path) -> ModuleType:
-    from tfm.export.user_code import import_file
+    from tfm.export import import_file
 
     module = import_file(script)
     if not hasattr(module, "fine_tune") and not hasattr(module, "losses"):
@@ -170,7 +176,7 @@ def _load_script(script: Path) -> ModuleType:
 def _losses(model: "Transformer", tuning: ModuleType | None, train: "list[Batch]", seed: int) -> Iterator[Any]:
     import torch
 
-    from tfm.prune import next_token_loss, output_loss
+    from tfm.study.prune import next_token_loss, output_loss
 
     if tuning is not None and hasattr(tuning, "losses"):
         yield from tuning.losses(model)
@@ -203,7 +209,7 @@ def _clock(step: Callable[[int, int, str], None]) -> Callable[[int, int, str], N
 
 def _copy_companions(ckpt: Path, folder: Path) -> None:
     """Put what belongs to the checkpoint beside the new one, for `tfm-export --ckpt`."""
-    from tfm.export.manifest import COMPANIONS
+    from tfm.export import COMPANIONS
     from tfm.model import load_tokenizer, locate_checkpoint
 
     path = locate_checkpoint(ckpt)

@@ -7,7 +7,7 @@ from tfm.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:  # importing them loads torch, which --help must not wait for
     from tfm.model import Transformer
-    from tfm.prune.distil import Batch
+    from tfm.study.prune.distil import Batch
 
 BATCH = 32
 _MOST_TOKENS = 128
@@ -36,7 +36,7 @@ def read_text(
     Raises:
         InputError: The file cannot be read, has too few lines, or is for another kind of model.
     """
-    from tfm.latency.text import english_sentences
+    from tfm.latency import english_sentences
     from tfm.model import locate_checkpoint
 
     config = model.config
@@ -74,7 +74,7 @@ def _batches(file: Path, lines: list[str], model: "Transformer") -> "list[Batch]
     """Tokenize, and pad lines of like lengths together, in an order that does not go by length."""
     import torch
 
-    from tfm.runtime.tokenizer import Tokenizer
+    from tfm.runtime import Tokenizer
 
     config = model.config
     tokenizer = Tokenizer(file, max_tokens=min(config.max_positions, _MOST_TOKENS))

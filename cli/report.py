@@ -11,9 +11,7 @@ from rich.text import Text
 from .screen import Screen
 
 if TYPE_CHECKING:  # importing them loads torch, which quantizing a bundle does not need
-    from tfm.export import ExportReport, GraphReport
-    from tfm.export.live import LiveReport
-    from tfm.export.reports import OpReport, OutputReport
+    from tfm.export import ExportReport, GraphReport, LiveReport, OpReport, OutputReport
     from tfm.latency import Latency
     from tfm.quantize import BundleReport
 
@@ -251,8 +249,7 @@ def print_latency(latency: "Sequence[Latency]", console: Screen) -> None:
     """
     if not latency:
         return
-    from tfm.latency import compare_speed
-    from tfm.latency.ratios import FASTER
+    from tfm.latency import FASTER, compare_speed
 
     _show(console, *_latency(latency))
     for speed in compare_speed(latency):

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from tfm.runtime.stopping import STOPPING, Patience
+from tfm.bundle import STOPPING, Patience
 
 
 class StoppedError(SystemExit):
@@ -48,5 +48,5 @@ def _stop(number: int, _: object) -> NoReturn:
 
 def _placed() -> list[Path]:
     """What was put in place, without importing what puts it."""
-    staging = sys.modules.get("tfm.quantize.staging")
+    staging = sys.modules.get("tfm.bundle.staging")
     return [] if staging is None else staging.placed

@@ -26,8 +26,8 @@ def study(
     """Do a study, or go on with one; draw and print it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from tfm.activations.study import STUDIED, Schedule, page_content, run_study, summarize
     from tfm.report import write_study
+    from tfm.study.activations import STUDIED, Schedule, page_content, run_study, summarize
 
     from .screen import Screen
     from .study_tables import print_study

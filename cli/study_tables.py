@@ -11,8 +11,8 @@ from rich.text import Text
 from .screen import Screen
 
 if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
-    from tfm.activations.study.statistics import Estimate
-    from tfm.activations.study.summary import Line
+    from tfm.study.activations import Estimate
+    from tfm.study.activations.study.summary import Line
 
 _STYLES = {"better": "green", "worse": "red"}
 
@@ -21,7 +21,7 @@ def print_study(lines: "Sequence[Line]") -> None:
     """Print a row for every activation: its error, how it compares, and what int8 and its time come to.
 
     Args:
-        lines: As `tfm.activations.study.summary.summarize` gives them, the baseline first.
+        lines: As `tfm.study.activations.study.summary.summarize` gives them, the baseline first.
     """
     baseline, measure = lines[0].activation, next(iter(lines[0].errors))
     works = _works(lines)

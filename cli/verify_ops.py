@@ -9,7 +9,7 @@ from tfm.errors import ExportError
 from .streams import say_json
 
 if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
-    from tfm.export.sweeps import OpSweep, SweepReport
+    from tfm.export import OpSweep, SweepReport
 
     from .screen import Screen
 
@@ -40,8 +40,8 @@ def verify_ops(
     try:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        from tfm.export.optimized import LEVELS
-        from tfm.export.sweeps import sweep
+        from tfm.export import sweep
+        from tfm.export.verify.optimized import LEVELS
 
         from .screen import Screen
     except ModuleNotFoundError as error:

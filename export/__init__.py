@@ -1,22 +1,47 @@
 """torch → ONNX, and the proof that it is the same function."""
 
 from .bundle import PRECISIONS, ExportReport, export_checkpoint
-from .graphs import Graph, graphs_of
-from .reports import GraphReport
+from .graphs import Graph, Value, graphs_of
+from .latency import eager_engines
+from .manifest import COMPANIONS, generation_settings
+from .sweeps import OpSweep, SweepReport, activation_curve, sweep
+from .sweeps.subjects import OpGraph
 from .to_onnx import OPSET, OPSETS, to_onnx
-from .tolerances import Tolerance
-from .verify import verify
+from .tolerances import END_TO_END, Tolerance
+from .user_code import import_file
+from .verify.against_checkpoint import LiveReport, compare_live
+from .verify.fidelity import eager_greedy
+from .verify.optimized import optimize
+from .verify.reports import GraphReport, OpReport, OutputReport
+from .verify.verify import verify
 
 __all__ = [
+    "COMPANIONS",
+    "END_TO_END",
     "OPSET",
     "OPSETS",
     "PRECISIONS",
     "ExportReport",
     "Graph",
     "GraphReport",
+    "LiveReport",
+    "OpGraph",
+    "OpReport",
+    "OpSweep",
+    "OutputReport",
+    "SweepReport",
     "Tolerance",
+    "Value",
+    "activation_curve",
+    "compare_live",
+    "eager_engines",
+    "eager_greedy",
     "export_checkpoint",
+    "generation_settings",
     "graphs_of",
+    "import_file",
+    "optimize",
+    "sweep",
     "to_onnx",
     "verify",
 ]

@@ -12,10 +12,10 @@ from tfm.report import AttentionMap
 
 from .graphs import EncoderGraph, Graph, SourceGraph
 from .ops import ATTENTION, SOFTMAX
-from .pieces import Pieces, open_nodes
-from .regions import Array, Region, cuts_of, find_regions
-from .taps import Tap, watch
-from .verify import CPU
+from .verify.hooks import Tap, watch
+from .verify.regions import Array, Region, cuts_of, find_regions
+from .verify.subgraphs import Pieces, open_nodes
+from .verify.verify import CPU
 
 _SENTENCE = "The animal did not cross the street because it was too tired."
 _WORD = "transformer"

@@ -10,33 +10,37 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from tfm.bundle import read_manifest, staged, write_json
 from tfm.errors import BundleError, CheckpointError, ExportError
 from tfm.latency import Latency, compare_speed
 from tfm.model import TransformerConfig, load_tokenizer
-from tfm.quantize import Quantized, Recipe, quantize, read_calibration
-from tfm.quantize.half import to_half
-from tfm.quantize.journal import drop_journal, journal_of
-from tfm.quantize.manifest import write_json
-from tfm.quantize.progress import Stage, silent
-from tfm.quantize.staging import staged
-from tfm.quantize.storage import save_onnx
-from tfm.runtime import load
-from tfm.runtime.manifest import read_manifest
-from tfm.runtime.tokenizer import Tokenizer
+from tfm.quantize import (
+    Quantized,
+    Recipe,
+    Stage,
+    drop_journal,
+    journal_of,
+    quantize,
+    read_calibration,
+    save_onnx,
+    silent,
+    to_half,
+)
+from tfm.runtime import Tokenizer, load
 
 from .certificate import NOT_JUDGED, all_passed, certify
-from .fidelity import Fidelity, measure_fidelity
 from .golden import golden_cases, write_golden
 from .graphs import Graph
 from .latency import measure_latency
 from .manifest import COMPANIONS, generation_settings, write_manifest
 from .pictures import draw_report
-from .reports import GraphReport
-from .samples import cases
-from .subject import Subject, open_subject
+from .source import Subject, open_subject
 from .to_onnx import OPSET, to_onnx
 from .tolerances import END_TO_END, Tolerance
-from .verify import verify
+from .verify.fidelity import Fidelity, measure_fidelity
+from .verify.reports import GraphReport
+from .verify.samples import cases
+from .verify.verify import verify
 
 _VERIFIED, _BATCH = 16, 8
 """How many held-out samples a quantized graph is verified on, and how many of them at a time."""

@@ -13,15 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfm.bundle import describe_file
 from tfm.latency import Latency, all_speeds, compare_speed
-from tfm.quantize.manifest import describe_file
-from tfm.quantize.storage import size_of
+from tfm.quantize import size_of
 
-from .fidelity import Fidelity
 from .manifest import PACKAGES
-from .reports import GraphReport
-from .subject import Subject
+from .source import Subject
 from .tolerances import Tolerance, tolerance_table
+from .verify.fidelity import Fidelity
+from .verify.reports import GraphReport
 
 PARITY_SCHEMA = 3
 """Version of parity.json."""

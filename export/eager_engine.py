@@ -14,15 +14,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from tfm.latency import worker
-from tfm.latency.onnx_engine import read_arrays
-from tfm.latency.works import CORPUS
+from tfm.bundle import Generation, read_manifest
+from tfm.latency import CORPUS, read_arrays, worker
 from tfm.model import Transformer, load_checkpoint
-from tfm.runtime.batches import batches, pad_rows
-from tfm.runtime.manifest import Generation, read_manifest
+from tfm.runtime import batches, pad_rows
 
-from .generic_open import is_generic, open_generic
-from .generic_vectors import from_vectors
+from .generic.open import is_generic, open_generic
+from .generic.vectors import from_vectors
 from .graphs import Graph, empty_cache, graphs_of
 
 _BATCH = 16

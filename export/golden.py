@@ -8,15 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tfm.quantize.golden import GOLDEN_NMSE, measure_nmse
-from tfm.quantize.manifest import write_json
-from tfm.runtime.golden import GOLDEN_SCHEMA, LIMITS, golden_name
-from tfm.runtime.stored_arrays import ARRAYS
+from tfm.bundle import ARRAYS, write_json
+from tfm.quantize import GOLDEN_NMSE, measure_nmse
+from tfm.runtime import GOLDEN_SCHEMA, LIMITS, golden_name
 
 from .fast_path import no_fast_path
 from .graphs import Graph
-from .regions import Array
 from .tolerances import END_TO_END, GOLDEN_NMSE_HALF, Tolerance
+from .verify.regions import Array
 
 _MOST_BYTES = 1 << 20
 """A case is made shorter until it takes no more: one token's logits over 49152 words take 0.2 MB."""

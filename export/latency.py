@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tfm.latency import Job, Latency, Work, onnx_job, time_engines, try_engines
-from tfm.latency.graphs import ROUNDS
-from tfm.quantize.works import steps_of
+from tfm.latency import ROUNDS, Job, Latency, Work, onnx_job, time_engines, try_engines
+from tfm.quantize import steps_of
 
 from .graphs import Graph
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from tfm.latency import worker
-from tfm.latency.onnx_engine import read_arrays
+from tfm.latency import read_arrays, worker
 
 from .eager_engine import open_source
 from .graphs import Graph, graphs_of

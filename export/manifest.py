@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tfm.bundle import describe_file, read_json, write_json
 from tfm.errors import ConfigError
-from tfm.model import Fields, TransformerConfig
-from tfm.model.fields import shown
-from tfm.quantize.lowest_onnxruntime import lowest_of_graphs
-from tfm.quantize.manifest import describe_file, read_json, write_json
+from tfm.model import Fields, TransformerConfig, shown
+from tfm.quantize import lowest_of_graphs
 
-from .generic import GenericConfig
+from .generic.graph import GenericConfig
 from .graphs import Graph
 
 SCHEMA = 1

@@ -8,8 +8,8 @@ from tfm.model import TransformerConfig
 from tfm.report import write_report
 
 from .attention_maps import attention_maps
-from .generic import GenericConfig
-from .subject import Subject
+from .generic.graph import GenericConfig
+from .source import Subject
 from .sweeps import activation_curve
 
 

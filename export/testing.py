@@ -8,18 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from tfm.bundle import ARRAYS, Manifest, TensorSpec, check_digests, read_arrays, read_manifest
 from tfm.errors import ExportError
 from tfm.model import Transformer
-from tfm.runtime.golden import golden_name
-from tfm.runtime.graph_files import check_graphs
-from tfm.runtime.manifest import Manifest, TensorSpec, check_digests, read_manifest
-from tfm.runtime.stored_arrays import ARRAYS, read_arrays
+from tfm.runtime import check_graphs, golden_name
 
-from .generic import GenericGraph
+from .generic.graph import GenericGraph
 from .graphs import Graph, graphs_of
-from .live import CASES, LiveReport, compare_graphs, compare_live
-from .regions import Array
 from .tolerances import END_TO_END, Tolerance
+from .verify.against_checkpoint import CASES, LiveReport, compare_graphs, compare_live
+from .verify.regions import Array
 
 __all__ = ["assert_parity"]
 

@@ -1,23 +1,59 @@
 """How fast engines are beside each other: interleaved rounds in processes of their own, and what they show."""
 
-from .graphs import Latency, Speed, Work, all_speeds, compare_speed, onnx_job, time_engines, try_engines
+from .graphs import (
+    ROUNDS,
+    Latency,
+    Speed,
+    Work,
+    all_speeds,
+    compare_speed,
+    onnx_job,
+    save_arrays,
+    time_engines,
+    try_engines,
+)
 from .measure import measure_latency
+from .onnx_engine import read_arrays
+from .processes import Answers, Child
+from .ratios import FASTER, LEAST_ROUNDS, NOISE_LIMIT, Ratio, bootstrap_median, noise_of, ratio_of
 from .report import LatencyReport, Line, Start, Timing
-from .rounds import Job
+from .rounds import Job, take_turns
+from .shelf import shelf, writing
+from .text import english_sentences, english_words
+from .workloads import CORPUS, random_inputs
 
 __all__ = [
+    "CORPUS",
+    "FASTER",
+    "LEAST_ROUNDS",
+    "NOISE_LIMIT",
+    "ROUNDS",
+    "Answers",
+    "Child",
     "Job",
     "Latency",
     "LatencyReport",
     "Line",
+    "Ratio",
     "Speed",
     "Start",
     "Timing",
     "Work",
     "all_speeds",
+    "bootstrap_median",
     "compare_speed",
+    "english_sentences",
+    "english_words",
     "measure_latency",
+    "noise_of",
     "onnx_job",
+    "random_inputs",
+    "ratio_of",
+    "read_arrays",
+    "save_arrays",
+    "shelf",
+    "take_turns",
     "time_engines",
     "try_engines",
+    "writing",
 ]

@@ -11,7 +11,7 @@ from tfm.runtime import Decoder, Encoder, EncoderDecoder, load
 
 from . import worker
 from .onnx_engine import read_arrays
-from .works import CORPUS
+from .workloads import CORPUS
 
 _OF_ROWS = ("embed", "classify")
 _OF_TEXTS = ("embed", "classify", "classify_tokens")

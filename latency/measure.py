@@ -11,20 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tfm.bundle import Manifest, folder_of, read_manifest
 from tfm.errors import InputError
-from tfm.runtime.batches import check_count
-from tfm.runtime.checks import nearest
-from tfm.runtime.cpu import model_name, usable_cores
-from tfm.runtime.graph_files import files_of_graph
-from tfm.runtime.locate import folder_of
-from tfm.runtime.manifest import Manifest, read_manifest
-from tfm.runtime.progress import Progress
+from tfm.runtime import Progress, check_count, files_of_graph, model_name, nearest, usable_cores
 
 from .ratios import LEAST_ROUNDS, NOISE_LIMIT, noise_of, ratio_of, spread_of
 from .report import BASELINES, LatencyReport, Line, Start, Timing
 from .rounds import SECONDS, WARMUP, Job, Turns, start_once, take_turns
 from .shelf import shelf
-from .works import CORPUS, ModelWork, corpus_of, model_works
+from .workloads import CORPUS, ModelWork, corpus_of, model_works
 
 ROUNDS = 15
 STARTS = 5

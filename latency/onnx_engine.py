@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tfm.runtime.providers import open_session
+from tfm.runtime import open_session
 
 from . import worker
 

@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tfm
 from tfm.errors import VerificationError
 
 START_SECONDS = 300.0
@@ -282,6 +281,6 @@ def _places() -> list[str]:
         here = os.path.realpath(os.getcwd())
     except FileNotFoundError:  # it was removed
         here = ""
-    home = os.path.realpath(Path(tfm.__file__).parents[1])
+    home = os.path.realpath(Path(str(sys.modules["tfm"].__file__)).parents[1])
     found = [os.path.abspath(place) for place in sys.path if isinstance(place, str) and place and os.path.exists(place)]
     return [place for place in dict.fromkeys(found) if os.path.realpath(place) != here or here == home]

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfm.runtime.progress import Progress, reporter
+from tfm.runtime import Progress, reporter
 
 from . import processes
 from .processes import Child
@@ -51,7 +51,7 @@ class Job:
 
     worker: str
     options: Mapping[str, Any]
-    imports: str = "tfm.runtime.bundle"
+    imports: str = "tfm.runtime.loading"
     starts: bool = True
 
 

@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from tfm.bundle import scratch_folder
 from tfm.errors import VerificationError
-from tfm.runtime.scratch import scratch_folder
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 
 from tfm.errors import InputError
-from tfm.runtime.batches import check_count
+from tfm.runtime import check_count
 
 from .measure import ROUNDS, measure_latency
 from .report import LatencyReport

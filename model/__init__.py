@@ -1,12 +1,18 @@
 """The PyTorch Transformer and the checkpoints it is read from."""
 
-from .activations import ACTIVATIONS, COMPOSITES, GATED
+from .activations import ACTIVATIONS, COMPOSITES, GATED, check_activation, make_activation
+from .attention import CrossAttention, SelfAttention, causal_mask, merge_heads, padding_mask, split_heads
 from .checkpoint import load_checkpoint, load_tokenizer, read_weights, save_checkpoint
-from .config import TransformerConfig
+from .config import RotaryScaling, Scaling, TransformerConfig
+from .embedding import Embedding
 from .families import FAMILIES
-from .fields import Fields
+from .fields import Fields, shown
+from .forms.archive import entry_names, open_archive
 from .forms.hub import locate_checkpoint
 from .json_file import read_json
+from .layer import FeedForward
+from .norms import make_norm
+from .positions import Alibi, RelativeBias, Rotary, rotate
 from .transformer import Transformer
 
 __all__ = [
@@ -14,13 +20,33 @@ __all__ = [
     "COMPOSITES",
     "FAMILIES",
     "GATED",
+    "Alibi",
+    "CrossAttention",
+    "Embedding",
+    "FeedForward",
     "Fields",
+    "RelativeBias",
+    "Rotary",
+    "RotaryScaling",
+    "Scaling",
+    "SelfAttention",
     "Transformer",
     "TransformerConfig",
+    "causal_mask",
+    "check_activation",
+    "entry_names",
     "load_checkpoint",
     "load_tokenizer",
     "locate_checkpoint",
+    "make_activation",
+    "make_norm",
+    "merge_heads",
+    "open_archive",
+    "padding_mask",
     "read_json",
     "read_weights",
+    "rotate",
     "save_checkpoint",
+    "shown",
+    "split_heads",
 ]

@@ -1,24 +1,48 @@
 """fp32 ONNX → int8 or int4 ONNX."""
 
-from .blocks import quantize_blocks, quantize_to_blocks
 from .bundle import Quantized, quantize
-from .calibration import Calibration, read_calibration
-from .edit import QuantizedWeight
+from .calibration.hooked import open_taps
+from .calibration.observe import Observed, observe
+from .calibration.read import Calibration, read_calibration
+from .calibration.samples import SampleReader, split_of
 from .existing import BundleReport, quantize_bundle
-from .int8 import quantize_int8
-from .observe import Observed, observe
+from .golden import GOLDEN_NMSE, measure_nmse
+from .lowest_onnxruntime import lowest_of_graphs
+from .methods.blocks import quantize_blocks, quantize_to_blocks
+from .methods.edit import QuantizedWeight
+from .methods.fp16 import emulate_half, to_half
+from .methods.int8 import quantize_int8
+from .methods.method import Dynamic
+from .methods.ops import find_ops
+from .methods.rounding import round_symmetric
+from .progress import Stage, silent
 from .recipe import Recipe, read_recipe
-from .tune import BUDGETS, tune
+from .search.journal import drop_journal, journal_of
+from .search.tune import BUDGETS, tune
+from .storage import save_onnx, size_of
+from .workloads import bundle_works, steps_of
 
 __all__ = [
     "BUDGETS",
+    "GOLDEN_NMSE",
     "BundleReport",
     "Calibration",
+    "Dynamic",
     "Observed",
     "Quantized",
     "QuantizedWeight",
     "Recipe",
+    "SampleReader",
+    "Stage",
+    "bundle_works",
+    "drop_journal",
+    "emulate_half",
+    "find_ops",
+    "journal_of",
+    "lowest_of_graphs",
+    "measure_nmse",
     "observe",
+    "open_taps",
     "quantize",
     "quantize_blocks",
     "quantize_bundle",
@@ -26,5 +50,12 @@ __all__ = [
     "quantize_to_blocks",
     "read_calibration",
     "read_recipe",
+    "round_symmetric",
+    "save_onnx",
+    "silent",
+    "size_of",
+    "split_of",
+    "steps_of",
+    "to_half",
     "tune",
 ]

@@ -12,18 +12,17 @@ from typing import Any
 
 import numpy.typing as npt
 
-from tfm.runtime.manifest import Manifest
-from tfm.runtime.providers import count_threads, open_session
+from tfm.bundle import Manifest, finite, write_json
+from tfm.runtime import count_threads, open_session
 
-from .calibration import Calibration, read_calibration
-from .judge import Judge, Run
-from .manifest import finite, write_json
+from .calibration.read import Calibration, read_calibration
+from .methods.saturation import SATURATING, saturation
 from .progress import Progress
 from .recipe import Recipe
-from .saturation import SATURATING, saturation
+from .search.evaluator import Judge, Run
+from .search.tune import Tuned, batch_size_of, tune
 from .storage import save_onnx
-from .tune import Tuned, batch_size_of, tune
-from .works import bundle_works
+from .workloads import bundle_works
 
 _OBSERVED, _HELD_OUT, _EMULATED = 128, 64, 4
 """Samples to quantize by, to judge the result by, and to emulate saturation on."""

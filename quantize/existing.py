@@ -8,23 +8,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfm.bundle import Manifest, check_digests, describe_file, finish, read_manifest, staged, write_json
 from tfm.errors import QuantizeError
 from tfm.latency import Latency, all_speeds, compare_speed, onnx_job, time_engines, try_engines
-from tfm.report import kept_pictures, write_report
-from tfm.report.html import SCHEMAS
-from tfm.runtime.manifest import Manifest, check_digests, read_manifest
-from tfm.runtime.requires import check_onnxruntime
+from tfm.report import SCHEMAS, kept_pictures, write_report
+from tfm.runtime import check_onnxruntime
 
 from .bundle import Quantized, quantize
 from .golden import renew_golden
-from .journal import drop_journal, journal_of
 from .lowest_onnxruntime import lowest_of_graphs
-from .manifest import describe_file, write_json
 from .progress import Stage, silent
 from .recipe import Recipe
-from .staging import finish, staged
+from .search.journal import drop_journal, journal_of
 from .storage import size_of
-from .works import bundle_works
+from .workloads import bundle_works
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfm.runtime import Figures
-from tfm.runtime.golden import LIMITS
-from tfm.runtime.providers import count_threads, open_session
-from tfm.runtime.stored_arrays import ARRAYS
-
-from .manifest import write_json
+from tfm.bundle import ARRAYS, write_json
+from tfm.runtime import LIMITS, Figures, count_threads, open_session
 
 Array = npt.NDArray[Any]
 Case = tuple[Mapping[str, Array], Mapping[str, Array]]

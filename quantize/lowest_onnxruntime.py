@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
-from tfm.runtime.requires import newest
+from tfm.bundle import newest
 
 _STANDARD = ("", "ai.onnx")
 _MICROSOFT = "com.microsoft"

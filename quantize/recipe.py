@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tfm.bundle import read_file
 from tfm.errors import QuantizeError
-from tfm.runtime.checks import nearest
-from tfm.runtime.files import read_file
+from tfm.runtime import nearest
 
-from .candidates import PRECISIONS
-from .method import Method, method_from_json, method_to_json, shown
+from .methods.method import Method, method_from_json, method_to_json, shown
+from .search.candidates import PRECISIONS
 
 RECIPE_SCHEMA = 1
 """Version of a recipe's JSON."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from tfm.runtime.scratch import scratch_folder
+from tfm.bundle import scratch_folder
 
 LIMIT = 16 << 20
 """Bytes of weights from which on they get a file of their own, which onnxruntime maps instead of reading and copying:

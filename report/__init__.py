@@ -2,16 +2,18 @@
 
 from .activations import write_activations
 from .curves import ActivationCurve
-from .html import kept_pictures, write_report
-from .inspect import write_inspect
+from .html import SCHEMAS, kept_pictures, write_report
+from .inspect import name_heads, write_inspect
 from .latency import write_latency
 from .maps import AttentionMap
 from .study import write_study
 
 __all__ = [
+    "SCHEMAS",
     "ActivationCurve",
     "AttentionMap",
     "kept_pictures",
+    "name_heads",
     "write_activations",
     "write_inspect",
     "write_latency",

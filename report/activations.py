@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfm.bundle import write_whole
 from tfm.errors import BundleError
 
 from . import numbers
 from .curves import ActivationCurve, Plot, plot
 from .html import make_environment
-from .whole_file import write_whole
 
 SCHEMAS = (1,)
 """The versions of the JSON of `tfm activations` that this is written from."""

@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
+from tfm.bundle import write_whole
 from tfm.errors import BundleError
 
 from . import numbers, tables, verdict
@@ -15,7 +16,6 @@ from .curves import ActivationCurve, plot
 from .judge import fault_of_fidelity
 from .maps import AttentionMap, panel
 from .quantization import describe
-from .whole_file import write_whole
 
 SCHEMAS = (2, 3)
 """The versions of parity.json that the report can be written from."""

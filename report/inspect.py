@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tfm.bundle import write_whole
 from tfm.errors import BundleError
 
 from . import numbers, png
 from .html import make_environment
 from .inspect_stream import draw_stream, shorten
 from .maps import Label
-from .whole_file import write_whole
 
 SCHEMAS = (1,)
 """The versions of the JSON of `tfm inspect` that this is drawn from."""
@@ -90,7 +90,7 @@ def write_inspect(path: Path, content: Mapping[str, Any], maps: Maps) -> None:
 
     Args:
         path: The file.
-        content: What `tfm inspect --json` prints (`tfm.interpret.Insight.to_json`).
+        content: What `tfm inspect --json` prints (`tfm.study.inspect.Insight.to_json`).
         maps: The attention weights, (N, S, T), by op.
 
     Raises:

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfm.bundle import write_whole
 from tfm.errors import BundleError
 
 from . import numbers
 from .html import make_environment
 from .numbers import Axis
-from .whole_file import write_whole
 
 SCHEMAS = (1,)
 """The versions of the JSON of `tfm latency` that this is written from."""

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfm.bundle import write_whole
 from tfm.errors import BundleError
 
 from . import numbers
 from .html import make_environment
 from .study_plots import gradient_plots, loss_plots
 from .whiskers import Chart, Row, mark
-from .whole_file import write_whole
 
 SCHEMAS = (1,)
 """The versions of a study's content that this is written from."""

@@ -16,10 +16,8 @@ from typing import TypeVar
 
 from onnxruntime import RunOptions
 
+from tfm.bundle import STOPPING, brief, kind_of
 from tfm.errors import InputError, RunCancelledError, RunTimeoutError
-
-from .messages import brief, kind_of
-from .stopping import STOPPING
 
 T = TypeVar("T")
 

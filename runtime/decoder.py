@@ -7,14 +7,15 @@ vocabulary.
 from collections.abc import Mapping
 from typing import Any
 
-from .checks import Array
+from tfm.bundle import Signature
+
 from .control import CancelToken, Control
-from .conversation import Conversation
+from .generation.conversation import Conversation
+from .generation.generator import Generator
 from .generation.loop import Begun
 from .generation.state import DecoderState
-from .generator import Generator
-from .manifest import Signature
-from .session import Session
+from .inputs.checks import Array
+from .sessions.session import Session
 
 
 class Decoder(Generator):

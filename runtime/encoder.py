@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tfm.bundle import TensorSpec
 from tfm.errors import InputError
 
-from .batched import WINDOW, Batched, Inputs
-from .batches import check_count, length_limit
-from .checks import Array
 from .control import CancelToken, Control
 from .heads import Entity, Fill, Label, Squash, Task, find_mask, labeling, mask_filling, read_squash, token_labeling
-from .manifest import TensorSpec
+from .inputs.batched import WINDOW, Batched, Inputs
+from .inputs.batches import check_count, length_limit
+from .inputs.checks import Array
 from .model import as_list
 from .progress import Progress
 

@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from tfm.bundle import Signature
 from tfm.errors import InputError
 
-from .batches import length_limit, pad_rows
-from .checks import Array, InputChecks
 from .control import CancelToken, Control
+from .generation.generator import Generator
 from .generation.loop import Begun
 from .generation.state import DecoderState, from_nothing
-from .generator import Generator
-from .manifest import Signature
+from .inputs.batches import length_limit, pad_rows
+from .inputs.checks import Array, InputChecks
 from .model import as_list
 from .open_bundle import OpenBundle
-from .session import Session
+from .sessions.session import Session
 
 
 class EncoderDecoder(Generator):

@@ -15,19 +15,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tfm.bundle import (
+    ARRAYS,
+    CheckedJson,
+    Manifest,
+    Signature,
+    brief,
+    check_digests,
+    folder_of,
+    parse_json,
+    read_arrays,
+    read_manifest,
+    read_proved,
+)
 from tfm.errors import BundleError, ProviderError, VerificationError
 
-from .checked_json import CheckedJson, parse_json
-from .checks import Array
 from .figures import Figures
-from .graph_files import GraphFiles
-from .locate import folder_of
-from .manifest import Manifest, Signature, check_digests, read_manifest, read_proved
-from .messages import brief
-from .providers import candidates, count_threads
-from .requires import too_old
-from .session import Session, reason_of
-from .stored_arrays import ARRAYS, read_arrays
+from .inputs.checks import Array
+from .sessions.graph_files import GraphFiles
+from .sessions.providers import candidates, count_threads
+from .sessions.requires import too_old
+from .sessions.session import Session, reason_of
 
 GOLDEN_SCHEMA = 1
 LIMITS = "golden.json"

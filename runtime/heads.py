@@ -10,13 +10,11 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from tfm.bundle import CONFIG, MASK_FILES, CheckedJson, Companions, Manifest, TensorSpec
 from tfm.errors import InputError
 
-from .checked_json import CheckedJson
-from .checks import Array
-from .companions import CONFIG, MASK_FILES, Companions
-from .manifest import Manifest, TensorSpec
-from .tokenizer import Tokenizer
+from .inputs.checks import Array
+from .inputs.tokenizer import Tokenizer
 
 R = TypeVar("R")
 Squash = Literal["softmax", "sigmoid", "none"]

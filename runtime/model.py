@@ -5,18 +5,16 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
+from tfm.bundle import TOKENIZER, Generation, Signature, kind_of
 from tfm.errors import BundleError, InputError, MissingTaskError
 
-from .batches import check_count, check_rows
-from .checks import Array
-from .companions import TOKENIZER
 from .control import CancelToken, Control
-from .manifest import Generation, Signature
-from .messages import kind_of
+from .inputs.batches import check_count, check_rows
+from .inputs.checks import Array
+from .inputs.tokenizer import Tokenizer
 from .open_bundle import OpenBundle
-from .providers import DEVICES
-from .session_options import Tuning
-from .tokenizer import Tokenizer
+from .sessions.options import Tuning
+from .sessions.providers import DEVICES
 
 _TASKS = frozenset(
     {
@@ -210,7 +208,7 @@ def _load_again(source: Source, digest: str) -> "Model":
     Raises:
         BundleError: The bundle there is another one now: models of one app would give different answers.
     """
-    from .bundle import load
+    from .loading import load
 
     tuning = source.tuning
     model = load(

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .checks import Array
 from .control import CancelToken, Control
+from .inputs.checks import Array
 from .model import Model
 
 

@@ -5,17 +5,15 @@ from typing import Any
 
 import numpy as np
 
+from tfm.bundle import ARRAYS, Companions, Manifest, Signature, read_arrays
 from tfm.errors import BundleError, ProviderError
 
-from .checks import MAY_BE_EMPTY, SUM, Array
-from .companions import Companions
-from .graph_files import GraphFiles
-from .manifest import Manifest, Signature
-from .requires import check_onnxruntime
-from .session import Session, reason_of
-from .session_options import Tuning
-from .shared_sessions import OpenGraph, share
-from .stored_arrays import ARRAYS, read_arrays
+from .inputs.checks import MAY_BE_EMPTY, SUM, Array
+from .sessions.graph_files import GraphFiles
+from .sessions.options import Tuning
+from .sessions.requires import check_onnxruntime
+from .sessions.session import Session, reason_of
+from .sessions.shared import OpenGraph, share
 
 _MOST_BYTES = 1 << 30
 """Of the least inputs that a graph takes; more is no transformer's, but a manifest's mistake."""

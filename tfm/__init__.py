@@ -13,18 +13,19 @@ Importing this loads nothing else, neither numpy nor onnxruntime: each name, and
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .lazy import lazily
+
 if TYPE_CHECKING:
-    from . import activations as activations
+    from . import bundle as bundle
     from . import cli as cli
     from . import errors as errors
     from . import export as export
-    from . import interpret as interpret
     from . import latency as latency
     from . import model as model
-    from . import prune as prune
     from . import quantize as quantize
     from . import report as report
     from . import runtime as runtime
+    from . import study as study
     from .errors import TfmError
     from .export import export_checkpoint
     from .quantize import quantize_bundle
@@ -34,42 +35,30 @@ if TYPE_CHECKING:
 
 __all__ = ["TfmError", "__version__", "export_checkpoint", "load", "quantize_bundle"]
 
-_ROOM_OF = {
-    "TfmError": "errors",
-    "export_checkpoint": "export",
-    "load": "runtime",
-    "quantize_bundle": "quantize",
-}
-
-_ROOMS = {
-    "activations",
+_ROOMS = (
+    "bundle",
     "cli",
     "errors",
     "export",
-    "interpret",
     "latency",
     "model",
-    "prune",
     "quantize",
     "report",
     "runtime",
-}
+    "study",
+)
+
+_get, __dir__ = lazily(
+    __name__,
+    {"TfmError": "errors", "export_checkpoint": "export", "load": "runtime", "quantize_bundle": "quantize"},
+)
 
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(f".{name}", __name__)
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import version  # 10 ms that hardly anybody needs
 
-        value: Any = version("tfm-export")
-    elif name in _ROOM_OF:
-        value = getattr(importlib.import_module(f".{_ROOM_OF[name]}", __name__), name)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value  # the next access does not come here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_ROOMS})
+        return version("tfm-export")
+    return _get(name)

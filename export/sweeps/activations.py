@@ -16,8 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tfm.model import ACTIVATIONS, GATED, TransformerConfig
-from tfm.model.layer import FeedForward
+from tfm.model import ACTIVATIONS, GATED, FeedForward, TransformerConfig
 
 from ..graphs import Value
 from . import oracles

@@ -17,8 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tfm.model import TransformerConfig
-from tfm.model.attention import CrossAttention, SelfAttention, causal_mask, merge_heads, padding_mask, split_heads
+from tfm.model import (
+    CrossAttention,
+    SelfAttention,
+    TransformerConfig,
+    causal_mask,
+    merge_heads,
+    padding_mask,
+    split_heads,
+)
 
 from ..graphs import Value
 from . import oracles

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tfm.model import TransformerConfig
-from tfm.model.norms import make_norm
+from tfm.model import TransformerConfig, make_norm
 
 from ..graphs import Value
 from . import oracles

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfm.model.config import RotaryScaling
+from tfm.model import RotaryScaling
 
 Array = npt.NDArray[np.float64]
 

@@ -11,10 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tfm.model import TransformerConfig
-from tfm.model.config import RotaryScaling, Scaling
-from tfm.model.embedding import Embedding
-from tfm.model.positions import Alibi, RelativeBias, Rotary, rotate
+from tfm.model import Alibi, Embedding, RelativeBias, Rotary, RotaryScaling, Scaling, TransformerConfig, rotate
 
 from ..graphs import Value
 from . import oracles

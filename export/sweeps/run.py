@@ -10,9 +10,9 @@ import onnxruntime as ort
 from tfm.errors import ConfigError, ExportError
 from tfm.report import ActivationCurve
 
-from ..optimized import LEVELS
 from ..to_onnx import to_onnx
 from ..tolerances import SWEEPS
+from ..verify.optimized import LEVELS
 from . import activations, attention, norms, positions
 from .report import SweepReport, verdict
 from .subjects import Array, Case, Check, Subject, to_float16
@@ -49,7 +49,7 @@ def sweep(
     Args:
         names: Ops or groups of `GROUPS`; None for all.
         dtypes: Of `DTYPES`.
-        levels: Of `tfm.export.verify.LEVELS`.
+        levels: Of `tfm.export.verify.verify.LEVELS`.
         full: Sweep attention's whole product of heads, sizes, scales and layouts, not every pair.
         progress: Called before each graph, and once at the end.
 

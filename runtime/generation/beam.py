@@ -15,7 +15,7 @@ import numpy as np
 
 from tfm.errors import InputError
 
-from ..checks import Array
+from ..inputs.checks import Array
 
 _NEVER = np.float32(-1e9)  # the score of what must not win: far below any sum of log probabilities
 

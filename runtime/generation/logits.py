@@ -15,7 +15,7 @@ import numpy as np
 
 from tfm.errors import InputError
 
-from ..checks import Array
+from ..inputs.checks import Array
 
 Tokens = Sequence[Sequence[int] | Array]
 LogitsProcessor = Callable[[Tokens, Array], Array]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..checks import Array
 from ..control import Control
+from ..inputs.checks import Array
 from .beam import BeamSearch
 from .logits import process_logits
 from .sampling import Sampler, log_softmax, softmax

@@ -9,7 +9,7 @@ import numpy as np
 
 from tfm.errors import InputError
 
-from ..checks import Array
+from ..inputs.checks import Array
 
 
 def softmax(logits_BV: Array) -> Array:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from tfm.bundle import brief
 from tfm.errors import InputError
 
-from ..messages import brief
 from .logits import (
     ForcedTokens,
     LogitsProcessor,

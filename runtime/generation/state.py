@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from ..batches import length_limit, pad_rows
-from ..binding import Binding
-from ..checks import Array
+from tfm.bundle import Signature
+
 from ..control import Control
-from ..manifest import Signature
-from ..session import Session
+from ..inputs.batches import length_limit, pad_rows
+from ..inputs.checks import Array
+from ..sessions.binding import Binding
+from ..sessions.session import Session
 
 _BLOCK = 32
 """A cache is made longer by so many tokens at a time, or by an eighth, so that it is rarely copied."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
-from ..checks import Array
+from ..inputs.checks import Array
 from .text import TextStream
 
 

@@ -10,7 +10,7 @@ from ceiling import draw_ops, weight_bytes
 from ceiling_worker import Profile, multiply_adds
 from onnx import TensorProto, helper, numpy_helper
 
-from tfm.runtime.providers import open_session
+from tfm.runtime.sessions.providers import open_session
 
 PEAKS = {name: (rate, "") for name, rate in (("int8", 400.0), ("float32", 100.0), ("L2", 80.0), ("L3", 40.0))}
 PEAKS["memory"] = (10.0, "")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tfm.activations.study.page import page_content
 from tfm.report import write_study
+from tfm.study.activations.study.page import page_content
 
 HERE = Path(__file__).resolve()
 TOOLS = runpy.run_path(str(HERE.with_name("test_report.py")))

@@ -20,7 +20,7 @@ from torch.export import Dim
 
 from tfm.errors import InputError
 from tfm.export import to_onnx
-from tfm.export.generic import GenericGraph
+from tfm.export.generic.graph import GenericGraph
 from tfm.export.manifest import write_manifest
 from tfm.export.to_onnx import _quiet
 from tfm.runtime import Module, load

@@ -33,7 +33,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_every_field_is_documented_and_there(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tfm.activations import speed
+    from tfm.study.activations import speed
 
     monkeypatch.setattr(speed, "_TURN", 0.002)
     page = tmp_path / "page.html"

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from tfm.cli.doctor import doctor
-from tfm.runtime import doctor as found
+from tfm.runtime.doctor import doctor as found
 
 CONFTEST = Path(__file__).parents[1] / "runtime" / "conftest.py"
 CANARY = found.CanaryState(

@@ -16,8 +16,8 @@ import torch
 import tfm.export.bundle as bundle
 from tfm.cli import export, main
 from tfm.export import export_checkpoint, graphs_of
-from tfm.export.samples import cases
-from tfm.export.taps import record
+from tfm.export.verify.hooks import record
+from tfm.export.verify.samples import cases
 from tfm.latency import Latency
 from tfm.model import Transformer, save_checkpoint
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from tfm.bundle.whole_file import write_whole
 from tfm.cli.outputs import name_after, name_after_factory
 from tfm.model import save_checkpoint
-from tfm.report.whole_file import write_whole
 
 FILES = {
     "model.pt": "model",

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import tfm.quantize.existing as existing
+from tfm.bundle.manifest import read_manifest
 from tfm.cli import export, main
 from tfm.export.manifest import write_manifest
 from tfm.latency import Latency
 from tfm.model import save_checkpoint
-from tfm.runtime.manifest import read_manifest
 
 Run = Callable[..., tuple[int, str, str]]
 OPTIONS = {"kind": "encoder", "activation": "gelu", "d_model": 64, "nhead": 4, "dim_feedforward": 64}

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has oth
 
 STOPS_AT = """
 import pathlib, signal, sys, time
-import tfm.export.bundle as bundle, tfm.quantize.staging as staging, tfm.runtime.scratch as scratch
+import tfm.export.bundle as bundle, tfm.bundle.staging as staging, tfm.bundle.scratch as scratch
 from tfm.cli import export
 def wait(*_, **__):
     print("here", flush=True)

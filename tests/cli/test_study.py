@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tfm.activations.study import load_task
 from tfm.cli import main
+from tfm.study.activations.study import load_task
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "g2p"
 

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from tfm.activations.study.statistics import SAME, Estimate, mean_of
-from tfm.activations.study.summary import Line
 from tfm.cli.study_tables import print_study
+from tfm.study.activations.study.statistics import SAME, Estimate, mean_of
+from tfm.study.activations.study.summary import Line
 
 WORKS = ("encoder 1×16", "encoder 1×63", "decoder step after 16")
 

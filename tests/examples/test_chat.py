@@ -22,7 +22,7 @@ sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name='__main__')
 """
 INTERRUPTED = """
-from tfm.runtime.conversation import Conversation
+from tfm.runtime.generation.conversation import Conversation
 reply, times = Conversation.reply, []
 def interrupted(*args, **options):
     times.append(None)

@@ -9,11 +9,11 @@ import onnx_ir as ir
 from graph_edits import Edit
 
 from tfm.export import GraphReport, to_onnx, verify
-from tfm.export.generic_open import open_generic
+from tfm.export.generic.open import open_generic
 from tfm.export.graphs import Graph
-from tfm.export.samples import cases
+from tfm.export.verify.samples import cases
 from tfm.quantize import quantize_int8
-from tfm.quantize.half import to_half
+from tfm.quantize.methods.fp16 import to_half
 
 ENCODER = {"kind": "encoder", "activation": "gelu", "num_encoder_layers": 2, "pooling": "mean", "pooler": True}
 QUICK = {"kind": "encoder", "activation": "quick_gelu", "norm_first": True}

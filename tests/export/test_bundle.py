@@ -14,14 +14,14 @@ import onnx_ir as ir
 import pytest
 
 import tfm.export.bundle as bundle
-import tfm.export.subject as subject
+import tfm.export.source as subject
 from tfm.errors import CheckpointError, ConfigError, ExportError, QuantizeError, VerificationError
 from tfm.export import PRECISIONS, Tolerance, export_checkpoint
 from tfm.export.certificate import PARITY_SCHEMA
-from tfm.export.fidelity import FLOORS, Fidelity
+from tfm.export.verify.fidelity import FLOORS, Fidelity
 from tfm.latency import Latency
 from tfm.model import save_checkpoint
-from tfm.quantize.judge import Judge
+from tfm.quantize.search.evaluator import Judge
 from tfm.runtime import check_golden, load
 
 ENCODER = {"kind": "encoder", "activation": "gelu"}

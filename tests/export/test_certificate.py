@@ -8,7 +8,7 @@ from planted_quantization import encoder_weights, planted
 
 from tfm.export import Tolerance
 from tfm.export.certificate import PARITY_SCHEMA, certify
-from tfm.export.subject import Subject
+from tfm.export.source import Subject
 
 
 def certified(**more: Any) -> dict[str, Any]:

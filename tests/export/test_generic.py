@@ -19,12 +19,12 @@ from torch import nn
 from tfm.errors import CheckpointError, ExportError, InputError
 from tfm.export import export_checkpoint, to_onnx, verify
 from tfm.export.fast_path import no_fast_path
-from tfm.export.generic import GenericGraph
-from tfm.export.generic_open import is_generic, open_generic
-from tfm.export.generic_program import _is_arithmetic
-from tfm.export.samples import cases
-from tfm.export.taps import record
-from tfm.export.verify import GraphReport
+from tfm.export.generic.graph import GenericGraph
+from tfm.export.generic.open import is_generic, open_generic
+from tfm.export.generic.program import _is_arithmetic
+from tfm.export.verify.hooks import record
+from tfm.export.verify.samples import cases
+from tfm.export.verify.verify import GraphReport
 from tfm.runtime import Module, load
 
 FACTORIES = ("encoder", "attends", "by_hand", "unbatched")

@@ -12,8 +12,8 @@ import torch
 
 from tfm.errors import CheckpointError, ConfigError
 from tfm.export import export_checkpoint, to_onnx, verify
-from tfm.export.generic_open import describe_generic, is_generic, open_generic
-from tfm.export.samples import cases
+from tfm.export.generic.open import describe_generic, is_generic, open_generic
+from tfm.export.verify.samples import cases
 from tfm.runtime import load
 
 transformers = pytest.importorskip("transformers", reason="the oracle: pip install transformers")

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from tfm.errors import CheckpointError, ConfigError, TfmError
-from tfm.export.generic_open import is_generic, open_generic
-from tfm.export.generic_sizes import check_counts, check_parts, left_out
+from tfm.export.generic.open import is_generic, open_generic
+from tfm.export.generic.sizes import check_counts, check_parts, left_out
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -140,7 +140,7 @@ def test_a_limit_of_memory_is_kept(saved: Path, tmp_path: Path) -> None:
     program = (
         "import resource, sys, warnings\nwarnings.simplefilter('ignore')\n"
         "resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
-        "from tfm.errors import ConfigError\nfrom tfm.export.generic_open import open_generic\n"
+        "from tfm.errors import ConfigError\nfrom tfm.export.generic.open import open_generic\n"
         "try:\n    open_generic(sys.argv[1])\nexcept ConfigError as error:\n    print('refused', error)\n"
     )
     result = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, timeout=300)

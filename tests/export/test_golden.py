@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from tfm.export import Graph, Tolerance
-from tfm.export.generic import GenericGraph
+from tfm.export.generic.graph import GenericGraph
 from tfm.export.golden import golden_cases, write_golden
 from tfm.export.graphs import graphs_of
 from tfm.export.manifest import write_manifest
 from tfm.export.to_onnx import to_onnx
 from tfm.quantize import quantize_int8
-from tfm.quantize.half import emulate_half, to_half
+from tfm.quantize.methods.fp16 import emulate_half, to_half
 from tfm.runtime import GoldenReport, check_golden
 
 BOTH = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "activation": "gelu", "norm_first": True}

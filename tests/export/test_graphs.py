@@ -8,7 +8,7 @@ import torch
 
 from tfm.export import graphs_of
 from tfm.export.graphs import Graph
-from tfm.export.samples import cases
+from tfm.export.verify.samples import cases
 from tfm.model import Transformer
 
 MakeModel = Callable[..., Transformer]

@@ -19,12 +19,12 @@ from torch import nn
 import tfm.export.bundle as bundle_module
 from tfm.errors import BundleError, ExportError, ProviderError, TfmError, VerificationError
 from tfm.export import export_checkpoint, graphs_of
-from tfm.export.bisect import SCRIPT, bisect
-from tfm.export.live import compare_live
 from tfm.export.ops import ATTENTION
 from tfm.export.passes import OP_KEY
-from tfm.export.samples import all_padding, cases, every_id
 from tfm.export.testing import assert_parity
+from tfm.export.verify.against_checkpoint import compare_live
+from tfm.export.verify.bisect import SCRIPT, bisect
+from tfm.export.verify.samples import all_padding, cases, every_id
 from tfm.model import load_checkpoint, save_checkpoint
 
 GELU = "activation encoder.layers.0.feed_forward.activation"

@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import helper
 
+from tfm.bundle.manifest import read_manifest
 from tfm.errors import ConfigError
 from tfm.export import graphs_of
 from tfm.export.manifest import COMPANIONS, _max_text_tokens, generation_settings, write_manifest
 from tfm.model import TransformerConfig
-from tfm.runtime.manifest import read_manifest
 
 SIZES = {"vocab_size": 19, "d_model": 16, "nhead": 2, "num_encoder_layers": 1, "num_decoder_layers": 1}
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

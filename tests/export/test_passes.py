@@ -12,8 +12,8 @@ from torch import nn
 
 from tfm.export.ops import LAYERS, OpId
 from tfm.export.passes import NOTE_KEY, OP_KEY, FoldHeads, FuseQuickGelu
-from tfm.export.samples import cases
-from tfm.export.taps import record
+from tfm.export.verify.hooks import record
+from tfm.export.verify.samples import cases
 
 ExportTiny = Callable[..., dict[str, Any]]
 

@@ -12,9 +12,9 @@ import pytest
 from planting import GPT2, LLAMA, T5
 
 from tfm.errors import VerificationError
-from tfm.export.pieces import Pieces, open_nodes
-from tfm.export.regions import cuts_of, find_regions
-from tfm.export.samples import cases
+from tfm.export.verify.regions import cuts_of, find_regions
+from tfm.export.verify.samples import cases
+from tfm.export.verify.subgraphs import Pieces, open_nodes
 
 CPU = ["CPUExecutionProvider"]
 X = np.array([1.0, -2.0], np.float32)

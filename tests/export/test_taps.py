@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tfm.export import graphs_of
-from tfm.export.taps import record
+from tfm.export.verify.hooks import record
 from tfm.model import ACTIVATIONS, GATED, Transformer
 
 MakeModel = Callable[..., Transformer]

@@ -14,8 +14,8 @@ import torch
 from tfm.errors import ExportError
 from tfm.export import OPSET, OPSETS, graphs_of, to_onnx, verify
 from tfm.export.passes import OP_KEY
-from tfm.export.samples import cases
-from tfm.export.taps import record
+from tfm.export.verify.hooks import record
+from tfm.export.verify.samples import cases
 from tfm.model import ACTIVATIONS, GATED, Transformer
 
 ExportTiny = Callable[..., dict[str, Any]]

@@ -19,12 +19,12 @@ from planting import ENCODER, MODELS, plant
 import tfm.model
 from tfm.errors import VerificationError
 from tfm.export import GraphReport, Tolerance, verify
-from tfm.export.optimized import LEVELS
 from tfm.export.passes import OP_KEY
-from tfm.export.pieces import Pieces, Run
-from tfm.export.regions import Region
-from tfm.export.samples import cases
-from tfm.export.taps import watch
+from tfm.export.verify.hooks import watch
+from tfm.export.verify.optimized import LEVELS
+from tfm.export.verify.regions import Region
+from tfm.export.verify.samples import cases
+from tfm.export.verify.subgraphs import Pieces, Run
 from tfm.runtime import Figures
 
 # ------------------------------------------------ the verdicts
@@ -56,7 +56,7 @@ def test_a_defect_that_only_one_optimization_level_has(
     """onnxruntime's optimizer is not ours to break, so the session of one level is given a broken file."""
     import onnxruntime as ort
 
-    import tfm.export.verify
+    import tfm.export.verify.verify
 
     exported = export_tiny(**ENCODER)["model"]
     model = ir.load(exported.path)
@@ -70,7 +70,7 @@ def test_a_defect_that_only_one_optimization_level_has(
         return real(broken if level == LEVELS["extended"] else file, options, **kwargs)
 
     monkeypatch.setattr(ort, "InferenceSession", session)
-    report = tfm.export.verify(exported.graph, exported.path, cases(exported.graph))
+    report = tfm.export.verify.verify(exported.graph, exported.path, cases(exported.graph))
     assert not report.passed
     assert report.first_fault.startswith(
         f"{GELU[1]}: off after onnxruntime's optimization (extended) into FastGelu by 4.7e-04"
@@ -243,7 +243,7 @@ def test_nothing_of_earlier_ops_is_kept(export_tiny: Any, monkeypatch: pytest.Mo
 
     take = Run.take
     monkeypatch.setattr(Run, "take", take_noting)
-    monkeypatch.setattr(sys.modules["tfm.export.verify"], "watch", watch_noting)
+    monkeypatch.setattr(sys.modules["tfm.export.verify.verify"], "watch", watch_noting)
     peaks = []
     for depth in (2, 4):
         exported = export_tiny(**ENCODER | {"num_encoder_layers": depth})["model"]

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
+from tfm.bundle.manifest import Generation
 from tfm.export import eager_engine
 from tfm.export.eager_engine import GreedyLoop
-from tfm.export.fidelity import eager_greedy
 from tfm.export.latency import COMPILED, eager_engines
 from tfm.export.manifest import write_manifest
+from tfm.export.verify.fidelity import eager_greedy
 from tfm.latency import measure_latency
 from tfm.latency.worker import UnableError
 from tfm.model import Transformer, save_checkpoint
-from tfm.runtime.manifest import Generation
 
 ROWS = [[3, 4, 5, 6, 7], [8, 9], [10, 11, 12, 3], [5]]
 NEW = 6

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tfm.bundle.manifest import Manifest, read_manifest
 from tfm.errors import BundleError, InputError
-from tfm.latency.works import corpus_of, model_works
-from tfm.runtime.manifest import Manifest, read_manifest
+from tfm.latency.workloads import corpus_of, model_works
 
 LIMIT, V = 8, 12
 

@@ -452,7 +452,7 @@ def load(form: Format, name: str) -> Any:
 
 
 def _load_generic(form: Format) -> Any:
-    from tfm.export.generic_open import is_generic, open_generic
+    from tfm.export.generic.open import is_generic, open_generic
     from tfm.model import load_checkpoint
 
     if not is_generic(form.load):

@@ -612,7 +612,7 @@ def test_graphs_over_vectors_are_verified(tmp_path: Path) -> None:
     import onnx_ir as ir
 
     from tfm.export import graphs_of, to_onnx, verify
-    from tfm.export.samples import cases
+    from tfm.export.verify.samples import cases
 
     torch.save(transformer().state_dict(), tmp_path / "w.pt")
     model = load_checkpoint(tmp_path / "w.pt", nhead=3)

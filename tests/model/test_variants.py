@@ -15,9 +15,9 @@ from graph_edits import becomes
 from tfm.errors import ConfigError
 from tfm.export import Graph, verify
 from tfm.export.graphs import DecoderGraph
-from tfm.export.optimized import LEVELS
 from tfm.export.passes import OP_KEY
-from tfm.export.samples import cases
+from tfm.export.verify.optimized import LEVELS
+from tfm.export.verify.samples import cases
 from tfm.model import Transformer, TransformerConfig, load_checkpoint, save_checkpoint
 from tfm.model.layer import Layer
 from tfm.quantize import quantize_int8

@@ -9,7 +9,7 @@ import pytest
 
 import tfm.export.bundle as bundle
 from tfm.export import ExportReport, export_checkpoint
-from tfm.export.fidelity import eager_greedy
+from tfm.export.verify.fidelity import eager_greedy
 from tfm.model import load_checkpoint
 from tfm.runtime import load
 

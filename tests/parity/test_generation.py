@@ -13,8 +13,8 @@ import torch
 from generation_models import KINDS, V
 from tiny_bundles import EOS, PAD, write_bundle
 
-from tfm.runtime import generator, load
-from tfm.runtime.generation import Sampler
+from tfm.runtime import load
+from tfm.runtime.generation import Sampler, generator
 
 NEW = 16
 ENDS = {"gpt2": [9, 11], "llama": [20, 28], "t5": [10, 35], "marian": [17, 29]}

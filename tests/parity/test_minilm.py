@@ -10,7 +10,7 @@ import torch
 
 import tfm.export.bundle as bundle
 from tfm.export import ExportReport, export_checkpoint
-from tfm.export.fidelity import eager_embeddings
+from tfm.export.verify.fidelity import eager_embeddings
 from tfm.latency.text import english_sentences
 from tfm.model import Transformer, load_checkpoint
 from tfm.quantize.storage import size_of

@@ -4,8 +4,8 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from tfm.export.optimized import options_for
-from tfm.quantize.block_rounding import Blocks
+from tfm.export.verify.optimized import options_for
+from tfm.quantize.methods.block_rounding import Blocks
 
 Array = np.ndarray
 CPU = ["CPUExecutionProvider"]

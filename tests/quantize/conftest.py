@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from tfm.quantize import cost
-from tfm.quantize.pieces import size_of_piece
+from tfm.bundle.manifest import Manifest, read_manifest
+from tfm.quantize.search import cost
+from tfm.quantize.search.subgraphs import size_of_piece
 from tfm.quantize.storage import save_onnx
-from tfm.runtime.manifest import Manifest, read_manifest
 
 TOYS: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "runtime" / "conftest.py"))
 

@@ -5,7 +5,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from tfm.quantize.method import Blocks, Dynamic, Method, Static
+from tfm.quantize.methods.method import Blocks, Dynamic, Method, Static
 
 Array = np.ndarray
 K, N, V = 32, 24, 40  # inputs, outputs, ids

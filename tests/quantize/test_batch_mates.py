@@ -11,11 +11,11 @@ import pytest
 from small_graphs import Array, parsed
 
 import tfm.quantize.existing as existing
+from tfm.bundle.manifest import read_manifest
 from tfm.latency import Latency
 from tfm.quantize import BUDGETS, Recipe, quantize_bundle
-from tfm.quantize.method import Dynamic, Float32, Method, Static
+from tfm.quantize.methods.method import Dynamic, Float32, Method, Static
 from tfm.runtime import load
-from tfm.runtime.manifest import read_manifest
 
 pytestmark = pytest.mark.usefixtures("steady")
 D, LIMIT = 64, 8

@@ -11,11 +11,11 @@ from block_graphs import constant, model_of, run, tied, types, unpack, value
 
 from tfm.errors import QuantizeError
 from tfm.export import graphs_of, to_onnx, verify
-from tfm.export.optimized import LEVELS
-from tfm.export.samples import cases
+from tfm.export.verify.optimized import LEVELS
+from tfm.export.verify.samples import cases
 from tfm.quantize import quantize_blocks, quantize_int8, quantize_to_blocks
-from tfm.quantize.block_rounding import round_to_blocks
-from tfm.quantize.moments import second_moments
+from tfm.quantize.methods.block_rounding import round_to_blocks
+from tfm.quantize.methods.hessian import second_moments
 
 RNG = np.random.default_rng(0)
 

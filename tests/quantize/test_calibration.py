@@ -16,13 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tfm.bundle.manifest import Manifest, Signature, TensorSpec, read_manifest
 from tfm.errors import BundleError, CalibrationError, InputError
 from tfm.latency.text import english_words
-from tfm.quantize.calibration import Calibration, read_calibration
-from tfm.quantize.calibration_files import read_samples
-from tfm.quantize.calibration_samples import is_batched, split_of
+from tfm.quantize.calibration.files import read_samples
+from tfm.quantize.calibration.read import Calibration, read_calibration
+from tfm.quantize.calibration.samples import is_batched, split_of
 from tfm.runtime import load
-from tfm.runtime.manifest import Manifest, Signature, TensorSpec, read_manifest
 
 # Hand-made bundles that know the letters a … h as ids 4 … 11 and take at most 8 of them; tests are no package.
 TOYS: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "runtime" / "conftest.py"))

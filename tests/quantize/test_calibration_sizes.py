@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tfm.bundle.manifest import Manifest, Signature, TensorSpec
 from tfm.errors import CalibrationError
-from tfm.quantize.calibration_files import read_samples
-from tfm.quantize.calibration_samples import SampleReader
-from tfm.runtime.manifest import Manifest, Signature, TensorSpec
+from tfm.quantize.calibration.files import read_samples
+from tfm.quantize.calibration.samples import SampleReader
 
 LITTLE = 64 << 10
 """KiB by which refusing may raise the greatest memory."""

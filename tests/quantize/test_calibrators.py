@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tfm.errors import QuantizeError
-from tfm.quantize import calibrators as module
-from tfm.quantize.calibrators import CALIBRATORS, activation_range
+from tfm.quantize.calibration import calibrators as module
+from tfm.quantize.calibration.calibrators import CALIBRATORS, activation_range
 
 Array = np.ndarray
 

@@ -17,14 +17,14 @@ import onnxruntime as ort
 import pytest
 
 import tfm.quantize.existing as existing
+from tfm.bundle.json_files import describe_file
+from tfm.bundle.manifest import check_digests, read_manifest
+from tfm.bundle.scratch import LOCK
 from tfm.errors import BundleError, ExportError, QuantizeError, TfmError, VerificationError
 from tfm.latency import Latency
 from tfm.quantize import quantize_bundle, read_calibration, read_recipe
-from tfm.quantize.manifest import describe_file
 from tfm.report import kept_pictures
 from tfm.runtime import check_golden, load
-from tfm.runtime.manifest import check_digests, read_manifest
-from tfm.runtime.scratch import LOCK
 
 pytestmark = pytest.mark.usefixtures("steady")
 HELD_OUT = 12
@@ -103,7 +103,7 @@ def read(folder: Path, name: str = "parity.json") -> dict[str, Any]:
 
 def edit(folder: Path, name: str, change: Callable[[dict[str, Any]], None]) -> None:
     """Change a JSON file of a bundle, and its digest in the manifest."""
-    from tfm.quantize.manifest import write_json
+    from tfm.bundle.json_files import write_json
 
     values = read(folder, name)
     change(values)
@@ -177,7 +177,7 @@ def test_golden_outputs_hold_and_only_for_these_graphs(bundle: Path, exported: P
     node.replace_input_with(2, key)
     ir.save(model, bundle / "onnx" / "model_int8.onnx")
     edit(bundle, "parity.json", lambda _: None)
-    from tfm.quantize.manifest import write_json
+    from tfm.bundle.json_files import write_json
 
     manifest = read(bundle, "manifest.json")
     manifest["files"]["onnx/model_int8.onnx"] = describe_file(bundle / "onnx" / "model_int8.onnx")

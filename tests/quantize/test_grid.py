@@ -12,13 +12,13 @@ import torch
 from block_graphs import Array, constant, model_of, run, tied, types, unpack, value
 
 from tfm.export import graphs_of, to_onnx, verify
-from tfm.export.optimized import LEVELS
-from tfm.export.samples import cases
+from tfm.export.verify.optimized import LEVELS
+from tfm.export.verify.samples import cases
 from tfm.quantize import quantize_blocks, quantize_to_blocks
-from tfm.quantize.block_rounding import Blocks
-from tfm.quantize.grid import find_grid
-from tfm.quantize.moments import second_moments
-from tfm.quantize.outliers import choose_outliers, outliers_of
+from tfm.quantize.methods.block_rounding import Blocks
+from tfm.quantize.methods.grid import find_grid
+from tfm.quantize.methods.hessian import second_moments
+from tfm.quantize.methods.outliers import choose_outliers, outliers_of
 
 RNG = np.random.default_rng(0)
 

@@ -13,10 +13,10 @@ from planting import MODELS
 
 from tfm.errors import QuantizeError
 from tfm.export import to_onnx
-from tfm.export.generic_open import open_generic
-from tfm.export.samples import all_padding, cases
+from tfm.export.generic.open import open_generic
+from tfm.export.verify.samples import all_padding, cases
 from tfm.quantize import quantize_blocks
-from tfm.quantize.half import emulate_half, to_half
+from tfm.quantize.methods.fp16 import emulate_half, to_half
 from tfm.runtime import Figures
 
 Array = np.ndarray

@@ -18,10 +18,10 @@ import tfm.quantize
 names = [module.name for module in pkgutil.walk_packages(tfm.quantize.__path__, "tfm.quantize.")]
 for name in names:
     import_module(name)
-print("tfm.quantize.works" in names, [name for name in sys.modules if name.startswith(("tfm.export", "tfm.model"))])
+print("tfm.quantize.workloads" in names, [name for name in sys.modules if name.startswith(("tfm.export", "tfm.model"))])
 from tfm.latency import onnx_job, time_engines
-from tfm.quantize.works import bundle_works
-from tfm.runtime.manifest import read_manifest
+from tfm.quantize.workloads import bundle_works
+from tfm.bundle.manifest import read_manifest
 manifest = read_manifest(Path(sys.argv[1]))
 job = onnx_job({"model": manifest.folder / manifest.graphs["fp32"]["model"]})
 (line,) = time_engines({"fp32": job}, bundle_works(manifest), rounds=1)

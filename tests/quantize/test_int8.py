@@ -16,9 +16,9 @@ from hypothesis.extra import numpy as arrays
 from tfm.errors import QuantizeError
 from tfm.export import graphs_of, to_onnx, verify
 from tfm.export.passes import OP_KEY
-from tfm.export.samples import cases
+from tfm.export.verify.samples import cases
 from tfm.quantize import QuantizedWeight, quantize_int8
-from tfm.quantize.rounding import round_symmetric
+from tfm.quantize.methods.rounding import round_symmetric
 
 Array = np.ndarray
 ExportTiny = Callable[..., dict[str, Any]]

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tfm.quantize.figures import is_drop, numbers
-from tfm.quantize.journal import Journal, drop_journal
+from tfm.quantize.search.figures import is_drop, numbers
+from tfm.quantize.search.journal import Journal, drop_journal
 
 FIGURES: dict[str, Any] = {
     "noise model a": [0.0, 1e-17, 0.1 + 0.2, math.inf],

@@ -16,11 +16,11 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tfm.bundle.manifest import Manifest, Signature, TensorSpec, read_manifest
 from tfm.errors import QuantizeError
 from tfm.quantize.bundle import runs_of
-from tfm.quantize.calibration import read_calibration
-from tfm.quantize.judge import Drop, Judge, measure_of
-from tfm.runtime.manifest import Manifest, Signature, TensorSpec, read_manifest
+from tfm.quantize.calibration.read import read_calibration
+from tfm.quantize.search.evaluator import Drop, Judge, measure_of
 
 TOYS: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "runtime" / "conftest.py"))
 Array = np.ndarray
@@ -107,7 +107,7 @@ def test_nothing_lost_is_0(judged: Callable[..., Drop]) -> None:
 def test_large_vocabularies_are_compared_in_parts(judged: Callable[..., Drop], monkeypatch: pytest.MonkeyPatch) -> None:
     exact, found = {"logits": rows(0, 7, D)}, {"logits": rows(1, 7, D)}
     whole = judged(exact, found)
-    monkeypatch.setattr("tfm.quantize.judge._CHUNK", 2 * D)
+    monkeypatch.setattr("tfm.quantize.search.evaluator._CHUNK", 2 * D)
     parts = judged(exact, found)
     assert (parts.value, parts.flips) == (pytest.approx(whole.value, rel=1e-12), whole.flips)
 

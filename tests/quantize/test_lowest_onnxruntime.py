@@ -10,9 +10,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from tfm.bundle.requires import OLDEST, is_older
 from tfm.quantize import lowest_onnxruntime as lowest
 from tfm.quantize.lowest_onnxruntime import lowest_of_graphs, lowest_onnxruntime
-from tfm.runtime.requires import OLDEST, is_older
 
 FLOAT, DOUBLE, INT8, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT8, TensorProto.INT64
 MICROSOFT = "com.microsoft"

@@ -12,9 +12,9 @@ import pytest
 
 from tfm.errors import QuantizeError
 from tfm.quantize import Observed, observe, quantize_int8
-from tfm.quantize.emulation import ALPHAS, choose, emulate, smoothing, snr_db
-from tfm.quantize.emulation import measure as measure_all
-from tfm.quantize.method import Dynamic
+from tfm.quantize.methods.emulation import ALPHAS, choose, emulate, smoothing, snr_db
+from tfm.quantize.methods.emulation import measure as measure_all
+from tfm.quantize.methods.method import Dynamic
 
 Feeds = dict[str, np.ndarray]
 K, N = 64, 48  # wide in, narrow out: rows may have scales of their own
@@ -74,7 +74,7 @@ def outlier_rows(rng: np.random.Generator) -> np.ndarray:
 def test_the_graph_computes_what_was_emulated(
     rng: np.random.Generator, method: Dynamic, biased: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tfm.quantize.int8.choose", lambda *_: method)
+    monkeypatch.setattr("tfm.quantize.methods.int8.choose", lambda *_: method)
     weight, bias, rows = normal(rng, K, N), normal(rng, N) if biased else None, outlier_rows(rng)
     model, seen = product_model(weight, bias), seen_of(rows)
     (done,) = quantize_int8(model, {"h": seen})
@@ -97,7 +97,7 @@ def test_smoothing_changes_nothing_but_the_rounding(rng: np.random.Generator) ->
 
 
 def test_rows_of_zeros_stay_zero(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tfm.quantize.int8.choose", lambda *_: Dynamic(by_row=True, alpha=0.5))
+    monkeypatch.setattr("tfm.quantize.methods.int8.choose", lambda *_: Dynamic(by_row=True, alpha=0.5))
     rows = normal(rng, 8, K)
     rows[2] = 0
     model = product_model(normal(rng, K, N))
@@ -184,7 +184,7 @@ def test_what_cannot_be_observed(tmp_path: Path, rng: np.random.Generator) -> No
 
 def test_a_model_with_an_outlier_layer_is_rescued(export_tiny: Any, tmp_path: Path) -> None:
     """One channel of a feed-forward's hidden state 200 times as large: plain int8 loses it, the chosen mix does not."""
-    from tfm.export.samples import cases
+    from tfm.export.verify.samples import cases
 
     exported = export_tiny(
         kind="encoder", d_model=64, nhead=4, dim_feedforward=128, activation="relu", norm_first=True

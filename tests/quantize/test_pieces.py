@@ -12,12 +12,12 @@ import pytest
 from small_graphs import FORMS, KINDS, TABLES, Array, feeds_of, forms_of, graph_of, parsed, run
 
 from tfm.errors import QuantizeError
-from tfm.quantize.method import Blocks, Dynamic, Float32, Method, Static
-from tfm.quantize.moments import second_moments
-from tfm.quantize.observe import observe
-from tfm.quantize.ops import Op, find_ops
-from tfm.quantize.pieces import open_piece, piece, size_of_piece, splice
-from tfm.quantize.switched import Switched
+from tfm.quantize.calibration.observe import observe
+from tfm.quantize.methods.hessian import second_moments
+from tfm.quantize.methods.method import Blocks, Dynamic, Float32, Method, Static
+from tfm.quantize.methods.ops import Op, find_ops
+from tfm.quantize.search.subgraphs import open_piece, piece, size_of_piece, splice
+from tfm.quantize.search.switched import Switched
 
 MIXED = (
     "int64[B, S] i",

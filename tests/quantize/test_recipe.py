@@ -12,8 +12,17 @@ from hypothesis import strategies as st
 
 from tfm.errors import QuantizeError
 from tfm.quantize import Recipe, read_recipe
-from tfm.quantize.calibrators import CALIBRATORS
-from tfm.quantize.method import Blocks, Dynamic, Float32, Method, Static, method_from_json, method_to_json, speed_class
+from tfm.quantize.calibration.calibrators import CALIBRATORS
+from tfm.quantize.methods.method import (
+    Blocks,
+    Dynamic,
+    Float32,
+    Method,
+    Static,
+    method_from_json,
+    method_to_json,
+    speed_class,
+)
 
 SHARES = st.floats(0, 1)
 METHODS: st.SearchStrategy[Method] = st.one_of(

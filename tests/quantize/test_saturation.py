@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tfm.errors import QuantizeError
-from tfm.quantize import saturation as module
-from tfm.quantize.rounding import round_symmetric
-from tfm.quantize.saturation import SAFE_LIMIT, SaturationReport, saturating_matmul, saturation
-from tfm.quantize.static import write_static
+from tfm.quantize.methods import saturation as module
+from tfm.quantize.methods.rounding import round_symmetric
+from tfm.quantize.methods.saturation import SAFE_LIMIT, SaturationReport, saturating_matmul, saturation
+from tfm.quantize.methods.static import write_static
 
 Array = np.ndarray
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfm.quantize.judge import Drop
-from tfm.quantize.search import SLACK, Form, Mix, choose_mix, front_of, noisiest, row_of_mixes
+from tfm.quantize.search.evaluator import Drop
+from tfm.quantize.search.frontier import SLACK, Form, Mix, choose_mix, front_of, noisiest, row_of_mixes
 
 FLOAT32 = Form(noise=0.0, time=0.3, size=0.3)
 POSITIVE = st.floats(1e-6, 1.0)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tfm.bundle import renames, staging
+from tfm.bundle.scratch import LOCK, HeldFolder
+from tfm.bundle.staging import finish, staged
 from tfm.errors import ExportError
-from tfm.quantize import renames, staging
-from tfm.quantize.staging import finish, staged
-from tfm.runtime.scratch import LOCK, HeldFolder
 
 
 @pytest.fixture

@@ -11,15 +11,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tfm.errors import QuantizeError
-from tfm.quantize.edit import initializer
-from tfm.quantize.rounding import round_symmetric
-from tfm.quantize.static import (
-    emulate_static,
-    fake_quantize,
-    quantize_linear,
-    scale_and_zero,
-    write_static,
-)
+from tfm.quantize.methods.edit import initializer
+from tfm.quantize.methods.rounding import round_symmetric
+from tfm.quantize.methods.static import emulate_static, fake_quantize, quantize_linear, scale_and_zero, write_static
 
 Array = np.ndarray
 LEVELS = ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")

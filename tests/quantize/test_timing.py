@@ -10,13 +10,13 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from tfm.bundle.manifest import Manifest, Signature, TensorSpec, read_manifest
 from tfm.errors import InputError, VerificationError
 from tfm.export import latency
 from tfm.latency import Job, Latency, graphs, onnx_job, time_engines
 from tfm.latency.rounds import Turns
-from tfm.quantize.calibration import read_calibration
-from tfm.quantize.works import bundle_works
-from tfm.runtime.manifest import Manifest, Signature, TensorSpec, read_manifest
+from tfm.quantize.calibration.read import read_calibration
+from tfm.quantize.workloads import bundle_works
 
 TOYS: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "runtime" / "conftest.py"))
 

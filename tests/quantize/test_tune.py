@@ -10,13 +10,14 @@ import onnx_ir as ir
 import pytest
 from small_graphs import KINDS, TABLES, feeds_of, graph_of, parsed, run
 
+from tfm.bundle.manifest import Manifest
 from tfm.errors import QuantizeError
-from tfm.quantize import Recipe, cost, read_calibration, tune
-from tfm.quantize.judge import Judge
-from tfm.quantize.method import Blocks, Dynamic, Float32, Method, Static
-from tfm.quantize.tune import BUDGETS, Tuned
-from tfm.quantize.works import bundle_works
-from tfm.runtime.manifest import Manifest
+from tfm.quantize import Recipe, read_calibration, tune
+from tfm.quantize.methods.method import Blocks, Dynamic, Float32, Method, Static
+from tfm.quantize.search import cost
+from tfm.quantize.search.evaluator import Judge
+from tfm.quantize.search.tune import BUDGETS, Tuned
+from tfm.quantize.workloads import bundle_works
 
 pytestmark = pytest.mark.usefixtures("steady")
 OUTLIER = "encoder.layers.0.feed_forward.linear2"  # as tests/quantize/conftest.py plants it
@@ -254,7 +255,7 @@ def test_a_decoder_may_multiply_in_integers_where_speed_is_favoured(
     def shares(candidates: list[Any], *_: Any) -> list[list[float]]:
         return [[0.01 if getattr(method, "by_row", False) else 0.5 for method in one.methods] for one in candidates]
 
-    monkeypatch.setattr(sys.modules["tfm.quantize.tune"], "time_shares", shares)
+    monkeypatch.setattr(sys.modules["tfm.quantize.search.tune"], "time_shares", shares)
     methods = {}
     for favour in ("size", "speed"):
         found = tuned(manifest, count=12, max_drop=2.0, favour=favour)

@@ -127,8 +127,8 @@ def commands_on(room: Path) -> list[Command]:
 
 def check_bundle(folder: Path) -> None:
     """Raise where a bundle is not whole: a digest that is not the manifest's, or a task that does not run."""
+    from tfm.bundle.manifest import check_digests, read_manifest
     from tfm.runtime import load
-    from tfm.runtime.manifest import check_digests, read_manifest
 
     manifest = read_manifest(folder)
     check_digests(manifest, manifest.files)
@@ -360,7 +360,7 @@ def run_all(
 ) -> None:
     """Run every command undisturbed, then disturb it; prints what became of it."""
     import tfm.export
-    import tfm.prune  # noqa: F401 - before it forks
+    import tfm.study.prune  # noqa: F401 - before it forks
 
     if quick:
         take_no_time()

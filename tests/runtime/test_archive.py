@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tfm.bundle import archive
 from tfm.errors import BundleError
-from tfm.runtime import archive, check_golden, load
+from tfm.runtime import check_golden, load
 
 Bundle = Callable[..., Path]
 Edit = Callable[..., None]
@@ -88,7 +89,7 @@ def test_it_is_gone_when_the_process_ends(make_bundle: Bundle, temporary: Path) 
     code = f"""
 import atexit, os, tempfile
 tempfile.tempdir = {str(temporary)!r}
-from tfm.runtime.archive import unpack
+from tfm.bundle.archive import unpack
 from pathlib import Path
 folder = unpack(Path({str(path)!r}))
 if hasattr(os, "fork"):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from tfm.bundle.manifest import Signature, TensorSpec
+from tfm.bundle.messages import kind_of
 from tfm.errors import InputError
-from tfm.runtime.arrays import to_array
-from tfm.runtime.batches import check_rows
-from tfm.runtime.manifest import Signature, TensorSpec
-from tfm.runtime.messages import kind_of
+from tfm.runtime.inputs.arrays import to_array
+from tfm.runtime.inputs.batches import check_rows
 
 IDS = TensorSpec(name="input_ids", dtype="int64", shape=("batch", "sequence"), below=9)
 FLOATS = TensorSpec(name="x", dtype="float32", shape=("batch", 2))

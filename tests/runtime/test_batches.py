@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfm.runtime.batches import pad_rows, plan
+from tfm.runtime.inputs.batches import pad_rows, plan
 
 LENGTHS = st.lists(st.integers(1, 90), max_size=80)
 

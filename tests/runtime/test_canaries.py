@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tfm.runtime import doctor, onnx_bytes
-from tfm.runtime.canaries import Canary, canaries
+from tfm.runtime.doctor import doctor, onnx_bytes
+from tfm.runtime.doctor.canaries import Canary, canaries
 
 CANARIES = {canary.family: canary for canary in canaries()}
 FAMILIES = [

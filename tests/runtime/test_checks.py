@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tfm.bundle.manifest import Signature, TensorSpec
 from tfm.errors import InputError
-from tfm.runtime.checks import InputChecks
-from tfm.runtime.manifest import Signature, TensorSpec
+from tfm.runtime.inputs.checks import InputChecks
 
 IDS = TensorSpec(name="input_ids", dtype="int64", shape=("batch", "sequence"), below=30522)
 MASK = TensorSpec(name="attention_mask", dtype="int64", shape=("batch", "sequence"), below=2)

@@ -12,8 +12,8 @@ import pytest
 
 from tfm.errors import ClosedError, RunCancelledError
 from tfm.runtime import CancelToken, load
-from tfm.runtime.binding import Binding
 from tfm.runtime.control import Control
+from tfm.runtime.sessions.binding import Binding
 
 ROWS = 4096  # of the tower: the run takes some 0.2 s
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tfm.runtime import cpu
+from tfm.runtime.sessions import cpu
 
 V2 = "0::{path}\n"
 V1 = "4:memory:/other\n3:cpuacct,cpu:{path}\n2:cpuset:/\n1:name=systemd:/\n0::/\n"

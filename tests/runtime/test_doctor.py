@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 
 from tfm.errors import BundleError
-from tfm.runtime import doctor
-from tfm.runtime.canaries import canaries
+from tfm.runtime.doctor import doctor
+from tfm.runtime.doctor.canaries import canaries
 
 
 @pytest.fixture

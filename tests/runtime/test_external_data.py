@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from tfm.runtime.external_data import external_locations
+from tfm.bundle.external_data import external_locations
 
 
 def outside(location, name="w"):

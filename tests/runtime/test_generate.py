@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tfm.errors import BundleError, InputError
 from tfm.runtime import load
-from tfm.runtime.binding import Binding
-from tfm.runtime.session import Session
+from tfm.runtime.sessions.binding import Binding
+from tfm.runtime.sessions.session import Session
 
 both = pytest.mark.parametrize("kind", ["copier", "counter"])
 words = st.text("abcdefgh", min_size=1, max_size=8)

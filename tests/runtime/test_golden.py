@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from tfm.errors import BundleError, InputError, ProviderError
 from tfm.runtime import GoldenReport, check_golden
-from tfm.runtime.graph_files import GraphFiles
+from tfm.runtime.sessions.graph_files import GraphFiles
 
 OUTPUTS = HIDDEN, EMBEDDING = "last_hidden_state", "sentence_embedding"
 

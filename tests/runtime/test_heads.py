@@ -11,9 +11,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 import tfm.export.bundle as bundle
+from tfm.bundle.json_files import describe_file
 from tfm.errors import BundleError, InputError
 from tfm.export import export_checkpoint
-from tfm.quantize.manifest import describe_file
 from tfm.runtime import load
 from tfm.runtime.heads import best, scores_of
 

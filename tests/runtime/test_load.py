@@ -7,11 +7,11 @@ import pytest
 from onnx import helper
 
 from tfm import runtime
+from tfm.bundle.manifest import Signature, TensorSpec
 from tfm.errors import BundleError, InputError, ProviderError
 from tfm.runtime import Session, load
-from tfm.runtime.graph_files import GraphFiles
-from tfm.runtime.manifest import Signature, TensorSpec
 from tfm.runtime.open_bundle import least_inputs
+from tfm.runtime.sessions.graph_files import GraphFiles
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 
 from tfm.errors import InputError, RunCancelledError, RunTimeoutError
 from tfm.runtime import CancelToken, load
-from tfm.runtime import tokenizer as module
 from tfm.runtime.control import Control
+from tfm.runtime.inputs import tokenizer as module
 
 MOST = 12
 WORDS = [

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from tfm.bundle.manifest import Signature, TensorSpec, read_manifest
 from tfm.errors import InputError
 from tfm.runtime import Session
-from tfm.runtime.manifest import Signature, TensorSpec, read_manifest
 
 V, CAPACITY, LIMIT = 12, 6, 8
 

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from tfm.bundle.manifest import check_digests, read_manifest
 from tfm.errors import BundleError
-from tfm.runtime.manifest import check_digests, read_manifest
 
 
 def test_reads_what_the_exporter_wrote(make_bundle):

@@ -12,7 +12,7 @@ import gc, os, sys
 import numpy as np
 from tfm.runtime import CancelToken, load
 from tfm.runtime import session as sessions
-from tfm.runtime.binding import Binding
+from tfm.runtime.sessions.binding import Binding
 from tfm.runtime.control import Control
 
 def rss():

@@ -154,7 +154,7 @@ def test_weights_that_were_written_to_are_not_shared(apart, table, tmp_path):
 
 def test_weights_that_are_replaced_while_they_are_opened(apart, table, monkeypatch):
     """What was digested must be what was mapped."""
-    from tfm.runtime import graph_files
+    from tfm.runtime.sessions import graph_files
 
     opened = graph_files.open_session
 

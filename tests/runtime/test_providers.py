@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 
 from tfm.errors import BundleError, InputError, ProviderError
-from tfm.runtime import providers
+from tfm.runtime.sessions import providers
 
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 

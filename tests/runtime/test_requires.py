@@ -11,13 +11,14 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from tfm.bundle.manifest import read_manifest
+from tfm.bundle.requires import OLDEST, is_older, lowest_needed, newest
 from tfm.errors import BundleError
 from tfm.runtime import check_golden, load
 from tfm.runtime import open_bundle as opening
-from tfm.runtime.doctor import diagnose
-from tfm.runtime.manifest import read_manifest
-from tfm.runtime.providers import open_session
-from tfm.runtime.requires import OLDEST, is_older, lowest_needed, newest, upgrade
+from tfm.runtime.doctor.doctor import diagnose
+from tfm.runtime.sessions.providers import open_session
+from tfm.runtime.sessions.requires import upgrade
 
 SENTENCE = r"needs onnxruntime >= 1\.25\.0, and this is 1\.24\.4: pip install -U onnxruntime$"
 

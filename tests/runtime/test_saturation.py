@@ -14,7 +14,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from tfm.runtime import load, saturation, session_options
+from tfm.runtime import load
+from tfm.runtime.doctor import saturation
+from tfm.runtime.sessions import options as session_options
 
 EXACT, SATURATED = 4 * 255 * 127, 2 * 32767
 

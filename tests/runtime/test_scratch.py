@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from tfm.runtime import archive, load, scratch
-from tfm.runtime.scratch import LOCK, HeldFolder, clear_up, scratch_folder
+from tfm.bundle import archive, scratch
+from tfm.bundle.scratch import LOCK, HeldFolder, clear_up, scratch_folder
+from tfm.runtime import load
 
 Bundle = Callable[..., Path]
 
 KILLED = """
 import os, pathlib, signal, sys, tempfile
 tempfile.tempdir = sys.argv[1]
-from tfm.runtime.scratch import HeldFolder
+from tfm.bundle.scratch import HeldFolder
 held = HeldFolder(pathlib.Path(sys.argv[1]))
 (held.path / "deep").mkdir()
 (held.path / "deep" / "file").write_text("x")
@@ -68,7 +69,7 @@ def test_a_dead_processs_folder_is_removed_and_a_live_ones_is_not(temporary: Pat
 def test_the_next_archive_that_is_unpacked_clears_up(make_bundle: Bundle, temporary: Path, tmp_path: Path) -> None:
     packed = shutil.make_archive(str(tmp_path / "x"), "zip", make_bundle("encoder"))
     code = (
-        f"import os, signal, tempfile; tempfile.tempdir = {str(temporary)!r}; from tfm.runtime.archive import unpack; "
+        f"import os, signal, tempfile; tempfile.tempdir = {str(temporary)!r}; from tfm.bundle.archive import unpack; "
         f"from pathlib import Path; unpack(Path({packed!r})); os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code]).returncode == -signal.SIGKILL
@@ -175,7 +176,7 @@ def test_what_cannot_be_removed_whole_stays_known(temporary: Path, monkeypatch: 
 def test_a_forked_child_leaves_it(temporary: Path) -> None:
     code = f"""
 import os, pathlib
-from tfm.runtime.scratch import HeldFolder
+from tfm.bundle.scratch import HeldFolder
 held = HeldFolder(pathlib.Path({str(temporary)!r}))
 if (child := os.fork()) == 0:
     held.remove()

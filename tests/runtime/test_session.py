@@ -6,10 +6,10 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
+from tfm.bundle.manifest import read_manifest
 from tfm.errors import BundleError, InputError
 from tfm.runtime import Session, load
-from tfm.runtime.binding import Binding
-from tfm.runtime.manifest import read_manifest
+from tfm.runtime.sessions.binding import Binding
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import onnx
 import pytest
 
 from tfm.errors import BundleError
-from tfm.runtime import shared_sessions
-from tfm.runtime.providers import open_session
-from tfm.runtime.shared_sessions import OpenGraph, share
+from tfm.runtime.sessions import shared as shared_sessions
+from tfm.runtime.sessions.providers import open_session
+from tfm.runtime.sessions.shared import OpenGraph, share
 
 
 @pytest.fixture(autouse=True)
@@ -92,8 +92,8 @@ def test_two_sessions_hold_weights_once(tmp_path, shared):
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10), path)
     code = f"""
 from pathlib import Path
-from tfm.runtime.providers import open_session
-from tfm.runtime.shared_sessions import OpenGraph, share
+from tfm.runtime.sessions.providers import open_session
+from tfm.runtime.sessions.shared import OpenGraph, share
 import numpy as np
 
 def resident():
@@ -120,8 +120,8 @@ def test_a_forked_child_opens_sessions_of_its_own(make_bundle):
 import os, signal
 from pathlib import Path
 from tfm.runtime import shared_sessions
-from tfm.runtime.providers import open_session
-from tfm.runtime.shared_sessions import OpenGraph, share
+from tfm.runtime.sessions.providers import open_session
+from tfm.runtime.sessions.shared import OpenGraph, share
 opened = lambda: OpenGraph(open_session(Path({str(make_bundle("encoder") / "onnx/model.onnx")!r}), "cpu", 1))
 graph = share("a", opened)
 shared_sessions._sharing.acquire()

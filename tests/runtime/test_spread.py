@@ -16,7 +16,7 @@ import pytest
 
 from tfm.errors import ClosedError, InputError, RunCancelledError, RunTimeoutError
 from tfm.runtime import CancelToken, load
-from tfm.runtime.spread import spread
+from tfm.runtime.parallel import spread
 
 
 @pytest.mark.parametrize("threads", [1, 3, 50])

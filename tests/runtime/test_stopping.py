@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tfm.runtime import stopping
-from tfm.runtime.stopping import STOPPING, Patience
+from tfm.bundle import stopping
+from tfm.bundle.stopping import STOPPING, Patience
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from tfm.errors import BundleError, InputError
-from tfm.runtime.tokenizer import Tokenizer
+from tfm.runtime.inputs.tokenizer import Tokenizer
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from tfm.bundle.manifest import read_manifest
 from tfm.errors import BundleError, InputError, ProviderError
 from tfm.runtime import check_golden, load
-from tfm.runtime.manifest import read_manifest
 
 HUGE = -(10**5000)  # of more digits than Python prints
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from engines import ENGINES, ask
 
-from tfm.runtime.requires import is_older
+from tfm.bundle.requires import is_older
 
 HISTORY = Path(__file__).parents[2] / "quantize" / "onnxruntime_history.json"
 _DOMAINS = ("", "com.microsoft")

@@ -28,7 +28,7 @@ from combinations import COMBINATIONS, EXPORTING, Combination
 from engines import ENGINES, ask
 from venvs import make_environment, make_wheel
 
-from tfm.runtime.requires import is_older, newest
+from tfm.bundle.requires import is_older, newest
 
 PROBE = Path(__file__).with_name("probe.py")
 BRINGS = {"text": (), "quantize": ("onnx", "onnx_ir"), "export": ("onnx", "onnx_ir", "torch")}

@@ -15,11 +15,11 @@ import torch
 
 from tfm.errors import ConfigError, ExportError
 from tfm.export import to_onnx
-from tfm.export.optimized import LEVELS
 from tfm.export.sweeps import GROUPS, SweepReport, activation_curve, attention, positions, sweep
 from tfm.export.sweeps.activations import edges, grid
 from tfm.export.sweeps.pairs import all_pairs, product
 from tfm.export.tolerances import SWEEPS
+from tfm.export.verify.optimized import LEVELS
 from tfm.model import ACTIVATIONS, GATED
 from tfm.model.layer import FeedForward
 

@@ -80,10 +80,10 @@ def preload() -> None:
     import transformers
     import yaml  # noqa: F401
 
+    import tfm.bundle.archive
     import tfm.export.bundle
     import tfm.model
     import tfm.quantize
-    import tfm.runtime.archive
     import tfm.runtime.decoder
     import tfm.runtime.encoder
     import tfm.runtime.encoder_decoder

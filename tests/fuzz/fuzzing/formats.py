@@ -82,7 +82,7 @@ def mutate(rng: Random, form: Format, folder: Path) -> list[str]:
 def read_checkpoint(folder: Path, unharmed: Path) -> str:
     """Read as `tfm-export --ckpt` does, all but the export."""
     from tfm.export.bundle import _copy_what_belongs
-    from tfm.export.subject import open_subject
+    from tfm.export.source import open_subject
 
     names = ("model.pt", "model.pt2", "model.gguf", "model.safetensors")
     file = next((folder / name for name in names if os.path.lexists(folder / name)), folder)
@@ -98,7 +98,7 @@ def read_checkpoint(folder: Path, unharmed: Path) -> str:
 
 def read_file(folder: Path, unharmed: Path) -> str:
     """Read a checkpoint that is named itself."""
-    from tfm.export.subject import open_subject
+    from tfm.export.source import open_subject
 
     fields = folder / "fields.json"
     open_subject(folder / "model.pt", config=fields if os.path.lexists(fields) else None)
@@ -172,9 +172,9 @@ def read_recipe_file(folder: Path, unharmed: Path) -> str:
 
 def read_journal(folder: Path, unharmed: Path) -> str:
     """Go on with a search, which uses what is remembered."""
-    from tfm.quantize.figures import is_drop, numbers
-    from tfm.quantize.journal import Journal
-    from tfm.quantize.judge import Drop
+    from tfm.quantize.search.evaluator import Drop
+    from tfm.quantize.search.figures import is_drop, numbers
+    from tfm.quantize.search.journal import Journal
 
     journal = Journal(folder / "search", "s")
     noise: list[float] = journal.recall("noise a", lambda: [0.0, 1e-9], numbers(2))
@@ -187,8 +187,8 @@ def read_journal(folder: Path, unharmed: Path) -> str:
 
 def read_calibration_data(folder: Path, unharmed: Path) -> str:
     """Read calibration data into batches."""
-    from tfm.quantize.calibration import read_calibration
-    from tfm.runtime.manifest import read_manifest
+    from tfm.bundle.manifest import read_manifest
+    from tfm.quantize.calibration.read import read_calibration
 
     manifest = read_manifest(folder / "bundle")
     source = folder / f"data.{unharmed.name.partition('-')[2]}"

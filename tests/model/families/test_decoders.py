@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tfm.errors import CheckpointError, ConfigError, TfmError
 from tfm.export import graphs_of, to_onnx, verify
-from tfm.export.samples import cases
+from tfm.export.verify.samples import cases
 from tfm.model import FAMILIES, Transformer, load_checkpoint
 from tfm.model.fields import Fields
 

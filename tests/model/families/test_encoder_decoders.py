@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tfm.errors import CheckpointError, ConfigError, TfmError
 from tfm.export import export_checkpoint, graphs_of, to_onnx, verify
 from tfm.export.manifest import generation_settings
-from tfm.export.samples import cases
+from tfm.export.verify.samples import cases
 from tfm.model import FAMILIES, Transformer, load_checkpoint
 
 # float32 on both sides: a few layers of sums of some twenty terms of order 1, each rounded at 6e-8

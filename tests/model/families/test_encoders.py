@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tfm.errors import CheckpointError, ConfigError, TfmError
 from tfm.export import graphs_of, to_onnx, verify
-from tfm.export.samples import cases
+from tfm.export.verify.samples import cases
 from tfm.model import Transformer, TransformerConfig, load_checkpoint
 
 with warnings.catch_warnings():

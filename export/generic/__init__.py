@@ -1,0 +1,1 @@
+"""Any `torch.nn.Module`, as the one graph that it is."""

@@ -1,0 +1,236 @@
+"""A Hugging Face folder of a family that is not native, by the package transformers."""
+
+import contextlib
+import copy
+import functools
+import inspect
+import json
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tfm.errors import CheckpointError, ConfigError, ExportError, TfmError
+from tfm.model import read_json, read_weights
+
+from .graph import GenericConfig, GenericGraph
+from .sizes import check_counts, check_parts, left_out
+
+_LONGEST = 512
+"""Longest text to verify, and so to allow, where the model would take more or does not say."""
+
+_FIRST = 3
+"""Example tokens begin here: the ids before are often those of padding and of ends."""
+
+_LARGEST = 1 << 26
+"""Numbers of an example input: 256 MiB."""
+
+
+def from_huggingface(folder: Path) -> GenericGraph:
+    """Make the module that a folder's config.json names, filled with the folder's weights.
+
+    The class is the one named by `architectures`, else transformers' AutoModel for the model_type. No code of the
+    folder's is run. A decoder keeps no cache: its graph runs over the whole sequence.
+
+    Args:
+        folder: Holds config.json and the weights.
+
+    Raises:
+        ExportError: transformers is not installed, or its class takes inputs that are not known here.
+        ConfigError: The configuration asks for code of its own.
+        CheckpointError: transformers cannot read the folder.
+    """
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise ExportError(
+            f"{folder} is of a family that is not native, and needs the package transformers: pip install transformers"
+        ) from error
+    source = folder / "config.json"
+    values = read_json(source)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source} holds a {type(values).__name__}, not a dict")
+    if "auto_map" in values:
+        raise ConfigError(f"{source}: auto_map asks for code that comes with the checkpoint, which is never run")
+    weights = read_weights(folder)
+    check_counts(source, values, weights)
+    with _quiet(transformers):
+        module, config = _load(transformers, folder, values, weights)
+        examples, dynamic_axes = _examples(source, module)
+        about = GenericConfig(family=f"transformers:{config.model_type}", values=_describe(source, config))
+    return GenericGraph(_Outputs(module), examples, dynamic_axes, config=about)
+
+
+def _load(transformers: Any, folder: Path, values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
+    """Give the module, filled with the folder's weights, and its configuration."""
+    with _reading(transformers, folder):
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    cls = _class(transformers, folder, values)
+    with _reading(transformers, folder):
+        make = cls.from_config if cls is transformers.AutoModel else cls
+        check_parts(folder, functools.partial(make, copy.deepcopy(config)), weights)
+        options: dict[str, Any] = {"config": config, "local_files_only": True, "dtype": torch.float32}
+        options["ignore_mismatched_sizes"] = True  # so that they are told by name, below
+        options |= {"attn_implementation": "sdpa"} if getattr(cls, "_supports_sdpa", True) else {}
+        module, report = cls.from_pretrained(folder, output_loading_info=True, **options)
+    kind = type(module).__name__
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(f"{folder} lacks weights of {kind}: {', '.join(missing[:3])}")
+    shapes = sorted((name, tuple(got), tuple(want)) for name, got, want in report["mismatched_keys"])
+    if misshapen := [f"{name} is {got}, not {want}" for name, got, want in shapes]:
+        raise CheckpointError(f"{folder}: weights of {kind} are of another shape: {', '.join(misshapen[:3])}")
+    if beyond := left_out(sorted(report["unexpected_keys"]), module):
+        raise CheckpointError(f"{folder} holds more layers than the configuration says: {', '.join(beyond[:3])}")
+    return module, config
+
+
+@contextlib.contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        verbosity = transformers.logging.get_verbosity()
+        transformers.logging.set_verbosity(logging.ERROR)
+        try:
+            yield
+        finally:
+            transformers.logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _reading(transformers: Any, folder: Path) -> Iterator[None]:
+    """Say in one sentence whatever transformers raises on a folder that it cannot read."""
+    try:
+        yield
+    except TfmError:
+        raise
+    except Exception as error:  # there is no narrower base
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:300]
+        raise CheckpointError(f"transformers {transformers.__version__} cannot read {folder}: {reason}") from error
+
+
+def _describe(source: Path, config: Any) -> Mapping[str, Any]:
+    try:
+        described: Mapping[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    except Exception as error:  # transformers writes values of any kind
+        raise ConfigError(f"{source}: the configuration cannot be written as JSON: {error}") from error
+    return described
+
+
+class _Outputs(nn.Module):
+    """Gives the tensors of a ModelOutput, and leaves out its caches and its layers' states."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, **inputs: Any) -> dict[str, Tensor]:
+        outputs: Mapping[str, Any] = self.module(**inputs, return_dict=True)
+        return {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
+
+
+def _class(transformers: Any, folder: Path, values: Mapping[str, Any]) -> Any:
+    names, source = values.get("architectures"), folder / "config.json"
+    if names is None or names == []:
+        return transformers.AutoModel
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{source}: architectures must be a list of names, but is a {type(names).__name__} of others")
+    cls = getattr(transformers, names[0], None)
+    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
+        raise ConfigError(
+            f"{source}: architectures names {names[0][:80]!r}, which transformers {transformers.__version__} does not "
+            "have"
+        )
+    return cls
+
+
+def _examples(source: Path, module: Any) -> tuple[dict[str, Any], dict[str, dict[int, str]]]:
+    """Example inputs as long as the model takes, and their dynamic axes."""
+    config, generator = module.config, torch.Generator().manual_seed(0)
+    parameters = inspect.signature(module.forward).parameters
+    text = config.get_text_config(decoder=False) if module.main_input_name == "input_ids" else config
+    examples: dict[str, Any] = {}
+    axes: dict[str, dict[int, str]] = {}
+    length = _longest(text)
+    if module.main_input_name == "input_ids":
+        examples["input_ids"] = torch.randint(_FIRST, _vocabulary(source, text), (2, length), generator=generator)
+        examples["attention_mask"] = torch.ones(2, length, dtype=torch.int64)
+        if "token_type_ids" in parameters and _count(source, text, "type_vocab_size", default=0) > 1:
+            kinds = torch.randint(text.type_vocab_size, (2, length), generator=generator)
+            examples["token_type_ids"] = kinds
+        axes = {name: {0: "batch", 1: "sequence"} for name in examples}
+    elif module.main_input_name == "pixel_values":
+        examples["pixel_values"] = torch.randn(_image(source, config), generator=generator)
+        axes["pixel_values"] = {0: "batch"}
+    elif module.main_input_name == "input_features" and hasattr(config, "max_source_positions"):
+        frames, bins = (_count(source, config, name) for name in ("max_source_positions", "num_mel_bins"))
+        examples["input_features"] = torch.randn(_bounded(source, (2, bins, 2 * frames)), generator=generator)
+        axes["input_features"] = {0: "batch"}
+    else:
+        raise ExportError(
+            f"{type(module).__name__} takes {module.main_input_name!r}, for which no example inputs are known here; "
+            "write a factory for it and use --model"
+        )
+    if config.is_encoder_decoder and "decoder_input_ids" in parameters:
+        shape = (2, _longest(config, "max_target_positions"))
+        examples["decoder_input_ids"] = torch.randint(_FIRST, _vocabulary(source, text), shape, generator=generator)
+        axes["decoder_input_ids"] = {0: "batch", 1: "decoder_sequence"}
+    if "use_cache" in parameters:
+        examples["use_cache"] = False
+    return _shorten(module, examples, axes), axes
+
+
+def _count(source: Path, config: Any, name: str, *, default: int | None = None) -> int:
+    """Read a size that example inputs are made of."""
+    value = getattr(config, name, default)
+    if type(value) is not int or value < (1 if default is None else default):
+        raise ConfigError(f"{source}: {name} must be an integer of at least 1, but is {str(value)[:80]}")
+    return value
+
+
+def _vocabulary(source: Path, text: Any) -> int:
+    size = _count(source, text, "vocab_size")
+    if size <= _FIRST:
+        raise ConfigError(f"{source}: vocab_size is {size}, but the first {_FIRST} tokens mark ends and padding")
+    return size
+
+
+def _image(source: Path, config: Any) -> tuple[int, ...]:
+    """Give the shape of two images."""
+    size = getattr(config, "image_size", None)
+    sides: list[Any] = list(size) if isinstance(size, list | tuple) else [size, size]
+    if len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
+        raise ConfigError(f"{source}: image_size must be one side or two, but is {str(size)[:80]}")
+    return _bounded(source, (2, _count(source, config, "num_channels"), *sides))
+
+
+def _bounded(source: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if math.prod(shape) > _LARGEST:
+        raise ConfigError(f"{source}: the model's inputs would have shape {shape}, more than {_LARGEST} numbers")
+    return shape
+
+
+@torch.no_grad()
+def _shorten(module: Any, examples: dict[str, Any], axes: dict[str, dict[int, str]]) -> dict[str, Any]:
+    """Cut the lengths to what the tables of positions hold: some families keep their first rows for other ends."""
+    for less in range(5):
+        cut = {n: x[:, : x.size(1) - less] if 1 in axes.get(n, ()) else x for n, x in examples.items()}
+        try:
+            module(**cut)
+        except IndexError:
+            continue
+        except Exception:  # whatever a module raises is told where its graph is made
+            break
+        return cut
+    return examples
+
+
+def _longest(config: Any, name: str = "max_position_embeddings") -> int:
+    names = (name, "max_position_embeddings", "max_sequence_length", "seq_length", "n_positions")
+    found = [getattr(config, each, None) for each in names]
+    longest = next((value for value in found if type(value) is int and value > 0), _LONGEST)
+    return min(longest, _LONGEST)

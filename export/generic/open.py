@@ -1,0 +1,58 @@
+"""Which checkpoints go the generic way, and how each becomes its graph."""
+
+import os
+from pathlib import Path
+
+from tfm.errors import CheckpointError, ExportError
+from tfm.model import FAMILIES, entry_names, read_json
+
+from .factory import from_factory
+from .graph import GenericGraph
+from .huggingface import from_huggingface
+from .program import from_program
+
+
+def is_generic(checkpoint: str | os.PathLike[str] | None, model: str | None = None) -> bool:
+    """Whether there is a factory, or the checkpoint is an exported program or of a family that is not native."""
+    if model is not None or checkpoint is None:
+        return True
+    checkpoint = Path(checkpoint)
+    if checkpoint.is_file():
+        return _is_program(checkpoint)
+    try:
+        values = read_json(checkpoint / "config.json")
+    except CheckpointError:
+        return False  # the native reader says what is wrong
+    family = values.get("model_type") if isinstance(values, dict) else None
+    return isinstance(family, str) and family not in FAMILIES
+
+
+def describe_generic(checkpoint: str | os.PathLike[str] | None, model: str | None = None) -> str:
+    """Say, as the name of a stage, which way is taken."""
+    if model is not None or checkpoint is None:
+        return f"make {model}"
+    path = Path(checkpoint)
+    if path.is_file():
+        return "read exported program"
+    family = read_json(path / "config.json")["model_type"]
+    return f"read checkpoint by transformers ({family[:80]} is not a native family)"
+
+
+def open_generic(checkpoint: str | os.PathLike[str] | None, model: str | None = None) -> GenericGraph:
+    """Make the graph of a checkpoint that `is_generic`.
+
+    Raises:
+        TfmError: It cannot be read, or is not what it should be.
+    """
+    path = None if checkpoint is None else Path(checkpoint)
+    if model is not None:
+        return from_factory(model, path)
+    if path is None:
+        raise ExportError("there is nothing to export: name a checkpoint with --ckpt, or a factory with --model")
+    return from_program(path) if path.is_file() else from_huggingface(path)
+
+
+def _is_program(file: Path) -> bool:
+    return any(
+        name.endswith("archive_format") or name == "serialized_exported_program.json" for name in entry_names(file)
+    )

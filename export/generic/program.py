@@ -1,0 +1,240 @@
+"""A `.pt2` file of torch.export.save, read only after everything in it that could run code has been refused.
+
+`torch.export.load` (torch 2.13) is no safe reader: it unpickles weights, constants and example inputs without
+`weights_only` (or falls back to that), evaluates the sizes' expressions by sympy, compiles the guards as Python, and
+looks a node's function up anywhere below `torch`, from where `os` and `sys` can be reached. Containers' types may
+import modules.
+"""
+
+import ast
+import io
+import json
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tfm.errors import CheckpointError
+from tfm.model import open_archive
+
+from .graph import GenericConfig, GenericGraph
+
+_ENTRIES = re.compile(
+    r"archive_format|archive_version|byteorder|\.data/.*|models/model\.json|extra/.*|data/sample_inputs/model\.pt"
+    r"|data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
+)
+_FUNCTIONS = re.compile(
+    r"torch\.ops\.(aten|tfm)\.(?!from_file\b)\w+\.\w+"
+    r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pow|getitem|eq|ne|lt|le|gt|ge|and_|or_|not_)"
+    r"|torch\.sym_(int|float|max|min|not|ite|sum)|torch\._sym_sqrt|math\.(ceil|floor|trunc|sqrt)"
+)
+_CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
+_SYMBOL = re.compile(r"[a-z]+\d+")
+_NAMES = set(
+    (  # noqa: SIM905
+        "Abs Add And Eq Equality Float GreaterThan Integer LessThan Max Min Mod Mul Ne Not Or Pow Rational Symbol "
+        "StrictGreaterThan StrictLessThan Unequality CeilDiv CeilToInt CleanDiv FloorDiv FloorToInt FloatPow "
+        "FloatTrueDiv IntTrueDiv LShift ModularIndexing PowByNatural PythonMod RShift ToFloat TruncToInt Where"
+    ).split()
+)
+
+_GROWING = ("Pow", "PowByNatural", "FloatPow", "LShift")
+_GREATEST_EXPONENT = 64
+_LONGEST_EXPRESSION = 10_000
+"""Letters: that of a size is rarely longer than a line."""
+
+
+def from_program(file: Path) -> GenericGraph:
+    """Read an exported program; its dynamic axes and example inputs are those it was exported with.
+
+    Args:
+        file: What `torch.export.save` wrote.
+
+    Raises:
+        CheckpointError: It is damaged, of an unknown form, or holds what could run code.
+    """
+    _check(file)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with open(file, "rb") as stream:
+                program = torch.export.load(io.BytesIO(stream.read()))
+            module = program.module(check_guards=False)
+    except Exception as error:  # torch raises almost anything on a damaged program
+        raise CheckpointError(f"{file} cannot be read by torch.export.load: {_one_line(error)}") from error
+    args, kwargs = _examples(file, program)
+    signature = program.module_call_graph[0].signature
+    names = list((signature.forward_arg_names if signature else None) or [])
+    names = [names[i] if i < len(names) else f"input_{i}" for i in range(len(args))]
+    examples = dict(zip(names, args, strict=True)) | dict(kwargs)
+    tensors = [name for name, value in examples.items() if isinstance(value, torch.Tensor)]
+    shapes = [
+        node.meta["val"].shape for node in program.graph.nodes if node.name in program.graph_signature.user_inputs
+    ]
+    if len(shapes) != len(tensors):
+        raise CheckpointError(f"{file}: its program takes tensors within lists or dicts; export it with plain tensors")
+    axes: dict[str, dict[int, str]] = {}
+    dims: dict[str, str] = {}
+    for name, shape in zip(tensors, shapes, strict=True):
+        for axis, size in enumerate(shape):
+            if not isinstance(size, int):
+                dims.setdefault(
+                    str(size), "batch" if axis == 0 and "batch" not in dims.values() else f"sequence_{len(dims)}"
+                )
+                axes.setdefault(name, {})[axis] = dims[str(size)]
+    for key, dim in dims.items():
+        if not _SYMBOL.fullmatch(key):
+            raise CheckpointError(f"{file}: an input's size is {key}; export it with a dimension of its own for each")
+        if dim != "batch" and sum(value != "batch" for value in dims.values()) == 1:
+            axes = {n: {a: "sequence" if d == dim else d for a, d in found.items()} for n, found in axes.items()}
+    return GenericGraph(module, examples, axes, in_order=names, config=GenericConfig(family="torch.export"))
+
+
+def _examples(file: Path, program: torch.export.ExportedProgram) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Give the example inputs, which torch takes as they are in the file."""
+    inputs: Any = program.example_inputs
+    if inputs is None:
+        raise CheckpointError(f"{file} holds no example inputs; save the program with them")
+    if not isinstance(inputs, tuple | list) or [type(part) for part in inputs] != [tuple, dict]:
+        raise CheckpointError(f"{file}: its example inputs are no tuple of arguments and dict of named ones")
+    return inputs[0], inputs[1]
+
+
+def _check(file: Path) -> None:
+    """Refuse whatever in the archive could run code."""
+    with open_archive(file, "file of torch.export.save") as archive:
+        names = archive.namelist()
+        entries = {name.partition("/")[2]: archive.read(name) for name in names if "/" in name}
+    if len({name.partition("/")[0] for name in names}) != 1:
+        raise CheckpointError(f"{file} is of an older form of torch.export.save; save it again with torch 2.9 on")
+    for name in entries:
+        if not _ENTRIES.fullmatch(name):
+            raise CheckpointError(f"{file} holds {name}, which could be code; nothing was run")
+    for kind in ("weights", "constants"):
+        _check_payload(file, _object(file, entries, f"data/{kind}/model_{kind}_config.json").get("config"))
+    try:
+        torch.load(io.BytesIO(entries.get("data/sample_inputs/model.pt", b"")), weights_only=True)
+    except Exception as error:  # damaged bytes can make the unpickler raise anything
+        raise CheckpointError(
+            f"{file}: its example inputs are more than tensors and plain containers, or damaged; nothing was run"
+        ) from error
+    contents = _object(file, entries, "models/model.json")
+    try:
+        _check_program(file, contents)
+    except RecursionError as error:
+        raise CheckpointError(f"{file}: its program is nested too deeply to be read") from error
+
+
+def _object(file: Path, entries: dict[str, bytes], name: str) -> dict[str, Any]:
+    """Read an entry that is an object of JSON."""
+    try:
+        content = json.loads(entries.get(name, b""))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{file} is a damaged file of torch.export.save: {name} is missing or not JSON"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} is a damaged file of torch.export.save: {name} holds no object")
+    return content
+
+
+def _check_payload(file: Path, payload: Any) -> None:
+    """Refuse weights or constants that are pickled."""
+    if not isinstance(payload, dict) or not all(isinstance(value, dict) for value in payload.values()):
+        raise CheckpointError(f"{file} is a damaged file of torch.export.save: it does not say where its weights are")
+    for name, value in payload.items():
+        if value.get("use_pickle"):
+            raise CheckpointError(f"{file}: {name} is pickled, which could run code on loading; nothing was run")
+
+
+def _check_program(file: Path, contents: dict[str, Any]) -> None:
+    """Refuse a program that calls, takes or computes anything but what programs of tensors do."""
+    for target in _values(contents, "target"):
+        if not isinstance(target, str) or not _FUNCTIONS.fullmatch(target):
+            raise CheckpointError(f"{file} calls {target!r:.60}, which is no operator of ATen; nothing was run")
+    specs = [_read_spec(file, spec) for key in ("in_spec", "out_spec") for spec in _values(contents, key)]
+    for name in _values(specs, "type"):
+        if not (name is None or isinstance(name, str)) or name not in _CONTAINERS:
+            raise CheckpointError(
+                f"{file} takes or gives a {name!s:.60}; export a module that takes and gives plain containers"
+            )
+    for context in _values(specs, "context"):
+        if context is not None and not re.fullmatch(r'null|\[("\w*"(, )?|\d+(, )?)*\]', str(context)):
+            raise CheckpointError(f"{file}: {context!r:.60} is no list of names; nothing was run")
+    constraints = contents.get("range_constraints")
+    if not isinstance(constraints, dict):
+        raise CheckpointError(f"{file} is a damaged file of torch.export.save: it does not say how sizes may vary")
+    for expression in [*_values(contents, "expr_str"), *constraints]:
+        if not isinstance(expression, str) or not _is_arithmetic(expression):
+            raise CheckpointError(f"{file}: {expression!r:.60} is no arithmetic of sizes; nothing was run")
+
+
+def _read_spec(file: Path, spec: Any) -> Any:
+    """Read how containers nest, which is JSON within JSON: a version and a tree."""
+    try:
+        _, tree = json.loads(spec)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{file} is a damaged file of torch.export.save: {spec!r:.60} is no tree") from error
+    return tree
+
+
+def _values(content: Any, key: str) -> Iterator[Any]:
+    """Every value of a key, at any depth."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            if name == key:
+                yield value
+            yield from _values(value, key)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _values(value, key)
+
+
+def _is_arithmetic(expression: str) -> bool:
+    """Whether an expression is made of numbers, symbols and sympy's arithmetic alone, and no number too large."""
+    if len(expression) > _LONGEST_EXPRESSION:
+        return False
+    try:
+        nodes = list(ast.walk(ast.parse(expression, mode="eval")))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # Python's parser says MemoryError of deep nesting
+        return False
+    return all(map(_is_harmless, nodes)) and sum(map(_grows, nodes)) <= 1
+
+
+def _is_harmless(node: ast.AST) -> bool:
+    if isinstance(node, ast.Name):
+        return node.id in _NAMES or bool(_SYMBOL.fullmatch(node.id))
+    if isinstance(node, ast.Constant):
+        if isinstance(node.value, int):
+            return abs(node.value) < 1 << 64
+        return isinstance(node.value, float) or bool(_SYMBOL.fullmatch(str(node.value)))
+    if isinstance(node, ast.BinOp | ast.Call) and _grows(node):
+        return _exponent(node) <= _GREATEST_EXPONENT
+    harmless = (ast.Expression, ast.Call, ast.keyword, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Load)
+    return isinstance(node, (*harmless, ast.operator, ast.unaryop, ast.cmpop))
+
+
+def _grows(node: ast.AST) -> bool:
+    """Whether a node is a power or a shift, whose result has more digits than what it is of by any factor."""
+    if isinstance(node, ast.BinOp):
+        return isinstance(node.op, ast.Pow | ast.LShift)
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _GROWING
+
+
+def _exponent(node: ast.BinOp | ast.Call) -> float:
+    """Give the exponent of a power; infinity where it is no plain number."""
+    written = node.right if isinstance(node, ast.BinOp) else node.args[1] if len(node.args) == 2 else None
+    if isinstance(written, ast.Call) and len(written.args) == 1:  # Integer(2)
+        written = written.args[0]
+    if isinstance(written, ast.UnaryOp):
+        written = written.operand
+    value = written.value if isinstance(written, ast.Constant) else None
+    return abs(value) if isinstance(value, int | float) else math.inf
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__} {error}".strip().splitlines()[0]

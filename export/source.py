@@ -1,0 +1,97 @@
+"""What is exported, or compared with a bundle: a native Transformer and its graphs, or any module as the one it is."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tfm.bundle import read_json
+from tfm.errors import CheckpointError
+from tfm.model import Transformer, TransformerConfig, load_checkpoint, locate_checkpoint
+from tfm.quantize import Stage, silent
+
+from .generic.graph import GenericConfig, GenericGraph
+from .generic.open import describe_generic, is_generic, open_generic
+from .generic.vectors import from_vectors
+from .graphs import Graph, graphs_of
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model in eager PyTorch.
+
+    Attributes:
+        eager: The native model, or the graph of any other.
+        graphs: What it becomes.
+        config: Its configuration.
+        family: Where its weights came from: "transformer" for our own checkpoints, a Hugging Face model_type, or how a
+            module that is not native was read.
+        path: The checkpoint on this machine, None where a factory alone made it.
+    """
+
+    eager: Transformer | GenericGraph
+    graphs: Sequence[Graph]
+    config: TransformerConfig | GenericConfig
+    family: str
+    path: Path | None
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder with what belongs to the checkpoint: configuration, tokenizer."""
+        return self.path if self.path is None or self.path.is_dir() else self.path.parent
+
+    @property
+    def parameters(self) -> int:
+        """Number of the model's parameters."""
+        return sum(parameter.numel() for parameter in self.eager.parameters())
+
+
+def open_subject(
+    checkpoint: str | os.PathLike[str] | None,
+    *,
+    model: str | None = None,
+    config: str | os.PathLike[str] | None = None,
+    nhead: int | None = None,
+    stage: Stage = silent,
+) -> Subject:
+    """Read a checkpoint.
+
+    Args:
+        checkpoint: What `tfm.model.load_checkpoint` reads; a `.pt2` file of torch.export.save; a Hugging Face folder of
+            a family that is not native; with `model`, a state_dict for it, or None.
+        model: "package.module:factory" of any nn.Module.
+        config: Configuration of weights that come without one, as `tfm.model.load_checkpoint` takes it.
+        nhead: Number of heads, where only the user knows it.
+        stage: Told of every stage.
+
+    Raises:
+        TfmError: It cannot be read.
+    """
+    path = None if checkpoint is None else Path(locate_checkpoint(checkpoint))
+    if path is None or is_generic(path, model):
+        with stage(describe_generic(path, model)):
+            generic = open_generic(path, model)
+        return Subject(eager=generic, graphs=[generic], config=generic.config, family=generic.config.family, path=path)
+    with stage("read checkpoint"):
+        native = load_checkpoint(path, config, nhead).float()
+        _check_finite(path, native)
+        family = family_of((path if path.is_dir() else path.parent) / "config.json" if config is None else Path(config))
+    if native.config.reads_vectors:
+        whole = from_vectors(native)
+        return Subject(eager=whole, graphs=[whole], config=whole.config, family=family, path=path)
+    return Subject(eager=native, graphs=graphs_of(native), config=native.config, family=family, path=path)
+
+
+def family_of(config: Path) -> str:
+    """Tell the model_type of a Hugging Face configuration; "transformer" of any other, and of none."""
+    if not os.path.isfile(config) or config.suffix != ".json":
+        return "transformer"
+    return str(read_json(config).get("model_type", "transformer"))
+
+
+def _check_finite(path: Path, model: Transformer) -> None:
+    """Refuse weights that are NaN or infinite: they spread to every output, where nothing can be compared."""
+    bad = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise CheckpointError(f"{path}: NaN or infinity in the weights {', '.join(bad[:3])}{more}")

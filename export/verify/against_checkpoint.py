@@ -1,0 +1,248 @@
+"""A bundle against the live eager model: the same verification as at export, on as many inputs as one likes."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+import torch
+from torch import Tensor
+
+from tfm.bundle import Manifest, check_digests, folder_of, read_manifest
+from tfm.errors import BundleError, ProviderError, VerificationError
+from tfm.quantize import Stage, silent
+from tfm.runtime import Figures, check_graphs, check_onnxruntime
+
+from ..fast_path import no_fast_path
+from ..graphs import Graph
+from ..source import open_subject
+from ..tolerances import END_TO_END, Tolerance
+from .bisect import Reproduction, bisect
+from .compare import first_line, judge
+from .optimized import options_for
+from .reports import GraphReport, OutputReport
+from .samples import all_padding, cases, every_id
+from .verify import CPU, verify
+
+CASES = 8
+"""How many inputs, where nobody says."""
+
+_PROVIDERS = {"auto": CPU, "cpu": CPU, "cuda": "CUDAExecutionProvider"}
+_EVERY_ID = "all, every id of the vocabulary"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LiveReport:
+    """What comparing a bundle with eager PyTorch found.
+
+    Attributes:
+        bundle: The bundle.
+        cases: How many inputs each graph was compared on, beside those with every id.
+        graphs: The verdicts.
+        reproduction: The smallest part that differs, where one was asked for and something does.
+    """
+
+    bundle: Path
+    cases: int
+    graphs: tuple[GraphReport, ...]
+    reproduction: Reproduction | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was compared, and all of it agrees."""
+        return bool(self.graphs) and all(graph.passed for graph in self.graphs)
+
+    def faults(self) -> list[str]:
+        """Name what failed, graph by graph."""
+        if not self.graphs:
+            return ["nothing was compared"]
+        return [f"{graph.precision} {graph.role}: {graph.first_fault}" for graph in self.graphs if not graph.passed]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the report as JSON values; "graphs" are as in parity.json."""
+        return {
+            "bundle": str(self.bundle),
+            "passed": self.passed,
+            "cases": self.cases,
+            "graphs": [graph.to_dict() for graph in self.graphs],
+            "reproduction": None if self.reproduction is None else str(self.reproduction),
+        }
+
+
+def compare_live(
+    bundle: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None,
+    *,
+    cases: int = CASES,
+    seed: int = 0,
+    model: str | None = None,
+    config: str | os.PathLike[str] | None = None,
+    nhead: int | None = None,
+    provider: str = "auto",
+    precisions: Sequence[str] | None = None,
+    bisect_into: str | os.PathLike[str] | None = None,
+    tolerance: Tolerance = END_TO_END,
+    stage: Stage = silent,
+) -> LiveReport:
+    """Compare every op and output of a bundle with the checkpoint it came from.
+
+    Args:
+        bundle: The bundle.
+        checkpoint: As in `export_checkpoint`; so are `model`, `config` and `nhead`.
+        cases: How many inputs of random ids and sizes; the first five have ragged padding, one token, a past and the
+            greatest length. A row of padding alone, and every id of the vocabulary, come on top.
+        seed: Seed of the random ids.
+        model: See `checkpoint`.
+        config: See `checkpoint`.
+        nhead: See `checkpoint`.
+        provider: "cpu" or "cuda"; "auto" is the CPU, on which eager runs too.
+        precisions: Those to compare; None: all that the bundle has.
+        bisect_into: Folder for the smallest part that differs, made only if something does.
+        tolerance: For the fp32 outputs.
+        stage: Told of every stage.
+
+    Raises:
+        TfmError: The bundle or the checkpoint cannot be read, or they are not of the same model.
+    """
+    manifest = read_manifest(folder_of(bundle))
+    check_digests(manifest, manifest.files)
+    check_graphs(manifest)
+    subject = open_subject(checkpoint, model=model, config=config, nhead=nhead, stage=stage)
+    return compare_graphs(
+        manifest,
+        subject.graphs,
+        cases=cases,
+        seed=seed,
+        provider=provider,
+        precisions=precisions,
+        bisect_into=bisect_into,
+        tolerance=tolerance,
+        stage=stage,
+    )
+
+
+def compare_graphs(
+    manifest: Manifest,
+    graphs: Sequence[Graph],
+    *,
+    cases: int = CASES,
+    seed: int = 0,
+    provider: str = "auto",
+    precisions: Sequence[str] | None = None,
+    bisect_into: str | os.PathLike[str] | None = None,
+    tolerance: Tolerance = END_TO_END,
+    stage: Stage = silent,
+) -> LiveReport:
+    """Compare a bundle with eager graphs; see `compare_live`.
+
+    Args:
+        manifest: The bundle's.
+        graphs: The eager graphs of every role in it.
+        cases: See `compare_live`.
+        seed: See `compare_live`.
+        provider: See `compare_live`.
+        precisions: See `compare_live`.
+        bisect_into: See `compare_live`.
+        tolerance: See `compare_live`.
+        stage: See `compare_live`.
+    """
+    _check_same_model(manifest, graphs)
+    execution = _PROVIDERS[provider]
+    if execution not in ort.get_available_providers():
+        raise ProviderError(f"this onnxruntime has no {execution}; it has {', '.join(ort.get_available_providers())}")
+    unknown = [name for name in precisions or () if name not in manifest.graphs]
+    if unknown:
+        raise BundleError(f"the bundle has no {unknown[0]!r}; it has {', '.join(manifest.graphs)}")
+    reports: list[GraphReport] = []
+    reproduction: Reproduction | None = None
+    for precision in precisions or manifest.graphs:
+        check_onnxruntime(manifest, precision)
+        for graph in graphs:
+            path = manifest.folder / manifest.graphs[precision][graph.role]
+            inputs = _inputs(graph, seed, cases)
+            with stage(f"compare {precision} {graph.role} with eager on {len(inputs)} inputs"):
+                report = verify(graph, path, inputs, precision=precision, tolerance=tolerance, provider=execution)
+            with stage(f"compare {precision} {graph.role} on every id of the vocabulary"):
+                sweep = _compare_stream(graph, path, every_id(graph, seed), execution, tolerance, precision == "fp32")
+                report = dataclasses.replace(report, outputs=(*report.outputs, *sweep))
+            reports.append(report)
+            if bisect_into is not None and not report.passed and reproduction is None:
+                reproduction = bisect(
+                    graph,
+                    path,
+                    inputs,
+                    Path(bisect_into),
+                    precision=precision,
+                    tolerance=tolerance,
+                    provider=execution,
+                    stage=stage,
+                )
+    return LiveReport(bundle=manifest.folder, cases=len(inputs), graphs=tuple(reports), reproduction=reproduction)
+
+
+def _check_same_model(manifest: Manifest, graphs: Sequence[Graph]) -> None:
+    """Refuse a checkpoint of another shape: it has not what the bundle takes and gives."""
+    roles = sorted(graph.role for graph in graphs)
+    if roles != sorted(manifest.signature):
+        raise BundleError(
+            f"{manifest.folder} has the graphs {', '.join(sorted(manifest.signature))}, but the checkpoint makes "
+            f"{', '.join(roles)}: they are not of the same model"
+        )
+    for graph in graphs:
+        signature = manifest.signature[graph.role]
+        for what, ours, theirs in (
+            ("takes", signature.inputs, graph.inputs),
+            ("gives", signature.outputs, graph.outputs),
+        ):
+            here = {spec.name: tuple(spec.shape) for spec in ours}
+            there = {value.name: tuple(value.shape) for value in theirs}
+            if here != there:
+                name = next(n for n in [*here, *there] if here.get(n) != there.get(n))
+                raise BundleError(
+                    f"{manifest.folder}: its {graph.role} graph {what} {name!r} of shape {here.get(name, 'none')}, the "
+                    f"checkpoint's model of shape {there.get(name, 'none')}: they are not of the same model"
+                )
+
+
+def _inputs(graph: Graph, seed: int, count: int) -> list[list[Tensor]]:
+    """Random inputs, and a row of padding alone where eager gives numbers for one."""
+    inputs, padding = cases(graph, seed, count), all_padding(graph, seed)
+    if padding is not None:
+        with torch.no_grad(), no_fast_path():
+            if not any(output.isnan().any() for output in graph(*padding)):
+                inputs.append(padding)
+    return inputs
+
+
+def _compare_stream(
+    graph: Graph, path: Path, inputs: Iterator[list[Tensor]], provider: str, tolerance: Tolerance, judged: bool
+) -> list[OutputReport]:
+    """Compare the outputs on many inputs, keeping none of them."""
+    figures = {value.name: Figures() for value in graph.outputs}
+    fault = ""
+    try:
+        providers = [provider] if provider == CPU else [provider, CPU]
+        session = ort.InferenceSession(path, options_for("runtime", providers), providers=providers)
+        for case in inputs:
+            with torch.no_grad(), no_fast_path():
+                expected = graph(*case)
+            feeds = {value.name: tensor.numpy() for value, tensor in zip(graph.inputs, case, strict=True)}
+            for name, actual, tensor in zip(figures, session.run(list(figures), feeds), expected, strict=True):
+                figures[name].add(actual, tensor.numpy())
+    except VerificationError as error:
+        fault = str(error)
+    except Exception as error:  # onnxruntime's errors share no narrower base
+        fault = f"the graph cannot be run: {first_line(error)}"
+    if not fault and not any(found.count for found in figures.values()):
+        return []  # it reads no ids
+    reports = []
+    for name, found in figures.items():
+        limit = tolerance.limit(found) if judged else None
+        reports.append(
+            OutputReport(
+                name=name, level=_EVERY_ID, figures=found, limit=limit, fault=fault or judge(found, limit, "off")
+            )
+        )
+    return reports

@@ -1,0 +1,278 @@
+"""Find the smallest part of a graph, and the smallest input, that still differ from eager PyTorch."""
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from torch import Tensor
+
+from tfm.errors import VerificationError
+from tfm.quantize import Stage, silent
+from tfm.runtime import Figures
+
+from ..graphs import Graph
+from ..tolerances import END_TO_END, FREE, HALF, OWN, Tolerance
+from .compare import WEIGHTS_DIFFER
+from .hooks import Tap, watch
+from .regions import Array, Region, cuts_of, find_regions
+from .reports import GraphReport
+from .subgraphs import Pieces, cut_out
+from .verify import CPU, comparable, verify
+
+MODEL, ARRAYS, SCRIPT = "differs.onnx", "differs.npz", "reproduce.py"
+
+_SCRIPT = '''"""Runs {model} with onnxruntime alone, and compares it with what eager PyTorch gave: {what}."""
+
+import pathlib
+
+import numpy as np
+import onnxruntime as ort
+
+here = pathlib.Path(__file__).parent
+arrays = np.load(here / "{arrays}")
+options = ort.SessionOptions()
+options.graph_optimization_level = ort.GraphOptimizationLevel.{level}
+session = ort.InferenceSession(here / "{model}", options, providers=["CPUExecutionProvider"])
+(found,) = session.run(["{output}"], {{name: arrays[name] for name in arrays.files if name != "expected"}})
+print("largest difference", np.abs(found.astype(np.float64) - arrays["expected"].astype(np.float64)).max())
+'''
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """The smallest part that still differs, saved in a folder as a model, its arrays and a script.
+
+    Attributes:
+        what: What it is a part of, in words.
+        nodes: Types of its nodes.
+        shapes: Input name → shape.
+        max_abs: How far it is from eager.
+        folder: Where it lies.
+    """
+
+    what: str
+    nodes: tuple[str, ...]
+    shapes: dict[str, tuple[int, ...]]
+    max_abs: float
+    folder: Path
+
+    def __str__(self) -> str:
+        nodes = "·".join(self.nodes) if len(self.nodes) <= 6 else f"{len(self.nodes)} nodes"
+        return f"{self.what}: {nodes}, off by {self.max_abs:.1e} → {self.folder / SCRIPT}"
+
+
+def bisect(
+    graph: Graph,
+    path: Path,
+    cases: Sequence[list[Tensor]],
+    folder: Path,
+    *,
+    precision: str = "fp32",
+    tolerance: Tolerance = END_TO_END,
+    provider: str = CPU,
+    stage: Stage = silent,
+) -> Reproduction:
+    """Shrink a failure of `verify` to something that one can look at, and save it.
+
+    Args:
+        graph: The eager module.
+        path: The ONNX file.
+        cases: Inputs, one of which at least fails.
+        folder: Where to put the smallest model, its inputs and what eager gives; made if it is not there.
+        precision: As in `verify`.
+        tolerance: For the outputs, as in `verify`.
+        provider: As in `verify`.
+        stage: Told what is being done.
+
+    Raises:
+        VerificationError: No case fails.
+    """
+
+    def check(case: list[Tensor]) -> GraphReport:
+        return verify(graph, path, [case], precision=precision, tolerance=tolerance, provider=provider, levels=levels)
+
+    levels: tuple[str, ...] = ("disabled",)
+    with stage("look for an input that fails"):
+        failing = [case for case in cases if not check(case).passed]
+        if not failing:  # then only what onnxruntime makes of the graph does
+            levels = ("disabled", "all", "runtime")
+            failing = [case for case in cases if not check(case).passed]
+    if not failing:
+        raise VerificationError(f"no input of {len(cases)} fails by itself: there is nothing to bisect")
+    case = min(failing, key=lambda case: sum(tensor.numel() for tensor in case))
+    with stage("make the input smaller"):
+        while (smaller := next((c for c in _smaller(graph, case) if not check(c).passed), None)) is not None:
+            case = smaller
+    with stage("cut the graph"), comparable(path, precision) as file:
+        part = _cut(graph, file, case, check(case), provider)
+        folder.mkdir(parents=True, exist_ok=True)
+        return part.save(folder)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Part:
+    what: str
+    model: ir.Model
+    output: str
+    feeds: dict[str, Array]
+    expected: Array
+    level: str = "ORT_DISABLE_ALL"
+
+    def save(self, folder: Path) -> Reproduction:
+        names = {"model": MODEL, "arrays": ARRAYS, "what": self.what, "output": self.output, "level": self.level}
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as name:  # so that no file is there by half
+            part = Path(name)
+            ir.save(self.model, part / MODEL)
+            np.savez(part / ARRAYS, expected=self.expected, **self.feeds)  # type: ignore[arg-type]
+            (part / SCRIPT).write_text(_SCRIPT.format(**names), encoding="utf-8")
+            for file in (MODEL, ARRAYS, SCRIPT):
+                os.replace(part / file, folder / file)
+        return Reproduction(
+            what=self.what,
+            nodes=tuple(node.op_type for node in self.model.graph),
+            shapes={name: array.shape for name, array in self.feeds.items()},
+            max_abs=self.distance().max_abs,
+            folder=folder,
+        )
+
+    def distance(self) -> Figures:
+        """How far it is from eager when it runs by itself; nothing compared where it cannot be run."""
+        figures, options = Figures(), ort.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, self.level)
+        try:
+            content = ir.to_proto(self.model).SerializeToString()
+            session = ort.InferenceSession(content, options, providers=[CPU])
+            figures.add(session.run([self.output], self.feeds)[0], self.expected)
+        except Exception:  # onnxruntime's errors share no narrower base
+            figures.max_abs = float("inf")
+        return figures
+
+
+def _cut(graph: Graph, path: Path, case: list[Tensor], report: GraphReport, provider: str) -> _Part:
+    """Take the first op at fault out of the graph: the op itself, or what leads to a wrong argument of it."""
+    model = ir.load(path)
+    regions = find_regions(model)
+    feeds = {value.name: tensor.numpy() for value, tensor in zip(graph.inputs, case, strict=True)}
+    found: list[_Part] = []
+    run = Pieces(model, cuts_of(regions), path.parent, [provider]).start(feeds)
+    half = report.precision == "fp16"
+    faulty = next((op for op in report.ops if op.fault and str(op.op) in regions), None)
+
+    def look(tap: Tap) -> None:
+        if faulty is None or tap.op != faulty.op or found:
+            return
+        region = regions[str(tap.op)]
+        alone = region.feeds(tap)
+        part = _region_part(model, region, alone, region.expected(tap))
+        other_weights = faulty.fault.startswith(WEIGHTS_DIFFER)  # by too little, perhaps, for its result to show it
+        own = HALF if half else OWN[tap.op.kind]
+        if other_weights or not part.distance().max_abs <= own.limit(_figures(part.expected)):
+            found.append(part)
+            return
+        for argument, value in region.arguments:
+            nodes, inputs = run.before(str(value.name)) if value.producer() is not None else ((), {})
+            if nodes:
+                part = _argument_part(model, tap, argument, value, nodes, inputs, alone[str(value.name)])
+                if not part.distance().max_abs <= (HALF if half else FREE).limit(_figures(part.expected)):
+                    found.append(part)
+                    return
+
+    expected = watch(graph, case, look)
+    if found:
+        return found[0]
+    return _whole(graph, model, feeds, [tensor.numpy() for tensor in expected], report)
+
+
+def _region_part(model: ir.Model, region: Region, feeds: dict[str, Array], expected: Array) -> _Part:
+    output = str(region.output.name)
+    small = cut_out(model, region.nodes, feeds, [output])
+    return _Part(what=f"{region.op} by itself", model=small, output=output, feeds=feeds, expected=expected)
+
+
+def _argument_part(
+    model: ir.Model,
+    tap: Tap,
+    argument: str,
+    value: ir.Value,
+    nodes: Sequence[ir.Node],
+    feeds: dict[str, Array],
+    expected: Array,
+) -> _Part:
+    """The nodes that make one argument from what came before, and is right."""
+    needed: set[ir.Node] = set()
+    pending = [value.producer()]
+    while pending:
+        node = pending.pop()
+        if node is not None and node in nodes and node not in needed:
+            needed.add(node)
+            pending += [source.producer() for source in node.inputs if source is not None]
+    kept = [node for node in nodes if node in needed]
+    read = {str(source.name) for node in kept for source in node.inputs if source is not None}
+    used = {name: array for name, array in feeds.items() if name in read}
+    small = cut_out(model, kept, used, [str(value.name)])
+    shape = np.broadcast_shapes(expected.shape)
+    return _Part(
+        what=f"what makes the {argument} of {tap.op}",
+        model=small,
+        output=str(value.name),
+        feeds=used,
+        expected=np.broadcast_to(expected, shape).copy(),
+    )
+
+
+def _whole(graph: Graph, model: ir.Model, feeds: dict[str, Array], expected: list[Array], report: GraphReport) -> _Part:
+    """The whole graph on the smallest input: where nothing smaller differs by itself."""
+    wrong = next((o for o in report.outputs if o.fault), report.outputs[0])
+    index = [value.name for value in graph.outputs].index(wrong.name)
+    level = "ORT_DISABLE_ALL" if wrong.level == "disabled" else "ORT_ENABLE_ALL"
+    what = f"output {wrong.name} of the whole {graph.role} graph"
+    return _Part(what=what, model=model, output=wrong.name, feeds=feeds, expected=expected[index], level=level)
+
+
+def _figures(expected: Array) -> Figures:
+    figures = Figures()
+    figures.add(expected, expected)
+    return figures
+
+
+def _smaller(graph: Graph, case: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Cases with fewer rows, then with shorter lengths."""
+    names = [value.name for value in graph.inputs]
+    sizes: dict[str, int] = {}
+    for value, tensor in zip(graph.inputs, case, strict=True):
+        sizes |= {
+            d: n for d, n in zip(value.shape, tensor.shape, strict=True) if isinstance(d, str) and d.isidentifier()
+        }
+    for dim, size in sizes.items():
+        least = sizes["sequence"] if dim == "cache_length" else 1
+        for smaller in sorted({least, 1, 2, size // 4, size // 2, size - 1}):
+            if least <= smaller < size:  # of an empty past a cache keeps the room that the new tokens need
+                for first in range(size) if dim == "batch" and smaller == 1 else (0,):
+                    narrowed = [
+                        _narrow(tensor, value.shape, sizes, dim, first, smaller)
+                        for value, tensor in zip(graph.inputs, case, strict=True)
+                    ]
+                    # what says places or positions is to stay within what is left
+                    if dim == "cache_length":
+                        places = names.index("cache_position")
+                        narrowed[places] = narrowed[places].clamp(max=smaller - sizes["sequence"])
+                    elif dim == "sequence" and "logits_position" in names:
+                        wanted = names.index("logits_position")
+                        narrowed[wanted] = narrowed[wanted].clamp(max=smaller - 1)
+                    yield narrowed
+
+
+def _narrow(
+    tensor: Tensor, shape: Sequence[str | int], sizes: dict[str, int], dim: str, first: int, size: int
+) -> Tensor:
+    """Cut one dimension of an input, and every sum of lengths that it is part of."""
+    for axis, name in enumerate(shape):
+        if isinstance(name, str) and dim in name.split(" + "):
+            tensor = tensor.narrow(axis, first, tensor.size(axis) - sizes[dim] + size)
+    return tensor.contiguous()

@@ -1,0 +1,186 @@
+"""One op of an ONNX graph against eager PyTorch: its weights, itself alone, and in place."""
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from tfm.errors import VerificationError
+from tfm.runtime import Figures
+
+from ..ops import EMBEDDING, OpId
+from ..tolerances import FREE, HALF, OWN
+from .hooks import Tap
+from .regions import Array, Region
+from .reports import BROKEN, OPTIMIZED, Kernel, OpReport, Optimized
+from .subgraphs import Pieces, Run, open_nodes
+
+WEIGHTS_DIFFER = "its weights are not eager's"
+
+_MASKED, _MASKED_IN_HALF = -1e30, -2e4
+"""Numbers added to a score that are smaller than this mask it; the second in a float16 graph."""
+
+
+class Comparison:
+    """All comparisons of one op, added up over the cases.
+
+    Attributes:
+        op: Which.
+        region: Its nodes; None where the graph has none.
+        free: Its error inside the whole graph.
+    """
+
+    def __init__(self, op: OpId, region: Region | None, source: str, half: bool = False) -> None:
+        self.op, self.region = op, region
+        self._half = half
+        self.free = Figures()
+        self._source = source
+        self._own, self._inherited = Figures(), Figures()
+        self._fed: dict[str, Figures] = {}
+        self._weights: str | None = None
+        self._fault = self._broken = ""
+
+    def add(self, tap: Tap, model: ir.Model, pieces: Pieces, run: Run) -> None:
+        """Compare one call: alone on what eager fed to it, then as `run` of the whole graph has it."""
+        if self.region is None:
+            return
+        try:
+            feeds, expected = self.region.feeds(tap), self.region.expected(tap)
+            if self._own.count == 0:
+                self._weights, fault = _compare_weights(self.region, tap.weights, self._half)
+                self._fault = self._fault or fault
+                self.region.release()
+            self._own.add(self._run_alone(feeds, model, pieces), expected)
+        except VerificationError as error:
+            self._fault = self._fault or str(error)
+            return
+        except Exception as error:  # onnxruntime's errors share no narrower base
+            self._fault = self._fault or f"it cannot be run by itself: {first_line(error)}"
+            return
+        try:
+            found = dict(zip((v.name for _, v in self.region.arguments), run.take(f"{self.op} in"), strict=True))
+            (result,) = run.take(str(self.op))
+        except Exception as error:  # as above
+            self._broken = self._broken or f"{BROKEN}: {first_line(error)}"
+            return
+        self._fault = self._fault or self._add_in_place(found, feeds, result, expected)
+
+    def _run_alone(self, feeds: dict[str, Array], model: ir.Model, pieces: Pieces) -> Array:
+        assert self.region is not None
+        name = str(self.region.output.name)
+        result = pieces.run_alone(str(self.op), feeds, name)
+        if result is not None:
+            return result
+        session = open_nodes(model, self.region.nodes, feeds, [name], pieces.folder, pieces.providers)
+        return session.run([name], feeds)[0]
+
+    def _add_in_place(
+        self, found: dict[str | None, Array], feeds: dict[str, Array], result: Array, expected: Array
+    ) -> str:
+        assert self.region is not None
+        try:
+            for argument, value in self.region.arguments:
+                actual, wanted = found[value.name], feeds[str(value.name)]
+                if argument == "mask":
+                    limit = _MASKED_IN_HALF if self._half else _MASKED
+                    actual, wanted = np.broadcast_arrays(_plain_mask(actual, limit), _plain_mask(wanted, limit))
+                else:
+                    self._inherited.add(actual, wanted)
+                self._fed.setdefault(argument, Figures()).add(actual, wanted)
+            self.free.add(result, expected)
+        except (VerificationError, ValueError) as error:  # shapes that differ, or do not broadcast
+            return f"in the whole graph, {error}"
+        return ""
+
+    def report(self, *, rounded: Collection[ir.Value], optimized: Optimized | None, kernel: Kernel | None) -> OpReport:
+        """Give the verdict.
+
+        Args:
+            rounded: Values that are not judged inside the whole graph, since quantized weights lead to them.
+            optimized: How it fared in the optimized graph.
+            kernel: What ran it there.
+        """
+        if self.region is None:
+            return OpReport(op=self.op, source=self._source, fault="no node of the graph computes it")
+        judged_alone = self._weights != "quantized"
+        tolerance = HALF if self._half else OWN[self.op.kind]
+        own_limit = tolerance.limit(self._own) if judged_alone else None
+        free_limit = None if self.region.output in rounded else FREE.limit(self.free)
+        fault = self._fault or judge(self._own, own_limit, "off by itself") or self._broken
+        values = dict(self.region.arguments)
+        for argument, figures in self._fed.items():
+            limit = 0.0 if self.op.kind == EMBEDDING else FREE.limit(figures)  # ids are exact
+            judged = None if values[argument] in rounded else limit
+            fault = fault or judge(figures, judged, f"fed a wrong {argument}: off in the whole graph")
+        fault = fault or judge(self.free, free_limit, "off in the whole graph")
+        if optimized is not None and not fault:
+            swallowed = f", which swallowed it, seen at {optimized.at}" if optimized.swallowed else ""
+            what = f"{OPTIMIZED} ({optimized.level}) into {optimized.node}{swallowed}"
+            fault = judge(optimized.figures, optimized.limit, what)
+        return OpReport(
+            op=self.op,
+            source=self._source,
+            form=self.region.form,
+            weights=self._weights,
+            own=self._own,
+            own_limit=own_limit,
+            inherited=self._inherited,
+            free=self.free,
+            free_limit=free_limit,
+            optimized=optimized,
+            kernel=kernel,
+            fault=fault,
+        )
+
+
+def judge(figures: Figures, limit: float | None, what: str) -> str:
+    """Say what is wrong with these figures; "" where nothing is."""
+    if figures.count == 0:
+        return "nothing was compared"
+    if math.isinf(figures.max_abs):  # in every precision, whatever the tolerance
+        return f"{what}: NaN or infinity where eager has another value, or the other way round"
+    if limit is not None and not figures.max_abs <= limit:
+        return f"{what} by {figures.max_abs:.1e}, more than {limit:.1e}"
+    return ""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its class."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _plain_mask(mask: Array, limit: float) -> Array:
+    """A mask with NaN for what is masked by a large negative number: any will do."""
+    return mask if mask.dtype == np.bool_ else np.where(mask < limit, np.float32(np.nan), mask)
+
+
+def _compare_weights(region: Region, weights: tuple[torch.Tensor, ...], half: bool) -> tuple[str | None, str]:
+    """Compare a layer's constants with eager's weights, bit by bit; gives the verdict and the fault."""
+    constants = [value.const_value.numpy() for value in region.constants if value.const_value is not None]
+    if not weights or not constants:
+        return None, ""
+    if any(constant.dtype in (np.int8, np.uint8) for constant in constants):
+        return "quantized", ""
+    for weight in weights:
+        array = weight.numpy()
+        forms = [c for constant in constants for c in (constant, constant.T) if _alike(c, array)]
+        if not forms:  # folded into something else: the op alone, and what follows, are to show whether rightly
+            return None, ""
+        wanted = [array]
+        if half:  # what computes in float32 there has eager's weights
+            with np.errstate(over="ignore"):
+                wanted.append(array.astype(np.float16).astype(array.dtype))
+        differing = min(int((_bits(form) != _bits(one)).sum()) for form in forms for one in wanted)
+        if differing:
+            return None, f"{WEIGHTS_DIFFER}: {differing} of {array.size} numbers differ"
+    return "rounded" if half else "identical", ""
+
+
+def _alike(one: Array, other: Array) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype
+
+
+def _bits(array: Array) -> Array:
+    return array.view(np.int32) if array.dtype == np.float32 else array

@@ -1,0 +1,211 @@
+"""Watch what eager PyTorch feeds to, and gets from, each attention, softmax, activation and layer."""
+
+import contextlib
+import dataclasses
+import functools
+import sys
+import types
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..fast_path import no_fast_path
+from ..graphs import Graph
+from ..ops import ACTIVATION, ATTENTION, EMBEDDING, FUNCTIONS, LAYERS, OPS_OF_ATEN, Kind, OpId, is_composite
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tap:
+    """One call of one op, just made: the tensors are eager's own, and the next functions may work on them in place.
+
+    Attributes:
+        op: Which.
+        inputs: Attention: query (B, N, S, H), key and value (B, K, T, H), mask or None; a causal attention's mask is
+            written out. All others: its argument.
+        output: Attention: (B, N, S, H). Softmax, activation and norm: the argument's shape.
+        weights: The layer's weight and bias, as far as it has them.
+        source: The line of the model that called it, "package/module.py:line"; "" where there is no such file.
+        attend: An attention's function of other values, (B, K, T, any size).
+    """
+
+    op: OpId
+    inputs: tuple[Tensor | None, ...]
+    output: Tensor
+    weights: tuple[Tensor, ...]
+    source: str
+    attend: Callable[[Tensor], Tensor] | None = None
+
+
+def watch(graph: Graph, inputs: list[Tensor], visit: Callable[[Tap], None]) -> list[Tensor]:
+    """Run a graph's module eagerly, showing every op to `visit` as soon as it has run; give the outputs.
+
+    Nothing is kept of what was shown, so that a large model needs no more memory than when it runs alone.
+    """
+    recorder = _Recorder(visit)
+    with torch.no_grad(), no_fast_path(), _follow(graph.model, recorder), recorder:
+        outputs = graph(*inputs)
+    return list(outputs)
+
+
+def record(graph: Graph, inputs: list[Tensor]) -> tuple[list[Tensor], list[Tap]]:
+    """Run a small model eagerly; give its outputs, and every attention, softmax and activation, copied."""
+    taps: list[Tap] = []
+
+    def keep(tap: Tap) -> None:
+        if tap.op.kind not in LAYERS:
+            given = tuple(None if tensor is None else _snapshot(tensor) for tensor in tap.inputs)
+            taps.append(dataclasses.replace(tap, inputs=given, output=_snapshot(tap.output)))
+
+    return watch(graph, inputs, keep), taps
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, visit: Callable[[Tap], None]) -> None:
+        super().__init__()
+        self.visit = visit
+        self.path: list[str] = []
+        self.calls: Counter[tuple[Kind, str]] = Counter()
+        self.composites: list[Tensor] = []  # arguments of the composite activations that are running
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        kind = None if self.composites else _kind(func)
+        if kind is None:
+            seen = _without_override_checks(func)
+            if seen is None:
+                return func(*args, **kwargs)
+            with self:  # what a Python function of torch calls is recorded too
+                return seen(*args, **kwargs)
+        weights: tuple[Tensor, ...] = ()
+        attend = None
+        if kind == ATTENTION:
+            given = _attention_inputs(*args, **kwargs)
+            attend = functools.partial(_attend_to, func, args, kwargs)
+        elif kind in LAYERS:
+            given, weights = _layer_inputs(func, args, kwargs)
+        else:
+            given = (_snapshot(_argument(args, kwargs)),)
+        result = func(*args, **kwargs)
+        self.show(kind, given, result, weights, attend)
+        return result
+
+    def show(
+        self,
+        kind: Kind,
+        inputs: tuple[Tensor | None, ...],
+        output: Tensor,
+        weights: tuple[Tensor, ...] = (),
+        attend: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        path = self.path[-1] if self.path else ""
+        op = OpId(kind=kind, path=path, call=self.calls[kind, path])
+        self.calls[kind, path] += 1
+        tap = Tap(op=op, inputs=inputs, output=output, weights=weights, source=_source(), attend=attend)
+        self.visit(tap)
+
+
+def _kind(func: Callable[..., Any]) -> Kind | None:
+    kind = FUNCTIONS.get(func)
+    return OPS_OF_ATEN.get(str(func)) if kind is None and isinstance(func, torch._ops.OpOverload) else kind
+
+
+def _without_override_checks(func: Callable[..., Any]) -> Callable[..., Any] | None:
+    """A copy of a Python function of torch.nn.functional that does its work instead of handing itself to the mode."""
+    if not isinstance(func, types.FunctionType) or func.__module__ != F.__name__:
+        return None
+    checks = [name for name in func.__code__.co_names if name.startswith("has_torch_function")]
+    if not checks:
+        return None
+    names = {**func.__globals__, **dict.fromkeys(checks, lambda *_: False)}
+    copy = types.FunctionType(func.__code__, names, func.__name__, func.__defaults__, func.__closure__)
+    copy.__kwdefaults__ = func.__kwdefaults__
+    return copy
+
+
+def _source() -> str:
+    """The innermost line that is neither torch's nor this file's, without the folders of this machine."""
+    frame = sys._getframe()
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__", ""))
+        if name != __name__ and name.partition(".")[0] not in ("torch", "contextlib"):
+            is_file = not frame.f_code.co_filename.startswith("<")
+            return f"{name.replace('.', '/')}.py:{frame.f_lineno}" if is_file else ""
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
+
+
+def _snapshot(tensor: Tensor) -> Tensor:
+    """Copy a tensor, strides included (they decide how it is summed): the function may work on it in place."""
+    storage: Any = tensor.untyped_storage().clone()  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=tensor.dtype).set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
+
+
+def _argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return args[0] if args else next(kwargs[name] for name in ("input", "self") if name in kwargs)
+
+
+def _layer_inputs(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The argument of a layer, and its weights; no layer works on its argument in place."""
+    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    swapped = isinstance(func, torch._ops.OpOverload) and _kind(func) == EMBEDDING  # ATen has the table first
+    argument = tensors[1] if swapped else _argument(args, kwargs)
+    return (argument,), tuple(tensor for tensor in tensors if tensor is not argument)
+
+
+def _attend_to(func: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], values: Tensor) -> Tensor:
+    """Call an attention again, with other values."""
+    if "value" in kwargs:
+        return func(*args, **kwargs | {"value": values})
+    return func(*args[:2], values, *args[3:], **kwargs)
+
+
+def _attention_inputs(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *_: Any,
+    **__: Any,
+) -> tuple[Tensor | None, ...]:
+    if is_causal is True:
+        attn_mask = torch.ones(query.size(-2), key.size(-2), dtype=torch.bool).tril()
+    return query, key, value, attn_mask
+
+
+@contextlib.contextmanager
+def _follow(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    """Keep `recorder.path` at the module that is running, and record composite activations as one op."""
+    handles = []
+    flat = isinstance(model, torch.fx.GraphModule)  # has no modules to speak of
+    for name, module in () if flat else model.named_modules():
+        composite = is_composite(module)
+
+        def enter(module: nn.Module, args: Any, composite: bool = composite, name: str = name) -> None:
+            recorder.path.append(name)
+            if composite:
+                recorder.composites.append(_snapshot(args[0]))
+
+        def leave(module: nn.Module, args: Any, output: Any, composite: bool = composite) -> None:
+            if composite:
+                argument = recorder.composites.pop()
+                if not recorder.composites:
+                    recorder.show(ACTIVATION, (argument,), output)
+            recorder.path.pop()
+
+        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

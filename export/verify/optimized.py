@@ -1,0 +1,139 @@
+"""The graph that onnxruntime makes of ours: where each op is in it, and which kernel ran it."""
+
+import dataclasses
+import json
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+import onnxruntime as ort
+
+from tfm.runtime import PROVIDERS, session_options
+
+from ..ops import ACTIVATION, ATTENTION, SOFTMAX, OpId
+from ..passes import NOTE_KEY
+from .regions import Array, Region
+from .reports import Kernel
+
+LEVELS: dict[str, ort.GraphOptimizationLevel] = {
+    "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "runtime": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+"""onnxruntime's levels of graph optimization, and "runtime": the highest without what `tfm.runtime` leaves out."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where an op is in the optimized graph.
+
+    Attributes:
+        at: The op or the graph's output whose result shows it.
+        value: That result.
+        node: The node that gives it, and thus the op or what swallowed it.
+    """
+
+    at: str
+    value: ir.Value
+    node: ir.Node
+
+
+def options_for(level: str, providers: Sequence[str]) -> ort.SessionOptions:
+    """Options of a session at one of `LEVELS` on onnxruntime's execution providers, quiet."""
+    first = next((name for name, provider in PROVIDERS.items() if provider == providers[0]), "")
+    options = session_options(first, threads=0) if level == "runtime" else ort.SessionOptions()
+    options.graph_optimization_level = LEVELS[level]
+    options.log_severity_level = 3
+    return options
+
+
+def optimize(
+    path: Path, level: str, feeds: Mapping[str, Array], folder: Path, providers: Sequence[str]
+) -> tuple[Path, dict[str, tuple[str, str]]]:
+    """Have onnxruntime write the graph that it makes of a model, and tell what ran it.
+
+    Args:
+        path: The model.
+        level: One of `LEVELS`.
+        feeds: Inputs to run it on once.
+        folder: An empty folder for what onnxruntime writes.
+        providers: onnxruntime's execution providers.
+
+    Returns:
+        The optimized model's file; and for each of its nodes, by name, the operator and execution provider that ran.
+    """
+    options = options_for(level, providers)
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    if path.with_name(f"{path.name}.data").exists():  # then the optimized graph has its weights beside it too
+        name = "session.optimized_model_external_initializers_file_name"
+        options.add_session_config_entry(name, "optimized.onnx.data")
+    options.add_session_config_entry("session.disable_prepacking", "1")  # it saves memory, and changes no graph
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    session = ort.InferenceSession(path, options, providers=list(providers))
+    session.run(None, dict(feeds))
+    return folder / "optimized.onnx", kernels_that_ran(Path(session.end_profiling()))
+
+
+def locate(model: ir.Model, optimized: ir.Model, regions: Mapping[str, Region]) -> dict[str, Place]:
+    """Find each op in the optimized graph: onnxruntime keeps the names of results that it does not fuse away.
+
+    An op whose result is gone was swallowed by a fusion; it shows at the next result behind it that is left, of another
+    op or of the graph.
+    """
+    left = {value.name: value for node in optimized.graph for value in node.outputs}
+    named = {region.output: op for op, region in regions.items()}
+    named |= {value: f"output {value.name}" for value in model.graph.outputs if value not in named}
+    places = {}
+    for op, region in regions.items():
+        seen, pending = {region.output}, deque([region.output])
+        while pending:
+            value = pending.popleft()
+            survivor = left.get(value.name)
+            producer = None if survivor is None else survivor.producer()
+            if value in named and survivor is not None and producer is not None:
+                places[op] = Place(at=named[value], value=survivor, node=producer)
+                break
+            following = [result for node in value.consumers() for result in node.outputs if result not in seen]
+            seen.update(following)
+            pending.extend(following)
+    return places
+
+
+def kernels_that_ran(profile: Path) -> dict[str, tuple[str, str]]:
+    """Read a profile of onnxruntime: node name → operator and execution provider."""
+    ran = {}
+    for event in json.loads(profile.read_text(encoding="utf-8")):
+        name, _, what = event["name"].rpartition("_kernel_time")
+        if event.get("cat") == "Node" and name and not what:
+            ran[name] = (event["args"]["op_name"], event["args"]["provider"])
+    return ran
+
+
+def describe_kernel(op: OpId, region: Region, place: Place | None, ran: Mapping[str, tuple[str, str]]) -> Kernel | None:
+    """Say what ran an op, and what would be better."""
+    if place is None or str(place.node.name) not in ran:
+        return None
+    op_type, provider = ran[str(place.node.name)]
+    return Kernel(op_type=op_type, domain=place.node.domain, provider=provider, advice=_advice(op, region, place))
+
+
+def _advice(op: OpId, region: Region, place: Place) -> str:
+    parts = region.form.split("·")
+    if op.kind == SOFTMAX:
+        return (
+            "this attention is written by hand, and runs as separate products and a Softmax; "
+            "call torch.nn.functional.scaled_dot_product_attention, and it becomes one Attention"
+        )
+    if op.kind == ATTENTION:
+        note = next((n.metadata_props[NOTE_KEY] for n in region.nodes if NOTE_KEY in n.metadata_props), "")
+        return f"heads are split and merged by Transposes, which copy: {note}" if note else ""
+    if op.kind == ACTIVATION and len(parts) > 1 and place.at == str(op) and place.node.op_type in parts:
+        return (
+            f"{len(parts)} nodes ({region.form}), each a pass over memory: onnxruntime has no kernel for this "
+            "activation as one; gelu, gelu_tanh, silu, quick_gelu, relu, tanh, sigmoid and others have"
+        )
+    return ""

@@ -1,0 +1,203 @@
+"""The nodes of one attention, activation or layer in an ONNX graph, and how eager's tensors fit them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from tfm.errors import VerificationError
+
+from ..ops import ATTENTION, LAYERS
+from ..passes import OP_KEY
+from .hooks import Tap
+
+Array = npt.NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Region:
+    """All nodes that one op became.
+
+    Attributes:
+        op: The op's name, `str(OpId)`.
+        nodes: In the order of the graph.
+        inputs: Per argument of the op, the value that carries it in; None where the nodes take none.
+        output: The value that carries the result out.
+    """
+
+    op: str
+    nodes: tuple[ir.Node, ...]
+    inputs: tuple[ir.Value | None, ...]
+    output: ir.Value
+
+    @property
+    def form(self) -> str:
+        """What the op became, such as "Attention" or "Relu·Mul"."""
+        return "·".join(node.op_type for node in self.nodes if node.op_type not in _SHAPING)
+
+    def feeds(self, tap: Tap) -> dict[str, Array]:
+        """Lay out what eager fed to the op as this region's inputs want it.
+
+        Raises:
+            VerificationError: The region takes an input that eager did not give.
+        """
+        feeds = {}
+        for index, (value, tensor) in enumerate(zip(self.inputs, tap.inputs, strict=False)):
+            if value is None:
+                continue
+            if tensor is None and index < 3:
+                raise VerificationError(
+                    f"the graph feeds {value.name!r} to the op, to which eager gave no such argument"
+                )
+            array = _mask(tap, value) if tensor is None or index == 3 else tensor.numpy()
+            if tap.op.kind == ATTENTION and index < 3 and array.ndim == 4 and _rank(value) == 3:
+                array = _merge_heads(array)
+            feeds[str(value.name)] = np.ascontiguousarray(array)
+        return feeds
+
+    def release(self) -> None:
+        """Give back the memory that weights outside the file were mapped into when they were read."""
+        for value in self.constants:
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value.release()
+
+    @property
+    def arguments(self) -> list[tuple[str, ir.Value]]:
+        """The name of each argument that the nodes take, and the value that carries it in."""
+        names = ("query", "key", "value", "mask") if self.op.startswith(ATTENTION) else ("argument",)
+        return [(name, value) for name, value in zip(names, self.inputs, strict=False) if value is not None]
+
+    def expected(self, tap: Tap) -> Array:
+        """Lay out what eager got from the op as this region's output gives it."""
+        array = tap.output.numpy()
+        return (
+            _merge_heads(array) if tap.op.kind == ATTENTION and array.ndim == 4 and _rank(self.output) == 3 else array
+        )
+
+    @property
+    def constants(self) -> list[ir.Value]:
+        """The weights and other constants that the nodes read."""
+        return list(
+            dict.fromkeys(
+                value
+                for node in self.nodes
+                for value in node.inputs
+                if value is not None and value.const_value is not None
+            )
+        )
+
+
+_QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
+"""Types of quantized weights."""
+
+_SHAPING = {"Shape", "Concat", "Expand", "Constant", "Cast", "Unsqueeze"}
+"""Nodes that prepare an attention's mask, of no interest to who reads a table."""
+
+
+def find_regions(model: ir.Model) -> dict[str, Region]:
+    """Find the region of every op that `NameOps` named.
+
+    A layer whose nodes take something beside one argument (a weight that is computed, say) has none: it shows only in
+    the ops after it.
+
+    Raises:
+        VerificationError: The nodes of an attention, softmax or activation have no or several results, or no single
+            argument.
+    """
+    groups: dict[str, list[ir.Node]] = {}
+    for node in model.graph:
+        if OP_KEY in node.metadata_props:
+            groups.setdefault(node.metadata_props[OP_KEY], []).append(node)
+    regions = {op: _region(op, tuple(nodes)) for op, nodes in groups.items()}
+    return {op: region for op, region in regions.items() if region is not None}
+
+
+def _region(op: str, nodes: tuple[ir.Node, ...]) -> Region | None:
+    inside = set(nodes)
+    if op.startswith(ATTENTION):
+        (core,) = [node for node in nodes if node.op_type == "Attention"] or [nodes[-1]]
+        arguments = [*core.inputs, None, None, None, None][:4]
+        return Region(
+            op=op, nodes=nodes, inputs=tuple(_enter(value, inside) for value in arguments), output=_leave(core, inside)
+        )
+    entering = {
+        v for n in nodes for v in n.inputs if v is not None and v.producer() not in inside and v.const_value is None
+    }
+    leaving = [
+        v for n in nodes for v in n.outputs if v.is_graph_output() or any(user not in inside for user in v.consumers())
+    ]
+    if len(entering) != 1 or len(leaving) != 1:
+        if op.startswith(LAYERS):
+            return None
+        raise VerificationError(
+            f"{op} became nodes with {len(entering)} arguments and {len(leaving)} results, not one of each"
+        )
+    return Region(op=op, nodes=nodes, inputs=(entering.pop(),), output=leaving[0])
+
+
+def _enter(value: ir.Value | None, inside: set[ir.Node]) -> ir.Value | None:
+    """Walk from an argument of the core node up to the value that enters the region."""
+    while value is not None and (producer := value.producer()) is not None and producer in inside:
+        value = producer.inputs[0]
+    return value
+
+
+def _leave(core: ir.Node, inside: set[ir.Node]) -> ir.Value:
+    """The attention's result, behind the Squeeze that takes off a batch of one."""
+    users = [node for node in core.outputs[0].consumers() if node in inside and node.op_type == "Squeeze"]
+    return users[0].outputs[0] if users else core.outputs[0]
+
+
+def _mask(tap: Tap, value: ir.Value) -> Array:
+    """The mask of an attention in the graph's terms.
+
+    Eager may leave out a mask that masks nothing, or write it as booleans where the graph, traced for every input, has
+    numbers to add, or the other way round.
+    """
+    query, key, _, mask = tap.inputs
+    assert query is not None
+    assert key is not None
+    array = np.ones((query.shape[-2], key.shape[-2]), np.bool_) if mask is None else mask.numpy()
+    if value.dtype == ir.DataType.BOOL and array.dtype != np.bool_:
+        if not np.isin(array, (0.0, -np.inf, np.finfo(array.dtype).min)).all():
+            raise VerificationError("eager adds numbers to the scores, where the graph has a mask of booleans")
+        return array == 0.0
+    if value.dtype == ir.DataType.FLOAT and array.dtype == np.bool_:
+        return np.where(array, np.float32(0.0), np.float32(-np.inf))
+    return array
+
+
+def _rank(value: ir.Value) -> int:
+    if value.shape is None:
+        raise VerificationError(f"the rank of {value.name!r} is not known")
+    return int(value.shape.rank())
+
+
+def _merge_heads(array_BNSH: Array) -> Array:
+    batch, heads, length, size = array_BNSH.shape
+    return array_BNSH.transpose(0, 2, 1, 3).reshape(batch, length, heads * size)
+
+
+def cuts_of(regions: Mapping[str, Region]) -> dict[str, list[ir.Value]]:
+    """Where to look in a graph to see each op: at what enters it, "OP in", and at its result, "OP"."""
+    cuts = {}
+    for op, region in regions.items():
+        cuts[f"{op} in"] = [value for _, value in region.arguments]
+        cuts[op] = [region.output]
+    return cuts
+
+
+def rounded_values(model: ir.Model, *, half: bool = False) -> set[ir.Value]:
+    """The values that a quantized weight or, with `half`, a float16 one leads to: they are not what eager computes."""
+    rounded: set[ir.Value] = set()
+    for node in model.graph:
+        read = [value for value in node.inputs if value is not None]
+        weights = [value.const_value for value in read if value.const_value is not None]
+        rounds = any(weight.dtype in _QUANTIZED for weight in weights)
+        rounds = rounds or (half and any(value.dtype == ir.DataType.FLOAT16 for value in node.outputs))
+        if rounds or any(value in rounded for value in read):
+            rounded.update(node.outputs)
+    return rounded

@@ -1,0 +1,197 @@
+"""What a verification found, op by op and output by output: the content of parity.json's "graphs"."""
+
+import dataclasses
+from typing import Any
+
+from tfm.runtime import Figures
+
+from ..ops import LAYERS, OpId
+
+BROKEN = "the whole graph cannot be run"
+OPTIMIZED = "off after onnxruntime's optimization"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimized:
+    """An op in the graph that onnxruntime made of ours.
+
+    Attributes:
+        level: The optimization level.
+        node: Type of the node that gives the op's result, or of the one that swallowed it.
+        at: The op or output at whose result it was compared: itself, unless it was swallowed.
+        swallowed: Whether no value of the optimized graph is the op's own result any more.
+        figures: Its error inside the optimized graph.
+        limit: The largest `figures.max_abs` allowed; None where it is not judged.
+    """
+
+    level: str
+    node: str
+    at: str
+    swallowed: bool
+    figures: Figures
+    limit: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it as JSON values."""
+        names = {"level": self.level, "node": self.node, "at": self.at, "swallowed": self.swallowed}
+        return names | self.figures.to_dict() | {"limit": self.limit}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """What ran an op, as onnxruntime's profile says.
+
+    Attributes:
+        op_type: The operator.
+        domain: Its domain; "" is ONNX's own.
+        provider: The execution provider.
+        advice: Why it is not the best known form, and what to do; "" where it is.
+    """
+
+    op_type: str
+    domain: str
+    provider: str
+    advice: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it as JSON values."""
+        return dataclasses.asdict(self) | {"best": not self.advice}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpReport:
+    """The verdict on one attention, softmax, activation or layer.
+
+    Attributes:
+        op: Which.
+        source: The line of the model that calls it.
+        form: The ONNX nodes it became; "" where there are none.
+        weights: "identical" to eager's, bit by bit; "quantized"; or None where it has none.
+        own: Its own error, fed what eager fed to it.
+        own_limit: The largest `own.max_abs` allowed; None where it is not judged (a quantized layer).
+        inherited: The error of what is fed to it inside the whole graph.
+        free: Its error inside the whole graph.
+        free_limit: The largest `inherited.max_abs` and `free.max_abs` allowed; None where they are not judged (a
+            quantized graph).
+        optimized: The same inside the optimized graph; None where that could not be compared.
+        kernel: What ran it; None where that is not known.
+        fault: Why it failed, "" where it passed.
+    """
+
+    op: OpId
+    source: str = ""
+    form: str = ""
+    weights: str | None = None
+    own: Figures = dataclasses.field(default_factory=Figures)
+    own_limit: float | None = None
+    inherited: Figures = dataclasses.field(default_factory=Figures)
+    free: Figures = dataclasses.field(default_factory=Figures)
+    free_limit: float | None = None
+    optimized: Optimized | None = None
+    kernel: Kernel | None = None
+    fault: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the op is verified."""
+        return not self.fault
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether it is one of the layers around the attentions and activations."""
+        return self.op.kind in LAYERS
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it as JSON values."""
+        return {
+            "op": str(self.op),
+            **dataclasses.asdict(self.op),
+            "source": self.source,
+            "form": self.form,
+            "passed": self.passed,
+            "fault": self.fault,
+            "weights": self.weights,
+            "own": self.own.to_dict() | {"limit": self.own_limit},
+            "inherited": self.inherited.to_dict(),
+            "free": self.free.to_dict() | {"limit": self.free_limit},
+            "optimized": None if self.optimized is None else self.optimized.to_dict(),
+            "kernel": None if self.kernel is None else self.kernel.to_dict(),
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputReport:
+    """The verdict on one output of the whole graph at one optimization level."""
+
+    name: str
+    level: str
+    figures: Figures
+    limit: float | None
+    fault: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the output is verified."""
+        return not self.fault
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it as JSON values."""
+        names = {"name": self.name, "level": self.level, "passed": self.passed, "fault": self.fault}
+        return names | self.figures.to_dict() | {"limit": self.limit}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GraphReport:
+    """The verdict on one graph in one precision on one execution provider."""
+
+    role: str
+    precision: str
+    provider: str = "CPUExecutionProvider"
+    ops: tuple[OpReport, ...]
+    outputs: tuple[OutputReport, ...]
+
+    @property
+    def promised(self) -> tuple[OpReport, ...]:
+        """The attentions, softmaxes and activations."""
+        return tuple(op for op in self.ops if not op.is_layer)
+
+    @property
+    def passed(self) -> bool:
+        """Whether attentions or activations were found, and all ops and all outputs are verified."""
+        compared = bool(self.promised) and bool(self.outputs)
+        return compared and all(op.passed for op in self.ops) and all(output.passed for output in self.outputs)
+
+    @property
+    def first_fault(self) -> str:
+        """The first op or output past tolerance, why, and the line that calls it; "" where all passed."""
+        called = {op.op: f", called at {op.source}" if op.source else "" for op in self.ops}
+        faults = [(_stage(op.fault), f"{op.op}: {op.fault}{called[op.op]}") for op in self.ops if op.fault]
+        faults += [
+            (_stage(out.fault, out.level), f"output {out.name} ({out.level}): {out.fault}")
+            for out in self.outputs
+            if out.fault
+        ]
+        if faults:
+            return min(faults, key=lambda fault: fault[0])[1]
+        return "" if self.passed else f"nothing was compared in the {self.role} graph"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the report as JSON values."""
+        return {
+            "role": self.role,
+            "precision": self.precision,
+            "provider": self.provider,
+            "passed": self.passed,
+            "first_fault": self.first_fault,
+            "ops": [op.to_dict() for op in self.ops],
+            "outputs": [output.to_dict() for output in self.outputs],
+        }
+
+
+def _stage(fault: str, level: str | None = None) -> int:
+    """Rank a fault by the stage that it shows at: the earlier says more, and what breaks all that follows the least."""
+    if BROKEN in fault:
+        return 4
+    if level is None:
+        return 2 if fault.startswith(OPTIMIZED) else 0
+    return 1 if level == "disabled" else 3

@@ -1,0 +1,241 @@
+"""What the models of a bundle are timed on: rows of token ids, arrays where it reads no ids, and a ragged corpus."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfm.bundle import ARRAYS, TOKENIZER, Manifest, Signature, read_arrays, read_proved
+from tfm.errors import BundleError, InputError
+from tfm.runtime import Tokenizer, length_limit
+from tfm.runtime.inputs.checks import SUM
+
+from .graphs import save_arrays
+from .text import english_sentences, english_words
+
+CORPUS = "corpus"
+"""The kind of work that is many texts at once, and its measure."""
+
+_COUNTS = {"encoder": 128, "decoder": 16, "encoder-decoder": 64}
+"""How many texts there are in a corpus that is built in: so many that a turn takes a second or so."""
+
+_RAGGED = 64
+"""Greatest length of random rows."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelWork:
+    """What a model is timed on as a whole.
+
+    Attributes:
+        name: Such as "8×128", rows × tokens.
+        kind: "rows" of ids of one length, "arrays" of anything else, `CORPUS`, or "answer": the first one of a model
+            that was just opened.
+        rows: Rows of token ids; where there are none, how many rows the arrays have is `count`.
+        texts: The texts that the rows were made of, where they were.
+        arrays: Inputs by name.
+        new_tokens: How many are generated of each row, at most, where the model generates.
+        count: Number of rows.
+    """
+
+    name: str
+    kind: str
+    rows: Sequence[Sequence[int]] = ()
+    texts: Sequence[str] = ()
+    arrays: Mapping[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
+    new_tokens: int = 0
+    count: int
+
+    def told(self, file: Path) -> dict[str, Any]:
+        """Describe it to an engine as JSON values; arrays go into a file, an .npz."""
+        if self.arrays:
+            save_arrays(file, self.arrays)
+        return {
+            "kind": self.kind,
+            "rows": [list(row) for row in self.rows],
+            "texts": list(self.texts),
+            "file": str(file) if self.arrays else None,
+            "new_tokens": self.new_tokens,
+        }
+
+
+def model_works(
+    manifest: Manifest, batch_sizes: Sequence[int], lengths: Sequence[int], new_tokens: int
+) -> list[ModelWork]:
+    """Make what a bundle's models are timed on, one of every batch size and length.
+
+    Args:
+        manifest: The bundle's.
+        batch_sizes: Numbers of rows.
+        lengths: Tokens of each row; of a bundle that generates, of its prompt or source. What is longer than the model
+            takes is cut to that. Images have no length, and other modules are run on their golden inputs as they are.
+        new_tokens: How many tokens follow, where the bundle generates, or as many as fit.
+
+    Raises:
+        InputError: The model has no room for anything, or nobody knows what it takes.
+    """
+    if manifest.kind == "module":
+        return _golden_works(manifest)
+    rng = np.random.default_rng(2)
+    signature = _reads(manifest)
+    ids = next((spec for spec in signature.inputs if spec.name == "input_ids"), None)
+    if ids is None:
+        return [_images(signature, count, rng) for count in batch_sizes]
+    new_tokens, longest = _room(manifest, new_tokens)
+    cut = dict.fromkeys(length if longest is None else min(length, longest) for length in lengths)
+    return [
+        ModelWork(
+            name=f"{count}×{length}",
+            kind="rows",
+            rows=rng.integers(ids.below or 1, size=(count, length)).tolist(),
+            new_tokens=new_tokens,
+            count=count,
+        )
+        for count in batch_sizes
+        for length in cut
+    ]
+
+
+def corpus_of(manifest: Manifest, texts: Sequence[str] | None, new_tokens: int) -> tuple[ModelWork | None, str]:
+    """Make the corpus that throughput is measured on.
+
+    Args:
+        manifest: The bundle's.
+        texts: The caller's; None: English that is built in.
+        new_tokens: Most tokens that are generated of each.
+
+    Returns:
+        The work, and what it is, in words; or None, and why there is none.
+
+    Raises:
+        InputError: The bundle must not see one of the caller's texts.
+    """
+    signature = _reads(manifest)
+    ids = next((spec for spec in signature.inputs if spec.name == "input_ids"), None)
+    if manifest.kind == "module" or ids is None:
+        return None, "this bundle reads no texts"
+    new_tokens, longest = _room(manifest, new_tokens)
+    common: dict[str, Any] = {"name": CORPUS, "kind": CORPUS, "new_tokens": new_tokens}
+    words = manifest.generation is not None and manifest.generation.split_on_whitespace
+    try:
+        encode = _encoder_of(manifest, longest if manifest.kind == "encoder" else None, words)
+    except BundleError as error:
+        if texts is not None:
+            raise
+        reason = str(error)
+    else:
+        given = texts is not None
+        known, rows = [], []
+        for place, text in enumerate(_built_in(manifest.kind, words) if texts is None else texts, 1):
+            for part in text.split() if words else [text]:
+                try:
+                    (row,) = encode([part])
+                    if longest is not None and len(row) > longest:
+                        raise InputError(f"it has {len(row)} tokens, and there is room for {longest}")
+                except InputError as error:
+                    if given:
+                        raise InputError(f"text {place}: {error}") from error
+                    continue  # too long for this model, or none of its language
+                known.append(part)
+                rows.append(row)
+        if rows:
+            what = "words" if words else "texts" if given else "sentences"
+            about = f"{len(rows)} {what}" + ("" if given else " of built-in English")
+            return ModelWork(texts=known, rows=rows, count=len(rows), **common), about
+        if given:
+            raise InputError("there is no text to measure throughput on; give at least one that is not blank")
+        reason = "built-in English is none of its language"
+    rng = np.random.default_rng(3)
+    most = _RAGGED if longest is None else min(_RAGGED, longest)
+    count = _COUNTS[manifest.kind]
+    rows = [rng.integers(ids.below or 1, size=rng.integers(1, most + 1)).tolist() for _ in range(count)]
+    return ModelWork(rows=rows, count=count, **common), f"{count} rows of random ids, as {reason}"
+
+
+def random_inputs(
+    signature: Signature, sizes: Mapping[str, int], start: int, rng: np.random.Generator
+) -> dict[str, npt.NDArray[Any]]:
+    """Make inputs without padding.
+
+    Args:
+        signature: The graph's.
+        sizes: Of every named dimension.
+        start: How many tokens a cache holds already.
+        rng: Source of randomness.
+    """
+    inputs = {}
+    for spec in signature.inputs:
+        shape = [dim if isinstance(dim, int) else sum(sizes[part] for part in dim.split(SUM)) for dim in spec.shape]
+        if spec.name.endswith("attention_mask"):
+            values: npt.NDArray[Any] = np.ones(shape)
+        elif spec.name == "cache_position":
+            values = np.full(shape, start)
+        elif spec.name == "logits_position":
+            values = np.full(shape, sizes["sequence"] - 1)
+        elif spec.below is not None:
+            values = rng.integers(spec.below, size=shape)
+        else:
+            values = rng.standard_normal(shape)
+        inputs[spec.name] = values.astype(spec.dtype)
+    return inputs
+
+
+def _reads(manifest: Manifest) -> Signature:
+    """Of the graph that inputs go into."""
+    return manifest.signature["encoder" if manifest.kind == "encoder-decoder" else "model"]
+
+
+def _room(manifest: Manifest, new_tokens: int) -> tuple[int, int | None]:
+    """How many new tokens there are, and how long what comes before them may be; None: as long as one likes."""
+    longest = length_limit(_reads(manifest))
+    if manifest.kind == "encoder":
+        return 0, longest
+    if manifest.kind == "decoder":
+        if longest is None:
+            return new_tokens, None
+        new_tokens = min(new_tokens, max(1, longest // 2))
+        return new_tokens, longest - new_tokens
+    limit = length_limit(manifest.signature["decoder"])
+    return new_tokens if limit is None else min(new_tokens, limit), longest
+
+
+def _images(signature: Signature, count: int, rng: np.random.Generator) -> ModelWork:
+    dims = {dim for spec in signature.inputs for dim in spec.shape if isinstance(dim, str)}
+    if dims - {"batch"}:
+        raise InputError(f"nobody knows how large {', '.join(sorted(dims - {'batch'}))} should be; time it in an app")
+    arrays = random_inputs(signature, {"batch": count}, 0, rng)
+    return ModelWork(name=f"{count}", kind="arrays", arrays=arrays, count=count)
+
+
+def _golden_works(manifest: Manifest) -> list[ModelWork]:
+    """The smallest and the largest of the inputs that a module's outputs are stored for."""
+    if ARRAYS not in manifest.files:
+        raise InputError(f"{manifest.folder} has no {ARRAYS}, and nothing else says what it takes; export it again")
+    cases: dict[str, dict[str, npt.NDArray[Any]]] = {}
+    for name, array in read_arrays(manifest, ARRAYS).items():
+        _, case, side, value = name.split("/", 3)
+        if side == "inputs":
+            cases.setdefault(case, {})[value] = array
+    ordered = sorted(cases.values(), key=lambda arrays: sum(array.size for array in arrays.values()))
+    works = {}
+    for arrays in (ordered[0], ordered[-1]):
+        name = " + ".join("×".join(map(str, array.shape)) for array in arrays.values())
+        works[name] = ModelWork(name=name, kind="arrays", arrays=arrays, count=1)
+    return list(works.values())
+
+
+def _encoder_of(manifest: Manifest, longest: int | None, words: bool) -> Any:
+    if TOKENIZER not in manifest.files:
+        raise BundleError(f"it has no {TOKENIZER}")
+    content = read_proved(manifest, TOKENIZER)
+    limits = [limit for limit in (longest, manifest.max_text_tokens) if limit is not None]
+    path = manifest.folder / TOKENIZER
+    return Tokenizer(path, content=content, max_tokens=min(limits, default=None), refuse_unknown=words).encode
+
+
+def _built_in(kind: str, words: bool) -> list[str]:
+    count = _COUNTS[kind]
+    return english_words(count) if words else english_sentences(count)

@@ -1,0 +1,213 @@
+"""Weight-only quantization in blocks: products by `MatMulNBits`, rows of tables by `GatherBlockQuantized`.
+
+A decoder that makes one token at a time reads every weight once per token, so its speed is that of reading them: in
+blocks of 8 or 4 bits they are a quarter or a sixth of float32. A table that is both embedding and output head is stored
+once, for both kernels read the same layout.
+
+A weight that lies on a grid already, as those of a GGUF file do, is kept exactly.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from tfm.errors import QuantizeError
+
+from .block_nodes import StoredBlocks, look_up, multiply, store, stored
+from .block_rounding import Bits, Float, round_to_blocks
+from .edit import QuantizedWeight, constant_of, is_lookup, refuse_quantized, weight_of
+from .grid import GRID_BLOCK, find_grid
+from .hessian import Moments
+from .outliers import Outliers, outliers_of
+
+
+def quantize_blocks(
+    model: ir.Model,
+    *,
+    bits: Bits = 8,
+    block: int | None = None,
+    table_bits: Bits | None = None,
+    symmetric: bool | None = None,
+    search: bool | None = None,
+    accuracy_level: int = 4,
+    moments: Moments | None = None,
+    smoothing: float = 0.5,
+    keep_grid: bool = True,
+    outliers: float | None = None,
+) -> list[QuantizedWeight]:
+    """Quantize the weights of a float32 ONNX model in place.
+
+    Args:
+        model: MatMuls by a constant (itself or transposed by a node), with or without a constant bias added, and
+            Gathers from a constant are quantized. Weights in a file beside the model are read one at a time.
+        bits: 4 or 8.
+        block: Inputs that share a scale: 16, 32, 64, …; None for 64 at 8 bits, 32 at 4.
+        table_bits: Bits of tables that rows are looked up in, tied output heads included; None for `bits`.
+        symmetric: See `quantize_to_blocks`.
+        search: See `quantize_to_blocks`.
+        accuracy_level: See `quantize_to_blocks`.
+        moments: See `quantize_to_blocks`.
+        smoothing: See `quantize_to_blocks`.
+        keep_grid: See `quantize_to_blocks`.
+        outliers: See `quantize_to_blocks`.
+
+    Returns:
+        What was quantized, in the order of the graph.
+
+    Raises:
+        QuantizeError: The graph is quantized already, there is nothing to quantize, or a weight is not finite.
+    """
+    refuse_quantized(model.graph)
+    tables = {node.inputs[0] for node in model.graph if is_lookup(node)}
+    done = []
+    for node in list(model.graph):
+        size = table_bits if table_bits is not None and weight_of(node) in tables else bits
+        done.append(
+            quantize_to_blocks(
+                model.graph,
+                node,
+                bits=size,
+                block=block,
+                symmetric=symmetric,
+                search=search,
+                accuracy_level=accuracy_level,
+                moments=moments,
+                smoothing=smoothing,
+                keep_grid=keep_grid,
+                outliers=outliers,
+            )
+        )
+    found = [weight for weight in done if weight is not None]
+    if not found:
+        raise QuantizeError(f"the graph {model.graph.name!r} has no MatMul or Gather by a constant to quantize")
+    common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedOpsetsPass()(model)
+    return found
+
+
+def quantize_to_blocks(
+    graph: ir.Graph,
+    node: ir.Node,
+    *,
+    bits: Bits = 8,
+    block: int | None = None,
+    symmetric: bool | None = None,
+    search: bool | None = None,
+    accuracy_level: int = 4,
+    moments: Moments | None = None,
+    smoothing: float = 0.5,
+    keep_grid: bool = True,
+    outliers: float | None = None,
+) -> QuantizedWeight | None:
+    """Quantize the weight of one node in place; what nothing reads any more stays for `RemoveUnusedNodesPass`.
+
+    Args:
+        graph: The graph of the node.
+        node: A MatMul by a constant, itself or transposed by a node, or a Gather from one.
+        bits: 4 or 8.
+        block: Inputs (of a table: entries of a row) that share a scale, a power of two from 16 on; None for the default
+            of `quantize_blocks`.
+        symmetric: Whether blocks have no zero point of their own; None to have one at 4 bits alone.
+        search: Whether ranges are clipped where that makes the squared error less; None to do so at 4 bits alone.
+        accuracy_level: Of `MatMulNBits`: 4 lets it round activations to int8, 0 and 1 compute in float32.
+        moments: Of the values that are multiplied (`second_moments`): weights of MatMuls whose input is among them are
+            rounded so that the products change least on such data; tables that rows are looked up in are smoothed only.
+        smoothing: With moments: each input is divided, and its weights are multiplied, by its root mean square to this
+            power, so that inputs weigh alike in a block (AWQ, Lin et al. 2024, arXiv:2306.00978, section 3.2); 0 for
+            not at all.
+        keep_grid: Whether a weight that lies on a grid of blocks of 32 already is kept exactly, in 4 bits if these are
+            enough, whatever the other options say of its rounding (`find_grid`).
+        outliers: With moments: share of the inputs that is multiplied apart in float32 (`outliers_of`); None for a
+            sixteenth where a grid is kept and `accuracy_level` is 4, so that nothing but rounded inputs is lost, else
+            for none.
+
+    Returns:
+        What was quantized, or None where the node has no weight worth it.
+
+    Raises:
+        QuantizeError: The weight is not finite, or the block size is not one that onnxruntime has.
+    """
+    block = block or {8: 64, 4: 32}[bits]
+    if block < 16 or block & (block - 1):
+        raise QuantizeError(f"blocks of {block} are not possible; choose a power of two from 16 on, such as 32 or 64")
+    weight = weight_of(node)
+    values = constant_of(weight)
+    if weight is None or values is None:
+        return None
+    size = tuple(values.shape)
+    by_rows = is_lookup(node) or node.inputs[1] is not weight  # each row of the stored matrix is one output
+    weight_NK = values if by_rows else values.T
+    prefix = f"{weight.name}_rows" if by_rows else str(weight.name)
+    name = f"{prefix}_int{bits}_{block}"
+    moments_KK = _moments_of(weight, by_rows, moments or {})
+    blocks = _on_grid(graph, f"{prefix}_grid", weight_NK, bits) if keep_grid else None
+    blocks = blocks or stored(graph, name)
+    if blocks is None:
+        factors_K = None if moments_KK is None or not smoothing else _factors(moments_KK, smoothing)
+        of_inputs_KK = (
+            moments_KK if moments_KK is None or factors_K is None else moments_KK / np.outer(factors_K, factors_K)
+        )
+        rounded = round_to_blocks(
+            weight_NK,
+            bits=bits,
+            block=block,
+            symmetric=bits == 8 if symmetric is None else symmetric,
+            search=bits == 4 if search is None else search,
+            moments_KK=None if any(is_lookup(user) for user in weight.consumers()) else of_inputs_KK,
+            factors_K=factors_K,
+        )
+        blocks = store(graph, name, rounded, weight_NK.shape[1], bits, block, factors_K)
+    if outliers is None:
+        outliers = 1 / 16 if blocks.on_grid and accuracy_level == 4 else 0
+    apart = None
+    if outliers and moments_KK is not None and not is_lookup(node):
+        apart = outliers_of(weight_NK, blocks.factors_K, moments_KK, blocks.block, round(outliers * blocks.columns))
+    if isinstance(weight.const_value, ir.ExternalTensor):
+        del values, weight_NK
+        weight.const_value.release()  # what is mapped of a file beside the model
+    if is_lookup(node):
+        look_up(graph, node, blocks)
+    else:
+        multiply(graph, node, blocks, accuracy_level, apart)
+    graph.opset_imports.setdefault("com.microsoft", 1)
+    return QuantizedWeight(
+        name=str(weight.name),
+        op="embedding" if is_lookup(node) else "matmul",
+        shape=size,
+        method=_described(blocks, apart),
+        snr_db=blocks.snr_db,
+    )
+
+
+def _described(blocks: StoredBlocks, apart: Outliers | None) -> str:
+    """The method in words."""
+    words = f"{blocks.bits} bits in blocks of {blocks.block}"
+    if blocks.on_grid:
+        words = f"the checkpoint's own {words}"
+    return words if apart is None else f"{words}, {len(apart.inputs)} outliers apart"
+
+
+def _on_grid(graph: ir.Graph, name: str, weight_NK: Float, bits: Bits) -> StoredBlocks | None:
+    """Store a matrix that lies on a grid of at most so many bits, if it is not stored yet."""
+    known = stored(graph, name)
+    if known is not None:
+        return known if known.bits <= bits else None
+    size, grid = find_grid(weight_NK, bits)
+    return None if grid is None else store(graph, name, grid, weight_NK.shape[1], size, GRID_BLOCK, on_grid=True)
+
+
+def _moments_of(weight: ir.Value, by_rows: bool, moments: Moments) -> npt.NDArray[np.float64] | None:
+    """Moments of all that a weight is multiplied by, transposed by a node or not; None where any are unknown."""
+    held = [node.outputs[0] for node in weight.consumers() if node.op_type == "Transpose"] if by_rows else [weight]
+    products = [node for value in held for node in value.consumers() if node.op_type == "MatMul"]
+    found = [moments.get(str(node.inputs[0].name)) for node in products if node.inputs[0] is not None]
+    known = [array for array in found if array is not None]
+    return sum(known[1:], known[0]) if known and len(known) == len(found) else None
+
+
+def _factors(moments_KK: npt.NDArray[np.float64], smoothing: float) -> npt.NDArray[np.float32]:
+    """Root mean squares to a power, about 1; inputs that are all but always zero are taken for small ones."""
+    power_K = np.maximum(moments_KK.diagonal(), 1e-8 * moments_KK.diagonal().max())
+    logarithm_K = smoothing / 2 * np.log(np.where(power_K > 0, power_K, 1))
+    return np.exp(logarithm_K - logarithm_K.mean()).astype(np.float32)

@@ -1,0 +1,194 @@
+"""One op by itself as a model: written in any form, run, timed, and put back into its graph.
+
+The same nodes that are measured here are those that ship.
+"""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from tfm.bundle import scratch_folder
+from tfm.runtime import count_threads, open_session
+
+from ..calibration.observe import Observed, joined
+from ..methods.blocks import quantize_to_blocks
+from ..methods.edit import initializer, replace
+from ..methods.hessian import Moments
+from ..methods.int8_nodes import write_integers
+from ..methods.method import Blocks, Dynamic, Method, Static
+from ..methods.ops import Op, Use, find_ops
+
+_METHOD = "tfm.method"
+"""Key of what was done to a piece, in words."""
+
+
+def piece(op: Op, method: Method, observed: Mapping[str, Observed], moments: Moments | None = None) -> ir.Model:
+    """Make a model of one op in one form.
+
+    Args:
+        op: The op, in a float32 graph, which stays as it is.
+        method: How to quantize it.
+        observed: What goes into products, by the name of the value.
+        moments: Second moments of those; calibrated blocks need them.
+
+    Returns:
+        A model that takes what the op's uses take, by the names of those values, and gives their results, in their
+        order, by those of theirs.
+    """
+    model = _alone(op)
+    (copied,) = find_ops(model.graph)
+    if isinstance(method, Dynamic | Static):
+        write_integers(model.graph, copied, method, joined(op, observed))
+    elif isinstance(method, Blocks):
+        for use in copied.uses:
+            done = quantize_to_blocks(
+                model.graph,
+                use.node,
+                bits=method.bits,
+                block=method.block,
+                accuracy_level=4 if method.products == "int8" else 1,
+                moments=moments if method.calibrated else None,
+                smoothing=method.smoothing,
+                outliers=None if method.outliers else 0,
+            )
+            if done is not None and done.op == "matmul":
+                model.metadata_props[_METHOD] = done.method
+    _drop_unused(model)
+    return model
+
+
+def describe_piece(model: ir.Model, method: Method) -> str:
+    """The method of a piece in words: as asked for, unless the checkpoint's own grid was kept."""
+    found = model.metadata_props.get(_METHOD, "")
+    if not isinstance(method, Blocks) or "own" not in found:
+        return str(method)
+    return found + ", float32 products" * (method.products == "float32")
+
+
+def size_of_piece(model: ir.Model) -> int:
+    """Bytes of its constants."""
+    return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+
+
+def open_piece(model: ir.Model, threads: int | None = None) -> Any:
+    """Open a piece as an `onnxruntime.InferenceSession`; threads: None for as many as there are cores."""
+    with scratch_folder() as folder:
+        path = Path(folder) / "piece.onnx"
+        ir.save(model, path, external_data="piece.onnx.data")
+        return open_session(path, "cpu", count_threads(threads))
+
+
+def splice(graph: ir.Graph, op: Op, written: ir.Model) -> None:
+    """Put what `piece` made in the place of an op.
+
+    What nothing reads any more stays for `RemoveUnusedNodesPass`.
+    """
+    graph.opset_imports.update(written.graph.opset_imports)
+    known: dict[ir.Value, ir.Value] = {
+        value: initializer(graph, name, value.const_value.numpy())
+        for name, value in written.graph.initializers.items()
+        if value.const_value is not None
+    }
+    for use, output in zip(op.uses, written.graph.outputs, strict=True):
+        known |= {value: use.x for value in written.graph.inputs if value.name == use.x.name}
+        nodes = copy_nodes(written, output, known, names={use.node.name, use.last.name})
+        result = nodes[-1].outputs[0]
+        assert known[output] is result
+        replace(graph, use.last, nodes)
+
+
+def copy_nodes(
+    written: ir.Model, output: ir.Value, known: dict[ir.Value, ir.Value], names: Collection[str | None] = ()
+) -> list[ir.Node]:
+    """Copy the nodes that give one output of a piece, in order, the one that gives it last.
+
+    Args:
+        written: The piece.
+        output: One of its outputs.
+        known: What its values are in the other graph; the new ones are added.
+        names: Those that nodes may keep; the others get new ones.
+    """
+    needed, waiting = set(), [output]
+    while waiting:
+        producer = waiting.pop().producer()
+        if producer is not None and producer not in needed:
+            needed.add(producer)
+            waiting += [value for value in producer.inputs if value is not None and value not in known]
+    nodes = []
+    for node in written.graph:
+        if node in needed and any(value not in known for value in node.outputs):
+            copied = ir.Node(
+                node.domain,
+                node.op_type,
+                [None if value is None else known[value] for value in node.inputs],
+                list(node.attributes.values()),
+                num_outputs=len(node.outputs),
+                name=node.name if node.name in names else None,
+            )
+            for old, new in zip(node.outputs, copied.outputs, strict=True):
+                new.shape, new.type = old.shape, old.type
+                known[old] = new
+            nodes.append(copied)
+    last = known[output].producer()
+    return sorted(nodes, key=lambda node: node is last)
+
+
+def _alone(op: Op) -> ir.Model:
+    """A model of nothing but an op, in float32."""
+    x_of: dict[str, ir.Value] = {}
+    for use in op.uses:  # of any shape: it is run on rows alone, too
+        usual = ir.TensorType(ir.DataType.INT64 if use.is_lookup else ir.DataType.FLOAT)
+        x_of.setdefault(str(use.x.name), ir.Value(name=use.x.name, type=use.x.type or usual))
+    biases = [use.bias for use in op.uses if use.bias is not None]
+    constants = {str(value.name): _shared(value) for value in [op.weight, *biases]}
+    # Given to the constructor, for what is registered later may be called as new values are: "val_0".
+    graph = ir.Graph(
+        list(x_of.values()),
+        [],
+        nodes=[],
+        initializers=list(constants.values()),
+        opset_imports=dict(_opsets(op)),
+        name="piece",
+    )
+    for use in op.uses:
+        graph.outputs.append(_copy_use(graph, use, x_of[str(use.x.name)], constants[str(op.weight.name)]))
+    return ir.Model(graph, ir_version=10)
+
+
+def _copy_use(graph: ir.Graph, use: Use, x: ir.Value, weight: ir.Value) -> ir.Value:
+    nodes: list[ir.Node] = []
+    if use.transposed:
+        nodes.append(ir.node("Transpose", [weight], {"perm": [1, 0]}))
+        weight = nodes[0].outputs[0]
+    inputs = [weight, x] if use.is_lookup else [x, weight]
+    nodes.append(ir.Node("", use.node.op_type, inputs, num_outputs=1, name=use.node.name))
+    if use.bias is not None:
+        inputs = [nodes[-1].outputs[0], graph.initializers[str(use.bias.name)]]
+        nodes.append(ir.Node("", "Add", inputs, num_outputs=1, name=use.last.name))
+    output = nodes[-1].outputs[0]
+    output.name, output.type = use.output.name, use.output.type
+    graph.extend(nodes)
+    return output
+
+
+def _shared(value: ir.Value) -> ir.Value:
+    """Share a constant with another graph."""
+    return ir.Value(name=value.name, shape=value.shape, type=value.type, const_value=value.const_value)
+
+
+def _opsets(op: Op) -> Mapping[str, int]:
+    graph = op.uses[0].node.graph
+    assert isinstance(graph, ir.Graph)
+    return {"": graph.opset_imports[""]}
+
+
+def _drop_unused(model: ir.Model) -> None:
+    graph = model.graph
+    outputs = set(graph.outputs)
+    for node in reversed(list(graph)):
+        if not any(value in outputs or value.uses() for value in node.outputs):
+            graph.remove(node, safe=True)
+    for name in [name for name, value in graph.initializers.items() if not value.uses() and value not in outputs]:
+        del graph.initializers[name]

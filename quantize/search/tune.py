@@ -1,0 +1,327 @@
+"""Quantizing a bundle's float32 graphs: every op in the form that a search, or a recipe, gives it."""
+
+import dataclasses
+import functools
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+import onnxruntime as ort
+
+from tfm.bundle import Manifest
+from tfm.errors import QuantizeError
+from tfm.latency import Work
+
+from ..calibration.observe import Observed, joined, observe
+from ..calibration.read import Calibration
+from ..methods.edit import refuse_quantized
+from ..methods.hessian import Moments, second_moments
+from ..methods.method import Blocks, Float32, Method, Static, method_to_json
+from ..methods.ops import find_ops
+from ..progress import Progress
+from ..recipe import Recipe
+from .candidates import Candidate, candidates
+from .cost import noise_of, time_shares
+from .evaluator import Drop, Judge, Run
+from .figures import is_drop, numbers
+from .frontier import FAVOURS, Form, Mix, choose_mix, front_of, noisiest, row_of_mixes
+from .journal import Journal
+from .subgraphs import describe_piece, piece, size_of_piece, splice
+from .switched import Switched
+
+Array = npt.NDArray[Any]
+BUDGETS = {("cosine", "int8"): 0.003, ("kl", "int8"): 0.01, ("cosine", "int4"): 0.02, ("kl", "int4"): 0.05}
+"""How far from float32 each precision may be, by measure: 1 - mean cosine, or nats."""
+
+_AIM = 0.5
+"""Share of a budget in nats that the search spends where it favours speed: few samples decide, and a few words make
+most of their mean. Of SmolLM2 a mix that was 0.0039 from float32 on the eight sentences of its search was 0.0061 on 64
+others."""
+
+_BATCH, _LOOKED_UP = 8, 4096
+"""Samples at a time that products are observed on; rows of a table that are compared."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What was made of a bundle's float32 graphs.
+
+    Attributes:
+        recipe: The method of every op.
+        models: Role → quantized graph.
+        products: Role → name of a product's node in it → name of its op.
+        report: What each op costs, the mixes on the way and the verdict, as JSON values (docs/parity.md).
+    """
+
+    recipe: Recipe
+    models: Mapping[str, ir.Model]
+    products: Mapping[str, Mapping[str, str]]
+    report: Mapping[str, Any]
+
+
+def batch_size_of(manifest: Manifest) -> int:
+    """How many samples a bundle is judged on at a time: as it runs, encoders one by one, so that none sways another."""
+    return 1 if manifest.kind in ("encoder", "module") else _BATCH
+
+
+def tune(
+    manifest: Manifest,
+    samples: Calibration,
+    judged: Calibration,
+    works: Sequence[Work],
+    *,
+    precision: str = "int8",
+    max_drop: float | None = None,
+    favour: str = "size",
+    recipe: Recipe | None = None,
+    journal: Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> Tuned:
+    """Quantize a bundle's float32 graphs as fast as keeps a budget, or by a recipe.
+
+    Args:
+        manifest: The bundle's.
+        samples: What ranges and moments are taken from.
+        judged: What drops are measured on; other samples.
+        works: What is timed.
+        precision: "int8", or "int4" for weights of 4 bits.
+        max_drop: The budget, in the bundle's measure; None: of `BUDGETS`.
+        favour: One of `FAVOURS`: what the mix is to have least of within the budget, bytes or time.
+        recipe: Methods to replay, without a search.
+        journal: File that figures are kept in, to go on with after an interruption or a failure, until the caller drops
+            it; None: nowhere.
+        progress: Told of every step.
+
+    Returns:
+        The graphs, and how they came about.
+
+    Raises:
+        QuantizeError: A graph is quantized already, has nothing to quantize or a weight that is not finite; or the
+            recipe is another model's, or the budget is no number.
+        CalibrationError: The samples are bad.
+    """
+    tuner = _Tuner(manifest, samples, judged, works, precision, max_drop, favour, recipe, journal, progress)
+    try:
+        return tuner.run()
+    finally:
+        tuner.journal.close()
+
+
+class _Tuner:
+    """One run of `tune`."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        samples: Calibration,
+        judged: Calibration,
+        works: Sequence[Work],
+        precision: str,
+        max_drop: float | None,
+        favour: str,
+        recipe: Recipe | None,
+        journal: Path | None,
+        progress: Progress,
+    ) -> None:
+        self.manifest, self.samples, self.works = manifest, samples, works
+        self.precision, self.favour, self.recipe, self.progress = precision, favour, recipe, progress
+        if favour not in FAVOURS:
+            raise QuantizeError(f"favour must be one of {', '.join(FAVOURS)}, but is {favour!r}")
+        self.paths = {role: manifest.folder / path for role, path in manifest.graphs["fp32"].items()}
+        if max_drop is not None and not 0 <= max_drop < math.inf:
+            raise QuantizeError(f"max_drop must be a number of at least 0, but is {max_drop}")
+        if recipe is not None:
+            recipe.check(precision, self.paths)
+        self.observed: dict[str, dict[str, Observed]] = {}
+        self.candidates = [found for role in self.paths for found in self._prepare(role)]
+        if not self.candidates:
+            raise QuantizeError(f"{manifest.folder} has no MatMul or Gather by a constant to quantize")
+        subject: list[Any] = [precision, samples.digest, judged.digest, ort.__version__]
+        subject += [manifest.files[path].sha256 for path in manifest.graphs["fp32"].values()]
+        subject += [[one.key, *map(method_to_json, one.methods)] for one in self.candidates]  # figures tell by number
+        self.size = sum(size_of_piece(one.pieces[0]) for one in self.candidates)
+        self.switched = {
+            role: Switched(path, [one.pieces[1:] for one in self.candidates if one.role == role])
+            for role, path in self.paths.items()
+        }
+        progress(0, 1, f"run float32 on {judged.description}")
+        self.judge = Judge(manifest, judged, self._runs([0] * len(self.candidates)), batch_size=batch_size_of(manifest))
+        self.budget = BUDGETS[self.judge.measure, precision] if max_drop is None else max_drop
+        self.journal = Journal(journal, json.dumps(subject))  # last, as `tune` closes it
+
+    def run(self) -> Tuned:
+        """Find the mix, and write it."""
+        count = len(self.candidates)
+        noises = []
+        for index, one in enumerate(self.candidates):
+            self.progress(index, count, f"compare the forms of {one.op.name} with float32")
+            find = functools.partial(self._noises, one)
+            noises.append(self.journal.recall(f"noise {one.key}", find, numbers(len(one.methods))))
+        times = time_shares(self.candidates, self.works, self.paths, self.size, self.journal, self.progress)
+        for one, noise, time in zip(self.candidates, noises, times, strict=True):
+            sizes = [size_of_piece(written) / self.size for written in one.pieces]
+            one.forms = [
+                Form(noise=noise[index], time=time[index], size=size, weight=FAVOURS[self.favour])
+                for index, size in enumerate(sizes)
+            ]
+        front: list[dict[str, Any]] = []
+        if self.recipe is None:
+            choice, front = self._search()
+        else:
+            choice = [len(one.forms) - 1 for one in self.candidates]
+        report = self._report(choice, front)
+        methods: dict[str, dict[str, Method]] = {role: {} for role in self.paths}
+        for one, index in zip(self.candidates, choice, strict=True):
+            methods[one.role][one.op.name] = one.methods[index]
+        models = {role: self._write(role, choice) for role in self.paths}
+        products: dict[str, dict[str, str]] = {role: {} for role in self.paths}
+        for one in self.candidates:
+            products[one.role] |= {str(use.last.name): one.op.name for use in one.op.uses}
+        recipe = Recipe(precision=self.precision, methods=methods)
+        return Tuned(recipe=recipe, models=models, products=products, report=report)
+
+    def _prepare(self, role: str) -> list[Candidate]:
+        """Find a graph's ops, and write each in all its forms."""
+        self.progress(0, 1, f"observe the {role} on {self.samples.description}")
+        graph = ir.load(self.paths[role]).graph
+        refuse_quantized(graph)
+        ops = find_ops(graph)
+        if not ops:
+            return []
+        observed = self.observed[role] = observe(self.paths[role], self.samples.batches(role, _BATCH))
+        replayed = None if self.recipe is None else self.recipe.of(role, [op.name for op in ops])
+        methods = [
+            candidates(op, self.precision, self.manifest.kind, observed, favour=self.favour)
+            if replayed is None
+            else list(dict.fromkeys([Float32(), replayed[op.name]]))
+            for op in ops
+        ]
+        moments: Moments | None = None
+        if any(isinstance(method, Blocks) and method.calibrated for one in methods for method in one):
+            inputs = {use.x for op in ops for use in op.uses if not use.is_lookup and use.x.producer() is not None}
+            names = sorted(str(value.name) for value in inputs)
+            self.progress(0, 1, f"take second moments of the {role}")
+            moments = second_moments(self.paths[role], names, self.samples.batches(role, _BATCH))
+        found = []
+        for index, (op, listed) in enumerate(zip(ops, methods, strict=True)):
+            self.progress(index, len(ops), f"write {op.name} in {len(listed)} forms")
+            pieces = [piece(op, method, observed, moments) for method in listed]
+            found.append(Candidate(role=role, op=op, methods=listed, pieces=pieces))
+        return found
+
+    def _noises(self, one: Candidate) -> list[float]:
+        """Each form's own error on exact inputs, normalized; float32's is 0."""
+        seen = joined(one.op, self.observed[one.role])
+        rows = one.op.values.shape[0]
+        ids = np.unique(np.linspace(0, rows - 1, min(rows, _LOOKED_UP)).astype(np.int64))
+        inputs: list[tuple[dict[str, Array], Array | None]] = []
+        for rows_RK, real_R in seen.batches if seen is not None else [(None, None)]:
+            feeds = {str(u.x.name): ids.astype(_dtype(u.x)) if u.is_lookup else rows_RK for u in one.op.uses}
+            inputs.append(({name: array for name, array in feeds.items() if array is not None}, real_R))
+        return [0.0, *noise_of(one.pieces[1:], one.pieces[0], inputs)]
+
+    def _search(self) -> tuple[list[int], list[dict[str, Any]]]:
+        """Find the mix, and the row of mixes that it was taken from."""
+        alone = []
+        for index, one in enumerate(self.candidates):
+            self.progress(index, len(self.candidates), f"quantize {one.op.name} alone")
+            # clipped activations do more harm than their noise tells
+            static = [form for form, method in enumerate(one.methods) if isinstance(method, Static)]
+            alone.append({form: self._alone(index, form).value for form in {noisiest(one.forms), *static}})
+        mixes = row_of_mixes([one.forms for one in self.candidates], alone)
+        steps = itertools.count()
+
+        def measure(mix: Mix) -> Drop:
+            self.progress(next(steps), math.ceil(math.log2(len(mixes) + 1)) + 2, "measure mixes on the way")
+            return self._drop(mix.choice)
+
+        aim = self.budget * (_AIM if self.judge.measure == "kl" and self.favour == "speed" else 1)
+        chosen, measured = choose_mix(mixes, measure, aim)
+        return list(mixes[chosen].choice), front_of(mixes, measured, chosen)
+
+    def _alone(self, index: int, form: int) -> Drop:
+        return self._drop([form if place == index else 0 for place in range(len(self.candidates))])
+
+    def _drop(self, choice: Sequence[int]) -> Drop:
+        """Measure a mix."""
+        found = self.journal.recall(
+            f"drop {' '.join(map(str, choice))}",
+            lambda: dataclasses.asdict(self.judge.drop(self._runs(choice))),
+            is_drop,
+        )
+        return Drop(**found)
+
+    def _runs(self, choice: Sequence[int]) -> dict[str, Run]:
+        """The graphs of a mix."""
+        of_role: dict[str, list[int]] = {role: [] for role in self.paths}
+        for one, form in zip(self.candidates, choice, strict=True):
+            of_role[one.role].append(form)
+        return {role: functools.partial(self.switched[role].run, of_role[role]) for role in self.paths}
+
+    def _report(self, choice: Sequence[int], front: list[dict[str, Any]]) -> dict[str, Any]:
+        """What every op costs, and all of them together, as JSON values."""
+        ops, count, saved = [], len(self.candidates), 0.0
+        for index, (one, form) in enumerate(zip(self.candidates, choice, strict=True)):
+            self.progress(index, count, f"quantize all but {one.op.name}")
+            chosen, exact = one.forms[form], one.forms[0]
+            saved += exact.time - chosen.time
+            alone = all_but = None
+            if self.recipe is None and form:
+                alone = self._alone(index, form)
+                all_but = self._drop([*choice[:index], 0, *choice[index + 1 :]])
+            ops.append(
+                {
+                    "role": one.role,
+                    "weight": one.op.name,
+                    "shape": list(one.op.values.shape),
+                    "uses": one.op.kinds,
+                    "method": describe_piece(one.pieces[form], one.methods[form]),
+                    "own_snr_db": -10 * math.log10(chosen.noise) if form and chosen.noise > 0 else None,
+                    "alone": alone.value if alone else None,
+                    "all_but": all_but.value if all_but else None,
+                    "flips_alone": alone.flips if alone else None,
+                    "time": chosen.time,
+                    "time_float32": exact.time,
+                }
+            )
+        drop = self._drop(choice)
+        return {
+            "measure": self.judge.measure,
+            "max_drop": self.budget,
+            "drop": drop.value,
+            "top_1": None if drop.flips is None else 1 - drop.flips,
+            "samples": self.judge.description,
+            "relative_time": 1 - saved,
+            "searched": self.recipe is None,
+            "ops": ops,
+            "front": front,
+        }
+
+    def _write(self, role: str, choice: Sequence[int]) -> ir.Model:
+        """Put the chosen forms into a copy of the float32 graph."""
+        model = ir.load(self.paths[role])
+        mine = [(one, form) for one, form in zip(self.candidates, choice, strict=True) if one.role == role]
+        for op, (one, form) in zip(find_ops(model.graph), mine, strict=True):
+            if form:
+                splice(model.graph, op, one.pieces[form])
+        common.RemoveUnusedNodesPass()(model)
+        common.RemoveUnusedOpsetsPass()(model)
+        _forget_inferred(model.graph)
+        return model
+
+
+def _forget_inferred(graph: ir.Graph) -> None:
+    """Leave out the constants' shapes and types, which they have themselves: of a small graph they are a part."""
+    for value in graph.initializers.values():
+        value.shape = value.type = None
+
+
+def _dtype(ids: ir.Value) -> npt.DTypeLike:
+    return np.int64 if ids.dtype is None else ids.dtype.numpy()

@@ -1,0 +1,1 @@
+"""Whether a machine computes what it should: canaries, saturation, and the advice."""

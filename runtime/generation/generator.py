@@ -1,0 +1,252 @@
+"""What decoders and encoder-decoders have in common: they generate.
+
+Shapes: B batch, S new tokens, V vocabulary.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+
+from tfm.bundle import Signature
+from tfm.errors import InputError
+
+from ..control import CancelToken, Control
+from ..inputs.batches import check_count, length_limit
+from ..inputs.checks import nearest
+from ..model import Model
+from ..progress import Progress, reporter
+from ..sessions.session import Session
+from .loop import Begun, continue_rows, search_beams
+from .sampling import Sampler
+from .settings import GenerationSettings
+from .stopping import Stopping
+
+
+class Generator(Model):
+    """A bundle that generates."""
+
+    _batch_size = 16
+    """How many go into the graphs at once, unless asked otherwise."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the methods that take texts, what the bundle is for first."""
+        return ("generate",)
+
+    @property
+    def _decoder(self) -> Session:
+        """What gives the next token."""
+        raise NotImplementedError
+
+    @property
+    def _reads(self) -> Signature:
+        """Of the graph that inputs go into."""
+        raise NotImplementedError
+
+    def _most_text_tokens(self) -> int | None:
+        return length_limit(self._reads)
+
+    def _begin(self, rows: list[list[int]], most: int, control: Control) -> Begun:
+        """Read prompts or sources, to go on from with at most so many new tokens."""
+        raise NotImplementedError
+
+    @overload
+    def generate(
+        self,
+        inputs: str | Sequence[str],
+        max_new_tokens: int | None = None,
+        batch_size: int | None = None,
+        *,
+        progress: Progress = False,
+        cancel: CancelToken | None = None,
+        timeout: float | None = None,
+        **settings: Any,
+    ) -> list[str]: ...
+    @overload
+    def generate(
+        self,
+        inputs: Sequence[Sequence[int]],
+        max_new_tokens: int | None = None,
+        batch_size: int | None = None,
+        *,
+        progress: Progress = False,
+        cancel: CancelToken | None = None,
+        timeout: float | None = None,
+        **settings: Any,
+    ) -> list[list[int]]: ...
+    def generate(
+        self,
+        inputs: Any,
+        max_new_tokens: int | None = None,
+        batch_size: int | None = None,
+        *,
+        progress: Progress = False,
+        cancel: CancelToken | None = None,
+        timeout: float | None = None,
+        **settings: Any,
+    ) -> list[Any]:
+        """Generate: what follows each prompt, or what each source becomes. Greedily, unless the settings say otherwise.
+
+        Args:
+            inputs: Texts, or rows of token ids; one str is as a list of one.
+            max_new_tokens: At most so many new tokens; None: as the manifest says. The model's limit may come first.
+            batch_size: How many go into the graphs at once, at least 1; None: 16, or 64 into an encoder-decoder.
+            progress: Whether to count inputs on stderr, or a function to tell (done, total).
+            cancel: Ends the call from elsewhere.
+            timeout: Seconds after which the call ends.
+            **settings: Of `GenerationSettings`: do_sample, temperature, top_k, top_p, seed, num_beams, stop, ….
+
+        Returns:
+            For each input its output, as text where the inputs are: without prompt, start and end tokens. With
+            num_return_sequences > 1, a list of so many.
+
+        Raises:
+            InputError: An input that the model must not see, texts without a tokenizer, or a setting that is off.
+            BundleError: The bundle does not say how to generate.
+            RunCancelledError: The token was cancelled.
+            RunTimeoutError: The time is up.
+        """
+        control = Control(cancel, timeout)
+        chosen, most = self._settings(max_new_tokens, settings)
+        size = self._batch_size if batch_size is None else check_count("batch_size", batch_size)
+        rows, are_texts = self._to_rows(inputs, self._reads, control)
+        each = chosen.num_return_sequences
+        results: list[list[Any]] = [[] for _ in rows]
+        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+        with reporter(progress, len(order)) as tell:
+            for start in range(0, len(order), size):
+                places = order[start : start + size]
+                found = self._generate([rows[place] for place in places], places, chosen, most, are_texts, control)
+                for place, outputs in zip(places, found, strict=True):
+                    results[place] = outputs
+                tell(len(places))
+        return [outputs if each > 1 else outputs[0] for outputs in results]
+
+    def stream(
+        self,
+        input: Any,
+        max_new_tokens: int | None = None,
+        *,
+        cancel: CancelToken | None = None,
+        timeout: float | None = None,
+        **settings: Any,
+    ) -> Iterator[Any]:
+        """Generate for one text or one row of token ids, and give out what there is while it is made.
+
+        Args:
+            input: A text, or token ids.
+            max_new_tokens: As for `generate`.
+            cancel: Ends the stream from elsewhere.
+            timeout: Seconds after which it ends.
+            **settings: As for `generate`; one output, and no beams.
+
+        Yields:
+            Parts of the text, none of them empty, which together are what `generate` gives; or the ids.
+
+        Raises:
+            InputError: As for `generate`, before the first part.
+        """
+        control = Control(cancel, timeout)
+        chosen, most = self._stream_settings(max_new_tokens, settings)
+        [row], are_texts = self._to_rows([input], self._reads, control)
+        return self._parts(self._begin([row], most, control), chosen, are_texts, control)
+
+    def _parts(self, begun: Begun, settings: GenerationSettings, are_texts: bool, control: Control) -> Iterator[Any]:
+        """Continue one row: parts of its text, or its ids."""
+        stopping = self._stopping(begun, settings, are_texts)
+        sampler = Sampler(settings.seed, [0]) if settings.do_sample else None
+        given = 0
+        for [text] in continue_rows(begun, settings, stopping, self._ends, sampler, control):
+            if are_texts and text:
+                yield text
+            elif not are_texts:
+                yield from stopping.rows[0][given:]
+                given = len(stopping.rows[0])
+
+    async def generate_async(self, *args: Any, **named: Any) -> list[Any]:
+        """Do what `generate` does without holding up the event loop; cancelling the task ends it."""
+        return await self._async(self.generate, *args, **named)
+
+    def _generate(
+        self,
+        rows: list[list[int]],
+        places: list[int],
+        settings: GenerationSettings,
+        most: int,
+        are_texts: bool,
+        control: Control,
+    ) -> list[list[Any]]:
+        """Generate for one batch: per row its outputs, num_return_sequences of them."""
+        each = settings.num_return_sequences
+        if settings.num_beams > 1:
+            found = search_beams(self._begin(rows, most, control), settings, self._ends, control)
+            best = [[tokens for tokens, _ in texts] for texts in found]
+            return [self._tokenizer.decode(outputs) for outputs in best] if are_texts else best
+        begun = self._begin(rows, most, control)
+        if each > 1:
+            begun = _repeated(begun, each)
+        stopping = self._stopping(begun, settings, are_texts and bool(settings.stop))
+        sampler = None
+        if settings.do_sample:
+            sampler = Sampler(settings.seed, [place * each + copy for place in places for copy in range(each)])
+        steps = list(continue_rows(begun, settings, stopping, self._ends, sampler, control))
+        outputs: list[Any] = stopping.rows
+        if are_texts and settings.stop:  # a stop string may end within a token
+            outputs = ["".join(parts) for parts in zip(*steps, strict=True)]
+        elif are_texts:
+            outputs = self._tokenizer.decode(stopping.rows)
+        return [outputs[start : start + each] for start in range(0, len(outputs), each)]
+
+    def _stopping(self, begun: Begun, settings: GenerationSettings, are_texts: bool) -> Stopping:
+        ends = {*self._ends, *settings.stop_token_ids}
+        if not (are_texts or settings.stop):
+            return Stopping(begun.limits, end_ids=ends)
+        tokenizer = self._tokenizer
+        return Stopping(
+            begun.limits,
+            end_ids=ends,
+            stop=settings.stop,
+            decode=lambda row: tokenizer.decode([row])[0],
+            byte_tokens=tokenizer.byte_tokens,
+        )
+
+    def _settings(self, max_new_tokens: int | None, settings: dict[str, Any]) -> tuple[GenerationSettings, int]:
+        _, most = self._generation(max_new_tokens)
+        known = [field.name for field in dataclasses.fields(GenerationSettings)]
+        for name in settings:
+            if name not in known:
+                raise InputError(f"there is no setting {name!r}; {nearest(name, known)}")
+        return GenerationSettings(max_new_tokens=most, **settings), most
+
+    def _stream_settings(self, max_new_tokens: int | None, settings: dict[str, Any]) -> tuple[GenerationSettings, int]:
+        """Check settings of what is given out early: they must not make several texts side by side."""
+        chosen, most = self._settings(max_new_tokens, settings)
+        if chosen.num_beams > 1 or chosen.num_return_sequences > 1:
+            raise InputError(
+                "a stream is one text of which nothing is taken back; leave num_beams and num_return_sequences out, or "
+                "use generate()"
+            )
+        return chosen, most
+
+    def _limits(self, lengths: Sequence[int], most: int) -> list[int]:
+        """How many new tokens rows may get; the last of them is not read, so it needs no place."""
+        longest = length_limit(self._decoder.signature)
+        return [most if longest is None else min(most, longest - length + 1) for length in lengths]
+
+    @property
+    def _ends(self) -> tuple[int, ...]:
+        return self._generation(None)[0].eos_token_ids
+
+
+def _repeated(begun: Begun, count: int) -> Begun:
+    """Go on from each prompt so many times; it was read once."""
+    rows = np.repeat(np.arange(len(begun.tokens)), count)
+    begun.state.select(rows)
+    return Begun(
+        state=begun.state,
+        logits_BV=begun.logits_BV[rows],
+        tokens=[list(begun.tokens[row]) for row in rows],
+        limits=[begun.limits[row] for row in rows],
+    )

@@ -1,0 +1,249 @@
+"""Inputs are checked against a graph's signature before onnxruntime sees them.
+
+onnxruntime lets some errors pass: an id of -1 wraps around, a sequence past the position table may be cut short, and
+big-endian arrays are read as garbage.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+
+from tfm.bundle import Signature, TensorSpec, brief
+from tfm.errors import InputError
+
+from .arrays import Array as Array
+from .arrays import describe, to_array
+
+MAY_BE_EMPTY = "past_sequence"
+SUM = " + "
+POSITION, NEW, CAPACITY = "cache_position", "sequence", "cache_length"
+WANTED = "logits_position"
+
+_UNSIGNED = {size: np.dtype(f"uint{8 * size}") for size in (1, 2, 4, 8)}
+# ndarray.flags.num: the bits of C_CONTIGUOUS and ALIGNED, in one look
+_READY = 0x1 | 0x100
+
+
+class InputChecks:
+    """The checks of one signature, prepared so that good input costs microseconds."""
+
+    def __init__(self, signature: Signature, *, empty_batch: bool = False) -> None:
+        """Prepare the checks.
+
+        Args:
+            signature: Of the graph.
+            empty_batch: Whether arrays of no rows pass, where what the graph would give is known: see `without_rows`.
+        """
+        self._signature = signature
+        self._names = dict.fromkeys(spec.name for spec in signature.inputs).keys()
+        # Caches have one shape, dozens of them: each but the first is compared with the first, not axis by axis.
+        groups = {dims: number for number, dims in enumerate(dict.fromkeys(spec.shape for spec in signature.inputs))}
+        self._inputs = [(spec.name, np.dtype(spec.dtype), groups[spec.shape], spec) for spec in signature.inputs]
+        self._unknown: list[tuple[int, ...] | None] = [None] * len(groups)
+        self._bounded = [
+            (spec, spec.below, _UNSIGNED[np.dtype(spec.dtype).itemsize])
+            for spec in signature.inputs
+            if spec.below is not None
+        ]
+        dims = dict.fromkeys(dim for spec in signature.inputs for dim in spec.shape if isinstance(dim, str))
+        self._sums = [(dim, tuple(dim.split(SUM))) for dim in dims if SUM in dim]
+        self._max_length = [(tuple(key.split(SUM)), most) for key, most in signature.max_length.items()]
+        places = [spec for spec in signature.inputs if spec.name == POSITION and len(spec.shape) == 1]
+        self._placed = bool(places) and NEW in dims and CAPACITY in dims
+        self._chosen = NEW in dims and any(spec.name == WANTED for spec in signature.inputs)
+        self._batch = _batch_of(signature, dims) if empty_batch else None
+
+    def __call__(self, arrays: Mapping[str, Any]) -> dict[str, Array]:
+        """Check arrays.
+
+        Args:
+            arrays: By input name; numpy arrays or tensors of exactly the signature's dtype, or lists that convert
+                without loss.
+
+        Returns:
+            The same as numpy arrays, by input name: contiguous and aligned, copied only where they are not.
+
+        Raises:
+            InputError: A name, dtype, byte order, rank, size, value or length that the graph must not see.
+        """
+        if arrays.keys() != self._names:
+            _refuse_names(arrays, self._names)
+        checked = dict(arrays)
+        sizes: dict[str, int] = {}
+        scattered: list[TensorSpec] = []
+        shapes, plain = self._unknown.copy(), np.ndarray
+        for name, dtype, group, spec in self._inputs:
+            array = checked[name]
+            if type(array) is not plain:
+                array = checked[name] = to_array(array, spec)
+            if array.dtype != dtype:
+                _refuse_dtype(array, spec)
+            if array.shape != shapes[group]:
+                shapes[group] = self._measure(array, spec, sizes)
+            if array.flags.num & _READY != _READY:
+                scattered.append(spec)
+        for dim, parts in self._sums:
+            if sizes[dim] != sum([sizes[part] for part in parts]):
+                self._refuse_sum(checked, dim, [sizes[part] for part in parts])
+        for dims, most in self._max_length:
+            total = sum([sizes[dim] for dim in dims])
+            if total > most:
+                raise InputError(f"{SUM.join(dims)} is {total}, but this model takes at most {most}; shorten the input")
+        # Values come last: a view of a few bytes may pretend to be as large as it likes.
+        for spec in scattered:
+            checked[spec.name] = _gathered(checked[spec.name], spec)
+        for spec, below, unsigned in self._bounded:
+            array = checked[spec.name]
+            # As unsigned integers negative values are the greatest, so that one pass finds both ends.
+            if array.size and np.maximum.reduce(array.view(unsigned), axis=None) >= below:
+                _refuse_values(array, spec)
+        if self._placed:
+            _check_positions(checked[POSITION], sizes[NEW], sizes[CAPACITY])
+        if self._chosen:
+            _check_wanted(checked[WANTED], sizes[NEW])
+        return checked
+
+    def without_rows(self, checked: Mapping[str, Array]) -> dict[str, Array] | None:
+        """Give what the graph would, were it run on a batch of no rows, which onnxruntime's kernels refuse.
+
+        Args:
+            checked: What the checks returned.
+
+        Returns:
+            Every output by name, of zero rows; None where there are rows to run.
+        """
+        if self._batch is None or checked[self._inputs[0][0]].shape[0] > 0:
+            return None
+        sizes: dict[str, int] = {}
+        for name, _, _, spec in self._inputs:
+            self._measure(checked[name], spec, sizes)
+        return empty_outputs(self._signature, sizes)
+
+    def _measure(self, array: Array, spec: TensorSpec, sizes: dict[str, int]) -> tuple[int, ...]:
+        """Compare an array's shape with the sizes known so far, and add to them."""
+        shape: tuple[int, ...] = array.shape
+        if len(shape) != len(spec.shape):
+            raise InputError(
+                f"{spec.name} has shape {shape}, but must have {len(spec.shape)} dimensions, {describe(spec)}"
+            )
+        for axis, (size, dim) in enumerate(zip(shape, spec.shape, strict=True)):
+            expected = dim if isinstance(dim, int) else sizes.setdefault(dim, size)
+            if size != expected:
+                _refuse_size(array, spec, axis, expected)
+            if size == 0 and dim != MAY_BE_EMPTY and dim != self._batch:
+                raise InputError(f"{spec.name} has shape {shape}: {dim} must be at least 1")
+        return shape
+
+    def _refuse_sum(self, checked: Mapping[str, Array], dim: str, sizes: list[int]) -> NoReturn:
+        spec = next(spec for spec in self._signature.inputs if dim in spec.shape)
+        shape, axis = checked[spec.name].shape, spec.shape.index(dim)
+        raise InputError(
+            f"{spec.name} has shape {shape}, but must be {describe(spec)}: "
+            f"axis {axis} is {shape[axis]} and must be {SUM.join(map(str, sizes))}"
+        )
+
+
+def empty_outputs(signature: Signature, sizes: Mapping[str, int]) -> dict[str, Array]:
+    """Make the outputs of a graph whose batch has no rows.
+
+    Args:
+        signature: The graph's; every output has the batch as an axis.
+        sizes: Of the dimensions of its inputs, by name; 0 that of the batch.
+
+    Returns:
+        Arrays by output name, of the signature's dtypes; their shapes have the sizes, sums of them where they are sums.
+    """
+    return {
+        spec.name: np.zeros(
+            [dim if isinstance(dim, int) else sum(sizes[part] for part in dim.split(SUM)) for dim in spec.shape],
+            spec.dtype,
+        )
+        for spec in signature.outputs
+    }
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Say what is known, the nearest name first: "the nearest is 'b' (known: a, b)"."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name if isinstance(name, str) else brief(name), known, n=1, cutoff=0.0)
+    return f"the nearest is {near[0]!r} (known: {', '.join(known)})" if near else "there is none"
+
+
+def _batch_of(signature: Signature, dims: Iterable[str]) -> str | None:
+    """Name the dimension whose size may be 0: every input's first, every output's too, where all their sizes follow."""
+    batch = signature.inputs[0].shape[:1] if signature.inputs else ()
+    if any(spec.shape[:1] != batch for spec in signature.inputs):
+        return None
+    known = set(dims)
+    for spec in signature.outputs:
+        parts = {part for dim in spec.shape if isinstance(dim, str) for part in dim.split(SUM)}
+        if spec.shape[:1] != batch or not parts <= known:
+            return None
+    return batch[0] if batch and isinstance(batch[0], str) else None
+
+
+def _refuse_names(arrays: Mapping[str, Any], known: Iterable[str]) -> NoReturn:
+    for name in arrays:
+        if name not in known:
+            raise InputError(f"there is no input {brief(name)}; {nearest(name, known)}")
+    missing = [name for name in known if name not in arrays]
+    raise InputError(f"the input {missing[0]!r} is missing; the model takes {', '.join(known)}")
+
+
+def _gathered(array: Array, spec: TensorSpec) -> Array:
+    """Copy a view whose items do not lie one after the other, as onnxruntime would, whose errors are its own."""
+    try:
+        return np.require(array, requirements=["C", "A"])
+    except MemoryError as error:
+        raise InputError(
+            f"{spec.name} has shape {array.shape}, whose {array.nbytes} bytes do not fit into memory; pass fewer rows"
+        ) from error
+
+
+def _check_positions(position_B: Array, new: int, capacity: int) -> None:
+    """Check that every row's new tokens have a place in the caches: what is written past their end is lost."""
+    places = position_B.tolist()
+    if places and (min(places) < 0 or max(places) + new > capacity):
+        row = next(row for row, place in enumerate(places) if not 0 <= place <= capacity - new)
+        raise InputError(
+            f"{POSITION}[{row}] is {places[row]}, but must be in [0, {capacity - new}]: "
+            f"the caches have {capacity} places, and the new tokens take {new}"
+            if new <= capacity
+            else f"{NEW} is {new}, but the caches have only {capacity} places ({CAPACITY}); pass larger ones"
+        )
+
+
+def _check_wanted(position_BP: Array, new: int) -> None:
+    """Check that logits are wanted after tokens that there are: a negative index would count from the end."""
+    if position_BP.size and np.maximum.reduce(position_BP.view(np.uint64), axis=None) >= new:
+        place = np.argwhere((position_BP < 0) | (position_BP >= new))[0].tolist()
+        raise InputError(
+            f"{WANTED}{place} is {position_BP[tuple(place)]}, but must be in [0, {new}), as there are {new} new tokens "
+            f"({NEW})"
+        )
+
+
+def _refuse_dtype(array: Array, spec: TensorSpec) -> NoReturn:
+    if array.dtype.newbyteorder("=") == np.dtype(spec.dtype):
+        raise InputError(
+            f"{spec.name} is {array.dtype} in the other byte order, which onnxruntime reads as garbage; "
+            f'convert it with .astype("{spec.dtype}")'
+        )
+    raise InputError(f"{spec.name} is {array.dtype}, but must be {describe(spec)}")
+
+
+def _refuse_size(array: Array, spec: TensorSpec, axis: int, expected: int) -> NoReturn:
+    why = "" if isinstance(spec.shape[axis], int) else f", as the {spec.shape[axis]} of what comes before it"
+    raise InputError(
+        f"{spec.name} has shape {array.shape}, but must be {describe(spec)}: "
+        f"axis {axis} is {array.shape[axis]} and must be {expected}{why}"
+    )
+
+
+def _refuse_values(array: Array, spec: TensorSpec) -> NoReturn:
+    assert spec.below is not None
+    position = np.argwhere((array < 0) | (array >= spec.below))[0].tolist()
+    what = "ids" if spec.name.endswith("ids") else "values"
+    raise InputError(f"{spec.name}{position} is {array[tuple(position)]}; {what} must be in [0, {spec.below})")

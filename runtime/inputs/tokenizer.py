@@ -1,0 +1,206 @@
+"""A bundle's tokenizer.json: from texts to ids and back."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tfm.bundle import brief, read_file
+from tfm.errors import BundleError, InputError, TfmError
+
+from ..control import Control
+
+_PER_TOKEN = 16
+"""Characters of a text, four times as many as an English token has on average, read for each token that counts."""
+
+_MARGIN = 64
+"""Tokens beyond those that count: the last ones of a beginning may be others in the whole text."""
+
+_LONGEST_WORD = 256
+"""Characters looked through for the end of a word; less than `_PER_TOKEN` times `_MARGIN`."""
+
+
+class Tokenizer:
+    """Wraps `tokenizers.Tokenizer`. What its file says of padding and truncation is overridden.
+
+    Attributes:
+        unknown_id: Stands for what is not in the vocabulary; None: nothing does.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        content: bytes | None = None,
+        max_tokens: int | None = None,
+        most_tokens: int | None = None,
+        refuse_unknown: bool = False,
+    ) -> None:
+        """Read a tokenizer.json.
+
+        Args:
+            path: The file.
+            content: Of the file, where that has been read; None: it is read.
+            max_tokens: Truncate texts to this many tokens, special ones included; None: never.
+            most_tokens: Refuse texts of more tokens than the model takes, without reading them to their end; None: the
+                model takes any number.
+            refuse_unknown: An unknown character or word is an error, not an id.
+
+        Raises:
+            BundleError: The file cannot be read, or the package `tokenizers` is not installed.
+        """
+        try:
+            import tokenizers
+        except ImportError as error:
+            raise BundleError(
+                "texts need the package tokenizers, which is not installed: pip install 'tfm-export[text]'; "
+                "run() takes token ids without it"
+            ) from error
+        known = f"a tokenizer that tokenizers {tokenizers.__version__} reads"
+        with _refusing(lambda error: BundleError(f"{path} is not {known}: {error}")):
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(read_file(path) if content is None else content)
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._special: int = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+        self._most, self._reads = most_tokens, most_tokens if max_tokens is None else max_tokens
+        if max_tokens is not None:
+            if max_tokens <= self._special:
+                raise BundleError(
+                    f"{path} adds {self._special} special tokens, which leaves no room in {max_tokens} tokens"
+                )
+            self._tokenizer.enable_truncation(max_tokens)
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        self.unknown_id = self.id_of(unknown) if unknown else None
+        self._refused_id = self.unknown_id if refuse_unknown else None
+
+    def encode(self, texts: list[str], control: Control | None = None) -> list[list[int]]:
+        """Tokenize texts, special tokens included.
+
+        Args:
+            texts: The texts.
+            control: What may end it before its time.
+
+        Raises:
+            InputError: A text is none, has no tokens, more than the model takes, or cannot be tokenized; or a part of
+                it is refused as unknown.
+            RunCancelledError: The control's token was cancelled.
+            RunTimeoutError: The control's time is up.
+        """
+        # not encode_batch: its pool of threads does not survive a fork
+        return [self.encoding(text, control=control).ids for text in texts]
+
+    def encoding(self, text: str, *, special: bool = True, control: Control | None = None) -> Any:
+        """Tokenize one text into a `tokenizers.Encoding`, which knows where in the text each token is.
+
+        Args:
+            text: The text.
+            special: Whether special tokens are added, such as one that starts a text.
+            control: What may end it before its time.
+
+        Raises:
+            InputError: As `encode`.
+            RunCancelledError: As `encode`.
+            RunTimeoutError: As `encode`.
+        """
+        if not isinstance(text, str):  # tokenizers takes more than texts
+            raise InputError(f"a text must be a str, but is {brief(text)}")
+        with _refusing(lambda error: InputError(f"the text {brief(text)} {_why_refused(text, error)}")):
+            encoding = self._encode(text, special, control)
+        ids: list[int] = encoding.ids
+        if not ids:
+            raise InputError(f"the text {brief(text)} has no tokens; leave it out")
+        if self._refused_id in ids:
+            start, end = encoding.offsets[ids.index(self._refused_id)]
+            raise InputError(
+                f"{brief(text[start:end])} in the text {brief(text)} (at {start}) is not in the model's vocabulary; "
+                "replace it"
+            )
+        return encoding
+
+    def _encode(self, text: str, special: bool, control: Control | None) -> Any:
+        """Tokenize as much of a text as the model reads, and some more: what lies behind does not change that.
+
+        tokenizers neither stops nor lets another thread run before it has read all it is given, a second for a MB.
+        """
+        check = control.check if control is not None else lambda: None
+        check()
+        if self._reads is not None:
+            enough = self._reads + _MARGIN
+            for beginning in _beginnings(text, _PER_TOKEN * enough):
+                encoding = self._tokenizer.encode(beginning, add_special_tokens=special)
+                check()
+                if self._count(encoding) < enough:
+                    continue
+                if self._most is not None:
+                    raise InputError(
+                        f"the text {brief(text)} has more tokens than the {self._most} that this model takes at most; "
+                        "shorten it"
+                    )
+                return encoding
+        encoding = self._tokenizer.encode(text, add_special_tokens=special)
+        check()
+        return encoding
+
+    def _count(self, encoding: Any) -> int:
+        """Count a text's tokens, those that truncation took away too; each part of these has special ones again."""
+        rest = sum(len(part) - self._special for part in encoding.overflowing)
+        return len(encoding) + rest
+
+    @cached_property
+    def byte_tokens(self) -> frozenset[int]:
+        """Ids that stand for one byte each: a text can be told only when a run of them has ended."""
+        from ..generation.text import byte_token_ids
+
+        return byte_token_ids(self._tokenizer.get_vocab())
+
+    def id_of(self, token: str) -> int | None:
+        """Look a token's id up; None: there is no such token."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
+    def decode(self, rows: list[list[int]], *, skip_special: bool = True) -> list[str]:
+        """Turn ids into texts, special tokens left out unless `skip_special` is False.
+
+        Raises:
+            BundleError: The tokenizer cannot tell them.
+        """
+        with _refusing(lambda error: BundleError(f"the tokenizer cannot turn ids into a text: {error}")):
+            return [self._tokenizer.decode(row, skip_special_tokens=skip_special) for row in rows]
+
+
+@contextlib.contextmanager
+def _refusing(make: Callable[[BaseException], TfmError]) -> Iterator[None]:
+    """Raise an error of ours in the place of what tokenizers raises, which has no narrower class."""
+    try:
+        yield
+    except TfmError:
+        raise
+    except Exception as error:
+        raise make(error) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of Rust code that gave up; pyo3 has it in no module
+            raise
+        raise make(error) from error
+
+
+def _beginnings(text: str, size: int) -> Iterator[str]:
+    """Give longer and longer beginnings of a text, of `size` characters at first, but not all of it.
+
+    Each ends where a word does, if one does near there: tokens end there too.
+    """
+    while size < len(text):
+        ends = (place for place in range(size, size - _LONGEST_WORD, -1) if text[place].isspace())
+        end = next((place for place in ends if not text[place - 1].isspace()), size)
+        yield text[:end]
+        size *= 4
+
+
+def _why_refused(text: str, error: BaseException) -> str:
+    """Say why tokenizers refused a text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as wrong:
+        character = text[wrong.start]
+        return f"is not valid Unicode: {character!r} at {wrong.start} is half of a character; decode its bytes again"
+    return f"cannot be tokenized: {error}"

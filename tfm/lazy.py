@@ -1,0 +1,37 @@
+"""Names that a package imports when they are first asked for, so that who imports it waits for what it uses alone.
+
+As PEP 562 describes: a module's `__getattr__` is called for the names that it does not have yet.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def lazily(
+    package: str, modules: Mapping[str, str], renamed: Mapping[str, str] | None = None
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Make the `__getattr__` and the `__dir__` of a package.
+
+    Args:
+        package: Its `__name__`.
+        modules: Name → the module of the package that it is in.
+        renamed: Old name → what it is called now, for the message of who still asks for it.
+
+    Returns:
+        Both, to be bound to these names in the package.
+    """
+
+    def get(name: str) -> Any:
+        if name in modules:
+            value = getattr(importlib.import_module(f".{modules[name]}", package), name)
+            setattr(sys.modules[package], name, value)  # the next access does not come here
+            return value
+        hint = f"; it is called {renamed[name]} now" if renamed and name in renamed else ""
+        raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}")
+
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *modules})
+
+    return get, names
