@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, required=True, help="Where environments and models are made and kept.")
     parser.add_argument("--smollm2", type=Path, help="Our bundle of SmolLM2-135M-Instruct, in fp32, int8 and int4.")
-    parser.add_argument("--fast", type=Path, help="Another of SmolLM2, made with --favour speed.")
+    parser.add_argument("--fast", type=Path, help="Another of SmolLM2, made with --optimize-for speed.")
     parser.add_argument("--g2p", type=Path, help="Our bundle of examples/g2p/model.pt, in fp32 and int8.")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="[default: 1 2]")
     parser.add_argument("--json", type=Path, help="File to write all figures and versions to.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from peers.environments import TOOLS, digest_of, make_model, python_of
-from side_by_side import Engine, Work, column, ratio_table, say, started, table, take_turns
+from side_by_side import Engine, Workload, column, ratio_table, say, started, table, take_turns
 
 from tfm.bundle.manifest import read_manifest
 
@@ -69,14 +69,16 @@ def name_of(batch: int, beams: int) -> str:
 
 def measure(engines: Sequence[Engine], threads: int, rounds: int, spoken: dict[str, Any]) -> Turns:
     """Work → engine → answers, on so many threads; fills in what is spoken where it is empty."""
-    works = [Work(name=name_of(batch, beams), line=f"time {count} {batch} {beams}") for count, batch, beams in SAID]
+    workloads = [
+        Workload(name=name_of(batch, beams), line=f"time {count} {batch} {beams}") for count, batch, beams in SAID
+    ]
     listen = not spoken
     with started(engines, threads) as workers:
         for worker in workers if listen else []:
             say(f"{worker.engine.name} speaks")
             answers = {beams: worker.ask(f"say 64 {beams}")["spoken"] for beams in (1, 4)}
             spoken[worker.engine.name] = {name_of(64, beams): answer for beams, answer in answers.items()}
-        return take_turns(workers, works, rounds, threads)
+        return take_turns(workers, workloads, rounds, threads)
 
 
 def draw_times(engines: Sequence[Engine], turns: Turns, threads: str) -> list[str]:

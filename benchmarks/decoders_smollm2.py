@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 from peers.environments import TOOLS, digest_of, make_model, python_of
-from side_by_side import Engine, Work, column, ratio_table, say, started, table, take_turns
+from side_by_side import Engine, Workload, column, ratio_table, say, started, table, take_turns
 
 from tfm.bundle.manifest import read_manifest
 
@@ -81,7 +81,7 @@ def engines_of(
     return {
         "8 bits": [
             int8,
-            *([] if fast is None else [ours("int8, --favour speed", "int8", fast)]),
+            *([] if fast is None else [ours("int8, --optimize-for speed", "int8", fast)]),
             llama_cpp("Q8_0", llama / "q8_0.gguf"),
             onnxruntime("int8", "int8"),
             engine("CTranslate2 int8", python_of(peers, "ctranslate2"), "ctranslate2", ctranslate2, files),
@@ -111,7 +111,7 @@ def engines_of(
 
 def measure(groups: Mapping[str, Sequence[Engine]], threads: int, rounds: int, fidelity: dict[str, Any]) -> Turns:
     """Group and prompt → engine → answers, on so many threads; fills in the fidelity where it is empty."""
-    works = [Work(name=f"{length} tokens", line=f"continue {length} {NEW}") for length in PROMPTS]
+    workloads = [Workload(name=f"{length} tokens", line=f"continue {length} {NEW}") for length in PROMPTS]
     if judge := not fidelity:
         say("write the reference")
         with started([engine for engine in groups[PYTORCH] if engine.name == REFERENCE], threads) as [worker]:
@@ -123,10 +123,10 @@ def measure(groups: Mapping[str, Sequence[Engine]], threads: int, rounds: int, f
                 if judge and worker.engine.name not in fidelity:
                     say(f"compare {worker.engine.name}")
                     fidelity[worker.engine.name] = worker.ask("compare")
-                worker.ask(works[0].line)  # compiles, and reads files into memory
-            turns = take_turns(workers, works, count, threads)
+                worker.ask(workloads[0].line)  # compiles, and reads files into memory
+            turns = take_turns(workers, workloads, count, threads)
         for name in names:
-            for work in works:
+            for work in workloads:
                 found[f"{name}, {work.name}"] = {engine.name: turns[work.name][engine.name] for engine in groups[name]}
     if judge:
         judge_tokens(found, fidelity)

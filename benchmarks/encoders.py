@@ -44,8 +44,8 @@ import numpy.typing as npt
 from peers.environments import TOOLS, digest_of, make_model, python_of, versions
 from side_by_side import (
     Engine,
-    Work,
     Worker,
+    Workload,
     column,
     duration,
     machine,
@@ -279,12 +279,12 @@ class Judge:
                 self.found.setdefault(name, {})[way] = figures
 
 
-def works(seconds: float, every: int) -> tuple[list[Work], list[Work]]:
+def workloads(seconds: float, every: int) -> tuple[list[Workload], list[Workload]]:
     """The shapes, and the corpus or a part of it."""
     shapes = [
-        Work(name=f"{batch}×{length} tokens", line=f"shape {batch} {length} {seconds}") for batch, length in SHAPES
+        Workload(name=f"{batch}×{length} tokens", line=f"shape {batch} {length} {seconds}") for batch, length in SHAPES
     ]
-    return shapes, [Work(name=f"{-(-SENTENCES // every)} sentences", line=f"corpus {every}")]
+    return shapes, [Workload(name=f"{-(-SENTENCES // every)} sentences", line=f"corpus {every}")]
 
 
 def measure(
@@ -302,18 +302,18 @@ def measure(
     found: dict[str, Any] = {}
     timed = {f"as timed, {threads} thread{'s' * (threads > 1)}": 0}
     first = {} if judge.found else {"one by one": 1, "by 32": 32}
-    shapes, corpus = works(SECONDS, 8)
+    shapes, corpus = workloads(SECONDS, 8)
     with started([*float32, int8[0]], threads) as workers:
         if first:
             judge.judge(workers[:1], {"one by one": 1})
         judge.judge(workers[:-1], timed)
         found["slow"] = take_turns(workers, [*shapes, *corpus], rounds.slow, threads)
-    shapes, corpus = works(SECONDS, 1)
+    shapes, corpus = workloads(SECONDS, 1)
     with started(int8, threads) as workers:
         judge.judge(workers, {**first, **timed})
         found["shapes"] = take_turns(workers, shapes, rounds.shapes, threads)
         found["corpus"] = take_turns(workers, corpus, rounds.corpus, threads)
-    start = [Work(name="start", line="start 1 16", fresh=True)]
+    start = [Workload(name="start", line="start 1 16", fresh=True)]
     opened = [engine for engine in [*int8, *float32] if not engine.job.get("compile")]
     slow = [engine for engine in opened if engine in float32 or engine.job["engine"] == "sentence_transformers"]
     with started([engine for engine in opened if engine not in slow], threads) as workers:

@@ -59,7 +59,7 @@ class Engine:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Work:
+class Workload:
     """What every engine does in its turn.
 
     Attributes:
@@ -164,7 +164,7 @@ def started(engines: Sequence[Engine], threads: int) -> Iterator[list[Worker]]:
 
 
 def take_turns(
-    workers: Sequence[Worker], works: Sequence[Work], rounds: int, threads: int
+    workers: Sequence[Worker], workloads: Sequence[Workload], rounds: int, threads: int
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Let all engines have a turn at each work, in an order drawn anew, round by round.
 
@@ -172,18 +172,18 @@ def take_turns(
         Work → engine → its answer in each round.
     """
     answers: dict[str, dict[str, list[dict[str, Any]]]] = {
-        work.name: {worker.engine.name: [] for worker in workers} for work in works
+        work.name: {worker.engine.name: [] for worker in workers} for work in workloads
     }
     rng = np.random.default_rng(0)
     for number in range(rounds):
         say(f"{threads} threads, round {number + 1} of {rounds}")
-        for work in works:
+        for work in workloads:
             for i in rng.permutation(len(workers)):
                 answers[work.name][workers[i].engine.name].append(_turn(workers[i], work, threads))
     return answers
 
 
-def _turn(worker: Worker, work: Work, threads: int) -> dict[str, Any]:
+def _turn(worker: Worker, work: Workload, threads: int) -> dict[str, Any]:
     if not work.fresh:
         return worker.ask(work.line)
     with Worker(worker.engine, threads) as new:

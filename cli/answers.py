@@ -27,7 +27,7 @@ _SHOWN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
+class TaskRunner:
     """One task of a bundle, with its settings.
 
     Attributes:

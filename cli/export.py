@@ -47,7 +47,7 @@ from .streams import say_json
     help="How far quantized graphs may be from fp32: 1 - mean cosine of embeddings [default: 0.003], or KL divergence "
     "of predictions in nats [default: 0.01; int4: 0.02 and 0.05].",
 )
-@options.favour
+@options.objective
 @click.option(
     "--recipe", type=click.Path(path_type=Path), help="Quantize as a recipe says (recipe_int8.json of a bundle)."
 )
@@ -70,7 +70,7 @@ def export(
     precision: str,
     calib: Path | None,
     max_drop: float | None,
-    favour: str,
+    objective: str,
     recipe: Path | None,
     opset: int | None,
     atol: float | None,
@@ -113,7 +113,7 @@ def export(
         force=force,
         calib=calib,
         max_drop=max_drop,
-        favour=favour,
+        objective=objective,
         recipe=None if recipe is None else read_recipe(recipe),
         stage=functools.partial(show_stage, messages),
     )

@@ -1,11 +1,49 @@
-"""Options that several commands have."""
+"""Options that several commands have, and what they were called before."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
-favour = click.option(
-    "--favour",
+from .streams import say
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def renamed(old: str, new: str, name: str) -> Callable[[F], F]:
+    """Keep an option's old name, hidden from the help: who uses it reads the new one on standard error.
+
+    Args:
+        old: As it is written, "--favour".
+        new: What it is called now.
+        name: The parameter that both set; the new one's option has the callback `or_by_its_old_name`.
+    """
+
+    def keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value is not None:
+            say(f"{old} is called {new} now, and means the same", err=True)
+            context.meta[name] = value
+
+    return click.option(old, hidden=True, expose_value=False, is_eager=True, callback=keep)
+
+
+def or_by_its_old_name(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Give what was said by the old name of an option, checked as by its new one."""
+    said = context.meta.get(str(parameter.name))
+    return value if said is None else parameter.type.convert(said, parameter, context)
+
+
+_optimize_for = click.option(
+    "--optimize-for",
+    "objective",
     type=click.Choice(["size", "speed"]),
     default="size",
     show_default=True,
+    callback=or_by_its_old_name,
     help="What a mix within the budget is to have least of: bytes, or time (decoders then read prompts in int8).",
 )
+
+
+def objective(command: F) -> F:
+    """`--optimize-for`, and its old name."""
+    return _optimize_for(renamed("--favour", "--optimize-for", "objective")(command))

@@ -74,7 +74,7 @@ def _live(
     if threads is not None:
         raise click.UsageError("--threads is for comparing without a checkpoint")
     try:
-        from tfm.export import compare_live
+        from tfm.export import compare_with_checkpoint
 
         from .screen import Screen
     except ModuleNotFoundError as error:
@@ -85,7 +85,7 @@ def _live(
     given = {name: value for name, value in options.items() if value is not None}
     messages = Screen(err=True)
     stage = functools.partial(show_stage, messages)
-    report = compare_live(bundle, checkpoint, bisect_into=bisect, stage=stage, **given)
+    report = compare_with_checkpoint(bundle, checkpoint, bisect_into=bisect, stage=stage, **given)
     if as_json:
         say_json({"faults": report.faults()} | report.to_dict())
     else:

@@ -22,7 +22,7 @@ from .streams import say_json
     help="How far from fp32 it may be: 1 - mean cosine of embeddings [default: 0.003], or KL divergence of predictions "
     "in nats [default: 0.01; int4: 0.02 and 0.05].",
 )
-@options.favour
+@options.objective
 @click.option("--recipe", type=click.Path(path_type=Path), help="Quantize as a recipe says, without a search.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is at --output already.")
 @click.option("--force", is_flag=True, help="Ship it although it is too far off, or slower than fp32; marked so.")
@@ -35,7 +35,7 @@ def quantize(
     precision: str,
     calib: Path | None,
     max_drop: float | None,
-    favour: str,
+    objective: str,
     recipe: Path | None,
     overwrite: bool,
     force: bool,
@@ -60,7 +60,7 @@ def quantize(
         precision=precision,
         calib=calib,
         max_drop=max_drop,
-        favour=favour,
+        objective=objective,
         recipe=None if recipe is None else read_recipe(recipe),
         overwrite=overwrite,
         force=force,

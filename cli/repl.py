@@ -6,13 +6,13 @@ from typing import Any
 
 from tfm.errors import TfmError
 
-from .answers import GENERATING, Answers, to_json, to_text
+from .answers import GENERATING, TaskRunner, to_json, to_text
 from .streams import put, say, say_json, styled
 
 _RESET = "/reset"
 
 
-def converse(answers: Answers, *, words: bool, stream: bool, as_json: bool) -> None:
+def converse(answers: TaskRunner, *, words: bool, stream: bool, as_json: bool) -> None:
     """Answer what a person types until Ctrl-D; Ctrl-C ends an answer, an error does too.
 
     A decoder goes on with one text, which nothing of is read twice, unless it searches by beams.
@@ -57,7 +57,7 @@ def converse(answers: Answers, *, words: bool, stream: bool, as_json: bool) -> N
             say(styled(f"{error}", fg="red"), err=True)
 
 
-def _print(answers: Answers, text: str, number: int, parts: Iterator[str] | None, as_json: bool) -> None:
+def _print(answers: TaskRunner, text: str, number: int, parts: Iterator[str] | None, as_json: bool) -> None:
     if parts is not None and not as_json:
         for part in parts:
             put(part, nl=False)

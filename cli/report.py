@@ -11,7 +11,7 @@ from rich.text import Text
 from .screen import Screen
 
 if TYPE_CHECKING:  # importing them loads torch, which quantizing a bundle does not need
-    from tfm.export import ExportReport, GraphReport, LiveReport, OpReport, OutputReport
+    from tfm.export import CheckpointReport, ExportReport, GraphReport, OpReport, OutputReport
     from tfm.latency import Latency
     from tfm.quantize import BundleReport
 
@@ -137,7 +137,7 @@ def _shorten(name: str, width: int) -> str:
     return name if len(name) <= width else f"{name[:head]}…{name[len(name) - (width - head - 1) :]}"
 
 
-def print_live(report: "LiveReport", console: Screen) -> None:
+def print_live(report: "CheckpointReport", console: Screen) -> None:
     """Print every op and output of a bundle that was compared with eager PyTorch, then the verdict."""
     _show_graphs(console, report.graphs)
     if report.passed:

@@ -9,7 +9,7 @@ import click
 
 from tfm.errors import InputError
 
-from .answers import GENERATING, KEYS, Answers, shortened, to_json, to_text
+from .answers import GENERATING, KEYS, TaskRunner, shortened, to_json, to_text
 from .lines import as_utf8, read_lines
 from .repl import converse
 from .streams import input_encoding, put, say, say_json, styled, write_utf8
@@ -77,7 +77,7 @@ def run(
     model = load(bundle, provider=provider, precision=precision, threads=threads)
     if isinstance(model, Module):
         raise click.UsageError("this bundle takes arrays, not texts: open it with tfm.runtime.load and call run()")
-    answers = Answers(model=model, task=_task(model, task), settings=chosen)
+    answers = TaskRunner(model=model, task=_task(model, task), settings=chosen)
     if answers.task in GENERATING:
         GenerationSettings(**{name: value for name, value in chosen.items() if name != "timeout"})  # before any line
     else:
@@ -146,7 +146,7 @@ def _split(line: str, words: bool) -> list[str]:
     return (line.split() or [""]) if words else [line]
 
 
-def _run_texts(answers: Answers, texts: list[str], stream: bool, as_json: bool) -> None:
+def _run_texts(answers: TaskRunner, texts: list[str], stream: bool, as_json: bool) -> None:
     if stream:
         for number, text in enumerate(texts):
             _stream(answers, text, number)
@@ -166,7 +166,7 @@ def _run_texts(answers: Answers, texts: list[str], stream: bool, as_json: bool) 
         _print_similarities(results)
 
 
-def _run_lines(answers: Answers, source: BufferedReader, words: bool, stream: bool, as_json: bool) -> None:
+def _run_lines(answers: TaskRunner, source: BufferedReader, words: bool, stream: bool, as_json: bool) -> None:
     """Print what becomes of each line, in order, as soon as it is known."""
     typed = sys.stdin is not None and source is sys.stdin.buffer
     name = "standard input" if typed else source.name
@@ -197,7 +197,7 @@ def _print_row(task: str, text: str, result: Any, as_json: bool) -> None:
         put("" if result is None else f"{shortened(text)}\t{to_text(task, result)}")
 
 
-def _stream(answers: Answers, text: str, number: int) -> None:
+def _stream(answers: TaskRunner, text: str, number: int) -> None:
     for part in answers.parts(text, number):
         put(part, nl=False)
     say()

@@ -24,17 +24,17 @@ def print_study(lines: "Sequence[Line]") -> None:
         lines: As `tfm.study.activations.study.summary.summarize` gives them, the baseline first.
     """
     baseline, measure = lines[0].activation, next(iter(lines[0].errors))
-    works = _works(lines)
+    workloads = _works(lines)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("activation", no_wrap=True)
     table.add_column("error, %", no_wrap=True)
     table.add_column(f"less {baseline}’s")
     table.add_column("lost by int8")
-    for work in works:
+    for work in workloads:
         table.add_column(f"int8 time, {work}")
     for line in lines:
         against = Text("the baseline") if line.against is None else _difference(line.against)
-        times = [Text("1") if line.against is None else _time(line.ratios.get((work, "int8"))) for work in works]
+        times = [Text("1") if line.against is None else _time(line.ratios.get((work, "int8"))) for work in workloads]
         table.add_row(line.activation, _spread(line.errors[measure]), against, _difference(line.int8_loss), *times)
     console = Screen()
     console.print(table)
@@ -47,8 +47,8 @@ def print_study(lines: "Sequence[Line]") -> None:
 
 def _works(lines: "Sequence[Line]") -> list[str]:
     """The last work of each graph, which is its largest."""
-    works = dict.fromkeys(work for line in lines for work, precision in line.ratios if precision == "int8")
-    return list({work.split()[0]: work for work in works}.values())
+    workloads = dict.fromkeys(work for line in lines for work, precision in line.ratios if precision == "int8")
+    return list({work.split()[0]: work for work in workloads}.values())
 
 
 def _spread(value: "Estimate") -> Text:

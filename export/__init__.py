@@ -9,7 +9,7 @@ from .sweeps.subjects import OpGraph
 from .to_onnx import OPSET, OPSETS, to_onnx
 from .tolerances import END_TO_END, Tolerance
 from .user_code import import_file
-from .verify.against_checkpoint import LiveReport, compare_live
+from .verify.against_checkpoint import CheckpointReport, compare_with_checkpoint
 from .verify.fidelity import eager_greedy
 from .verify.optimized import optimize
 from .verify.reports import GraphReport, OpReport, OutputReport
@@ -21,10 +21,10 @@ __all__ = [
     "OPSET",
     "OPSETS",
     "PRECISIONS",
+    "CheckpointReport",
     "ExportReport",
     "Graph",
     "GraphReport",
-    "LiveReport",
     "OpGraph",
     "OpReport",
     "OpSweep",
@@ -33,7 +33,7 @@ __all__ = [
     "Tolerance",
     "Value",
     "activation_curve",
-    "compare_live",
+    "compare_with_checkpoint",
     "eager_engines",
     "eager_greedy",
     "export_checkpoint",

@@ -12,9 +12,9 @@ from tfm.report import AttentionMap
 
 from .graphs import EncoderGraph, Graph, SourceGraph
 from .ops import ATTENTION, SOFTMAX
-from .verify.hooks import Tap, watch
+from .verify.hooks import RecordedCall, watch
 from .verify.regions import Array, Region, cuts_of, find_regions
-from .verify.subgraphs import Pieces, open_nodes
+from .verify.subgraphs import Subgraphs, open_nodes
 from .verify.verify import CPU
 
 _SENTENCE = "The animal did not cross the street because it was too tired."
@@ -41,43 +41,43 @@ def attention_maps(graph: Graph, path: Path, folder: Path) -> list[AttentionMap]
     model = ir.load(path)
     regions = {op: region for op, region in find_regions(model).items() if op.startswith((ATTENTION, SOFTMAX))}
     feeds = {value.name: tensor.numpy() for value, tensor in zip(graph.inputs, case, strict=True)}
-    run = Pieces(model, cuts_of(regions), path.parent, [CPU]).start(feeds)
+    run = Subgraphs(model, cuts_of(regions), path.parent, [CPU]).start(feeds)
     maps = []
 
-    def look(tap: Tap) -> None:
-        region = regions.get(str(tap.op))
+    def look(call: RecordedCall) -> None:
+        region = regions.get(str(call.op))
         if region is None:
             return
-        if tap.op.kind == SOFTMAX:
-            eager, found = tap.output.numpy(), run.take(str(tap.op))[0]
-        elif tap.attend is not None and tap.inputs[0] is not None and tap.inputs[0].dim() == 4:
-            eager = tap.attend(_identity(tap)).numpy()
-            inside = run.take(f"{tap.op} in")
+        if call.op.kind == SOFTMAX:
+            eager, found = call.output.numpy(), run.take(str(call.op))[0]
+        elif call.attend is not None and call.inputs[0] is not None and call.inputs[0].dim() == 4:
+            eager = call.attend(_identity(call)).numpy()
+            inside = run.take(f"{call.op} in")
             if region.inputs[1] is region.inputs[2]:  # one tensor is keys and values, and cannot be told apart
                 return
-            found = _attend(model, region, tap, inside, path.parent)
+            found = _attend(model, region, call, inside, path.parent)
         else:
             return
         if eager.ndim == 4 and eager.shape == found.shape:
             labels = tokens if eager.shape[3] == len(tokens) else ()
-            maps.append(AttentionMap(op=str(tap.op), tokens=labels, eager=eager[0].copy(), onnx=found[0].copy()))
+            maps.append(AttentionMap(op=str(call.op), tokens=labels, eager=eager[0].copy(), onnx=found[0].copy()))
 
     watch(graph, case, look)
     return maps
 
 
-def _identity(tap: Tap) -> Tensor:
-    key = tap.inputs[1]
+def _identity(call: RecordedCall) -> Tensor:
+    key = call.inputs[1]
     assert key is not None
     batch, heads, length, _ = key.shape
     return torch.eye(length).expand(batch, heads, length, length).contiguous()
 
 
-def _attend(model: ir.Model, region: Region, tap: Tap, inside: list[Array], folder: Path) -> Array:
+def _attend(model: ir.Model, region: Region, call: RecordedCall, inside: list[Array], folder: Path) -> Array:
     """The weights (B, N, S, T) of a region, fed what the graph feeds to it, but an identity for the values."""
     arrays = {str(value.name): array for (_, value), array in zip(region.arguments, inside, strict=True)}
     names = {argument: str(value.name) for argument, value in region.arguments}
-    identity_BKTT = _identity(tap).numpy()
+    identity_BKTT = _identity(call).numpy()
     batch, kv_heads, length, _ = identity_BKTT.shape
     flat = arrays[names["value"]].ndim == 3
     arrays[names["value"]] = (

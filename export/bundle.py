@@ -24,7 +24,7 @@ from tfm.quantize import (
     read_calibration,
     save_onnx,
     silent,
-    to_half,
+    to_fp16,
 )
 from tfm.runtime import Tokenizer, load
 
@@ -34,7 +34,7 @@ from .graphs import Graph
 from .latency import measure_latency
 from .manifest import COMPANIONS, generation_settings, write_manifest
 from .pictures import draw_report
-from .source import Subject, open_subject
+from .source import Source, open_source
 from .to_onnx import OPSET, to_onnx
 from .tolerances import END_TO_END, Tolerance
 from .verify.fidelity import Fidelity, measure_fidelity
@@ -127,7 +127,7 @@ def export_checkpoint(
     force: bool = False,
     calib: Path | None = None,
     max_drop: float | None = None,
-    favour: str = "size",
+    objective: str = "size",
     recipe: Recipe | None = None,
     stage: Stage = silent,
 ) -> ExportReport:
@@ -149,7 +149,7 @@ def export_checkpoint(
         calib: What to quantize by: a .txt, .jsonl or .npz file, or a folder of these; None: what is built in.
         max_drop: How far quantized graphs may be from fp32: 1 - mean cosine of embeddings, or KL divergence of
             predictions in nats; None: `tfm.quantize.BUDGETS`.
-        favour: What they are to have least of within that, bytes ("size") or time ("speed").
+        objective: What they are to have least of within that, bytes ("size") or time ("speed").
         recipe: How each op is quantized, found before: nothing is searched.
         stage: Told of every stage.
 
@@ -164,7 +164,7 @@ def export_checkpoint(
         raise ExportError(f"unknown precision {unknown[0]!r}; known: {', '.join(PRECISIONS)}")
     place = Path(os.path.realpath(output))
     with staged(place, overwrite=overwrite) as (folder, put_in_place):
-        subject = open_subject(checkpoint, model=model, config=config, nhead=nhead, stage=stage)
+        subject = open_source(checkpoint, model=model, config=config, nhead=nhead, stage=stage)
         _copy_what_belongs(subject, folder)
         files: dict[str, dict[str, Path]] = {name: {} for name in dict.fromkeys(["fp32", *precisions])}
         reports: list[GraphReport] = []
@@ -185,15 +185,15 @@ def export_checkpoint(
                 with stage(f"verify fp16 {name}, rounded as CUDA rounds it"):
                     reports.append(verify(graph, path, cases_of[graph.role], precision="fp16"))
         quantized: dict[str, Quantized] = {}
-        mixes = [name for name in files if name not in ("fp32", "fp16")]
-        if mixes and all(part.passed for part in reports):  # a wrong graph is not worth quantizing
+        assignments = [name for name in files if name not in ("fp32", "fp16")]
+        if assignments and all(part.passed for part in reports):  # a wrong graph is not worth quantizing
             exact = {"fp32": files["fp32"]}
             with stage("try what is timed at the end"):  # what cannot be started here fails now, not after the search
                 measure_latency(subject.graphs, exact, subject.path, model, config, nhead, 0)
             write_manifest(folder, subject.config, subject.family, subject.graphs, exact, opset, gates=[])
             manifest = read_manifest(folder)
             held_out = read_calibration(calib, manifest, count=_VERIFIED, split="held-out")
-            for precision in mixes:
+            for precision in assignments:
                 with stage(f"quantize to {precision}") as progress:
                     made = quantized[precision] = quantize(
                         manifest,
@@ -201,7 +201,7 @@ def export_checkpoint(
                         precision=precision,
                         calib=calib,
                         max_drop=max_drop,
-                        favour=favour,
+                        objective=objective,
                         recipe=recipe,
                         journal=journal_of(place, precision),
                         progress=progress,
@@ -259,7 +259,7 @@ def export_checkpoint(
     return report
 
 
-def _copy_what_belongs(subject: Subject, folder: Path) -> None:
+def _copy_what_belongs(subject: Source, folder: Path) -> None:
     """Put what stands beside the weights into the bundle; refuse what cannot be used now, not after the long work."""
     source = subject.folder
     for name in COMPANIONS:
@@ -296,11 +296,11 @@ def _copy_companion(source: Path, target: Path) -> None:
 def _write_half(exact: Path) -> Path:
     """Write the float16 form of a float32 graph beside it."""
     model = ir.load(exact)
-    to_half(model)
+    to_fp16(model)
     path = exact.with_name(f"{exact.stem}_fp16.onnx")
     save_onnx(model, path)
     return path
 
 
-def _name(graph: Graph, subject: Subject) -> str:
+def _name(graph: Graph, subject: Source) -> str:
     return graph.role if graph.role != "model" else subject.config.kind

@@ -18,7 +18,7 @@ from tfm.latency import Latency, all_speeds, compare_speed
 from tfm.quantize import size_of
 
 from .manifest import PACKAGES
-from .source import Subject
+from .source import Source
 from .tolerances import Tolerance, tolerance_table
 from .verify.fidelity import Fidelity
 from .verify.reports import GraphReport
@@ -38,7 +38,7 @@ Files = Mapping[str, Mapping[str, Path]]
 
 def certify(
     name: str,
-    subject: Subject,
+    subject: Source,
     files: Files,
     *,
     opset: int,

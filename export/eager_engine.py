@@ -38,7 +38,7 @@ def open_source(job: Mapping[str, Any]) -> Transformer | Graph:
     return from_vectors(model) if model.config.reads_vectors else model
 
 
-def open_works(job: Mapping[str, Any]) -> Sequence[worker.Run | None]:
+def open_workloads(job: Mapping[str, Any]) -> Sequence[worker.Run | None]:
     """Load the checkpoint."""
     torch.set_num_threads(job["threads"])
     prepare = _prepare_compiler() if job["compiled"] else _as_it_is
@@ -53,7 +53,7 @@ def open_works(job: Mapping[str, Any]) -> Sequence[worker.Run | None]:
         (graph,) = [source] if isinstance(source, Graph) else graphs_of(source)
         call = prepare(graph)
 
-    def open_work(work: Mapping[str, Any]) -> worker.Run | None:
+    def open_workload(work: Mapping[str, Any]) -> worker.Run | None:
         rows, new_tokens = work["rows"], work["new_tokens"]
         if job["compiled"] and work["kind"] == CORPUS:
             return None
@@ -74,7 +74,7 @@ def open_works(job: Mapping[str, Any]) -> Sequence[worker.Run | None]:
 
         return worker.timed(run)
 
-    return [open_work(work) for work in job["works"]]
+    return [open_workload(work) for work in job["works"]]
 
 
 class GreedyLoop:
@@ -177,4 +177,4 @@ def _prepare_compiler() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 def main(imported: float | None = None) -> None:
     """Serve as an engine of `tfm.latency`."""
-    worker.main(open_works, imported)
+    worker.main(open_workloads, imported)

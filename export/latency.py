@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tfm.latency import ROUNDS, Job, Latency, Work, onnx_job, time_engines, try_engines
+from tfm.latency import ROUNDS, Job, Latency, Workload, onnx_job, time_engines, try_engines
 from tfm.quantize import steps_of
 
 from .graphs import Graph
@@ -41,7 +41,7 @@ def measure_latency(
         VerificationError: An engine broke down.
     """
     generator = torch.Generator().manual_seed(2)
-    works = []
+    workloads = []
     for graph in graphs:
         names = [value.name for value in graph.inputs]
         for step in steps_of(graph.role, names, graph.max_length):
@@ -49,13 +49,13 @@ def measure_latency(
             inputs = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
             if "logits_position" in inputs:  # as prompts are read
                 inputs["logits_position"] = np.array([[step.length - 1]])
-            works.append(Work(name=step.name, role=graph.role, inputs=inputs))
+            workloads.append(Workload(name=step.name, role=graph.role, inputs=inputs))
     eager = Job(worker="tfm.export.latency_worker", options=_source(checkpoint, model, config, nhead))
     engines = {"eager": eager} | {name: onnx_job(roles) for name, roles in files.items()}
     if not rounds:
-        try_engines(engines, works)
+        try_engines(engines, workloads)
         return []
-    return time_engines(engines, works, rounds=rounds)
+    return time_engines(engines, workloads, rounds=rounds)
 
 
 def eager_engines(

@@ -11,7 +11,7 @@ from .eager_engine import open_source
 from .graphs import Graph, graphs_of
 
 
-def open_works(job: Mapping[str, Any]) -> Sequence[worker.Run]:
+def open_workloads(job: Mapping[str, Any]) -> Sequence[worker.Run]:
     """Load the checkpoint, and read each work's inputs."""
     torch.set_num_threads(1)
     source = open_source(job)
@@ -31,4 +31,4 @@ def _run_of(graph: Graph, inputs: Mapping[str, Any]) -> worker.Run:
 
 def main(imported: float | None = None) -> None:
     """Serve as an engine of `tfm.latency`."""
-    worker.main(open_works, imported)
+    worker.main(open_workloads, imported)

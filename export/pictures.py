@@ -9,12 +9,12 @@ from tfm.report import write_report
 
 from .attention_maps import attention_maps
 from .generic.graph import GenericConfig
-from .source import Subject
+from .source import Source
 from .sweeps import activation_curve
 
 
 def draw_report(
-    folder: Path, subject: Subject, files: Mapping[str, Mapping[str, Path]], certificate: Mapping[str, Any]
+    folder: Path, subject: Source, files: Mapping[str, Mapping[str, Path]], certificate: Mapping[str, Any]
 ) -> None:
     """Write report.html into a bundle's folder.
 

@@ -17,7 +17,7 @@ from .graphs import Graph, graphs_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Subject:
+class Source:
     """A model in eager PyTorch.
 
     Attributes:
@@ -46,14 +46,14 @@ class Subject:
         return sum(parameter.numel() for parameter in self.eager.parameters())
 
 
-def open_subject(
+def open_source(
     checkpoint: str | os.PathLike[str] | None,
     *,
     model: str | None = None,
     config: str | os.PathLike[str] | None = None,
     nhead: int | None = None,
     stage: Stage = silent,
-) -> Subject:
+) -> Source:
     """Read a checkpoint.
 
     Args:
@@ -71,15 +71,15 @@ def open_subject(
     if path is None or is_generic(path, model):
         with stage(describe_generic(path, model)):
             generic = open_generic(path, model)
-        return Subject(eager=generic, graphs=[generic], config=generic.config, family=generic.config.family, path=path)
+        return Source(eager=generic, graphs=[generic], config=generic.config, family=generic.config.family, path=path)
     with stage("read checkpoint"):
         native = load_checkpoint(path, config, nhead).float()
         _check_finite(path, native)
         family = family_of((path if path.is_dir() else path.parent) / "config.json" if config is None else Path(config))
     if native.config.reads_vectors:
         whole = from_vectors(native)
-        return Subject(eager=whole, graphs=[whole], config=whole.config, family=family, path=path)
-    return Subject(eager=native, graphs=graphs_of(native), config=native.config, family=family, path=path)
+        return Source(eager=whole, graphs=[whole], config=whole.config, family=family, path=path)
+    return Source(eager=native, graphs=graphs_of(native), config=native.config, family=family, path=path)
 
 
 def family_of(config: Path) -> str:

@@ -16,7 +16,7 @@ from tfm.runtime import check_graphs, golden_name
 from .generic.graph import GenericGraph
 from .graphs import Graph, graphs_of
 from .tolerances import END_TO_END, Tolerance
-from .verify.against_checkpoint import CASES, LiveReport, compare_graphs, compare_live
+from .verify.against_checkpoint import CASES, CheckpointReport, compare_graphs, compare_with_checkpoint
 from .verify.regions import Array
 
 __all__ = ["assert_parity"]
@@ -32,7 +32,7 @@ def assert_parity(
     rtol: float = END_TO_END.rtol,
     precisions: Sequence[str] | None = None,
     provider: str = "auto",
-) -> LiveReport:
+) -> CheckpointReport:
     """Fail unless every op and output of a bundle is what eager PyTorch computes.
 
     Example::
@@ -68,7 +68,7 @@ def assert_parity(
         "tolerance": Tolerance(atol, rtol),
     }
     if isinstance(model, str | os.PathLike):
-        report = compare_live(bundle, model, **options)
+        report = compare_with_checkpoint(bundle, model, **options)
     else:
         manifest = read_manifest(Path(bundle))
         check_digests(manifest, manifest.files)

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from tfm.runtime import Figures
+from tfm.runtime import ErrorStats
 
 from .ops import ACTIVATION, ATTENTION, EMBEDDING, LINEAR, NORM, SOFTMAX, Kind
 
@@ -20,7 +20,7 @@ class Tolerance:
     rtol: float
     reason: str = ""
 
-    def limit(self, figures: Figures) -> float:
+    def limit(self, figures: ErrorStats) -> float:
         """Largest `max_abs` these figures may have."""
         return self.atol + self.rtol * figures.scale
 

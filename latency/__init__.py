@@ -1,10 +1,12 @@
 """How fast engines are beside each other: interleaved rounds in processes of their own, and what they show."""
 
+from tfm.lazy import lazily
+
 from .graphs import (
     ROUNDS,
     Latency,
     Speed,
-    Work,
+    Workload,
     all_speeds,
     compare_speed,
     onnx_job,
@@ -38,7 +40,7 @@ __all__ = [
     "Speed",
     "Start",
     "Timing",
-    "Work",
+    "Workload",
     "all_speeds",
     "bootstrap_median",
     "compare_speed",
@@ -57,3 +59,5 @@ __all__ = [
     "try_engines",
     "writing",
 ]
+
+__getattr__, __dir__ = lazily(__name__, {}, {"Work": "Workload"})

@@ -17,7 +17,7 @@ _OF_ROWS = ("embed", "classify")
 _OF_TEXTS = ("embed", "classify", "classify_tokens")
 
 
-def open_works(job: Mapping[str, Any]) -> Sequence[worker.Run | None]:
+def open_workloads(job: Mapping[str, Any]) -> Sequence[worker.Run | None]:
     """Open one precision of a bundle."""
     model: Any = load(job["bundle"], provider="cpu", precision=job["precision"], threads=job["threads"])
     return [_run_of(model, work) for work in job["works"]]
@@ -68,4 +68,4 @@ def _inputs(model: Encoder, rows: list[list[int]]) -> dict[str, npt.NDArray[np.i
 
 def main(imported: float | None = None) -> None:
     """Serve as an engine of `rounds`."""
-    worker.main(open_works, imported)
+    worker.main(open_workloads, imported)

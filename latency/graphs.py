@@ -19,7 +19,7 @@ _ATTEMPTS = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Work:
+class Workload:
     """What every engine is timed on: one graph, run on one set of inputs.
 
     Attributes:
@@ -138,9 +138,9 @@ def all_speeds(latency: Sequence[Latency]) -> list[Speed]:
     return [*compare_speed(latency, "eager"), *compare_speed(latency)]
 
 
-def _means(works: Sequence[Sequence[float]]) -> list[float]:
+def _means(workloads: Sequence[Sequence[float]]) -> list[float]:
     """The geometric mean over the works, of each round."""
-    return [statistics.geometric_mean(times) for times in zip(*works, strict=True)]
+    return [statistics.geometric_mean(times) for times in zip(*workloads, strict=True)]
 
 
 def save_arrays(file: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -155,13 +155,13 @@ def save_arrays(file: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
 
 
 def time_engines(
-    engines: Mapping[str, Job], works: Sequence[Work], *, rounds: int = ROUNDS, attempts: int = _ATTEMPTS
+    engines: Mapping[str, Job], workloads: Sequence[Workload], *, rounds: int = ROUNDS, attempts: int = _ATTEMPTS
 ) -> list[Latency]:
     """Time every engine on every work.
 
     Args:
         engines: By name; the first is what the others are compared with.
-        works: What they run.
+        workloads: What they run.
         rounds: How often each engine has its turn.
         attempts: How often to try on a machine that is too noisy.
 
@@ -172,34 +172,34 @@ def time_engines(
         VerificationError: An engine broke down.
     """
     for left in reversed(range(attempts)):
-        lines = _time(engines, works, rounds)
+        lines = _time(engines, workloads, rounds)
         if not left or not any(speed.ratio.noisy for speed in all_speeds(lines)):
             break
     return lines
 
 
-def try_engines(engines: Mapping[str, Job], works: Sequence[Work]) -> None:
+def try_engines(engines: Mapping[str, Job], workloads: Sequence[Workload]) -> None:
     """Start every engine and let it run the first work once, before the long work that `time_engines` follows.
 
     Raises:
         VerificationError: An engine broke down.
     """
     with shelf() as folder:
-        take_turns(engines, _tell(works[:1], folder), rounds=0, warmup=1)
+        take_turns(engines, _tell(workloads[:1], folder), rounds=0, warmup=1)
 
 
-def _time(engines: Mapping[str, Job], works: Sequence[Work], rounds: int) -> list[Latency]:
+def _time(engines: Mapping[str, Job], workloads: Sequence[Workload], rounds: int) -> list[Latency]:
     with shelf() as folder:
-        turns = take_turns(engines, _tell(works, folder), rounds=rounds, seconds=_TURN, warmup=0)
+        turns = take_turns(engines, _tell(workloads, folder), rounds=rounds, seconds=_TURN, warmup=0)
     return [
         Latency(work=work.name, rounds={name: [min(turn["run"]) * 1e3 for turn in times[name]] for name in engines})
-        for work, times in zip(works, turns.times, strict=True)
+        for work, times in zip(workloads, turns.times, strict=True)
     ]
 
 
-def _tell(works: Sequence[Work], folder: Path) -> list[dict[str, Any]]:
+def _tell(workloads: Sequence[Workload], folder: Path) -> list[dict[str, Any]]:
     told = []
-    for index, work in enumerate(works):
+    for index, work in enumerate(workloads):
         file = folder / f"{index}.npz"
         save_arrays(file, work.inputs)
         told.append({"role": work.role, "file": str(file)})

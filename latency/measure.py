@@ -86,20 +86,20 @@ def measure_latency(
     if baseline is not None and baseline not in jobs:
         raise InputError(f"there is no engine {baseline!r} to compare with; {nearest(baseline, list(jobs))}")
     bases = BASELINES if baseline is None else (baseline,)
-    works = model_works(manifest, batch_sizes, lengths, new_tokens)
+    workloads = model_works(manifest, batch_sizes, lengths, new_tokens)
     ragged, about = corpus_of(manifest, texts, new_tokens) if corpus else (None, "not asked for")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     warnings = _warnings(load)
     peaks: dict[int, Mapping[str, int | None]] = {}
     lines: list[Line] = []
     with shelf() as place:
-        first = _first_answer(works[0], ragged).told(place / "first.npz")
+        first = _first_answer(workloads[0], ragged).told(place / "first.npz")
         startable = {name: job for name, job in jobs.items() if job.starts and starts}
         if startable:
             say(f"start {', '.join(startable)} anew, in turn, {starts}×")
         started = _start(startable, first, threads[0], starts)
-        works += [ragged] if ragged else []
-        told = [work.told(place / f"{index}.npz") for index, work in enumerate(works)]
+        workloads += [ragged] if ragged else []
+        told = [work.told(place / f"{index}.npz") for index, work in enumerate(workloads)]
         unable = dict(left_out or {})
         for count in threads:
             say(f"open {', '.join(jobs)} on {count} thread{'s' * (count > 1)}, and warm up")
@@ -107,7 +107,7 @@ def measure_latency(
             turns = take_turns(
                 here, told, rounds=rounds, seconds=seconds, warmup=warmup, cores=_cores(count), progress=progress
             )
-            lines += _lines(works, turns, count, list(jobs), bases)
+            lines += _lines(workloads, turns, count, list(jobs), bases)
             peaks[count] = turns.peaks
             unable |= turns.unable
     if ragged and not any(line.measure == CORPUS for line in lines):
@@ -192,11 +192,11 @@ def _start(jobs: Mapping[str, Job], work: Mapping[str, Any], threads: int, start
 
 
 def _lines(
-    works: Sequence[ModelWork], turns: Turns, threads: int, order: Sequence[str], bases: Sequence[str]
+    workloads: Sequence[ModelWork], turns: Turns, threads: int, order: Sequence[str], bases: Sequence[str]
 ) -> list[Line]:
     """A line for every measure of every work, with the engines in their order."""
     lines = []
-    for work, times in zip(works, turns.times, strict=True):
+    for work, times in zip(workloads, turns.times, strict=True):
         names = [name for name in order if name in times]
         measures = dict.fromkeys(measure for name in names for turn in times[name] for measure in turn)
         for measure in measures:

@@ -11,7 +11,7 @@ from tfm.runtime import open_session
 from . import worker
 
 
-def open_works(job: Mapping[str, Any]) -> Sequence[worker.Run]:
+def open_workloads(job: Mapping[str, Any]) -> Sequence[worker.Run]:
     """Open the file of each work's role, and read each work's inputs."""
     sessions = {role: open_session(Path(file), "cpu", 1) for role, file in job["files"].items()}
     return [_run_of(sessions[work["role"]], read_arrays(work["file"])) for work in job["works"]]
@@ -29,4 +29,4 @@ def _run_of(session: Any, inputs: dict[str, Any]) -> worker.Run:
 
 def main(imported: float | None = None) -> None:
     """Serve as an engine of `rounds`."""
-    worker.main(open_works, imported)
+    worker.main(open_workloads, imported)

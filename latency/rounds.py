@@ -73,7 +73,7 @@ class Turns:
 
 def take_turns(
     engines: Mapping[str, Job],
-    works: Sequence[Mapping[str, Any]],
+    workloads: Sequence[Mapping[str, Any]],
     *,
     rounds: int,
     seconds: float = SECONDS,
@@ -85,7 +85,7 @@ def take_turns(
 
     Args:
         engines: By name. All are open at once, and at most one runs.
-        works: What each is told of every work, as JSON values.
+        workloads: What each is told of every work, as JSON values.
         rounds: How often each engine has its turn at each work.
         seconds: How long a turn is; the run that is under way ends.
         warmup: Runs of each work before the first round.
@@ -99,19 +99,19 @@ def take_turns(
         folder = stack.enter_context(shelf())
         started: dict[str, Engine] = {}
         for name, job in engines.items():
-            started[name] = Engine(name, job, works, folder, cores)
+            started[name] = Engine(name, job, workloads, folder, cores)
             stack.callback(started[name].close)
         can = {name: engine.ready() for name, engine in started.items()}
         unable = {name: answer for name, answer in can.items() if isinstance(answer, str)}
         for name in unable:
             started.pop(name).close()
-            can[name] = [False] * len(works)
-        for index in range(len(works)):
+            can[name] = [False] * len(workloads)
+        for index in range(len(workloads)):
             for name, engine in started.items():
                 if warmup and can[name][index]:
                     engine.ask(f"warm {index} {warmup}")
         times: list[dict[str, list[Any]]] = [
-            {name: [] for name in engines if can[name][index]} for index in range(len(works))
+            {name: [] for name in engines if can[name][index]} for index in range(len(workloads))
         ]
         draw = random.Random(0)
         with reporter(progress, rounds * sum(map(len, times))) as advance:
@@ -130,7 +130,7 @@ class Engine:
         self,
         name: str,
         job: Job,
-        works: Sequence[Mapping[str, Any]],
+        workloads: Sequence[Mapping[str, Any]],
         folder: Path,
         cores: Sequence[int] | None = None,
         *,
@@ -141,14 +141,14 @@ class Engine:
         Args:
             name: For messages.
             job: The engine.
-            works: What it is told of every work.
+            workloads: What it is told of every work.
             folder: Where its job is written to.
             cores: As in `take_turns`.
             start_only: Whether it is to tell what starting took, and end.
         """
         file = folder / f"{name}.json"
         with writing(folder):
-            file.write_text(json.dumps({**job.options, "works": list(works)}), encoding="utf-8")
+            file.write_text(json.dumps({**job.options, "works": list(workloads)}), encoding="utf-8")
         program = _TIMED if start_only else _SERVED
         self._child = Child(f"the engine {name}", program.format(imports=job.imports, worker=job.worker), [str(file)])
         if cores is not None and hasattr(os, "sched_setaffinity"):
@@ -183,7 +183,7 @@ class Engine:
         self._child.close()
 
 
-def start_once(name: str, job: Job, works: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+def start_once(name: str, job: Job, workloads: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Start an engine anew, in a fresh process, and let it do its first work once.
 
     Returns:
@@ -193,7 +193,7 @@ def start_once(name: str, job: Job, works: Sequence[Mapping[str, Any]]) -> Mappi
         VerificationError: It broke down.
     """
     with shelf() as folder:
-        engine = Engine(name, job, works, folder, start_only=True)
+        engine = Engine(name, job, workloads, folder, start_only=True)
         try:
             found: Mapping[str, Any] = engine.ready()
         finally:

@@ -34,14 +34,14 @@ def timed(call: Callable[[], object]) -> Run:
     return run
 
 
-def main(open_works: OpenWorks, imported: float | None = None) -> None:
+def main(open_workloads: OpenWorks, imported: float | None = None) -> None:
     """Serve the job in the file that is the second argument, until stdin ends; the first one is for the answers.
 
     First it answers true, as it has been imported; then which works it can do, or why it cannot run here. Requests are
     lines: "warm INDEX RUNS", "time INDEX SECONDS" (at least one run) and "peak". Answers are JSON.
 
     Args:
-        open_works: Opens the engine.
+        open_workloads: Opens the engine.
         imported: Seconds that importing it took, where it is only to be started: it then does its first work once,
             tells how long it took to be opened and to have done that, and ends.
     """
@@ -50,19 +50,19 @@ def main(open_works: OpenWorks, imported: float | None = None) -> None:
     job = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
     start = perf_counter()
     try:
-        works = open_works(job)
+        workloads = open_workloads(job)
     except UnableError as error:
         reply(str(error))
         return
     opened = perf_counter() - start
     if imported is not None:
-        first = works[0]
+        first = workloads[0]
         if first is not None:
             first()
         answered = perf_counter() - start
         reply({"import": imported, "open": opened, "answer": answered, "peak": peak_memory()})
         return
-    reply([work is not None for work in works])
+    reply([work is not None for work in workloads])
     longest: dict[int, float] = {}
     for line in sys.stdin:
         what, *numbers = line.split()
@@ -70,7 +70,7 @@ def main(open_works: OpenWorks, imported: float | None = None) -> None:
             reply(peak_memory())
             continue
         index = int(numbers[0])
-        work = works[index]
+        work = workloads[index]
         if work is None:
             raise ValueError(f"asked for work {index}, which this engine cannot do")
         if what == "warm":

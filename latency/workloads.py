@@ -220,11 +220,11 @@ def _golden_works(manifest: Manifest) -> list[ModelWork]:
         if side == "inputs":
             cases.setdefault(case, {})[value] = array
     ordered = sorted(cases.values(), key=lambda arrays: sum(array.size for array in arrays.values()))
-    works = {}
+    workloads = {}
     for arrays in (ordered[0], ordered[-1]):
         name = " + ".join("×".join(map(str, array.shape)) for array in arrays.values())
-        works[name] = ModelWork(name=name, kind="arrays", arrays=arrays, count=1)
-    return list(works.values())
+        workloads[name] = ModelWork(name=name, kind="arrays", arrays=arrays, count=1)
+    return list(workloads.values())
 
 
 def _encoder_of(manifest: Manifest, longest: int | None, words: bool) -> Any:

@@ -1,7 +1,9 @@
 """fp32 ONNX → int8 or int4 ONNX."""
 
+from tfm.lazy import lazily
+
 from .bundle import Quantized, quantize
-from .calibration.hooked import open_taps
+from .calibration.hooked import open_hooked
 from .calibration.observe import Observed, observe
 from .calibration.read import Calibration, read_calibration
 from .calibration.samples import SampleReader, split_of
@@ -10,7 +12,7 @@ from .golden import GOLDEN_NMSE, measure_nmse
 from .lowest_onnxruntime import lowest_of_graphs
 from .methods.blocks import quantize_blocks, quantize_to_blocks
 from .methods.edit import QuantizedWeight
-from .methods.fp16 import emulate_half, to_half
+from .methods.fp16 import emulate_fp16, to_fp16
 from .methods.int8 import quantize_int8
 from .methods.method import Dynamic
 from .methods.ops import find_ops
@@ -20,7 +22,7 @@ from .recipe import Recipe, read_recipe
 from .search.journal import drop_journal, journal_of
 from .search.tune import BUDGETS, tune
 from .storage import save_onnx, size_of
-from .workloads import bundle_works, steps_of
+from .workloads import bundle_workloads, steps_of
 
 __all__ = [
     "BUDGETS",
@@ -34,15 +36,15 @@ __all__ = [
     "Recipe",
     "SampleReader",
     "Stage",
-    "bundle_works",
+    "bundle_workloads",
     "drop_journal",
-    "emulate_half",
+    "emulate_fp16",
     "find_ops",
     "journal_of",
     "lowest_of_graphs",
     "measure_nmse",
     "observe",
-    "open_taps",
+    "open_hooked",
     "quantize",
     "quantize_blocks",
     "quantize_bundle",
@@ -56,6 +58,10 @@ __all__ = [
     "size_of",
     "split_of",
     "steps_of",
-    "to_half",
+    "to_fp16",
     "tune",
 ]
+
+__getattr__, __dir__ = lazily(
+    __name__, {}, {"Quantised": "Quantized", "quantise": "quantize", "quantise_bundle": "quantize_bundle"}
+)

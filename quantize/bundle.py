@@ -19,10 +19,10 @@ from .calibration.read import Calibration, read_calibration
 from .methods.saturation import SATURATING, saturation
 from .progress import Progress
 from .recipe import Recipe
-from .search.evaluator import Judge, Run
+from .search.evaluator import Evaluator, Run
 from .search.tune import Tuned, batch_size_of, tune
 from .storage import save_onnx
-from .workloads import bundle_works
+from .workloads import bundle_workloads
 
 _OBSERVED, _HELD_OUT, _EMULATED = 128, 64, 4
 """Samples to quantize by, to judge the result by, and to emulate saturation on."""
@@ -70,7 +70,7 @@ def quantize(
     precision: str = "int8",
     calib: Path | None = None,
     max_drop: float | None = None,
-    favour: str = "size",
+    objective: str = "size",
     recipe: Recipe | None = None,
     journal: Path | None = None,
     progress: Progress = lambda *_: None,
@@ -84,7 +84,7 @@ def quantize(
         calib: What to quantize by and judge by: a .txt, .jsonl or .npz file, or a folder of these; None: what is built
             in.
         max_drop: How far from float32 it may be: 1 - mean cosine, or nats; None: `BUDGETS`.
-        favour: What it is to have least of within that, bytes ("size") or time ("speed").
+        objective: What it is to have least of within that, bytes ("size") or time ("speed").
         recipe: Methods to replay, without a search.
         journal: File that the search's figures are kept in, until the caller drops it: a search may be done long before
             its graphs are in place.
@@ -105,10 +105,10 @@ def quantize(
         manifest,
         samples,
         judged,
-        bundle_works(manifest, samples if manifest.kind == "module" else None),
+        bundle_workloads(manifest, samples if manifest.kind == "module" else None),
         precision=precision,
         max_drop=max_drop,
-        favour=favour,
+        objective=objective,
         recipe=recipe,
         journal=journal,
         progress=progress,
@@ -122,8 +122,8 @@ def quantize(
     write_json(folder / f"recipe_{precision}.json", tuned.recipe.to_json())
     progress(0, 1, f"judge {precision} on {held_out.description}")
     exact_files = {role: manifest.folder / path for role, path in manifest.graphs["fp32"].items()}
-    judge = Judge(manifest, held_out, runs_of(exact_files), batch_size=batch_size_of(manifest))
-    drop = judge.drop(runs_of(files))
+    evaluator = Evaluator(manifest, held_out, runs_of(exact_files), batch_size=batch_size_of(manifest))
+    drop = evaluator.drop(runs_of(files))
     report = {
         **tuned.report,
         "held_out": {
@@ -139,7 +139,7 @@ def quantize(
 
 
 def runs_of(files: Mapping[str, Path]) -> dict[str, Run]:
-    """Open each role's graph for a `Judge`."""
+    """Open each role's graph for a `Evaluator`."""
     runs: dict[str, Run] = {}
     for role, path in files.items():
         runs[role] = functools.partial(_run, open_session(path, "cpu", count_threads(None)))

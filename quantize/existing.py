@@ -21,7 +21,7 @@ from .progress import Stage, silent
 from .recipe import Recipe
 from .search.journal import drop_journal, journal_of
 from .storage import size_of
-from .workloads import bundle_works
+from .workloads import bundle_workloads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def quantize_bundle(
     precision: str = "int8",
     calib: Path | None = None,
     max_drop: float | None = None,
-    favour: str = "size",
+    objective: str = "size",
     recipe: Recipe | None = None,
     overwrite: bool = False,
     force: bool = False,
@@ -102,7 +102,7 @@ def quantize_bundle(
         precision: "int8" or "int4"; graphs of it that are there already are replaced.
         calib: As in `quantize`.
         max_drop: As in `quantize`.
-        favour: As in `quantize`.
+        objective: As in `quantize`.
         recipe: As in `quantize`.
         overwrite: Replace a bundle that is at `output` already.
         force: Ship it although it breaks the budget or is slower than fp32; marked as such.
@@ -128,9 +128,9 @@ def quantize_bundle(
             raise QuantizeError(f"{bundle} was replaced just now by another; quantize that one")
         _copy(manifest, folder, precision)
         fp32 = {role: folder / path for role, path in manifest.graphs["fp32"].items()}
-        works = bundle_works(manifest)
+        workloads = bundle_workloads(manifest)
         with stage("try what is timed at the end"):  # what cannot be started here fails now, not after the search
-            try_engines({"fp32": onnx_job(fp32)}, works)
+            try_engines({"fp32": onnx_job(fp32)}, workloads)
         with stage(f"quantize to {precision}") as progress:
             made = quantize(
                 manifest,
@@ -138,7 +138,7 @@ def quantize_bundle(
                 precision=precision,
                 calib=calib,
                 max_drop=max_drop,
-                favour=favour,
+                objective=objective,
                 recipe=recipe,
                 journal=journal,
                 progress=progress,
@@ -146,7 +146,7 @@ def quantize_bundle(
         files = {"fp32": fp32, precision: dict(made.files)}
         with stage(f"time fp32, {precision}"):
             jobs = {name: onnx_job(roles) for name, roles in files.items()}
-            latency = time_engines(jobs, works)
+            latency = time_engines(jobs, workloads)
         report = BundleReport(
             output=Path(bundle if output is None else output),
             precision=precision,
@@ -199,8 +199,8 @@ def _renew_certificate(manifest: Manifest, folder: Path, report: BundleReport) -
 def _joined(lines: Sequence[Mapping[str, Any]], report: BundleReport) -> list[dict[str, Any]]:
     """What was timed now; of what was timed before, the works that were not, without the precision."""
     now = report.to_json()["latency"]
-    works = {line["work"] for line in now}
-    return [*now, *(_without(line, report.precision) for line in lines if line["work"] not in works)]
+    workloads = {line["work"] for line in now}
+    return [*now, *(_without(line, report.precision) for line in lines if line["work"] not in workloads)]
 
 
 def _without(line: Mapping[str, Any], precision: str) -> dict[str, Any]:

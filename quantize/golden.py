@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfm.bundle import ARRAYS, write_json
-from tfm.runtime import LIMITS, Figures, count_threads, open_session
+from tfm.runtime import LIMITS, ErrorStats, count_threads, open_session
 
 Array = npt.NDArray[Any]
 Case = tuple[Mapping[str, Array], Mapping[str, Array]]
@@ -27,7 +27,7 @@ number is for outputs that no quantized product leads to: float32 alone is off b
 def measure_nmse(path: Path, cases: Sequence[Case]) -> dict[str, float | None]:
     """NMSE of each output of an ONNX file over all cases; None of integers, and of what eager gives as all zeros."""
     session = open_session(path, "cpu", count_threads(None))
-    figures = {name: Figures() for name in cases[0][1]}
+    figures = {name: ErrorStats() for name in cases[0][1]}
     for inputs, outputs in cases:
         for (name, expected), actual in zip(outputs.items(), session.run(list(outputs), dict(inputs)), strict=True):
             figures[name].add(actual, expected)

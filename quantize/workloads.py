@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfm.bundle import Manifest, Signature
-from tfm.latency import Work, random_inputs
+from tfm.latency import Workload, random_inputs
 from tfm.runtime import InputChecks
 from tfm.runtime.inputs.checks import SUM
 
@@ -45,7 +45,7 @@ def steps_of(role: str, inputs: Iterable[str], max_length: Mapping[str, int]) ->
     return [*(Step(f"{role} step after {n}", 1, n) for n in lengths), *prompts]
 
 
-def bundle_works(manifest: Manifest, calibration: Calibration | None = None) -> list[Work]:
+def bundle_workloads(manifest: Manifest, calibration: Calibration | None = None) -> list[Workload]:
     """Make what a bundle is timed on, without torch: the works of `tfm.export.latency`, but for a module.
 
     Of a module's inputs the manifest tells too little: it is timed on two samples of calibration data, that of median
@@ -64,7 +64,7 @@ def bundle_works(manifest: Manifest, calibration: Calibration | None = None) -> 
     """
     if manifest.kind == "module":
         return _samples(calibration or read_calibration(None, manifest), manifest.signature["model"])
-    rng, works = np.random.default_rng(2), []
+    rng, workloads = np.random.default_rng(2), []
     for role, signature in manifest.signature.items():
         check = InputChecks(signature)
         for step in steps_of(role, (spec.name for spec in signature.inputs), signature.max_length):
@@ -72,13 +72,13 @@ def bundle_works(manifest: Manifest, calibration: Calibration | None = None) -> 
             sizes = {"batch": 1, "sequence": step.length, "cache_length": room, "encoder_sequence": _SOURCE}
             sizes["logits_length"] = 1
             inputs = check(random_inputs(signature, sizes, step.past, rng))
-            works.append(Work(name=step.name, role=role, inputs=inputs))
-    return works
+            workloads.append(Workload(name=step.name, role=role, inputs=inputs))
+    return workloads
 
 
-def _samples(calibration: Calibration, signature: Signature) -> list[Work]:
+def _samples(calibration: Calibration, signature: Signature) -> list[Workload]:
     ordered = sorted(calibration.batches("model", 1), key=lambda feeds: sum(array.size for array in feeds.values()))
-    works = {}
+    workloads = {}
     for feeds in (ordered[len(ordered) // 2], ordered[-1]):
         pairs = (
             (dim, size)
@@ -88,5 +88,5 @@ def _samples(calibration: Calibration, signature: Signature) -> list[Work]:
         sizes = {dim: size for dim, size in pairs if isinstance(dim, str) and SUM not in dim}
         name = f"model {'×'.join(map(str, sizes.values()))}".rstrip()  # a graph may have no dynamic dimension
         inputs = {spec.name: feeds[spec.name] for spec in signature.inputs}
-        works[name] = Work(name=name, role="model", inputs=inputs)
-    return list(works.values())
+        workloads[name] = Workload(name=name, role="model", inputs=inputs)
+    return list(workloads.values())

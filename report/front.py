@@ -42,27 +42,33 @@ class Front:
     words: str
 
 
-def front(mixes: Sequence[Mapping[str, Any]], max_drop: float | None) -> Front | None:
+def front(assignments: Sequence[Mapping[str, Any]], max_drop: float | None) -> Front | None:
     """Lay out the mixes of one precision, the budget among them; None where there are none."""
-    if not mixes:
+    if not assignments:
         return None
-    drops = [numbers.finite(mix["drop"]) for mix in mixes]
+    drops = [numbers.finite(assignment["drop"]) for assignment in assignments]
     positive = [value for value in (*drops, numbers.finite(max_drop)) if value is not None and value > 0]
     if positive and max(positive) >= 10 * min(positive):
         axis = numbers.decades(positive, least=1)
     else:
         axis = numbers.linear(positive, zero=True)
-    across = numbers.linear([mix["relative_time"] for mix in mixes], zero=False, unit="×")
+    across = numbers.linear([assignment["relative_time"] for assignment in assignments], zero=False, unit="×")
     points = []
-    for mix, drop in zip(mixes, drops, strict=True):
-        style = "broken" if drop is None else "measured" if mix["measured"] is True else "predicted"
-        style += " chosen" if mix["chosen"] is True else ""
-        points.append(Point(across.at(mix["relative_time"]), round(100 - axis.at(drop), 1), style))
-    chosen = [(mix, point) for mix, point in zip(mixes, points, strict=True) if mix["chosen"] is True]
-    words = f"{len(mixes)} mix{'es' if len(mixes) > 1 else ''}, from the fastest to the most faithful: "
-    words += ", ".join(f"{times(mix['relative_time'])} at {numbers.error(mix['drop'])}" for mix in mixes)
+    for assignment, drop in zip(assignments, drops, strict=True):
+        style = "broken" if drop is None else "measured" if assignment["measured"] is True else "predicted"
+        style += " chosen" if assignment["chosen"] is True else ""
+        points.append(Point(across.at(assignment["relative_time"]), round(100 - axis.at(drop), 1), style))
+    chosen = [
+        (assignment, point)
+        for assignment, point in zip(assignments, points, strict=True)
+        if assignment["chosen"] is True
+    ]
+    words = f"{len(assignments)} mix{'es' if len(assignments) > 1 else ''}, from the fastest to the most faithful: "
+    words += ", ".join(
+        f"{times(assignment['relative_time'])} at {numbers.error(assignment['drop'])}" for assignment in assignments
+    )
     words += f"; the budget is {numbers.error(max_drop)}"
-    words += "".join(f"; chosen is {times(mix['relative_time'])}" for mix, _ in chosen)
+    words += "".join(f"; chosen is {times(assignment['relative_time'])}" for assignment, _ in chosen)
     return Front(
         points=tuple(points),
         lines=tuple((a.x, a.y, b.x, b.y) for a, b in itertools.pairwise(points)),
@@ -70,7 +76,7 @@ def front(mixes: Sequence[Mapping[str, Any]], max_drop: float | None) -> Front |
         budget=round(100 - axis.at(max_drop), 1),
         x_ticks=across.ticks,
         y_ticks=tuple((100 - place, label) for place, label in axis.ticks),
-        predicted=any(mix["measured"] is not True for mix in mixes),
+        predicted=any(assignment["measured"] is not True for assignment in assignments),
         broken=None in drops,
         without=axis.log and any(drop is not None and drop <= 0 for drop in drops),
         words=words,

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .doctor.doctor import BundleState, CanaryState, Diagnosis, diagnose
     from .encoder import Encoder
     from .encoder_decoder import EncoderDecoder
-    from .figures import Figures
+    from .figures import ErrorStats
     from .generation.loop import continue_greedily
     from .generation.state import DecoderState, from_nothing
     from .golden import GOLDEN_SCHEMA, LIMITS, GoldenOutput, GoldenReport, check_golden, golden_name
@@ -43,7 +43,7 @@ __all__ = [
     "Encoder",
     "EncoderDecoder",
     "Entity",
-    "Figures",
+    "ErrorStats",
     "Fill",
     "GoldenOutput",
     "GoldenReport",
@@ -93,7 +93,7 @@ __getattr__, __dir__ = lazily(
         "Encoder": "encoder",
         "EncoderDecoder": "encoder_decoder",
         "Entity": "heads",
-        "Figures": "figures",
+        "ErrorStats": "figures",
         "Fill": "heads",
         "GoldenOutput": "golden",
         "GoldenReport": "golden",
@@ -126,4 +126,5 @@ __getattr__, __dir__ = lazily(
         "session_options": "sessions.options",
         "usable_cores": "sessions.cpu",
     },
+    {"Figures": "ErrorStats"},
 )

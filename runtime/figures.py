@@ -14,7 +14,7 @@ _BLOCK = 1 << 18
 
 
 @dataclasses.dataclass
-class Figures:
+class ErrorStats:
     """The distance of what was computed from what was expected.
 
     NaN equals only NaN at the same place, and an infinity only itself: any other pairing makes `max_abs` infinite.

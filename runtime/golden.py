@@ -30,7 +30,7 @@ from tfm.bundle import (
 )
 from tfm.errors import BundleError, ProviderError, VerificationError
 
-from .figures import Figures
+from .figures import ErrorStats
 from .inputs.checks import Array
 from .sessions.graph_files import GraphFiles
 from .sessions.providers import candidates, count_threads
@@ -57,7 +57,7 @@ class GoldenOutput:
     """
 
     name: str
-    figures: Figures
+    figures: ErrorStats
     measure: Literal["max_abs", "nmse"]
     limit: float | None
     fault: str
@@ -210,7 +210,7 @@ class _Limits:
         measured = value["nmse"][role]
         self._measured = {spec.name: measured[spec.name].optional_number(0.0) for spec in signature.outputs}
 
-    def judge(self, name: str, figures: Figures) -> GoldenOutput:
+    def judge(self, name: str, figures: ErrorStats) -> GoldenOutput:
         """Judge the figures of one output."""
         limit: float | None = self._first + self._second * figures.scale
         off = f"is off by {figures.max_abs:.1e}, more than {limit:.1e}"
@@ -253,7 +253,7 @@ class _Graph:
 
 
 def _check_graph(precision: str, graph: _Graph, cases: Sequence[Case], limits: _Limits) -> GoldenGraph:
-    figures = {spec.name: Figures() for spec in graph.manifest.signature[graph.role].outputs}
+    figures = {spec.name: ErrorStats() for spec in graph.manifest.signature[graph.role].outputs}
     provider, fault = "", ""
     outputs: tuple[GoldenOutput, ...] = ()
     try:

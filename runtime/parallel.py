@@ -8,7 +8,7 @@ from typing import TypeVar
 J = TypeVar("J")
 
 
-def spread(
+def parallel_map(
     work: Callable[[J], object], jobs: Sequence[J], threads: int, stop: Callable[[], object] = lambda: None
 ) -> Iterator[J]:
     """Do jobs, each once, in the order in which they are, so many at a time.

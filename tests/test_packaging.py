@@ -218,3 +218,20 @@ def test_export_without_torch_says_what_to_install(edge: Path, tmp_path: Path, c
 
 def test_the_oldest_onnxruntime_is_the_declared_one() -> None:
     assert f"onnxruntime>={OLDEST}" in PROJECT["project"]["dependencies"]
+
+
+@pytest.mark.parametrize(
+    ("room", "old", "new"),
+    [
+        ("runtime", "Figures", "ErrorStats"),
+        ("quantize", "quantise_bundle", "quantize_bundle"),
+        ("latency", "Work", "Workload"),
+    ],
+)
+def test_an_old_name_says_the_new_one(room: str, old: str, new: str) -> None:
+    module = importlib.import_module(f"tfm.{room}")
+    with pytest.raises(AttributeError, match=rf"has no attribute '{old}'; it is called {new} now"):
+        getattr(module, old)
+    with pytest.raises(ImportError, match=f"cannot import name '{old}'"):
+        exec(f"from tfm.{room} import {old}")
+    assert getattr(module, new)

@@ -20,7 +20,7 @@ from tfm.model import ACTIVATIONS, GATED, FeedForward, TransformerConfig
 
 from ..graphs import Value
 from . import oracles
-from .subjects import Array, Case, Check, OpGraph, Subject
+from .subjects import Array, Case, Check, OpGraph, Source
 
 NAMES = (*ACTIVATIONS, *GATED)
 
@@ -28,10 +28,10 @@ _VALUES = (1.0, -1.0, 0.5, -3.0, 0.0)
 """What a gated activation multiplies the activated gate by, in turns."""
 
 
-def subjects(name: str, dtypes: tuple[str, ...]) -> list[Subject]:
+def subjects(name: str, dtypes: tuple[str, ...]) -> list[Source]:
     """List the sweep of one activation."""
     return [
-        Subject(
+        Source(
             group="activations",
             op=name,
             kind="activation",

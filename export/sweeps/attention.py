@@ -30,7 +30,7 @@ from tfm.model import (
 from ..graphs import Value
 from . import oracles
 from .pairs import all_pairs, product
-from .subjects import Array, Case, Check, OpGraph, Subject
+from .subjects import Array, Case, Check, OpGraph, Source
 
 FACTORS: dict[str, Sequence[Any]] = {
     "layout": ("self", "cached", "cross"),
@@ -120,10 +120,10 @@ class _Cross(nn.Module):
         return tuple(self.attention(x_BSD, source, mask) for mask in masks)
 
 
-def subjects(*, full: bool) -> list[Subject]:
+def subjects(*, full: bool) -> list[Source]:
     """List the sweeps: the whole product of `FACTORS`, or combinations in which every two choices meet."""
     return [
-        Subject(
+        Source(
             group="attention",
             op="attention",
             kind="attention",

@@ -16,7 +16,7 @@ from tfm.model import TransformerConfig, make_norm
 
 from ..graphs import Value
 from . import oracles
-from .subjects import Case, Check, OpGraph, Subject
+from .subjects import Case, Check, OpGraph, Source
 
 NAMES = ("layer_norm", "rms_norm")
 SIZES = (20, 768)
@@ -25,10 +25,10 @@ DEVIATIONS = (1.0, 1e-2)
 EPS = 1e-5
 
 
-def subjects(name: str) -> list[Subject]:
+def subjects(name: str) -> list[Source]:
     """List the sweeps of one norm."""
     return [
-        Subject(
+        Source(
             group="norms",
             op=name,
             kind=name,

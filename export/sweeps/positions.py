@@ -15,7 +15,7 @@ from tfm.model import Alibi, Embedding, RelativeBias, Rotary, RotaryScaling, Sca
 
 from ..graphs import Value
 from . import oracles
-from .subjects import Case, Check, OpGraph, Subject
+from .subjects import Case, Check, OpGraph, Source
 
 NAMES = ("sinusoidal", "rotary", "relative", "alibi")
 
@@ -51,7 +51,7 @@ class _Rotated(nn.Module):
         return rotate(x_BNSH, *self.rotary(position_ids_BS))
 
 
-def subjects(name: str) -> list[Subject]:
+def subjects(name: str) -> list[Source]:
     """List the sweeps of one kind of positions."""
     forms: dict[str, tuple[Callable[[], OpGraph], Callable[[OpGraph, str], Iterator[Case]]]] = {}
     if name == "sinusoidal":
@@ -69,7 +69,7 @@ def subjects(name: str) -> list[Subject]:
         for heads in (8, 6):
             forms[f"{heads} heads"] = functools.partial(_bias, functools.partial(Alibi, heads), heads), _alibi_cases
     return [
-        Subject(group="positions", op=name, kind=name, title=f"{name}, {form}", make=make, cases=cases)
+        Source(group="positions", op=name, kind=name, title=f"{name}, {form}", make=make, cases=cases)
         for form, (make, cases) in forms.items()
     ]
 

@@ -15,7 +15,7 @@ from ..tolerances import SWEEPS
 from ..verify.optimized import LEVELS
 from . import activations, attention, norms, positions
 from .report import SweepReport, verdict
-from .subjects import Array, Case, Check, Subject, to_float16
+from .subjects import Array, Case, Check, Source, to_float16
 from .tally import Tally
 
 DTYPES = ("float32", "float16")
@@ -124,7 +124,7 @@ def _known(what: str, names: Collection[str], known: Collection[str]) -> None:
             raise ConfigError(f"unknown {what} {name!r}; the nearest is {near!r} (known: {', '.join(known)})")
 
 
-def _subjects(names: Collection[str], dtypes: Collection[str], full: bool) -> list[Subject]:
+def _subjects(names: Collection[str], dtypes: Collection[str], full: bool) -> list[Source]:
     subjects = []
     for name in names:
         if name in activations.NAMES:
@@ -136,7 +136,7 @@ def _subjects(names: Collection[str], dtypes: Collection[str], full: bool) -> li
     return subjects
 
 
-def _sweep_one(subject: Subject, levels: Sequence[str], tallies: Tallies) -> None:
+def _sweep_one(subject: Source, levels: Sequence[str], tallies: Tallies) -> None:
     """Export one graph, and add what it gives to the tallies of its forms."""
     graph = subject.make()
     refused, content = "", b""

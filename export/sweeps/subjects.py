@@ -82,7 +82,7 @@ class Case:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Subject:
+class Source:
     """One exported graph and all that is fed to it.
 
     Attributes:

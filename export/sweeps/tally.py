@@ -80,7 +80,7 @@ class Tally:
             with np.errstate(all="ignore"):
                 self._add(check, actual, level, eager)
 
-    def judge(self) -> None:
+    def evaluator(self) -> None:
         """Fail where nothing was compared, or something lies too far off."""
         nearest = self.nearest
         if not nearest.measure <= 1.0:

@@ -13,14 +13,14 @@ from torch import Tensor
 from tfm.bundle import Manifest, check_digests, folder_of, read_manifest
 from tfm.errors import BundleError, ProviderError, VerificationError
 from tfm.quantize import Stage, silent
-from tfm.runtime import Figures, check_graphs, check_onnxruntime
+from tfm.runtime import ErrorStats, check_graphs, check_onnxruntime
 
 from ..fast_path import no_fast_path
 from ..graphs import Graph
-from ..source import open_subject
+from ..source import open_source
 from ..tolerances import END_TO_END, Tolerance
 from .bisect import Reproduction, bisect
-from .compare import first_line, judge
+from .compare import evaluator, first_line
 from .optimized import options_for
 from .reports import GraphReport, OutputReport
 from .samples import all_padding, cases, every_id
@@ -34,7 +34,7 @@ _EVERY_ID = "all, every id of the vocabulary"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LiveReport:
+class CheckpointReport:
     """What comparing a bundle with eager PyTorch found.
 
     Attributes:
@@ -71,7 +71,7 @@ class LiveReport:
         }
 
 
-def compare_live(
+def compare_with_checkpoint(
     bundle: str | os.PathLike[str],
     checkpoint: str | os.PathLike[str] | None,
     *,
@@ -85,7 +85,7 @@ def compare_live(
     bisect_into: str | os.PathLike[str] | None = None,
     tolerance: Tolerance = END_TO_END,
     stage: Stage = silent,
-) -> LiveReport:
+) -> CheckpointReport:
     """Compare every op and output of a bundle with the checkpoint it came from.
 
     Args:
@@ -109,7 +109,7 @@ def compare_live(
     manifest = read_manifest(folder_of(bundle))
     check_digests(manifest, manifest.files)
     check_graphs(manifest)
-    subject = open_subject(checkpoint, model=model, config=config, nhead=nhead, stage=stage)
+    subject = open_source(checkpoint, model=model, config=config, nhead=nhead, stage=stage)
     return compare_graphs(
         manifest,
         subject.graphs,
@@ -134,19 +134,19 @@ def compare_graphs(
     bisect_into: str | os.PathLike[str] | None = None,
     tolerance: Tolerance = END_TO_END,
     stage: Stage = silent,
-) -> LiveReport:
-    """Compare a bundle with eager graphs; see `compare_live`.
+) -> CheckpointReport:
+    """Compare a bundle with eager graphs; see `compare_with_checkpoint`.
 
     Args:
         manifest: The bundle's.
         graphs: The eager graphs of every role in it.
-        cases: See `compare_live`.
-        seed: See `compare_live`.
-        provider: See `compare_live`.
-        precisions: See `compare_live`.
-        bisect_into: See `compare_live`.
-        tolerance: See `compare_live`.
-        stage: See `compare_live`.
+        cases: See `compare_with_checkpoint`.
+        seed: See `compare_with_checkpoint`.
+        provider: See `compare_with_checkpoint`.
+        precisions: See `compare_with_checkpoint`.
+        bisect_into: See `compare_with_checkpoint`.
+        tolerance: See `compare_with_checkpoint`.
+        stage: See `compare_with_checkpoint`.
     """
     _check_same_model(manifest, graphs)
     execution = _PROVIDERS[provider]
@@ -179,7 +179,7 @@ def compare_graphs(
                     provider=execution,
                     stage=stage,
                 )
-    return LiveReport(bundle=manifest.folder, cases=len(inputs), graphs=tuple(reports), reproduction=reproduction)
+    return CheckpointReport(bundle=manifest.folder, cases=len(inputs), graphs=tuple(reports), reproduction=reproduction)
 
 
 def _check_same_model(manifest: Manifest, graphs: Sequence[Graph]) -> None:
@@ -220,7 +220,7 @@ def _compare_stream(
     graph: Graph, path: Path, inputs: Iterator[list[Tensor]], provider: str, tolerance: Tolerance, judged: bool
 ) -> list[OutputReport]:
     """Compare the outputs on many inputs, keeping none of them."""
-    figures = {value.name: Figures() for value in graph.outputs}
+    figures = {value.name: ErrorStats() for value in graph.outputs}
     fault = ""
     try:
         providers = [provider] if provider == CPU else [provider, CPU]
@@ -242,7 +242,7 @@ def _compare_stream(
         limit = tolerance.limit(found) if judged else None
         reports.append(
             OutputReport(
-                name=name, level=_EVERY_ID, figures=found, limit=limit, fault=fault or judge(found, limit, "off")
+                name=name, level=_EVERY_ID, figures=found, limit=limit, fault=fault or evaluator(found, limit, "off")
             )
         )
     return reports

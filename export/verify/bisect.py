@@ -13,15 +13,15 @@ from torch import Tensor
 
 from tfm.errors import VerificationError
 from tfm.quantize import Stage, silent
-from tfm.runtime import Figures
+from tfm.runtime import ErrorStats
 
 from ..graphs import Graph
 from ..tolerances import END_TO_END, FREE, HALF, OWN, Tolerance
 from .compare import WEIGHTS_DIFFER
-from .hooks import Tap, watch
+from .hooks import RecordedCall, watch
 from .regions import Array, Region, cuts_of, find_regions
 from .reports import GraphReport
-from .subgraphs import Pieces, cut_out
+from .subgraphs import Subgraphs, cut_out
 from .verify import CPU, comparable, verify
 
 MODEL, ARRAYS, SCRIPT = "differs.onnx", "differs.npz", "reproduce.py"
@@ -140,9 +140,9 @@ class _Part:
             folder=folder,
         )
 
-    def distance(self) -> Figures:
+    def distance(self) -> ErrorStats:
         """How far it is from eager when it runs by itself; nothing compared where it cannot be run."""
-        figures, options = Figures(), ort.SessionOptions()
+        figures, options = ErrorStats(), ort.SessionOptions()
         options.log_severity_level = 3
         options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, self.level)
         try:
@@ -160,25 +160,25 @@ def _cut(graph: Graph, path: Path, case: list[Tensor], report: GraphReport, prov
     regions = find_regions(model)
     feeds = {value.name: tensor.numpy() for value, tensor in zip(graph.inputs, case, strict=True)}
     found: list[_Part] = []
-    run = Pieces(model, cuts_of(regions), path.parent, [provider]).start(feeds)
+    run = Subgraphs(model, cuts_of(regions), path.parent, [provider]).start(feeds)
     half = report.precision == "fp16"
     faulty = next((op for op in report.ops if op.fault and str(op.op) in regions), None)
 
-    def look(tap: Tap) -> None:
-        if faulty is None or tap.op != faulty.op or found:
+    def look(call: RecordedCall) -> None:
+        if faulty is None or call.op != faulty.op or found:
             return
-        region = regions[str(tap.op)]
-        alone = region.feeds(tap)
-        part = _region_part(model, region, alone, region.expected(tap))
+        region = regions[str(call.op)]
+        alone = region.feeds(call)
+        part = _region_part(model, region, alone, region.expected(call))
         other_weights = faulty.fault.startswith(WEIGHTS_DIFFER)  # by too little, perhaps, for its result to show it
-        own = HALF if half else OWN[tap.op.kind]
+        own = HALF if half else OWN[call.op.kind]
         if other_weights or not part.distance().max_abs <= own.limit(_figures(part.expected)):
             found.append(part)
             return
         for argument, value in region.arguments:
             nodes, inputs = run.before(str(value.name)) if value.producer() is not None else ((), {})
             if nodes:
-                part = _argument_part(model, tap, argument, value, nodes, inputs, alone[str(value.name)])
+                part = _argument_part(model, call, argument, value, nodes, inputs, alone[str(value.name)])
                 if not part.distance().max_abs <= (HALF if half else FREE).limit(_figures(part.expected)):
                     found.append(part)
                     return
@@ -197,7 +197,7 @@ def _region_part(model: ir.Model, region: Region, feeds: dict[str, Array], expec
 
 def _argument_part(
     model: ir.Model,
-    tap: Tap,
+    call: RecordedCall,
     argument: str,
     value: ir.Value,
     nodes: Sequence[ir.Node],
@@ -218,7 +218,7 @@ def _argument_part(
     small = cut_out(model, kept, used, [str(value.name)])
     shape = np.broadcast_shapes(expected.shape)
     return _Part(
-        what=f"what makes the {argument} of {tap.op}",
+        what=f"what makes the {argument} of {call.op}",
         model=small,
         output=str(value.name),
         feeds=used,
@@ -235,8 +235,8 @@ def _whole(graph: Graph, model: ir.Model, feeds: dict[str, Array], expected: lis
     return _Part(what=what, model=model, output=wrong.name, feeds=feeds, expected=expected[index], level=level)
 
 
-def _figures(expected: Array) -> Figures:
-    figures = Figures()
+def _figures(expected: Array) -> ErrorStats:
+    figures = ErrorStats()
     figures.add(expected, expected)
     return figures
 

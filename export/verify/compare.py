@@ -8,14 +8,14 @@ import onnx_ir as ir
 import torch
 
 from tfm.errors import VerificationError
-from tfm.runtime import Figures
+from tfm.runtime import ErrorStats
 
 from ..ops import EMBEDDING, OpId
 from ..tolerances import FREE, HALF, OWN
-from .hooks import Tap
+from .hooks import RecordedCall
 from .regions import Array, Region
 from .reports import BROKEN, OPTIMIZED, Kernel, OpReport, Optimized
-from .subgraphs import Pieces, Run, open_nodes
+from .subgraphs import Run, Subgraphs, open_nodes
 
 WEIGHTS_DIFFER = "its weights are not eager's"
 
@@ -35,24 +35,24 @@ class Comparison:
     def __init__(self, op: OpId, region: Region | None, source: str, half: bool = False) -> None:
         self.op, self.region = op, region
         self._half = half
-        self.free = Figures()
+        self.free = ErrorStats()
         self._source = source
-        self._own, self._inherited = Figures(), Figures()
-        self._fed: dict[str, Figures] = {}
+        self._own, self._inherited = ErrorStats(), ErrorStats()
+        self._fed: dict[str, ErrorStats] = {}
         self._weights: str | None = None
         self._fault = self._broken = ""
 
-    def add(self, tap: Tap, model: ir.Model, pieces: Pieces, run: Run) -> None:
+    def add(self, call: RecordedCall, model: ir.Model, subgraphs: Subgraphs, run: Run) -> None:
         """Compare one call: alone on what eager fed to it, then as `run` of the whole graph has it."""
         if self.region is None:
             return
         try:
-            feeds, expected = self.region.feeds(tap), self.region.expected(tap)
+            feeds, expected = self.region.feeds(call), self.region.expected(call)
             if self._own.count == 0:
-                self._weights, fault = _compare_weights(self.region, tap.weights, self._half)
+                self._weights, fault = _compare_weights(self.region, call.weights, self._half)
                 self._fault = self._fault or fault
                 self.region.release()
-            self._own.add(self._run_alone(feeds, model, pieces), expected)
+            self._own.add(self._run_alone(feeds, model, subgraphs), expected)
         except VerificationError as error:
             self._fault = self._fault or str(error)
             return
@@ -67,13 +67,13 @@ class Comparison:
             return
         self._fault = self._fault or self._add_in_place(found, feeds, result, expected)
 
-    def _run_alone(self, feeds: dict[str, Array], model: ir.Model, pieces: Pieces) -> Array:
+    def _run_alone(self, feeds: dict[str, Array], model: ir.Model, subgraphs: Subgraphs) -> Array:
         assert self.region is not None
         name = str(self.region.output.name)
-        result = pieces.run_alone(str(self.op), feeds, name)
+        result = subgraphs.run_alone(str(self.op), feeds, name)
         if result is not None:
             return result
-        session = open_nodes(model, self.region.nodes, feeds, [name], pieces.folder, pieces.providers)
+        session = open_nodes(model, self.region.nodes, feeds, [name], subgraphs.folder, subgraphs.providers)
         return session.run([name], feeds)[0]
 
     def _add_in_place(
@@ -88,7 +88,7 @@ class Comparison:
                     actual, wanted = np.broadcast_arrays(_plain_mask(actual, limit), _plain_mask(wanted, limit))
                 else:
                     self._inherited.add(actual, wanted)
-                self._fed.setdefault(argument, Figures()).add(actual, wanted)
+                self._fed.setdefault(argument, ErrorStats()).add(actual, wanted)
             self.free.add(result, expected)
         except (VerificationError, ValueError) as error:  # shapes that differ, or do not broadcast
             return f"in the whole graph, {error}"
@@ -108,17 +108,17 @@ class Comparison:
         tolerance = HALF if self._half else OWN[self.op.kind]
         own_limit = tolerance.limit(self._own) if judged_alone else None
         free_limit = None if self.region.output in rounded else FREE.limit(self.free)
-        fault = self._fault or judge(self._own, own_limit, "off by itself") or self._broken
+        fault = self._fault or evaluator(self._own, own_limit, "off by itself") or self._broken
         values = dict(self.region.arguments)
         for argument, figures in self._fed.items():
             limit = 0.0 if self.op.kind == EMBEDDING else FREE.limit(figures)  # ids are exact
             judged = None if values[argument] in rounded else limit
-            fault = fault or judge(figures, judged, f"fed a wrong {argument}: off in the whole graph")
-        fault = fault or judge(self.free, free_limit, "off in the whole graph")
+            fault = fault or evaluator(figures, judged, f"fed a wrong {argument}: off in the whole graph")
+        fault = fault or evaluator(self.free, free_limit, "off in the whole graph")
         if optimized is not None and not fault:
             swallowed = f", which swallowed it, seen at {optimized.at}" if optimized.swallowed else ""
             what = f"{OPTIMIZED} ({optimized.level}) into {optimized.node}{swallowed}"
-            fault = judge(optimized.figures, optimized.limit, what)
+            fault = evaluator(optimized.figures, optimized.limit, what)
         return OpReport(
             op=self.op,
             source=self._source,
@@ -135,7 +135,7 @@ class Comparison:
         )
 
 
-def judge(figures: Figures, limit: float | None, what: str) -> str:
+def evaluator(figures: ErrorStats, limit: float | None, what: str) -> str:
     """Say what is wrong with these figures; "" where nothing is."""
     if figures.count == 0:
         return "nothing was compared"

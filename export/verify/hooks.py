@@ -20,7 +20,7 @@ from ..ops import ACTIVATION, ATTENTION, EMBEDDING, FUNCTIONS, LAYERS, OPS_OF_AT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tap:
+class RecordedCall:
     """One call of one op, just made: the tensors are eager's own, and the next functions may work on them in place.
 
     Attributes:
@@ -41,7 +41,7 @@ class Tap:
     attend: Callable[[Tensor], Tensor] | None = None
 
 
-def watch(graph: Graph, inputs: list[Tensor], visit: Callable[[Tap], None]) -> list[Tensor]:
+def watch(graph: Graph, inputs: list[Tensor], visit: Callable[[RecordedCall], None]) -> list[Tensor]:
     """Run a graph's module eagerly, showing every op to `visit` as soon as it has run; give the outputs.
 
     Nothing is kept of what was shown, so that a large model needs no more memory than when it runs alone.
@@ -52,20 +52,20 @@ def watch(graph: Graph, inputs: list[Tensor], visit: Callable[[Tap], None]) -> l
     return list(outputs)
 
 
-def record(graph: Graph, inputs: list[Tensor]) -> tuple[list[Tensor], list[Tap]]:
+def record(graph: Graph, inputs: list[Tensor]) -> tuple[list[Tensor], list[RecordedCall]]:
     """Run a small model eagerly; give its outputs, and every attention, softmax and activation, copied."""
-    taps: list[Tap] = []
+    calls: list[RecordedCall] = []
 
-    def keep(tap: Tap) -> None:
-        if tap.op.kind not in LAYERS:
-            given = tuple(None if tensor is None else _snapshot(tensor) for tensor in tap.inputs)
-            taps.append(dataclasses.replace(tap, inputs=given, output=_snapshot(tap.output)))
+    def keep(call: RecordedCall) -> None:
+        if call.op.kind not in LAYERS:
+            given = tuple(None if tensor is None else _snapshot(tensor) for tensor in call.inputs)
+            calls.append(dataclasses.replace(call, inputs=given, output=_snapshot(call.output)))
 
-    return watch(graph, inputs, keep), taps
+    return watch(graph, inputs, keep), calls
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, visit: Callable[[Tap], None]) -> None:
+    def __init__(self, visit: Callable[[RecordedCall], None]) -> None:
         super().__init__()
         self.visit = visit
         self.path: list[str] = []
@@ -107,8 +107,8 @@ class _Recorder(TorchFunctionMode):
         path = self.path[-1] if self.path else ""
         op = OpId(kind=kind, path=path, call=self.calls[kind, path])
         self.calls[kind, path] += 1
-        tap = Tap(op=op, inputs=inputs, output=output, weights=weights, source=_source(), attend=attend)
-        self.visit(tap)
+        call = RecordedCall(op=op, inputs=inputs, output=output, weights=weights, source=_source(), attend=attend)
+        self.visit(call)
 
 
 def _kind(func: Callable[..., Any]) -> Kind | None:

@@ -12,7 +12,7 @@ from tfm.errors import VerificationError
 
 from ..ops import ATTENTION, LAYERS
 from ..passes import OP_KEY
-from .hooks import Tap
+from .hooks import RecordedCall
 
 Array = npt.NDArray[Any]
 
@@ -38,22 +38,22 @@ class Region:
         """What the op became, such as "Attention" or "Relu·Mul"."""
         return "·".join(node.op_type for node in self.nodes if node.op_type not in _SHAPING)
 
-    def feeds(self, tap: Tap) -> dict[str, Array]:
+    def feeds(self, call: RecordedCall) -> dict[str, Array]:
         """Lay out what eager fed to the op as this region's inputs want it.
 
         Raises:
             VerificationError: The region takes an input that eager did not give.
         """
         feeds = {}
-        for index, (value, tensor) in enumerate(zip(self.inputs, tap.inputs, strict=False)):
+        for index, (value, tensor) in enumerate(zip(self.inputs, call.inputs, strict=False)):
             if value is None:
                 continue
             if tensor is None and index < 3:
                 raise VerificationError(
                     f"the graph feeds {value.name!r} to the op, to which eager gave no such argument"
                 )
-            array = _mask(tap, value) if tensor is None or index == 3 else tensor.numpy()
-            if tap.op.kind == ATTENTION and index < 3 and array.ndim == 4 and _rank(value) == 3:
+            array = _mask(call, value) if tensor is None or index == 3 else tensor.numpy()
+            if call.op.kind == ATTENTION and index < 3 and array.ndim == 4 and _rank(value) == 3:
                 array = _merge_heads(array)
             feeds[str(value.name)] = np.ascontiguousarray(array)
         return feeds
@@ -70,11 +70,11 @@ class Region:
         names = ("query", "key", "value", "mask") if self.op.startswith(ATTENTION) else ("argument",)
         return [(name, value) for name, value in zip(names, self.inputs, strict=False) if value is not None]
 
-    def expected(self, tap: Tap) -> Array:
+    def expected(self, call: RecordedCall) -> Array:
         """Lay out what eager got from the op as this region's output gives it."""
-        array = tap.output.numpy()
+        array = call.output.numpy()
         return (
-            _merge_heads(array) if tap.op.kind == ATTENTION and array.ndim == 4 and _rank(self.output) == 3 else array
+            _merge_heads(array) if call.op.kind == ATTENTION and array.ndim == 4 and _rank(self.output) == 3 else array
         )
 
     @property
@@ -151,13 +151,13 @@ def _leave(core: ir.Node, inside: set[ir.Node]) -> ir.Value:
     return users[0].outputs[0] if users else core.outputs[0]
 
 
-def _mask(tap: Tap, value: ir.Value) -> Array:
+def _mask(call: RecordedCall, value: ir.Value) -> Array:
     """The mask of an attention in the graph's terms.
 
     Eager may leave out a mask that masks nothing, or write it as booleans where the graph, traced for every input, has
     numbers to add, or the other way round.
     """
-    query, key, _, mask = tap.inputs
+    query, key, _, mask = call.inputs
     assert query is not None
     assert key is not None
     array = np.ones((query.shape[-2], key.shape[-2]), np.bool_) if mask is None else mask.numpy()

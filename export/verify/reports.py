@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from tfm.runtime import Figures
+from tfm.runtime import ErrorStats
 
 from ..ops import LAYERS, OpId
 
@@ -28,7 +28,7 @@ class Optimized:
     node: str
     at: str
     swallowed: bool
-    figures: Figures
+    figures: ErrorStats
     limit: float | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,10 +82,10 @@ class OpReport:
     source: str = ""
     form: str = ""
     weights: str | None = None
-    own: Figures = dataclasses.field(default_factory=Figures)
+    own: ErrorStats = dataclasses.field(default_factory=ErrorStats)
     own_limit: float | None = None
-    inherited: Figures = dataclasses.field(default_factory=Figures)
-    free: Figures = dataclasses.field(default_factory=Figures)
+    inherited: ErrorStats = dataclasses.field(default_factory=ErrorStats)
+    free: ErrorStats = dataclasses.field(default_factory=ErrorStats)
     free_limit: float | None = None
     optimized: Optimized | None = None
     kernel: Kernel | None = None
@@ -125,7 +125,7 @@ class OutputReport:
 
     name: str
     level: str
-    figures: Figures
+    figures: ErrorStats
     limit: float | None
     fault: str
 

@@ -18,7 +18,7 @@ _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 """Where onnxruntime looks for weights outside a model that it gets as bytes."""
 
 
-class Pieces:
+class Subgraphs:
     """A graph cut where someone wants to look; each piece is a session of its own, run when its cut is asked for.
 
     Args:
@@ -37,38 +37,38 @@ class Pieces:
         constants = {v for values in (*cuts.values(), model.graph.outputs) for v in values if v.const_value is not None}
         self._constants = {str(v.name): v.const_value.numpy() for v in constants if v.const_value is not None}
         self._pieces = _plan(model, cuts)
-        self._by_cut = {piece.cut: piece for piece in self._pieces}
-        self._keep = sum(piece.weight_bytes for piece in self._pieces) <= _KEPT_BYTES
+        self._by_cut = {subgraph.cut: subgraph for subgraph in self._pieces}
+        self._keep = sum(subgraph.weight_bytes for subgraph in self._pieces) <= _KEPT_BYTES
 
     def start(self, feeds: Mapping[str, Array]) -> "Run":
         """Begin a run of the whole graph on these inputs."""
-        uses = Counter(name for piece in self._pieces for name in piece.inputs)
+        uses = Counter(name for subgraph in self._pieces for name in subgraph.inputs)
         uses.update(name for names in self._cuts.values() for name in names)
         uses.update(self._outputs)
         return Run(self, feeds, uses)
 
     def run_alone(self, cut: str, feeds: Mapping[str, Array], output: str) -> Array | None:
         """Run one cut's piece on inputs from outside; None where it takes other inputs than these."""
-        piece = self._by_cut.get(cut)
-        if piece is None or output not in piece.outputs or set(piece.inputs) != set(feeds):
+        subgraph = self._by_cut.get(cut)
+        if subgraph is None or output not in subgraph.outputs or set(subgraph.inputs) != set(feeds):
             return None
-        return self._session(piece, feeds).run([output], dict(feeds))[0]
+        return self._session(subgraph, feeds).run([output], dict(feeds))[0]
 
-    def _session(self, piece: "_Piece", feeds: Mapping[str, Array]) -> ort.InferenceSession:
-        if piece.session is not None:
-            return piece.session
-        session = open_nodes(piece.model, piece.nodes, feeds, piece.outputs, self.folder, self.providers)
+    def _session(self, subgraph: "_Piece", feeds: Mapping[str, Array]) -> ort.InferenceSession:
+        if subgraph.session is not None:
+            return subgraph.session
+        session = open_nodes(subgraph.model, subgraph.nodes, feeds, subgraph.outputs, self.folder, self.providers)
         if self._keep:
-            piece.session = session
+            subgraph.session = session
         return session
 
 
 class Run:
     """One run of a graph, as far as it has got."""
 
-    def __init__(self, pieces: Pieces, feeds: Mapping[str, Array], uses: Counter[str]) -> None:
-        self._pieces, self._uses = pieces, uses
-        self._values: dict[str, Array] = dict(feeds) | pieces._constants
+    def __init__(self, subgraphs: Subgraphs, feeds: Mapping[str, Array], uses: Counter[str]) -> None:
+        self._pieces, self._uses = subgraphs, uses
+        self._values: dict[str, Array] = dict(feeds) | subgraphs._constants
         self._next = 0
 
     def take(self, cut: str) -> list[Array]:
@@ -81,13 +81,13 @@ class Run:
         Raises:
             VerificationError: No piece that is still to be run computes it.
         """
-        pieces = self._pieces._pieces
-        index = next((i for i, piece in enumerate(pieces) if value in piece.outputs), -1)
+        subgraphs = self._pieces._pieces
+        index = next((i for i, subgraph in enumerate(subgraphs) if value in subgraph.outputs), -1)
         if index < self._next:
             raise VerificationError(f"{value!r} is not computed by what is left of the graph")
         while self._next < index:
             self._advance()
-        return pieces[index].nodes, {name: self._values[name] for name in pieces[index].inputs}
+        return subgraphs[index].nodes, {name: self._values[name] for name in subgraphs[index].inputs}
 
     def outputs(self) -> list[Array]:
         """Run to the end and give the graph's outputs, once."""
@@ -101,12 +101,12 @@ class Run:
         return found
 
     def _advance(self) -> None:
-        piece = self._pieces._pieces[self._next]
-        feeds = {name: self._values[name] for name in piece.inputs}
-        results = self._pieces._session(piece, feeds).run(piece.outputs, feeds)
+        subgraph = self._pieces._pieces[self._next]
+        feeds = {name: self._values[name] for name in subgraph.inputs}
+        results = self._pieces._session(subgraph, feeds).run(subgraph.outputs, feeds)
         self._next += 1  # not before it ran: who asks again gets the error again
-        self._values.update(zip(piece.outputs, results, strict=True))
-        self._release(piece.inputs)
+        self._values.update(zip(subgraph.outputs, results, strict=True))
+        self._release(subgraph.inputs)
 
     def _release(self, names: Sequence[str]) -> None:
         for name in names:
@@ -228,7 +228,7 @@ def _plan(model: ir.Model, cuts: Mapping[str, Sequence[ir.Value]]) -> list[_Piec
     if any(attribute.type == ir.AttributeType.GRAPH for node in model.graph for attribute in node.attributes.values()):
         return [_Piece("", list(model.graph), model, wanted)]  # branches may read any value without naming it as input
     done: set[ir.Node] = set()
-    pieces = []
+    subgraphs = []
     for cut, values in [*cuts.items(), ("", list(model.graph.outputs))]:
         new: set[ir.Node] = set()
         pending = [value.producer() for value in values]
@@ -238,6 +238,6 @@ def _plan(model: ir.Model, cuts: Mapping[str, Sequence[ir.Value]]) -> list[_Piec
                 new.add(node)
                 pending += [value.producer() for value in node.inputs if value is not None]
         if new:
-            pieces.append(_Piece(cut, sorted(new, key=order.__getitem__), model, wanted))
+            subgraphs.append(_Piece(cut, sorted(new, key=order.__getitem__), model, wanted))
             done |= new
-    return pieces
+    return subgraphs

@@ -22,20 +22,20 @@ from torch import Tensor
 
 from tfm.bundle import scratch_folder
 from tfm.errors import VerificationError
-from tfm.quantize import emulate_half, save_onnx
+from tfm.quantize import emulate_fp16, save_onnx
 from tfm.quantize.storage import mapped
-from tfm.runtime import Figures
+from tfm.runtime import ErrorStats
 
 from ..fast_path import has_fast_path
 from ..graphs import Graph
 from ..ops import LAYERS, OpId
 from ..tolerances import END_TO_END, FREE, Tolerance
-from .compare import Comparison, first_line, judge
-from .hooks import Tap, watch
+from .compare import Comparison, evaluator, first_line
+from .hooks import RecordedCall, watch
 from .optimized import LEVELS, Place, describe_kernel, locate, optimize, options_for
 from .regions import Array, cuts_of, find_regions, rounded_values
 from .reports import BROKEN, GraphReport, Kernel, OpReport, Optimized, OutputReport
-from .subgraphs import Pieces, Run
+from .subgraphs import Run, Subgraphs
 
 CPU = "CPUExecutionProvider"
 _FIRST_LEVEL, *_, _LAST_LEVEL = LEVELS
@@ -120,21 +120,21 @@ class _Verification:
 
     def compare_ops(self) -> None:
         """Compare every op alone and in the graph as it was exported; keep eager's outputs."""
-        pieces = Pieces(self.model, cuts_of(self.regions), self.path.parent, self.providers)
+        subgraphs = Subgraphs(self.model, cuts_of(self.regions), self.path.parent, self.providers)
         for case, feeds in zip(self.cases, self.feeds, strict=True):
-            run = pieces.start(feeds)
+            run = subgraphs.start(feeds)
 
-            def compare(tap: Tap, run: Run = run) -> None:
-                op = str(tap.op)
+            def compare(call: RecordedCall, run: Run = run) -> None:
+                op = str(call.op)
                 if op not in self.comparisons:
-                    self.comparisons[op] = Comparison(tap.op, self.regions.get(op), tap.source, self.half)
-                self.comparisons[op].add(tap, self.model, pieces, run)
+                    self.comparisons[op] = Comparison(call.op, self.regions.get(op), call.source, self.half)
+                self.comparisons[op].add(call, self.model, subgraphs, run)
 
             self.expected.append(watch(self.graph, case, compare))
 
     def compare_outputs(self, level: str) -> bool:
         """Compare the outputs of the graph, run whole at one of `LEVELS`; tell whether it could be run."""
-        figures = {name: Figures() for name in self.names}
+        figures = {name: ErrorStats() for name in self.names}
         faults, ran = dict.fromkeys(self.names, ""), bool(self.feeds)
         try:
             session = ort.InferenceSession(self.path, options_for(level, self.providers), providers=self.providers)
@@ -179,24 +179,24 @@ class _Verification:
                 )
             self.kernels[op] = describe_kernel(OpId.parse(op), self.regions[op], place, ran)
 
-    def _compare_places(self, optimized: ir.Model, places: dict[str, Place], folder: Path) -> dict[str, Figures]:
+    def _compare_places(self, optimized: ir.Model, places: dict[str, Place], folder: Path) -> dict[str, ErrorStats]:
         """Run the optimized graph beside eager once more; gives op → its figures there."""
         cuts = {op: [place.value] for op, place in places.items() if place.at == op}
-        figures = {op: Figures() for op in cuts}
-        pieces = Pieces(optimized, cuts, folder, self.providers)
+        figures = {op: ErrorStats() for op in cuts}
+        subgraphs = Subgraphs(optimized, cuts, folder, self.providers)
         for case, feeds in zip(self.cases, self.feeds, strict=True):
-            run = pieces.start(feeds)
+            run = subgraphs.start(feeds)
 
-            def compare(tap: Tap, run: Run = run) -> None:
-                op = str(tap.op)
+            def compare(call: RecordedCall, run: Run = run) -> None:
+                op = str(call.op)
                 if op in figures:
                     try:
-                        figures[op].add(run.take(op)[0], self.regions[op].expected(tap))
+                        figures[op].add(run.take(op)[0], self.regions[op].expected(call))
                     except Exception:  # onnxruntime's errors share no narrower base
                         del figures[op]  # nothing was compared
 
             watch(self.graph, case, compare)
-        return {op: figures.get(op, Figures()) for op in cuts}
+        return {op: figures.get(op, ErrorStats()) for op in cuts}
 
     def compare_fast_path(self) -> None:
         """Compare with the fused path of nn.TransformerEncoder and nn.MultiheadAttention, as eager runs it by itself.
@@ -204,7 +204,7 @@ class _Verification:
         That path may drop padding and give zeros in its place, where the plain path and the graph compute something
         that nobody reads: rows that it fills with zeros are left out.
         """
-        figures = {name: Figures() for name in self.names}
+        figures = {name: ErrorStats() for name in self.names}
         faults = dict.fromkeys(self.names, "")
         try:
             session = ort.InferenceSession(
@@ -242,11 +242,11 @@ class _Verification:
         """What an error says, without the folders of this machine."""
         return first_line(error).replace(str(self.path), self.path.name)
 
-    def _judge_outputs(self, level: str, figures: dict[str, Figures], faults: dict[str, str]) -> list[OutputReport]:
+    def _judge_outputs(self, level: str, figures: dict[str, ErrorStats], faults: dict[str, str]) -> list[OutputReport]:
         reports = []
         for name, found in figures.items():
             limit = self.tolerance.limit(found) if self.judged else None
-            fault = faults[name] or judge(found, limit, "off")
+            fault = faults[name] or evaluator(found, limit, "off")
             reports.append(OutputReport(name=name, level=level, figures=found, limit=limit, fault=fault))
         return reports
 
@@ -268,14 +268,14 @@ def comparable(path: Path, precision: str) -> Iterator[Path]:
         return
     with scratch_folder() as folder:
         model, emulated = ir.load(path), Path(folder) / path.name
-        emulate_half(model)
+        emulate_fp16(model)
         save_onnx(model, emulated)
         del model
         with mapped(emulated) as file:
             yield file
 
 
-def _add(figures: Figures, actual: Array, expected: Array) -> str:
+def _add(figures: ErrorStats, actual: Array, expected: Array) -> str:
     try:
         figures.add(actual, expected)
     except VerificationError as error:

@@ -21,10 +21,10 @@ def open_tapped(path: Path, names: Iterable[str], threads: int | None = None) ->
     Returns:
         The `onnxruntime.InferenceSession`.
     """
-    return open_taps(ir.load(path), names, path.parent, threads)
+    return open_hooked(ir.load(path), names, path.parent, threads)
 
 
-def open_taps(model: ir.Model, names: Iterable[str], folder: Path, threads: int | None = None) -> Any:
+def open_hooked(model: ir.Model, names: Iterable[str], folder: Path, threads: int | None = None) -> Any:
     """Open a graph that is in memory, as `open_tapped` does.
 
     Args:

@@ -83,7 +83,7 @@ def round_to_blocks(
     packed = np.empty((rows, blocks * block * bits // 8), np.uint8)
     scale = np.empty((rows, blocks), np.float32)
     zero = np.empty((rows, -(-blocks * bits // 8)), np.uint8)
-    signal = noise = 0.0
+    signal = nmse = 0.0
     step = max(1, _CHUNK // (blocks * block))
     carry_KK = None if moments_KK is None else _carry(moments_KK, blocks * block)
     for start in range(0, rows, step):
@@ -97,7 +97,7 @@ def round_to_blocks(
         else:
             values, scale_b1, zero_b1 = _compensate(exact_nK, carry_KK, bits, block, symmetric, search)
         signal += np.square(x).sum(dtype=np.float64)
-        noise += np.square(x - (values - zero_b1) * scale_b1).sum(dtype=np.float64)
+        nmse += np.square(x - (values - zero_b1) * scale_b1).sum(dtype=np.float64)
         packed[part] = pack(values.reshape(-1, blocks * block), bits)
         scale[part] = scale_b1.reshape(-1, blocks)
         zero[part] = pack(zero_b1.reshape(-1, blocks), bits)
@@ -105,7 +105,7 @@ def round_to_blocks(
         packed=packed,
         scale=as_half(scale, 0),
         zero=None if symmetric else zero,
-        snr_db=decibels(signal, noise),
+        snr_db=decibels(signal, nmse),
     )
 
 
@@ -124,7 +124,7 @@ def _fit(x: Float, bits: Bits, symmetric: bool, search: bool) -> tuple[Float, Fl
             better = (error < least) & (fitted != 0)
             for best, found in ((least, error), (scale, fitted), (zero, guessed_zero)):
                 best[better] = found[better]
-    half = to_half(scale).astype(np.float32)
+    half = to_fp16(scale).astype(np.float32)
     with np.errstate(invalid="ignore"):  # a scale that float16 has not is infinite there
         return np.where(np.abs(half - scale) <= np.abs(scale) / 256, half, scale), zero
 
@@ -196,9 +196,9 @@ def _quantize(x: Float, scale: Float, zero: Float, bits: Bits) -> Float:
     return np.rint(x / scale + zero).clip(0, 2**bits - 1)
 
 
-def decibels(signal: float, noise: float) -> float:
+def decibels(signal: float, nmse: float) -> float:
     """Signal-to-noise ratio of two sums of squares."""
-    return float(10 * np.log10(signal / noise)) if noise else float("inf")
+    return float(10 * np.log10(signal / nmse)) if nmse else float("inf")
 
 
 def pack(values: Float, bits: Bits) -> npt.NDArray[np.uint8]:
@@ -212,12 +212,12 @@ def pack(values: Float, bits: Bits) -> npt.NDArray[np.uint8]:
 
 def as_half(array: Float, error: Float | np.floating[Any] | float) -> npt.NDArray[np.float16] | Float:
     """Give an array in float16 if that is as near as `error` everywhere."""
-    half = to_half(array)
+    half = to_fp16(array)
     with np.errstate(invalid="ignore"):  # what float16 has not is infinite there
         return half if (np.abs(half.astype(np.float32) - array) <= error).all() else array
 
 
-def to_half(scale: Float) -> npt.NDArray[np.float16]:
+def to_fp16(scale: Float) -> npt.NDArray[np.float16]:
     """Round to float16; what it has not becomes infinite."""
     with np.errstate(over="ignore"):
         return scale.astype(np.float16)

@@ -18,7 +18,7 @@ from .block_nodes import StoredBlocks, look_up, multiply, store, stored
 from .block_rounding import Bits, Float, round_to_blocks
 from .edit import QuantizedWeight, constant_of, is_lookup, refuse_quantized, weight_of
 from .grid import GRID_BLOCK, find_grid
-from .hessian import Moments
+from .hessian import Hessian
 from .outliers import Outliers, outliers_of
 
 
@@ -31,7 +31,7 @@ def quantize_blocks(
     symmetric: bool | None = None,
     search: bool | None = None,
     accuracy_level: int = 4,
-    moments: Moments | None = None,
+    hessian: Hessian | None = None,
     smoothing: float = 0.5,
     keep_grid: bool = True,
     outliers: float | None = None,
@@ -47,7 +47,7 @@ def quantize_blocks(
         symmetric: See `quantize_to_blocks`.
         search: See `quantize_to_blocks`.
         accuracy_level: See `quantize_to_blocks`.
-        moments: See `quantize_to_blocks`.
+        hessian: See `quantize_to_blocks`.
         smoothing: See `quantize_to_blocks`.
         keep_grid: See `quantize_to_blocks`.
         outliers: See `quantize_to_blocks`.
@@ -72,7 +72,7 @@ def quantize_blocks(
                 symmetric=symmetric,
                 search=search,
                 accuracy_level=accuracy_level,
-                moments=moments,
+                hessian=hessian,
                 smoothing=smoothing,
                 keep_grid=keep_grid,
                 outliers=outliers,
@@ -95,7 +95,7 @@ def quantize_to_blocks(
     symmetric: bool | None = None,
     search: bool | None = None,
     accuracy_level: int = 4,
-    moments: Moments | None = None,
+    hessian: Hessian | None = None,
     smoothing: float = 0.5,
     keep_grid: bool = True,
     outliers: float | None = None,
@@ -111,7 +111,7 @@ def quantize_to_blocks(
         symmetric: Whether blocks have no zero point of their own; None to have one at 4 bits alone.
         search: Whether ranges are clipped where that makes the squared error less; None to do so at 4 bits alone.
         accuracy_level: Of `MatMulNBits`: 4 lets it round activations to int8, 0 and 1 compute in float32.
-        moments: Of the values that are multiplied (`second_moments`): weights of MatMuls whose input is among them are
+        hessian: Of the values that are multiplied (`second_moments`): weights of MatMuls whose input is among them are
             rounded so that the products change least on such data; tables that rows are looked up in are smoothed only.
         smoothing: With moments: each input is divided, and its weights are multiplied, by its root mean square to this
             power, so that inputs weigh alike in a block (AWQ, Lin et al. 2024, arXiv:2306.00978, section 3.2); 0 for
@@ -140,7 +140,7 @@ def quantize_to_blocks(
     weight_NK = values if by_rows else values.T
     prefix = f"{weight.name}_rows" if by_rows else str(weight.name)
     name = f"{prefix}_int{bits}_{block}"
-    moments_KK = _moments_of(weight, by_rows, moments or {})
+    moments_KK = _moments_of(weight, by_rows, hessian or {})
     blocks = _on_grid(graph, f"{prefix}_grid", weight_NK, bits) if keep_grid else None
     blocks = blocks or stored(graph, name)
     if blocks is None:
@@ -197,11 +197,11 @@ def _on_grid(graph: ir.Graph, name: str, weight_NK: Float, bits: Bits) -> Stored
     return None if grid is None else store(graph, name, grid, weight_NK.shape[1], size, GRID_BLOCK, on_grid=True)
 
 
-def _moments_of(weight: ir.Value, by_rows: bool, moments: Moments) -> npt.NDArray[np.float64] | None:
+def _moments_of(weight: ir.Value, by_rows: bool, hessian: Hessian) -> npt.NDArray[np.float64] | None:
     """Moments of all that a weight is multiplied by, transposed by a node or not; None where any are unknown."""
     held = [node.outputs[0] for node in weight.consumers() if node.op_type == "Transpose"] if by_rows else [weight]
     products = [node for value in held for node in value.consumers() if node.op_type == "MatMul"]
-    found = [moments.get(str(node.inputs[0].name)) for node in products if node.inputs[0] is not None]
+    found = [hessian.get(str(node.inputs[0].name)) for node in products if node.inputs[0] is not None]
     known = [array for array in found if array is not None]
     return sum(known[1:], known[0]) if known and len(known) == len(found) else None
 

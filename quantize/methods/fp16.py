@@ -21,7 +21,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from tfm.errors import QuantizeError
-from tfm.runtime import Figures
+from tfm.runtime import ErrorStats
 
 from .edit import initializer, refuse_quantized
 
@@ -64,7 +64,7 @@ _LOSS = 1e-6
 from numbers below 6e-5, which have fewer."""
 
 
-def to_half(model: ir.Model) -> None:
+def to_fp16(model: ir.Model) -> None:
     """Turn a float32 ONNX model into float16 in place, its inputs and outputs excepted.
 
     Args:
@@ -80,8 +80,8 @@ def to_half(model: ir.Model) -> None:
     common.RemoveUnusedNodesPass()(model)
 
 
-def emulate_half(model: ir.Model) -> None:
-    """Turn what `to_half` made into a float32 model in place that rounds as float16 does, node by node.
+def emulate_fp16(model: ir.Model) -> None:
+    """Turn what `to_fp16` made into a float32 model in place that rounds as float16 does, node by node.
 
     onnxruntime's CPU provider computes most float16 nodes in float32, and drops the rounding between two such nodes:
     sums beyond 65504 come out finite there, and infinite on CUDA. Here each result is rounded, as by kernels that add
@@ -269,7 +269,7 @@ def _read(value: ir.Value) -> _Constant:
         array = np.where(np.isfinite(array) & (array < -_LARGEST), np.float32(_MASK), array)
     with np.errstate(over="ignore"):
         half = array.astype(np.float16)
-    loss = Figures()
+    loss = ErrorStats()
     loss.add(half, array)
     overflows = beyond.size > 0 and not masks and array.size > 1
     del array

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .block_rounding import Bits, Blocks, Float, as_half, decibels, pack, to_half
+from .block_rounding import Bits, Blocks, Float, as_half, decibels, pack, to_fp16
 
 GRID_BLOCK = 32
 """Inputs in a block: as in GGUF's Q4_0, Q4_1 and Q8_0."""
@@ -62,7 +62,7 @@ def _read(
     blocks = -(-columns // GRID_BLOCK)
     filling = ((0, 0), (0, blocks * GRID_BLOCK - columns))
     parts: dict[str, list[npt.NDArray[Any]]] = {}
-    signal = noise = 0.0
+    signal = nmse = 0.0
     step = max(1, _CHUNK // (blocks * GRID_BLOCK))
     for start in range(0, rows, step):
         x = np.pad(weight_NK[start : start + step], filling, mode="edge").reshape(-1, GRID_BLOCK)
@@ -80,7 +80,7 @@ def _read(
             remainder = _half_where_near(remainder, scale * _OF_A_STEP)
             small = {"scale": scale.reshape(-1, blocks), "remainder": remainder.reshape(-1, blocks)}
         signal += np.square(x).sum(dtype=np.float64)
-        noise += np.square(x - (values - zero) * scale - remainder).sum(dtype=np.float64)
+        nmse += np.square(x - (values - zero) * scale - remainder).sum(dtype=np.float64)
         small["packed"] = pack(values.reshape(-1, blocks * GRID_BLOCK), bits)
         small["zero"] = pack(zero.reshape(-1, blocks), bits)
         for key, array in small.items():
@@ -96,7 +96,7 @@ def _read(
         zero=whole["zero"] if bits == 4 and not compact else None,
         remainder=whole["remainder"] if whole["remainder"].any() else None,
         unit=as_half(whole["unit"], 0) if compact else None,
-        snr_db=decibels(signal, noise),
+        snr_db=decibels(signal, nmse),
     )
 
 
@@ -148,6 +148,6 @@ def _multiples(x: Float) -> _Grid | None:
 
 def _half_where_near(array: Float, error: Float) -> Float:
     """Numbers as float16 has them, where they are as near as `error` to that."""
-    half = to_half(array).astype(np.float32)
+    half = to_fp16(array).astype(np.float32)
     with np.errstate(invalid="ignore"):  # what float16 has not is infinite there
         return np.where(np.abs(half - array) <= error, half, array)

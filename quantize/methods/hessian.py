@@ -12,11 +12,11 @@ import onnxruntime as ort
 from tfm.bundle import scratch_folder
 from tfm.errors import QuantizeError
 
-Moments = Mapping[str, npt.NDArray[np.float64]]
+Hessian = Mapping[str, npt.NDArray[np.float64]]
 """Name of a value [..., K] → mean of its rows' outer products, [K, K]."""
 
 
-def second_moments(path: Path, names: Iterable[str], feeds: Iterable[Mapping[str, npt.NDArray[Any]]]) -> Moments:
+def second_moments(path: Path, names: Iterable[str], feeds: Iterable[Mapping[str, npt.NDArray[Any]]]) -> Hessian:
     """Run a float32 model on calibration data and gather the second moments of some of its values.
 
     Args:

@@ -14,7 +14,7 @@ from ..calibration.calibrators import CALIBRATORS
 class Float32:
     """Left as it is."""
 
-    form: ClassVar = "float32"
+    variant: ClassVar = "float32"
 
     def __str__(self) -> str:
         return "float32"
@@ -33,7 +33,7 @@ class Dynamic:
             others keep their digits.
     """
 
-    form: ClassVar = "dynamic"
+    variant: ClassVar = "dynamic"
     alpha: float | None = None
     by_row: bool = False
 
@@ -56,7 +56,7 @@ class Static:
         alpha: Exponent of smoothing, as in `Dynamic`.
     """
 
-    form: ClassVar = "static"
+    variant: ClassVar = "static"
     calibrator: str = "minmax"
     alpha: float | None = None
 
@@ -79,7 +79,7 @@ class Blocks:
             lost: the weights lie on a grid that is kept exactly.
     """
 
-    form: ClassVar = "blocks"
+    variant: ClassVar = "blocks"
     bits: Literal[8, 4] = 8
     block: int = 64
     calibrated: bool = True
@@ -99,7 +99,7 @@ class Blocks:
 Method = Float32 | Dynamic | Static | Blocks
 
 FORMS: dict[str, type[Float32] | type[Dynamic] | type[Static] | type[Blocks]] = {
-    kind.form: kind for kind in (Float32, Dynamic, Static, Blocks)
+    kind.variant: kind for kind in (Float32, Dynamic, Static, Blocks)
 }
 
 
@@ -118,7 +118,7 @@ def speed_class(method: Method) -> str:
 
 def method_to_json(method: Method) -> dict[str, Any]:
     """Give a method as JSON values: its form and every attribute."""
-    return {"form": method.form, **dataclasses.asdict(method)}
+    return {"form": method.variant, **dataclasses.asdict(method)}
 
 
 def method_from_json(values: Any, place: str) -> Method:
@@ -127,14 +127,14 @@ def method_from_json(values: Any, place: str) -> Method:
     Raises:
         QuantizeError: It is no method; the message says where.
     """
-    form = values.get("form") if isinstance(values, Mapping) else None
-    if not isinstance(form, str) or form not in FORMS:
+    variant = values.get("form") if isinstance(values, Mapping) else None
+    if not isinstance(variant, str) or variant not in FORMS:
         raise QuantizeError(f"{place} must have a form of {', '.join(FORMS)}, but is {shown(values)}")
-    kind = FORMS[form]
+    kind = FORMS[variant]
     known = {field.name: field for field in dataclasses.fields(kind)}
     given = {name: value for name, value in values.items() if name != "form"}
     if unknown := [name for name in given if name not in known]:
-        raise QuantizeError(f"{place}: {form} has no {shown(unknown[0])}; known: {', '.join(known) or 'nothing'}")
+        raise QuantizeError(f"{place}: {variant} has no {shown(unknown[0])}; known: {', '.join(known) or 'nothing'}")
     for name, value in given.items():
         if not _fits(name, value):
             raise QuantizeError(f"{place}: {name} cannot be {shown(value)}")

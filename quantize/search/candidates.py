@@ -13,7 +13,7 @@ from ..calibration.observe import Observed, joined
 from ..methods.emulation import choose, choose_static
 from ..methods.method import Blocks, Dynamic, Float32, Method
 from ..methods.ops import Op
-from .frontier import Form
+from .frontier import Variant
 
 PRECISIONS = ("int8", "int4")
 """What a graph can be quantized to: the least bits of its weights."""
@@ -27,15 +27,15 @@ class Candidate:
         role: Of its graph.
         op: The op.
         methods: How it may be quantized, float32 first.
-        pieces: It by itself, in each.
-        forms: What was found of each.
+        subgraphs: It by itself, in each.
+        variants: What was found of each.
     """
 
     role: str
     op: Op
     methods: list[Method]
-    pieces: list[ir.Model]
-    forms: list[Form] = dataclasses.field(default_factory=list)
+    subgraphs: list[ir.Model]
+    variants: list[Variant] = dataclasses.field(default_factory=list)
 
     @property
     def key(self) -> str:
@@ -44,21 +44,21 @@ class Candidate:
 
 
 def candidates(
-    op: Op, precision: str, kind: str, observed: Mapping[str, Observed], *, favour: str = "size"
+    op: Op, precision: str, kind: str, observed: Mapping[str, Observed], *, objective: str = "size"
 ) -> list[Method]:
     """List the methods worth trying, float32 first.
 
     A decoder multiplies one row at a time, so that reading the weights is what takes time: they go in blocks. It reads
     prompts as well, many rows at once, where integers are fastest; these have more bytes and are less exact, and so are
-    tried where speed is favoured, row by row: it then matters little which are read together. Other graphs multiply
-    many rows always, in integers.
+    tried where the objective is speed, row by row: it then matters little which are read together. Other graphs
+    multiply many rows always, in integers.
 
     Args:
         op: The op.
         precision: One of `PRECISIONS`.
         kind: The bundle's.
         observed: What goes into products.
-        favour: What is to be least, "size" or the time ("speed").
+        objective: What is to be least, "size" or the time ("speed").
 
     Raises:
         QuantizeError: The precision is unknown.
@@ -73,7 +73,7 @@ def candidates(
     seen = joined(op, observed)
     if kind == "decoder":
         in_blocks: list[Method] = [*exact, Blocks(bits=8), Blocks(bits=8, products="float32")]
-        if "embedding" in op.kinds or seen is None or favour == "size":
+        if "embedding" in op.kinds or seen is None or objective == "size":
             return in_blocks
         return [*in_blocks, choose(_matrix(op), seen, by_row=True)]
     if "matmul" not in op.kinds:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from tfm.latency import Work
+from tfm.latency import Workload
 from tfm.runtime import open_session
 
 from ..calibration.hooked import open_tapped
@@ -32,7 +32,7 @@ _clock = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-
 
 def time_shares(
     candidates: Sequence[Candidate],
-    works: Sequence[Work],
+    workloads: Sequence[Workload],
     paths: Mapping[str, Path],
     size: int,
     journal: Journal,
@@ -42,7 +42,7 @@ def time_shares(
 
     Args:
         candidates: The ops and their forms.
-        works: What is run.
+        workloads: What is run.
         paths: Role → float32 graph.
         size: Bytes of the model's weights.
         journal: Where times are kept; what is alike is timed once.
@@ -51,9 +51,9 @@ def time_shares(
     Returns:
         A share of the time per form, per op.
     """
-    times = [[0.0] * len(one.pieces) for one in candidates]
-    for number, work in enumerate(works):
-        progress(number, len(works), f"time the forms of the ops of {work.name}")
+    times = [[0.0] * len(one.subgraphs) for one in candidates]
+    for number, work in enumerate(workloads):
+        progress(number, len(workloads), f"time the forms of the ops of {work.name}")
         mine = [(index, one) for index, one in enumerate(candidates) if one.role == work.role]
         arrays = _inputs_of([one for _, one in mine], work, paths[work.role])
         session = open_session(paths[work.role], "cpu", 1)
@@ -66,14 +66,14 @@ def time_shares(
             shapes = [(feeds[str(use.x.name)].shape, use.is_lookup, use.bias is not None) for use in one.op.uses]
             classes = [speed_class(method) for method in one.methods]
             key = f"time {work.name} {one.op.values.shape} {shapes} {classes}"
-            find = functools.partial(time_pieces, one.pieces, feeds, size)
-            found = journal.recall(key, find, numbers(len(one.pieces), positive=True))
-            for form, seconds in enumerate(found):
-                times[index][form] += seconds / total / len(works)
+            find = functools.partial(time_pieces, one.subgraphs, feeds, size)
+            found = journal.recall(key, find, numbers(len(one.subgraphs), positive=True))
+            for variant, seconds in enumerate(found):
+                times[index][variant] += seconds / total / len(workloads)
     return times
 
 
-def _inputs_of(candidates: Sequence[Candidate], work: Work, path: Path) -> dict[str, Array]:
+def _inputs_of(candidates: Sequence[Candidate], work: Workload, path: Path) -> dict[str, Array]:
     """What the ops of a graph get in a work, by name."""
     values = {str(use.x.name): use.x for one in candidates for use in one.op.uses}
     arrays = {name: value.const_value.numpy() for name, value in values.items() if value.const_value is not None}
@@ -83,18 +83,18 @@ def _inputs_of(candidates: Sequence[Candidate], work: Work, path: Path) -> dict[
     return arrays
 
 
-def time_pieces(pieces: Sequence[ir.Model], feeds: Mapping[str, Array], size: int) -> list[float]:
+def time_pieces(subgraphs: Sequence[ir.Model], feeds: Mapping[str, Array], size: int) -> list[float]:
     """Time the forms of one op on one thread.
 
     Args:
-        pieces: Its forms.
+        subgraphs: Its forms.
         feeds: What it takes, by name.
         size: Bytes of the model that it belongs to.
 
     Returns:
         Seconds per run of each, as `interleaved` finds them.
     """
-    sessions = [open_piece(written, threads=1) for written in pieces]
+    sessions = [open_piece(written, threads=1) for written in subgraphs]
     return interleaved([functools.partial(session.run, None, dict(feeds)) for session in sessions], size)
 
 
@@ -121,30 +121,30 @@ def interleaved(runs: Sequence[Callable[[], object]], size: int) -> list[float]:
 
 
 def noise_of(
-    pieces: Sequence[ir.Model], exact: ir.Model, inputs: Sequence[tuple[Mapping[str, Array], Array | None]]
+    subgraphs: Sequence[ir.Model], exact: ir.Model, inputs: Sequence[tuple[Mapping[str, Array], Array | None]]
 ) -> list[float]:
     """Normalized mean squared error of each form of one op on exact inputs.
 
     Args:
-        pieces: Its forms.
+        subgraphs: Its forms.
         exact: The op in float32.
         inputs: What it takes, by name, and which rows of its results count; None: all.
 
     Returns:
         Σ(found - exact)² / Σ exact² over all results, per form.
     """
-    signal, noise = 0.0, [0.0] * len(pieces)
+    signal, nmse = 0.0, [0.0] * len(subgraphs)
     reference = open_piece(exact)
-    sessions = [open_piece(written) for written in pieces]
+    sessions = [open_piece(written) for written in subgraphs]
     for feeds, real_R in inputs:
         expected = [_rows(array, real_R) for array in reference.run(None, dict(feeds))]
         signal += sum(float(np.square(array).sum(dtype=np.float64)) for array in expected)
         for index, session in enumerate(sessions):
             found = [_rows(array, real_R) for array in session.run(None, dict(feeds))]
-            noise[index] += sum(
+            nmse[index] += sum(
                 float(np.square(f - e).sum(dtype=np.float64)) for f, e in zip(found, expected, strict=True)
             )
-    return [part / signal if signal else float(part > 0) for part in noise]
+    return [part / signal if signal else float(part > 0) for part in nmse]
 
 
 def _rows(array: Array, real_R: Array | None) -> Array:

@@ -26,7 +26,7 @@ _CHUNK = 1 << 22
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Drop:
+class Loss:
     """How far from float32 results are.
 
     Attributes:
@@ -46,7 +46,7 @@ def measure_of(manifest: Manifest) -> Measure:
     return "kl" if "logits" in {spec.name for spec in manifest.signature[_last(manifest)].outputs} else "cosine"
 
 
-class Judge:
+class Evaluator:
     """Compares runs of a bundle's graphs on samples with float32's, which are run once and kept.
 
     Attributes:
@@ -85,7 +85,7 @@ class Judge:
                 "quantized one is cannot be judged"
             )
 
-    def drop(self, runs: Mapping[str, Run]) -> Drop:
+    def drop(self, runs: Mapping[str, Run]) -> Loss:
         """Compare graphs with float32's.
 
         Args:
@@ -103,7 +103,7 @@ class Judge:
                     total, flips = total + divergence, flips + flipped
                 count += len(e_RV)
         value = total / count
-        return Drop(value=value, least=least) if self.measure == "cosine" else Drop(value=value, flips=flips / count)
+        return Loss(value=value, least=least) if self.measure == "cosine" else Loss(value=value, flips=flips / count)
 
     def _results(self, runs: Mapping[str, Run], index: int) -> list[Array]:
         """Each output of one batch as rows that count, (R, D)."""

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from .evaluator import Drop
+from .evaluator import Loss
 
 
 def numbers(count: int, *, positive: bool = False) -> Callable[[Any], bool]:
@@ -19,9 +19,9 @@ def numbers(count: int, *, positive: bool = False) -> Callable[[Any], bool]:
     return fits
 
 
-def is_drop(value: Any) -> bool:
-    """Whether a value is what a `Drop` is written as."""
-    names = {field.name for field in dataclasses.fields(Drop)}
+def is_loss(value: Any) -> bool:
+    """Whether a value is what a `Loss` is written as."""
+    names = {field.name for field in dataclasses.fields(Loss)}
     if not isinstance(value, dict) or set(value) != names or not _is_number(value["value"]):
         return False
     return all(each is None or _is_number(each) for each in value.values())

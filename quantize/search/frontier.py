@@ -13,12 +13,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .evaluator import Drop
+from .evaluator import Loss
 
 SLACK = (1.07, 1.006)
 """Fidelity beyond the budget may cost so many times the time and the size of the fastest mix."""
 
-FAVOURS = {"size": 12.0, "speed": 2.0}
+OBJECTIVES = {"size": 12.0, "speed": 2.0}
 """How much more size counts than time. Small differences of time may be noise; but where size counts most, decoders
 have the fewest bits a weight throughout, and read prompts no faster than in float32."""
 
@@ -30,20 +30,20 @@ _WORST = 1e9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Form:
+class Variant:
     """One form of one op.
 
     Attributes:
-        noise: Normalized mean squared error of its result on exact inputs.
+        nmse: Normalized mean squared error of its result on exact inputs.
         time: What it takes, of the float32 model's whole time.
         size: Bytes of its constants, of those of the float32 model.
-        weight: How much more size counts than time, one of `FAVOURS`.
+        weight: How much more size counts than time, one of `OBJECTIVES`.
     """
 
-    noise: float
+    nmse: float
     time: float
     size: float
-    weight: float = FAVOURS["size"]
+    weight: float = OBJECTIVES["size"]
 
     @property
     def cost(self) -> float:
@@ -52,7 +52,7 @@ class Form:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mix:
+class Assignment:
     """A form for each op.
 
     Attributes:
@@ -68,12 +68,12 @@ class Mix:
     drop: float
 
 
-def noisiest(forms: Sequence[Form]) -> int:
+def noisiest(variants: Sequence[Variant]) -> int:
     """The form whose effect alone tells most."""
-    return max(range(len(forms)), key=lambda index: _counted(forms[index].noise))
+    return max(range(len(variants)), key=lambda index: _counted(variants[index].nmse))
 
 
-def row_of_mixes(ops: Sequence[Sequence[Form]], alone: Sequence[Mapping[int, float]]) -> list[Mix]:
+def frontier_of(ops: Sequence[Sequence[Variant]], alone: Sequence[Mapping[int, float]]) -> list[Assignment]:
     """List the mixes worth having, from the cheapest to the most faithful.
 
     Args:
@@ -83,8 +83,8 @@ def row_of_mixes(ops: Sequence[Sequence[Form]], alone: Sequence[Mapping[int, flo
     Returns:
         At least one; each but the first differs from the one before in one op.
     """
-    drops = [_predicted(forms, measured) for forms, measured in zip(ops, alone, strict=True)]
-    hulls = [_hull(forms, predicted) for forms, predicted in zip(ops, drops, strict=True)]
+    drops = [_predicted(variants, measured) for variants, measured in zip(ops, alone, strict=True)]
+    hulls = [_hull(variants, predicted) for variants, predicted in zip(ops, drops, strict=True)]
     steps = []
     for op, hull in enumerate(hulls):
         gain = math.inf
@@ -92,32 +92,34 @@ def row_of_mixes(ops: Sequence[Sequence[Form]], alone: Sequence[Mapping[int, flo
             gain = min(gain, (one[1] - other[1]) / max(other[0] - one[0], 1e-12))  # where digits run out, in order too
             steps.append((-gain, op, place))
     choice = [hull[0][2] for hull in hulls]
-    mixes = [_mix(ops, drops, choice)]
+    assignments = [_mix(ops, drops, choice)]
     for _, op, place in sorted(steps):
         choice[op] = hulls[op][place][2]
-        mixes.append(_mix(ops, drops, choice))
-    return mixes
+        assignments.append(_mix(ops, drops, choice))
+    return assignments
 
 
-def choose_mix(mixes: Sequence[Mix], measure: Callable[[Mix], Drop], budget: float) -> tuple[int, dict[int, Drop]]:
+def choose_mix(
+    assignments: Sequence[Assignment], measure: Callable[[Assignment], Loss], budget: float
+) -> tuple[int, dict[int, Loss]]:
     """Find the fastest mix that keeps a budget; a more faithful one where that costs next to nothing.
 
     Args:
-        mixes: As `row_of_mixes` gives them.
+        assignments: As `frontier_of` gives them.
         measure: Measures the drop of a mix.
         budget: The most that it may be.
 
     Returns:
         Which mix, and the drops that were measured on the way; the last mix, where none keeps it.
     """
-    found: dict[int, Drop] = {}
+    found: dict[int, Loss] = {}
 
     def keeps(index: int) -> bool:
         if index not in found:
-            found[index] = measure(mixes[index])
+            found[index] = measure(assignments[index])
         return found[index].value <= budget
 
-    low, high = 0, len(mixes) - 1
+    low, high = 0, len(assignments) - 1
     while low < high:
         middle = (low + high) // 2 if low else 0  # the fastest is often good enough
         if keeps(middle):
@@ -125,19 +127,21 @@ def choose_mix(mixes: Sequence[Mix], measure: Callable[[Mix], Drop], budget: flo
         else:
             low = middle + 1
     keeps(low)
-    first = mixes[0]
+    first = assignments[0]
     time, size = first.time * SLACK[0], first.size * SLACK[1]
-    near = [index for index, mix in enumerate(mixes) if mix.time <= time and mix.size <= size]
+    near = [
+        index for index, assignment in enumerate(assignments) if assignment.time <= time and assignment.size <= size
+    ]
     best = max(near, default=0)
     return (best if best > low and keeps(best) and found[best].value < found[low].value else low), found
 
 
-def _predicted(forms: Sequence[Form], measured: Mapping[int, float]) -> list[float]:
+def _predicted(variants: Sequence[Variant], measured: Mapping[int, float]) -> list[float]:
     """Each form's effect: as measured, or in proportion to its noise."""
-    most = noisiest(forms)
-    noise = _counted(forms[most].noise)
-    unit = _counted(measured[most]) / noise if noise > 0 else 0.0
-    others = [_counted(measured.get(index, unit * form.noise)) for index, form in enumerate(forms[1:], 1)]
+    most = noisiest(variants)
+    nmse = _counted(variants[most].nmse)
+    unit = _counted(measured[most]) / nmse if nmse > 0 else 0.0
+    others = [_counted(measured.get(index, unit * variant.nmse)) for index, variant in enumerate(variants[1:], 1)]
     return [0.0, *others]
 
 
@@ -146,10 +150,10 @@ def _counted(figure: float) -> float:
     return min(max(figure, 0.0), _WORST) if figure == figure else _WORST
 
 
-def _hull(forms: Sequence[Form], drops: Sequence[float]) -> list[tuple[float, float, int]]:
+def _hull(variants: Sequence[Variant], drops: Sequence[float]) -> list[tuple[float, float, int]]:
     """The lower convex hull of (cost, drop), from the cheapest: with the number of the form."""
-    least = min((form.cost for form in forms[1:]), default=0.0)
-    costs = [max(forms[0].cost, least + _NEXT), *(form.cost for form in forms[1:])]
+    least = min((variant.cost for variant in variants[1:]), default=0.0)
+    costs = [max(variants[0].cost, least + _NEXT), *(variant.cost for variant in variants[1:])]
     points = sorted((cost, drop, index) for index, (cost, drop) in enumerate(zip(costs, drops, strict=True)))
     hull: list[tuple[float, float, int]] = []
     for point in points:
@@ -166,25 +170,27 @@ def _bends_up(a: tuple[float, float, int], b: tuple[float, float, int], c: tuple
     return (b[1] - a[1]) * (c[0] - a[0]) >= (c[1] - a[1]) * (b[0] - a[0])
 
 
-def _mix(ops: Sequence[Sequence[Form]], drops: Sequence[Sequence[float]], choice: Sequence[int]) -> Mix:
-    chosen = [forms[index] for forms, index in zip(ops, choice, strict=True)]
-    saved = sum(forms[0].time - form.time for forms, form in zip(ops, chosen, strict=True))
-    smaller = sum(forms[0].size - form.size for forms, form in zip(ops, chosen, strict=True))
+def _mix(ops: Sequence[Sequence[Variant]], drops: Sequence[Sequence[float]], choice: Sequence[int]) -> Assignment:
+    chosen = [variants[index] for variants, index in zip(ops, choice, strict=True)]
+    saved = sum(variants[0].time - variant.time for variants, variant in zip(ops, chosen, strict=True))
+    smaller = sum(variants[0].size - variant.size for variants, variant in zip(ops, chosen, strict=True))
     drop = sum(predicted[index] for predicted, index in zip(drops, choice, strict=True))
-    return Mix(choice=tuple(choice), time=1 - saved, size=1 - smaller, drop=drop)
+    return Assignment(choice=tuple(choice), time=1 - saved, size=1 - smaller, drop=drop)
 
 
-def front_of(mixes: Sequence[Mix], measured: Mapping[int, Drop], chosen: int, most: int = 24) -> list[dict[str, Any]]:
+def front_of(
+    assignments: Sequence[Assignment], measured: Mapping[int, Loss], chosen: int, most: int = 24
+) -> list[dict[str, Any]]:
     """What to draw: the mixes that no other beats in both time and drop, thinned out, as JSON values."""
-    step = max(1, len(mixes) // most)
-    shown = sorted({*range(0, len(mixes), step), *measured, chosen, len(mixes) - 1})
+    step = max(1, len(assignments) // most)
+    shown = sorted({*range(0, len(assignments), step), *measured, chosen, len(assignments) - 1})
     points = [
         {
-            "relative_time": mixes[index].time,
-            "drop": measured[index].value if index in measured else mixes[index].drop,
+            "relative_time": assignments[index].time,
+            "drop": measured[index].value if index in measured else assignments[index].drop,
             "measured": index in measured,
             "chosen": index == chosen,
-            "float32": sum(form == 0 for form in mixes[index].choice),
+            "float32": sum(variant == 0 for variant in assignments[index].choice),
         }
         for index in shown
     ]

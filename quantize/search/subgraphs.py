@@ -15,7 +15,7 @@ from tfm.runtime import count_threads, open_session
 from ..calibration.observe import Observed, joined
 from ..methods.blocks import quantize_to_blocks
 from ..methods.edit import initializer, replace
-from ..methods.hessian import Moments
+from ..methods.hessian import Hessian
 from ..methods.int8_nodes import write_integers
 from ..methods.method import Blocks, Dynamic, Method, Static
 from ..methods.ops import Op, Use, find_ops
@@ -24,14 +24,14 @@ _METHOD = "tfm.method"
 """Key of what was done to a piece, in words."""
 
 
-def piece(op: Op, method: Method, observed: Mapping[str, Observed], moments: Moments | None = None) -> ir.Model:
+def subgraph(op: Op, method: Method, observed: Mapping[str, Observed], hessian: Hessian | None = None) -> ir.Model:
     """Make a model of one op in one form.
 
     Args:
         op: The op, in a float32 graph, which stays as it is.
         method: How to quantize it.
         observed: What goes into products, by the name of the value.
-        moments: Second moments of those; calibrated blocks need them.
+        hessian: Second moments of those; calibrated blocks need them.
 
     Returns:
         A model that takes what the op's uses take, by the names of those values, and gives their results, in their
@@ -49,7 +49,7 @@ def piece(op: Op, method: Method, observed: Mapping[str, Observed], moments: Mom
                 bits=method.bits,
                 block=method.block,
                 accuracy_level=4 if method.products == "int8" else 1,
-                moments=moments if method.calibrated else None,
+                hessian=hessian if method.calibrated else None,
                 smoothing=method.smoothing,
                 outliers=None if method.outliers else 0,
             )
@@ -81,7 +81,7 @@ def open_piece(model: ir.Model, threads: int | None = None) -> Any:
 
 
 def splice(graph: ir.Graph, op: Op, written: ir.Model) -> None:
-    """Put what `piece` made in the place of an op.
+    """Put what `subgraph` made in the place of an op.
 
     What nothing reads any more stays for `RemoveUnusedNodesPass`.
     """

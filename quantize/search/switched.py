@@ -25,12 +25,12 @@ _CHOICE = "tfm.choice"
 class Switched:
     """A float32 graph whose ops can be exchanged, one by one, from run to run."""
 
-    def __init__(self, path: Path, forms: Sequence[Sequence[ir.Model]]) -> None:
+    def __init__(self, path: Path, variants: Sequence[Sequence[ir.Model]]) -> None:
         """Open it.
 
         Args:
             path: The float32 graph.
-            forms: Per op, as `find_ops` lists them, the pieces to choose from besides float32.
+            variants: Per op, as `find_ops` lists them, the pieces to choose from besides float32.
 
         Raises:
             BundleError: onnxruntime cannot load it.
@@ -40,19 +40,21 @@ class Switched:
         ops = find_ops(graph)
         choice = ir.Value(name=_CHOICE, shape=ir.Shape([len(ops)]), type=ir.TensorType(ir.DataType.INT64))
         graph.inputs.append(choice)
-        for index, (op, pieces) in enumerate(zip(ops, forms, strict=True)):
-            if not pieces:
+        for index, (op, subgraphs) in enumerate(zip(ops, variants, strict=True)):
+            if not subgraphs:
                 continue
             mine = ir.node("Gather", [choice, initializer(graph, f"tfm.op.{index}", np.array(index, np.int64))])
             tests = [
-                ir.node("Equal", [mine.outputs[0], initializer(graph, f"tfm.form.{form}", np.array(form, np.int64))])
-                for form in range(1, len(pieces) + 1)
+                ir.node(
+                    "Equal", [mine.outputs[0], initializer(graph, f"tfm.form.{variant}", np.array(variant, np.int64))]
+                )
+                for variant in range(1, len(subgraphs) + 1)
             ]
             graph.insert_before(op.uses[0].node, [mine, *tests])
-            shared = [_share(graph, written, f"{index}.{form}") for form, written in enumerate(pieces, 1)]
+            shared = [_share(graph, written, f"{index}.{variant}") for variant, written in enumerate(subgraphs, 1)]
             for number, use in enumerate(op.uses):
-                _exchange(graph, number, use, tests, pieces, shared)
-            graph.opset_imports.update({name: v for written in pieces for name, v in written.opset_imports.items()})
+                _exchange(graph, number, use, tests, subgraphs, shared)
+            graph.opset_imports.update({name: v for written in subgraphs for name, v in written.opset_imports.items()})
         common.NameFixPass()(model)
         _name_apart(graph)
         with scratch_folder() as folder:
@@ -94,14 +96,14 @@ def _exchange(
     number: int,
     use: Use,
     tests: Sequence[ir.Node],
-    pieces: Sequence[ir.Model],
+    subgraphs: Sequence[ir.Model],
     shared: Sequence[Mapping[ir.Value, ir.Value]],
 ) -> None:
     """Put the choice between all forms in the place of one use."""
     last, output = use.last, use.output
     otherwise = _exact(use)
     branches = []
-    for written, constants in zip(pieces, shared, strict=True):
+    for written, constants in zip(subgraphs, shared, strict=True):
         known = dict(constants) | {value: use.x for value in written.graph.inputs if value.name == use.x.name}
         nodes = copy_nodes(written, written.graph.outputs[number], known)
         branches.append(_branch(nodes, output))

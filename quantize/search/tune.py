@@ -17,23 +17,23 @@ import onnxruntime as ort
 
 from tfm.bundle import Manifest
 from tfm.errors import QuantizeError
-from tfm.latency import Work
+from tfm.latency import Workload
 
 from ..calibration.observe import Observed, joined, observe
 from ..calibration.read import Calibration
 from ..methods.edit import refuse_quantized
-from ..methods.hessian import Moments, second_moments
+from ..methods.hessian import Hessian, second_moments
 from ..methods.method import Blocks, Float32, Method, Static, method_to_json
 from ..methods.ops import find_ops
 from ..progress import Progress
 from ..recipe import Recipe
 from .candidates import Candidate, candidates
 from .cost import noise_of, time_shares
-from .evaluator import Drop, Judge, Run
-from .figures import is_drop, numbers
-from .frontier import FAVOURS, Form, Mix, choose_mix, front_of, noisiest, row_of_mixes
+from .evaluator import Evaluator, Loss, Run
+from .figures import is_loss, numbers
+from .frontier import OBJECTIVES, Assignment, Variant, choose_mix, front_of, frontier_of, noisiest
 from .journal import Journal
-from .subgraphs import describe_piece, piece, size_of_piece, splice
+from .subgraphs import describe_piece, size_of_piece, splice, subgraph
 from .switched import Switched
 
 Array = npt.NDArray[Any]
@@ -41,9 +41,9 @@ BUDGETS = {("cosine", "int8"): 0.003, ("kl", "int8"): 0.01, ("cosine", "int4"): 
 """How far from float32 each precision may be, by measure: 1 - mean cosine, or nats."""
 
 _AIM = 0.5
-"""Share of a budget in nats that the search spends where it favours speed: few samples decide, and a few words make
-most of their mean. Of SmolLM2 a mix that was 0.0039 from float32 on the eight sentences of its search was 0.0061 on 64
-others."""
+"""Share of a budget in nats that the search spends where it optimizes for speed: few samples decide, and a few words
+make most of their mean. Of SmolLM2 a mix that was 0.0039 from float32 on the eight sentences of its search was 0.0061
+on 64 others."""
 
 _BATCH, _LOOKED_UP = 8, 4096
 """Samples at a time that products are observed on; rows of a table that are compared."""
@@ -75,11 +75,11 @@ def tune(
     manifest: Manifest,
     samples: Calibration,
     judged: Calibration,
-    works: Sequence[Work],
+    workloads: Sequence[Workload],
     *,
     precision: str = "int8",
     max_drop: float | None = None,
-    favour: str = "size",
+    objective: str = "size",
     recipe: Recipe | None = None,
     journal: Path | None = None,
     progress: Progress = lambda *_: None,
@@ -90,10 +90,10 @@ def tune(
         manifest: The bundle's.
         samples: What ranges and moments are taken from.
         judged: What drops are measured on; other samples.
-        works: What is timed.
+        workloads: What is timed.
         precision: "int8", or "int4" for weights of 4 bits.
         max_drop: The budget, in the bundle's measure; None: of `BUDGETS`.
-        favour: One of `FAVOURS`: what the mix is to have least of within the budget, bytes or time.
+        objective: One of `OBJECTIVES`: what the mix is to have least of within the budget, bytes or time.
         recipe: Methods to replay, without a search.
         journal: File that figures are kept in, to go on with after an interruption or a failure, until the caller drops
             it; None: nowhere.
@@ -107,7 +107,7 @@ def tune(
             recipe is another model's, or the budget is no number.
         CalibrationError: The samples are bad.
     """
-    tuner = _Tuner(manifest, samples, judged, works, precision, max_drop, favour, recipe, journal, progress)
+    tuner = _Tuner(manifest, samples, judged, workloads, precision, max_drop, objective, recipe, journal, progress)
     try:
         return tuner.run()
     finally:
@@ -122,18 +122,18 @@ class _Tuner:
         manifest: Manifest,
         samples: Calibration,
         judged: Calibration,
-        works: Sequence[Work],
+        workloads: Sequence[Workload],
         precision: str,
         max_drop: float | None,
-        favour: str,
+        objective: str,
         recipe: Recipe | None,
         journal: Path | None,
         progress: Progress,
     ) -> None:
-        self.manifest, self.samples, self.works = manifest, samples, works
-        self.precision, self.favour, self.recipe, self.progress = precision, favour, recipe, progress
-        if favour not in FAVOURS:
-            raise QuantizeError(f"favour must be one of {', '.join(FAVOURS)}, but is {favour!r}")
+        self.manifest, self.samples, self.workloads = manifest, samples, workloads
+        self.precision, self.objective, self.recipe, self.progress = precision, objective, recipe, progress
+        if objective not in OBJECTIVES:
+            raise QuantizeError(f"objective must be one of {', '.join(OBJECTIVES)}, but is {objective!r}")
         self.paths = {role: manifest.folder / path for role, path in manifest.graphs["fp32"].items()}
         if max_drop is not None and not 0 <= max_drop < math.inf:
             raise QuantizeError(f"max_drop must be a number of at least 0, but is {max_drop}")
@@ -146,14 +146,16 @@ class _Tuner:
         subject: list[Any] = [precision, samples.digest, judged.digest, ort.__version__]
         subject += [manifest.files[path].sha256 for path in manifest.graphs["fp32"].values()]
         subject += [[one.key, *map(method_to_json, one.methods)] for one in self.candidates]  # figures tell by number
-        self.size = sum(size_of_piece(one.pieces[0]) for one in self.candidates)
+        self.size = sum(size_of_piece(one.subgraphs[0]) for one in self.candidates)
         self.switched = {
-            role: Switched(path, [one.pieces[1:] for one in self.candidates if one.role == role])
+            role: Switched(path, [one.subgraphs[1:] for one in self.candidates if one.role == role])
             for role, path in self.paths.items()
         }
         progress(0, 1, f"run float32 on {judged.description}")
-        self.judge = Judge(manifest, judged, self._runs([0] * len(self.candidates)), batch_size=batch_size_of(manifest))
-        self.budget = BUDGETS[self.judge.measure, precision] if max_drop is None else max_drop
+        self.evaluator = Evaluator(
+            manifest, judged, self._runs([0] * len(self.candidates)), batch_size=batch_size_of(manifest)
+        )
+        self.budget = BUDGETS[self.evaluator.measure, precision] if max_drop is None else max_drop
         self.journal = Journal(journal, json.dumps(subject))  # last, as `tune` closes it
 
     def run(self) -> Tuned:
@@ -164,19 +166,19 @@ class _Tuner:
             self.progress(index, count, f"compare the forms of {one.op.name} with float32")
             find = functools.partial(self._noises, one)
             noises.append(self.journal.recall(f"noise {one.key}", find, numbers(len(one.methods))))
-        times = time_shares(self.candidates, self.works, self.paths, self.size, self.journal, self.progress)
-        for one, noise, time in zip(self.candidates, noises, times, strict=True):
-            sizes = [size_of_piece(written) / self.size for written in one.pieces]
-            one.forms = [
-                Form(noise=noise[index], time=time[index], size=size, weight=FAVOURS[self.favour])
+        times = time_shares(self.candidates, self.workloads, self.paths, self.size, self.journal, self.progress)
+        for one, nmse, time in zip(self.candidates, noises, times, strict=True):
+            sizes = [size_of_piece(written) / self.size for written in one.subgraphs]
+            one.variants = [
+                Variant(nmse=nmse[index], time=time[index], size=size, weight=OBJECTIVES[self.objective])
                 for index, size in enumerate(sizes)
             ]
-        front: list[dict[str, Any]] = []
+        frontier: list[dict[str, Any]] = []
         if self.recipe is None:
-            choice, front = self._search()
+            choice, frontier = self._search()
         else:
-            choice = [len(one.forms) - 1 for one in self.candidates]
-        report = self._report(choice, front)
+            choice = [len(one.variants) - 1 for one in self.candidates]
+        report = self._report(choice, frontier)
         methods: dict[str, dict[str, Method]] = {role: {} for role in self.paths}
         for one, index in zip(self.candidates, choice, strict=True):
             methods[one.role][one.op.name] = one.methods[index]
@@ -198,22 +200,22 @@ class _Tuner:
         observed = self.observed[role] = observe(self.paths[role], self.samples.batches(role, _BATCH))
         replayed = None if self.recipe is None else self.recipe.of(role, [op.name for op in ops])
         methods = [
-            candidates(op, self.precision, self.manifest.kind, observed, favour=self.favour)
+            candidates(op, self.precision, self.manifest.kind, observed, objective=self.objective)
             if replayed is None
             else list(dict.fromkeys([Float32(), replayed[op.name]]))
             for op in ops
         ]
-        moments: Moments | None = None
+        hessian: Hessian | None = None
         if any(isinstance(method, Blocks) and method.calibrated for one in methods for method in one):
             inputs = {use.x for op in ops for use in op.uses if not use.is_lookup and use.x.producer() is not None}
             names = sorted(str(value.name) for value in inputs)
             self.progress(0, 1, f"take second moments of the {role}")
-            moments = second_moments(self.paths[role], names, self.samples.batches(role, _BATCH))
+            hessian = second_moments(self.paths[role], names, self.samples.batches(role, _BATCH))
         found = []
         for index, (op, listed) in enumerate(zip(ops, methods, strict=True)):
             self.progress(index, len(ops), f"write {op.name} in {len(listed)} forms")
-            pieces = [piece(op, method, observed, moments) for method in listed]
-            found.append(Candidate(role=role, op=op, methods=listed, pieces=pieces))
+            subgraphs = [subgraph(op, method, observed, hessian) for method in listed]
+            found.append(Candidate(role=role, op=op, methods=listed, subgraphs=subgraphs))
         return found
 
     def _noises(self, one: Candidate) -> list[float]:
@@ -225,7 +227,7 @@ class _Tuner:
         for rows_RK, real_R in seen.batches if seen is not None else [(None, None)]:
             feeds = {str(u.x.name): ids.astype(_dtype(u.x)) if u.is_lookup else rows_RK for u in one.op.uses}
             inputs.append(({name: array for name, array in feeds.items() if array is not None}, real_R))
-        return [0.0, *noise_of(one.pieces[1:], one.pieces[0], inputs)]
+        return [0.0, *noise_of(one.subgraphs[1:], one.subgraphs[0], inputs)]
 
     def _search(self) -> tuple[list[int], list[dict[str, Any]]]:
         """Find the mix, and the row of mixes that it was taken from."""
@@ -233,48 +235,48 @@ class _Tuner:
         for index, one in enumerate(self.candidates):
             self.progress(index, len(self.candidates), f"quantize {one.op.name} alone")
             # clipped activations do more harm than their noise tells
-            static = [form for form, method in enumerate(one.methods) if isinstance(method, Static)]
-            alone.append({form: self._alone(index, form).value for form in {noisiest(one.forms), *static}})
-        mixes = row_of_mixes([one.forms for one in self.candidates], alone)
+            static = [variant for variant, method in enumerate(one.methods) if isinstance(method, Static)]
+            alone.append({variant: self._alone(index, variant).value for variant in {noisiest(one.variants), *static}})
+        assignments = frontier_of([one.variants for one in self.candidates], alone)
         steps = itertools.count()
 
-        def measure(mix: Mix) -> Drop:
-            self.progress(next(steps), math.ceil(math.log2(len(mixes) + 1)) + 2, "measure mixes on the way")
-            return self._drop(mix.choice)
+        def measure(assignment: Assignment) -> Loss:
+            self.progress(next(steps), math.ceil(math.log2(len(assignments) + 1)) + 2, "measure mixes on the way")
+            return self._drop(assignment.choice)
 
-        aim = self.budget * (_AIM if self.judge.measure == "kl" and self.favour == "speed" else 1)
-        chosen, measured = choose_mix(mixes, measure, aim)
-        return list(mixes[chosen].choice), front_of(mixes, measured, chosen)
+        aim = self.budget * (_AIM if self.evaluator.measure == "kl" and self.objective == "speed" else 1)
+        chosen, measured = choose_mix(assignments, measure, aim)
+        return list(assignments[chosen].choice), front_of(assignments, measured, chosen)
 
-    def _alone(self, index: int, form: int) -> Drop:
-        return self._drop([form if place == index else 0 for place in range(len(self.candidates))])
+    def _alone(self, index: int, variant: int) -> Loss:
+        return self._drop([variant if place == index else 0 for place in range(len(self.candidates))])
 
-    def _drop(self, choice: Sequence[int]) -> Drop:
+    def _drop(self, choice: Sequence[int]) -> Loss:
         """Measure a mix."""
         found = self.journal.recall(
             f"drop {' '.join(map(str, choice))}",
-            lambda: dataclasses.asdict(self.judge.drop(self._runs(choice))),
-            is_drop,
+            lambda: dataclasses.asdict(self.evaluator.drop(self._runs(choice))),
+            is_loss,
         )
-        return Drop(**found)
+        return Loss(**found)
 
     def _runs(self, choice: Sequence[int]) -> dict[str, Run]:
         """The graphs of a mix."""
         of_role: dict[str, list[int]] = {role: [] for role in self.paths}
-        for one, form in zip(self.candidates, choice, strict=True):
-            of_role[one.role].append(form)
+        for one, variant in zip(self.candidates, choice, strict=True):
+            of_role[one.role].append(variant)
         return {role: functools.partial(self.switched[role].run, of_role[role]) for role in self.paths}
 
-    def _report(self, choice: Sequence[int], front: list[dict[str, Any]]) -> dict[str, Any]:
+    def _report(self, choice: Sequence[int], frontier: list[dict[str, Any]]) -> dict[str, Any]:
         """What every op costs, and all of them together, as JSON values."""
         ops, count, saved = [], len(self.candidates), 0.0
-        for index, (one, form) in enumerate(zip(self.candidates, choice, strict=True)):
+        for index, (one, variant) in enumerate(zip(self.candidates, choice, strict=True)):
             self.progress(index, count, f"quantize all but {one.op.name}")
-            chosen, exact = one.forms[form], one.forms[0]
+            chosen, exact = one.variants[variant], one.variants[0]
             saved += exact.time - chosen.time
             alone = all_but = None
-            if self.recipe is None and form:
-                alone = self._alone(index, form)
+            if self.recipe is None and variant:
+                alone = self._alone(index, variant)
                 all_but = self._drop([*choice[:index], 0, *choice[index + 1 :]])
             ops.append(
                 {
@@ -282,8 +284,8 @@ class _Tuner:
                     "weight": one.op.name,
                     "shape": list(one.op.values.shape),
                     "uses": one.op.kinds,
-                    "method": describe_piece(one.pieces[form], one.methods[form]),
-                    "own_snr_db": -10 * math.log10(chosen.noise) if form and chosen.noise > 0 else None,
+                    "method": describe_piece(one.subgraphs[variant], one.methods[variant]),
+                    "own_snr_db": -10 * math.log10(chosen.nmse) if variant and chosen.nmse > 0 else None,
                     "alone": alone.value if alone else None,
                     "all_but": all_but.value if all_but else None,
                     "flips_alone": alone.flips if alone else None,
@@ -293,24 +295,24 @@ class _Tuner:
             )
         drop = self._drop(choice)
         return {
-            "measure": self.judge.measure,
+            "measure": self.evaluator.measure,
             "max_drop": self.budget,
             "drop": drop.value,
             "top_1": None if drop.flips is None else 1 - drop.flips,
-            "samples": self.judge.description,
+            "samples": self.evaluator.description,
             "relative_time": 1 - saved,
             "searched": self.recipe is None,
             "ops": ops,
-            "front": front,
+            "front": frontier,
         }
 
     def _write(self, role: str, choice: Sequence[int]) -> ir.Model:
         """Put the chosen forms into a copy of the float32 graph."""
         model = ir.load(self.paths[role])
-        mine = [(one, form) for one, form in zip(self.candidates, choice, strict=True) if one.role == role]
-        for op, (one, form) in zip(find_ops(model.graph), mine, strict=True):
-            if form:
-                splice(model.graph, op, one.pieces[form])
+        mine = [(one, variant) for one, variant in zip(self.candidates, choice, strict=True) if one.role == role]
+        for op, (one, variant) in zip(find_ops(model.graph), mine, strict=True):
+            if variant:
+                splice(model.graph, op, one.subgraphs[variant])
         common.RemoveUnusedNodesPass()(model)
         common.RemoveUnusedOpsetsPass()(model)
         _forget_inferred(model.graph)

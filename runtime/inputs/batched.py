@@ -16,7 +16,7 @@ from ..control import CancelToken, Control
 from ..heads import Task
 from ..model import Model, as_iterator, as_list
 from ..open_bundle import OpenBundle
-from ..parallel import spread
+from ..parallel import parallel_map
 from ..progress import Progress, reporter
 from ..sessions.session import Session
 from .batches import BATCH_TOKENS, check_count, check_rows, pad_rows, plan
@@ -123,7 +123,7 @@ class Batched(Model):
             for place, value in zip(places, values, strict=True):
                 results[place] = task.finish(items[place], rows[place], value)
 
-        for places in spread(work, batches, threads, stop.cancel):
+        for places in parallel_map(work, batches, threads, stop.cancel):
             yield len(places)
 
     def _rows(self, items: list[Any], task: Task[Any], control: Control, start: int) -> list[list[int]]:

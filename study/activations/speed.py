@@ -88,8 +88,8 @@ def time_activations(
     with shelf() as folder:
         jobs = {name: _job(name, model, WIDTH, folder) for name, model in models.items()}
         jobs[_CALL] = _job(BASELINE, export_activation(BASELINE, 1), 1, folder)
-        works = [{"rows": rows} for rows, _ in SHAPES]
-        turns = take_turns(jobs, works, rounds=rounds, seconds=_TURN, cores=_core(), progress=progress)
+        workloads = [{"rows": rows} for rows, _ in SHAPES]
+        turns = take_turns(jobs, workloads, rounds=rounds, seconds=_TURN, cores=_core(), progress=progress)
     found: dict[str, tuple[Speed, ...]] = {}
     for name in models:
         speeds = []

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tfm.latency import bootstrap_median
 from tfm.latency.ratios import SAME
 from tfm.quantize import round_symmetric
-from tfm.runtime import Figures
+from tfm.runtime import ErrorStats
 
 Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -100,7 +100,7 @@ def text_sqnr(layers: Sequence[Array], scale: str) -> float:
     quantize = {"per_tensor": per_tensor, "per_token": per_token}[scale]
     ratios = []
     for y_TF in layers:
-        figures = Figures()
+        figures = ErrorStats()
         figures.add(quantize(y_TF), y_TF)
         ratios.append(figures.snr_db)
     finite = [ratio for ratio in ratios if np.isfinite(ratio)]

@@ -15,7 +15,7 @@ from tfm.latency import worker
 from tfm.runtime import open_session
 
 
-def open_works(job: Mapping[str, Any]) -> Sequence[worker.Run]:
+def open_workloads(job: Mapping[str, Any]) -> Sequence[worker.Run]:
     """Open the graph, and draw standard normal inputs of so many rows for each work."""
     session = open_session(Path(job["file"]), "cpu", 1)
     return [_run_of(session, work["rows"], job["entering"], job["width"]) for work in job["works"]]
@@ -32,4 +32,4 @@ def _run_of(session: Any, rows: int, entering: int, width: int) -> worker.Run:
 
 def main(imported: float | None = None) -> None:
     """Serve as an engine of `rounds`."""
-    worker.main(open_works, imported)
+    worker.main(open_workloads, imported)

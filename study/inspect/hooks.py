@@ -63,7 +63,7 @@ class SubLayerTap:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Taps:
+class Hooks:
     """What can be seen of one graph, each in the graph's order; `unseen` are ops that cannot, and why."""
 
     attentions: tuple[AttentionTap, ...]
@@ -79,7 +79,7 @@ class Taps:
         return names | {name for one in self.sublayers for name in (one.before, one.added, one.after)}
 
 
-def find_taps(model: ir.Model) -> Taps:
+def find_hooks(model: ir.Model) -> Hooks:
     """Find the attentions, feed-forward layers and residual connections that a graph names.
 
     Args:
@@ -100,7 +100,7 @@ def find_taps(model: ir.Model) -> Taps:
                 attentions.append(found)
         elif kind == "activation" and _layer(path) and (seen := _units(path, nodes)) is not None:
             units.append(seen)
-    return Taps(
+    return Hooks(
         attentions=tuple(attentions),
         units=tuple(units),
         sublayers=tuple(_sublayers(groups)),

@@ -12,12 +12,12 @@ import onnx_ir as ir
 
 from tfm.bundle import Manifest, folder_of, read_manifest
 from tfm.errors import BundleError, VerificationError
-from tfm.quantize import open_taps
+from tfm.quantize import open_hooked
 from tfm.runtime import Array, InputChecks, check_graphs, check_onnxruntime, length_limit, load
 
 from .attention import describe_heads, open_keys
 from .derivatives import derivative_of
-from .hooks import Taps, find_taps
+from .hooks import Hooks, find_hooks
 from .insight import Attention, FeedForward, Insight, Stack
 from .reading import Reader, feeds_of
 from .residual import lengths, measure_sublayer
@@ -124,7 +124,7 @@ class _Builder:
         )
         return {name: array for name, array in values.items() if name.startswith("present.")}
 
-    def _attentions(self, role: str, ids: list[int], taps: Taps, values: Mapping[str, Array]) -> list[Attention]:
+    def _attentions(self, role: str, ids: list[int], taps: Hooks, values: Mapping[str, Array]) -> list[Attention]:
         found = []
         for tap in taps.attentions:
             weights_NST = values[tap.weights][0].astype(np.float32)
@@ -143,7 +143,7 @@ class _Builder:
             found.append(Attention(path=tap.path, over=over, weights_NST=weights_NST, heads=heads))
         return found
 
-    def _feed_forwards(self, taps: Taps, values: Mapping[str, Array]) -> list[FeedForward]:
+    def _feed_forwards(self, taps: Hooks, values: Mapping[str, Array]) -> list[FeedForward]:
         if self._derivative is None:
             return []
         found = []
@@ -157,20 +157,20 @@ class _Builder:
         return found
 
 
-def _run(path: Path, feeds: Mapping[str, Array]) -> tuple[Taps, dict[str, Array]]:
+def _run(path: Path, feeds: Mapping[str, Array]) -> tuple[Hooks, dict[str, Array]]:
     """Run a graph; give where to look, and all values to look at and presents by name.
 
     Raises:
         BundleError: onnxruntime cannot run it with its inner values as outputs.
     """
     model = ir.load(path)
-    taps = find_taps(model)
+    taps = find_hooks(model)
     presents = {str(value.name) for value in model.graph.outputs if str(value.name).startswith("present.")}
     names = sorted((taps.names | presents) - feeds.keys())
     if not names:
         return taps, dict(feeds)
     try:
-        arrays = open_taps(model, names, path.parent).run(names, dict(feeds))
+        arrays = open_hooked(model, names, path.parent).run(names, dict(feeds))
     except Exception as error:  # onnxruntime's errors have no common class below Exception
         raise BundleError(
             f"onnxruntime could not run {path} with its inner values as outputs: {error}; look into another precision"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from side_by_side import Engine, Ratio, Work, Worker, column, duration, ratio, ratio_table, started, take_turns
+from side_by_side import Engine, Ratio, Worker, Workload, column, duration, ratio, ratio_table, started, take_turns
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,7 +98,7 @@ def test_all_have_a_turn_in_each_round_in_changing_order(tmp_path: Path) -> None
     body = f"open({str(log)!r}, 'a').write(json.loads(sys.argv[1])['of'])\nreturn {{'seconds': float(line)}}"
     engines = [engine(tmp_path, name, body) for name in "abc"]
     with started(engines, 1) as workers:
-        answers = take_turns(workers, [Work(name="w", line="0.5"), Work(name="v", line="2")], 8, 1)
+        answers = take_turns(workers, [Workload(name="w", line="0.5"), Workload(name="v", line="2")], 8, 1)
     turns = [log.read_text()[start : start + 3] for start in range(0, 48, 3)]
     assert [sorted(turn) for turn in turns] == [["a", "b", "c"]] * 16
     assert len(set(turns)) > 2
@@ -122,7 +122,7 @@ def test_a_worker_is_pinned_and_told_its_threads_and_stopped_between_turns(tmp_p
 def test_a_fresh_turn_has_a_process_of_its_own(tmp_path: Path) -> None:
     one = engine(tmp_path, "a", "return {'seconds': 1.0, 'pid': os.getpid()}")
     with started([one], 1) as workers:
-        answers = take_turns(workers, [Work(name="w", line="x", fresh=True)], 2, 1)["w"]["a"]
+        answers = take_turns(workers, [Workload(name="w", line="x", fresh=True)], 2, 1)["w"]["a"]
         assert len({*(answer["pid"] for answer in answers), workers[0].ask("x")["pid"]}) == 3
     assert all(answer["peak"] > 1e6 for answer in answers)
 

@@ -184,16 +184,16 @@ def test_the_front_lies_where_its_figures_say(chromium: Any, reports: dict[str, 
         (low_y, _, _, bottom), *_, (high_y, _, _, top) = [tick for tick in ticks if not tick[1]]
         points = page.locator(".front circle").all()
         assert len(points) == len(entry["front"])
-        for mix, point in zip(entry["front"], points, strict=True):
+        for assignment, point in zip(entry["front"], points, strict=True):
             box = point.bounding_box()
-            share_x = (mix["relative_time"] - low_x) / (high_x - low_x)
-            share_y = np.log(mix["drop"] / low_y) / np.log(high_y / low_y)
+            share_x = (assignment["relative_time"] - low_x) / (high_x - low_x)
+            share_y = np.log(assignment["drop"] / low_y) / np.log(high_y / low_y)
             assert box["x"] + box["width"] / 2 == pytest.approx(left + share_x * (right - left), abs=1)
             # the middle of a label's box is not that of its letters
             assert box["y"] + box["height"] / 2 == pytest.approx(bottom - share_y * (bottom - top), abs=2)
             hollow = "rgb(255, 255, 255)"
             fill = point.evaluate("e => getComputedStyle(e).fill")
-            assert (fill == hollow) is not mix["measured"]
+            assert (fill == hollow) is not assignment["measured"]
         chosen = page.locator(".front circle.chosen").bounding_box()
         budget = page.locator(".front .limit").bounding_box()
         assert chosen["y"] > budget["y"]

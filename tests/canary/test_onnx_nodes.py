@@ -472,7 +472,9 @@ def test_every_op_that_our_source_names_is_watched() -> None:
     known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
     named = set()
     files = {*(REPO / "export").rglob("*.py"), *(REPO / "quantize").rglob("*.py")}
-    half = REPO / "quantize" / "methods" / "fp16.py"  # names ops of any graph, to leave them in float32; it makes Casts alone
+    half = (
+        REPO / "quantize" / "methods" / "fp16.py"
+    )  # names ops of any graph, to leave them in float32; it makes Casts alone
     assert half in files
     for file in sorted(files - {half}):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -186,6 +186,6 @@ def test_one_engine_alone(capsys: pytest.CaptureFixture[str]) -> None:
 def test_nothing_is_printed_but_the_object(
     make_bundle: Callable[..., str], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "take_turns", lambda engines, works, **_: Turns([{}] * len(works), {}, {}))
+    monkeypatch.setattr(measure, "take_turns", lambda engines, workloads, **_: Turns([{}] * len(workloads), {}, {}))
     code, out, _ = run(make_bundle("encoder"), "--starts", "0", "--json")
     assert (code, json.loads(out)["lines"]) == (0, [])

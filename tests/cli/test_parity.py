@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from tfm.cli import main
 from tfm.cli.parity import _print
-from tfm.runtime import Figures, GoldenReport
+from tfm.runtime import ErrorStats, GoldenReport
 from tfm.runtime.golden import GoldenGraph, GoldenOutput
 
 CONFTEST = Path(__file__).parents[1] / "runtime" / "conftest.py"
@@ -96,7 +96,7 @@ def test_layers_share_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     """The one nearest to its limit is shown; a failed one before all others."""
 
     def output(layer: int, error: float, limit: float) -> GoldenOutput:
-        figures = Figures()
+        figures = ErrorStats()
         figures.add(np.array([1.0 + error]), np.array([1.0]))
         fault = "is off" if error > limit else ""
         return GoldenOutput(name=f"present.{layer}.key", figures=figures, measure="max_abs", limit=limit, fault=fault)

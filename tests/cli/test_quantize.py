@@ -31,8 +31,8 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def slow_down(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
-    def time_engines(jobs: Any, works: Any) -> list[Latency]:
-        return [Latency(work=w.name, rounds={n: [1.0 if n == "fp32" else factor] * 9 for n in jobs}) for w in works]
+    def time_engines(jobs: Any, workloads: Any) -> list[Latency]:
+        return [Latency(work=w.name, rounds={n: [1.0 if n == "fp32" else factor] * 9 for n in jobs}) for w in workloads]
 
     monkeypatch.setattr(existing, "time_engines", time_engines)
     monkeypatch.setattr(existing, "try_engines", lambda *_: None)
@@ -147,6 +147,19 @@ def test_bad_input_gets_one_sentence(
     assert message in err.strip().splitlines()[-1]
     assert "Traceback" not in err
     assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("value", "code", "said"), [("size", 0, "→"), ("time", 2, "'time' is not one of 'size', 'speed'")]
+)
+def test_an_options_old_name_means_the_new_one(
+    run: Run, bundle: Path, capsys: pytest.CaptureFixture[str], value: str, code: int, said: str
+) -> None:
+    assert "--favour" not in run("quantize", "--help")[1]
+    done = run("quantize", bundle, "--favour", value)
+    assert done[0] == code
+    assert "--favour is called --optimize-for now" in done[2]
+    assert said in done[1] + done[2]
 
 
 def test_no_bundle(run: Run, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tfm.export.generic.open import open_generic
 from tfm.export.graphs import Graph
 from tfm.export.verify.samples import cases
 from tfm.quantize import quantize_int8
-from tfm.quantize.methods.fp16 import to_half
+from tfm.quantize.methods.fp16 import to_fp16
 
 ENCODER = {"kind": "encoder", "activation": "gelu", "num_encoder_layers": 2, "pooling": "mean", "pooler": True}
 QUICK = {"kind": "encoder", "activation": "quick_gelu", "norm_first": True}
@@ -61,6 +61,6 @@ def plant(
     if precision == "int8":
         quantize_int8(model)
     if precision == "fp16":
-        to_half(model)
+        to_fp16(model)
     ir.save(model, folder / "edited.onnx")
     return verify(graph, folder / "edited.onnx", cases(graph), precision=precision, **options)

@@ -21,7 +21,7 @@ from tfm.export.certificate import PARITY_SCHEMA
 from tfm.export.verify.fidelity import FLOORS, Fidelity
 from tfm.latency import Latency
 from tfm.model import save_checkpoint
-from tfm.quantize.search.evaluator import Judge
+from tfm.quantize.search.evaluator import Evaluator
 from tfm.runtime import check_golden, load
 
 ENCODER = {"kind": "encoder", "activation": "gelu"}
@@ -257,8 +257,8 @@ def test_a_finished_search_outlives_what_fails_after_it(
         export_checkpoint(checkpoint, output, max_drop=-1.0)
     only_figures_are_left(output)
     found = []
-    real = Judge.drop
-    monkeypatch.setattr(Judge, "drop", lambda *arguments: found.append(0) or real(*arguments))
+    real = Evaluator.drop
+    monkeypatch.setattr(Evaluator, "drop", lambda *arguments: found.append(0) or real(*arguments))
     assert export_checkpoint(checkpoint, output).shipped
     assert len(found) == 1  # of the result, on samples that no search has seen
     assert [path.name for path in output.parent.iterdir()] == ["x.tfm"]
@@ -339,13 +339,13 @@ def test_a_defect_that_only_the_int8_graph_has(
 def test_a_defect_that_only_the_fp16_graph_has(
     checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch, edit: Callable[[ir.Node], None]
 ) -> None:
-    real = bundle.to_half
+    real = bundle.to_fp16
 
-    def to_half(model: ir.Model) -> None:
+    def to_fp16(model: ir.Model) -> None:
         real(model)
         defect(edit, "Attention")(model)
 
-    monkeypatch.setattr(bundle, "to_half", to_half)
+    monkeypatch.setattr(bundle, "to_half", to_fp16)
     report = export_checkpoint(checkpoint, output, precisions=["fp16"])
     assert not report.shipped
     assert report.faults()[0].startswith(

@@ -8,11 +8,11 @@ from planted_quantization import encoder_weights, planted
 
 from tfm.export import Tolerance
 from tfm.export.certificate import PARITY_SCHEMA, certify
-from tfm.export.source import Subject
+from tfm.export.source import Source
 
 
 def certified(**more: Any) -> dict[str, Any]:
-    subject = cast(Subject, SimpleNamespace(family="bert", config=SimpleNamespace(kind="encoder"), parameters=7))
+    subject = cast(Source, SimpleNamespace(family="bert", config=SimpleNamespace(kind="encoder"), parameters=7))
     nothing: dict[str, Any] = {"graphs": [], "fidelity": [], "latency": []}
     return certify("a.tfm", subject, {}, opset=23, tolerance=Tolerance(1e-5, 1e-5), **nothing, **more)
 

@@ -127,8 +127,8 @@ def test_an_exported_program_is_verified(factory: str, tmp_path: Path) -> None:
 
 def test_in_place_functions_do_not_change_what_was_recorded() -> None:
     graph = graph_of("by_hand")
-    _, taps = record(graph, graph.sample(torch.Generator().manual_seed(0), 2, 5))
-    relu = next(tap for tap in taps if str(tap.op) == "activation  1")
+    _, calls = record(graph, graph.sample(torch.Generator().manual_seed(0), 2, 5))
+    relu = next(call for call in calls if str(call.op) == "activation  1")
     assert relu.inputs[0] is not None
     assert (relu.inputs[0] < 0).any()
     assert torch.equal(relu.inputs[0].relu(), relu.output)  # not what += made of it

@@ -21,7 +21,7 @@ from tfm.export.graphs import graphs_of
 from tfm.export.manifest import write_manifest
 from tfm.export.to_onnx import to_onnx
 from tfm.quantize import quantize_int8
-from tfm.quantize.methods.fp16 import emulate_half, to_half
+from tfm.quantize.methods.fp16 import emulate_fp16, to_fp16
 from tfm.runtime import GoldenReport, check_golden
 
 BOTH = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "activation": "gelu", "norm_first": True}
@@ -34,7 +34,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def write_bundle(folder: Path, graphs: list[Graph], config: Any, to_onnx: Callable[[Graph], ir.Model]) -> Path:
     """Make a bundle, without what else an export verifies and measures."""
-    convert: dict[str, Callable[[ir.Model], object]] = {"fp32": id, "int8": quantize_int8, "fp16": to_half}
+    convert: dict[str, Callable[[ir.Model], object]] = {"fp32": id, "int8": quantize_int8, "fp16": to_fp16}
     files: dict[str, dict[str, Path]] = {precision: {} for precision in convert}
     (folder / "onnx").mkdir(parents=True)
     for graph in graphs:
@@ -370,7 +370,7 @@ def test_a_planted_defect(planted: Callable[..., GoldenReport], file: str, chang
 
 def test_float16_may_round_every_result_where_it_runs(planted: Callable[..., GoldenReport]) -> None:
     """As CUDA does, and the CPU that its limits were measured on does not."""
-    report = planted(FP16, emulate_half)
+    report = planted(FP16, emulate_fp16)
     assert report.passed, report.faults()
 
 

@@ -22,7 +22,7 @@ from tfm.export import export_checkpoint, graphs_of
 from tfm.export.ops import ATTENTION
 from tfm.export.passes import OP_KEY
 from tfm.export.testing import assert_parity
-from tfm.export.verify.against_checkpoint import compare_live
+from tfm.export.verify.against_checkpoint import compare_with_checkpoint
 from tfm.export.verify.bisect import SCRIPT, bisect
 from tfm.export.verify.samples import all_padding, cases, every_id
 from tfm.model import load_checkpoint, save_checkpoint
@@ -84,7 +84,7 @@ def nudge_one_weight(model: ir.Model) -> None:
 
 
 def test_a_good_bundle_is_the_same(made: Path) -> None:
-    report = compare_live(made / "model.tfm", made / "model.pt", cases=3, seed=7)
+    report = compare_with_checkpoint(made / "model.tfm", made / "model.pt", cases=3, seed=7)
     assert report.passed
     assert report.faults() == []
     assert [(graph.precision, graph.role) for graph in report.graphs] == [
@@ -101,7 +101,7 @@ def test_a_broken_bundle_is_named(made: Path, broken: Any, change: Callable[[ir.
     name = {gelu_by_tanh: GELU, swap_keys_and_values: "attention encoder.layers.0.self_attn: fed a wrong"}.get(
         change, "linear encoder.layers.0.feed_forward.linear1: its weights are not eager's: 1 of 384 numbers differ"
     )
-    report = compare_live(broken(change), made / "model.pt", cases=1, precisions=["fp32"])
+    report = compare_with_checkpoint(broken(change), made / "model.pt", cases=1, precisions=["fp32"])
     assert not report.passed
     assert report.faults()[0].startswith(f"fp32 encoder: {name}")
     assert "called at tfm/model/" in report.faults()[0]
@@ -116,7 +116,7 @@ def test_one_wrong_row_of_an_embedding_is_found(made: Path, broken: Any) -> None
         array[17] += 1.0
         table.const_value = ir.tensor(array, name=table.name)
 
-    report = compare_live(broken(change), made / "model.pt", cases=1, precisions=["fp32"])
+    report = compare_with_checkpoint(broken(change), made / "model.pt", cases=1, precisions=["fp32"])
     assert report.faults()[0].startswith("fp32 encoder: embedding encoder.embedding")
     wrong = {output.name for output in report.graphs[0].outputs if output.fault and "every id" in output.level}
     assert "last_hidden_state" in wrong
@@ -139,27 +139,27 @@ def test_inputs(make_model: Any) -> None:
 def test_another_model_is_refused(made: Path, make_model: Any, tmp_path: Path) -> None:
     save_checkpoint(make_model(kind="encoder"), tmp_path / "encoder.pt")
     with pytest.raises(BundleError, match="the checkpoint makes model: they are not of the same model"):
-        compare_live(made / "model.tfm", tmp_path / "encoder.pt")
+        compare_with_checkpoint(made / "model.tfm", tmp_path / "encoder.pt")
     save_checkpoint(make_model(**OPTIONS, d_model=32), tmp_path / "wide.pt")
     with pytest.raises(BundleError, match=r"gives 'last_hidden_state' of shape .*16.*32.*not of the same model"):
-        compare_live(made / "model.tfm", tmp_path / "wide.pt")
+        compare_with_checkpoint(made / "model.tfm", tmp_path / "wide.pt")
 
 
 def test_other_weights_are_not_the_same(made: Path, make_model: Any, tmp_path: Path) -> None:
     save_checkpoint(make_model(seed=1, **OPTIONS), tmp_path / "other.pt")
-    report = compare_live(made / "model.tfm", tmp_path / "other.pt", cases=1, precisions=["fp32"])
+    report = compare_with_checkpoint(made / "model.tfm", tmp_path / "other.pt", cases=1, precisions=["fp32"])
     assert "its weights are not eager's" in report.faults()[0]
 
 
 def test_what_is_not_there_is_said(made: Path) -> None:
     with pytest.raises(BundleError, match="the bundle has no 'int4'; it has fp32, int8"):
-        compare_live(made / "model.tfm", made / "model.pt", precisions=["int4"])
+        compare_with_checkpoint(made / "model.tfm", made / "model.pt", precisions=["int4"])
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         with pytest.raises(ProviderError, match="this onnxruntime has no CUDAExecutionProvider; it has "):
-            compare_live(made / "model.tfm", made / "model.pt", provider="cuda")
+            compare_with_checkpoint(made / "model.tfm", made / "model.pt", provider="cuda")
     (made / "empty").mkdir()
     with pytest.raises(TfmError, match=r"manifest\.json"):
-        compare_live(made / "empty", made / "model.pt")
+        compare_with_checkpoint(made / "empty", made / "model.pt")
 
 
 def test_a_changed_file_is_refused(made: Path, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_changed_file_is_refused(made: Path, tmp_path: Path) -> None:
     with open(copy / "onnx" / "encoder_model.onnx", "ab") as stream:
         stream.write(b"\0")
     with pytest.raises(BundleError, match=r"encoder_model\.onnx"):
-        compare_live(copy, made / "model.pt")
+        compare_with_checkpoint(copy, made / "model.pt")
 
 
 # ------------------------------------------------ the smallest part that differs
@@ -184,7 +184,9 @@ def test_a_changed_file_is_refused(made: Path, tmp_path: Path) -> None:
 )
 def test_bisecting(made: Path, broken: Any, tmp_path: Path, change: Any, what: str, nodes: tuple[str, ...]) -> None:
     folder = tmp_path / "smallest"
-    report = compare_live(broken(change), made / "model.pt", cases=2, precisions=["fp32"], bisect_into=folder)
+    report = compare_with_checkpoint(
+        broken(change), made / "model.pt", cases=2, precisions=["fp32"], bisect_into=folder
+    )
     found = report.reproduction
     assert found is not None
     assert (found.what, found.nodes) == (what, nodes)
@@ -227,19 +229,19 @@ def test_a_float16_graph_is_cut_in_the_form_that_was_compared(
         node.attributes.clear()
 
     def half(model: ir.Model) -> None:
-        to_half(model)
+        to_fp16(model)
         relu(model)
 
-    to_half = bundle_module.to_half
+    to_fp16 = bundle_module.to_fp16
     monkeypatch.setattr(bundle_module, "measure_latency", lambda *_: [])
     save_checkpoint(make_model(kind="encoder", activation="gelu"), tmp_path / "model.pt")
     good, bad = tmp_path / "good.tfm", tmp_path / "bad.tfm"
     assert export_checkpoint(tmp_path / "model.pt", good, precisions=["fp16"]).passed
-    assert compare_live(good, tmp_path / "model.pt", cases=2).passed
+    assert compare_with_checkpoint(good, tmp_path / "model.pt", cases=2).passed
     monkeypatch.setattr(bundle_module, "to_half", half)
     monkeypatch.setattr(bundle_module.ExportReport, "shipped", True)
     export_checkpoint(tmp_path / "model.pt", bad, precisions=["fp16"])
-    report = compare_live(bad, tmp_path / "model.pt", cases=2, bisect_into=tmp_path / "smallest")
+    report = compare_with_checkpoint(bad, tmp_path / "model.pt", cases=2, bisect_into=tmp_path / "smallest")
     assert report.faults()[0].startswith(f"fp16 model: {GELU}: off by itself")
     assert report.reproduction is not None
     assert (report.reproduction.what, report.reproduction.nodes[0]) == (f"{GELU} by itself", "Relu")

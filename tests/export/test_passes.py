@@ -48,9 +48,9 @@ def test_ops_have_the_recorder_s_names_in_its_order(export_tiny: ExportTiny, opt
         model = ir.load(exported.path)
         tags = [node.metadata_props[OP_KEY] for node in model.graph if OP_KEY in node.metadata_props]
         names = [tag for tag in tags if OpId.parse(tag).kind not in LAYERS]
-        _, taps = record(exported.graph, cases(exported.graph)[0])
-        assert sorted(set(names)) == sorted(str(tap.op) for tap in taps)
-        assert list(dict.fromkeys(names)) == [str(tap.op) for tap in taps]
+        _, calls = record(exported.graph, cases(exported.graph)[0])
+        assert sorted(set(names)) == sorted(str(call.op) for call in calls)
+        assert list(dict.fromkeys(names)) == [str(call.op) for call in calls]
         for node in model.graph:
             if node.op_type in ("Attention", "Gelu", "QuickGelu", "Tanh"):
                 assert OP_KEY in node.metadata_props

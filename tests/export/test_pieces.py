@@ -14,7 +14,7 @@ from planting import GPT2, LLAMA, T5
 from tfm.errors import VerificationError
 from tfm.export.verify.regions import cuts_of, find_regions
 from tfm.export.verify.samples import cases
-from tfm.export.verify.subgraphs import Pieces, open_nodes
+from tfm.export.verify.subgraphs import Subgraphs, open_nodes
 
 CPU = ["CPUExecutionProvider"]
 X = np.array([1.0, -2.0], np.float32)
@@ -31,9 +31,9 @@ def chain() -> ir.Model:
     return model_of("a = Relu(x)  b = Mul(a, w)  c = Add(a, b)  d = Neg(c)")
 
 
-def cut(model: ir.Model, *names: str) -> Pieces:
+def cut(model: ir.Model, *names: str) -> Subgraphs:
     values = {value.name: value for node in model.graph for value in node.outputs} | dict(model.graph.initializers)
-    return Pieces(model, {name: [values[name]] for name in names}, Path(), CPU)
+    return Subgraphs(model, {name: [values[name]] for name in names}, Path(), CPU)
 
 
 @pytest.mark.parametrize(("options", "role"), [(LLAMA, "model"), (GPT2, "model"), (T5, "encoder"), (T5, "decoder")])
@@ -52,11 +52,11 @@ def test_every_value_is_what_the_whole_graph_has(
     options_of_pieces.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options_of_pieces.intra_op_num_threads = 1
     session = ort.InferenceSession(tmp_path / "whole.onnx", options_of_pieces, providers=CPU)
-    pieces, compared = Pieces(model, cuts, tmp_path, CPU), 0
+    subgraphs, compared = Subgraphs(model, cuts, tmp_path, CPU), 0
     for case in cases(exported.graph, count=3):
         feeds = {value.name: x.numpy() for value, x in zip(exported.graph.inputs, case, strict=True)}
         expected = dict(zip((o.name for o in session.get_outputs()), session.run(None, feeds), strict=True)) | feeds
-        run = pieces.start(feeds)
+        run = subgraphs.start(feeds)
         for name, values in cuts.items():
             for value, found in zip(values, run.take(name), strict=True):
                 np.testing.assert_array_equal(found, expected[str(value.name)], strict=True)
@@ -79,9 +79,12 @@ def test_a_value_is_released_after_its_last_use() -> None:
 
 
 def test_each_node_runs_once_whatever_is_asked_for() -> None:
-    pieces = cut(chain(), "b", "a", "d")
-    assert [[node.op_type for node in piece.nodes] for piece in pieces._pieces] == [["Relu", "Mul"], ["Add", "Neg"]]
-    run = pieces.start({"x": X})
+    subgraphs = cut(chain(), "b", "a", "d")
+    assert [[node.op_type for node in subgraph.nodes] for subgraph in subgraphs._pieces] == [
+        ["Relu", "Mul"],
+        ["Add", "Neg"],
+    ]
+    run = subgraphs.start({"x": X})
     assert [float(run.take(name)[0][0]) for name in ("b", "a", "d")] == [3.0, 1.0, -4.0]
 
 
@@ -95,9 +98,9 @@ def test_a_graph_with_branches_stays_whole() -> None:
     """A branch reads values of the graph that it is in without taking them as inputs."""
     branches = "then_branch = t () => (float[2] p) { p = Add(a, w) }, else_branch = e () => (float[2] q) { q = Neg(x) }"
     model = model_of(f"a = Relu(x)  c = If (yes) <{branches}>  d = Neg(c)")
-    pieces = cut(model, "a", "c")
-    assert len(pieces._pieces) == 1
-    run = pieces.start({"x": X})
+    subgraphs = cut(model, "a", "c")
+    assert len(subgraphs._pieces) == 1
+    run = subgraphs.start({"x": X})
     np.testing.assert_array_equal(run.take("a"), [[1.0, 0.0]])
     np.testing.assert_array_equal(run.take("c"), [[4.0, 4.0]])
     np.testing.assert_array_equal(run.outputs(), [[-4.0, -4.0]])
@@ -115,13 +118,13 @@ def test_a_piece_that_fails_fails_again_and_is_not_skipped() -> None:
 
 
 def test_a_piece_alone_on_other_inputs() -> None:
-    pieces = cut(chain(), "a", "b", "c")
+    subgraphs = cut(chain(), "a", "b", "c")
     two = np.array([2.0, 2.0], np.float32)
-    np.testing.assert_array_equal(pieces.run_alone("b", {"a": two}, "b"), [6.0, 8.0])
-    np.testing.assert_array_equal(pieces.run_alone("c", {"a": two, "b": two}, "c"), [4.0, 4.0])
-    assert pieces.run_alone("c", {"a": two}, "c") is None  # the piece needs b too
-    assert pieces.run_alone("b", {"a": two}, "a") is None  # another piece gives a
-    assert pieces.run_alone("nothing", {"a": two}, "b") is None
+    np.testing.assert_array_equal(subgraphs.run_alone("b", {"a": two}, "b"), [6.0, 8.0])
+    np.testing.assert_array_equal(subgraphs.run_alone("c", {"a": two, "b": two}, "c"), [4.0, 4.0])
+    assert subgraphs.run_alone("c", {"a": two}, "c") is None  # the piece needs b too
+    assert subgraphs.run_alone("b", {"a": two}, "a") is None  # another piece gives a
+    assert subgraphs.run_alone("nothing", {"a": two}, "b") is None
 
 
 def test_nodes_that_read_more_than_they_are_fed() -> None:

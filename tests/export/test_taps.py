@@ -17,8 +17,8 @@ MakeModel = Callable[..., Transformer]
 
 def taps_of(graph: Any, past: int = 2) -> tuple[list[torch.Tensor], list[Any], list[torch.Tensor]]:
     inputs = graph.sample(torch.Generator().manual_seed(0), 2, 3, past)
-    outputs, taps = record(graph, inputs)
-    return outputs, taps, inputs
+    outputs, calls = record(graph, inputs)
+    return outputs, calls, inputs
 
 
 def names(kind: str, path: str) -> list[str]:
@@ -28,12 +28,12 @@ def names(kind: str, path: str) -> list[str]:
 def test_encoder_decoder_ops_in_call_order(make_model: MakeModel) -> None:
     model = make_model(num_encoder_layers=2, num_decoder_layers=2)
     source, decoder = graphs_of(model)
-    assert [str(tap.op) for tap in taps_of(source)[1]] == [
+    assert [str(call.op) for call in taps_of(source)[1]] == [
         f"{op} encoder.layers.{layer}.{path}"
         for layer in range(2)
         for op, path in (("attention", "self_attn"), ("activation", "feed_forward.activation"))
     ]
-    assert [str(tap.op) for tap in taps_of(decoder)[1]] == [
+    assert [str(call.op) for call in taps_of(decoder)[1]] == [
         f"{op} decoder.layers.{layer}.{path}"
         for layer in range(2)
         for op, path in (
@@ -48,15 +48,15 @@ def test_encoder_decoder_ops_in_call_order(make_model: MakeModel) -> None:
 def test_every_activation_is_one_op(make_model: MakeModel, activation: str) -> None:
     model = make_model(kind="encoder", activation=activation)
     (graph,) = graphs_of(model)
-    _, taps, _ = taps_of(graph)
-    assert [str(tap.op) for tap in taps] == [
+    _, calls, _ = taps_of(graph)
+    assert [str(call.op) for call in calls] == [
         "attention encoder.layers.0.self_attn",
         "activation encoder.layers.0.feed_forward.activation",
     ]
-    tap = taps[1]
-    assert len(tap.inputs) == 1
+    call = calls[1]
+    assert len(call.inputs) == 1
     torch.testing.assert_close(
-        model.encoder.layers[0].feed_forward.activation(tap.inputs[0]), tap.output, rtol=0, atol=0
+        model.encoder.layers[0].feed_forward.activation(call.inputs[0]), call.output, rtol=0, atol=0
     )
 
 
@@ -67,15 +67,15 @@ def test_the_pooler_s_tanh_is_an_op(make_model: MakeModel) -> None:
 
 def test_attention_is_recorded_with_all_it_takes(make_model: MakeModel) -> None:
     _, decoder = graphs_of(make_model())
-    _, taps, inputs = taps_of(decoder, past=4)
-    for tap, length in zip(taps[:2], (8, 3), strict=True):  # the cache, with room for one more, and the source
-        query, key, value, mask = tap.inputs
+    _, calls, inputs = taps_of(decoder, past=4)
+    for call, length in zip(calls[:2], (8, 3), strict=True):  # the cache, with room for one more, and the source
+        query, key, value, mask = call.inputs
         assert query.shape == (2, 2, 3, 8)
         assert key.shape == value.shape == (2, 2, length, 8)
         assert mask.dtype == torch.bool
         again = F.scaled_dot_product_attention(query, key, value, mask)
-        torch.testing.assert_close(again, tap.output, rtol=0, atol=0)
-    first_row = taps[0].inputs[1][0, :, :4]
+        torch.testing.assert_close(again, call.output, rtol=0, atol=0)
+    first_row = calls[0].inputs[1][0, :, :4]
     torch.testing.assert_close(first_row, inputs[4][0, :, :4], rtol=0, atol=0)  # the past it was given
 
 
@@ -122,6 +122,6 @@ class Wrapper(nn.Module):
 
 
 def test_calls_of_one_module_are_numbered() -> None:
-    _, taps = record(Wrapper(), [torch.ones(2)])  # type: ignore[arg-type]
-    assert [str(tap.op) for tap in taps] == ["activation act", "activation act 1", "activation "]
-    assert torch.equal(taps[0].output, taps[1].inputs[0])
+    _, calls = record(Wrapper(), [torch.ones(2)])  # type: ignore[arg-type]
+    assert [str(call.op) for call in calls] == ["activation act", "activation act 1", "activation "]
+    assert torch.equal(calls[0].output, calls[1].inputs[0])

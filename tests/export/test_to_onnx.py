@@ -63,7 +63,7 @@ def test_every_kind_is_verified_at_every_level(export_tiny: ExportTiny, options:
         report = verify(exported.graph, exported.path, cases(exported.graph))
         assert report.passed, report.first_fault
         assert {output.level for output in report.outputs} == {"disabled", "basic", "extended", "all", "runtime"}
-        assert [str(op.op) for op in report.promised] == [str(tap.op) for tap in taps_of(exported.graph)]
+        assert [str(op.op) for op in report.promised] == [str(call.op) for call in taps_of(exported.graph)]
         assert all(op.own.count > 0 and op.free.count > 0 and op.form for op in report.ops)
 
 

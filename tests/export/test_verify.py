@@ -24,8 +24,8 @@ from tfm.export.verify.hooks import watch
 from tfm.export.verify.optimized import LEVELS
 from tfm.export.verify.regions import Region
 from tfm.export.verify.samples import cases
-from tfm.export.verify.subgraphs import Pieces, Run
-from tfm.runtime import Figures
+from tfm.export.verify.subgraphs import Run, Subgraphs
+from tfm.runtime import ErrorStats
 
 # ------------------------------------------------ the verdicts
 
@@ -97,7 +97,7 @@ def test_a_report_of_nothing_fails() -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError("boom"), VerificationError("boom"), KeyError("boom"), ValueError()])
 @pytest.mark.parametrize(
-    ("owner", "method"), [(Region, "feeds"), (Pieces, "run_alone"), (Run, "take"), (Figures, "add")]
+    ("owner", "method"), [(Region, "feeds"), (Subgraphs, "run_alone"), (Run, "take"), (ErrorStats, "add")]
 )
 def test_an_error_within_a_comparison_is_a_fault(
     export_tiny: Any, monkeypatch: pytest.MonkeyPatch, owner: type, method: str, error: Exception
@@ -230,9 +230,9 @@ def test_nothing_of_earlier_ops_is_kept(export_tiny: Any, monkeypatch: pytest.Mo
     tensors, arrays = Alive(), Alive()
 
     def watch_noting(graph: Any, case: Any, visit: Any) -> Any:
-        def noting(tap: Any) -> None:
-            visit(tap)
-            tensors.note([*tap.inputs, tap.output])
+        def noting(call: Any) -> None:
+            visit(call)
+            tensors.note([*call.inputs, call.output])
 
         return watch(graph, case, noting)
 
@@ -252,7 +252,7 @@ def test_nothing_of_earlier_ops_is_kept(export_tiny: Any, monkeypatch: pytest.Mo
         assert verify(exported.graph, exported.path, [case], levels=("disabled",)).passed
         verified = tensors.counts
         tensors = Alive()
-        watch_noting(exported.graph, case, lambda tap: None)
+        watch_noting(exported.graph, case, lambda call: None)
         assert verified == tensors.counts
         peaks.append(max(arrays.counts))
         assert len(arrays.seen) > 5 * peaks[-1]
@@ -263,11 +263,11 @@ def test_an_error_on_one_input_is_not_forgotten_on_the_next(export_tiny: Any, mo
     exported = export_tiny(**ENCODER)["model"]
     real, failed = Region.feeds, set()
 
-    def feeds(self: Region, tap: Any) -> Any:
+    def feeds(self: Region, call: Any) -> Any:
         if self.op not in failed:
             failed.add(self.op)
             raise RuntimeError("boom")
-        return real(self, tap)
+        return real(self, call)
 
     monkeypatch.setattr(Region, "feeds", feeds)
     report = verify(exported.graph, exported.path, cases(exported.graph), levels=("disabled",))

@@ -111,9 +111,9 @@ def test_what_generates(
     save_checkpoint(make_model(kind=kind, activation="gelu"), tmp_path / "model.pt")
     options = eager_engines(tmp_path / "model.pt", compiled=False)[0]["eager"].options
     rows = {"rows": [[3, 4], [5, 6]], "texts": [], "file": None, "new_tokens": NEW}
-    works = [{"kind": "rows", **rows}, {"kind": "corpus", **rows, "rows": ROWS * 5}, {"kind": "answer", **rows}]
-    job = {**options, "bundle": str(make_bundle("counter")), "threads": 1, "works": works}
-    measured = [{name: len(times) for name, times in run().items()} for run in eager_engine.open_works(job) if run]
+    workloads = [{"kind": "rows", **rows}, {"kind": "corpus", **rows, "rows": ROWS * 5}, {"kind": "answer", **rows}]
+    job = {**options, "bundle": str(make_bundle("counter")), "threads": 1, "works": workloads}
+    measured = [{name: len(times) for name, times in run().items()} for run in eager_engine.open_workloads(job) if run]
     assert measured == [{"first token": 1, "token": NEW - 1}, {"run": 1}, {"run": 1}]
 
 

@@ -44,8 +44,8 @@ def test_an_encoder(make_bundle: MakeBundle, problems: Any) -> None:
         say=said.append,
     )
     names = [(line.work, line.measure, line.rows) for line in report.lines]
-    works = [("1×2", "run", 1), ("1×4", "run", 1), ("2×2", "run", 2), ("2×4", "run", 2)]
-    assert names == [*works, ("corpus", "corpus", 3)]
+    workloads = [("1×2", "run", 1), ("1×4", "run", 1), ("2×2", "run", 2), ("2×4", "run", 2)]
+    assert names == [*workloads, ("corpus", "corpus", 3)]
     for line in report.lines:
         assert list(line.timings) == ["fp32", "int8"]
         assert (line.baseline, line.timings["fp32"].ratio) == ("fp32", None)
@@ -116,9 +116,9 @@ def test_a_zip_and_one_precision(make_bundle: MakeBundle) -> None:
 def test_several_numbers_of_threads(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     handed: list[tuple[int, Any]] = []
 
-    def take_turns(engines: Mapping[str, Job], works: Sequence[Any], **options: Any) -> Turns:
+    def take_turns(engines: Mapping[str, Job], workloads: Sequence[Any], **options: Any) -> Turns:
         handed.extend((job.options["threads"], options["cores"]) for job in engines.values())
-        return made_up(engines, works, **options)
+        return made_up(engines, workloads, **options)
 
     monkeypatch.setattr(measure, "take_turns", take_turns)
     monkeypatch.setattr(measure, "usable_cores", lambda: 4)
@@ -134,11 +134,11 @@ def test_several_numbers_of_threads(make_bundle: MakeBundle, monkeypatch: pytest
 SPEED = {"eager": 4.0, "fp32": 2.0, "int8": 1.0}
 
 
-def made_up(engines: Mapping[str, Job], works: Sequence[Any], *, rounds: int, **_: Any) -> Turns:
+def made_up(engines: Mapping[str, Job], workloads: Sequence[Any], *, rounds: int, **_: Any) -> Turns:
     """Every engine is as fast as `SPEED` says, but for 1 % of noise that all have in common."""
     times = [
         {name: [{"run": [SPEED[name] * (1 + 0.01 * (turn % 2))] * 3} for turn in range(rounds)] for name in engines}
-        for _ in works
+        for _ in workloads
     ]
     return Turns(times, dict.fromkeys(engines, 1000), {})
 
@@ -169,8 +169,8 @@ def test_another_baseline(make_bundle: MakeBundle) -> None:
 
 
 def test_a_noisy_machine_is_told_of(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    def noisy(engines: Mapping[str, Job], works: Sequence[Any], *, rounds: int, **_: Any) -> Turns:
-        turns = [{name: [{"run": [1.0 + turn % 4]} for turn in range(rounds)] for name in engines} for _ in works]
+    def noisy(engines: Mapping[str, Job], workloads: Sequence[Any], *, rounds: int, **_: Any) -> Turns:
+        turns = [{name: [{"run": [1.0 + turn % 4]} for turn in range(rounds)] for name in engines} for _ in workloads]
         return Turns(turns, {}, {})
 
     monkeypatch.setattr(measure, "take_turns", noisy)
@@ -231,10 +231,10 @@ def test_a_bundle_that_is_not(make_bundle: MakeBundle) -> None:
 
 
 def test_one_whose_interval_begins_too_early(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wide(engines: Mapping[str, Job], works: Sequence[Any], *, rounds: int, **_: Any) -> Turns:
+    def wide(engines: Mapping[str, Job], workloads: Sequence[Any], *, rounds: int, **_: Any) -> Turns:
         seconds = {"fp32": [2.0] * rounds, "int8": [1.0, 1.0, 1.9] * rounds}
         times = {name: [{"run": [seconds[name][turn]]} for turn in range(rounds)] for name in engines}
-        return Turns([times] * len(works), {}, {})
+        return Turns([times] * len(workloads), {}, {})
 
     monkeypatch.setattr(measure, "take_turns", wide)
     bundle = make_bundle("encoder")
@@ -247,11 +247,11 @@ def test_one_that_cannot_be_shown(make_bundle: MakeBundle, monkeypatch: pytest.M
     """Noise is tried again, and a slow one is not: else it would pass by chance."""
     tried: list[float] = []
 
-    def noisy(engines: Mapping[str, Job], works: Sequence[Any], *, rounds: int, **_: Any) -> Turns:
+    def noisy(engines: Mapping[str, Job], workloads: Sequence[Any], *, rounds: int, **_: Any) -> Turns:
         tried.append(0.0)
         wild = len(tried) < 3
         times = {n: [{"run": [SPEED[n] * (1 + 2 * wild * (r % 2))]} for r in range(rounds)] for n in engines}
-        return Turns([times] * len(works), {}, {})
+        return Turns([times] * len(workloads), {}, {})
 
     monkeypatch.setattr(measure, "take_turns", noisy)
     bundle = make_bundle("encoder")

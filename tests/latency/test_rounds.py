@@ -90,8 +90,8 @@ def test_engines_are_pinned(sleeper: MakeJob, tmp_path: Path) -> None:
 
 
 def test_what_an_engine_cannot_do(sleeper: MakeJob) -> None:
-    works = [WORKS[0], {"work": 1, "not": "b"}]
-    turns = take_turns({"a": sleeper("a"), "b": sleeper("b")}, works, rounds=2, seconds=0.001)
+    workloads = [WORKS[0], {"work": 1, "not": "b"}]
+    turns = take_turns({"a": sleeper("a"), "b": sleeper("b")}, workloads, rounds=2, seconds=0.001)
     assert [list(times) for times in turns.times] == [["a", "b"], ["a"]]
 
 
@@ -103,9 +103,9 @@ def test_an_engine_that_cannot_run_here(sleeper: MakeJob) -> None:
 
 
 def test_an_engine_that_breaks_down(sleeper: MakeJob) -> None:
-    works = [WORKS[0], {"work": 1, "breaks": "b"}]
+    workloads = [WORKS[0], {"work": 1, "breaks": "b"}]
     with pytest.raises(VerificationError, match=r"the engine b broke down (.|\n)*RuntimeError: the sleeper woke up"):
-        take_turns({"a": sleeper("a"), "b": sleeper("b")}, works, rounds=1, seconds=0.001)
+        take_turns({"a": sleeper("a"), "b": sleeper("b")}, workloads, rounds=1, seconds=0.001)
 
 
 def test_an_engine_that_says_nothing_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

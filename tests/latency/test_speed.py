@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfm.latency import Job, Latency, Work, all_speeds, compare_speed, graphs, time_engines
+from tfm.latency import Job, Latency, Workload, all_speeds, compare_speed, graphs, time_engines
 from tfm.latency.rounds import Turns
 
-WORKS = [Work(name=name, role="model", inputs={"x": np.zeros(1, np.float32)}) for name in ("a", "b")]
+WORKS = [Workload(name=name, role="model", inputs={"x": np.zeros(1, np.float32)}) for name in ("a", "b")]
 
 
 def latency(work: str = "model 1×16", rounds: int = 9, **times: float | Sequence[float]) -> Latency:
@@ -88,10 +88,10 @@ def test_a_median_would_refuse_half_of_what_is_as_fast() -> None:
 def test_a_noisy_machine_is_tried_again(monkeypatch: pytest.MonkeyPatch, wild: tuple[int, ...], times: int) -> None:
     calls: list[int] = []
 
-    def take_turns(engines: Mapping[str, Job], works: Sequence[Any], *, rounds: int, **_: Any) -> Turns:
+    def take_turns(engines: Mapping[str, Job], workloads: Sequence[Any], *, rounds: int, **_: Any) -> Turns:
         calls.append(rounds)
         noise = WILD if len(calls) in wild else [1.0] * 9
-        return Turns([{name: [{"run": [0.001 * x]} for x in noise] for name in engines} for _ in works], {}, {})
+        return Turns([{name: [{"run": [0.001 * x]} for x in noise] for name in engines} for _ in workloads], {}, {})
 
     monkeypatch.setattr(graphs, "take_turns", take_turns)
     lines = time_engines({name: Job(worker=name, options={}) for name in ("eager", "fp32", "int8")}, WORKS)
@@ -101,7 +101,7 @@ def test_a_noisy_machine_is_tried_again(monkeypatch: pytest.MonkeyPatch, wild: t
 
 def test_engines_are_tried_on_the_first_work_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
-    monkeypatch.setattr(graphs, "take_turns", lambda _, works, **options: told.append((len(works), options)))
+    monkeypatch.setattr(graphs, "take_turns", lambda _, workloads, **options: told.append((len(workloads), options)))
     graphs.try_engines({"fp32": Job(worker="x", options={})}, WORKS)
     assert told == [(1, {"rounds": 0, "warmup": 1})]
 

@@ -21,11 +21,11 @@ def manifest(make_bundle: Callable[..., Path]) -> Callable[..., Manifest]:
 
 
 def test_every_batch_size_and_length(manifest: Callable[..., Manifest]) -> None:
-    works = model_works(manifest("encoder"), [1, 3], [2, 5], 16)
-    assert [(work.name, work.count, work.new_tokens) for work in works] == [
+    workloads = model_works(manifest("encoder"), [1, 3], [2, 5], 16)
+    assert [(work.name, work.count, work.new_tokens) for work in workloads] == [
         ("1×2", 1, 0), ("1×5", 1, 0), ("3×2", 3, 0), ("3×5", 3, 0)
     ]  # fmt: skip
-    for work in works:
+    for work in workloads:
         rows, tokens = map(int, work.name.split("×"))
         array = np.array(work.rows)
         assert array.shape == (rows, tokens)
@@ -121,9 +121,9 @@ def test_without_a_tokenizer(make_bundle: Callable[..., Path], toys: Any) -> Non
 def test_images(manifest: Callable[..., Manifest]) -> None:
     values = {"name": "pixel_values", "dtype": "float32", "shape": ["batch", 3, 4, 4]}
     made = manifest("encoder", signature={"model": {"inputs": [values], "outputs": [], "max_length": {}}})
-    works = model_works(made, [1, 2], [16], 16)
-    assert [work.name for work in works] == ["1", "2"]
-    assert [work.arrays["pixel_values"].shape for work in works] == [(1, 3, 4, 4), (2, 3, 4, 4)]
+    workloads = model_works(made, [1, 2], [16], 16)
+    assert [work.name for work in workloads] == ["1", "2"]
+    assert [work.arrays["pixel_values"].shape for work in workloads] == [(1, 3, 4, 4), (2, 3, 4, 4)]
     assert corpus_of(made, None, 16) == (None, "this bundle reads no texts")
 
 

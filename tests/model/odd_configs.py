@@ -105,7 +105,7 @@ class Format:
 
 
 @dataclasses.dataclass
-class Figures:
+class ErrorStats:
     """What became of the cases."""
 
     cases: int = 0
@@ -565,9 +565,9 @@ def child(root: Path, seed: int, pairs: int, generic: bool, numbers: Iterable[in
         print(json.dumps(told), flush=True)
 
 
-def run(numbers: Iterable[int], seed: int = 0, pairs: int = 0, *, generic: bool = False) -> Figures:
+def run(numbers: Iterable[int], seed: int = 0, pairs: int = 0, *, generic: bool = False) -> ErrorStats:
     """Try cases, by their numbers, in a child process that is begun anew after one that hangs or crashes."""
-    figures, left = Figures(), list(numbers)
+    figures, left = ErrorStats(), list(numbers)
     with tempfile.TemporaryDirectory() as folder:
         while left:
             command = [sys.executable, __file__, "child", folder, str(seed), str(pairs), str(int(generic))]
@@ -576,7 +576,7 @@ def run(numbers: Iterable[int], seed: int = 0, pairs: int = 0, *, generic: bool 
     return figures
 
 
-def _run_child(command: list[str], numbers: list[int], figures: Figures) -> int:
+def _run_child(command: list[str], numbers: list[int], figures: ErrorStats) -> int:
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     # unbuffered, as what has been read ahead is nothing that one can wait for

@@ -93,7 +93,7 @@ def test_an_entry_larger_than_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("offset", [4, 6, 8, 42], ids=["made by", "version", "flags", "place"])
 def test_a_directory_of_odd_values(tmp_path: Path, offset: int) -> None:
     """Whatever zipfile raises of these, it is one sentence; so it is when it is asked whether this is a program."""
-    from tfm.export.source import open_subject
+    from tfm.export.source import open_source
 
     file = save(tmp_path / "m.pt")
     content = bytearray(file.read_bytes())
@@ -102,7 +102,7 @@ def test_a_directory_of_odd_values(tmp_path: Path, offset: int) -> None:
     file.write_bytes(content)
     said = ""
     try:
-        open_subject(file)
+        open_source(file)
     except CheckpointError as error:
         said = str(error)
     assert "\n" not in said

@@ -25,8 +25,8 @@ OUTLIER = "encoder.layers.0.feed_forward.linear2"
 def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ops take as long as their constants are large, and each node a little: what is chosen is always the same."""
 
-    def time_pieces(pieces: Sequence[ir.Model], feeds: Mapping[str, Any], size: int) -> list[float]:
-        return [1e-6 * size_of_piece(written) + 1e-6 * len(list(written.graph)) for written in pieces]
+    def time_pieces(subgraphs: Sequence[ir.Model], feeds: Mapping[str, Any], size: int) -> list[float]:
+        return [1e-6 * size_of_piece(written) + 1e-6 * len(list(written.graph)) for written in subgraphs]
 
     monkeypatch.setattr(cost, "time_pieces", time_pieces)
     monkeypatch.setattr(cost, "interleaved", lambda runs, size: [1e-6 * size])

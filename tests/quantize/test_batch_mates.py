@@ -51,8 +51,8 @@ def sentences(tmp_path: Path, module_bundle: Any, monkeypatch: pytest.MonkeyPatc
         spec["below"] = below
     toys["write_manifest"](folder, values)
 
-    def time_engines(jobs: Any, works: Any) -> list[Latency]:
-        return [Latency(work=w.name, rounds={n: [2.0 if n == "fp32" else 1.0] * 9 for n in jobs}) for w in works]
+    def time_engines(jobs: Any, workloads: Any) -> list[Latency]:
+        return [Latency(work=w.name, rounds={n: [2.0 if n == "fp32" else 1.0] * 9 for n in jobs}) for w in workloads]
 
     monkeypatch.setattr(existing, "time_engines", time_engines)
     return folder

@@ -46,8 +46,8 @@ def test_rounding_is_within_a_step(bits: Any, columns: int, symmetric: bool, sea
         assert (error <= step * ((0.5 if symmetric else 1) + 2 ** (bits - 1) * 2.0**-11 + 1e-3)).all()
     np.testing.assert_array_equal(found[3], 0)
     np.testing.assert_array_equal(found[4, :16], 0)
-    signal, noise = np.square(weight.astype(float)).sum(), np.square(error).sum()
-    assert blocks.snr_db == pytest.approx(10 * np.log10(signal / noise), abs=1e-3)
+    signal, nmse = np.square(weight.astype(float)).sum(), np.square(error).sum()
+    assert blocks.snr_db == pytest.approx(10 * np.log10(signal / nmse), abs=1e-3)
 
 
 def test_a_grid_is_kept_exactly() -> None:
@@ -74,8 +74,8 @@ def test_moments_make_the_products_change_less() -> None:
     ).astype(np.float32)
     weight = RNG.standard_normal((12, 40)).astype(np.float32)
     errors, losses = [], []
-    for moments in (None, inputs.T.astype(float) @ inputs / len(inputs)):
-        blocks = round_to_blocks(weight, bits=4, block=16, symmetric=False, search=False, moments_KK=moments)
+    for hessian in (None, inputs.T.astype(float) @ inputs / len(inputs)):
+        blocks = round_to_blocks(weight, bits=4, block=16, symmetric=False, search=False, moments_KK=hessian)
         difference = unpack(blocks, 4, 16, 40) - weight
         errors.append(np.square(inputs @ difference.T).mean())
         losses.append(blocks.snr_db)
@@ -257,8 +257,8 @@ def test_smoothing_divides_the_inputs_by_what_the_weights_are_multiplied_by(leve
         x, held = value("x", "B", 64), constant("w", weight)
         matmul = ir.node("MatMul", [x, held], metadata_props={"op": "linear"})
         model = model_of([x], [matmul], {"y": matmul.outputs[0]}, held)
-        moments = {"x": array.T.astype(float) @ array / len(array)}
-        quantize_blocks(model, bits=4, block=16, moments=moments, smoothing=smoothing, accuracy_level=0)
+        hessian = {"x": array.T.astype(float) @ array / len(array)}
+        quantize_blocks(model, bits=4, block=16, hessian=hessian, smoothing=smoothing, accuracy_level=0)
         losses.append(np.square(run(model, level, x=array)[0] - array @ weight).mean())
         assert ("Mul" in types(model)) == (smoothing > 0)
         assert {node.metadata_props["op"] for node in model.graph} == {"linear"}
@@ -267,7 +267,7 @@ def test_smoothing_divides_the_inputs_by_what_the_weights_are_multiplied_by(leve
     rms = np.sqrt(np.square(array).mean(axis=0))
     ratio = (factors / np.sqrt(np.where(rms > 0, rms, 1e-4 * rms.max()))).astype(float)
     np.testing.assert_allclose(ratio / ratio[0], 1, rtol=1e-5)
-    scaled = moments["x"] / np.outer(factors, factors)
+    scaled = hessian["x"] / np.outer(factors, factors)
     expected = round_to_blocks(weight.T * factors, bits=4, block=16, symmetric=False, search=True, moments_KK=scaled)
     packed = model.graph.initializers["w_int4_16"].const_value.numpy()
     assert (packed == expected.packed).mean() > 0.99  # the factors come back with the rounding of 1 / (1 / x)
@@ -277,7 +277,7 @@ def test_smoothing_divides_the_inputs_by_what_the_weights_are_multiplied_by(leve
 def test_a_tied_table_is_smoothed_for_both_and_rounded_to_nearest(level: str) -> None:
     table = (RNG.standard_normal((30, 48)) * RNG.permutation(np.geomspace(0.1, 10, 48))).astype(np.float32)
     model = tied(table)
-    quantize_blocks(model, bits=8, block=16, moments={"rows": table.T.astype(float) @ table}, accuracy_level=0)
+    quantize_blocks(model, bits=8, block=16, hessian={"rows": table.T.astype(float) @ table}, accuracy_level=0)
     assert types(model).count("Mul") == 2
     inverse = model.graph.initializers["table_rows_int8_16_inverse_factors"].const_value.numpy()
     smoothed = round_to_blocks(table / inverse, bits=8, block=16, symmetric=True, search=False)

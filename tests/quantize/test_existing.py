@@ -32,10 +32,10 @@ ABSENT = ("torch", "onnxscript", "safetensors", "gguf", "transformers")
 
 
 def timed(milliseconds: float) -> Callable[..., list[Latency]]:
-    def time_engines(jobs: Mapping[str, Any], works: Sequence[Any]) -> list[Latency]:
+    def time_engines(jobs: Mapping[str, Any], workloads: Sequence[Any]) -> list[Latency]:
         return [
             Latency(work=work.name, rounds={name: [2.0 if name == "fp32" else milliseconds] * 9 for name in jobs})
-            for work in works
+            for work in workloads
         ]
 
     return time_engines
@@ -350,8 +350,8 @@ def test_a_certificate_from_before_ratios_were_told(bundle: Path) -> None:
 def test_engines_are_tried_before_the_search(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = files_of(bundle)
 
-    def fail(jobs: Mapping[str, Any], works: Sequence[Any]) -> None:
-        assert (list(jobs), bool(works)) == (["fp32"], True)
+    def fail(jobs: Mapping[str, Any], workloads: Sequence[Any]) -> None:
+        assert (list(jobs), bool(workloads)) == (["fp32"], True)
         raise VerificationError("no process can be started")
 
     monkeypatch.setattr(existing, "try_engines", fail)
@@ -384,11 +384,11 @@ def test_a_bundle_that_another_replaces_meanwhile_stays(bundle: Path, monkeypatc
     """Of two that quantize one bundle, the second would take the first one's graphs away."""
     quick = timed(1.0)
 
-    def replace(jobs: Mapping[str, Any], works: Sequence[Any]) -> list[Latency]:
+    def replace(jobs: Mapping[str, Any], workloads: Sequence[Any]) -> list[Latency]:
         shutil.move(bundle, bundle.with_name("moved"))
         shutil.copytree(bundle.with_name("moved"), bundle)
         edit(bundle, "config.json", lambda values: values.update(note="another's"))
-        return quick(jobs, works)
+        return quick(jobs, workloads)
 
     monkeypatch.setattr(existing, "time_engines", replace)
     with pytest.raises(ExportError, match=r"x\.tfm was changed while this ran.*the finished bundle is .*x-2\.tfm"):

@@ -80,8 +80,8 @@ def test_scales_and_remainders_in_8_bits(size: float) -> None:
     # a 32nd of a step for the remainder, another where the largest is cut off; the scale's half unit, times 8 at most
     bound = steps / 16 + 8 * 0.5 * np.asarray(blocks.unit, float)
     assert (np.abs(found - weight) <= bound).all()
-    signal, noise = np.square(weight.astype(float)).sum(), np.square(found - weight).sum()
-    assert blocks.snr_db == pytest.approx(10 * np.log10(signal / noise), abs=0.01)
+    signal, nmse = np.square(weight.astype(float)).sum(), np.square(found - weight).sum()
+    assert blocks.snr_db == pytest.approx(10 * np.log10(signal / nmse), abs=0.01)
     assert blocks.snr_db > 42  # 45.2 seen
 
 
@@ -241,8 +241,8 @@ def product(kind: str, **options: Any) -> tuple[ir.Model, Array, Array]:
     matmul = ir.node("MatMul", [x, held], metadata_props={"op": "linear"})
     add = ir.node("Add", [matmul.outputs[0], added], metadata_props={"op": "linear"})
     model = model_of([x], [matmul, add], {"y": add.outputs[0]}, held, added)
-    moments = {"x": inputs.T.astype(float) @ inputs / len(inputs)}
-    (done,) = quantize_blocks(model, **{"block": 32, "moments": moments, **options})
+    hessian = {"x": inputs.T.astype(float) @ inputs / len(inputs)}
+    (done,) = quantize_blocks(model, **{"block": 32, "moments": hessian, **options})
     assert {node.metadata_props["op"] for node in model.graph} == {"linear"}
     assert ("Gather" in types(model)) == (" outliers apart" in done.method)
     return model, inputs, inputs.astype(float) @ weight + bias
@@ -306,9 +306,9 @@ def test_products_of_one_weight_may_have_other_outliers() -> None:
     model = model_of([x, y], nodes, {"a": nodes[0].outputs[0], "b": nodes[1].outputs[0]}, held)
     array = RNG.standard_normal((20, 96)).astype(np.float32) * RNG.permutation(np.geomspace(0.1, 10, 96))
     array = array.astype(np.float32)
-    moments = {name: array.T.astype(float) @ array / 20 for name in ("x", "z")}
+    hessian = {name: array.T.astype(float) @ array / 20 for name in ("x", "z")}
     for node, count in zip(nodes, (3, 9), strict=True):
-        quantize_to_blocks(model.graph, node, moments=moments, outliers=count / 96)
+        quantize_to_blocks(model.graph, node, hessian=hessian, outliers=count / 96)
     chosen = [node.inputs[1].const_value.size for node in model.graph if node.op_type == "Gather"]
     assert chosen == [3, 9]
     for found in run(model, x=array, z=array):

@@ -16,8 +16,8 @@ from tfm.export import to_onnx
 from tfm.export.generic.open import open_generic
 from tfm.export.verify.samples import all_padding, cases
 from tfm.quantize import quantize_blocks
-from tfm.quantize.methods.fp16 import emulate_half, to_half
-from tfm.runtime import Figures
+from tfm.quantize.methods.fp16 import emulate_fp16, to_fp16
+from tfm.runtime import ErrorStats
 
 Array = np.ndarray
 Feeds = dict[str, Array]
@@ -42,8 +42,8 @@ def halves(make: Callable[[], ir.Model]) -> dict[str, ir.Model]:
     """The model in float16, and one that computes in float32 and rounds like it; both valid ONNX."""
     half, emulated = make(), make()
     for model in (half, emulated):
-        to_half(model)
-    emulate_half(emulated)
+        to_fp16(model)
+    emulate_fp16(emulated)
     for model in (half, emulated):
         onnx.checker.check_model(ir.to_proto(model), full_check=True)
     return {"half": half, "emulated": emulated}
@@ -69,7 +69,7 @@ def types(model: ir.Model) -> dict[str, str]:
 
 
 def nmse(actual: Array, expected: Array) -> float:
-    figures = Figures()
+    figures = ErrorStats()
     figures.add(actual, expected)
     return figures.nmse
 
@@ -146,7 +146,7 @@ def test_a_file_is_half_as_large_and_tied_tables_are_stored_once(export_tiny: An
     files = []
     for source in (path, tmp_path / "beside.onnx"):
         model = ir.load(source)
-        to_half(model)
+        to_fp16(model)
         tables = [value.name for value in model.graph.initializers.values() if 4000 in value.shape.numpy()]
         assert len(tables) == 1
         ir.save(model, tmp_path / "half.onnx")
@@ -203,7 +203,7 @@ def test_norms_by_hand() -> None:
 
 @pytest.mark.parametrize("score", [1.0, 40.0])
 @pytest.mark.parametrize("form", ["added", "chosen", "table"])
-def test_masks_that_float16_has_not(form: str, score: float) -> None:
+def test_masks_that_float16_has_not(variant: str, score: float) -> None:
     """The lowest float32 masks, alone and twice; a row of nothing else stays a distribution, as in float32."""
     bodies = {
         "added": "k = Cast<to = 1>(keep) o = Sub(one, k) m = Mul(o, lowest) n = Add(x, m) s = Add(n, m)",
@@ -212,9 +212,9 @@ def test_masks_that_float16_has_not(form: str, score: float) -> None:
     }
     keep = np.array([[1, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0]])
     constants = {"one": np.float32(1), "lowest": np.float32(LOWEST)}
-    if form == "table":
+    if variant == "table":
         constants = {"table": np.where(keep, 0, LOWEST).astype(np.float32)}
-    make = parse(f"x = MatMul(a, b) {bodies[form]} y = Softmax(s)", "float[3, 8] a, float[8, 4] b, int64[3, 4] keep",
+    make = parse(f"x = MatMul(a, b) {bodies[variant]} y = Softmax(s)", "float[3, 8] a, float[8, 4] b, int64[3, 4] keep",
                  "float[3, 4] y", **constants)  # fmt: skip
     a, b = floats(3, 8, scale=score), floats(8, 4)
     exact = np.where(keep, np.exp((a @ b) - (a @ b).max(-1, keepdims=True)), 0)[:2]
@@ -315,7 +315,7 @@ def weights(value: float) -> Array:
 )
 def test_refusals(make: Callable[[], ir.Model], message: str) -> None:
     with pytest.raises(QuantizeError) as caught:
-        to_half(make())
+        to_fp16(make())
     assert message in str(caught.value)
 
 
@@ -324,15 +324,15 @@ def test_graphs_that_are_refused() -> None:
     quantized, twice, untyped = make(), make(), make()
     quantize_blocks(quantized)
     with pytest.raises(QuantizeError, match="is quantized already"):
-        to_half(quantized)
-    to_half(twice)
+        to_fp16(quantized)
+    to_fp16(twice)
     with pytest.raises(QuantizeError, match="is float16 already"):
-        to_half(twice)
+        to_fp16(twice)
     untyped.graph.outputs[0].type = None
     with pytest.raises(QuantizeError, match="'y' at 'y' has no type; infer types first"):
-        to_half(untyped)
+        to_fp16(untyped)
     branch = make()
     inner = ir.Graph([], [], nodes=[], name="inner")
     branch.graph[0].attributes["then"] = ir.AttrGraph("then", inner)
     with pytest.raises(QuantizeError, match="'y', a MatMul, has a graph within"):
-        to_half(branch)
+        to_fp16(branch)

@@ -320,11 +320,11 @@ def test_attention_and_activations_stay_and_are_verified(
 ) -> None:
     for exported in export_tiny(**options).values():
         model = ir.load(exported.path)
-        before = forms(model)
+        before = variants(model)
         done = quantize_int8(model)
-        after = forms(model)
+        after = variants(model)
         assert after.keys() == before.keys()
-        changed = {op: form for op, form in after.items() if form != before[op]}
+        changed = {op: variant for op, variant in after.items() if variant != before[op]}
         assert all(op.startswith(("linear", "embedding")) for op in changed)
         assert set(changed.values()) <= {"DynamicQuantizeMatMul", "Gather Cast Gather Mul"}
         assert "MatMul" not in types(model) or all(
@@ -340,7 +340,7 @@ def test_attention_and_activations_stay_and_are_verified(
         assert all(output.limit is None and output.figures.max_abs > 0 for output in report.outputs)
 
 
-def forms(model: ir.Model) -> dict[str, str]:
+def variants(model: ir.Model) -> dict[str, str]:
     """Op → the types of its nodes."""
     found: dict[str, list[str]] = {}
     for node in model.graph:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tfm.quantize.search.figures import is_drop, numbers
+from tfm.quantize.search.figures import is_loss, numbers
 from tfm.quantize.search.journal import Journal, drop_journal
 
 FIGURES: dict[str, Any] = {
@@ -185,10 +185,10 @@ def test_what_are_no_figures_is_found_anew(tmp_path: Path, value: Any) -> None:
     drop = {"value": 0.5, "flips": None, "least": 0.25}
     with Journal(tmp_path / "j", "s") as journal:
         assert journal.recall("times", lambda: [1.5, 2.5], numbers(2, positive=True)) == [1.5, 2.5]
-        assert journal.recall("drop", lambda: drop, is_drop) == drop
+        assert journal.recall("drop", lambda: drop, is_loss) == drop
     with Journal(tmp_path / "j", "s") as again:  # and what was found is what counts
         assert again.recall("times", lambda: None, numbers(2, positive=True)) == [1.5, 2.5]
-        assert again.recall("drop", lambda: None, is_drop) == drop
+        assert again.recall("drop", lambda: None, is_loss) == drop
 
 
 def test_figures_that_fit_are_kept() -> None:
@@ -196,9 +196,9 @@ def test_figures_that_fit_are_kept() -> None:
         assert numbers(2)(value)
     assert not any(numbers(2, positive=True)(value) for value in ([0, 1.5], [1, math.inf], [math.nan, 1]))
     assert not numbers(2)([math.nan, 1])
-    assert is_drop({"value": 0.5, "flips": None, "least": None})
+    assert is_loss({"value": 0.5, "flips": None, "least": None})
     for odd in ({"value": None}, {"value": "0"}, {"flips": []}, {"least": True}, {"more": 1.0}):
-        assert not is_drop({"value": 0.5, "flips": None, "least": None} | odd)
+        assert not is_loss({"value": 0.5, "flips": None, "least": None} | odd)
 
 
 def test_lines_that_are_nested_too_deeply_are_passed_over(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tfm.bundle.manifest import Manifest, Signature, TensorSpec, read_manifest
 from tfm.errors import QuantizeError
 from tfm.quantize.bundle import runs_of
 from tfm.quantize.calibration.read import read_calibration
-from tfm.quantize.search.evaluator import Drop, Judge, measure_of
+from tfm.quantize.search.evaluator import Evaluator, Loss, measure_of
 
 TOYS: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "runtime" / "conftest.py"))
 Array = np.ndarray
@@ -55,16 +55,16 @@ class Samples:
 
 
 @pytest.fixture
-def judged(toy: Callable[[str], Manifest]) -> Callable[..., Drop]:
+def judged(toy: Callable[[str], Manifest]) -> Callable[..., Loss]:
     """The drop from one set of outputs to another of a module that has these."""
 
-    def drop(exact: Mapping[str, Array], found: Mapping[str, Array], feeds: Mapping[str, Array] | None = None) -> Drop:
+    def drop(exact: Mapping[str, Array], found: Mapping[str, Array], feeds: Mapping[str, Array] | None = None) -> Loss:
         outputs = tuple(spec(name, *array.shape, dtype=str(array.dtype)) for name, array in exact.items())
         signature = {"model": Signature(inputs=(spec("x", "batch", D),), outputs=outputs, max_length={})}
         manifest = dataclasses.replace(toy("encoder"), kind="module", signature=signature)
         samples: Any = Samples(feeds or {})
-        judge = Judge(manifest, samples, {"model": lambda names, _: {n: exact[n] for n in names}}, batch_size=1)
-        return judge.drop({"model": lambda names, _: {n: found[n] for n in names}})
+        evaluator = Evaluator(manifest, samples, {"model": lambda names, _: {n: exact[n] for n in names}}, batch_size=1)
+        return evaluator.drop({"model": lambda names, _: {n: found[n] for n in names}})
 
     return drop
 
@@ -77,8 +77,8 @@ def rows(seed: int, *shape: int, scale: float = 1.0) -> Array:
 
 
 @pytest.mark.parametrize("noise", [1e-4, 1e-2, 1.0])
-def test_cosine(judged: Callable[..., Drop], noise: float) -> None:
-    exact, found = rows(0, B, S, D), rows(0, B, S, D) + rows(1, B, S, D, scale=noise)
+def test_cosine(judged: Callable[..., Loss], nmse: float) -> None:
+    exact, found = rows(0, B, S, D), rows(0, B, S, D) + rows(1, B, S, D, scale=nmse)
     pairs = zip(exact.reshape(-1, D).astype(float), found.reshape(-1, D).astype(float), strict=True)
     gaps = [scipy.spatial.distance.cosine(e, f) for e, f in pairs]
     drop = judged({"y": exact}, {"y": found})
@@ -88,8 +88,8 @@ def test_cosine(judged: Callable[..., Drop], noise: float) -> None:
 
 
 @pytest.mark.parametrize("noise", [1e-3, 0.3, 5.0])
-def test_divergence_and_flips(judged: Callable[..., Drop], noise: float) -> None:
-    exact, found = rows(0, B, S, D, scale=3), rows(0, B, S, D, scale=3) + rows(1, B, S, D, scale=noise)
+def test_divergence_and_flips(judged: Callable[..., Loss], nmse: float) -> None:
+    exact, found = rows(0, B, S, D, scale=3), rows(0, B, S, D, scale=3) + rows(1, B, S, D, scale=nmse)
     p, q = (scipy.special.softmax(array.reshape(-1, D).astype(float), axis=-1) for array in (exact, found))
     drop = judged({"logits": exact}, {"logits": found})
     assert drop.value == pytest.approx(scipy.stats.entropy(p, q, axis=-1).mean(), rel=1e-6)
@@ -97,14 +97,14 @@ def test_divergence_and_flips(judged: Callable[..., Drop], noise: float) -> None
     assert drop.least is None
 
 
-def test_nothing_lost_is_0(judged: Callable[..., Drop]) -> None:
+def test_nothing_lost_is_0(judged: Callable[..., Loss]) -> None:
     for name in ("y", "logits"):
         exact = rows(0, B, S, D, scale=50)
         assert judged({name: exact}, {name: exact.copy()}).value == 0
     assert judged({"y": np.zeros((B, D), np.float32)}, {"y": np.zeros((B, D), np.float32)}).value == 0
 
 
-def test_large_vocabularies_are_compared_in_parts(judged: Callable[..., Drop], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_vocabularies_are_compared_in_parts(judged: Callable[..., Loss], monkeypatch: pytest.MonkeyPatch) -> None:
     exact, found = {"logits": rows(0, 7, D)}, {"logits": rows(1, 7, D)}
     whole = judged(exact, found)
     monkeypatch.setattr("tfm.quantize.search.evaluator._CHUNK", 2 * D)
@@ -112,7 +112,7 @@ def test_large_vocabularies_are_compared_in_parts(judged: Callable[..., Drop], m
     assert (parts.value, parts.flips) == (pytest.approx(whole.value, rel=1e-12), whole.flips)
 
 
-def test_several_outputs_count_by_their_rows(judged: Callable[..., Drop]) -> None:
+def test_several_outputs_count_by_their_rows(judged: Callable[..., Loss]) -> None:
     exact = {"a": rows(0, 2, D), "b": rows(1, 8, D), "n": np.arange(4)}
     found = {"a": -exact["a"], "b": exact["b"], "n": np.zeros(4)}
     drop = judged(exact, found)
@@ -120,13 +120,13 @@ def test_several_outputs_count_by_their_rows(judged: Callable[..., Drop]) -> Non
     assert drop.least == pytest.approx(-1)
 
 
-def test_an_embedding_or_logits_decide_alone(judged: Callable[..., Drop]) -> None:
+def test_an_embedding_or_logits_decide_alone(judged: Callable[..., Loss]) -> None:
     exact = {"last_hidden_state": rows(0, B, S, D), "sentence_embedding": rows(1, B, D)}
     found = exact | {"last_hidden_state": -exact["last_hidden_state"]}
     assert judged(exact, found).value == 0
 
 
-def test_padding_does_not_count(judged: Callable[..., Drop]) -> None:
+def test_padding_does_not_count(judged: Callable[..., Loss]) -> None:
     exact, mask = rows(0, 2, 4, D), np.array([[1, 1, 0, 0], [1, 1, 1, 1]])
     found = exact.copy()
     found[0, 2:] = np.nan
@@ -143,7 +143,7 @@ def test_padding_does_not_count(judged: Callable[..., Drop]) -> None:
 @pytest.mark.parametrize("name", ["y", "logits"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_one_number_that_is_none_among_very_many_is_as_far_as_can_be(
-    judged: Callable[..., Drop], name: str, bad: float
+    judged: Callable[..., Loss], name: str, bad: float
 ) -> None:
     exact = rows(0, 5000, D)
     found = exact.copy()
@@ -152,7 +152,7 @@ def test_one_number_that_is_none_among_very_many_is_as_far_as_can_be(
     assert judged({name: found}, {name: exact}).value == math.inf
 
 
-def test_infinities_at_the_same_places_say_nothing(judged: Callable[..., Drop]) -> None:
+def test_infinities_at_the_same_places_say_nothing(judged: Callable[..., Loss]) -> None:
     exact = rows(0, 4, D)
     exact[:, 1] = -np.inf
     assert judged({"y": exact}, {"y": exact.copy()}).value == 0
@@ -176,7 +176,7 @@ def test_no_numbers_give_a_drop_that_is_none(
         signature = Signature(inputs=(spec("x", "batch", D),), outputs=(spec(name, "batch", D),), max_length={})
         manifest = dataclasses.replace(toy("encoder"), kind="module", signature={"model": signature})
         samples: Any = Samples({})
-        drop = Judge(manifest, samples, {"model": lambda *_, n=name: {n: exact}}, batch_size=1).drop(
+        drop = Evaluator(manifest, samples, {"model": lambda *_, n=name: {n: exact}}, batch_size=1).drop(
             {"model": lambda *_, n=name: {n: found}}
         )
         assert drop.value >= -1e-12  # which NaN is not
@@ -186,7 +186,7 @@ def test_no_numbers_give_a_drop_that_is_none(
 
 @pytest.mark.parametrize("outputs", [{"n": np.arange(4)}, {"y": np.zeros((0, D), np.float32)}])
 def test_where_nothing_can_be_compared_nothing_passes(
-    judged: Callable[..., Drop], outputs: Mapping[str, Array]
+    judged: Callable[..., Loss], outputs: Mapping[str, Array]
 ) -> None:
     with pytest.raises(QuantizeError, match="its model gives no floats on 1 batch"):
         judged(outputs, outputs)
@@ -208,9 +208,9 @@ def files_of(manifest: Manifest) -> dict[str, Path]:
 def test_a_bundle_is_as_it_is(toy: Callable[[str], Manifest], kind: str, batch_size: int) -> None:
     manifest = toy(kind)
     samples = read_calibration(None, manifest, count=5)
-    judge = Judge(manifest, samples, runs_of(files_of(manifest)), batch_size=batch_size)
-    assert judge.drop(runs_of(files_of(manifest))).value == 0
-    assert judge.description == samples.description
+    evaluator = Evaluator(manifest, samples, runs_of(files_of(manifest)), batch_size=batch_size)
+    assert evaluator.drop(runs_of(files_of(manifest))).value == 0
+    assert evaluator.description == samples.description
 
 
 def test_a_decoder_is_fed_by_the_encoder_that_is_judged_with_it(toy: Callable[[str], Manifest]) -> None:
@@ -223,8 +223,8 @@ def test_a_decoder_is_fed_by_the_encoder_that_is_judged_with_it(toy: Callable[[s
         return {name: array + 1 if name.endswith("key") else array for name, array in found.items()}
 
     samples = read_calibration(None, manifest, count=6)
-    judge = Judge(manifest, samples, exact, batch_size=2)
-    drop = judge.drop({"encoder": shifted, "decoder": exact["decoder"]})
+    evaluator = Evaluator(manifest, samples, exact, batch_size=2)
+    drop = evaluator.drop({"encoder": shifted, "decoder": exact["decoder"]})
     pairs = zip(samples.batches("encoder", 1), samples.batches("decoder", 1), strict=True)
     lengths = [(int(source["attention_mask"].sum()), target["input_ids"].size) for source, target in pairs]
     # the start and every word predict the next: each word is another one now, the end after them is the same

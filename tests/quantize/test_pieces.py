@@ -16,7 +16,7 @@ from tfm.quantize.calibration.observe import observe
 from tfm.quantize.methods.hessian import second_moments
 from tfm.quantize.methods.method import Blocks, Dynamic, Float32, Method, Static
 from tfm.quantize.methods.ops import Op, find_ops
-from tfm.quantize.search.subgraphs import open_piece, piece, size_of_piece, splice
+from tfm.quantize.search.subgraphs import open_piece, size_of_piece, splice, subgraph
 from tfm.quantize.search.switched import Switched
 
 MIXED = (
@@ -38,17 +38,19 @@ def pieces_of(path: Path, methods: list[list[Method]], batches: list[dict[str, A
     ops = find_ops(ir.load(path).graph)
     products = {use.x for op in ops for use in op.uses if not use.is_lookup and use.x.producer() is not None}
     names = sorted(str(value.name) for value in products)
-    moments = second_moments(path, names, batches) if names else {}
+    hessian = second_moments(path, names, batches) if names else {}
     seen = observe(path, batches)
-    return [[piece(op, method, seen, moments) for method in forms] for op, forms in zip(ops, methods, strict=True)]
+    return [
+        [subgraph(op, method, seen, hessian) for method in variants] for op, variants in zip(ops, methods, strict=True)
+    ]
 
 
-def spliced(path: Path, pieces: list[list[ir.Model]], choice: Sequence[int]) -> ir.Model:
+def spliced(path: Path, subgraphs: list[list[ir.Model]], choice: Sequence[int]) -> ir.Model:
     """A file with the chosen forms in their places; 0 leaves an op as it is."""
     model = ir.load(path)
-    for op, written, form in zip(find_ops(model.graph), pieces, choice, strict=True):
-        if form:
-            splice(model.graph, op, written[form - 1])
+    for op, written, variant in zip(find_ops(model.graph), subgraphs, choice, strict=True):
+        if variant:
+            splice(model.graph, op, written[variant - 1])
     common.RemoveUnusedNodesPass()(model)
     return model
 
@@ -58,16 +60,16 @@ def test_the_spliced_graph_computes_what_the_switched_one_does(kind: str, tmp_pa
     model = graph_of(kind)
     ir.save(model, tmp_path / "m.onnx")
     batches = [feeds_of(model, seed) for seed in range(3)]
-    forms = forms_of(kind)
-    pieces = pieces_of(tmp_path / "m.onnx", [forms], batches)
-    switched = Switched(tmp_path / "m.onnx", pieces)
+    variants = forms_of(kind)
+    subgraphs = pieces_of(tmp_path / "m.onnx", [variants], batches)
+    switched = Switched(tmp_path / "m.onnx", subgraphs)
     exact = run(model, batches[0])
-    same = switched.run([0] * len(pieces), list(exact), batches[0])
+    same = switched.run([0] * len(subgraphs), list(exact), batches[0])
     for name, array in exact.items():
         np.testing.assert_array_equal(same[name], array)
-    for form, method in enumerate(forms, 1):
-        found = switched.run([form] * len(pieces), list(exact), batches[0])
-        expected = run(spliced(tmp_path / "m.onnx", pieces, [form] * len(pieces)), batches[0])
+    for variant, method in enumerate(variants, 1):
+        found = switched.run([variant] * len(subgraphs), list(exact), batches[0])
+        expected = run(spliced(tmp_path / "m.onnx", subgraphs, [variant] * len(subgraphs)), batches[0])
         for name, array in expected.items():
             np.testing.assert_array_equal(found[name], array, err_msg=f"{method}: {name}")
         assert any((found[name] != exact[name]).any() for name in exact), method  # it is quantized
@@ -80,8 +82,8 @@ def test_a_piece_alone_computes_what_it_does_in_its_graph(kind: str, tmp_path: P
     batches = [feeds_of(model, seed) for seed in range(3)]
     (op,) = find_ops(model.graph)
     inner = {str(use.x.name) for use in op.uses} | {str(use.output.name) for use in op.uses}
-    (pieces,) = pieces_of(tmp_path / "m.onnx", [forms_of(kind)], batches)
-    for method, written in zip(forms_of(kind), pieces, strict=True):
+    (subgraphs,) = pieces_of(tmp_path / "m.onnx", [forms_of(kind)], batches)
+    for method, written in zip(forms_of(kind), subgraphs, strict=True):
         whole = spliced(tmp_path / "m.onnx", [[written]], [1])
         known = {value.name for value in whole.graph.outputs}
         produced = [value for node in whole.graph for value in node.outputs]
@@ -101,8 +103,8 @@ def test_weights_are_stored_once_and_names_are_their_nodes_own(method: Method, t
             continue
         model = graph_of(kind)
         ir.save(model, tmp_path / "m.onnx")
-        pieces = pieces_of(tmp_path / "m.onnx", [[method]], [feeds_of(model, seed) for seed in range(3)])
-        result = spliced(tmp_path / "m.onnx", pieces, [1])
+        subgraphs = pieces_of(tmp_path / "m.onnx", [[method]], [feeds_of(model, seed) for seed in range(3)])
+        result = spliced(tmp_path / "m.onnx", subgraphs, [1])
         names = [node.name for node in result.graph]
         assert None not in names
         assert len(set(names)) == len(names), kind
@@ -117,18 +119,18 @@ def test_weights_are_stored_once_and_names_are_their_nodes_own(method: Method, t
         assert not [tensor for tensor in large if tensor.dtype == ir.DataType.FLOAT and tensor.size >= 512]
         lasts = {str(use.last.name) for use in find_ops(model.graph)[0].uses}
         assert lasts <= set(names)  # by them saturation finds the products of an op
-        assert size_of_piece(pieces[0][0]) == sum(tensor.nbytes for tensor in stored if tensor is not None)
+        assert size_of_piece(subgraphs[0][0]) == sum(tensor.nbytes for tensor in stored if tensor is not None)
 
 
 def test_every_mix_of_two_ops(tmp_path: Path) -> None:
     model = mixed()
     ir.save(model, tmp_path / "m.onnx")
     batches = [feeds_of(model, seed) for seed in range(3)]
-    pieces = pieces_of(tmp_path / "m.onnx", [forms_of("tied"), FORMS], batches)
+    subgraphs = pieces_of(tmp_path / "m.onnx", [forms_of("tied"), FORMS], batches)
     assert [op.name for op in find_ops(model.graph)] == ["t", "s"]
-    switched = Switched(tmp_path / "m.onnx", pieces)
-    for choice in itertools.product(*(range(len(forms) + 1) for forms in pieces)):
-        expected = run(spliced(tmp_path / "m.onnx", pieces, choice), batches[1])
+    switched = Switched(tmp_path / "m.onnx", subgraphs)
+    for choice in itertools.product(*(range(len(variants) + 1) for variants in subgraphs)):
+        expected = run(spliced(tmp_path / "m.onnx", subgraphs, choice), batches[1])
         found = switched.run(choice, list(expected), batches[1])
         for name, array in expected.items():
             np.testing.assert_array_equal(found[name], array, err_msg=f"{choice}: {name}")
@@ -138,11 +140,11 @@ def test_an_op_without_forms_cannot_be_exchanged(tmp_path: Path) -> None:
     model = mixed()
     ir.save(model, tmp_path / "m.onnx")
     feeds = feeds_of(model)
-    pieces = pieces_of(tmp_path / "m.onnx", [[Dynamic()], [Dynamic()]], [feeds])
-    switched = Switched(tmp_path / "m.onnx", [[], pieces[1]])
+    subgraphs = pieces_of(tmp_path / "m.onnx", [[Dynamic()], [Dynamic()]], [feeds])
+    switched = Switched(tmp_path / "m.onnx", [[], subgraphs[1]])
     for choice in ([0, 1], [1, 1]):
         found = switched.run(choice, ["q", "h"], feeds)
-        np.testing.assert_array_equal(found["q"], run(spliced(tmp_path / "m.onnx", pieces, [0, 1]), feeds)["q"])
+        np.testing.assert_array_equal(found["q"], run(spliced(tmp_path / "m.onnx", subgraphs, [0, 1]), feeds)["q"])
         np.testing.assert_array_equal(found["h"], run(model, feeds)["h"])
     assert list(switched.run([0, 0], ["y"], feeds)) == ["y"]
 
@@ -153,7 +155,7 @@ def test_the_graph_that_a_piece_is_of_stays_as_it_is(tmp_path: Path) -> None:
         before = ir.to_proto(model).SerializeToString()
         (op,) = find_ops(model.graph)
         for method in (Float32(), Dynamic(by_row=True), Blocks(calibrated=False)):
-            piece(op, method, {})
+            subgraph(op, method, {})
         assert ir.to_proto(model).SerializeToString() == before
 
 
@@ -161,7 +163,7 @@ def test_what_comes_of_float32_is_the_op(tmp_path: Path) -> None:
     for kind in KINDS:
         model = graph_of(kind)
         (op,) = find_ops(model.graph)
-        written = piece(op, Float32(), {})
+        written = subgraph(op, Float32(), {})
         kinds = {node.op_type for node in written.graph}
         assert kinds <= {"MatMul", "Add", "Gather", "Transpose"}
         assert size_of_piece(written) == 4 * (
@@ -192,7 +194,7 @@ def test_constants_may_be_called_as_new_values_are(names: tuple[str, str], metho
 def test_static_without_ranges_is_refused() -> None:
     (op,) = find_ops(graph_of("bias").graph)
     with pytest.raises(QuantizeError, match="'w' needs calibration data to be static"):
-        piece(op, Static(), {})
+        subgraph(op, Static(), {})
 
 
 @pytest.mark.parametrize("kind", TABLES)
@@ -200,7 +202,7 @@ def test_static_without_ranges_is_refused() -> None:
 def test_a_table_is_not_made_something_else_than_was_asked_for(kind: str, method: Method) -> None:
     (op,) = find_ops(graph_of(kind).graph)
     with pytest.raises(QuantizeError, match=f"'t' is a table that rows are looked up in: it cannot be '{method}'"):
-        piece(op, method, {})
+        subgraph(op, method, {})
 
 
 def test_names_of_ops() -> None:

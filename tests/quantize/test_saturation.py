@@ -182,14 +182,14 @@ def test_what_saturates_is_counted_and_measured() -> None:
 
     a, step, zero = dynamically_quantized(X[0, :1])
     assert not np.array_equal(a, A[:1])
-    noise = signal = 0.0
+    nmse = signal = 0.0
     for quantized, scale, point in ((A, 1.0, 100), (a, step, zero)):
         exact = quantized.astype(int) @ B.astype(int)
-        noise += float((((np.array(slow(quantized, B)[0]) - exact) * 0.5 * scale) ** 2).sum())
+        nmse += float((((np.array(slow(quantized, B)[0]) - exact) * 0.5 * scale) ** 2).sum())
         signal += float((((exact - point * B.sum(0, dtype=int)) * 0.5 * scale) ** 2).sum())
     assert first.saturated == slow(A, B)[1] + slow(a, B)[1]
     assert first.pairs == (3 + 1) * 4 * 5  # rows, pairs, columns
-    assert first.nmse == pytest.approx(noise / signal, rel=1e-12)
+    assert first.nmse == pytest.approx(nmse / signal, rel=1e-12)
     assert first.nmse > 0.1
     assert ir.to_proto(model).SerializeToString() == before
 
@@ -214,14 +214,14 @@ def test_static_activations_have_the_scale_and_zero_point_of_the_graph() -> None
 
     beyond = np.clip(np.rint(X[0, :1] * 4) + 100, 0, 255).astype(np.uint8)
     assert (beyond == 255).any()
-    noise = signal = 0.0
+    nmse = signal = 0.0
     for quantized in (A, beyond):
         exact = quantized.astype(int) @ B.astype(int)
-        noise += float((((np.array(slow(quantized, B)[0]) - exact) * scales) ** 2).sum())
+        nmse += float((((np.array(slow(quantized, B)[0]) - exact) * scales) ** 2).sum())
         signal += float((((exact - 100 * B.sum(0, dtype=int)) * scales) ** 2).sum())
     assert static.saturated == slow(A, B)[1] + slow(beyond, B)[1]
     assert static.pairs == (3 + 1) * 4 * 5  # rows, pairs, columns
-    assert static.nmse == pytest.approx(noise / signal, rel=1e-12)
+    assert static.nmse == pytest.approx(nmse / signal, rel=1e-12)
     assert static.nmse != pytest.approx(reports["dynamic"].nmse, rel=0.05)
 
 

@@ -16,7 +16,7 @@ from tfm.export import latency
 from tfm.latency import Job, Latency, graphs, onnx_job, time_engines
 from tfm.latency.rounds import Turns
 from tfm.quantize.calibration.read import read_calibration
-from tfm.quantize.workloads import bundle_works
+from tfm.quantize.workloads import bundle_workloads
 
 TOYS: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "runtime" / "conftest.py"))
 
@@ -62,15 +62,15 @@ def test_the_works_are_those_of_export(
     """Made from the manifest alone, they have the names, shapes and dtypes of those that export makes of eager."""
     exported = export_tiny(**MODELS[what])
     graphs = [part.graph for part in exported.values()]
-    works = bundle_works(described(toy, MODELS[what]["kind"], graphs))
-    assert [work.name for work in works] == NAMES[what]
+    workloads = bundle_workloads(described(toy, MODELS[what]["kind"], graphs))
+    assert [work.name for work in workloads] == NAMES[what]
     handed: list[Any] = []
-    monkeypatch.setattr(latency, "time_engines", lambda _, works, **__: handed.extend(works))
+    monkeypatch.setattr(latency, "time_engines", lambda _, workloads, **__: handed.extend(workloads))
     latency.measure_latency(graphs, {}, None)
-    for work, theirs in zip(works, handed, strict=True):
+    for work, theirs in zip(workloads, handed, strict=True):
         assert (work.name, work.role) == (theirs.name, theirs.role)
-        forms = [{n: (x.shape, x.dtype) for n, x in one.inputs.items()} for one in (work, theirs)]
-        assert forms[0] == forms[1]
+        variants = [{n: (x.shape, x.dtype) for n, x in one.inputs.items()} for one in (work, theirs)]
+        assert variants[0] == variants[1]
         for name in ("attention_mask", "encoder_attention_mask", "position_ids"):  # without padding there is one choice
             if name in work.inputs:
                 np.testing.assert_array_equal(work.inputs[name], theirs.inputs[name])
@@ -79,7 +79,7 @@ def test_the_works_are_those_of_export(
 
 
 def test_the_works_are_the_same_each_time_and_not_all_alike(toy: Manifest) -> None:
-    (first,), (second,) = bundle_works(toy), bundle_works(toy)
+    (first,), (second,) = bundle_workloads(toy), bundle_workloads(toy)
     assert first.name == "model 1×7"
     assert len(np.unique(first.inputs["input_ids"])) > 1
     for name, array in first.inputs.items():
@@ -89,7 +89,7 @@ def test_the_works_are_the_same_each_time_and_not_all_alike(toy: Manifest) -> No
 def test_a_limit_that_leaves_no_length(toy: Manifest) -> None:
     signature = dataclasses.replace(toy.signature["model"], max_length={"sequence": 1})
     with pytest.raises(InputError, match="sequence must be at least 1"):
-        bundle_works(dataclasses.replace(toy, signature={"model": signature}))
+        bundle_workloads(dataclasses.replace(toy, signature={"model": signature}))
 
 
 def module(manifest: Manifest, *inputs: TensorSpec) -> Manifest:
@@ -104,9 +104,9 @@ def test_a_module_is_timed_on_its_calibration_data(toy: Manifest, tmp_path: Path
     manifest = module(toy, ids)
     calibration = read_calibration(tmp_path / "ids.jsonl", manifest)
     kept = sorted(len(feeds["input_ids"][0]) for feeds in calibration.batches("model", 1))
-    works = bundle_works(manifest, calibration)
-    assert [work.name for work in works] == [f"model 1×{kept[len(kept) // 2]}", f"model 1×{kept[-1]}"]
-    for work in works:
+    workloads = bundle_workloads(manifest, calibration)
+    assert [work.name for work in workloads] == [f"model 1×{kept[len(kept) // 2]}", f"model 1×{kept[-1]}"]
+    for work in workloads:
         (row,) = work.inputs["input_ids"].tolist()
         assert row in rows
         assert work.name == f"model 1×{len(row)}"
@@ -117,16 +117,16 @@ def test_a_module_is_timed_on_its_calibration_data(toy: Manifest, tmp_path: Path
 )
 def test_a_module_of_arrays(toy: Manifest, shape: tuple[int | str, ...], name: str) -> None:
     """Built-in samples of arrays are all of one size, so that there is one work."""
-    (work,) = bundle_works(module(toy, TensorSpec(name="x", dtype="float32", shape=shape)))
+    (work,) = bundle_workloads(module(toy, TensorSpec(name="x", dtype="float32", shape=shape)))
     assert work.name == name
     assert work.inputs["x"].dtype == np.float32
     assert work.inputs["x"].ndim == len(shape)
 
 
 def test_every_engine_on_every_work(toy: Manifest) -> None:
-    works = bundle_works(toy)
+    workloads = bundle_workloads(toy)
     file = toy.folder / toy.graphs["fp32"]["model"]
-    lines = time_engines({"b": onnx_job({"model": file}), "a": onnx_job({"model": file})}, works * 2, rounds=1)
+    lines = time_engines({"b": onnx_job({"model": file}), "a": onnx_job({"model": file})}, workloads * 2, rounds=1)
     assert [line.work for line in lines] == ["model 1×7"] * 2
     for line in lines:
         assert list(line.milliseconds) == ["b", "a"]
@@ -136,14 +136,14 @@ def test_every_engine_on_every_work(toy: Manifest) -> None:
 def test_the_median_of_the_fastest_runs_counts(monkeypatch: pytest.MonkeyPatch, toy: Manifest) -> None:
     handed: list[Any] = []
 
-    def take_turns(engines: Any, works: Any, **options: Any) -> Turns:
-        handed.append((list(engines), works, options["rounds"]))
+    def take_turns(engines: Any, workloads: Any, **options: Any) -> Turns:
+        handed.append((list(engines), workloads, options["rounds"]))
         seconds = {"x": [[9.0, 1.0], [10.0, 11.0], [3.0]], "y": [[30.0], [8.0, 8.5], [80.0, 90.0]]}
         return Turns([{name: [{"run": turn} for turn in seconds[name]] for name in engines}], {}, {})
 
     monkeypatch.setattr(graphs, "take_turns", take_turns)
     engines = {name: Job(worker=name, options={}) for name in "xy"}
-    (found,) = time_engines(engines, bundle_works(toy), rounds=3)
+    (found,) = time_engines(engines, bundle_workloads(toy), rounds=3)
     assert found == Latency(work="model 1×7", rounds={"x": [1e3, 10e3, 3e3], "y": [30e3, 8e3, 80e3]})
     assert found.milliseconds == {"x": 3e3, "y": 30e3}
     ((names, (work,), rounds),) = handed
@@ -153,4 +153,4 @@ def test_the_median_of_the_fastest_runs_counts(monkeypatch: pytest.MonkeyPatch, 
 def test_an_engine_that_cannot_run(toy: Manifest, tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"not a graph")
     with pytest.raises(VerificationError, match=r"the engine fp32 broke down while it was timed: (.|\n)*broken\.onnx"):
-        time_engines({"fp32": onnx_job({"model": tmp_path / "broken.onnx"})}, bundle_works(toy))
+        time_engines({"fp32": onnx_job({"model": tmp_path / "broken.onnx"})}, bundle_workloads(toy))

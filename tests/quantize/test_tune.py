@@ -15,9 +15,9 @@ from tfm.errors import QuantizeError
 from tfm.quantize import Recipe, read_calibration, tune
 from tfm.quantize.methods.method import Blocks, Dynamic, Float32, Method, Static
 from tfm.quantize.search import cost
-from tfm.quantize.search.evaluator import Judge
+from tfm.quantize.search.evaluator import Evaluator
 from tfm.quantize.search.tune import BUDGETS, Tuned
-from tfm.quantize.workloads import bundle_works
+from tfm.quantize.workloads import bundle_workloads
 
 pytestmark = pytest.mark.usefixtures("steady")
 OUTLIER = "encoder.layers.0.feed_forward.linear2"  # as tests/quantize/conftest.py plants it
@@ -28,8 +28,8 @@ RNG = np.random.default_rng(0)
 
 def tuned(manifest: Manifest, *, count: int = 40, **options: Any) -> Tuned:
     samples, judged = read_calibration(None, manifest, count=count).divided(16)
-    works = bundle_works(manifest, samples if manifest.kind == "module" else None)
-    return tune(manifest, samples, judged, works, **options)
+    workloads = bundle_workloads(manifest, samples if manifest.kind == "module" else None)
+    return tune(manifest, samples, judged, workloads, **options)
 
 
 def content(found: Tuned) -> dict[str, bytes]:
@@ -143,8 +143,8 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_end(
     planted: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[Any] = []
-    real = Judge.drop
-    monkeypatch.setattr(Judge, "drop", lambda self, runs: measured.append(0) or real(self, runs))
+    real = Evaluator.drop
+    monkeypatch.setattr(Evaluator, "drop", lambda self, runs: measured.append(0) or real(self, runs))
     whole, count = tuned(planted), len(measured)
     assert content(tuned(planted)) == content(whole)
     steps: list[Any] = []
@@ -257,13 +257,13 @@ def test_a_decoder_may_multiply_in_integers_where_speed_is_favoured(
 
     monkeypatch.setattr(sys.modules["tfm.quantize.search.tune"], "time_shares", shares)
     methods = {}
-    for favour in ("size", "speed"):
-        found = tuned(manifest, count=12, max_drop=2.0, favour=favour)
-        methods[favour] = {type(method) for ops in found.recipe.methods.values() for method in ops.values()}
+    for objective in ("size", "speed"):
+        found = tuned(manifest, count=12, max_drop=2.0, objective=objective)
+        methods[objective] = {type(method) for ops in found.recipe.methods.values() for method in ops.values()}
     assert methods["size"] <= {Blocks, Float32}
     assert Dynamic in methods["speed"]
-    with pytest.raises(QuantizeError, match="favour must be one of size, speed, but is 'time'"):
-        tuned(manifest, count=12, favour="time")
+    with pytest.raises(QuantizeError, match="objective must be one of size, speed, but is 'time'"):
+        tuned(manifest, count=12, objective="time")
 
 
 def test_ids_that_are_constants_or_of_32_bits(module_bundle: Any) -> None:

@@ -219,20 +219,20 @@ def encoder_decoder() -> Certificate:
     for precision in ("fp32", "int8"):
         graphs.append(graph(rng, "encoder", precision, 3, ["self_attn"], 4))
         graphs.append(graph(rng, "decoder", precision, 3, ["self_attn", "cross_attn"], 6))
-    mix = planted(encoder_weights(6, 256, 1024), "kl", roles=("encoder", "decoder"), max_drop=0.01)
+    assignment = planted(encoder_weights(6, 256, 1024), "kl", roles=("encoder", "decoder"), max_drop=0.01)
     found = certificate("g2p", "encoder-decoder", graphs)
-    return found | {"family": "tfm", "quantization": {"int8": mix}}
+    return found | {"family": "tfm", "quantization": {"int8": assignment}}
 
 
 def big() -> Certificate:
     """30 layers of 7 linear layers, in two precisions."""
     rng = random.Random(2)
     graphs = [graph(rng, "decoder", precision, 30, ["self_attn"], 7) for precision in ("fp32", "int8")]
-    mixes = {
+    assignments = {
         name: planted(decoder_weights(), "kl", seed=seed, float32=kept, max_drop=0.01)
         for seed, (name, kept) in enumerate({"int8": (4, 64, 120), "int4": ()}.items())
     }
-    return certificate("SmolLM2-135M", "decoder", graphs) | {"family": "llama", "quantization": mixes}
+    return certificate("SmolLM2-135M", "decoder", graphs) | {"family": "llama", "quantization": assignments}
 
 
 def long_names() -> Certificate:

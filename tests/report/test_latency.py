@@ -106,7 +106,7 @@ def test_bars_lie_where_the_figures_say() -> None:
     assert [(round(place, 1), label) for place, label in drawn.axis.ticks] == [
         (0.0, "0.25×"), (20.0, "0.5×"), (40.0, "1×"), (60.0, "2×"), (80.0, "4×"), (100.0, "8×")
     ]  # fmt: skip
-    ((_, _, (eager, fp32, int8)),) = drawn.works
+    ((_, _, (eager, fp32, int8)),) = drawn.workloads
     assert eager.bar is None
     assert fp32.bar is not None
     assert int8.bar is not None
@@ -119,7 +119,7 @@ def test_bars_lie_where_the_figures_say() -> None:
 
 def test_what_shows_nothing_is_pale() -> None:
     for line in CONTENT["lines"][1:]:
-        (bar,) = [row.bar for row in chart([line], 1).works[0][2] if row.bar]
+        (bar,) = [row.bar for row in chart([line], 1).workloads[0][2] if row.bar]
         assert bar.style == "quiet"
 
 

@@ -206,13 +206,13 @@ def test_portability_is_said_in_a_line() -> None:
     assert portable(saturating=["a"], extra_drop=None)[1].startswith(f"{ours}an unknown drop more, {unless}")
 
 
-def mix(time: float, drop: float | None, *, measured: bool = True, chosen: bool = False) -> dict[str, Any]:
+def assignment(time: float, drop: float | None, *, measured: bool = True, chosen: bool = False) -> dict[str, Any]:
     return {"relative_time": time, "drop": drop, "measured": measured, "chosen": chosen, "float32": 0}
 
 
 def test_the_front_is_drawn_where_its_figures_lie() -> None:
-    mixes = [mix(0.2, 1e-2, measured=False), mix(0.3, 1e-3, chosen=True), mix(0.6, 1e-4)]
-    found = front(mixes, 10**-2.5)
+    assignments = [assignment(0.2, 1e-2, measured=False), assignment(0.3, 1e-3, chosen=True), assignment(0.6, 1e-4)]
+    found = front(assignments, 10**-2.5)
     assert found is not None
     # across: 0.2 to 0.6; up: whole decades from 1e-2 down to 1e-5, the lowest point not on the edge
     assert [(point.x, point.y) for point in found.points] == [(0, 0), (25, 33.3), (100, 66.7)]
@@ -226,7 +226,7 @@ def test_the_front_is_drawn_where_its_figures_lie() -> None:
 
 
 def test_drops_of_one_size_are_drawn_on_an_even_axis() -> None:
-    found = front([mix(0.2, 0.004), mix(0.3, 0.001)], 0.002)
+    found = front([assignment(0.2, 0.004), assignment(0.3, 0.001)], 0.002)
     assert found is not None
     assert [point.y for point in found.points] == [0, 75]
     assert found.budget == 50
@@ -235,7 +235,7 @@ def test_drops_of_one_size_are_drawn_on_an_even_axis() -> None:
 
 @pytest.mark.parametrize("drop", [None, math.nan])
 def test_a_mix_whose_drop_is_no_number_stands_at_the_top(drop: float | None) -> None:
-    found = front([mix(0.2, drop), mix(0.3, 1e-3), mix(0.5, 0.0), mix(0.6, -1e-9)], 0.02)
+    found = front([assignment(0.2, drop), assignment(0.3, 1e-3), assignment(0.5, 0.0), assignment(0.6, -1e-9)], 0.02)
     assert found is not None
     assert (found.points[0].y, found.points[0].style) == (0, "broken")
     assert [point.y for point in found.points][2:] == [100, 100]
@@ -246,7 +246,7 @@ def test_a_mix_whose_drop_is_no_number_stands_at_the_top(drop: float | None) -> 
 def test_no_front_is_no_chart(page: Any) -> None:
     assert front([], 0.003) is None
     assert "Filled: measured" not in page({"int8": planted(encoder_weights()) | {"front": []}}).text
-    assert front([mix(0.5, 0.0)], 0.0) is not None
+    assert front([assignment(0.5, 0.0)], 0.0) is not None
 
 
 def test_names_of_weights_stay_text(page: Any) -> None:

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from tfm.errors import VerificationError
 from tfm.export.tolerances import FREE, OWN, Tolerance
 from tfm.export.verify.compare import judge
-from tfm.runtime import Figures
+from tfm.runtime import ErrorStats
 
 REL = 1e-12  # float64 sums of at most some hundred terms, in another order
 NAN, INF = math.nan, math.inf
@@ -22,15 +22,15 @@ PAIRS = st.integers(1, 40).flatmap(
 )
 
 
-def figures_of(actual: object, expected: object) -> Figures:
-    figures = Figures()
+def figures_of(actual: object, expected: object) -> ErrorStats:
+    figures = ErrorStats()
     figures.add(np.array(actual, np.float32), np.array(expected, np.float32))
     return figures
 
 
 @given(st.lists(PAIRS, min_size=1, max_size=4))
 def test_figures_are_those_of_all_comparisons_joined(pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    figures = Figures()
+    figures = ErrorStats()
     for actual, expected in pairs:
         figures.add(actual, expected)
     a, e = (np.concatenate([pair[side] for pair in pairs]).astype(np.float64) for side in (0, 1))
@@ -51,7 +51,7 @@ def test_figures_are_those_of_all_comparisons_joined(pairs: list[tuple[np.ndarra
 
 
 def test_integers_and_booleans_are_compared_as_numbers() -> None:
-    figures = Figures()
+    figures = ErrorStats()
     figures.add(np.array([1, 2, 2**40]), np.array([1, 2, 2**40 + 1]))
     figures.add(np.array([True, False]), np.array([True, True]))
     assert (figures.count, figures.max_abs) == (5, 1.0)
@@ -100,7 +100,7 @@ def test_nan_in_the_expectation_does_not_swell_the_tolerance() -> None:
     ("actual", "expected"), [((2, 3), (3, 2)), ((6,), (2, 3)), ((1,), (3,)), ((3, 1), (3,)), ((0,), ()), ((), (1,))]
 )
 def test_other_shapes_are_no_comparison(actual: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    figures = Figures()
+    figures = ErrorStats()
     with pytest.raises(VerificationError, match=r"shapes differ: \(.*\) was computed, \(.*\) expected"):
         figures.add(np.zeros(actual), np.zeros(expected))
     assert figures.count == 0
@@ -108,7 +108,7 @@ def test_other_shapes_are_no_comparison(actual: tuple[int, ...], expected: tuple
 
 @pytest.mark.parametrize("tolerance", [Tolerance(INF, 0.0), FREE, *OWN.values()])
 def test_nothing_compared_never_passes(tolerance: Tolerance) -> None:
-    figures = Figures()
+    figures = ErrorStats()
     assert judge(figures, tolerance.limit(figures), "off")
     figures.add(np.zeros((0, 4)), np.zeros((0, 4)))
     assert judge(figures, tolerance.limit(figures), "off")

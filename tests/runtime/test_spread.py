@@ -16,7 +16,7 @@ import pytest
 
 from tfm.errors import ClosedError, InputError, RunCancelledError, RunTimeoutError
 from tfm.runtime import CancelToken, load
-from tfm.runtime.parallel import spread
+from tfm.runtime.parallel import parallel_map
 
 
 @pytest.mark.parametrize("threads", [1, 3, 50])
@@ -33,14 +33,14 @@ def test_each_job_is_done_once(threads):
             running -= 1
             done[job] += 1
 
-    assert sorted(spread(work, range(40), threads)) == list(range(40))
+    assert sorted(parallel_map(work, range(40), threads)) == list(range(40))
     assert done == Counter(range(40))
     assert 1 <= most <= threads
     assert most > 1 or threads == 1
 
 
 def test_no_jobs():
-    assert list(spread(lambda job: 1 / 0, [], 3)) == []
+    assert list(parallel_map(lambda job: 1 / 0, [], 3)) == []
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -54,7 +54,7 @@ def test_the_first_error_ends_it(threads):
         time.sleep(0.001)
 
     with pytest.raises(KeyError, match="4"):
-        list(spread(work, range(10_000), threads, stopped.set))
+        list(parallel_map(work, range(10_000), threads, stopped.set))
     assert len(begun) < 1000  # in three threads all would take more than 3 s
     assert stopped.is_set() == (threads > 1)
     assert all(thread.name != "tfm spread" for thread in threading.enumerate())
@@ -70,12 +70,12 @@ def test_running_jobs_are_told_to_stop():
         assert stopped.wait(60)
 
     with pytest.raises(KeyError):
-        list(spread(work, range(3), 3, stopped.set))
+        list(parallel_map(work, range(3), 3, stopped.set))
 
 
 def test_a_caller_who_stops_reading_ends_it():
     stopped, done = threading.Event(), []
-    jobs = spread(done.append, range(10_000), 2, stopped.set)
+    jobs = parallel_map(done.append, range(10_000), 2, stopped.set)
     next(jobs)
     jobs.close()
     assert stopped.is_set()

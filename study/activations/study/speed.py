@@ -7,7 +7,7 @@ from typing import Any
 
 from tfm.bundle import read_manifest
 from tfm.latency import onnx_job, ratio_of, save_arrays, shelf, take_turns
-from tfm.quantize import bundle_works
+from tfm.quantize import bundle_workloads
 
 _SECONDS = 0.05
 PRECISIONS = ("fp32", "int8")
@@ -34,7 +34,7 @@ def time_bundles(
         (activation → value, low, high of its time over the baseline's, with a 95 % interval; and "noisy").
     """
     manifests = {name: read_manifest(bundle) for name, bundle in bundles.items()}
-    works = bundle_works(manifests[baseline])
+    workloads = bundle_workloads(manifests[baseline])
     jobs = {
         (name, precision): onnx_job({role: manifest.folder / path for role, path in manifest.graphs[precision].items()})
         for name, manifest in manifests.items()
@@ -42,14 +42,14 @@ def time_bundles(
     }
     with shelf() as folder:
         told = []
-        for index, work in enumerate(works):
+        for index, work in enumerate(workloads):
             file = folder / f"{index}.npz"
             save_arrays(file, work.inputs)
             told.append({"role": work.role, "file": str(file)})
         engines = {f"{name} {precision}": job for (name, precision), job in jobs.items()}
         turns = take_turns(engines, told, rounds=rounds, seconds=_SECONDS, cores=cores, progress=tell)
     lines = []
-    for work, times in zip(works, turns.times, strict=True):
+    for work, times in zip(workloads, turns.times, strict=True):
         for precision in PRECISIONS:
             medians = {
                 name: [statistics.median(turn["run"]) for turn in times[f"{name} {precision}"]] for name in bundles

@@ -21,7 +21,7 @@ def judged(
     with np.errstate(over="ignore"):
         results = [np.array(values, dtype) for values in (actual, expected if eager is None else eager)]
     tally.add(check, results[0], "all", results[1])
-    tally.judge()
+    tally.evaluator()
     return tally
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from .formats import FORMATS, mutate
 from .path_edits import HUGE, NODES
-from .watch import SECONDS, HarnessError, Outcome, Work, prepared, watch_many, watched
+from .watch import SECONDS, HarnessError, Outcome, Workload, prepared, watch_many, watched
 
 PRINTABLE = 300
 """Most characters of a file that a corpus shows as a text."""
@@ -101,7 +101,7 @@ class Lab:
                 outcomes[-1].what += f" (only after {len(outcomes) - 1} other cases)"
         return outcomes
 
-    def _work(self, case: Case) -> Work:
+    def _work(self, case: Case) -> Workload:
         form, rng = FORMATS[case.form], Random(str(case))
         folders = self.unharmed(case.form)
         start = folders[rng.randrange(len(folders))]

@@ -82,12 +82,12 @@ def mutate(rng: Random, form: Format, folder: Path) -> list[str]:
 def read_checkpoint(folder: Path, unharmed: Path) -> str:
     """Read as `tfm-export --ckpt` does, all but the export."""
     from tfm.export.bundle import _copy_what_belongs
-    from tfm.export.source import open_subject
+    from tfm.export.source import open_source
 
     names = ("model.pt", "model.pt2", "model.gguf", "model.safetensors")
     file = next((folder / name for name in names if os.path.lexists(folder / name)), folder)
     fields = folder / "fields.json"
-    subject = open_subject(
+    subject = open_source(
         file if file.suffix in (".pt2", ".gguf") else folder, config=fields if os.path.lexists(fields) else None
     )
     output = folder.parent / "belongs"
@@ -98,10 +98,10 @@ def read_checkpoint(folder: Path, unharmed: Path) -> str:
 
 def read_file(folder: Path, unharmed: Path) -> str:
     """Read a checkpoint that is named itself."""
-    from tfm.export.source import open_subject
+    from tfm.export.source import open_source
 
     fields = folder / "fields.json"
-    open_subject(folder / "model.pt", config=fields if os.path.lexists(fields) else None)
+    open_source(folder / "model.pt", config=fields if os.path.lexists(fields) else None)
     return ""
 
 

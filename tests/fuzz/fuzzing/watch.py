@@ -63,21 +63,23 @@ class Outcome:
         return self.kind in FAULTS
 
 
-Work = Callable[[Path], tuple[list[str], str]]
+Workload = Callable[[Path], tuple[list[str], str]]
 """Called with a folder; gives what was changed, and what went unnoticed."""
 
 
-def watched(box: Path, work: Work, seconds: float = SECONDS) -> Outcome:
+def watched(box: Path, work: Workload, seconds: float = SECONDS) -> Outcome:
     """Do one thing in a forked process; see `watch_many`."""
     return watch_many(box, [work], seconds)[0]
 
 
-def watch_many(box: Path, works: Sequence[Work], seconds: float = SECONDS, memory: int = MEMORY) -> list[Outcome]:
+def watch_many(
+    box: Path, workloads: Sequence[Workload], seconds: float = SECONDS, memory: int = MEMORY
+) -> list[Outcome]:
     """Do things in a forked process, one after the other, until one fails.
 
     Args:
         box: A folder, empty for each of them, which becomes the working directory. What failed leaves its files there.
-        works: What is to be done.
+        workloads: What is to be done.
         seconds: After these the process is ended; for each of the works.
         memory: Bytes that each may have beyond what it begins with.
 
@@ -88,7 +90,7 @@ def watch_many(box: Path, works: Sequence[Work], seconds: float = SECONDS, memor
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _run(box, works, writing, memory)
+        _run(box, workloads, writing, memory)
     os.close(writing)
     outcomes: list[Outcome] = []
     said = b""
@@ -103,7 +105,7 @@ def watch_many(box: Path, works: Sequence[Work], seconds: float = SECONDS, memor
     if state == "late":
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    if len(outcomes) < len(works) and (state == "late" or status):
+    if len(outcomes) < len(workloads) and (state == "late" or status):
         outcomes.append(_ended(state, status, seconds))
     if (box / CANARY).exists() or (box / "inside" / CANARY).exists():
         outcomes[-1].kind = "ran code"
@@ -119,7 +121,7 @@ def fresh(box: Path) -> Path:
     return box
 
 
-def _run(box: Path, works: Sequence[Work], writing: int, memory: int) -> NoReturn:
+def _run(box: Path, workloads: Sequence[Workload], writing: int, memory: int) -> NoReturn:
     """What the forked process does."""
     status = 1
     try:
@@ -127,7 +129,7 @@ def _run(box: Path, works: Sequence[Work], writing: int, memory: int) -> NoRetur
         os.dup2(printed, 1)
         os.dup2(printed, 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        for work in works:
+        for work in workloads:
             os.chdir("/")
             os.chdir(fresh(box))
             os.ftruncate(printed, 0)
@@ -143,7 +145,7 @@ def _run(box: Path, works: Sequence[Work], writing: int, memory: int) -> NoRetur
         os._exit(status)
 
 
-def _measure(box: Path, work: Work, memory: int) -> Outcome:
+def _measure(box: Path, work: Workload, memory: int) -> Outcome:
     """Do one thing within its memory, and tell how much of it it took."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     total = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + memory
@@ -179,7 +181,7 @@ def prepared() -> Iterator[None]:
         raise HarnessError(traceback.format_exc()) from error
 
 
-def _classify(box: Path, work: Work) -> Outcome:
+def _classify(box: Path, work: Workload) -> Outcome:
     from tfm.errors import TfmError
 
     try:

@@ -132,9 +132,9 @@ def test_bad_arguments_are_refused_before_any_work() -> None:
 def turns(times: dict[str, list[float]]) -> Callable[..., Turns]:
     """What `take_turns` gives: of each engine one median a round, with a much slower run beside it."""
 
-    def take(jobs: dict[str, Any], works: list[Any], **_: Any) -> Turns:
+    def take(jobs: dict[str, Any], workloads: list[Any], **_: Any) -> Turns:
         assert set(jobs) == set(times)
-        assert [work["rows"] for work in works] == [1, 128]
+        assert [work["rows"] for work in workloads] == [1, 128]
         found = {name: [{"run": [one, one, 100.0]} for one in rounds] for name, rounds in times.items()}
         return Turns([found, found], dict.fromkeys(jobs), {})
 

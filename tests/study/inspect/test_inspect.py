@@ -21,7 +21,7 @@ from tfm.model import GATED, Transformer
 from tfm.model.activations import make_activation
 from tfm.model.layer import Residual
 from tfm.quantize import quantize_int8
-from tfm.quantize.methods.fp16 import to_half
+from tfm.quantize.methods.fp16 import to_fp16
 from tfm.study.inspect import Insight, inspect
 
 ATOL = 2e-6
@@ -364,7 +364,7 @@ def test_any_module_that_reads_ids(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("precision", "change", "far"),
-    [("int8", quantize_int8, INT8), ("fp16", to_half, FP16)],
+    [("int8", quantize_int8, INT8), ("fp16", to_fp16, FP16)],
 )
 def test_other_precisions(precision: str, change: Callable[[ir.Model], Any], far: float, make_bundle: Any) -> None:
     folder = make_bundle(**KINDS["llama"])
