@@ -150,7 +150,7 @@ def _forms(row: "ActivationRow") -> list[str]:
     ran = " · ".join(op for op, _ in kernels.ran)
     providers = ", ".join(dict.fromkeys(provider.removesuffix("ExecutionProvider") for _, provider in kernels.ran))
     exported = " · ".join(op.rpartition(".")[2] for op in kernels.exported)
-    return [row.name, row.formula.text, exported, f"{ran} ({providers})"]
+    return [row.name, row.definition.formula, exported, f"{ran} ({providers})"]
 
 
 def _errors(row: "ActivationRow") -> list[str]:

@@ -1,5 +1,7 @@
 """torch → ONNX, and the proof that it is the same function."""
 
+from tfm.ops import END_TO_END, Tolerance
+
 from .bundle import PRECISIONS, ExportReport, export_checkpoint
 from .graphs import Graph, Value, graphs_of
 from .latency import eager_engines
@@ -7,7 +9,6 @@ from .manifest import COMPANIONS, generation_settings
 from .sweeps import OpSweep, SweepReport, activation_curve, sweep
 from .sweeps.subjects import OpGraph
 from .to_onnx import OPSET, OPSETS, to_onnx
-from .tolerances import END_TO_END, Tolerance
 from .user_code import import_file
 from .verify.against_checkpoint import CheckpointReport, compare_with_checkpoint
 from .verify.fidelity import eager_greedy

@@ -8,10 +8,10 @@ import tokenizers
 import torch
 from torch import Tensor
 
+from tfm.ops import ATTENTION, SOFTMAX
 from tfm.report import AttentionMap
 
 from .graphs import EncoderGraph, Graph, SourceGraph
-from .ops import ATTENTION, SOFTMAX
 from .verify.hooks import RecordedCall, watch
 from .verify.regions import Array, Region, cuts_of, find_regions
 from .verify.subgraphs import Subgraphs, open_nodes

@@ -14,6 +14,7 @@ from tfm.bundle import read_manifest, staged, write_json
 from tfm.errors import BundleError, CheckpointError, ExportError
 from tfm.latency import Latency, compare_speed
 from tfm.model import TransformerConfig, load_tokenizer
+from tfm.ops import END_TO_END, Tolerance
 from tfm.quantize import (
     Quantized,
     Recipe,
@@ -36,7 +37,6 @@ from .manifest import COMPANIONS, generation_settings, write_manifest
 from .pictures import draw_report
 from .source import Source, open_source
 from .to_onnx import OPSET, to_onnx
-from .tolerances import END_TO_END, Tolerance
 from .verify.fidelity import Fidelity, measure_fidelity
 from .verify.reports import GraphReport
 from .verify.samples import cases

@@ -15,11 +15,11 @@ from typing import Any
 
 from tfm.bundle import describe_file
 from tfm.latency import Latency, all_speeds, compare_speed
+from tfm.ops import Tolerance, tolerance_table
 from tfm.quantize import size_of
 
 from .manifest import PACKAGES
 from .source import Source
-from .tolerances import Tolerance, tolerance_table
 from .verify.fidelity import Fidelity
 from .verify.reports import GraphReport
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from tfm.bundle import ARRAYS, write_json
+from tfm.ops import END_TO_END, GOLDEN_NMSE_HALF, Tolerance
 from tfm.quantize import GOLDEN_NMSE, measure_nmse
 from tfm.runtime import GOLDEN_SCHEMA, LIMITS, golden_name
 
 from .fast_path import no_fast_path
 from .graphs import Graph
-from .tolerances import END_TO_END, GOLDEN_NMSE_HALF, Tolerance
 from .verify.regions import Array
 
 _MOST_BYTES = 1 << 20

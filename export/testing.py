@@ -11,11 +11,11 @@ from torch import nn
 from tfm.bundle import ARRAYS, Manifest, TensorSpec, check_digests, read_arrays, read_manifest
 from tfm.errors import ExportError
 from tfm.model import Transformer
+from tfm.ops import END_TO_END, Tolerance
 from tfm.runtime import check_graphs, golden_name
 
 from .generic.graph import GenericGraph
 from .graphs import Graph, graphs_of
-from .tolerances import END_TO_END, Tolerance
 from .verify.against_checkpoint import CASES, CheckpointReport, compare_graphs, compare_with_checkpoint
 from .verify.regions import Array
 

@@ -1,6 +1,6 @@
 """The PyTorch Transformer and the checkpoints it is read from."""
 
-from .activations import ACTIVATIONS, COMPOSITES, GATED, check_activation, make_activation
+from .activations import ComposedActivation, check_activation, make_activation
 from .attention import CrossAttention, SelfAttention, causal_mask, merge_heads, padding_mask, split_heads
 from .checkpoint import load_checkpoint, load_tokenizer, read_weights, save_checkpoint
 from .config import RotaryScaling, Scaling, TransformerConfig
@@ -16,11 +16,9 @@ from .positions import Alibi, RelativeBias, Rotary, rotate
 from .transformer import Transformer
 
 __all__ = [
-    "ACTIVATIONS",
-    "COMPOSITES",
     "FAMILIES",
-    "GATED",
     "Alibi",
+    "ComposedActivation",
     "CrossAttention",
     "Embedding",
     "FeedForward",

@@ -7,8 +7,9 @@ import typing
 from typing import Any, Literal, get_args
 
 from tfm.errors import ConfigError
+from tfm.ops import is_gated
 
-from .activations import check_activation, is_gated
+from .activations import check_activation
 from .fields import MOST_LAYERS, MOST_SIZE, MOST_TOKENS, shown
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
@@ -126,14 +127,14 @@ class TransformerConfig:
         encoder_feedforward: Feed-forward size of each encoder layer, at most F; None: F in each.
         decoder_feedforward: The same of the decoder.
         dropout: Probability of dropping, in training only.
-        activation: A name of `tfm.model.ACTIVATIONS` or `tfm.model.GATED`.
+        activation: A name of `tfm.ops.ACTIVATIONS` or `tfm.ops.GATED`.
         norm: "layer" or "rms".
         norm_first: Norm before each sub-layer (and after the last layer) instead of after each.
         sandwich_norm: With norm_first, a norm on each sub-layer's result too (Gemma 2).
         parallel_blocks: With norm_first, attention and feed-forward both read the same normed input (GPT-J).
         final_norm: A norm after the last layer; None: as norm_first.
         residual: "identity", x + F(x), or "projected", act(Wx + b + F(x)) with a W and b of each sub-layer's own.
-        residual_activation: That act, a name of `tfm.model.ACTIVATIONS`; None: relu.
+        residual_activation: That act, a name of `tfm.ops.ACTIVATIONS`; None: relu.
         layer_norm_eps: ε of every norm.
         norm_bias: Layer norms have a bias.
         qkv_bias: The projections to queries, keys and values have biases.
@@ -167,7 +168,7 @@ class TransformerConfig:
         pooling: Sentence embedding as sentence-transformers pools it: "mean" or "cls"; None for none.
         normalize: Scale the sentence embedding to unit length.
         head: What an encoder predicts: "masked-lm", "sequence" or "token" labels; None: nothing.
-        head_activation: Activation between the two layers of a head, a name of `tfm.model.ACTIVATIONS`; None: a head of
+        head_activation: Activation between the two layers of a head, a name of `tfm.ops.ACTIVATIONS`; None: a head of
             labels is one layer, and masked-lm takes `activation`'s, or that of its gate.
         labels: Names of the labels of a "sequence" or "token" head, in the order of its logits.
         pad_token_id: Padding id; its embedding row is zero in a fresh model.

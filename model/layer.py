@@ -5,7 +5,9 @@ Shapes: B batch, S length, D model size, F feed-forward size.
 
 from torch import Tensor, nn
 
-from .activations import is_gated, make_activation
+from tfm.ops import is_gated
+
+from .activations import make_activation
 from .attention import CrossAttention, KeyValue, Rotation, SelfAttention
 from .config import TransformerConfig
 from .norms import make_norm

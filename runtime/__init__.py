@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 from tfm.lazy import lazily
 
 if TYPE_CHECKING:
+    from tfm.ops import ErrorStats
+
     from .control import CancelToken
     from .decoder import Decoder
     from .doctor.doctor import BundleState, CanaryState, Diagnosis, diagnose
     from .encoder import Encoder
     from .encoder_decoder import EncoderDecoder
-    from .figures import ErrorStats
     from .generation.loop import continue_greedily
     from .generation.state import DecoderState, from_nothing
     from .golden import GOLDEN_SCHEMA, LIMITS, GoldenOutput, GoldenReport, check_golden, golden_name
@@ -93,7 +94,7 @@ __getattr__, __dir__ = lazily(
         "Encoder": "encoder",
         "EncoderDecoder": "encoder_decoder",
         "Entity": "heads",
-        "ErrorStats": "figures",
+        "ErrorStats": "golden",
         "Fill": "heads",
         "GoldenOutput": "golden",
         "GoldenReport": "golden",

@@ -29,8 +29,8 @@ from tfm.bundle import (
     read_proved,
 )
 from tfm.errors import BundleError, ProviderError, VerificationError
+from tfm.ops import ErrorStats
 
-from .figures import ErrorStats
 from .inputs.checks import Array
 from .sessions.graph_files import GraphFiles
 from .sessions.providers import candidates, count_threads

@@ -9,18 +9,19 @@ REPO = Path(__file__).resolve().parents[1]
 ROOMS = sorted(file.parent.name for file in REPO.glob("*/__init__.py") if file.parent.name != "tfm")
 ALL_MAY = {"errors", "lazy"}
 MAY_IMPORT = {
-    "bundle": set(),
-    "model": set(),
-    "runtime": {"bundle"},
-    "report": {"bundle"},
-    "latency": {"bundle", "runtime"},
-    "quantize": {"bundle", "latency", "report", "runtime"},
-    "export": {"bundle", "latency", "model", "quantize", "report", "runtime"},
-    "study": {"bundle", "export", "latency", "model", "quantize", "report", "runtime"},
+    "ops": set(),
+    "bundle": {"ops"},
+    "model": {"ops"},
+    "runtime": {"bundle", "ops"},
+    "report": {"bundle", "ops"},
+    "latency": {"bundle", "ops", "runtime"},
+    "quantize": {"bundle", "latency", "ops", "report", "runtime"},
+    "export": {"bundle", "latency", "model", "ops", "quantize", "report", "runtime"},
+    "study": {"bundle", "export", "latency", "model", "ops", "quantize", "report", "runtime"},
     "cli": set(ROOMS) - {"cli"},
 }
 HEAVY = {"torch", "onnx", "onnxscript", "onnx_ir", "safetensors"}
-NO_HEAVY = {"bundle", "latency", "report", "runtime"}
+NO_HEAVY = {"bundle", "latency", "ops", "report", "runtime"}
 NO_TORCH = {"quantize"}
 
 

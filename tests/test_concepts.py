@@ -10,8 +10,8 @@ import onnx_ir as ir
 import pytest
 
 from tfm.export import OPSET
-from tfm.export.ops import OpId
 from tfm.export.passes import OP_KEY
+from tfm.ops import OpId
 
 ExportTiny = Callable[..., dict[str, Any]]
 

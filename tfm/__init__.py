@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from . import export as export
     from . import latency as latency
     from . import model as model
+    from . import ops as ops
     from . import quantize as quantize
     from . import report as report
     from . import runtime as runtime
@@ -42,6 +43,7 @@ _ROOMS = (
     "export",
     "latency",
     "model",
+    "ops",
     "quantize",
     "report",
     "runtime",

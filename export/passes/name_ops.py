@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from ..ops import ACTIVATION, COMPOSITE_CLASSES, OPS_OF_ATEN, OpId
+from tfm.ops import ACTIVATION, OpId
+
+from ..torch_ops import COMPOSITE_CLASSES, OPS_OF_ATEN
 
 OP_KEY = "tfm.op"
 """Metadata key of a node: the `OpId` it belongs to, as text."""

@@ -16,13 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tfm.model import ACTIVATIONS, GATED, FeedForward, TransformerConfig
+from tfm.model import FeedForward, TransformerConfig
+from tfm.ops import evaluate_activation, is_gated
 
 from ..graphs import Value
-from . import oracles
 from .subjects import Array, Case, Check, OpGraph, Source
-
-NAMES = (*ACTIVATIONS, *GATED)
 
 _VALUES = (1.0, -1.0, 0.5, -3.0, 0.0)
 """What a gated activation multiplies the activated gate by, in turns."""
@@ -89,20 +87,20 @@ def edges(dtype: str) -> Array:
 
 def inputs(name: str, x: Array) -> Array:
     """What the graph takes to evaluate x: (count, 1), or (count, 2) with a value for each gate."""
-    if name not in GATED:
+    if not is_gated(name):
         return x[:, None]
     return np.stack([np.resize(np.array(_VALUES, dtype=x.dtype), x.shape), x], axis=1)
 
 
 def exact(name: str, x: Array) -> npt.NDArray[np.float64]:
     """Evaluate the oracle: of a gated activation, the activated gate."""
-    return oracles.activation(GATED.get(name, name), x.astype(np.float64))
+    return evaluate_activation(name, x.astype(np.float64))
 
 
 def _case(name: str, x: Array) -> Case:
     y = exact(name, x)
     unit = np.where(np.isfinite(x), np.maximum(np.abs(x.astype(np.float64)), 1.0), 1.0)
-    if name in GATED:
+    if is_gated(name):
         value = np.resize(_VALUES, x.shape)
         unit *= np.maximum(np.abs(value), 1.0)
         with np.errstate(invalid="ignore"):  # 0 · inf

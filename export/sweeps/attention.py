@@ -26,9 +26,9 @@ from tfm.model import (
     padding_mask,
     split_heads,
 )
+from tfm.ops import oracles
 
 from ..graphs import Value
-from . import oracles
 from .pairs import all_pairs, product
 from .subjects import Array, Case, Check, OpGraph, Source
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from tfm.model import TransformerConfig, make_norm
+from tfm.ops import oracles
 
 from ..graphs import Value
-from . import oracles
 from .subjects import Case, Check, OpGraph, Source
 
 NAMES = ("layer_norm", "rms_norm")

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from tfm.model import Alibi, Embedding, RelativeBias, Rotary, RotaryScaling, Scaling, TransformerConfig, rotate
+from tfm.ops import oracles
 
 from ..graphs import Value
-from . import oracles
 from .subjects import Case, Check, OpGraph, Source
 
 NAMES = ("sinusoidal", "rotary", "relative", "alibi")

@@ -91,7 +91,7 @@ class SweepReport:
 
 def verdict(group: str, op: str, form: str, dtype: str, tally: Tally) -> OpSweep:
     """Judge a tally."""
-    tally.evaluator()
+    tally.judge()
     return OpSweep(
         group=group,
         op=op,

@@ -8,10 +8,10 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from tfm.errors import ConfigError, ExportError
+from tfm.ops import SWEEPS, activation_names
 from tfm.report import ActivationCurve
 
 from ..to_onnx import to_onnx
-from ..tolerances import SWEEPS
 from ..verify.optimized import LEVELS
 from . import activations, attention, norms, positions
 from .report import SweepReport, verdict
@@ -21,19 +21,21 @@ from .tally import Tally
 DTYPES = ("float32", "float16")
 """What can be swept; float16 only activations."""
 
-GROUPS: dict[str, tuple[str, ...]] = {
-    "activations": activations.NAMES,
-    "attention": ("attention",),
-    "positions": positions.NAMES,
-    "norms": norms.NAMES,
-}
-"""Names of ops that can be asked for, one by one or by group."""
-
 Tallies = dict[tuple[str, str, str, str], Tally]
 """Group, op, form and dtype → figures."""
 
 Progress = Callable[[int, int, str], None]
 """Told how many graphs are done, of how many, and what is next."""
+
+
+def groups() -> dict[str, tuple[str, ...]]:
+    """Give the names of ops that can be asked for, one by one or by group."""
+    return {
+        "activations": tuple(activation_names()),
+        "attention": ("attention",),
+        "positions": positions.NAMES,
+        "norms": norms.NAMES,
+    }
 
 
 def sweep(
@@ -47,7 +49,7 @@ def sweep(
     """Compare ops, each exported alone, with an independent float64 oracle.
 
     Args:
-        names: Ops or groups of `GROUPS`; None for all.
+        names: Ops or groups of `groups`; None for all.
         dtypes: Of `DTYPES`.
         levels: Of `tfm.export.verify.verify.LEVELS`.
         full: Sweep attention's whole product of heads, sizes, scales and layouts, not every pair.
@@ -74,7 +76,7 @@ def sweep(
     progress(len(subjects), len(subjects), "done")
     ops = [verdict(*key, tally) for key, tally in tallies.items()]
     ops.sort(key=lambda op: attention.FORMS.index(op.form) if op.op == "attention" else -1)
-    ops.sort(key=lambda op: list(GROUPS).index(op.group))
+    ops.sort(key=lambda op: list(groups()).index(op.group))
     return SweepReport(ops=tuple(ops), levels=tuple(levels))
 
 
@@ -82,14 +84,14 @@ def activation_curve(name: str, points: int = 241, *, reach: float = 6.0) -> Act
     """Evaluate an activation as it is exported, in float32.
 
     Args:
-        name: One of `GROUPS["activations"]`.
+        name: One of `tfm.ops.activation_names`.
         points: How many, from -reach to reach.
         reach: How far.
 
     Raises:
         ConfigError: The name is unknown.
     """
-    _known("activation", [name], activations.NAMES)
+    _known("activation", [name], activation_names())
     x = np.linspace(-reach, reach, points).astype(np.float32)
     feeds = activations.inputs(name, x)
     feeds[:, 0] = 1.0 if feeds.shape[1] == 2 else feeds[:, 0]
@@ -107,11 +109,11 @@ def activation_curve(name: str, points: int = 241, *, reach: float = 6.0) -> Act
 
 
 def _choose(names: Sequence[str] | None) -> list[str]:
-    every = [op for ops in GROUPS.values() for op in ops]
+    every = [op for ops in groups().values() for op in ops]
     if names is None:
         return every
-    _known("op", names, dict.fromkeys([*GROUPS, *every]))
-    wanted = {op for name in names for op in GROUPS.get(name, (name,))}
+    _known("op", names, dict.fromkeys([*groups(), *every]))
+    wanted = {op for name in names for op in groups().get(name, (name,))}
     return [op for op in every if op in wanted]
 
 
@@ -127,7 +129,7 @@ def _known(what: str, names: Collection[str], known: Collection[str]) -> None:
 def _subjects(names: Collection[str], dtypes: Collection[str], full: bool) -> list[Source]:
     subjects = []
     for name in names:
-        if name in activations.NAMES:
+        if name in activation_names():
             subjects += activations.subjects(name, tuple(dtype for dtype in DTYPES if dtype in dtypes))
         elif "float32" in dtypes and name == "attention":
             subjects += attention.subjects(full=full)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..tolerances import Tolerance
+from tfm.ops import Tolerance
+
 from .subjects import Array, Check
 
 _CORE = 20.0
@@ -80,7 +81,7 @@ class Tally:
             with np.errstate(all="ignore"):
                 self._add(check, actual, level, eager)
 
-    def evaluator(self) -> None:
+    def judge(self) -> None:
         """Fail where nothing was compared, or something lies too far off."""
         nearest = self.nearest
         if not nearest.measure <= 1.0:

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from tfm.bundle import Manifest, check_digests, folder_of, read_manifest
 from tfm.errors import BundleError, ProviderError, VerificationError
+from tfm.ops import END_TO_END, Tolerance
 from tfm.quantize import Stage, silent
 from tfm.runtime import ErrorStats, check_graphs, check_onnxruntime
 
 from ..fast_path import no_fast_path
 from ..graphs import Graph
 from ..source import open_source
-from ..tolerances import END_TO_END, Tolerance
 from .bisect import Reproduction, bisect
-from .compare import evaluator, first_line
+from .compare import first_line, judge
 from .optimized import options_for
 from .reports import GraphReport, OutputReport
 from .samples import all_padding, cases, every_id
@@ -242,7 +242,7 @@ def _compare_stream(
         limit = tolerance.limit(found) if judged else None
         reports.append(
             OutputReport(
-                name=name, level=_EVERY_ID, figures=found, limit=limit, fault=fault or evaluator(found, limit, "off")
+                name=name, level=_EVERY_ID, figures=found, limit=limit, fault=fault or judge(found, limit, "off")
             )
         )
     return reports

@@ -12,11 +12,11 @@ import onnxruntime as ort
 from torch import Tensor
 
 from tfm.errors import VerificationError
+from tfm.ops import END_TO_END, FREE, HALF, OWN, Tolerance
 from tfm.quantize import Stage, silent
 from tfm.runtime import ErrorStats
 
 from ..graphs import Graph
-from ..tolerances import END_TO_END, FREE, HALF, OWN, Tolerance
 from .compare import WEIGHTS_DIFFER
 from .hooks import RecordedCall, watch
 from .regions import Array, Region, cuts_of, find_regions

@@ -8,10 +8,9 @@ import onnx_ir as ir
 import torch
 
 from tfm.errors import VerificationError
+from tfm.ops import EMBEDDING, FREE, HALF, OWN, OpId
 from tfm.runtime import ErrorStats
 
-from ..ops import EMBEDDING, OpId
-from ..tolerances import FREE, HALF, OWN
 from .hooks import RecordedCall
 from .regions import Array, Region
 from .reports import BROKEN, OPTIMIZED, Kernel, OpReport, Optimized
@@ -108,17 +107,17 @@ class Comparison:
         tolerance = HALF if self._half else OWN[self.op.kind]
         own_limit = tolerance.limit(self._own) if judged_alone else None
         free_limit = None if self.region.output in rounded else FREE.limit(self.free)
-        fault = self._fault or evaluator(self._own, own_limit, "off by itself") or self._broken
+        fault = self._fault or judge(self._own, own_limit, "off by itself") or self._broken
         values = dict(self.region.arguments)
         for argument, figures in self._fed.items():
             limit = 0.0 if self.op.kind == EMBEDDING else FREE.limit(figures)  # ids are exact
             judged = None if values[argument] in rounded else limit
-            fault = fault or evaluator(figures, judged, f"fed a wrong {argument}: off in the whole graph")
-        fault = fault or evaluator(self.free, free_limit, "off in the whole graph")
+            fault = fault or judge(figures, judged, f"fed a wrong {argument}: off in the whole graph")
+        fault = fault or judge(self.free, free_limit, "off in the whole graph")
         if optimized is not None and not fault:
             swallowed = f", which swallowed it, seen at {optimized.at}" if optimized.swallowed else ""
             what = f"{OPTIMIZED} ({optimized.level}) into {optimized.node}{swallowed}"
-            fault = evaluator(optimized.figures, optimized.limit, what)
+            fault = judge(optimized.figures, optimized.limit, what)
         return OpReport(
             op=self.op,
             source=self._source,
@@ -135,7 +134,7 @@ class Comparison:
         )
 
 
-def evaluator(figures: ErrorStats, limit: float | None, what: str) -> str:
+def judge(figures: ErrorStats, limit: float | None, what: str) -> str:
     """Say what is wrong with these figures; "" where nothing is."""
     if figures.count == 0:
         return "nothing was compared"

@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from tfm.ops import ACTIVATION, ATTENTION, EMBEDDING, LAYERS, Kind, OpId
+
 from ..fast_path import no_fast_path
 from ..graphs import Graph
-from ..ops import ACTIVATION, ATTENTION, EMBEDDING, FUNCTIONS, LAYERS, OPS_OF_ATEN, Kind, OpId, is_composite
+from ..torch_ops import FUNCTIONS, OPS_OF_ATEN, is_composite
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

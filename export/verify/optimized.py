@@ -9,9 +9,9 @@ from pathlib import Path
 import onnx_ir as ir
 import onnxruntime as ort
 
+from tfm.ops import ACTIVATION, ATTENTION, SOFTMAX, OpId
 from tfm.runtime import PROVIDERS, session_options
 
-from ..ops import ACTIVATION, ATTENTION, SOFTMAX, OpId
 from ..passes import NOTE_KEY
 from .regions import Array, Region
 from .reports import Kernel

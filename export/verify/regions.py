@@ -9,8 +9,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from tfm.errors import VerificationError
+from tfm.ops import ATTENTION, LAYERS
 
-from ..ops import ATTENTION, LAYERS
 from ..passes import OP_KEY
 from .hooks import RecordedCall
 

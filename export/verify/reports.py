@@ -3,9 +3,8 @@
 import dataclasses
 from typing import Any
 
+from tfm.ops import LAYERS, OpId
 from tfm.runtime import ErrorStats
-
-from ..ops import LAYERS, OpId
 
 BROKEN = "the whole graph cannot be run"
 OPTIMIZED = "off after onnxruntime's optimization"

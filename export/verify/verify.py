@@ -22,15 +22,14 @@ from torch import Tensor
 
 from tfm.bundle import scratch_folder
 from tfm.errors import VerificationError
+from tfm.ops import END_TO_END, FREE, LAYERS, OpId, Tolerance
 from tfm.quantize import emulate_fp16, save_onnx
 from tfm.quantize.storage import mapped
 from tfm.runtime import ErrorStats
 
 from ..fast_path import has_fast_path
 from ..graphs import Graph
-from ..ops import LAYERS, OpId
-from ..tolerances import END_TO_END, FREE, Tolerance
-from .compare import Comparison, evaluator, first_line
+from .compare import Comparison, first_line, judge
 from .hooks import RecordedCall, watch
 from .optimized import LEVELS, Place, describe_kernel, locate, optimize, options_for
 from .regions import Array, cuts_of, find_regions, rounded_values
@@ -246,7 +245,7 @@ class _Verification:
         reports = []
         for name, found in figures.items():
             limit = self.tolerance.limit(found) if self.judged else None
-            fault = faults[name] or evaluator(found, limit, "off")
+            fault = faults[name] or judge(found, limit, "off")
             reports.append(OutputReport(name=name, level=level, figures=found, limit=limit, fault=fault))
         return reports
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tfm.errors import CheckpointError, ConfigError
+from tfm.ops import activation_by_any_name
 
 from ..config import TransformerConfig
 from ..fields import Fields
@@ -10,7 +11,6 @@ from .common import (
     Weights,
     check_options,
     pack,
-    read_activation,
     read_task,
     rename,
     same,
@@ -92,7 +92,7 @@ def _config(folder: Path, values: Fields, weights: Weights, *, embedding_norm: b
         num_decoder_layers=values.layers("decoder_layers"),
         dim_feedforward=values.size("encoder_ffn_dim"),
         dropout=values.share("dropout", 0.1),
-        activation=read_activation(activation),
+        activation=activation_by_any_name(activation),
         positions="learned",
         max_positions=values.size("max_position_embeddings"),
         scale_embeddings=values.flag("scale_embedding"),

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tfm.errors import CheckpointError
+from tfm.ops import activation_by_any_name
 
 from ..config import TransformerConfig
 from ..fields import Fields
@@ -12,7 +13,6 @@ from .common import (
     check_options,
     drop,
     pack,
-    read_activation,
     read_labels,
     read_task,
     rename,
@@ -127,7 +127,7 @@ def read_config(values: Fields, **options: Any) -> TransformerConfig:
         "num_encoder_layers": values.layers("num_hidden_layers"),
         "dim_feedforward": values.size("intermediate_size"),
         "dropout": values.share("hidden_dropout_prob", 0.1),
-        "activation": read_activation(values.text("hidden_act")),
+        "activation": activation_by_any_name(values.text("hidden_act")),
         "layer_norm_eps": values.number("layer_norm_eps", 1e-12, most=1.0),
         "positions": "learned",
         "max_positions": values.size("max_position_embeddings"),

@@ -12,28 +12,8 @@ from ..fields import Fields, shown
 
 Weights = dict[str, Tensor]
 
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_fast": "gelu_tanh",
-    "gelu_new": "gelu_tanh",
-    "gelu_python": "gelu",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "quick_gelu": "quick_gelu",
-    "relu": "relu",
-    "relu2": "squared_relu",
-    "silu": "silu",
-    "swish": "silu",
-    "tanh": "tanh",
-}
-"""Hugging Face's names of activations → ours."""
-
 _MOST_LABELS = 1 << 20
 """Whose names are made up."""
-
-
-def read_activation(name: str) -> str:
-    """Give our name of an activation; an unknown name stays as it is, for TransformerConfig to refuse."""
-    return _ACTIVATIONS.get(name, name)
 
 
 def check_options(values: Fields, supported: Mapping[str, Sequence[object]]) -> None:

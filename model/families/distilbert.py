@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from tfm.ops import activation_by_any_name
+
 from ..config import TransformerConfig
 from ..fields import Fields
 from .bert import CONSTANTS, head_options, pack_layers
-from .common import Weights, check_options, drop, read_activation, read_task, rename, strip_prefix
+from .common import Weights, check_options, drop, read_task, rename, strip_prefix
 from .pooling import read_pooling
 
 _NAMES = {
@@ -57,7 +59,7 @@ def convert_distilbert(folder: Path, values: Fields, weights: Weights) -> tuple[
         num_encoder_layers=values.layers("n_layers"),
         dim_feedforward=values.size("hidden_dim"),
         dropout=values.share("dropout", 0.1),
-        activation=read_activation(values.text("activation")),
+        activation=activation_by_any_name(values.text("activation")),
         layer_norm_eps=1e-12,
         positions="learned",  # or fixed, by sinusoidal_pos_embds: a checkpoint holds that table all the same
         max_positions=values.size("max_position_embeddings"),

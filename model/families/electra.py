@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from tfm.ops import activation_by_any_name
+
 from ..config import TransformerConfig
 from ..fields import Fields
 from .bert import CONSTANTS, EMBEDDING_NAMES, LAYER_NAMES, head_options, modern_names, pack_layers, read_config
-from .common import Weights, drop, read_activation, read_task, rename, strip_prefix
+from .common import Weights, drop, read_task, rename, strip_prefix
 from .pooling import read_pooling
 
 _NAMES = EMBEDDING_NAMES | {"embeddings_project": "encoder.embedding.project"}
@@ -45,7 +47,7 @@ def convert_electra(folder: Path, values: Fields, weights: Weights) -> tuple[Tra
         options["head_activation"] = "gelu"  # whatever hidden_act is
     if task == "ForPreTraining":
         options |= {"head": "token", "labels": ("replaced",)}
-        options["head_activation"] = read_activation(values.text("hidden_act"))
+        options["head_activation"] = activation_by_any_name(values.text("hidden_act"))
     config = read_config(values, embedding_size=values.size("embedding_size"), **options)
     pack_layers(folder, weights, config)
     return config, rename(weights, _NAMES | _HEADS.get(task, {}), LAYER_NAMES, "encoder.layers")

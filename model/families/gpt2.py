@@ -5,9 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
+from tfm.ops import activation_by_any_name
+
 from ..config import TransformerConfig
 from ..fields import Fields
-from .common import Weights, check_options, read_activation, read_task, rename, strip_prefix
+from .common import Weights, check_options, read_task, rename, strip_prefix
 from .tokens import read_tokens
 
 _SUPPORTED: dict[str, list[Any]] = {"add_cross_attention": [False], "scale_attn_by_inverse_layer_idx": [False]}
@@ -43,7 +45,7 @@ def convert_gpt2(folder: Path, values: Fields, weights: Weights) -> tuple[Transf
         num_decoder_layers=values.layers("n_layer"),
         dim_feedforward=values.optional_size("n_inner") or 4 * values.size("n_embd"),
         dropout=values.share("resid_pdrop", 0.1),
-        activation=read_activation(values.text("activation_function")),
+        activation=activation_by_any_name(values.text("activation_function")),
         norm_first=True,
         layer_norm_eps=values.number("layer_norm_epsilon", most=1.0),
         attention_scale=None if values.flag("scale_attn_weights", True) else 1.0,

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from tfm.errors import ConfigError
+from tfm.ops import activation_by_any_name, gated_by
 
 from ..config import TransformerConfig
 from ..fields import MOST_TOKENS, Fields, shown
-from .common import Weights, check_options, pack, read_activation, read_task, rename, strip_prefix
+from .common import Weights, check_options, pack, read_task, rename, strip_prefix
 from .rotary import read_rotary
 from .tokens import read_tokens
 
@@ -27,9 +28,6 @@ LAYER_NAMES = {
     "layers.*.mlp.gate_proj": "feed_forward.gate_proj",
     "layers.*.mlp.down_proj": "feed_forward.linear2",
 }
-
-_GATED = {"silu": "swiglu", "gelu": "geglu", "gelu_tanh": "geglu_tanh", "relu": "reglu", "sigmoid": "glu"}
-"""Our activation of the gate → the feed-forward's."""
 
 
 def convert_llama(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
@@ -53,8 +51,8 @@ def read_llama_like(
     """
     check_options(values, {})
     read_task(values, values.form, ("ForCausalLM", "Model"))
-    ours = read_activation(values.text(activation))
-    if ours not in _GATED:
+    gated = gated_by(activation_by_any_name(values.text(activation)))
+    if gated is None:
         raise ConfigError(f"{values.form} with {activation} = {shown(values.any(activation))} is not supported")
     fields: dict[str, Any] = {
         "vocab_size": values.vocabulary(),
@@ -64,7 +62,7 @@ def read_llama_like(
         "head_dim": values.optional_size("head_dim"),
         "num_decoder_layers": values.layers("num_hidden_layers"),
         "dim_feedforward": values.size("intermediate_size"),
-        "activation": _GATED[ours],
+        "activation": gated,
         "layer_norm_eps": values.number("rms_norm_eps", most=1.0),
         **read_rotary(values),
         "dropout": 0.0,

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tfm.errors import ConfigError
+from tfm.ops import activation_by_any_name
 
 from ..config import TransformerConfig
 from ..fields import Fields, shown
@@ -12,7 +13,6 @@ from .common import (
     Weights,
     check_options,
     drop,
-    read_activation,
     read_labels,
     read_task,
     rename,
@@ -65,7 +65,7 @@ def convert_vit(folder: Path, values: Fields, weights: Weights) -> tuple[Transfo
         num_encoder_layers=values.layers("num_hidden_layers"),
         dim_feedforward=values.size("intermediate_size"),
         dropout=values.share("hidden_dropout_prob", 0.0),
-        activation=read_activation(values.text("hidden_act")),
+        activation=activation_by_any_name(values.text("hidden_act")),
         norm_first=True,
         layer_norm_eps=values.number("layer_norm_eps", 1e-12, most=1.0),
         qkv_bias=values.flag("qkv_bias", True),

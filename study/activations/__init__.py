@@ -1,21 +1,39 @@
 """What an activation function costs and buys: each of the registry by itself, and a study that trains with each."""
 
-from .formulas import FORMULAS, Formula
-from .rows import ActivationRow, ActivationTable
-from .study import STUDIED, Schedule, page_content, run_study, summarize
-from .study.statistics import Estimate
-from .table import tabulate
+from typing import TYPE_CHECKING
+
+from tfm.lazy import lazily
+
+if TYPE_CHECKING:
+    from .rows import ActivationRow, ActivationTable
+    from .study import STUDIED, Schedule, page_content, run_study, summarize
+    from .study.statistics import Estimate
+    from .table import tabulate
 
 __all__ = [
-    "FORMULAS",
     "STUDIED",
     "ActivationRow",
     "ActivationTable",
     "Estimate",
-    "Formula",
     "Schedule",
     "page_content",
     "run_study",
     "summarize",
     "tabulate",
 ]
+
+# `worker`, which is timed, must not load torch
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "STUDIED": "study",
+        "ActivationRow": "rows",
+        "ActivationTable": "rows",
+        "Estimate": "study.statistics",
+        "Schedule": "study",
+        "page_content": "study",
+        "run_study": "study",
+        "summarize": "study",
+        "tabulate": "table",
+    },
+)

@@ -13,7 +13,8 @@ from tfm.bundle import scratch_folder
 from tfm.errors import VerificationError
 from tfm.export import OpGraph, Value, optimize, to_onnx
 from tfm.export.verify.verify import CPU
-from tfm.model import GATED, FeedForward, TransformerConfig
+from tfm.model import FeedForward, TransformerConfig
+from tfm.ops import is_gated
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,14 +34,14 @@ class Kernels:
 
 def width_of_input(name: str, width: int) -> int:
     """How wide the input is where the output is so wide: of a gated activation twice, [V; G]."""
-    return 2 * width if name in GATED else width
+    return 2 * width if is_gated(name) else width
 
 
 def export_activation(name: str, width: int) -> ir.Model:
     """Export an activation as it stands between the projections of a feed-forward block, and nothing else.
 
     Args:
-        name: Of `tfm.model.ACTIVATIONS` or `GATED`.
+        name: Of `tfm.ops.ACTIVATIONS` or `GATED`.
         width: Size F of the hidden layer.
 
     Returns:

@@ -5,9 +5,9 @@ import math
 from typing import Any
 
 from tfm.export import OpSweep
+from tfm.ops import Activation, GatedActivation
 from tfm.report import ActivationCurve
 
-from .formulas import Formula
 from .kernels import Kernels
 from .speed import Speed
 from .sqnr import SCALES, Sqnr
@@ -21,9 +21,9 @@ class ActivationRow:
     """One activation.
 
     Attributes:
-        name: Of `tfm.model.ACTIVATIONS` or `GATED`.
+        name: Of `tfm.ops.ACTIVATIONS` or `GATED`.
         gated: Whether it multiplies a value by the activated gate.
-        formula: What it computes, and by which paper.
+        definition: What it computes, and by which paper.
         kernels: What it was exported as, and what ran.
         errors: dtype, "float32" and "float16" → its own error against float64.
         speed: Its time beside relu's, on each shape; empty: it was not timed.
@@ -33,7 +33,7 @@ class ActivationRow:
 
     name: str
     gated: bool
-    formula: Formula
+    definition: Activation | GatedActivation
     kernels: Kernels
     errors: dict[str, OpSweep]
     speed: tuple[Speed, ...]
@@ -51,8 +51,8 @@ class ActivationRow:
         return {
             "activation": self.name,
             "gated": self.gated,
-            "formula": self.formula.text,
-            "source": self.formula.source,
+            "formula": self.definition.formula,
+            "source": self.definition.source,
             "exported": list(kernels.exported),
             "optimized": list(kernels.optimized),
             "kernels": [{"op": op, "provider": provider} for op, provider in kernels.ran],

@@ -14,12 +14,12 @@ import onnx_ir as ir
 from tfm.export import OpSweep, activation_curve, sweep
 from tfm.export.sweeps import DTYPES
 from tfm.latency import NOISE_LIMIT
-from tfm.model import ACTIVATIONS, GATED, check_activation
+from tfm.model import check_activation
+from tfm.ops import ACTIVATIONS, GATED, activation_names, derivative_of, gate_of, is_gated
 from tfm.quantize import Stage, silent
 from tfm.report import ActivationCurve
 from tfm.runtime import model_name, usable_cores
 
-from .formulas import FORMULAS, derivative
 from .hidden import HiddenStates, normal_states, record_states
 from .kernels import export_activation, find_kernels
 from .rows import ActivationRow, ActivationTable
@@ -41,7 +41,7 @@ def tabulate(
     """Tell what activations cost: what they become in ONNX, and their error, time and sensitivity to 8 bits.
 
     Args:
-        names: Of `tfm.model.ACTIVATIONS` and `GATED`; None: all.
+        names: Of `tfm.ops.ACTIVATIONS` and `GATED`; None: all.
         checkpoint: Whose inputs of activations the SQNR is measured on; None: standard normal ones.
         rounds: How often each is timed in turn.
         timing: Whether they are timed at all.
@@ -57,7 +57,7 @@ def tabulate(
         check_activation(name)
     if timing:
         check_rounds(rounds)
-    chosen = [name for name in (*ACTIVATIONS, *GATED) if names is None or name in names]
+    chosen = [name for name in activation_names() if names is None or name in names]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     if checkpoint is None:
         states = normal_states()
@@ -86,8 +86,8 @@ def tabulate(
     rows = tuple(
         ActivationRow(
             name=name,
-            gated=name in GATED,
-            formula=FORMULAS[name],
+            gated=is_gated(name),
+            definition=GATED.get(name) or ACTIVATIONS[name],
             kernels=kernels[name],
             errors={dtype: errors[name][dtype] for dtype in DTYPES},
             speed=speed.get(name, ()),
@@ -110,9 +110,7 @@ def tabulate(
 def _sqnr(names: Sequence[str], states: HiddenStates) -> dict[str, dict[str, Sqnr]]:
     of_texts: dict[str, dict[str, Floats]] = {}
     for name in dict.fromkeys([BASELINE, *names]):
-        found = [
-            [text_sqnr(y, scale) for scale in SCALES] for y in states.outputs(GATED.get(name, name), name in GATED)
-        ]
+        found = [[text_sqnr(y, scale) for scale in SCALES] for y in states.outputs(gate_of(name), is_gated(name))]
         of_texts[name] = dict(zip(SCALES, np.array(found).T, strict=True))
     return {
         name: {
@@ -126,7 +124,9 @@ def _sqnr(names: Sequence[str], states: HiddenStates) -> dict[str, dict[str, Sqn
 def _curve(name: str) -> ActivationCurve:
     """The curve of what is exported, with the function's derivative; of a gated one with a value of 1."""
     curve = activation_curve(name)
-    return dataclasses.replace(curve, derivative=derivative(name, curve.x))
+    derivative = derivative_of(name)
+    assert derivative is not None  # it was checked
+    return dataclasses.replace(curve, derivative=derivative(np.array(curve.x)).tolist())
 
 
 def _warnings(load: float | None, baseline: Sequence[Speed]) -> list[str]:

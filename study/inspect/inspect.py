@@ -12,11 +12,11 @@ import onnx_ir as ir
 
 from tfm.bundle import Manifest, folder_of, read_manifest
 from tfm.errors import BundleError, VerificationError
+from tfm.ops import derivative_of
 from tfm.quantize import open_hooked
 from tfm.runtime import Array, InputChecks, check_graphs, check_onnxruntime, length_limit, load
 
 from .attention import describe_heads, open_keys
-from .derivatives import derivative_of
 from .hooks import Hooks, find_hooks
 from .insight import Attention, FeedForward, Insight, Stack
 from .reading import Reader, feeds_of

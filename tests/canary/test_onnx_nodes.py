@@ -26,9 +26,10 @@ from onnx.helper import np_dtype_to_tensor_dtype
 from tfm.export import OPSETS, graphs_of, to_onnx
 from tfm.export.generic.open import open_generic
 from tfm.export.graphs import Graph
-from tfm.model import ACTIVATIONS, GATED, Transformer
+from tfm.model import Transformer
 from tfm.model.activations import make_activation
 from tfm.model.config import Head, Kind, Norm, Pooling, Positions, RotaryScaling, Scaling
+from tfm.ops import ACTIVATIONS, GATED
 from tfm.quantize import quantize_int8
 
 REPO = Path(__file__).resolve().parents[2]

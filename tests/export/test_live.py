@@ -19,13 +19,13 @@ from torch import nn
 import tfm.export.bundle as bundle_module
 from tfm.errors import BundleError, ExportError, ProviderError, TfmError, VerificationError
 from tfm.export import export_checkpoint, graphs_of
-from tfm.export.ops import ATTENTION
 from tfm.export.passes import OP_KEY
 from tfm.export.testing import assert_parity
 from tfm.export.verify.against_checkpoint import compare_with_checkpoint
 from tfm.export.verify.bisect import SCRIPT, bisect
 from tfm.export.verify.samples import all_padding, cases, every_id
 from tfm.model import load_checkpoint, save_checkpoint
+from tfm.ops import ATTENTION
 
 GELU = "activation encoder.layers.0.feed_forward.activation"
 OPTIONS = {"activation": "gelu", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

@@ -12,11 +12,11 @@ from defects import GELU, SELF
 from planting import ENCODER, plant
 
 from tfm.export import GraphReport
-from tfm.export.ops import OpId
 from tfm.export.passes import NOTE_KEY, OP_KEY
 from tfm.export.verify.optimized import Place, describe_kernel, kernels_that_ran, locate, optimize
 from tfm.export.verify.regions import Region, find_regions
 from tfm.export.verify.samples import cases
+from tfm.ops import OpId
 
 OURS = "a = Gelu(x)  r = Abs(a)  b = Relu(r)  y = Neg(b)"
 OPS = {"a": "activation a", "b": "activation b"}

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from tfm.export.ops import LAYERS, OpId
 from tfm.export.passes import NOTE_KEY, OP_KEY, FoldHeads, FuseQuickGelu
 from tfm.export.verify.hooks import record
 from tfm.export.verify.samples import cases
+from tfm.ops import LAYERS, OpId
 
 ExportTiny = Callable[..., dict[str, Any]]
 

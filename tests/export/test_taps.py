@@ -10,7 +10,8 @@ from torch import nn
 
 from tfm.export import graphs_of
 from tfm.export.verify.hooks import record
-from tfm.model import ACTIVATIONS, GATED, Transformer
+from tfm.model import Transformer
+from tfm.ops import ACTIVATIONS, GATED
 
 MakeModel = Callable[..., Transformer]
 

@@ -16,7 +16,8 @@ from tfm.export import OPSET, OPSETS, graphs_of, to_onnx, verify
 from tfm.export.passes import OP_KEY
 from tfm.export.verify.hooks import record
 from tfm.export.verify.samples import cases
-from tfm.model import ACTIVATIONS, GATED, Transformer
+from tfm.model import Transformer
+from tfm.ops import ACTIVATIONS, GATED
 
 ExportTiny = Callable[..., dict[str, Any]]
 MakeModel = Callable[..., Transformer]

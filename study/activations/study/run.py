@@ -20,7 +20,7 @@ class Run:
     """What is trained, and where it is kept.
 
     Attributes:
-        activation: A name of `tfm.model.ACTIVATIONS` or `tfm.model.GATED`.
+        activation: A name of `tfm.ops.ACTIVATIONS` or `tfm.ops.GATED`.
         seed: Of its training.
         schedule: How it is trained.
         folder: Its own: model.pt and what belongs to it, model.tfm, and the records of its stages.

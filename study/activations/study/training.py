@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tfm.errors import VerificationError
-from tfm.model import GATED, Transformer, TransformerConfig, save_checkpoint
+from tfm.model import Transformer, TransformerConfig, save_checkpoint
+from tfm.ops import is_gated
 
 from ...inspect import measure_units
 from .run import Run
@@ -27,8 +28,8 @@ def configure(config: TransformerConfig, activation: str) -> TransformerConfig:
     a plain one's, three halves of a gated one's where a plain one takes its place.
     """
     width = config.dim_feedforward
-    if (activation in GATED) != (config.activation in GATED):
-        width = round(width * (2 / 3 if activation in GATED else 3 / 2))
+    if is_gated(activation) != is_gated(config.activation):
+        width = round(width * (2 / 3 if is_gated(activation) else 3 / 2))
     return dataclasses.replace(config, activation=activation, dim_feedforward=width)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tfm.export.sweeps.subjects import Check
 from tfm.export.sweeps.tally import Tally
-from tfm.export.tolerances import Tolerance
+from tfm.ops.tolerances import Tolerance
 
 NAN, INF = math.nan, math.inf
 
@@ -21,7 +21,7 @@ def judged(
     with np.errstate(over="ignore"):
         results = [np.array(values, dtype) for values in (actual, expected if eager is None else eager)]
     tally.add(check, results[0], "all", results[1])
-    tally.evaluator()
+    tally.judge()
     return tally
 
 

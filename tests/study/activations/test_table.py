@@ -13,9 +13,8 @@ import pytest
 
 from tfm.errors import ConfigError, InputError
 from tfm.latency.rounds import Turns
-from tfm.model import ACTIVATIONS, GATED
-from tfm.study.activations import FORMULAS, kernels, speed, table, tabulate
-from tfm.study.activations.formulas import derivative
+from tfm.ops import ACTIVATIONS, GATED, derivative_of, gate_of
+from tfm.study.activations import kernels, speed, table, tabulate
 from tfm.study.activations.kernels import export_activation, find_kernels
 
 
@@ -40,8 +39,7 @@ EXACT: dict[str, Callable[[Any], Any]] = {
 
 
 def test_every_activation_has_a_formula() -> None:
-    assert list(FORMULAS) == [*ACTIVATIONS, *GATED]
-    assert all(formula.text and formula.source for formula in FORMULAS.values())
+    assert all(entry.formula and entry.source for entry in [*ACTIVATIONS.values(), *GATED.values()])
 
 
 @pytest.mark.parametrize("name", [*ACTIVATIONS, *GATED])
@@ -49,8 +47,8 @@ def test_the_derivative_is_that_of_the_formula(name: str) -> None:
     """Here float64 is at most 9e-16 off; gelu's two forms, the likeliest to be mistaken, differ by 4.5e-4."""
     x = [-7.0, -3.25, -2.7, -1.0, -0.1, 0.3, 1.0, 2.9, 3.5, 8.0]
     with mpmath.workdps(40):
-        expected = [float(mpmath.diff(EXACT[GATED.get(name, name)], mpmath.mpf(one))) for one in x]
-    np.testing.assert_allclose(derivative(name, x), expected, rtol=1e-13, atol=1e-14)
+        expected = [float(mpmath.diff(EXACT[gate_of(name)], mpmath.mpf(one))) for one in x]
+    np.testing.assert_allclose(derivative_of(name)(np.array(x)), expected, rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +72,7 @@ def test_what_is_timed_is_the_activation_and_nothing_else(
     content = ir.to_proto(model).SerializeToString()
     (found,) = ort.InferenceSession(content, providers=["CPUExecutionProvider"]).run(None, {"x": x})
     gate = x[:, 5:] if name in GATED else x
-    expected = np.vectorize(lambda one: float(EXACT[GATED.get(name, name)](mpmath.mpf(float(one)))))(gate)
+    expected = np.vectorize(lambda one: float(EXACT[gate_of(name)](mpmath.mpf(float(one)))))(gate)
     expected = expected * x[:, :5] if name in GATED else expected
     assert found.shape == (3, 5)
     np.testing.assert_allclose(found, expected, atol=3e-6)  # 7e-7 was seen

@@ -17,9 +17,10 @@ from tfm.errors import BundleError, InputError, VerificationError
 from tfm.export import to_onnx
 from tfm.export.generic.graph import GenericGraph
 from tfm.export.manifest import write_manifest
-from tfm.model import GATED, Transformer
+from tfm.model import Transformer
 from tfm.model.activations import make_activation
 from tfm.model.layer import Residual
+from tfm.ops import gate_of
 from tfm.quantize import quantize_int8
 from tfm.quantize.methods.fp16 import to_fp16
 from tfm.study.inspect import Insight, inspect
@@ -143,7 +144,7 @@ def compare(insight: Insight, watched: Watched, activation: str) -> None:
     assert len(layers) == len(watched.units) > 0
     for one, (argument, hidden) in zip(layers, watched.units, strict=True):
         x = argument[0].double().requires_grad_()
-        make_activation(GATED.get(activation, activation))(x).sum().backward()
+        make_activation(gate_of(activation))(x).sum().backward()
         assert x.grad is not None
         flat, size = x.grad.abs().numpy() < 0.01, hidden[0].abs().double().numpy()
         assert one.count == size.shape[1]

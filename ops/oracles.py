@@ -4,49 +4,44 @@ Shapes: B batch, S query length, T key length, N heads, K key/value heads, H hea
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from tfm.model import RotaryScaling
-
 Array = npt.NDArray[np.float64]
 
-_erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
+class Scaling(Protocol):
+    """How rotary positions are stretched; `tfm.model.RotaryScaling` is one."""
 
-def _sigmoid(x: Array) -> Array:
-    small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1.0, small) / (1.0 + small)
+    @property
+    def kind(self) -> str:
+        """One of "linear", "dynamic", "yarn" and "llama3"."""
 
+    @property
+    def factor(self) -> float:
+        """How many times longer than trained."""
 
-def _softplus(x: Array) -> Array:
-    return np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x)))
+    @property
+    def original_max_positions(self) -> int:
+        """Positions that were trained on."""
 
+    @property
+    def low_frequency_factor(self) -> float:
+        """llama3: below so many rotations over the trained length a pair is stretched."""
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))),
-    "gelu": lambda x: 0.5 * x * _erfc(-x / math.sqrt(2.0)),
-    "gelu_tanh": lambda x: x * _sigmoid(math.sqrt(8.0 / math.pi) * (x + 0.044715 * x**3)),  # 1 + tanh u = 2σ(2u)
-    "hardswish": lambda x: x * np.clip(x + 3.0, 0.0, 6.0) / 6.0,
-    "mish": lambda x: x * np.tanh(_softplus(x)),
-    "quick_gelu": lambda x: x * _sigmoid(1.702 * x),
-    "relu": lambda x: np.maximum(x, 0.0),
-    "sigmoid": _sigmoid,
-    "silu": lambda x: x * _sigmoid(x),
-    "softplus": _softplus,
-    "squared_relu": lambda x: np.maximum(x, 0.0) ** 2,
-    "tanh": np.tanh,
-}
+    @property
+    def high_frequency_factor(self) -> float:
+        """llama3: above so many it is not."""
 
+    @property
+    def beta_fast(self) -> float:
+        """yarn: above so many rotations a pair is not stretched."""
 
-def activation(name: str, x: Array) -> Array:
-    """Evaluate one of `tfm.model.ACTIVATIONS`, at -inf its limit: x · 0 is 0 there, not NaN."""
-    with np.errstate(all="ignore"):
-        y = ACTIVATIONS[name](x)
-    return np.where(np.isneginf(x) & np.isnan(y), 0.0, y)
+    @property
+    def beta_slow(self) -> float:
+        """yarn: below so many it is, wholly."""
 
 
 def attention(
@@ -96,7 +91,7 @@ def sinusoidal(positions: int, size: int) -> Array:
 
 
 def rotary_angles(
-    position_ids_BS: npt.NDArray[np.int64], size: int, base: float, scaling: RotaryScaling | None
+    position_ids_BS: npt.NDArray[np.int64], size: int, base: float, scaling: Scaling | None
 ) -> tuple[Array, float]:
     """Angle of each position and pair, (B, S, R / 2), and the factor on cosines and sines.
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tfm.errors import VerificationError
-from tfm.export.tolerances import FREE, OWN, Tolerance
 from tfm.export.verify.compare import judge
+from tfm.ops.tolerances import FREE, OWN, Tolerance
 from tfm.runtime import ErrorStats
 
 REL = 1e-12  # float64 sums of at most some hundred terms, in another order

@@ -3,9 +3,8 @@
 import dataclasses
 from typing import Any
 
-from tfm.runtime import ErrorStats
-
-from .ops import ACTIVATION, ATTENTION, EMBEDDING, LINEAR, NORM, SOFTMAX, Kind
+from .error_stats import ErrorStats
+from .names import ACTIVATION, ATTENTION, EMBEDDING, LINEAR, NORM, SOFTMAX, Kind
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,55 +1,14 @@
-"""What counts as an attention, a softmax or an activation, in eager PyTorch and in the exported graph, and its name.
+"""What counts as which op in eager PyTorch and in the exported graph."""
 
-The linear layers, norms and embeddings around them are named and compared too, so that a fault is found where it is
-and not at the next attention.
-"""
-
-import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tfm.model import COMPOSITES
-
-Kind = Literal["attention", "softmax", "activation", "linear", "norm", "embedding"]
-ATTENTION: Kind = "attention"
-SOFTMAX: Kind = "softmax"
-ACTIVATION: Kind = "activation"
-LINEAR: Kind = "linear"
-NORM: Kind = "norm"
-EMBEDDING: Kind = "embedding"
-
-LAYERS = (LINEAR, NORM, EMBEDDING)
-"""The kinds that have weights, and stand between the ops that are promised."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OpId:
-    """One call of one attention, softmax, activation or layer.
-
-    Attributes:
-        kind: "attention" (a scaled dot-product attention), "softmax" (in an attention written by hand, where no other
-            function shows it), "activation", or one of `LAYERS`.
-        path: The module it is called in, as `named_modules` names it.
-        call: How many calls of this kind that module made before it in one forward pass.
-    """
-
-    kind: Kind
-    path: str
-    call: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.path}" + (f" {self.call}" if self.call else "")
-
-    @classmethod
-    def parse(cls, text: str) -> "OpId":
-        """Read what `str` wrote."""
-        kind, path, *call = text.split(" ")
-        return cls(kind=kind, path=path, call=int(call[0]) if call else 0)  # type: ignore[arg-type]
-
+from tfm.model import ComposedActivation
+from tfm.ops import ACTIVATION, ATTENTION, EMBEDDING, LINEAR, NORM, SOFTMAX, Kind
 
 _ACTIVATIONS = (  # noqa: SIM905 (a list would be a page)
     "celu elu erf gelu hardsigmoid hardswish hardtanh leaky_relu log_sigmoid mish prelu relu relu6 selu sigmoid silu "
@@ -96,7 +55,7 @@ _COMPOSITES_OF_TRANSFORMERS = (  # noqa: SIM905
     "SqrtSoftplusActivation XIELUActivation"
 ).split()
 
-COMPOSITE_CLASSES = {f"{cls.__module__}.{cls.__qualname__}" for cls in COMPOSITES} | {
+COMPOSITE_CLASSES = {f"{ComposedActivation.__module__}.{ComposedActivation.__qualname__}"} | {
     f"transformers.activations.{name}" for name in _COMPOSITES_OF_TRANSFORMERS
 }
 """Modules that are one activation, perhaps made of several functions."""

@@ -8,9 +8,8 @@ import mpmath
 import numpy as np
 import pytest
 
-from tfm.export.sweeps import oracles
-from tfm.model import ACTIVATIONS
 from tfm.model.config import RotaryScaling
+from tfm.ops import ACTIVATIONS, evaluate_activation, oracles
 
 mpmath.mp.dps = 700  # 1 + tanh u leaves 1e-261 of it at x = -20
 
@@ -52,7 +51,7 @@ POINTS = [
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_activations_are_right_to_the_last_places(name: str) -> None:
-    found = oracles.activation(name, np.array(POINTS))
+    found = evaluate_activation(name, np.array(POINTS))
     exact = [float(EXACT[name](mpmath.mpf(x))) for x in POINTS]
     # A few roundings of 1.1e-16, which exp and erfc magnify by as much as their argument, up to 700
     # (and gelu_tanh by its cube, where its result is below 1e-300).
@@ -61,7 +60,7 @@ def test_activations_are_right_to_the_last_places(name: str) -> None:
 
 def test_activations_have_limits_at_infinity() -> None:
     for name in ACTIVATIONS:
-        below, above, unknown = oracles.activation(name, np.array([-np.inf, np.inf, np.nan]))
+        below, above, unknown = evaluate_activation(name, np.array([-np.inf, np.inf, np.nan]))
         assert below == {"elu": -1.0, "tanh": -1.0}.get(name, 0.0)
         assert above == {"sigmoid": 1.0, "tanh": 1.0}.get(name, np.inf)
         assert np.isnan(unknown)

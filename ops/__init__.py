@@ -1,0 +1,90 @@
+"""What an op is: its name and kind, what it computes, how far a result may be off. Needs numpy only."""
+
+from typing import TYPE_CHECKING
+
+from tfm.lazy import lazily
+
+if TYPE_CHECKING:
+    from .activations import (
+        ACTIVATIONS,
+        GATED,
+        Activation,
+        GatedActivation,
+        activation_by_any_name,
+        activation_names,
+        derivative_of,
+        evaluate_activation,
+        gate_of,
+        gated_by,
+        is_gated,
+    )
+    from .error_stats import ErrorStats
+    from .names import ACTIVATION, ATTENTION, EMBEDDING, LAYERS, LINEAR, NORM, SOFTMAX, Kind, OpId
+    from .tolerances import END_TO_END, FREE, GOLDEN_NMSE_HALF, HALF, OWN, SWEEPS, Tolerance, tolerance_table
+
+__all__ = [
+    "ACTIVATION",
+    "ACTIVATIONS",
+    "ATTENTION",
+    "EMBEDDING",
+    "END_TO_END",
+    "FREE",
+    "GATED",
+    "GOLDEN_NMSE_HALF",
+    "HALF",
+    "LAYERS",
+    "LINEAR",
+    "NORM",
+    "OWN",
+    "SOFTMAX",
+    "SWEEPS",
+    "Activation",
+    "ErrorStats",
+    "GatedActivation",
+    "Kind",
+    "OpId",
+    "Tolerance",
+    "activation_by_any_name",
+    "activation_names",
+    "derivative_of",
+    "evaluate_activation",
+    "gate_of",
+    "gated_by",
+    "is_gated",
+    "tolerance_table",
+]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "ACTIVATION": "names",
+        "ACTIVATIONS": "activations",
+        "ATTENTION": "names",
+        "EMBEDDING": "names",
+        "END_TO_END": "tolerances",
+        "FREE": "tolerances",
+        "GATED": "activations",
+        "GOLDEN_NMSE_HALF": "tolerances",
+        "HALF": "tolerances",
+        "LAYERS": "names",
+        "LINEAR": "names",
+        "NORM": "names",
+        "OWN": "tolerances",
+        "SOFTMAX": "names",
+        "SWEEPS": "tolerances",
+        "Activation": "activations",
+        "ErrorStats": "error_stats",
+        "GatedActivation": "activations",
+        "Kind": "names",
+        "OpId": "names",
+        "Tolerance": "tolerances",
+        "activation_by_any_name": "activations",
+        "activation_names": "activations",
+        "derivative_of": "activations",
+        "evaluate_activation": "activations",
+        "gate_of": "activations",
+        "gated_by": "activations",
+        "is_gated": "activations",
+        "tolerance_table": "tolerances",
+    },
+)
