@@ -15,7 +15,7 @@ demo: .venv/.installed
 
 # the site in build/site; a link or a docstring that is wrong ends it. Needs neither torch nor a network.
 docs: .venv/.docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: lint
 	$(BIN)/pytest -q -m "not slow"

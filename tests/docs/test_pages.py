@@ -87,7 +87,7 @@ def test_the_site_is_built_of_every_page(site: Path) -> None:
     assert "is proved to be the same function" in (site / "index.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("room", ["tfm", "runtime", "export", "quantize", "latency", "errors"])
+@pytest.mark.parametrize("room", ["tfm", "runtime", "model", "export", "quantize", "latency", "errors"])
 def test_the_reference_has_every_public_name(site: Path, room: str) -> None:
     face = importlib.import_module("tfm" if room == "tfm" else f"tfm.{room}")
     text = (site / "api" / room / "index.html").read_text(encoding="utf-8")
