@@ -46,7 +46,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "squared_relu": SquaredReLU,
     "tanh": nn.Tanh,
 }
-"""Name → what makes the module of a plain activation."""
 
 GATED: dict[str, str] = {
     "glu": "sigmoid",
@@ -55,7 +54,6 @@ GATED: dict[str, str] = {
     "geglu_tanh": "gelu_tanh",
     "swiglu": "silu",
 }
-"""Name of a gated activation → that of its gate's, of `ACTIVATIONS`."""
 
 COMPOSITES: tuple[type[nn.Module], ...] = (QuickGELU, SquaredReLU)
 """Activations that torch has no single function for: each is one op all the same."""

@@ -42,4 +42,3 @@ FAMILIES: dict[str, Convert] = {
     "vit": convert_vit,
     "xlm-roberta": convert_xlm_roberta,
 }
-"""`model_type` of a config.json → what maps its configuration and weights to ours."""
