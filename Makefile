@@ -6,12 +6,16 @@ PEERS := build/peers
 VERSIONS := build/versions
 MINILM := build/minilm.tfm
 
-.PHONY: demo test test-slow fuzz families bench house lint clean test-versions
+.PHONY: demo docs test test-slow fuzz families bench house lint clean test-versions
 
 demo: .venv/.installed
 	rm -rf $(BUNDLE)
 	$(BIN)/tfm-export --ckpt examples/g2p/model.pt -o $(BUNDLE)
 	$(BIN)/tfm run $(BUNDLE) "onnx transformer"
+
+# the site in build/site; a link or a docstring that is wrong ends it. Needs neither torch nor a network.
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: lint
 	$(BIN)/pytest -q -m "not slow"
@@ -30,9 +34,9 @@ test-versions: .venv/.installed
 	$(BIN)/python tests/versions/history.py $(VERSIONS)/onnxruntime
 	$(BIN)/python tests/versions/matrix.py $(VERSIONS) --export
 
-# renews the tables in docs/families.md and README.md with what these tests see, slow ones included
+# renews the tables in docs/families.md and docs/checkpoints.md with what these tests see, slow ones included
 families: .venv/.installed
-	$(BIN)/pytest -q tests/model/families --families-table docs/families.md --families-table README.md
+	$(BIN)/pytest -q tests/model/families --families-table docs/families.md --families-table docs/checkpoints.md
 
 # side by side with what else one would run, for which the machine must do nothing else. Makes every environment in PEERS
 # (20 GB). SMOLLM2, a bundle that takes an hour to make, is optional; BENCH=--quick only sees whether all of it runs.
@@ -57,6 +61,11 @@ lint: .venv/.installed
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/.docs: pyproject.toml
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -e '.[docs]'
+	touch $@
 
 # torch is bounded in pyproject.toml; which index it comes from is for pip's own configuration to say.
 .venv/.installed: pyproject.toml

@@ -1,7 +1,7 @@
 """Every comparison of a family with transformers is noted, and `--families-table` writes the table of them all.
 
-The table is for docs/families.md and, in brief, for README.md, between two marks; what it says of a family is what its
-tests have just seen.
+The table is for docs/families.md and, in brief, for docs/checkpoints.md, between two marks; what it says of a family is
+what its tests have just seen.
 """
 
 import dataclasses
