@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .companions import CONFIG, MASK_FILES, TOKENIZER, Companions
     from .external_data import external_locations
     from .files import HeldFile, read_file
+    from .gate import Gate, all_passed, precision_of
     from .json_files import describe_file, finite, read_json, write_json
     from .locate import folder_of
     from .manifest import (
@@ -38,12 +39,14 @@ __all__ = [
     "TOKENIZER",
     "CheckedJson",
     "Companions",
+    "Gate",
     "Generation",
     "HeldFile",
     "Manifest",
     "Patience",
     "Signature",
     "TensorSpec",
+    "all_passed",
     "altered",
     "brief",
     "check_digests",
@@ -57,6 +60,7 @@ __all__ = [
     "lowest_needed",
     "newest",
     "parse_json",
+    "precision_of",
     "read_arrays",
     "read_file",
     "read_json",
@@ -80,12 +84,14 @@ __getattr__, __dir__ = lazily(
         "TOKENIZER": "companions",
         "CheckedJson": "checked_json",
         "Companions": "companions",
+        "Gate": "gate",
         "Generation": "manifest",
         "HeldFile": "files",
         "Manifest": "manifest",
         "Patience": "stopping",
         "Signature": "manifest",
         "TensorSpec": "manifest",
+        "all_passed": "gate",
         "altered": "manifest",
         "brief": "messages",
         "check_digests": "manifest",
@@ -99,6 +105,7 @@ __getattr__, __dir__ = lazily(
         "lowest_needed": "requires",
         "newest": "requires",
         "parse_json": "checked_json",
+        "precision_of": "gate",
         "read_arrays": "stored_arrays",
         "read_file": "files",
         "read_json": "json_files",

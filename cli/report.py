@@ -8,6 +8,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from tfm.bundle import all_passed
+
 from .screen import Screen
 
 if TYPE_CHECKING:  # importing them loads torch, which quantizing a bundle does not need
@@ -40,7 +42,8 @@ def print_report(report: "ExportReport", console: Screen) -> None:
     _show_verdict(console, *(forced if report.shipped else refused))
     for fault in report.faults():
         console.print(f"  {fault}", style="red", soft_wrap=True)
-    if not report.shipped and report.fidelity and not any(fault.startswith("fp32") for fault in report.faults()):
+    exact = [gate for gate in report.gates() if gate.precision == "fp32"]
+    if not report.shipped and report.fidelity and all_passed(exact):
         console.print("  --precision fp32 exports it without what failed; --force ships it all the same")
 
 

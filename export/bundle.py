@@ -10,9 +10,9 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from tfm.bundle import read_manifest, staged, write_json
+from tfm.bundle import Gate, all_passed, read_manifest, staged, write_json
 from tfm.errors import BundleError, CheckpointError, ExportError
-from tfm.latency import Latency, compare_speed
+from tfm.latency import Latency
 from tfm.model import TransformerConfig, load_tokenizer
 from tfm.ops import END_TO_END, Tolerance
 from tfm.quantize import (
@@ -29,7 +29,7 @@ from tfm.quantize import (
 )
 from tfm.runtime import Tokenizer, load
 
-from .certificate import NOT_JUDGED, all_passed, certify
+from .certificate import NOT_JUDGED, certify, gates_of
 from .golden import golden_cases, write_golden
 from .graphs import Graph
 from .latency import measure_latency
@@ -77,24 +77,16 @@ class ExportReport:
     @property
     def passed(self) -> bool:
         """Whether every gate passed."""
-        return all_passed(self.graphs, self.fidelity, self.latency, self.certificate["quantization"])
+        return all_passed(self.gates())
 
     @property
     def shipped(self) -> bool:
         """Whether there is a bundle: every gate passed, or those failed that may be overruled, and were."""
-        return self.passed or (self.forced and all_passed(self.graphs, self._exact, ()))
+        return self.passed or (self.forced and all_passed(gate for gate in self.gates() if not gate.may_be_overruled))
 
-    @property
-    def _exact(self) -> list[Fidelity]:
-        return [part for part in self.fidelity if part.precision == "fp32"]
-
-    def gates(self) -> list[dict[str, Any]]:
-        """Name every gate, with its verdict."""
-        gates = [{"name": f"{graph.precision} {graph.role}", "passed": graph.passed} for graph in self.graphs]
-        gates += [{"name": f"{part.precision} {part.measure}", "passed": part.passed} for part in self.fidelity]
-        gates += [{"name": f"{name} budget", "passed": made.passed} for name, made in self.quantized.items()]
-        speeds = compare_speed(self.latency)
-        return gates + [{"name": f"{speed.precision} not slower than fp32", "passed": speed.passed} for speed in speeds]
+    def gates(self) -> list[Gate]:
+        """List every gate, with its verdict."""
+        return gates_of(self.graphs, self.fidelity, self.latency, self.certificate["quantization"])
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -103,14 +95,7 @@ class ExportReport:
 
     def faults(self) -> list[str]:
         """Name what failed, first op first."""
-        found = [f"{graph.precision} {graph.role}: {graph.first_fault}" for graph in self.graphs if not graph.passed]
-        found += [f"{name} {made.fault}" for name, made in self.quantized.items() if not made.passed]
-        found += [f"{speed.precision} is {speed}" for speed in compare_speed(self.latency) if not speed.passed]
-        return found + [
-            f"{part.precision} {part.measure}: {part.value:.4f} over {part.count} {part.data}, less than {part.floor}"
-            for part in self.fidelity
-            if not part.passed
-        ]
+        return [gate.reason for gate in self.gates() if gate.reason]
 
 
 def export_checkpoint(
@@ -252,7 +237,8 @@ def export_checkpoint(
                 draw_report(folder, subject, files, report.certificate)
             with stage("store golden outputs"):
                 write_golden(folder, subject.graphs, files, tolerance)
-            write_manifest(folder, subject.config, subject.family, subject.graphs, files, opset, report.gates())
+            gates = [gate.to_json() for gate in report.gates()]
+            write_manifest(folder, subject.config, subject.family, subject.graphs, files, opset, gates)
             put_in_place()
             for precision in quantized:
                 drop_journal(journal_of(place, precision))

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfm.bundle import describe_file
+from tfm.bundle import Gate, all_passed, describe_file
 from tfm.latency import Latency, all_speeds, compare_speed
 from tfm.ops import Tolerance, tolerance_table
-from tfm.quantize import size_of
+from tfm.quantize import budget_gate, size_of
 
 from .manifest import PACKAGES
 from .source import Source
@@ -64,7 +64,7 @@ def certify(
     paths = [path for roles in files.values() for path in roles.values()]
     return {
         "schema": PARITY_SCHEMA,
-        "passed": all_passed(graphs, fidelity, latency, quantization),
+        "passed": all_passed(gates_of(graphs, fidelity, latency, quantization)),
         "name": name,
         "family": subject.family,
         "kind": subject.config.kind,
@@ -91,14 +91,25 @@ def certify(
     }
 
 
-def all_passed(
+def gates_of(
     graphs: Sequence[GraphReport],
     fidelity: Sequence[Fidelity],
     latency: Sequence[Latency],
-    quantization: Mapping[str, Any] | None = None,
-) -> bool:
-    """Whether something was compared, all of it passed, budgets were kept, and none is shown to be slower than fp32."""
-    verdicts = [graph.passed for graph in graphs] + [part.passed for part in fidelity]
-    verdicts += [made["passed"] for made in (quantization or {}).values()]
-    verdicts += [speed.passed for speed in compare_speed(latency)]
-    return bool(graphs) and bool(fidelity) and all(verdicts)
+    quantization: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Gate]:
+    """List what an export was held to: every graph, the task, the budgets, and that nothing is slower than fp32.
+
+    Args:
+        graphs: Op by op and end to end.
+        fidelity: The bundle through the runtime against eager.
+        latency: Eager and every precision.
+        quantization: Precision → what its mix of methods costs, as JSON values.
+
+    Returns:
+        The gates; where nothing was compared, one that failed: what was held to nothing has not passed.
+    """
+    gates = [graph.gate for graph in graphs] + [part.gate for part in fidelity]
+    if not graphs or not fidelity:
+        gates.append(Gate(name="fp32 task", stage="task", precision="fp32", passed=False))
+    gates += [budget_gate(name, made) for name, made in (quantization or {}).items()]
+    return gates + [speed.gate for speed in compare_speed(latency)]

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tfm.bundle import Gate
+
 from .ratios import FASTER, NOISY, SAME, SLOWER, Ratio, ratio_of
 from .rounds import Job, take_turns
 from .shelf import shelf, writing
@@ -96,6 +98,19 @@ class Speed:
     def passed(self) -> bool:
         """Whether it is not shown to be slower."""
         return not self.ratio.is_slower
+
+    @property
+    def gate(self) -> Gate:
+        """Whether it may be shipped, by its ratio to the baseline."""
+        return Gate(
+            name=f"{self.precision} not slower than {self.baseline}",
+            stage="speed",
+            precision=self.precision,
+            passed=self.passed,
+            figure=self.ratio.value,
+            limit=1.0,
+            reason="" if self.passed else f"{self.precision} is {self}",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON values; docs/parity.md says what they mean."""

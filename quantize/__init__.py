@@ -2,7 +2,7 @@
 
 from tfm.lazy import lazily
 
-from .bundle import Quantized, quantize
+from .bundle import Quantized, budget_gate, quantize
 from .calibration.hooked import open_hooked
 from .calibration.observe import Observed, observe
 from .calibration.read import Calibration, read_calibration
@@ -36,6 +36,7 @@ __all__ = [
     "Recipe",
     "SampleReader",
     "Stage",
+    "budget_gate",
     "bundle_workloads",
     "drop_journal",
     "emulate_fp16",

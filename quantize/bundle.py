@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from tfm.bundle import Manifest, finite, write_json
+from tfm.bundle import Gate, Manifest, finite, write_json
 from tfm.runtime import count_threads, open_session
 
 from .calibration.read import Calibration, read_calibration
@@ -51,16 +51,31 @@ class Quantized:
         """Whether the budget is kept on held-out samples."""
         return bool(self.report["passed"])
 
-    @property
-    def fault(self) -> str:
-        """What is wrong where it is not, and what to try."""
-        held_out, cosine = self.report["held_out"], self.report["measure"] == "cosine"
-        drop = "not a number" if held_out["drop"] is None else f"{held_out['drop']:.2g}"
-        what = "1 - mean cosine" if cosine else "KL divergence, nats"
-        return (
-            f"is {drop} from fp32 ({what}) over {held_out['samples']}, more than the budget of "
-            f"{self.report['max_drop']:.2g}; allow more with --max-drop, or calibrate by texts of your own with --calib"
-        )
+
+def budget_gate(precision: str, report: Mapping[str, Any]) -> Gate:
+    """Judge what a mix of methods costs on held-out samples, and say what to try where that is too much.
+
+    Args:
+        precision: Such as "int8".
+        report: As in `Quantized`.
+    """
+    held_out, cosine = report["held_out"], report["measure"] == "cosine"
+    drop = "not a number" if held_out["drop"] is None else f"{held_out['drop']:.2g}"
+    what = "1 - mean cosine" if cosine else "KL divergence, nats"
+    reason = (
+        f"{precision} is {drop} from fp32 ({what}) over {held_out['samples']}, more than the budget of "
+        f"{report['max_drop']:.2g}; allow more with --max-drop, or calibrate by texts of your own with --calib"
+    )
+    passed = bool(report["passed"])
+    return Gate(
+        name=f"{precision} budget",
+        stage="budget",
+        precision=precision,
+        passed=passed,
+        figure=held_out["drop"],
+        limit=report["max_drop"],
+        reason="" if passed else reason,
+    )
 
 
 def quantize(

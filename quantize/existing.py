@@ -8,13 +8,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfm.bundle import Manifest, check_digests, describe_file, finish, read_manifest, staged, write_json
+from tfm.bundle import (
+    Gate,
+    Manifest,
+    all_passed,
+    check_digests,
+    describe_file,
+    finish,
+    precision_of,
+    read_manifest,
+    staged,
+    write_json,
+)
 from tfm.errors import QuantizeError
 from tfm.latency import Latency, all_speeds, compare_speed, onnx_job, time_engines, try_engines
 from tfm.report import SCHEMAS, kept_pictures, write_report
 from tfm.runtime import check_onnxruntime
 
-from .bundle import Quantized, quantize
+from .bundle import Quantized, budget_gate, quantize
 from .golden import renew_golden
 from .lowest_onnxruntime import lowest_of_graphs
 from .progress import Stage, silent
@@ -47,7 +58,7 @@ class BundleReport:
     @property
     def passed(self) -> bool:
         """Whether it keeps its budget, and is not shown to be slower than fp32 here."""
-        return not self.faults()
+        return all_passed(self.gates())
 
     @property
     def shipped(self) -> bool:
@@ -56,14 +67,12 @@ class BundleReport:
 
     def faults(self) -> list[str]:
         """Name what is wrong."""
-        found = [] if self.quantized.passed else [f"{self.precision} {self.quantized.fault}"]
-        return found + [f"{one.precision} is {one}" for one in compare_speed(self.latency) if not one.passed]
+        return [gate.reason for gate in self.gates() if gate.reason]
 
-    def gates(self) -> list[dict[str, Any]]:
-        """Name every gate, with its verdict."""
-        gates = [{"name": f"{self.precision} budget", "passed": self.quantized.passed}]
-        speeds = compare_speed(self.latency)
-        return gates + [{"name": f"{one.precision} not slower than fp32", "passed": one.passed} for one in speeds]
+    def gates(self) -> list[Gate]:
+        """List every gate, with its verdict."""
+        budget = budget_gate(self.precision, self.quantized.report)
+        return [budget, *(one.gate for one in compare_speed(self.latency))]
 
     def to_json(self) -> dict[str, Any]:
         """Give it as JSON values."""
@@ -225,7 +234,7 @@ def _joined_speeds(certificate: Mapping[str, Any], report: BundleReport) -> list
 
 def _other_gates(gates: Iterable[Mapping[str, Any]], precision: str) -> list[Mapping[str, Any]]:
     """Those that are not about a precision."""
-    return [gate for gate in gates if not str(gate.get("name", "")).startswith(f"{precision} ")]
+    return [gate for gate in gates if precision_of(gate) != precision]
 
 
 def _renew_manifest(manifest: Manifest, folder: Path, report: BundleReport) -> None:
@@ -233,7 +242,7 @@ def _renew_manifest(manifest: Manifest, folder: Path, report: BundleReport) -> N
     files = report.quantized.files
     content["graphs"][report.precision] = {role: path.relative_to(folder).as_posix() for role, path in files.items()}
     content["requires"] = lowest_of_graphs(folder, content["graphs"])
-    content["gates"] = _other_gates(content["gates"], report.precision) + report.gates()
+    content["gates"] = _other_gates(content["gates"], report.precision) + [gate.to_json() for gate in report.gates()]
     content["files"] = {
         file.relative_to(folder).as_posix(): describe_file(file)
         for file in sorted(folder.rglob("*"))

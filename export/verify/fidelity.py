@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tfm.bundle import Gate
 from tfm.errors import CalibrationError, VerificationError
 from tfm.latency import english_sentences, english_words
 from tfm.model import Transformer, TransformerConfig
@@ -69,6 +70,22 @@ class Fidelity:
     def passed(self) -> bool:
         """Whether something was compared and the value is high enough."""
         return self.count > 0 and self.value >= self.floor
+
+    @property
+    def gate(self) -> Gate:
+        """Whether the bundle does the task as eager does."""
+        reason = (
+            f"{self.precision} {self.measure}: {self.value:.4f} over {self.count} {self.data}, less than {self.floor}"
+        )
+        return Gate(
+            name=f"{self.precision} {self.measure}",
+            stage="task",
+            precision=self.precision,
+            passed=self.passed,
+            figure=self.value,
+            limit=self.floor,
+            reason="" if self.passed else reason,
+        )
 
 
 def measure_fidelity(eager: Transformer | GenericGraph, bundle: Model, max_drop: float | None = None) -> list[Fidelity]:

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from tfm.bundle import Gate
 from tfm.ops import LAYERS, OpId
 from tfm.runtime import ErrorStats
 
@@ -159,6 +160,18 @@ class GraphReport:
         """Whether attentions or activations were found, and all ops and all outputs are verified."""
         compared = bool(self.promised) and bool(self.outputs)
         return compared and all(op.passed for op in self.ops) and all(output.passed for output in self.outputs)
+
+    @property
+    def gate(self) -> Gate:
+        """Whether the graph is verified."""
+        name = f"{self.precision} {self.role}"
+        return Gate(
+            name=name,
+            stage="graph",
+            precision=self.precision,
+            passed=self.passed,
+            reason="" if self.passed else f"{name}: {self.first_fault}",
+        )
 
     @property
     def first_fault(self) -> str:

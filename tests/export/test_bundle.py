@@ -224,7 +224,7 @@ def test_a_disk_that_fills(checkpoint: Path, output: Path, monkeypatch: pytest.M
     (nothing_is_left if file == "model.onnx" else only_figures_are_left)(output)
 
 
-@pytest.mark.parametrize("step", ["to_onnx", "verify", "quantize", "to_half", "measure_latency"])
+@pytest.mark.parametrize("step", ["to_onnx", "verify", "quantize", "to_fp16", "measure_latency"])
 def test_an_interruption_leaves_nothing(
     checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -345,7 +345,7 @@ def test_a_defect_that_only_the_fp16_graph_has(
         real(model)
         defect(edit, "Attention")(model)
 
-    monkeypatch.setattr(bundle, "to_half", to_fp16)
+    monkeypatch.setattr(bundle, "to_fp16", to_fp16)
     report = export_checkpoint(checkpoint, output, precisions=["fp16"])
     assert not report.shipped
     assert report.faults()[0].startswith(
@@ -440,7 +440,7 @@ def test_fp16_is_never_timed_here(checkpoint: Path, output: Path, monkeypatch: p
     report = export_checkpoint(checkpoint, output, precisions=["fp16"])
     assert report.passed, report.faults()
     assert timed == ["fp32"]
-    assert [gate["name"] for gate in report.gates()] == ["fp32 model", "fp16 model", "fp32 cosine", "fp16 cosine"]
+    assert [gate.name for gate in report.gates()] == ["fp32 model", "fp16 model", "fp32 cosine", "fp16 cosine"]
     (text,) = json.loads((output / "parity.json").read_text())["not_judged"]
     assert text.startswith("The speed of fp16 was not judged on this machine: ")
     assert text in (output / "report.html").read_text(encoding="utf-8")
@@ -506,7 +506,7 @@ def test_int8_that_is_not_shown_to_be_slower_is_shipped_and_not_said_to_be_faste
     certificate = json.loads((output / "parity.json").read_text())
     said = {(one["precision"], one["baseline"]): one["verdict"] for one in certificate["speed"]}
     assert said == {("fp32", "eager"): "faster", ("int8", "eager"): "faster", ("int8", "fp32"): "no difference shown"}
-    gates = {gate["name"]: gate["passed"] for gate in report.gates()}
+    gates = {gate.name: gate.passed for gate in report.gates()}
     assert gates["int8 not slower than fp32"] is True
     assert not [name for name in gates if "faster" in name]
 

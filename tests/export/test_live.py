@@ -238,7 +238,7 @@ def test_a_float16_graph_is_cut_in_the_form_that_was_compared(
     good, bad = tmp_path / "good.tfm", tmp_path / "bad.tfm"
     assert export_checkpoint(tmp_path / "model.pt", good, precisions=["fp16"]).passed
     assert compare_with_checkpoint(good, tmp_path / "model.pt", cases=2).passed
-    monkeypatch.setattr(bundle_module, "to_half", half)
+    monkeypatch.setattr(bundle_module, "to_fp16", half)
     monkeypatch.setattr(bundle_module.ExportReport, "shipped", True)
     export_checkpoint(tmp_path / "model.pt", bad, precisions=["fp16"])
     report = compare_with_checkpoint(bad, tmp_path / "model.pt", cases=2, bisect_into=tmp_path / "smallest")

@@ -146,7 +146,11 @@ def test_the_certificate_and_the_gates(bundle: Path, exported: Path) -> None:
     assert new["sizes"] == {name: (bundle / "onnx" / file).stat().st_size for name, file in FILES.items()}
     assert new["files"]["onnx/model_int8.onnx"]["size"] == new["sizes"]["int8"]
     gates = read(bundle, "manifest.json")["gates"]
-    assert gates[-2:] == [{"name": f"int8 {what}", "passed": True} for what in ("budget", "not slower than fp32")]
+    assert [(gate["name"], gate["stage"], gate["precision"], gate["passed"]) for gate in gates[-2:]] == [
+        ("int8 budget", "budget", "int8", True),
+        ("int8 not slower than fp32", "speed", "int8", True),
+    ]
+    assert gates[-2]["figure"] == report.quantized.report["held_out"]["drop"] <= gates[-2]["limit"]
     assert gates[:-2] == read(exported, "manifest.json")["gates"]
     text = json.dumps(new, allow_nan=False)  # JSON has no NaN
     assert "held_out" in text
