@@ -202,7 +202,7 @@ def test_norms_by_hand() -> None:
 
 
 @pytest.mark.parametrize("score", [1.0, 40.0])
-@pytest.mark.parametrize("form", ["added", "chosen", "table"])
+@pytest.mark.parametrize("variant", ["added", "chosen", "table"])
 def test_masks_that_float16_has_not(variant: str, score: float) -> None:
     """The lowest float32 masks, alone and twice; a row of nothing else stays a distribution, as in float32."""
     bodies = {

@@ -76,7 +76,7 @@ def rows(seed: int, *shape: int, scale: float = 1.0) -> Array:
 # ------------------------------------------------ the measures
 
 
-@pytest.mark.parametrize("noise", [1e-4, 1e-2, 1.0])
+@pytest.mark.parametrize("nmse", [1e-4, 1e-2, 1.0])
 def test_cosine(judged: Callable[..., Loss], nmse: float) -> None:
     exact, found = rows(0, B, S, D), rows(0, B, S, D) + rows(1, B, S, D, scale=nmse)
     pairs = zip(exact.reshape(-1, D).astype(float), found.reshape(-1, D).astype(float), strict=True)
@@ -87,7 +87,7 @@ def test_cosine(judged: Callable[..., Loss], nmse: float) -> None:
     assert drop.flips is None
 
 
-@pytest.mark.parametrize("noise", [1e-3, 0.3, 5.0])
+@pytest.mark.parametrize("nmse", [1e-3, 0.3, 5.0])
 def test_divergence_and_flips(judged: Callable[..., Loss], nmse: float) -> None:
     exact, found = rows(0, B, S, D, scale=3), rows(0, B, S, D, scale=3) + rows(1, B, S, D, scale=nmse)
     p, q = (scipy.special.softmax(array.reshape(-1, D).astype(float), axis=-1) for array in (exact, found))
