@@ -75,11 +75,13 @@ def certify(
             "opset": opset,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         },
+        # Graphs lie in onnx/, so that two folders up is the bundle.
         "files": {path.relative_to(path.parents[1]).as_posix(): describe_file(path) for path in paths},
         "tolerances": tolerance_table(tolerance, half="fp16" in files),
         "graphs": [graph.to_dict() for graph in graphs],
         "fidelity": [
             dataclasses.asdict(part)
+            # JSON has neither NaN nor infinity.
             | {"passed": part.passed, "value": part.value if math.isfinite(part.value) else None}
             for part in fidelity
         ],
@@ -98,6 +100,7 @@ def all_passed(
     quantization: Mapping[str, Any] | None = None,
 ) -> bool:
     """Whether something was compared, all of it passed, budgets were kept, and none is shown to be slower than fp32."""
+    # Nothing compared is no pass: an empty list would satisfy all().
     verdicts = [graph.passed for graph in graphs] + [part.passed for part in fidelity]
     verdicts += [made["passed"] for made in (quantization or {}).values()]
     verdicts += [speed.passed for speed in compare_speed(latency)]
