@@ -47,23 +47,32 @@ def check_counts(source: Path, values: Mapping[str, Any], weights: Mapping[str, 
     Raises:
         ConfigError: There is one.
     """
+    # At any depth: text_config and vision_config hold sizes too.
     pairs = list(_pairs(values))
     turned = any(_TURNED.search(key) for key, _ in pairs)
+    # A table of positions has a row for each, so no more are needed than the largest weight has
+    # rows.
     rows = max((weight.shape[0] for weight in weights.values() if weight.ndim), default=0)
     for key, value in pairs:
+        # True is an int, and no size. What is no number is left to transformers.
         if type(value) is not int:
             continue
+        # The more special rule first: a key may match several. Layers are counted up in a loop, and
+        # each has weights; a few may share another's.
         if _LAYERS.search(key):
             most, why = _SPARE_LAYERS + len(weights), f"which has {len(weights)} weights"
+        # Each label gets a name, made in a loop before there is a module.
         elif key == "num_labels":
             most, why = _LABELS, "whose names are made up"
         elif _POSITIONS.search(key):
             most, why = _MOST if turned else max(_SHORT, rows), f"whose largest table has {rows} rows"
+        # Vocabularies and the like are sides of a matrix, which check_parts bounds as a whole.
         elif _ANY.search(key):
             continue
         else:
             most, why = _MOST, "of which none is larger"
         if abs(value) > most:
+            # Python refuses to print an integer of more than 4,300 digits.
             found = value if value.bit_length() < 1024 else f"of {value.bit_length()} bits"
             raise ConfigError(f"{source}: {key} must be at most {most} in a checkpoint {why}, but is {found}")
 
@@ -79,14 +88,17 @@ def check_parts(folder: Path, make: Callable[[], nn.Module], weights: Mapping[st
     Raises:
         CheckpointError: It has too many parts, or they are too large.
     """
+    # Both are needed: on the meta device numbers take no memory, but a thousand million modules do.
     with _Bounded(folder, _SPARE_PARTS + _PARTS_TIMES * len(weights)), torch.device("meta"):
         module = make()
+    # parameters() gives a tied one once, as the file has it.
     found, there = _count(module.parameters()), _count(weights.values())
     if found > _TIMES * there + _SPARE:
         raise CheckpointError(
             f"{folder}: the configuration makes a {type(module).__name__} of {found} parameters, but the weights hold "
             f"{there} numbers"
         )
+    # Tables that are computed are not among the weights, so these say nothing of their size.
     tables = sum(buffer.numel() * buffer.element_size() for buffer in module.buffers())
     if tables > _BUFFERS:
         raise CheckpointError(f"{folder}: the configuration asks for tables of {tables} bytes, beside the weights")
@@ -99,8 +111,12 @@ def left_out(names: list[str], module: nn.Module) -> list[str]:
         names: Of weights that it has no place for.
         module: It has layers of the same kind, of other numbers.
     """
+    # "encoder.layer.1.weight" and "encoder.layer.7.weight" are of one kind,
+    # "encoder.layer.*.weight".
     kinds = {re.sub(r"\d+", "*", name) for name, _ in module.named_parameters()}
     prefix = getattr(module, "base_model_prefix", "") + "."
+    # A checkpoint of the bare model has no prefix, one with a head has it; either may be read as
+    # the other.
     kinds |= {prefix + kind for kind in kinds} | {kind.removeprefix(prefix) for kind in kinds}
     return [name for name in names if re.search(r"\d", name) and re.sub(r"\d+", "*", name) in kinds]
 
@@ -113,6 +129,8 @@ class _Bounded:
 
     def __enter__(self) -> None:
         self._hooks = [
+            # torch calls these for every module that is made, wherever: they are taken away at the
+            # end.
             registration.register_module_parameter_registration_hook(self._note),
             registration.register_module_module_registration_hook(self._note),
         ]
@@ -129,6 +147,8 @@ class _Bounded:
 
 def _pairs(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Give the keys and values of all objects within, the items of a list under its key."""
+    # A stack of its own in place of recursion: how deep a configuration nests is its writer's
+    # choice.
     rest: list[tuple[str, Any]] = list(values.items())
     while rest:
         key, value = rest.pop()
