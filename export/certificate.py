@@ -30,7 +30,7 @@ NOT_JUDGED = {
     "fp16": "The speed of fp16 was not judged on this machine: it is for CUDA, and only the CPU ran. Its graphs were "
     "compared with eager PyTorch in a form that rounds every result as float16 stores it."
 }
-"""What an export does not show of a precision, in words. Where it is the speed, that is not measured."""
+"""Precision → what an export does not show of it, in words. The speed of these precisions is not measured."""
 
 Files = Mapping[str, Mapping[str, Path]]
 """Precision → role → ONNX file."""

@@ -27,7 +27,7 @@ _BATCH = 16
 """Rows of a corpus that go into the model at once."""
 
 _MOST_SHAPES = 256
-"""So often torch.compile compiles one function, rather than to run it eagerly without a word."""
+"""How many shapes torch.compile may compile one function for. Beyond that it runs it eagerly, and does not say so."""
 
 
 def open_source(job: Mapping[str, Any]) -> Transformer | Graph:

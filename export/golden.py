@@ -21,7 +21,7 @@ _MOST_BYTES = 1 << 20
 """A case is made shorter until it takes no more: one token's logits over 49152 words take 0.2 MB."""
 
 _TRIES = 16
-"""Rows of random lengths may turn out equally long; so often others are drawn."""
+"""How often rows are drawn anew: random lengths may turn out to be equal."""
 
 
 def golden_cases(graph: Graph, seed: int = 20) -> list[list[Tensor]]:
@@ -41,7 +41,6 @@ def golden_cases(graph: Graph, seed: int = 20) -> list[list[Tensor]]:
     for batch, length, past in [(2, 8, 0), (1, 1, 0), (2, 2, 3) if cached else (3, 5, 0)]:
         length = min(length, longest)
         case = _ragged(graph, generator, batch, length, min(past, longest - length))
-        # Length goes before rows, since ragged rows show more than long ones.
         while (batch, length) != (1, 1) and _size(graph, case) > _MOST_BYTES:
             batch, length = (batch, length // 2) if length > 1 else (1, 1)
             case = _ragged(graph, generator, batch, length, min(past, longest - length))

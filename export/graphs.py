@@ -98,8 +98,7 @@ class EncoderGraph(Graph):
         super().__init__(model)
         config = model.config
         self.inputs = _source_inputs(config)
-        # One output more for each thing that the configuration has, in the order of forward's
-        # results.
+        # In the order of forward's results.
         hidden = Value(name="last_hidden_state", dtype="float32", shape=("batch", _length(config), config.d_model))
         rows: dict[str, Shape] = {"sentence_embedding": ("batch", config.d_model)} if config.pooling else {}
         rows |= {"pooler_output": ("batch", config.d_model)} if config.pooler else {}

@@ -47,7 +47,6 @@ def measure_latency(
         for step in steps_of(graph.role, names, graph.max_length):
             tensors = graph.sample(generator, 1, step.length, step.past)
             inputs = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
-            # After the last token alone, (1, 1).
             if "logits_position" in inputs:  # as prompts are read
                 inputs["logits_position"] = np.array([[step.length - 1]])
             workloads.append(Workload(name=step.name, role=graph.role, inputs=inputs))

@@ -17,7 +17,7 @@ SCHEMA = 1
 """Version of manifest.json."""
 
 PACKAGES = ("tfm-export", "torch", "onnx", "onnxruntime")
-"""Whose versions a bundle names."""
+"""Packages whose versions a bundle names."""
 
 COMPANIONS = (
     "tokenizer.json",
@@ -30,10 +30,10 @@ COMPANIONS = (
 """Files beside a checkpoint that go into the bundle as they are."""
 
 _MAX_NEW_TOKENS = 128
-"""Where no generation_config.json says otherwise."""
+"""How many tokens are generated where no generation_config.json says otherwise."""
 
 _MOST_NEW_TOKENS = (1 << 31) - 1
-"""That one may say: the runtime stops at the longest sequence before."""
+"""The most that a generation_config.json may ask for. The runtime stops at the longest sequence anyway."""
 
 
 def write_manifest(

@@ -68,7 +68,6 @@ def open_source(
         TfmError: It cannot be read.
     """
     path = None if checkpoint is None else Path(locate_checkpoint(checkpoint))
-    # Everything that is no native Transformer is one graph of an nn.Module.
     if path is None or is_generic(path, model):
         with stage(describe_generic(path, model)):
             generic = open_generic(path, model)

@@ -27,7 +27,8 @@ OPSET = 24
 
 
 _LENGTH, _PAST = 5, 3
-"""Tokens of the example that torch traces with: unlike, and not 1, so that no two lengths are taken for one."""
+"""Tokens of the example that torch traces with. They differ, and neither is 1: equal lengths would be taken
+for one, and 1 for a constant."""
 
 
 def to_onnx(graph: Graph, *, opset: int = OPSET) -> ir.Model:

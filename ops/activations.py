@@ -27,7 +27,7 @@ _QUICK = 1.702
 
 _TANH = math.sqrt(2 / math.pi)
 _CUBE = 0.044715
-"""Of GELU by tanh: ½ x (1 + tanh(_TANH (x + _CUBE x³)))."""
+"""Constants of GELU by tanh, ½ x (1 + tanh(_TANH (x + _CUBE x³)))."""
 
 # numpy has neither, and this room needs numpy only. What frompyfunc makes gives arrays of objects,
 # which have to be turned into float64.

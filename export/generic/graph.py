@@ -86,8 +86,7 @@ class GenericGraph(Graph):
         self._lengths = [dim for dim in self._sizes if dim not in rows]
         self.max_length = {dim: self._sizes[dim] for dim in self._lengths}
         shapes = {name: _shape(x, dynamic_axes.get(name, {})) for name, x in self._examples.items()}
-        # Needs the module and the examples, and comes before inputs and outputs, which are made of
-        # it.
+        # This runs the module, for which all above must be set; the inputs below need its answer.
         bounds = self._id_bounds()
         self.inputs = tuple(
             Value(name=name, dtype=_dtype(x), shape=shapes[name], below=bounds.get(name))
@@ -178,7 +177,6 @@ class GenericGraph(Graph):
                     f"the module fails on inputs of other sizes than its examples ({shapes}): {_one_line(error)}; "
                     "name only those axes in dynamic_axes that may change"
                 ) from error
-        # The two runs are compared axis by axis.
         (sizes, first), (other_sizes, second) = runs
         if not first:
             raise ExportError("the module returns no tensor")
@@ -237,7 +235,6 @@ def _arguments(module: nn.Module, examples: Any) -> dict[str, Any]:
 def _plain(name: str, tensor: Tensor) -> Tensor:
     if tensor.is_complex() or tensor.layout != torch.strided:
         raise ExportError(f"the example input {name!r} is {tensor.dtype}, {tensor.layout}; it must be dense and real")
-    # float32 on the CPU, as the module is.
     tensor = tensor.detach().cpu()
     return tensor.float() if tensor.is_floating_point() else tensor
 

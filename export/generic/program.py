@@ -50,7 +50,7 @@ _NAMES = set(
 _GROWING = ("Pow", "PowByNatural", "FloatPow", "LShift")
 _GREATEST_EXPONENT = 64
 _LONGEST_EXPRESSION = 10_000
-"""Letters: that of a size is rarely longer than a line."""
+"""Characters of an expression; that of a size is rarely longer than a line."""
 
 
 def from_program(file: Path) -> GenericGraph:

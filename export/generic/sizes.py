@@ -16,7 +16,7 @@ from torch.nn.modules import module as registration
 from tfm.errors import CheckpointError, ConfigError
 
 _MOST = 1 << 24
-"""Of any other integer that may be a size: float32 counts no further."""
+"""The largest of all other integers that may be sizes. Beyond it float32 does not hold every whole number."""
 
 _ANY = re.compile(r"vocab|token|ids?$|length|window|seed|theta|base|factor|scale|freq")
 """Keys whose integers are no sizes, or are checked as the size of a matrix."""
@@ -27,13 +27,14 @@ _TURNED = re.compile(r"rope|rotary|alibi")
 """Keys of layers, of lengths, and of positions that need no table."""
 
 _SPARE_LAYERS, _SHORT, _LABELS = 1_000, 1 << 16, 1 << 20
-"""Layers that may be without weights of their own; positions whose table may be computed; labels whose names are."""
+"""Layers that may have no weights of their own; positions of a table that is computed; labels with names made up."""
 
 _TIMES, _SPARE = 4, 1 << 20
-"""Numbers of a module for each that the file holds, and beyond: weights may be tied, or made where they lack."""
+"""A module may have so many numbers for each that the file holds, and so many more: weights may be tied, or
+be made where the file has none."""
 
 _PARTS_TIMES, _SPARE_PARTS, _BUFFERS = 20, 2_000, 1 << 30
-"""Modules and parameters for each weight, and beyond; bytes of tables that are computed."""
+"""Likewise modules and parameters for each weight, and so many more; and bytes of tables that are computed."""
 
 
 def check_counts(source: Path, values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:

@@ -252,7 +252,6 @@ def _cases(row: dict[str, Any], graph: OpGraph, dtype: str) -> Iterator[Case]:
                     "y_sliding": (f"sliding window of {WINDOW}", window_ST),
                 }
             fed = feeds | {"real": real_BT, "bias": bias}
-            # An output that this graph does not have is left out.
             yield Case(
                 feeds=tuple(np.ascontiguousarray(fed[value.name]) for value in graph.inputs),
                 checks=tuple(

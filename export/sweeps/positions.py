@@ -83,7 +83,6 @@ def _config(**options: Any) -> TransformerConfig:
 def _sinusoidal(size: int) -> OpGraph:
     """An embedding of tokens that are zero, so that positions are left."""
     module = Embedding(_config(d_model=size, nhead=1), vocab_size=1)
-    # What is added to the positions is zero, so that the table stands alone.
     nn.init.zeros_(module.token.weight)
 
     def draw(generator: torch.Generator, batch: int, length: int, past: int) -> list[Tensor]:

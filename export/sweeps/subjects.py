@@ -112,7 +112,6 @@ def to_float16(content: bytes) -> bytes:
     values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
     for value in values:
         value.dtype = _half(value.dtype)
-    # Weights are rounded, not reinterpreted.
     for name, value in model.graph.initializers.items():
         if value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT:
             value.const_value = ir.tensor(value.const_value.numpy().astype(np.float16), name=name)

@@ -241,7 +241,6 @@ def _compare_stream(
             with torch.no_grad(), no_fast_path():
                 expected = graph(*case)
             feeds = {value.name: tensor.numpy() for value, tensor in zip(graph.inputs, case, strict=True)}
-            # One case at a time: the figures are added up, the arrays are let go.
             for name, actual, tensor in zip(figures, session.run(list(figures), feeds), expected, strict=True):
                 figures[name].add(actual, tensor.numpy())
     except VerificationError as error:
