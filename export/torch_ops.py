@@ -36,7 +36,7 @@ FUNCTIONS: dict[Callable[..., Any], Kind] = {
 }
 """Functions and methods of eager PyTorch that are an op."""
 
-# Two names of softmax and one of prelu are what torch.export decomposes them to.
+# Softmax and prelu are here under the names that torch.export decomposes them to, too.
 OPS_OF_ATEN: dict[str, Kind] = {
     "aten.scaled_dot_product_attention.default": ATTENTION,
     "tfm.softcapped_attention.default": ATTENTION,
