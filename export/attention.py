@@ -21,6 +21,8 @@ from onnxscript.values import Opset
 import tfm.model  # noqa: F401  (defines the op that torch has no function for)
 from tfm.errors import ExportError
 
+# The translations are of the lowest opset that can be asked for. Only caches need a later one, and
+# to_onnx refuses a decoder below it.
 _TensorScatter = Opset("", 24)["TensorScatter"]
 _LEAST = torch.finfo(torch.float32).min
 
@@ -39,19 +41,27 @@ def _scaled_dot_product_attention(
 ) -> Any:
     """Queries (B, N, S, H), keys and values (B, K, T, H), or without B; the mask broadcasts to (B, N, S, T)."""
     del enable_gqa  # Attention groups heads by their numbers
+    # ONNX's Attention has no dropout: leaving it out would export another function.
     if dropout_p:
         raise ExportError(f"an attention drops out {dropout_p:g} of its weights even in eval mode, which is random")
+    # Attention reads three dimensions as (B, S, N·H): a query without a batch, (N, S, H), gets one
+    # of 1, and loses it at the end.
     rank = len(query.shape)
     if rank not in (3, 4):
         raise ExportError(f"an attention has queries of {rank} dimensions; 3 or 4 can be exported")
     if rank == 3:  # which Attention would read as (B, S, N·H)
         first: Any = op.Constant(value_ints=[0])
         query, key, value = (op.Unsqueeze(x, first) for x in (query, key, value))
+        # A mask (N, S, T) goes along; one (S, T) broadcasts as it is.
         attn_mask = op.Unsqueeze(attn_mask, first) if attn_mask is not None and len(attn_mask.shape) == 3 else attn_mask
+    # Told before the mask is rewritten: the shape of what _without_least gives may not be known
+    # yet.
     full = attn_mask is None or _is_full(attn_mask.shape, query.shape, key.shape)
     if attn_mask is not None and attn_mask.dtype == ir.DataType.FLOAT:
         attn_mask = _without_least(attn_mask)
     if not full:
+        # (.., 1 or S, 1 or T) → (.., S, T). Expand broadcasts both ways, so the two ones leave the
+        # mask's own batch and heads alone. The lengths are read off Q and K, as they are dynamic.
         one: Any = op.Constant(value_ints=[1, 1])
         length_S: Any = op.Shape(query, start=2, end=3)
         length_T: Any = op.Shape(key, start=2, end=3)
@@ -62,6 +72,8 @@ def _scaled_dot_product_attention(
 
 
 def _without_least(mask: Any) -> Any:
+    # -inf must stay -inf, and Max would raise it: a query that may attend nowhere gives zeros only
+    # then.
     half: Any = op.Constant(value_float=_LEAST / 2)
     return op.Where(op.IsInf(mask), mask, op.Max(mask, half))
 
@@ -69,6 +81,7 @@ def _without_least(mask: Any) -> Any:
 def _is_full(mask: ir.Shape | None, query: ir.Shape | None, key: ir.Shape | None) -> bool:
     if mask is None or query is None or key is None or mask.rank() != 4:
         return False
+    # Dimensions are numbers or symbols; torch gives two of the same length the same symbol.
     return bool(mask[2] == query[2] and mask[3] == key[2])
 
 
@@ -79,6 +92,7 @@ def _softcapped_attention(query: Any, key: Any, value: Any, mask: Any, scale: fl
 
 def _rms_norm(x: Any, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Any:
     """`F.rms_norm` over the last dimensions, ONNX-23 RMSNormalization."""
+    # What F.rms_norm takes where it is given none.
     eps = torch.finfo(torch.float32).eps if eps is None else eps
     return op.RMSNormalization(x, weight, axis=-len(normalized_shape), epsilon=eps)
 
@@ -90,6 +104,8 @@ def _write_cache(cache: Any, new: Any, cache_position: Any) -> Any:
 
 def _rotate(x: Any, cos: Any, sin: Any) -> Any:
     """`tfm.model.positions.rotate`, ONNX-23 RotaryEmbedding."""
+    # cos is (B or 1, S, I) with I pairs, 2I of a head's H entries. 0 is the op's way to say "all of
+    # them".
     size = 2 * cos.shape[-1]
     return op.RotaryEmbedding(x, cos, sin, rotary_embedding_dim=0 if size == x.shape[-1] else size)
 

@@ -48,6 +48,7 @@ def attention_maps(graph: Graph, path: Path, folder: Path) -> list[AttentionMap]
         region = regions.get(str(call.op))
         if region is None:
             return
+        # Written by hand, its result is the weights already.
         if call.op.kind == SOFTMAX:
             eager, found = call.output.numpy(), run.take(str(call.op))[0]
         elif call.attend is not None and call.inputs[0] is not None and call.inputs[0].dim() == 4:
@@ -59,7 +60,9 @@ def attention_maps(graph: Graph, path: Path, folder: Path) -> list[AttentionMap]
         else:
             return
         if eager.ndim == 4 and eager.shape == found.shape:
+            # Keys of a cross-attention, or of a cache with room left, are not the sample's tokens.
             labels = tokens if eager.shape[3] == len(tokens) else ()
+            # Copies, since eager's next functions may work on these tensors in place.
             maps.append(AttentionMap(op=str(call.op), tokens=labels, eager=eager[0].copy(), onnx=found[0].copy()))
 
     watch(graph, case, look)
@@ -70,6 +73,7 @@ def _identity(call: RecordedCall) -> Tensor:
     key = call.inputs[1]
     assert key is not None
     batch, heads, length, _ = key.shape
+    # (B, K, T, T): one row per key, so that softmax(…) · I is the weights themselves.
     return torch.eye(length).expand(batch, heads, length, length).contiguous()
 
 
@@ -79,6 +83,7 @@ def _attend(model: ir.Model, region: Region, call: RecordedCall, inside: list[Ar
     names = {argument: str(value.name) for argument, value in region.arguments}
     identity_BKTT = _identity(call).numpy()
     batch, kv_heads, length, _ = identity_BKTT.shape
+    # After FoldHeads the region wants (B, T, K·H): here H is T, so (B, K, T, T) → (B, T, K·T).
     flat = arrays[names["value"]].ndim == 3
     arrays[names["value"]] = (
         np.ascontiguousarray(identity_BKTT.transpose(0, 2, 1, 3)).reshape(batch, length, kv_heads * length)
@@ -87,11 +92,13 @@ def _attend(model: ir.Model, region: Region, call: RecordedCall, inside: list[Ar
     )
     output = str(region.output.name)
     result = open_nodes(model, region.nodes, arrays, [output], folder, [CPU]).run([output], arrays)[0]
+    # (B, S, N·T) → (B, N, S, T); 4-D is that already.
     return result.reshape(batch, result.shape[1], -1, length).transpose(0, 2, 1, 3) if result.ndim == 3 else result
 
 
 def _sample(graph: Graph, folder: Path) -> tuple[tuple[str, ...], list[Tensor]]:
     """A sentence, or a word for a model that reads letters; random ids where there is no tokenizer."""
+    # Drawn first, and kept where the model takes no text or the text does not fit.
     longest = min(graph.max_length.values(), default=_LENGTH)
     case = graph.sample(torch.Generator().manual_seed(0), 1, min(_LENGTH, longest))
     file = folder / "tokenizer.json"
@@ -100,13 +107,16 @@ def _sample(graph: Graph, folder: Path) -> tuple[tuple[str, ...], list[Tensor]]:
     tokenizer = tokenizers.Tokenizer.from_file(str(file))
     tokenizer.no_padding()
     encoding = tokenizer.encode(_SENTENCE)
+    # More than four tokens a word: it reads letters, and a sentence would be too wide a picture.
     if len(encoding.ids) > 4 * len(_SENTENCE.split()):
         encoding = tokenizer.encode(_WORD)
     below = graph.inputs[0].below or 0
+    # A tokenizer that is not the model's own may give ids beyond its table.
     if not 0 < len(encoding.ids) <= longest or max(encoding.ids) >= below:
         return (), case
     case = graph.sample(torch.Generator().manual_seed(0), 1, len(encoding.ids))
     case[0] = torch.tensor([encoding.ids])
+    # One sentence is one segment; the sample has random ones.
     for index, value in enumerate(graph.inputs):
         if value.name == "token_type_ids":
             case[index] = torch.zeros_like(case[0])

@@ -144,16 +144,24 @@ def export_checkpoint(
     Raises:
         TfmError: The input is bad, or the bundle cannot be written; nothing is left behind but the figures of a search.
     """
+    # Before the checkpoint is read, which may take minutes.
     unknown = [name for name in precisions if name not in PRECISIONS]
     if unknown:
         raise ExportError(f"unknown precision {unknown[0]!r}; known: {', '.join(PRECISIONS)}")
+    # What is staged is a sibling of the folder itself, not of a link to it.
     place = Path(os.path.realpath(output))
     with staged(place, overwrite=overwrite) as (folder, put_in_place):
         subject = open_source(checkpoint, model=model, config=config, nhead=nhead, stage=stage)
         _copy_what_belongs(subject, folder)
+        # fp32 is first whatever was asked for: all others are made from its graphs and measured by
+        # it.
         files: dict[str, dict[str, Path]] = {name: {} for name in dict.fromkeys(["fp32", *precisions])}
         reports: list[GraphReport] = []
+        # The same inputs for every precision, so that their figures can be compared. The golden
+        # ones are among them: what the bundle carries has been verified op by op.
         cases_of = {graph.role: [*cases(graph), *golden_cases(graph)] for graph in subject.graphs}
+        # fp32: export and prove. A graph that fails does not end the loop, since the report is to
+        # name all.
         for graph in subject.graphs:
             path = files["fp32"][graph.role] = folder / "onnx" / f"{graph.file}.onnx"
             path.parent.mkdir(exist_ok=True)
@@ -162,6 +170,8 @@ def export_checkpoint(
                 save_onnx(to_onnx(graph, opset=opset), path)
             with stage(f"verify fp32 {name}"):
                 reports.append(verify(graph, path, cases_of[graph.role], tolerance=tolerance))
+        # fp16: only of graphs that are right, since HALF's limits would let a small mistake
+        # through.
         if "fp16" in files and all(part.passed for part in reports):
             for graph in subject.graphs:
                 name = _name(graph, subject)
@@ -169,14 +179,18 @@ def export_checkpoint(
                     path = files["fp16"][graph.role] = _write_half(files["fp32"][graph.role])
                 with stage(f"verify fp16 {name}, rounded as CUDA rounds it"):
                     reports.append(verify(graph, path, cases_of[graph.role], precision="fp16"))
+        # int8 and int4: search, then prove what was found.
         quantized: dict[str, Quantized] = {}
         assignments = [name for name in files if name not in ("fp32", "fp16")]
         if assignments and all(part.passed for part in reports):  # a wrong graph is not worth quantizing
             exact = {"fp32": files["fp32"]}
             with stage("try what is timed at the end"):  # what cannot be started here fails now, not after the search
                 measure_latency(subject.graphs, exact, subject.path, model, config, nhead, 0)
+            # quantize reads a bundle, as `tfm quantize` does without torch: it gets one of fp32
+            # alone.
             write_manifest(folder, subject.config, subject.family, subject.graphs, exact, opset, gates=[])
             manifest = read_manifest(folder)
+            # Quantized graphs are verified on samples of the half that nothing is calibrated with.
             held_out = read_calibration(calib, manifest, count=_VERIFIED, split="held-out")
             for precision in assignments:
                 with stage(f"quantize to {precision}") as progress:
@@ -200,16 +214,20 @@ def export_checkpoint(
                         ]
                         inputs += golden_cases(graph)
                         reports.append(verify(graph, made.files[graph.role], inputs, precision=precision))
+        # The task's own figures, and the speed.
         fidelity: list[Fidelity] = []
         latency: list[Latency] = []
         if all(part.passed for part in reports):  # else what is wrong is known, and may not even run
+            # `load` opens by the manifest, and takes no precision that is not in it.
             write_manifest(folder, subject.config, subject.family, subject.graphs, files, opset, gates=[])
             for name in files:
                 with stage(f"compare {name} bundle with eager"):
                     fidelity += measure_fidelity(subject.eager, load(folder, provider="cpu", precision=name), max_drop)
+            # fp16 is for CUDA, and only the CPU runs here.
             timed = {name: roles for name, roles in files.items() if name not in NOT_JUDGED}
             with stage("time eager, " + ", ".join(timed)):
                 latency = measure_latency(subject.graphs, timed, subject.path, model, config, nhead)
+        # The verdict. "forced" is known only once all gates are, and is filled in afterwards.
         report = ExportReport(
             output=Path(output),
             graphs=tuple(reports),
@@ -231,6 +249,9 @@ def export_checkpoint(
         )
         for entry in report.certificate["quantization"].values():
             entry["forced"] = report.shipped and not report.passed
+        # The manifest is last of what is written, as it has the digest of every other file; then
+        # the folder takes its place. Only now the search's figures may go: a run that fails before
+        # leaves them, and the next one need not measure again.
         if report.shipped:
             write_json(folder / "parity.json", report.certificate)
             with stage("draw report.html"):
@@ -251,6 +272,8 @@ def _copy_what_belongs(subject: Source, folder: Path) -> None:
     for name in COMPANIONS:
         if source is not None and (source / name).is_file():
             _copy_companion(source / name, folder / name)
+    # A tokenizer that the runtime cannot read would make a bundle that does not open: it is tried
+    # here, by the runtime's own reader. One that is stored in another form is converted.
     native = isinstance(subject.config, TransformerConfig)
     if (folder / "tokenizer.json").is_file():
         try:
@@ -263,6 +286,7 @@ def _copy_what_belongs(subject: Source, folder: Path) -> None:
         shutil.copyfile(subject.path / "config.json", folder / "config.json")
     else:  # ours where there is none
         write_json(folder / "config.json", subject.config.to_dict())
+    # Only to have bad settings refused now; write_manifest reads them again.
     if isinstance(subject.config, TransformerConfig) and source is not None:
         generation_settings(source, subject.config)
 
@@ -270,6 +294,7 @@ def _copy_what_belongs(subject: Source, folder: Path) -> None:
 def _copy_companion(source: Path, target: Path) -> None:
     """Copy a file of text that stands beside the weights."""
     try:
+        # One byte more than is allowed tells a file that is too large without reading all of it.
         with open(source, "rb") as stream:
             content = stream.read(_MOST_COMPANION + 1)
     except OSError as error:

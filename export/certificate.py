@@ -30,7 +30,7 @@ NOT_JUDGED = {
     "fp16": "The speed of fp16 was not judged on this machine: it is for CUDA, and only the CPU ran. Its graphs were "
     "compared with eager PyTorch in a form that rounds every result as float16 stores it."
 }
-"""What an export does not show of a precision, in words. Where it is the speed, that is not measured."""
+"""Precision → what an export does not show of it, in words. The speed of these precisions is not measured."""
 
 Files = Mapping[str, Mapping[str, Path]]
 """Precision → role → ONNX file."""
@@ -75,11 +75,13 @@ def certify(
             "opset": opset,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         },
+        # Graphs lie in onnx/, so that two folders up is the bundle.
         "files": {path.relative_to(path.parents[1]).as_posix(): describe_file(path) for path in paths},
         "tolerances": tolerance_table(tolerance, half="fp16" in files),
         "graphs": [graph.to_dict() for graph in graphs],
         "fidelity": [
             dataclasses.asdict(part)
+            # JSON has neither NaN nor infinity.
             | {"passed": part.passed, "value": part.value if math.isfinite(part.value) else None}
             for part in fidelity
         ],
@@ -109,6 +111,7 @@ def gates_of(
         The gates; where nothing was compared, one that failed: what was held to nothing has not passed.
     """
     gates = [graph.gate for graph in graphs] + [part.gate for part in fidelity]
+    # Nothing compared is no pass: an empty list would satisfy all().
     if not graphs or not fidelity:
         gates.append(Gate(name="fp32 task", stage="task", precision="fp32", passed=False))
     gates += [budget_gate(name, made) for name, made in (quantization or {}).items()]

@@ -27,7 +27,7 @@ _BATCH = 16
 """Rows of a corpus that go into the model at once."""
 
 _MOST_SHAPES = 256
-"""So often torch.compile compiles one function, rather than to run it eagerly without a word."""
+"""How many shapes torch.compile may compile one function for. Beyond that it runs it eagerly, and does not say so."""
 
 
 def open_source(job: Mapping[str, Any]) -> Transformer | Graph:
@@ -41,8 +41,11 @@ def open_source(job: Mapping[str, Any]) -> Transformer | Graph:
 def open_workloads(job: Mapping[str, Any]) -> Sequence[worker.Run | None]:
     """Load the checkpoint."""
     torch.set_num_threads(job["threads"])
+    # The compiler is tried before the checkpoint is loaded: a machine that cannot run this engine
+    # says so at once.
     prepare = _prepare_compiler() if job["compiled"] else _as_it_is
     source = open_source(job)
+    # A decoder is timed by a loop with a cache, anything else by calls of its one graph.
     generates = isinstance(source, Transformer) and source.config.kind != "encoder"
     if generates:
         generation = read_manifest(job["bundle"]).generation
@@ -60,13 +63,17 @@ def open_workloads(job: Mapping[str, Any]) -> Sequence[worker.Run | None]:
         if generates and work["kind"] == "rows":
             return lambda: loop.times(rows, new_tokens)
         if generates:
+            # A corpus is one measure, from its first row to its last, and rows end at their end
+            # tokens.
             return worker.timed(lambda: [loop.times(part, new_tokens, ends=True) for part in _sorted_parts(rows)])
         if work["file"] is not None:
             named = read_arrays(work["file"])
+            # A module's own inputs, as they are; then rows of ids, padded.
             feeds = [[torch.from_numpy(named[value.name]) for value in graph.inputs]]
         else:
             feeds = [_inputs_of(graph, ids_BS, mask_BS) for _, ids_BS, mask_BS in batches(rows, _BATCH)]
 
+        # Inference mode is the fastest that eager has.
         def run() -> None:
             with torch.inference_mode():
                 for tensors in feeds:
@@ -117,12 +124,16 @@ class GreedyLoop:
             The new ids of each row, what follows its end token included; and when there was one more.
         """
         config = self.model.config
+        # A decoder's rows are padded on the right, (B, S); each goes on from its own last token.
         ids_BS, mask_BS = map(torch.from_numpy, pad_rows(rows, config.pad_token_id or 0))
+        # An encoder-decoder encodes its sources once, and starts every target with one token.
         context: dict[str, Any] = {}
         if config.has_encoder:
             context = {"cross": self._encode(ids_BS, mask_BS), "cross_mask_BT": mask_BS}
             ids_BS = torch.full((len(rows), 1), self.generation.bos_token_id or 0)
             mask_BS = torch.ones_like(ids_BS)
+        # The cache is as long as this call needs. It is made anew, so that no call sees another's
+        # keys.
         room = min(ids_BS.size(1) + new_tokens, config.max_positions)
         cache: Any = empty_cache(config, len(rows), room)
         place_B = torch.zeros(len(rows), dtype=torch.int64)
@@ -132,28 +143,35 @@ class GreedyLoop:
         found: list[Tensor] = []
         stamps: list[float] = []
         for _ in range(new_tokens):
+            # Logits after each row's last token alone, (B, 1): of a prompt all others would be
+            # thrown away.
             wanted_B1 = last_B[:, None]
             logits_B1V, cache = self._step(
                 ids_BS, past=cache, cache_position_B=place_B, logits_position_BP=wanted_B1, **context
             )
             ids_BS = logits_B1V.argmax(-1)
+            # Eager runs on the CPU and has nothing pending here: the token is there.
             stamps.append(perf_counter())
             found.append(ids_BS)
             if ends:
                 ended_B |= torch.isin(ids_BS[:, 0], end_ids)
                 if ended_B.all():
                     break
+            # The next token goes behind each row's last one, over what padding left there. From now
+            # on each row has one new token, at index 0.
             place_B = place_B + last_B + 1
             last_B = torch.zeros_like(last_B)
         return torch.cat(found, dim=1).tolist(), stamps
 
 
 def _sorted_parts(rows: list[list[int]]) -> list[list[list[int]]]:
+    # Rows of like lengths together, so that little is padding.
     ordered = sorted(rows, key=len)
     return [ordered[start : start + _BATCH] for start in range(0, len(ordered), _BATCH)]
 
 
 def _inputs_of(graph: Graph, ids_BS: Any, mask_BS: Any) -> list[Tensor]:
+    # One text is one segment, 0.
     known = {"input_ids": ids_BS, "attention_mask": mask_BS, "token_type_ids": 0 * ids_BS}
     return [torch.from_numpy(known[value.name]) for value in graph.inputs]
 
@@ -164,14 +182,17 @@ def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _prepare_compiler() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Have torch.compile compile every shape by itself, which is the fastest; first prove that it can at all."""
+    # Imported only here: eager alone does not need it, and its start is timed.
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = _MOST_SHAPES
     try:
+        # A C++ compiler may be there and not work. exp and + make it compile a kernel.
         torch.compile(lambda x: torch.exp(x) + 1)(torch.ones(8))
     except Exception as error:  # what a compiler that is broken or half installed raises has no common class
         why = next(iter(str(error).strip().splitlines()), repr(error))
         raise worker.UnableError(f"torch.compile does not work here: {why}") from error
+    # Otherwise the second shape would have all later ones share a kernel of dynamic sizes.
     return lambda function: torch.compile(function, dynamic=False)
 
 

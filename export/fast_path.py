@@ -15,6 +15,7 @@ def has_fast_path(module: nn.Module) -> bool:
 @contextlib.contextmanager
 def no_fast_path() -> Iterator[None]:
     """Have these modules call the functions that they are made of, so that each can be recorded and exported."""
+    # A switch of the whole process: it is put back as it was, which may be off.
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

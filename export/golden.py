@@ -21,7 +21,7 @@ _MOST_BYTES = 1 << 20
 """A case is made shorter until it takes no more: one token's logits over 49152 words take 0.2 MB."""
 
 _TRIES = 16
-"""Rows of random lengths may turn out equally long; so often others are drawn."""
+"""How often rows are drawn anew: random lengths may turn out to be equal."""
 
 
 def golden_cases(graph: Graph, seed: int = 20) -> list[list[Tensor]]:
@@ -64,10 +64,14 @@ def write_golden(
     precisions: dict[str, dict[str, Any]] = {}
     for name in files:
         factor, floor = GOLDEN_NMSE_HALF if name == "fp16" else GOLDEN_NMSE
+        # fp32 is judged by what eager gave; any other by the noise it has here already, as the
+        # machine that checks it may round other ties.
         by_nmse = {"nmse_factor": factor, "nmse_floor": floor}
         precisions[name] = {"atol": tolerance.atol, "rtol": tolerance.rtol} if name == "fp32" else by_nmse
         precisions[name]["nmse"] = {}
     for graph in graphs:
+        # Outputs are eager's, for every precision alike: what is measured is the distance from the
+        # model.
         cases = [_record(graph, case) for case in golden_cases(graph)]
         counts[graph.role] = len(cases)
         for number, (inputs, outputs) in enumerate(cases):
@@ -92,7 +96,10 @@ def _ragged(graph: Graph, generator: torch.Generator, batch: int, length: int, p
     for _ in range(_TRIES):
         case = graph.sample(generator, batch, length, past)
         named = {value.name: x for value, x in zip(graph.inputs, case, strict=True)}
+        # A batch without padding would not show a mask that is ignored; rows of one token have
+        # nothing to pad.
         full = any(mask.all() for name, mask in named.items() if name.endswith("attention_mask")) and length > 1
+        # Likewise rows that have all read the same would hide a place that is shared.
         level = past > 0 and bool((named["cache_position"] == past).all())
         if batch == 1 or not (full or level):
             break

@@ -80,6 +80,7 @@ class Graph(nn.Module):
 
     def signature(self) -> dict[str, Any]:
         """Describe inputs, outputs and limits as JSON values, for the manifest."""
+        # `below` is left out where there is no bound.
         as_dict = [
             [{k: v for k, v in dataclasses.asdict(value).items() if v is not None} for value in side]
             for side in (self.inputs, self.outputs)
@@ -97,6 +98,7 @@ class EncoderGraph(Graph):
         super().__init__(model)
         config = model.config
         self.inputs = _source_inputs(config)
+        # In the order of forward's results.
         hidden = Value(name="last_hidden_state", dtype="float32", shape=("batch", _length(config), config.d_model))
         rows: dict[str, Shape] = {"sentence_embedding": ("batch", config.d_model)} if config.pooling else {}
         rows |= {"pooler_output": ("batch", config.d_model)} if config.pooler else {}
@@ -104,6 +106,7 @@ class EncoderGraph(Graph):
             size = config.vocab_size if config.head == "masked-lm" else config.num_labels
             rows["logits"] = ("batch", size) if config.head == "sequence" else ("batch", _length(config), size)
         self.outputs = (hidden, *(Value(name=name, dtype="float32", shape=shape) for name, shape in rows.items()))
+        # An image has one size, and nothing to vary.
         self.max_length = {} if config.image_size else {"sequence": config.max_positions}
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -154,14 +157,17 @@ class DecoderGraph(Graph):
         config = model.config
         self.cross = config.has_encoder
         self.role, self.file = ("decoder", "decoder_model_merged") if self.cross else ("model", "model")
+        # Hugging Face tells a decoder's own cache from the encoder's by these names.
         own = ".decoder" if self.cross else ""
         ids = _tokens(config, config.target_vocab_size)
         source_mask = Value(name="encoder_attention_mask", dtype="int64", shape=("batch", "encoder_sequence"), below=2)
         places = Value(name="cache_position", dtype="int64", shape=("batch",), below=config.max_positions)
+        # No `below`: what bounds these is the number of new tokens, which is dynamic.
         wanted = Value(name="logits_position", dtype="int64", shape=("batch", "logits_length"))
         past = _cache(config, "decoder", "past_key_values.{}" + own, "cache_length")
         source = _cache(config, "cross", "past_key_values.{}.encoder", "encoder_sequence")
         self.inputs = (ids, places, wanted, *((source_mask, *past, *source) if self.cross else past))
+        # A model over vectors has no vocabulary to project to.
         logits = Value(name="logits", dtype="float32", shape=("batch", "logits_length", config.target_vocab_size))
         if config.reads_vectors:
             logits = Value(name="last_hidden_state", dtype="float32", shape=("batch", "logits_length", config.d_model))
@@ -172,6 +178,8 @@ class DecoderGraph(Graph):
         """(input_ids, cache_position, logits_position[, encoder_attention_mask], past…[, source…]) → (logits, …)."""
         depth = self.model.config.num_decoder_layers
         ids_BS, cache_position_B, logits_position_BP, *rest = tensors
+        # What is left are pairs of key and value: the decoder's own layers first, then the
+        # source's.
         cross_mask_BT = rest.pop(0) if self.cross else None
         caches = _pair(rest)
         past, cross = caches[:depth], caches[depth:] or None
@@ -202,6 +210,7 @@ class DecoderGraph(Graph):
         if self.cross:
             source_BT, *source_mask = _source_sample(config, generator, batch, max(length, 2))
             cross = self.model.decoder.project(self.model.encoder(source_BT, *source_mask))
+        # Only the caches of this call are wanted, [1]; its logits belong to the past.
         if past:
             start_B = torch.zeros(batch, dtype=torch.int64)
             cache = self.model.decoder(
@@ -211,17 +220,23 @@ class DecoderGraph(Graph):
                 cross_mask_BT=source_mask[0] if source_mask else None,
                 cache_position_B=start_B,
             )[1]
+        # Other rows begin anywhere in what was read, and the first right behind it. What lies
+        # beyond a row's place stays in the cache, and must not be seen.
         places_B = torch.randint(max(past, 1), (batch,), generator=generator)
         places_B[0] = past
+        # The argsort of random numbers is a random order of the positions, of each row its own.
         wanted_BP = torch.rand(batch, length, generator=generator).argsort(1)
         if batch > 2:
             wanted_BP = torch.cat([wanted_BP, wanted_BP[:, :1]], 1)
         new_BS = ids_BT[:, past:].contiguous()
+        # In the order of `inputs`.
         return [new_BS, places_B, wanted_BP, *source_mask, *_flatten(cache), *_flatten(cross or [])]
 
 
 def empty_cache(config: TransformerConfig, batch: int, room: int) -> list[tuple[Tensor, Tensor]]:
     """Make each decoder layer's cache of zeros: keys and values (B, K, C, H), with C = room."""
+    # (B, K, C, H); layers may differ in their numbers of heads. Keys and values share one tensor of
+    # zeros, which is safe as `write_cache` returns a copy.
     empty = [torch.zeros(batch, config.kv_heads_of(n), room, config.head_size) for n in config.layer_heads("decoder")]
     return list(zip(empty, empty, strict=True))
 
@@ -271,6 +286,8 @@ def _source_sample(config: TransformerConfig, generator: torch.Generator, batch:
     ids_BT = _random_tokens(config, config.vocab_size, generator, batch, length)
     lengths_B = torch.randint(1, length + 1, (batch,), generator=generator)
     lengths_B[0] = length
+    # (B, 1) against (T,): ones up to each row's length, at least one, as an empty row is a case of
+    # its own.
     mask_BT = (torch.arange(length) < lengths_B[:, None]).to(torch.int64)
     segments = (
         [torch.randint(config.type_vocab_size, mask_BT.shape, generator=generator)] if config.type_vocab_size else []

@@ -50,8 +50,11 @@ def measure_latency(
             if "logits_position" in inputs:  # as prompts are read
                 inputs["logits_position"] = np.array([[step.length - 1]])
             workloads.append(Workload(name=step.name, role=graph.role, inputs=inputs))
+    # Loaded anew in its own process: two engines' thread pools in one slow each other down.
     eager = Job(worker="tfm.export.latency_worker", options=_source(checkpoint, model, config, nhead))
     engines = {"eager": eager} | {name: onnx_job(roles) for name, roles in files.items()}
+    # Each engine is started and run once, so that one which cannot work fails now, not after the
+    # search.
     if not rounds:
         try_engines(engines, workloads)
         return []
@@ -86,6 +89,7 @@ def eager_engines(
     if (reason := _why_not_compiled()) is not None:
         return engines, {COMPILED: reason}
     options = {**source, "compiled": True}
+    # starts=False: its start would be the time that a C++ compiler takes.
     return engines | {COMPILED: Job(worker=worker, options=options, imports="torch", starts=False)}, {}
 
 
@@ -103,6 +107,7 @@ def _source(
 
 
 def _why_not_compiled() -> str | None:
+    # CXX is what torch itself obeys; the others are what compilers are called.
     names = [name for name in (os.environ.get("CXX"), "g++", "clang++", "c++", "cl") if name]
     if any(shutil.which(name) for name in names):
         return None

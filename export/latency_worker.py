@@ -13,6 +13,7 @@ from .graphs import Graph, graphs_of
 
 def open_workloads(job: Mapping[str, Any]) -> Sequence[worker.Run]:
     """Load the checkpoint, and read each work's inputs."""
+    # One thread, as the ONNX engines beside it have.
     torch.set_num_threads(1)
     source = open_source(job)
     graphs = {graph.role: graph for graph in ([source] if isinstance(source, Graph) else graphs_of(source))}

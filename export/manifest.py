@@ -17,7 +17,7 @@ SCHEMA = 1
 """Version of manifest.json."""
 
 PACKAGES = ("tfm-export", "torch", "onnx", "onnxruntime")
-"""Whose versions a bundle names."""
+"""Packages whose versions a bundle names."""
 
 COMPANIONS = (
     "tokenizer.json",
@@ -30,10 +30,10 @@ COMPANIONS = (
 """Files beside a checkpoint that go into the bundle as they are."""
 
 _MAX_NEW_TOKENS = 128
-"""Where no generation_config.json says otherwise."""
+"""How many tokens are generated where no generation_config.json says otherwise."""
 
 _MOST_NEW_TOKENS = (1 << 31) - 1
-"""That one may say: the runtime stops at the longest sequence before."""
+"""The most that a generation_config.json may ask for. The runtime stops at the longest sequence anyway."""
 
 
 def write_manifest(
@@ -68,6 +68,8 @@ def write_manifest(
         "config": config.to_dict(),
         "graphs": paths,
         "signature": {graph.role: graph.signature() for graph in graphs},
+        # Read from the bundle's folder, not from the checkpoint's: what is copied there is what
+        # holds.
         "generation": generation_settings(folder, config) if isinstance(config, TransformerConfig) else None,
         "max_text_tokens": _max_text_tokens(folder),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -76,6 +78,8 @@ def write_manifest(
         "gates": gates,
         "files": {
             file.relative_to(folder).as_posix(): describe_file(file)
+            # Sorted, so that the same bundle has the same manifest; all that is there at this
+            # moment.
             for file in sorted(folder.rglob("*"))
             if file.is_file() and file.name != "manifest.json"
         },
@@ -100,11 +104,15 @@ def generation_settings(folder: Path, config: TransformerConfig) -> dict[str, An
         "bos_token_id": _start(written, config),
         "eos_token_id": _ends(written, config),
     }
+    # A decoder goes on from its prompt and may run until its limit; a target has to begin and to
+    # end.
     if config.has_encoder and (settings["bos_token_id"] is None or settings["eos_token_id"] is None):
         return None
     if settings["pad_token_id"] is None:
+        # As Hugging Face does it: padding stands behind the end, and is read by nobody.
         ends = settings["eos_token_id"]
         settings["pad_token_id"] = ends[0] if isinstance(ends, list) else ends
+    # A limit that somebody wrote is kept even beyond the positions: the runtime stops there.
     most = min(_MAX_NEW_TOKENS, config.max_positions)
     told = written.has("max_new_tokens")
     settings["max_new_tokens"] = written.size("max_new_tokens", most=_MOST_NEW_TOKENS) if told else most
@@ -123,6 +131,8 @@ def _start(written: Fields, config: TransformerConfig) -> int | None:
     """Read with which token a sequence starts; for an encoder-decoder this is not Hugging Face's bos_token_id."""
     if not config.has_encoder:
         return _token(written, "bos_token_id", config, config.bos_token_id)
+    # Hugging Face starts targets with decoder_start_token_id; its bos_token_id may be another
+    # token.
     start = config.bos_token_id
     if start is None and not written.has("decoder_start_token_id"):
         return _token(written, "bos_token_id", config, None)
@@ -137,6 +147,7 @@ def _ends(written: Fields, config: TransformerConfig) -> int | list[int] | None:
     ends = written.tokens(name)
     for token in ends:
         _check_token(written, name, token, config)
+    # Written as it was found, one id or a list.
     return ends if isinstance(written.any(name), list) else ends[0]
 
 

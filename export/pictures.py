@@ -33,6 +33,7 @@ def _activations(config: TransformerConfig | GenericConfig) -> list[str]:
     """The activations that a configuration names; of a module that is not native, none is known by name."""
     if not isinstance(config, TransformerConfig):
         return []
+    # A projected residual has an activation of its own, relu unless it says otherwise.
     residual = (config.residual_activation or "relu") if config.residual == "projected" else None
     names = [config.activation, residual, "tanh" if config.pooler else None, config.head_activation]
     return list(dict.fromkeys(name for name in names if name))

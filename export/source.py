@@ -73,9 +73,11 @@ def open_source(
             generic = open_generic(path, model)
         return Source(eager=generic, graphs=[generic], config=generic.config, family=generic.config.family, path=path)
     with stage("read checkpoint"):
+        # float32 whatever the weights are stored in: it is what ONNX graphs are compared with.
         native = load_checkpoint(path, config, nhead).float()
         _check_finite(path, native)
         family = family_of((path if path.is_dir() else path.parent) / "config.json" if config is None else Path(config))
+    # What it would generate are vectors, of which no next token can be chosen: no cache, one graph.
     if native.config.reads_vectors:
         whole = from_vectors(native)
         return Source(eager=whole, graphs=[whole], config=whole.config, family=family, path=path)

@@ -67,6 +67,7 @@ def assert_parity(
         "provider": provider,
         "tolerance": Tolerance(atol, rtol),
     }
+    # A path goes the way of `tfm parity --ckpt`; a module in memory needs its graphs made here.
     if isinstance(model, str | os.PathLike):
         report = compare_with_checkpoint(bundle, model, **options)
     else:
@@ -84,11 +85,15 @@ def _graphs(model: nn.Module, manifest: Manifest) -> list[Graph]:
         return [model]
     if isinstance(model, Transformer):
         return graphs_of(model.eval())
+    # A plain module of a native bundle would have every op under another path, and all would be
+    # missing.
     if manifest.kind != "module":
         raise ExportError(
             f"{manifest.folder} holds a native {manifest.kind}, whose ops have other names in a "
             f"{type(model).__name__}; give assert_parity the checkpoint's path, or tfm.model.load_checkpoint(path)"
         )
+    # A module's graph is made from example inputs. The factory is not known here, but the bundle
+    # has its golden inputs.
     signature = manifest.signature["model"]
     axes = {
         spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
@@ -105,5 +110,6 @@ def _extend(array: Array, spec: TensorSpec, longest: Mapping[str, int]) -> torch
     example = torch.from_numpy(array)
     for axis, dim in enumerate(spec.shape):
         if isinstance(dim, str) and dim in longest:
+            # Modulo: the input is repeated, so that ids and masks stay valid ones.
             example = example.index_select(axis, torch.arange(longest[dim]) % example.size(axis))
     return example

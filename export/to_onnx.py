@@ -27,7 +27,8 @@ OPSET = 24
 
 
 _LENGTH, _PAST = 5, 3
-"""Tokens of the example that torch traces with: unlike, and not 1, so that no two lengths are taken for one."""
+"""Tokens of the example that torch traces with. They differ, and neither is 1: equal lengths would be taken
+for one, and 1 for a constant."""
 
 
 def to_onnx(graph: Graph, *, opset: int = OPSET) -> ir.Model:
@@ -47,10 +48,12 @@ def to_onnx(graph: Graph, *, opset: int = OPSET) -> ir.Model:
         raise ExportError(f"opset {opset} is not supported; choose one of {OPSETS.start} to {OPSETS[-1]}")
     if opset < OPSET and any(value.name == "cache_position" for value in graph.inputs):
         raise ExportError(f"opset {opset} cannot write a cache in place, as decoders do; choose {OPSET} or above")
+    # Dim(max=…) below the example's own length would be refused by torch in words of its own.
     shortest = min(graph.max_length.values(), default=_LENGTH + _PAST)
     if isinstance(getattr(graph.model, "config", None), TransformerConfig) and shortest < _LENGTH + _PAST:
         raise ExportError(f"a model of {shortest} positions is too short to export: it needs {_LENGTH + _PAST} or more")
     example = graph.sample(torch.Generator().manual_seed(0), batch=2, length=_LENGTH, past=_PAST)
+    # One Dim object per name: inputs that share it are told to be equally long.
     names = dict.fromkeys(dim for value in graph.inputs for dim in value.shape if isinstance(dim, str))
     # torch finds out by itself how a sum of lengths depends on the others
     dims = {
@@ -60,9 +63,13 @@ def to_onnx(graph: Graph, *, opset: int = OPSET) -> ir.Model:
     dynamic = tuple(
         {axis: dims[dim] for axis, dim in enumerate(value.shape) if isinstance(dim, str)} for value in graph.inputs
     )
+    # The fast path is one native call, which has no ONNX operator and hides its ops.
     with torch.no_grad(), no_fast_path(), _quiet():
         try:
+            # forward takes *tensors, so that the argument that has shapes is the one tuple
+            # "tensors".
             program = torch.export.export(graph, tuple(example), dynamic_shapes={"tensors": dynamic})
+            # Between the two: the exporter writes what it finds here into the nodes' metadata.
             _number_calls(program)
             exported = torch.onnx.export(
                 program,
@@ -78,6 +85,8 @@ def to_onnx(graph: Graph, *, opset: int = OPSET) -> ir.Model:
     if exported is None:
         raise ExportError(f"the {graph.role} graph cannot be exported: the exporter gave nothing")
     model = exported.model
+    # NameOps comes first, since it reads and clears torch's metadata. The rewrites leave nodes
+    # without readers and equal chains behind; the last two clear those up.
     passes = [
         NameOps(_names(graph.model)),
         FuseQuickGelu(),
@@ -94,12 +103,15 @@ def to_onnx(graph: Graph, *, opset: int = OPSET) -> ir.Model:
 
 def _reason(error: Exception) -> str:
     """The line of torch's error that says most: of a violated constraint, which one."""
+    # torch lists violated constraints as "  - …" below a long preamble.
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return next((line.removeprefix("  - ") for line in lines if line.startswith("  - ")), lines[0])
 
 
 def _number_calls(program: torch.export.ExportedProgram) -> None:
     """Give each scope of a module's later calls the number that torch keeps in its key alone."""
+    # The second call of a module has the key "…@1" and the path of the first: without the number
+    # both calls would be one op.
     for node in program.graph.nodes:
         stack = node.meta.get("nn_module_stack")
         if stack:
@@ -111,15 +123,19 @@ def _number_calls(program: torch.export.ExportedProgram) -> None:
 
 def _names(model: nn.Module) -> dict[str, str]:
     """For each name of each module, the one that `named_modules` gives it: a shared module has several."""
+    # named_modules() gives each module once, under its first name, which is what hooks see in
+    # eager.
     first = {id(module): name for name, module in model.named_modules()}
     return {name: first[id(module)] for name, module in model.named_modules(remove_duplicate=False)}
 
 
 def _describe(model: ir.Model, graph: Graph) -> None:
     """Give inputs and outputs the dimensions of the signature; leave no trace of the exporting machine."""
+    # The exporter's own names of sizes, such as s77, become those of the manifest.
     for values, described in ((model.graph.inputs, graph.inputs), (model.graph.outputs, graph.outputs)):
         for value, description in zip(values, described, strict=True):
             value.shape = ir.Shape(description.shape)
+    # What torch noted of values are traces of its own graph, with paths of this machine.
     results = [value for node in model.graph for value in node.outputs]
     for value in (*model.graph.inputs, *model.graph.initializers.values(), *results):
         value.metadata_props.clear()
@@ -132,6 +148,7 @@ def _describe(model: ir.Model, graph: Graph) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's chatter about packages that are not needed off the terminal."""
+    # The exporter prints progress, warns, and logs: three ways, and each is closed.
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

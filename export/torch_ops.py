@@ -16,6 +16,8 @@ _ACTIVATIONS = (  # noqa: SIM905 (a list would be a page)
 ).split()
 """As ATen names them."""
 
+# One function has several objects: F.gelu, torch.relu, Tensor.relu, torch.special.softmax, and
+# "relu_" that works in place. Whichever a model calls, it is the same op.
 FUNCTIONS: dict[Callable[..., Any], Kind] = {
     F.scaled_dot_product_attention: ATTENTION,
     torch.ops.tfm.softcapped_attention.default: ATTENTION,
@@ -34,6 +36,7 @@ FUNCTIONS: dict[Callable[..., Any], Kind] = {
 }
 """Functions and methods of eager PyTorch that are an op."""
 
+# Softmax and prelu are here under the names that torch.export decomposes them to, too.
 OPS_OF_ATEN: dict[str, Kind] = {
     "aten.scaled_dot_product_attention.default": ATTENTION,
     "tfm.softcapped_attention.default": ATTENTION,

@@ -19,6 +19,7 @@ def import_file(file: Path) -> ModuleType:
     """
     if not os.path.isfile(file):
         raise InputError(f"{file} is no Python file that could be imported")
+    # Not in sys.modules: a file called random.py would be everybody's random from then on.
     module = ModuleType(file.stem)
     module.__file__ = str(file.resolve())
     folder = str(file.resolve().parent)

@@ -54,6 +54,7 @@ __all__ = [
     "tolerance_table",
 ]
 
+# A name is imported when it is first asked for, so that a bundle opens fast.
 __getattr__, __dir__ = lazily(
     __name__,
     {

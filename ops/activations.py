@@ -27,8 +27,10 @@ _QUICK = 1.702
 
 _TANH = math.sqrt(2 / math.pi)
 _CUBE = 0.044715
-"""Of GELU by tanh: ½ x (1 + tanh(_TANH (x + _CUBE x³)))."""
+"""Constants of GELU by tanh, ½ x (1 + tanh(_TANH (x + _CUBE x³)))."""
 
+# numpy has neither, and this room needs numpy only. What frompyfunc makes gives arrays of objects,
+# which have to be turned into float64.
 _erf = np.frompyfunc(math.erf, 1, 1)
 _erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
@@ -80,6 +82,7 @@ def _sigmoid(x: Array64) -> Array64:
 
 
 def _softplus(x: Array64) -> Array64:
+    # ln(1 + eˣ) with e⁻ˣ taken out where x is positive: nothing overflows.
     return np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x)))
 
 
@@ -90,6 +93,8 @@ def _swish_slope(x: Array64, beta: float) -> Array64:
 
 def _gelu_slope(x: Array64) -> Array64:
     """Φ(x) + x φ(x)."""
+    # 1 + erf cancels in the left tail. Slopes are compared by absolute error, where it does not
+    # show; the oracle of gelu itself takes erfc.
     cumulative = 0.5 * (1.0 + np.asarray(_erf(x / math.sqrt(2)), dtype=np.float64))
     return cumulative + x * np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
 
@@ -100,6 +105,7 @@ def _gelu_tanh_slope(x: Array64) -> Array64:
 
 
 def _mish_slope(x: Array64) -> Array64:
+    # logaddexp(0, x) is ln(1 + eˣ), and its derivative is σ(x).
     t = np.tanh(np.logaddexp(0.0, x))
     return t + x * (1.0 - t * t) * _sigmoid(x)
 
@@ -113,6 +119,8 @@ ACTIVATIONS: dict[str, Activation] = {
     "elu": Activation(
         formula="x for x > 0, else eˣ − 1",
         source="Clevert et al. 2015, arXiv:1511.07289",
+        # np.where computes both branches: the minimum keeps the one that is thrown away from
+        # overflowing.
         oracle=lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))),
         derivative=lambda x: np.exp(np.minimum(x, 0.0)),
         module="ELU",
@@ -120,6 +128,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu": Activation(
         formula="x Φ(x)",
         source=_HENDRYCKS,
+        # 1 + erf(x/√2) would cancel in the left tail, where erfc keeps all its digits.
         oracle=lambda x: 0.5 * x * _erfc(-x / math.sqrt(2.0)),
         derivative=_gelu_slope,
         module="GELU",
@@ -132,12 +141,14 @@ ACTIVATIONS: dict[str, Activation] = {
         derivative=_gelu_tanh_slope,
         module="GELU",
         options={"approximate": "tanh"},
+        # Hugging Face has this formula in several codes, which differ in rounding alone.
         aliases=("gelu_fast", "gelu_new", "gelu_pytorch_tanh"),
     ),
     "hardswish": Activation(
         formula="x min(max(x + 3, 0), 6) / 6",
         source="Howard et al. 2019, arXiv:1905.02244",
         oracle=lambda x: x * np.clip(x + 3.0, 0.0, 6.0) / 6.0,
+        # At the kinks -3 and 3 the slope is 0 and 1, as PyTorch has it.
         derivative=lambda x: np.where(np.abs(x) < 3, x / 3 + 0.5, x > 0).astype(np.float64),
         module="Hardswish",
     ),
@@ -166,6 +177,7 @@ ACTIVATIONS: dict[str, Activation] = {
         formula="σ(x) = 1 / (1 + e⁻ˣ)",
         source="Rumelhart et al. 1986",
         oracle=_sigmoid,
+        # Not σ(1 - σ), which cancels where σ is near 1.
         derivative=lambda x: _sigmoid(x) * _sigmoid(-x),
         module="Sigmoid",
     ),
@@ -245,6 +257,7 @@ def evaluate_activation(name: str, x: Array64) -> Array64:
     Returns:
         Array of that shape.
     """
+    # Sweeps feed ±inf, NaN and the largest floats; numpy would warn of each.
     with np.errstate(all="ignore"):
         y = ACTIVATIONS[gate_of(name)].oracle(x)
     return np.where(np.isneginf(x) & np.isnan(y), 0.0, y)

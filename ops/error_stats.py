@@ -41,6 +41,7 @@ class ErrorStats:
         """
         if actual.shape != expected.shape:
             raise VerificationError(f"shapes differ: {actual.shape} was computed, {expected.shape} expected")
+        # float32 squares and their sums would lose the small differences that are looked for.
         flat, wanted = actual.ravel(), expected.ravel()
         for start in range(0, flat.size, _BLOCK):
             self._add(
@@ -49,11 +50,15 @@ class ErrorStats:
 
     def _add(self, a: npt.NDArray[np.float64], e: npt.NDArray[np.float64]) -> None:
         self.count += a.size
+        # What is not finite is in no sum: a pair that is equal says nothing more, and any other
+        # makes all figures infinite for good, whatever is added later.
         finite = np.isfinite(a) & np.isfinite(e)
         if not finite.all():
             if not (finite | (a == e) | (np.isnan(a) & np.isnan(e))).all():
                 self.max_abs = math.inf
             a, e = a[finite], e[finite]
+        # A NaN or infinity in what was expected must not raise `scale`, and with it the limit: only
+        # finite pairs are left here.
         if a.size:
             difference = a - e
             self.max_abs = max(self.max_abs, float(np.abs(difference).max()))
@@ -68,6 +73,7 @@ class ErrorStats:
         """Squared error relative to the squared signal, Σ(a - e)² / Σe²."""
         if math.isinf(self.max_abs):
             return math.inf
+        # Where zeros are expected, any error at all is infinitely large beside them.
         return self._noise / self._expected if self._expected else math.inf if self._noise else 0.0
 
     @property

@@ -40,5 +40,6 @@ class OpId:
     @classmethod
     def parse(cls, text: str) -> "OpId":
         """Read what `str` wrote."""
+        # Not split(): a function called in no module has an empty path, which must stay a word.
         kind, path, *call = text.split(" ")
         return cls(kind=kind, path=path, call=int(call[0]) if call else 0)  # type: ignore[arg-type]

@@ -60,6 +60,7 @@ def attention(
         scale: Factor on QKᵀ.
         softcap: c, or None for none.
     """
+    # Repeat and not tile: neighbouring query heads share a key head.
     groups = q_BNSH.shape[1] // k_BKTH.shape[1]
     k_BNTH, v_BNTH = np.repeat(k_BKTH, groups, axis=1), np.repeat(v_BKTH, groups, axis=1)
     score_BNST = np.einsum("bnsh,bnth->bnst", q_BNSH, k_BNTH) * scale
@@ -67,6 +68,8 @@ def attention(
         score_BNST = softcap * np.tanh(score_BNST / softcap)
     if mask is not None:
         score_BNST = score_BNST + (np.where(mask, 0.0, -np.inf) if mask.dtype == bool else mask)
+    # The greatest score is taken off, so that no exponential overflows. Where all are -inf nothing
+    # is taken off, since -inf - -inf is NaN; the weights are then zeros, and so is their sum.
     top_BNS1 = score_BNST.max(-1, keepdims=True)
     weight_BNST = np.exp(score_BNST - np.where(np.isneginf(top_BNS1), 0.0, top_BNS1))
     total_BNS1 = weight_BNST.sum(-1, keepdims=True)
@@ -75,6 +78,7 @@ def attention(
 
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
     """Compute (x - E[x]) / √(Var[x] + ε) · w + b over the last dimension (Ba et al. 2016)."""
+    # numpy's var divides by D, as both papers and PyTorch do, and not by D - 1.
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps) * weight + bias
 
 
@@ -85,6 +89,7 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
 
 def sinusoidal(positions: int, size: int) -> Array:
     """Compute PE(p, 2i) = sin(p / 10000^(2i/D)), PE(p, 2i + 1) = cos of it (Vaswani et al. 2017, 3.5); (P, D)."""
+    # Entries 2i and 2i + 1 share an angle.
     entry_D = np.arange(size)
     angle_PD = np.arange(positions)[:, None] / 10000.0 ** (entry_D // 2 * 2 / size)
     return np.where(entry_D % 2 == 0, np.sin(angle_PD), np.cos(angle_PD))
@@ -104,24 +109,33 @@ def rotary_angles(
     if scaling is not None:
         factor, trained = scaling.factor, scaling.original_max_positions
         rotations = trained * theta / (2.0 * math.pi)  # over the trained length
+        # Slower by the factor: the same as positions that are divided by it.
         if scaling.kind == "linear":
             theta = theta / factor
         elif scaling.kind == "dynamic":
+            # The base grows with the longest sequence of the batch, so that the slowest pair turns
+            # no further than in training; short texts keep the trained base.
             length = max(int(position_ids_BS.max()) + 1, trained)
             stretch = factor * length / trained - (factor - 1.0)
             theta = (base * stretch ** (size / (size - 2.0))) ** (-2.0 * pair / size)
         elif scaling.kind == "llama3":
+            # Pairs of many rotations are kept, those of few are stretched, and the share runs
+            # linearly between. Clipping makes one formula of the three cases of the reference code.
             low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
             kept = np.clip((rotations - low) / (high - low), 0.0, 1.0)
             theta = theta * (kept + (1.0 - kept) / factor)
         else:
+            # The pair that turns `beta` times over the trained length, as a real index:
+            # base^(-2i/R) · trained / 2π = beta, solved for i.
             bounds = [
                 size * math.log(trained / (2.0 * math.pi * beta)) / (2.0 * math.log(base))
                 for beta in (scaling.beta_fast, scaling.beta_slow)
             ]
+            # Rounded outwards, and bounded as the reference code has it.
             low, high = max(math.floor(bounds[0]), 0), min(math.ceil(bounds[1]), size - 1)
             interpolated = np.clip((pair - low) / (high - low), 0.0, 1.0)
             theta = theta * (1.0 - interpolated + interpolated / factor)
+            # Yarn's attention temperature: on cosines and sines it scales queries and keys alike.
             magnitude = 0.1 * math.log(factor) + 1.0
     return position_ids_BS[:, :, None] * theta, magnitude
 
@@ -129,8 +143,11 @@ def rotary_angles(
 def rotate(x_BNSH: Array, angle_BSI: Array, magnitude: float) -> Array:
     """Turn the pairs (i, i + R / 2) of each head's first R entries, as complex numbers, by the angles."""
     pairs = angle_BSI.shape[-1]
+    # Complex numbers, where the models compute with cosines and sines: another formula, so that one
+    # slip does not pass in both.
     turned = x_BNSH[..., :pairs] + 1j * x_BNSH[..., pairs : 2 * pairs]
     turned = turned * (magnitude * np.exp(1j * angle_BSI))[:, None]
+    # What lies behind the R entries carries no position, and passes as it is.
     return np.concatenate([turned.real, turned.imag, x_BNSH[..., 2 * pairs :]], axis=-1)
 
 
@@ -140,6 +157,7 @@ def relative_bucket(distance: int, buckets: int, max_distance: int, *, causal: b
     The far bucket floor(n · log(d / near) / log(max / near)) is the greatest k with (max / near)^k ≤ (d / near)^n.
     """
     offset = 0
+    # Without a direction half of the buckets are for keys before the query, half for those behind.
     if not causal:
         buckets //= 2
         offset, distance = (buckets if distance > 0 else 0), -abs(distance)
@@ -147,6 +165,8 @@ def relative_bucket(distance: int, buckets: int, max_distance: int, *, causal: b
     if distance < near:
         return offset + distance
     far = buckets - near
+    # Python's integers are exact. A logarithm may round across the edge of a bucket. k = 0 always
+    # holds, since the distance is at least `near`.
     steps = [
         k
         for k in range(far)
@@ -165,6 +185,7 @@ def alibi(query_S: npt.NDArray[np.int64], key_T: npt.NDArray[np.int64], nhead: i
     def slopes(heads: int) -> list[float]:
         return [2.0 ** (-8.0 * (head + 1) / heads) for head in range(heads)]
 
+    # The greatest power of 2 that is not above the number of heads.
     power = 1 << (nhead.bit_length() - 1)
     slope_N = np.array(slopes(power) + slopes(2 * power)[::2][: nhead - power])
     return (-slope_N[:, None, None] * np.abs(key_T[None, :] - query_S[:, None]))[None]

@@ -24,6 +24,9 @@ class Tolerance:
         return self.atol + self.rtol * figures.scale
 
 
+# Most reasons tell what was measured and what the nearest mistake would be, so that a limit can be
+# seen to lie between the two. Change one only together with its reason: both are printed in the
+# certificate.
 OWN: dict[Kind, Tolerance] = {
     ACTIVATION: Tolerance(
         1e-6,
@@ -146,6 +149,7 @@ it is made of, + rtol · what is expected."""
 
 def tolerance_table(end_to_end: Tolerance = END_TO_END, *, half: bool = False) -> list[dict[str, Any]]:
     """Give every tolerance of a verification as JSON values, for the certificate; `half`: of float16 graphs too."""
+    # The limits of sweeps are not among them: an export does not judge by those.
     rows = {f"{kind}, by itself": tolerance for kind, tolerance in OWN.items()}
     rows |= {"any op in fp16, by itself": HALF} if half else {}
     rows |= {"any op, inside the whole graph": FREE, "outputs, end to end": end_to_end}

@@ -45,6 +45,8 @@ def _call(name: str) -> Any:
     place, _, attribute = name.partition(":")
     if not place or not attribute:
         raise ExportError(f"{name!r} names no factory; write package.module:factory")
+    # First on the path while the module is imported, and never otherwise: a random.py in the folder
+    # must not take the place of Python's own for anybody else.
     sys.path.insert(0, os.getcwd())
     try:
         factory: Any = importlib.import_module(place)
@@ -53,6 +55,7 @@ def _call(name: str) -> Any:
     except AttributeError as error:
         raise ExportError(f"the module {place!r} has no attribute {attribute!r}") from error
     except ModuleNotFoundError as error:
+        # The module itself may be missing, or one that it imports: each asks for another repair.
         missing = f"there is no module {error.name!r}"
         what = missing if error.name and place.startswith(error.name) else f"importing {place!r} fails: {missing}"
         raise ExportError(f"{what}, in the current folder or on sys.path") from error
@@ -70,6 +73,8 @@ def _call(name: str) -> Any:
 
 def _load(module: nn.Module, checkpoint: Path) -> None:
     try:
+        # By content, not by name: a safetensors file is eight bytes with the length of its header,
+        # and then the header, an object of JSON.
         with open(checkpoint, "rb") as stream:
             is_safetensors = stream.read(9)[8:] == b"{"
         if is_safetensors:
@@ -77,10 +82,12 @@ def _load(module: nn.Module, checkpoint: Path) -> None:
 
             weights: Any = safetensors.torch.load_file(checkpoint)
         else:
+            # weights_only: a pickle could run code.
             weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes can make either reader raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{checkpoint} cannot be read as a state_dict: {reason}") from error
+    # Trainers save the state_dict beside their own state, under this name.
     if isinstance(weights, dict) and isinstance(weights.get("state_dict"), dict):
         weights = weights["state_dict"]
     try:

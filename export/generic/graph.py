@@ -67,11 +67,14 @@ class GenericGraph(Graph):
         in_order: Sequence[str] = (),
         config: GenericConfig | None = None,
     ) -> None:
+        # Not Graph's own, which takes a Transformer.
         nn.Module.__init__(self)
         module = module.float()
+        # What torch.export gives refuses eval(): its mode was fixed when it was traced.
         self.model: Any = module if isinstance(module, torch.fx.GraphModule) else module.eval()
         self.config = config or GenericConfig()
         arguments = _arguments(module, examples)
+        # By position where the examples came so: a forward of *args takes no names.
         self._in_order = tuple(in_order) if isinstance(examples, Mapping) else tuple(arguments)
         self._fixed = {name: value for name, value in arguments.items() if not isinstance(value, Tensor)}
         self._examples = {name: _plain(name, value) for name, value in arguments.items() if isinstance(value, Tensor)}
@@ -83,6 +86,7 @@ class GenericGraph(Graph):
         self._lengths = [dim for dim in self._sizes if dim not in rows]
         self.max_length = {dim: self._sizes[dim] for dim in self._lengths}
         shapes = {name: _shape(x, dynamic_axes.get(name, {})) for name, x in self._examples.items()}
+        # This runs the module, for which all above must be set; the inputs below need its answer.
         bounds = self._id_bounds()
         self.inputs = tuple(
             Value(name=name, dtype=_dtype(x), shape=shapes[name], below=bounds.get(name))
@@ -97,6 +101,8 @@ class GenericGraph(Graph):
     def sample(self, generator: torch.Generator, batch: int, length: int, past: int = 0) -> list[Tensor]:
         """Make inputs like the examples: random ids and numbers, ragged masks, and anything else as it is there."""
         del past
+        # A length is never below 2, where the example allows it: torch takes a size of 1 for a
+        # constant.
         sizes = dict.fromkeys(self._sizes, batch)
         for index, dim in enumerate(self._lengths):  # different ones where possible: equal sizes could hide a mix-up
             most = min(length, self._sizes[dim])
@@ -105,21 +111,30 @@ class GenericGraph(Graph):
 
     def _call(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         given = self._fixed | dict(zip(self._examples, tensors, strict=True))
+        # pop: what goes by position must not go by name as well.
         result = self.model(*[given.pop(name) for name in self._in_order], **given)
+        # A graph's inputs and outputs share one space of names.
         return {(f"{name}_out" if name in self._examples else name): x for name, x in _tensors(result).items()}
 
     def _sample(self, value: Value, sizes: dict[str, int], generator: torch.Generator) -> Tensor:
         example = self._examples[value.name]
         shape = [dim if isinstance(dim, int) else sizes[dim] for dim in value.shape]
+        # The order matters: ids are integers that must stay within their table, a mask's zeros must
+        # be a run at the end, and only what is left is noise or a copy.
         if value.below is not None:
             return torch.randint(value.below, shape, generator=generator)
         if _is_padding_mask(value, example):
             real = example.flatten().float().mean() >= 0.5  # most of an example is no padding
+            # At least one real token a row; the first row is full.
             lengths_B1 = torch.randint(1, shape[1] + 1, (shape[0], 1), generator=generator)
             lengths_B1[0] = shape[1]
             return ((torch.arange(shape[1]) < lengths_B1) == real).to(example.dtype)
+        # Noise of the example's own scale. The deviation of one number is NaN, and a constant is no
+        # noise.
         if example.is_floating_point() and example.isfinite().all() and example.numel() > 1 and example.std() > 0:
             return torch.randn(shape, generator=generator) * example.std() + example.mean()
+        # Anything else may only be certain numbers, so the example's are repeated: index modulo
+        # size.
         for axis, size in enumerate(shape):
             example = example.index_select(axis, torch.arange(size) % example.size(axis))
         return example.contiguous()
@@ -134,6 +149,8 @@ class GenericGraph(Graph):
                 raise
             except Exception as error:  # whatever a module raises
                 raise ExportError(f"the module fails on its own example inputs: {_one_line(error)}") from error
+        # Known by address: only what reaches the table itself, or as a view, is certain to be ids.
+        # A negative number is no id, so an input with one holds something else too.
         integers = {name: x for name, x in self._examples.items() if x.dtype in (torch.int64, torch.int32)}
         return {n: seen.rows[x.data_ptr()] for n, x in integers.items() if x.data_ptr() in seen.rows and x.min() >= 0}
 
@@ -141,6 +158,9 @@ class GenericGraph(Graph):
     def _describe_outputs(self) -> tuple[Value, ...]:
         """Name each axis of each output after the dimension that it is as long as, at two different sizes."""
         runs = []
+        # As far as the examples are long enough, no two dimensions are equal within a run, and all
+        # differ between the runs, so that an output's axis follows one dimension and no other by
+        # chance.
         for batch, length in ((3, 9), (2, 4)):
             inputs = self.sample(torch.Generator().manual_seed(0), batch, length)
             sizes = {
@@ -167,6 +187,8 @@ class GenericGraph(Graph):
             shape: list[str | int] = []
             for axis, pair in enumerate(zip(x.shape, second[name].shape, strict=True)):
                 same = [d for d in self._sizes if (sizes[d], other_sizes[d]) == pair]
+                # As a named dimension; else as a fixed size; else it depends on sizes in a way of
+                # its own.
                 shape.append(same[0] if same else pair[0] if pair[0] == pair[1] else f"{name}_axis_{axis}")
             outputs.append(Value(name=name, dtype=_dtype(x), shape=tuple(shape)))
         return tuple(outputs)
@@ -181,7 +203,9 @@ class _Embeddings(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (F.embedding, torch.embedding, torch.ops.aten.embedding.default):
+            # F.embedding takes (ids, table), ATen's functions (table, ids).
             ids, table = args[:2] if func is F.embedding else reversed(args[:2])
+            # One input may be looked up in several tables: ids must be within the smallest.
             self.rows[ids.data_ptr()] = min(table.size(0), self.rows.get(ids.data_ptr(), table.size(0)))
         return func(*args, **(kwargs or {}))
 
@@ -191,6 +215,7 @@ def _arguments(module: nn.Module, examples: Any) -> dict[str, Any]:
     if isinstance(examples, Mapping):
         named = dict(examples)
     elif isinstance(examples, Sequence) and not isinstance(examples, str):
+        # **kwargs has no name of its own to give.
         parameters = [p.name for p in inspect.signature(module.forward).parameters.values() if p.kind != p.VAR_KEYWORD]
         named = {
             (parameters[i] if i < len(parameters) and parameters[i] != "args" else f"input_{i}"): value
@@ -226,13 +251,17 @@ def _sizes(examples: Mapping[str, Tensor], dynamic_axes: Any) -> dict[str, int]:
         if not isinstance(axes, Mapping):
             raise ExportError(f"dynamic_axes must be {form}, but {name!r} has {axes!r}")
         for axis, dim in axes.items():
+            # type(), since True would be taken for axis 1.
             if type(axis) is not int or not isinstance(dim, str) or not dim.isidentifier():
                 raise ExportError(f"dynamic_axes must be {form}, but {name!r} has {axis!r}: {dim!r}")
             if not 0 <= axis < examples[name].dim():
                 raise ExportError(f"dynamic_axes: {name!r} has no axis {axis}; its example is {_form(examples[name])}")
             size = examples[name].size(axis)
+            # One name is one size, in every input: the examples have to agree with that.
             if sizes.setdefault(dim, size) != size:
                 raise ExportError(f"the dimension {dim!r} is {sizes[dim]} in one example input and {size} in {name!r}")
+            # torch.export takes a size of 1 for a constant. Rows are sampled in other numbers
+            # anyway.
             if size < 2 and axis != 0:
                 raise ExportError(
                     f"the dimension {dim!r} is {size} in the example input {name!r}; a dynamic one needs at least 2"
@@ -247,10 +276,12 @@ def _tensors(result: Any) -> dict[str, Tensor]:
     if isinstance(result, Mapping):
         named = dict(result)
     elif isinstance(result, tuple | list):
+        # A namedtuple says what its parts are called.
         fields = getattr(result, "_fields", None) or [f"output_{index}" for index in range(len(result))]
         named = dict(zip(fields, result, strict=True))
     else:
         raise ExportError(f"the module returns a {type(result).__name__}; it must return tensors, in a tuple or dict")
+    # Optional outputs that were not asked for are None.
     named = {str(name): value for name, value in named.items() if value is not None}
     for name, value in named.items():
         if not isinstance(value, Tensor):

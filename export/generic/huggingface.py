@@ -55,8 +55,11 @@ def from_huggingface(folder: Path) -> GenericGraph:
     values = read_json(source)
     if not isinstance(values, dict):
         raise ConfigError(f"{source} holds a {type(values).__name__}, not a dict")
+    # Refused before transformers sees it, whatever its own defaults are.
     if "auto_map" in values:
         raise ConfigError(f"{source}: auto_map asks for code that comes with the checkpoint, which is never run")
+    # Read by our own reader first: sizes are held against the weights before a module is made of
+    # them.
     weights = read_weights(folder)
     check_counts(source, values, weights)
     with _quiet(transformers):
@@ -72,18 +75,25 @@ def _load(transformers: Any, folder: Path, values: Mapping[str, Any], weights: M
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     cls = _class(transformers, folder, values)
     with _reading(transformers, folder):
+        # AutoModel is no class to make; it finds one by the configuration.
         make = cls.from_config if cls is transformers.AutoModel else cls
+        # A copy, as making a module may write into its configuration.
         check_parts(folder, functools.partial(make, copy.deepcopy(config)), weights)
         options: dict[str, Any] = {"config": config, "local_files_only": True, "dtype": torch.float32}
         options["ignore_mismatched_sizes"] = True  # so that they are told by name, below
+        # So that each attention is one call, and becomes one Attention; written by hand it would be
+        # two products and a Softmax.
         options |= {"attn_implementation": "sdpa"} if getattr(cls, "_supports_sdpa", True) else {}
         module, report = cls.from_pretrained(folder, output_loading_info=True, **options)
     kind = type(module).__name__
+    # transformers only warns of all three, and fills what is missing with random numbers.
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(f"{folder} lacks weights of {kind}: {', '.join(missing[:3])}")
     shapes = sorted((name, tuple(got), tuple(want)) for name, got, want in report["mismatched_keys"])
     if misshapen := [f"{name} is {got}, not {want}" for name, got, want in shapes]:
         raise CheckpointError(f"{folder}: weights of {kind} are of another shape: {', '.join(misshapen[:3])}")
+    # Weights that are left over are fine where they are another head's; a layer that is left out
+    # makes another model.
     if beyond := left_out(sorted(report["unexpected_keys"]), module):
         raise CheckpointError(f"{folder} holds more layers than the configuration says: {', '.join(beyond[:3])}")
     return module, config
@@ -129,6 +139,7 @@ class _Outputs(nn.Module):
         self.module = module
 
     def forward(self, **inputs: Any) -> dict[str, Tensor]:
+        # return_dict: names of outputs in place of positions, which differ between families.
         outputs: Mapping[str, Any] = self.module(**inputs, return_dict=True)
         return {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
 
@@ -139,6 +150,7 @@ def _class(transformers: Any, folder: Path, values: Mapping[str, Any]) -> Any:
         return transformers.AutoModel
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{source}: architectures must be a list of names, but is a {type(names).__name__} of others")
+    # Not every name of the package is a model: a configuration could name any function of it.
     cls = getattr(transformers, names[0], None)
     if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
         raise ConfigError(
@@ -152,12 +164,14 @@ def _examples(source: Path, module: Any) -> tuple[dict[str, Any], dict[str, dict
     """Example inputs as long as the model takes, and their dynamic axes."""
     config, generator = module.config, torch.Generator().manual_seed(0)
     parameters = inspect.signature(module.forward).parameters
+    # Where text and images go together, the vocabulary is the text part's.
     text = config.get_text_config(decoder=False) if module.main_input_name == "input_ids" else config
     examples: dict[str, Any] = {}
     axes: dict[str, dict[int, str]] = {}
     length = _longest(text)
     if module.main_input_name == "input_ids":
         examples["input_ids"] = torch.randint(_FIRST, _vocabulary(source, text), (2, length), generator=generator)
+        # Nothing is padded in the example; samples of the graph have ragged rows.
         examples["attention_mask"] = torch.ones(2, length, dtype=torch.int64)
         if "token_type_ids" in parameters and _count(source, text, "type_vocab_size", default=0) > 1:
             kinds = torch.randint(text.type_vocab_size, (2, length), generator=generator)
@@ -167,6 +181,8 @@ def _examples(source: Path, module: Any) -> tuple[dict[str, Any], dict[str, dict
         examples["pixel_values"] = torch.randn(_image(source, config), generator=generator)
         axes["pixel_values"] = {0: "batch"}
     elif module.main_input_name == "input_features" and hasattr(config, "max_source_positions"):
+        # The encoder's second convolution halves the frames, so it takes twice as many as
+        # positions.
         frames, bins = (_count(source, config, name) for name in ("max_source_positions", "num_mel_bins"))
         examples["input_features"] = torch.randn(_bounded(source, (2, bins, 2 * frames)), generator=generator)
         axes["input_features"] = {0: "batch"}
@@ -175,17 +191,20 @@ def _examples(source: Path, module: Any) -> tuple[dict[str, Any], dict[str, dict
             f"{type(module).__name__} takes {module.main_input_name!r}, for which no example inputs are known here; "
             "write a factory for it and use --model"
         )
+    # Without it some families would shift input_ids to make one, inside the graph.
     if config.is_encoder_decoder and "decoder_input_ids" in parameters:
         shape = (2, _longest(config, "max_target_positions"))
         examples["decoder_input_ids"] = torch.randint(_FIRST, _vocabulary(source, text), shape, generator=generator)
         axes["decoder_input_ids"] = {0: "batch", 1: "decoder_sequence"}
     if "use_cache" in parameters:
+        # A cache would be an output more for each layer, and no input takes it.
         examples["use_cache"] = False
     return _shorten(module, examples, axes), axes
 
 
 def _count(source: Path, config: Any, name: str, *, default: int | None = None) -> int:
     """Read a size that example inputs are made of."""
+    # type(), not isinstance: True is no size.
     value = getattr(config, name, default)
     if type(value) is not int or value < (1 if default is None else default):
         raise ConfigError(f"{source}: {name} must be an integer of at least 1, but is {str(value)[:80]}")
@@ -217,6 +236,9 @@ def _bounded(source: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
 @torch.no_grad()
 def _shorten(module: Any, examples: dict[str, Any], axes: dict[str, dict[int, str]]) -> dict[str, Any]:
     """Cut the lengths to what the tables of positions hold: some families keep their first rows for other ends."""
+    # RoBERTa's positions begin behind the padding id: of 514 rows a text may take 512. What a
+    # family keeps is not written anywhere, so it is tried. An index beyond a table is an IndexError
+    # on the CPU.
     for less in range(5):
         cut = {n: x[:, : x.size(1) - less] if 1 in axes.get(n, ()) else x for n, x in examples.items()}
         try:
@@ -231,6 +253,7 @@ def _shorten(module: Any, examples: dict[str, Any], axes: dict[str, dict[int, st
 
 def _longest(config: Any, name: str = "max_position_embeddings") -> int:
     names = (name, "max_position_embeddings", "max_sequence_length", "seq_length", "n_positions")
+    # Families call it by these names; the first that is a number holds.
     found = [getattr(config, each, None) for each in names]
     longest = next((value for value in found if type(value) is int and value > 0), _LONGEST)
     return min(longest, _LONGEST)

@@ -16,6 +16,7 @@ def is_generic(checkpoint: str | os.PathLike[str] | None, model: str | None = No
     """Whether there is a factory, or the checkpoint is an exported program or of a family that is not native."""
     if model is not None or checkpoint is None:
         return True
+    # A file is told by its content, a folder by its configuration.
     checkpoint = Path(checkpoint)
     if checkpoint.is_file():
         return _is_program(checkpoint)
@@ -23,6 +24,7 @@ def is_generic(checkpoint: str | os.PathLike[str] | None, model: str | None = No
         values = read_json(checkpoint / "config.json")
     except CheckpointError:
         return False  # the native reader says what is wrong
+    # A configuration without a family is our own, or nothing; both are the native reader's.
     family = values.get("model_type") if isinstance(values, dict) else None
     return isinstance(family, str) and family not in FAMILIES
 
@@ -53,6 +55,8 @@ def open_generic(checkpoint: str | os.PathLike[str] | None, model: str | None = 
 
 
 def _is_program(file: Path) -> bool:
+    # The second is what torch wrote before 2.9: it is taken as a program, so that from_program can
+    # say what to do with it.
     return any(
         name.endswith("archive_format") or name == "serialized_exported_program.json" for name in entry_names(file)
     )

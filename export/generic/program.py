@@ -23,15 +23,19 @@ from tfm.model import open_archive
 
 from .graph import GenericConfig, GenericGraph
 
+# Lists of what is allowed, not of what is known to be bad: torch may learn to read more. A compiled
+# library or a pickled object may lie in such an archive too.
 _ENTRIES = re.compile(
     r"archive_format|archive_version|byteorder|\.data/.*|models/model\.json|extra/.*|data/sample_inputs/model\.pt"
     r"|data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
 )
+# from_file maps any file of the machine into a tensor. The second line is arithmetic of sizes.
 _FUNCTIONS = re.compile(
     r"torch\.ops\.(aten|tfm)\.(?!from_file\b)\w+\.\w+"
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pow|getitem|eq|ne|lt|le|gt|ge|and_|or_|not_)"
     r"|torch\.sym_(int|float|max|min|not|ite|sum)|torch\._sym_sqrt|math\.(ceil|floor|trunc|sqrt)"
 )
+# None is a leaf. Any other type would be imported by its name.
 _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
 _SYMBOL = re.compile(r"[a-z]+\d+")
 _NAMES = set(
@@ -42,10 +46,11 @@ _NAMES = set(
     ).split()
 )
 
+# A tower of powers, 9**9**9**9, would take all memory and all time.
 _GROWING = ("Pow", "PowByNatural", "FloatPow", "LShift")
 _GREATEST_EXPONENT = 64
 _LONGEST_EXPRESSION = 10_000
-"""Letters: that of a size is rarely longer than a line."""
+"""Characters of an expression; that of a size is rarely longer than a line."""
 
 
 def from_program(file: Path) -> GenericGraph:
@@ -57,26 +62,33 @@ def from_program(file: Path) -> GenericGraph:
     Raises:
         CheckpointError: It is damaged, of an unknown form, or holds what could run code.
     """
+    # Nothing of torch's may see the file before it has been looked through.
     _check(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            # As bytes: of a path that does not end in .pt2 torch warns. Here the content tells.
             with open(file, "rb") as stream:
                 program = torch.export.load(io.BytesIO(stream.read()))
+            # check_guards would compile the guards in the file as Python.
             module = program.module(check_guards=False)
     except Exception as error:  # torch raises almost anything on a damaged program
         raise CheckpointError(f"{file} cannot be read by torch.export.load: {_one_line(error)}") from error
+    # Names of the inputs: as forward calls them, else by number.
     args, kwargs = _examples(file, program)
     signature = program.module_call_graph[0].signature
     names = list((signature.forward_arg_names if signature else None) or [])
     names = [names[i] if i < len(names) else f"input_{i}" for i in range(len(args))]
     examples = dict(zip(names, args, strict=True)) | dict(kwargs)
     tensors = [name for name, value in examples.items() if isinstance(value, torch.Tensor)]
+    # The sizes as they were traced: numbers, or symbols such as s0 where they may vary.
     shapes = [
         node.meta["val"].shape for node in program.graph.nodes if node.name in program.graph_signature.user_inputs
     ]
     if len(shapes) != len(tensors):
         raise CheckpointError(f"{file}: its program takes tensors within lists or dicts; export it with plain tensors")
+    # Symbols become names: equal symbols are equal sizes. The first one that an axis 0 has counts
+    # rows.
     axes: dict[str, dict[int, str]] = {}
     dims: dict[str, str] = {}
     for name, shape in zip(tensors, shapes, strict=True):
@@ -87,8 +99,10 @@ def from_program(file: Path) -> GenericGraph:
                 )
                 axes.setdefault(name, {})[axis] = dims[str(size)]
     for key, dim in dims.items():
+        # 2*s0, say: a size that follows from another cannot be sampled by itself.
         if not _SYMBOL.fullmatch(key):
             raise CheckpointError(f"{file}: an input's size is {key}; export it with a dimension of its own for each")
+        # An only length needs no number.
         if dim != "batch" and sum(value != "batch" for value in dims.values()) == 1:
             axes = {n: {a: "sequence" if d == dim else d for a, d in found.items()} for n, found in axes.items()}
     return GenericGraph(module, examples, axes, in_order=names, config=GenericConfig(family="torch.export"))
@@ -108,15 +122,20 @@ def _check(file: Path) -> None:
     """Refuse whatever in the archive could run code."""
     with open_archive(file, "file of torch.export.save") as archive:
         names = archive.namelist()
+        # Everything lies in one folder of the archive; its name may be any.
         entries = {name.partition("/")[2]: archive.read(name) for name in names if "/" in name}
     if len({name.partition("/")[0] for name in names}) != 1:
         raise CheckpointError(f"{file} is of an older form of torch.export.save; save it again with torch 2.9 on")
+    # From the outside inwards: what entries there are, then which of them are pickled, then what
+    # the program calls.
     for name in entries:
         if not _ENTRIES.fullmatch(name):
             raise CheckpointError(f"{file} holds {name}, which could be code; nothing was run")
     for kind in ("weights", "constants"):
         _check_payload(file, _object(file, entries, f"data/{kind}/model_{kind}_config.json").get("config"))
     try:
+        # Only a proof: torch.export.load reads them again, and without weights_only. An entry that
+        # is missing is an error here as well.
         torch.load(io.BytesIO(entries.get("data/sample_inputs/model.pt", b"")), weights_only=True)
     except Exception as error:  # damaged bytes can make the unpickler raise anything
         raise CheckpointError(
@@ -125,6 +144,7 @@ def _check(file: Path) -> None:
     contents = _object(file, entries, "models/model.json")
     try:
         _check_program(file, contents)
+    # _values goes as deep as the JSON does, which may be deeper than Python's stack.
     except RecursionError as error:
         raise CheckpointError(f"{file}: its program is nested too deeply to be read") from error
 
@@ -153,6 +173,7 @@ def _check_payload(file: Path, payload: Any) -> None:
 
 def _check_program(file: Path, contents: dict[str, Any]) -> None:
     """Refuse a program that calls, takes or computes anything but what programs of tensors do."""
+    # At any depth: subgraphs of control flow hold calls of their own.
     for target in _values(contents, "target"):
         if not isinstance(target, str) or not _FUNCTIONS.fullmatch(target):
             raise CheckpointError(f"{file} calls {target!r:.60}, which is no operator of ATen; nothing was run")
@@ -162,12 +183,14 @@ def _check_program(file: Path, contents: dict[str, Any]) -> None:
             raise CheckpointError(
                 f"{file} takes or gives a {name!s:.60}; export a module that takes and gives plain containers"
             )
+    # The keys of a dict, or null: names and whole numbers alone.
     for context in _values(specs, "context"):
         if context is not None and not re.fullmatch(r'null|\[("\w*"(, )?|\d+(, )?)*\]', str(context)):
             raise CheckpointError(f"{file}: {context!r:.60} is no list of names; nothing was run")
     constraints = contents.get("range_constraints")
     if not isinstance(constraints, dict):
         raise CheckpointError(f"{file} is a damaged file of torch.export.save: it does not say how sizes may vary")
+    # sympy evaluates these as Python: names and numbers of arithmetic alone may be in them.
     for expression in [*_values(contents, "expr_str"), *constraints]:
         if not isinstance(expression, str) or not _is_arithmetic(expression):
             raise CheckpointError(f"{file}: {expression!r:.60} is no arithmetic of sizes; nothing was run")
@@ -202,6 +225,7 @@ def _is_arithmetic(expression: str) -> bool:
         nodes = list(ast.walk(ast.parse(expression, mode="eval")))
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # Python's parser says MemoryError of deep nesting
         return False
+    # One power at most: ((s0**64)**64)**64 has small exponents only.
     return all(map(_is_harmless, nodes)) and sum(map(_grows, nodes)) <= 1
 
 
@@ -209,11 +233,13 @@ def _is_harmless(node: ast.AST) -> bool:
     if isinstance(node, ast.Name):
         return node.id in _NAMES or bool(_SYMBOL.fullmatch(node.id))
     if isinstance(node, ast.Constant):
+        # Larger than any size can be.
         if isinstance(node.value, int):
             return abs(node.value) < 1 << 64
         return isinstance(node.value, float) or bool(_SYMBOL.fullmatch(str(node.value)))
     if isinstance(node, ast.BinOp | ast.Call) and _grows(node):
         return _exponent(node) <= _GREATEST_EXPONENT
+    # No attributes, no subscripts, no comprehensions: a call can only be of one of the _NAMES.
     harmless = (ast.Expression, ast.Call, ast.keyword, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Load)
     return isinstance(node, (*harmless, ast.operator, ast.unaryop, ast.cmpop))
 
@@ -230,6 +256,7 @@ def _exponent(node: ast.BinOp | ast.Call) -> float:
     written = node.right if isinstance(node, ast.BinOp) else node.args[1] if len(node.args) == 2 else None
     if isinstance(written, ast.Call) and len(written.args) == 1:  # Integer(2)
         written = written.args[0]
+    # The sign does not matter: 10**-99 has as many digits as 10**99.
     if isinstance(written, ast.UnaryOp):
         written = written.operand
     value = written.value if isinstance(written, ast.Constant) else None

@@ -16,7 +16,7 @@ from torch.nn.modules import module as registration
 from tfm.errors import CheckpointError, ConfigError
 
 _MOST = 1 << 24
-"""Of any other integer that may be a size: float32 counts no further."""
+"""The largest of all other integers that may be sizes. Beyond it float32 does not hold every whole number."""
 
 _ANY = re.compile(r"vocab|token|ids?$|length|window|seed|theta|base|factor|scale|freq")
 """Keys whose integers are no sizes, or are checked as the size of a matrix."""
@@ -27,13 +27,14 @@ _TURNED = re.compile(r"rope|rotary|alibi")
 """Keys of layers, of lengths, and of positions that need no table."""
 
 _SPARE_LAYERS, _SHORT, _LABELS = 1_000, 1 << 16, 1 << 20
-"""Layers that may be without weights of their own; positions whose table may be computed; labels whose names are."""
+"""Layers that may have no weights of their own; positions of a table that is computed; labels with names made up."""
 
 _TIMES, _SPARE = 4, 1 << 20
-"""Numbers of a module for each that the file holds, and beyond: weights may be tied, or made where they lack."""
+"""A module may have so many numbers for each that the file holds, and so many more: weights may be tied, or
+be made where the file has none."""
 
 _PARTS_TIMES, _SPARE_PARTS, _BUFFERS = 20, 2_000, 1 << 30
-"""Modules and parameters for each weight, and beyond; bytes of tables that are computed."""
+"""Likewise modules and parameters for each weight, and so many more; and bytes of tables that are computed."""
 
 
 def check_counts(source: Path, values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
@@ -47,23 +48,32 @@ def check_counts(source: Path, values: Mapping[str, Any], weights: Mapping[str, 
     Raises:
         ConfigError: There is one.
     """
+    # At any depth: text_config and vision_config hold sizes too.
     pairs = list(_pairs(values))
     turned = any(_TURNED.search(key) for key, _ in pairs)
+    # A table of positions has a row for each, so no more are needed than the largest weight has
+    # rows.
     rows = max((weight.shape[0] for weight in weights.values() if weight.ndim), default=0)
     for key, value in pairs:
+        # True is an int, and no size. What is no number is left to transformers.
         if type(value) is not int:
             continue
+        # The more special rule first: a key may match several. Layers are counted up in a loop, and
+        # each has weights; a few may share another's.
         if _LAYERS.search(key):
             most, why = _SPARE_LAYERS + len(weights), f"which has {len(weights)} weights"
+        # Each label gets a name, made in a loop before there is a module.
         elif key == "num_labels":
             most, why = _LABELS, "whose names are made up"
         elif _POSITIONS.search(key):
             most, why = _MOST if turned else max(_SHORT, rows), f"whose largest table has {rows} rows"
+        # Vocabularies and the like are sides of a matrix, which check_parts bounds as a whole.
         elif _ANY.search(key):
             continue
         else:
             most, why = _MOST, "of which none is larger"
         if abs(value) > most:
+            # Python refuses to print an integer of more than 4,300 digits.
             found = value if value.bit_length() < 1024 else f"of {value.bit_length()} bits"
             raise ConfigError(f"{source}: {key} must be at most {most} in a checkpoint {why}, but is {found}")
 
@@ -79,14 +89,17 @@ def check_parts(folder: Path, make: Callable[[], nn.Module], weights: Mapping[st
     Raises:
         CheckpointError: It has too many parts, or they are too large.
     """
+    # Both are needed: on the meta device numbers take no memory, but a thousand million modules do.
     with _Bounded(folder, _SPARE_PARTS + _PARTS_TIMES * len(weights)), torch.device("meta"):
         module = make()
+    # parameters() gives a tied one once, as the file has it.
     found, there = _count(module.parameters()), _count(weights.values())
     if found > _TIMES * there + _SPARE:
         raise CheckpointError(
             f"{folder}: the configuration makes a {type(module).__name__} of {found} parameters, but the weights hold "
             f"{there} numbers"
         )
+    # Tables that are computed are not among the weights, so these say nothing of their size.
     tables = sum(buffer.numel() * buffer.element_size() for buffer in module.buffers())
     if tables > _BUFFERS:
         raise CheckpointError(f"{folder}: the configuration asks for tables of {tables} bytes, beside the weights")
@@ -99,8 +112,12 @@ def left_out(names: list[str], module: nn.Module) -> list[str]:
         names: Of weights that it has no place for.
         module: It has layers of the same kind, of other numbers.
     """
+    # "encoder.layer.1.weight" and "encoder.layer.7.weight" are of one kind,
+    # "encoder.layer.*.weight".
     kinds = {re.sub(r"\d+", "*", name) for name, _ in module.named_parameters()}
     prefix = getattr(module, "base_model_prefix", "") + "."
+    # A checkpoint of the bare model has no prefix, one with a head has it; either may be read as
+    # the other.
     kinds |= {prefix + kind for kind in kinds} | {kind.removeprefix(prefix) for kind in kinds}
     return [name for name in names if re.search(r"\d", name) and re.sub(r"\d+", "*", name) in kinds]
 
@@ -113,6 +130,8 @@ class _Bounded:
 
     def __enter__(self) -> None:
         self._hooks = [
+            # torch calls these for every module that is made, wherever: they are taken away at the
+            # end.
             registration.register_module_parameter_registration_hook(self._note),
             registration.register_module_module_registration_hook(self._note),
         ]
@@ -129,6 +148,8 @@ class _Bounded:
 
 def _pairs(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Give the keys and values of all objects within, the items of a list under its key."""
+    # A stack of its own in place of recursion: how deep a configuration nests is its writer's
+    # choice.
     rest: list[tuple[str, Any]] = list(values.items())
     while rest:
         key, value = rest.pop()

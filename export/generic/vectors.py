@@ -32,6 +32,7 @@ def from_vectors(model: Transformer) -> GenericGraph:
     """Make the graph of a model whose config.reads_vectors. A cache would be of no use: what is next is not told."""
     config, generator = model.config, torch.Generator().manual_seed(0)
     size = (2, config.max_positions, config.d_model)
+    # The example has the greatest length, as that becomes the graph's limit.
     if math.prod(size) > _LARGEST:
         raise ExportError(
             f"example inputs of {config.max_positions} vectors of {config.d_model} numbers are too large to verify "

@@ -1,5 +1,7 @@
 """Passes on the exported graph, one a file, each an `onnx_ir.passes.InPlacePass`."""
 
+# NameOps runs first in `to_onnx`: it clears the metadata of all nodes, and the others read the
+# names that it gives.
 from .expand_mish import ExpandMish
 from .expand_rotary_caches import ExpandRotaryCaches
 from .fold_heads import FoldHeads

@@ -27,16 +27,21 @@ class ExpandMish(InPlacePass):
         modified = False
         for node in list(model.graph):
             x = node.inputs[0] if node.op_type == "Mish" and node.domain == "" else None
+            # Constants must be of the input's type, which an integer or unknown one does not allow.
             if x is None or x.dtype not in (ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE):
                 continue
             dtype = x.dtype.numpy()
+            # One initializer per value and type, shared by all activations of the graph.
             one, two = (initializer(model.graph, f"{value}_{dtype}", np.array(value, dtype)) for value in (1.0, 2.0))
+            # Before: Mish(x). After: e = Exp(x), n = e · (e + 2), y = x / (2/n + 1). Dividing twice
+            # and not x · n / (n + 2): an infinite n would be inf / inf there.
             exponential = ir.node("Exp", [x])
             sum_ = ir.node("Add", [exponential.outputs[0], two])
             n = ir.node("Mul", [exponential.outputs[0], sum_.outputs[0]])
             inverse = ir.node("Div", [two, n.outputs[0]])
             divisor = ir.node("Add", [inverse.outputs[0], one])
             new = [exponential, sum_, n, inverse, divisor, ir.node("Div", [x, divisor.outputs[0]])]
+            # No shapes are inferred after the passes, so each new value is given its own here.
             for index, made in enumerate(new):
                 made.name = f"{node.name}_{index}"
                 made.outputs[0].shape, made.outputs[0].type = x.shape, ir.TensorType(x.dtype)

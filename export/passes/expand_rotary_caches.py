@@ -17,9 +17,15 @@ class ExpandRotaryCaches(InPlacePass):
         """Expand the caches of every such node."""
         modified = False
         for node in list(model.graph):
+            # With position ids the op looks rows up in a table (P, I), which has no batch to
+            # expand.
             has_places = len(node.inputs) > 3 and node.inputs[3] is not None
             if node.op_type != "RotaryEmbedding" or node.domain != "" or has_places or _has_all_rows(node):
                 continue
+            # Before: cos and sin (1, S, I). After: Expand(cos, [B, 1, 1]), (B, S, I), likewise sin.
+            # The ones leave S and I as they are, since Expand broadcasts both ways. B is read off
+            # the input, as it is dynamic. Each node has a chain of its own;
+            # CommonSubexpressionElimination makes one of them.
             rows = ir.Node("", "Shape", [node.inputs[0]], [ir.AttrInt64("start", 0), ir.AttrInt64("end", 1)])
             ones = ir.Node("", "Constant", [], [ir.AttrInt64s("value_ints", [1, 1])])
             shape = ir.Node("", "Concat", [rows.outputs[0], ones.outputs[0]], [ir.AttrInt64("axis", 0)])
@@ -36,5 +42,7 @@ class ExpandRotaryCaches(InPlacePass):
 
 def _has_all_rows(node: ir.Node) -> bool:
     """Whether the shapes say that there is a row of caches for every row of the input."""
+    # As text, since a dimension is a number or a symbol. A missing shape counts as different: an
+    # Expand too many is right as well, one too few does not run.
     shapes = [None if value is None else value.shape for value in node.inputs[:3]]
     return None not in shapes and len({str(shape[0]) for shape in shapes if shape is not None}) == 1

@@ -30,31 +30,43 @@ class FoldHeads(InPlacePass):
 
 def _fold(graph: ir.Graph, node: ir.Node) -> str | None:
     """Fold one attention, or say why not."""
+    # Before, for each of Q, K and V:
+    # x (B, S, N·H) → Reshape (B, S, N, H) → Transpose (B, N, S, H) → Attention
+    # → Transpose (B, S, N, H) → Reshape (B, S, N·H)
+    # After: Attention(q, k, v) of (B, S, N·H) each, with the numbers of heads as attributes. Only
+    # where all four sides have this shape: the op wants 3-D inputs all together.
     merged = []
     for what, value in zip(("query", "key", "value"), node.inputs, strict=False):
         source = _before_split(value)
         if source is None:
             return f"its {what} is not a Reshape and a Transpose of a (B, S, N·H) value"
         merged.append(source)
+    # (B, N, S, H) and (B, K, T, H). In the merged form numbers of heads are attributes, so a
+    # dynamic one cannot be told. Values have as many heads as keys.
     shapes = [value.shape for value in node.inputs[:2] if value is not None and value.shape is not None]
     heads = [shape[1] for shape in shapes if isinstance(shape[1], int)]
     if len(heads) != 2:
         return "its numbers of heads are not known"
+    # A past and a present are by heads in the op's 3-D form too; nothing here would convert them.
     if len(node.inputs) > 4 or any(output.uses() for output in node.outputs[1:]):
         return "it has a past of its own"
     reshape = _after_merge(node.outputs[0])
     if reshape is None:
         return "its heads are not merged by a Transpose and a Reshape"
+    # The new node takes over name, shape and type of the last Reshape's result, behind the merge.
     old = reshape.outputs[0]
     attributes = [
         *node.attributes.values(),
         ir.AttrInt64("q_num_heads", heads[0]),
         ir.AttrInt64("kv_num_heads", heads[1]),
     ]
+    # num_outputs=1: its present key and value are read by nobody, as was asked above.
     new = ir.Node("", "Attention", [*merged, *node.inputs[3:]], attributes, num_outputs=1, name=node.name)
     new.metadata_props.update(node.metadata_props)
     new.outputs[0].name, new.outputs[0].shape, new.outputs[0].type = old.name, old.shape, old.type
     graph.insert_before(node, new)
+    # Graph outputs first: replace_all_uses_with refuses a value that is still one of them. The old
+    # nodes have no user any more, and RemoveUnusedNodesPass takes them out.
     for index, output in enumerate(graph.outputs):
         if output is old:
             graph.outputs[index] = new.outputs[0]
@@ -64,6 +76,8 @@ def _fold(graph: ir.Graph, node: ir.Node) -> str | None:
 
 def _reads_cache(node: ir.Node) -> bool:
     """Whether the keys are an input of the graph, or that with new ones written into it."""
+    # A cache stays (B, K, C, H), since its new part is written along C: by heads is as good there,
+    # and nothing is to be noted.
     key = node.inputs[1]
     producer = None if key is None else key.producer()
     sources = [key] if producer is None else producer.inputs[:1] if producer.op_type == "TensorScatter" else []
@@ -78,6 +92,7 @@ def _before_split(value: ir.Value | None) -> ir.Value | None:
     reshape = transpose.inputs[0].producer()
     if reshape is None or reshape.op_type != "Reshape" or reshape.inputs[0] is None:
         return None
+    # The input must be (B, S, N·H) already. A Reshape of any other rank may mix lengths and heads.
     shape = reshape.inputs[0].shape
     return reshape.inputs[0] if shape is not None and shape.rank() == 3 else None
 
@@ -96,6 +111,7 @@ def _after_merge(value: ir.Value) -> ir.Node | None:
 
 def _only_consumer(value: ir.Value) -> ir.Node | None:
     consumers = list(value.consumers())
+    # A second reader, or the graph itself, would still want the value by heads.
     return consumers[0] if len(consumers) == 1 and not value.is_graph_output() else None
 
 

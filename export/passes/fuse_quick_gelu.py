@@ -24,6 +24,9 @@ class FuseQuickGelu(InPlacePass):
             if match is None:
                 continue
             x, alpha = match
+            # Before: Mul(x, Sigmoid(x)) or Mul(x, Sigmoid(Mul(x, α))). After: QuickGelu(x,
+            # alpha=α). The fused node takes over the op's name, so that it is still compared as
+            # this activation.
             fused = ir.Node(
                 "com.microsoft", "QuickGelu", [x], [ir.AttrFloat32("alpha", alpha)], num_outputs=1, name=product.name
             )
@@ -33,6 +36,7 @@ class FuseQuickGelu(InPlacePass):
             model.graph.insert_before(product, fused)
             ir.convenience.replace_all_uses_with(old, new)
             modified = True
+        # A domain has to be declared where it is used, and only there.
         if modified:
             model.opset_imports.setdefault("com.microsoft", 1)
         return PassResult(model, modified=modified)
@@ -40,9 +44,13 @@ class FuseQuickGelu(InPlacePass):
 
 def _match(product: ir.Node) -> tuple[ir.Value, float] | None:
     """(x, α) where `product` is the last node of a silu or quick-gelu."""
+    # All nodes must belong to one named op: in a gated unit the product of value and gate looks the
+    # same, and is not the activation's. A graph output keeps its node, since replace_all_uses_with
+    # refuses to replace one.
     op = product.metadata_props.get(OP_KEY)
     if product.op_type != "Mul" or op is None or product.outputs[0].is_graph_output():
         return None
+    # Mul commutes, and the exporter writes either order.
     for x, gate in (product.inputs, reversed(product.inputs)):
         sigmoid = gate.producer() if gate is not None else None
         if x is None or sigmoid is None or sigmoid.op_type != "Sigmoid" or sigmoid.metadata_props.get(OP_KEY) != op:
@@ -53,6 +61,7 @@ def _match(product: ir.Node) -> tuple[ir.Value, float] | None:
         if scaled is None or scaled.op_type != "Mul" or scaled.metadata_props.get(OP_KEY) != op:
             continue
         for first, second in (scaled.inputs, reversed(scaled.inputs)):
+            # α must be one constant number, as it becomes an attribute.
             constant = ir.convenience.get_const_tensor(second) if second is not None else None
             if first is x and constant is not None and constant.size == 1:
                 return x, float(constant.numpy().item())

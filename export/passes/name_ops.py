@@ -41,20 +41,32 @@ class NameOps(InPlacePass):
         calls: Counter[tuple[str, str]] = Counter()
         named: dict[str, OpId] = {}  # torch call → op
         for node in model.graph:
+            # Both are written as the text of a Python list, from the outermost module inwards; the
+            # last entries are torch's own call and its ATen operator.
             scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
             classes = ast.literal_eval(node.metadata_props.get(_CLASSES, "[]"))
+            # Of every node, named or not: the rest holds the exporting machine's paths.
             node.metadata_props.clear()
+            # A node that the exporter or a pass made itself comes from no call.
             if len(scopes) < 2 or len(scopes) != len(classes):
                 continue
             call, path, kind = scopes[-1], scopes[-2], OPS_OF_ATEN.get(classes[-1])
+            # From the inside outwards, so that the outermost composite wins, which is the one that
+            # the recorder of eager's calls shows too.
             for scope, name in reversed(list(zip(scopes[:-1], classes[:-1], strict=True))):
                 if name in COMPOSITE_CLASSES:  # all its calls together are one op
                     call, path, kind = scope, scope, ACTIVATION
             if kind is None:
                 continue
+            # A call that became several nodes is numbered once. The order of the nodes is that of
+            # eager's calls, so that the numbers are the recorder's.
             if call not in named:
+                # "model.encoder.layers.0@1" → "encoder.layers.0". Later calls of a module have its
+                # own path, and are told apart by their number; "model" is where a Graph keeps its
+                # module.
                 path = path.partition("@")[0]
                 path = "" if path == "model" else path.removeprefix("model.")
+                # A module that is shared has several paths; eager's hooks know it by the first.
                 path = self.names.get(path, path)
                 named[call] = OpId(kind=kind, path=path, call=calls[kind, path])
                 calls[kind, path] += 1

@@ -36,6 +36,8 @@ def subjects(name: str, dtypes: tuple[str, ...]) -> list[Source]:
             title=name,
             dtypes=dtypes,
             make=functools.partial(make_graph, name),
+            # The ends by themselves too: 11 numbers are no multiple of a vector's length, so that
+            # the kernels' code for what is left over computes some of them.
             cases=lambda graph, dtype: iter([_case(name, grid(dtype)), _case(name, edges(dtype))]),
         )
     ]
@@ -46,8 +48,11 @@ def make_graph(name: str) -> OpGraph:
 
     The second of them reshapes, since passes look at what stands behind an activation.
     """
+    # The model's own block, so that a gated activation is exported as it is in a model: split, σ
+    # and product.
     config = TransformerConfig(vocab_size=1, d_model=1, nhead=1, dim_feedforward=1, positions="none", activation=name)
     block = FeedForward(config)
+    # The first projection is nothing, the second a Flatten, (count, 1) → (count,).
     block.linear1 = nn.Identity()  # type: ignore[assignment]
     block.linear2 = nn.Flatten(0)  # type: ignore[assignment]
     width = 2 if block.gated else 1
@@ -69,6 +74,8 @@ def grid(dtype: str) -> Array:
         return np.arange(2**16, dtype=np.uint16).view(np.float16)
     info = np.finfo(np.float32)
     decades = np.geomspace(float(info.smallest_subnormal), float(info.max), 4001)
+    # Where activations bend; where exponentials over- and underflow (e⁸⁸ and e⁻¹⁰³ in float32); and
+    # every decade of magnitudes, of both signs.
     parts = [np.linspace(-20.0, 20.0, 40001), np.linspace(-150.0, 150.0, 6001), decades, -decades, edges(dtype)]
     with np.errstate(over="ignore"):  # geomspace may end a rounding past the last float32
         return np.concatenate(parts).astype(np.float32)
@@ -89,6 +96,7 @@ def inputs(name: str, x: Array) -> Array:
     """What the graph takes to evaluate x: (count, 1), or (count, 2) with a value for each gate."""
     if not is_gated(name):
         return x[:, None]
+    # (count, 2): the value, and the gate x.
     return np.stack([np.resize(np.array(_VALUES, dtype=x.dtype), x.shape), x], axis=1)
 
 
@@ -99,6 +107,8 @@ def exact(name: str, x: Array) -> npt.NDArray[np.float64]:
 
 def _case(name: str, x: Array) -> Case:
     y = exact(name, x)
+    # Errors grow with |x|, which the σ of most activations is multiplied by; at infinity it would
+    # leave no limit.
     unit = np.where(np.isfinite(x), np.maximum(np.abs(x.astype(np.float64)), 1.0), 1.0)
     if is_gated(name):
         value = np.resize(_VALUES, x.shape)

@@ -36,12 +36,14 @@ FACTORS: dict[str, Sequence[Any]] = {
     "layout": ("self", "cached", "cross"),
     "softcap": (None, 5.0),
     "heads": ((1, 1), (3, 3), (6, 2), (4, 1)),  # N over K
+    # 20 fills no whole number of AVX vectors (8 or 16 floats).
     "size": (8, 20, 64, 128),
     "scale": (None, 0.3),
 }
 """What differs between graphs; in this order, all pairs are met by 16 of the 192."""
 
 LENGTHS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    # Odd lengths and one token; of a source, longer and shorter than the query.
     "self": ((2, 5, 0), (3, 1, 0), (1, 17, 0)),
     "cached": tuple((2, length, past) for length in (4, 1) for past in (0, 1, 7)),
     "cross": ((2, 5, 9), (2, 9, 4), (2, 1, 6), (3, 3, 1)),
@@ -79,18 +81,23 @@ class _Self(nn.Module):
     def __init__(self, config: TransformerConfig, *, cached: bool) -> None:
         super().__init__()
         self.attention = SelfAttention(config)
+        # Q, K and V are fed side by side, as the projection would give them, so that nothing but
+        # the attention is compared.
         self.attention.in_proj = self.attention.out_proj = nn.Identity()  # type: ignore[assignment]
         self.cached, self.heads = cached, (config.nhead, config.kv_heads, config.kv_heads)
 
     def forward(self, x_BSD: Tensor, real_BT: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         past = (rest[-2], rest[-1]) if self.cached else None
         past_length = 0 if past is None else past[0].size(2)
+        # Positions of new tokens go on behind the past: query s may see keys up to P + s.
         query_S = torch.arange(x_BSD.size(1)) + past_length
         key_T = torch.arange(past_length + x_BSD.size(1))
         causal, padding = causal_mask(query_S[None], key_T), padding_mask(real_BT, x_BSD.size(1))
         masks = [None, padding, causal, causal & padding, causal_mask(query_S[None], key_T, WINDOW)]
+        # The soft-capped op takes a mask of booleans alone.
         masks += [rest[0]] if self.attention.softcap is None else []
         results = [self.attention(x_BSD, mask, past)[0] for mask in masks]
+        # is_causal aligns the first query with the first key, which is another mask over a past.
         if not self.cached and self.attention.softcap is None:
             results.append(self._is_causal(x_BSD))
         return tuple(results)
@@ -98,6 +105,7 @@ class _Self(nn.Module):
     def _is_causal(self, x_BSD: Tensor) -> Tensor:
         """What modules of others call, where ours makes a mask."""
         attention = self.attention
+        # (B, S, (N + 2K) · H) → (B, N, S, H) and twice (B, K, S, H).
         parts = torch.split_with_sizes(x_BSD, [count * attention.head_size for count in self.heads], dim=-1)
         q, k, v = (split_heads(part, count) for part, count in zip(parts, self.heads, strict=True))
         y_BNSH = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=attention.scale, enable_gqa=True)
@@ -111,6 +119,7 @@ class _Cross(nn.Module):
         super().__init__()
         self.attention = CrossAttention(config)
         self.attention.q_proj = self.attention.out_proj = nn.Identity()  # type: ignore[assignment]
+        # Keys and values are inputs; a weight that nothing reads has no place in the graph.
         del self.attention.kv_proj
 
     def forward(self, x_BSD: Tensor, real_BT: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
@@ -131,6 +140,8 @@ def subjects(*, full: bool) -> list[Source]:
             make=functools.partial(make_graph, **row),
             cases=functools.partial(_cases, row),
         )
+        # 192 exports take long; the 16 meet every pair of options, and masks and lengths are fed in
+        # full to each.
         for row in (product(FACTORS) if full else all_pairs(FACTORS))
     ]
 
@@ -155,6 +166,7 @@ def make_graph(layout: str, softcap: float | None, heads: tuple[int, int], size:
         attention_softcap=softcap,
         attention_scale=scale,
     )
+    # The length of the keys. The exporter finds out by itself how a sum depends on its terms.
     total = {"self": "sequence", "cached": "past_sequence + sequence", "cross": "source"}[layout]
     width = count * size + (0 if layout == "cross" else 2 * shared * size)
     shapes: dict[str, tuple[str | int, ...]] = {"x": ("batch", "sequence", width), "real": ("batch", total)}
@@ -180,6 +192,7 @@ def make_graph(layout: str, softcap: float | None, heads: tuple[int, int], size:
             torch.randn([dim if isinstance(dim, int) else sizes[dim] for dim in value.shape], generator=generator)
             for value in inputs
         ]
+        # Most are real, whatever the seed: these are inputs to trace with, not to compare.
         return [
             tensor > -1.0 if value.dtype == "bool" else tensor for value, tensor in zip(inputs, tensors, strict=True)
         ]
@@ -195,16 +208,20 @@ def _cases(row: dict[str, Any], graph: OpGraph, dtype: str) -> Iterator[Case]:
     outputs = {value.name for value in graph.outputs}
     random = np.random.default_rng(0)
     for batch, length, other in LENGTHS[layout]:
+        # One length of each layout has a sharp softmax, where one key takes all the weight.
         large = (batch, length, other) == LENGTHS[layout][-1]
         past, total = (0, other) if layout == "cross" else (other, other + length)
         shapes = [(batch, count, length, size), (batch, shared, total, size), (batch, shared, total, size)]
+        # The oracle's inputs: (B, N, S, H), and (B, K, T, H) with the past in front.
         q, k, v = (random.standard_normal(shape, dtype=np.float32) for shape in shapes)
         q *= np.float32(_LARGE if large else 1.0)
+        # The graph's: new tokens merged, (B, S, (N + 2K) · H), and the past by heads.
         merged = [_merge(q)] if layout == "cross" else [_merge(x[:, :, -length:]) for x in (q, k, v)]
         feeds = {"x": np.concatenate(merged, axis=-1)}
         if layout != "self":
             feeds |= {"key": k, "value": v} if layout == "cross" else {"key": k[:, :, :past], "value": v[:, :, :past]}
         factor = size**-0.5 if scale is None else scale
+        # The largest score before its cap: an error in it becomes a relative one of the weight.
         top = float(np.abs(np.einsum("bnsh,bnth->bnst", q, np.repeat(k, count // shared, axis=1))).max()) * factor
         attend = functools.partial(
             oracles.attention, *(x.astype(np.float64) for x in (q, k, v)), scale=factor, softcap=softcap
@@ -216,6 +233,7 @@ def _cases(row: dict[str, Any], graph: OpGraph, dtype: str) -> Iterator[Case]:
             + {"self": "", "cached": f", past {past}", "cross": f", T={total}"}[layout]
             + (f", {_LARGE:g}·Q" if large else ""),
         )
+        # Query s sees keys 0 to P + s; of a window, only the last `WINDOW` of these.
         seen_ST = np.tri(length, total, past, dtype=bool)
         window_ST = seen_ST & ~np.tri(length, total, past - WINDOW, dtype=bool)
         for real_BT, low, bias, names in _masks(random, batch, count, length, total):
@@ -225,6 +243,7 @@ def _cases(row: dict[str, Any], graph: OpGraph, dtype: str) -> Iterator[Case]:
                 "y_bias": (names[1], bias),
                 "y_causal_padding": ("causal + padding", seen_ST & padding),
             }
+            # Once a length: these masks do not depend on what is drawn.
             if low is None:
                 masks |= {
                     "y_none": ("none", None),
@@ -248,11 +267,14 @@ def _masks(
 ) -> Iterator[tuple[npt.NDArray[np.bool_], float | None, Array, tuple[str, str]]]:
     """Real keys (B, T), what a float mask adds to others (None: numbers everywhere), that mask, names of both forms."""
     ragged_BT = random.random((batch, total)) < 0.6
+    # At least one real key a row, so that "whole rows" below is the only case without.
     ragged_BT[:, random.integers(total)] = True
     empty_BT = ragged_BT.copy()
     empty_BT[0] = False
     shape = (batch, count, length, total)
     yield ragged_BT, None, random.standard_normal(shape, dtype=np.float32), ("bool", "float")
+    # The two numbers that models mask with. They differ where a whole row is masked: zeros, and the
+    # mean of the values.
     for low, name in ((-np.inf, "-inf"), (_LEAST, "finfo.min")):
         for real_BT, rows in ((ragged_BT, ""), (empty_BT, ", whole rows")):
             bias = np.where(real_BT[:, None, None, :], np.zeros(shape, np.float32), np.float32(low))

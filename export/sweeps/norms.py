@@ -19,6 +19,8 @@ from ..graphs import Value
 from .subjects import Case, Check, OpGraph, Source
 
 NAMES = ("layer_norm", "rms_norm")
+# 20 fills no whole number of AVX vectors; 768 is a size of real models. A large mean over a small
+# deviation is where subtraction loses digits.
 SIZES = (20, 768)
 MEANS = (0.0, 1.0, 1e2, 1e4)
 DEVIATIONS = (1.0, 1e-2)
@@ -47,6 +49,7 @@ def make_graph(name: str, size: int) -> OpGraph:
     module, generator = make_norm(config), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in module.parameters():
+            # Away from 1 and 0, so that a weight that is left out or taken for the bias shows.
             parameter.copy_(torch.rand(size, generator=generator) + 0.5)
 
     def draw(generator: torch.Generator, batch: int, length: int, past: int) -> list[Tensor]:
@@ -63,10 +66,13 @@ def _cases(name: str, size: int, graph: OpGraph, dtype: str) -> Iterator[Case]:
     for mean in MEANS:
         for deviation in DEVIATIONS:
             x = (random.standard_normal((16, size)) * deviation + mean).astype(np.float32)
+            # Of the rounded numbers, so that rounding the input is no error of the op.
             exact = x.astype(np.float64)
             unit = 1.0
             if name == "layer_norm":
                 y = oracles.layer_norm(exact, weights["weight"], weights["bias"], EPS)
+                # The mean is rounded to 2⁻²⁴ of itself, and divided by the deviation. An RMSNorm
+                # subtracts nothing.
                 unit += mean / float(np.sqrt(exact.var(-1).min() + EPS))
             else:
                 y = oracles.rms_norm(exact, weights["weight"], EPS)

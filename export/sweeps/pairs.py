@@ -20,6 +20,7 @@ def all_pairs(factors: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     missing: set[Any] = set().union(*map(met, candidates))
     chosen = []
     while missing:
+        # max takes the first of equals, so that the same factors give the same design.
         best = max(candidates, key=lambda row: len(met(row) & missing))
         chosen.append(best)
         missing -= met(best)

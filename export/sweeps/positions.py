@@ -22,6 +22,7 @@ NAMES = ("sinusoidal", "rotary", "relative", "alibi")
 _TRAINED, _LONGEST = 512, 2048
 """Positions that a scaling stretches from and to."""
 
+# T5's buckets end at a distance of 128.
 _FAR = 300
 """Distance up to which biases are compared, beyond the last bucket's beginning."""
 
@@ -66,6 +67,7 @@ def subjects(name: str) -> list[Source]:
             module = functools.partial(RelativeBias, _config(d_model=6, nhead=3, positions="relative"), causal=causal)
             forms[form] = functools.partial(_bias, module, 3), functools.partial(_relative_cases, form)
     else:
+        # Slopes of a power of 2 and of another number of heads follow two rules.
         for heads in (8, 6):
             forms[f"{heads} heads"] = functools.partial(_bias, functools.partial(Alibi, heads), heads), _alibi_cases
     return [
@@ -125,6 +127,8 @@ def _rotary_cases(form: str, config: TransformerConfig, graph: OpGraph, dtype: s
             place_BS, config.rotary_size, config.rotary_base, config.rotary_scaling
         )
         y = oracles.rotate(x.astype(np.float64), angle_BSI, magnitude)
+        # θ and p · θ are rounded relative to themselves, so the error grows with the angle. Both
+        # halves of a head are turned by the same angles; the rest, if any, is copied.
         unit_BSI = 1.0 + angle_BSI
         rest = np.ones((*place_BS.shape, config.head_size - config.rotary_size))
         unit = np.concatenate([unit_BSI, unit_BSI, rest], axis=-1)[:, None] * np.abs(x).max()
@@ -158,6 +162,7 @@ def _relative_cases(form: str, graph: OpGraph, dtype: str) -> Iterator[Case]:
             [oracles.relative_bucket(int(k - q), bias.buckets, bias.max_distance, causal=_RELATIVE[form]) for k in key]
             for q in query
         ]
+        # (S, T, N) → (1, N, S, T).
         y = table[np.array(bucket_ST)].transpose(2, 0, 1)[None]
         check = Check(form=form, output="y", expected=y, where=f"S={len(query)}, T={len(key)}")
         yield Case(feeds=(query[None], key), checks=(check,))

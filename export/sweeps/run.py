@@ -61,12 +61,14 @@ def sweep(
     Raises:
         ConfigError: A name, dtype or level is unknown, or an op is not swept in any of the dtypes.
     """
+    # All names are checked before the first export, which takes seconds.
     chosen = _choose(names)
     _known("dtype", dtypes, DTYPES)
     _known("optimization level", levels, LEVELS)
     subjects = _subjects(chosen, dtypes, full)
     swept = {subject.op for subject in subjects}
     missing = [name for name in chosen if name not in swept]
+    # Asked for by name, an op that is not swept must be told. Asked for all, it is no mistake.
     if missing and names is not None:
         raise ConfigError(f"{', '.join(missing)}: only activations are swept in float16; add float32")
     tallies: Tallies = {}
@@ -75,6 +77,8 @@ def sweep(
         _sweep_one(subject, levels, tallies)
     progress(len(subjects), len(subjects), "done")
     ops = [verdict(*key, tally) for key, tally in tallies.items()]
+    # Two stable sorts: forms of attention in the table's order, then groups; all else stays as it
+    # came.
     ops.sort(key=lambda op: attention.FORMS.index(op.form) if op.op == "attention" else -1)
     ops.sort(key=lambda op: list(groups()).index(op.group))
     return SweepReport(ops=tuple(ops), levels=tuple(levels))
@@ -94,6 +98,7 @@ def activation_curve(name: str, points: int = 241, *, reach: float = 6.0) -> Act
     _known("activation", [name], activation_names())
     x = np.linspace(-reach, reach, points).astype(np.float32)
     feeds = activations.inputs(name, x)
+    # A gated activation is drawn with a value of 1: what is left is its gate.
     feeds[:, 0] = 1.0 if feeds.shape[1] == 2 else feeds[:, 0]
     model = to_onnx(activations.make_graph(name))
     (y,) = _session(ir.to_proto(model).SerializeToString(), "all").run(None, {"x": feeds})
@@ -104,6 +109,7 @@ def activation_curve(name: str, points: int = 241, *, reach: float = 6.0) -> Act
         x=x.tolist(),
         y=exact.tolist(),
         error=np.abs(y - exact).tolist(),
+        # The tolerance at the ends, where it is widest.
         limit=tolerance.atol * reach + tolerance.rtol * float(np.abs(exact).max()),
     )
 
@@ -122,6 +128,7 @@ def _known(what: str, names: Collection[str], known: Collection[str]) -> None:
         raise ConfigError(f"no {what} is asked for; there are {', '.join(known)}")
     for name in names:
         if name not in known:
+            # cutoff=0: whatever was typed, something is nearest.
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             raise ConfigError(f"unknown {what} {name!r}; the nearest is {near!r} (known: {', '.join(known)})")
 
@@ -140,6 +147,8 @@ def _subjects(names: Collection[str], dtypes: Collection[str], full: bool) -> li
 
 def _sweep_one(subject: Source, levels: Sequence[str], tallies: Tallies) -> None:
     """Export one graph, and add what it gives to the tallies of its forms."""
+    # One export for all dtypes and levels. A failure does not end here, but goes on as the fault of
+    # every form: what was not compared must show as failed.
     graph = subject.make()
     refused, content = "", b""
     try:
@@ -158,10 +167,13 @@ def _sweep_one(subject: Source, levels: Sequence[str], tallies: Tallies) -> None
             checked = []
             for check in case.checks:
                 key = (subject.group, subject.op, check.form, dtype)
+                # Several graphs have the same form, of other heads and sizes: their figures are one
+                # row.
                 tally = tallies.setdefault(key, Tally(SWEEPS[dtype, subject.kind]))
                 tally.cases += 1
                 tally.fail(fault)
                 checked.append((check, tally))
+            # Once a case, and not for each level.
             eager = {} if fault else graph.outputs_of(case.feeds)
             for level, session in sessions.items():
                 _compare(session, level, subject.title, case, checked, eager)

@@ -33,6 +33,7 @@ class OpGraph(Graph):
         outputs: tuple[Value, ...],
         draw: Callable[[torch.Generator, int, int, int], list[Tensor]],
     ) -> None:
+        # Not Graph's own, which takes a Transformer.
         nn.Module.__init__(self)
         self.model: Any = module.eval()
         self.inputs, self.outputs, self.draw = inputs, outputs, draw
@@ -107,6 +108,7 @@ class Source:
 def to_float16(content: bytes) -> bytes:
     """Turn every float32 input, output, value and weight of a serialized graph of activations into float16."""
     model = ir.from_proto(onnx.ModelProto.FromString(content))
+    # Nothing is cast: types are changed, as an exported float16 graph has them.
     values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
     for value in values:
         value.dtype = _half(value.dtype)

@@ -37,7 +37,10 @@ class Extreme:
 
     def add(self, measure: Array, error: Array, limit: Array, where: str | Array, level: str) -> None:
         """Take the greatest of arrays of one shape; entries of -1 do not count."""
+        # One element speaks for all: its error, its limit and its place belong together.
         index = np.unravel_index(int(np.argmax(measure)), measure.shape)
+        # Greater, not equal: the first that was found stays, so that reports are the same each
+        # time.
         if float(measure[index]) > self.measure:
             self.measure, self.error, self.limit = float(measure[index]), float(error[index]), float(limit[index])
             self.where, self.level = place(where, index), level
@@ -78,12 +81,14 @@ class Tally:
         if actual.shape != shape or eager.shape != shape:
             self.fail(f"its shape is {actual.shape}, eager's is {eager.shape}, {shape} was expected ({level})")
         elif actual.size:
+            # inf - inf and 0 / 0 are masked out below, element by element.
             with np.errstate(all="ignore"):
                 self._add(check, actual, level, eager)
 
     def judge(self) -> None:
         """Fail where nothing was compared, or something lies too far off."""
         nearest = self.nearest
+        # Not ">": NaN must fail.
         if not nearest.measure <= 1.0:
             by = f"off by {nearest.error:.1e}, more than {nearest.limit:.1e}"
             self.fail(f"{by}, at {nearest.where} ({nearest.level})")
@@ -92,13 +97,19 @@ class Tally:
 
     def _add(self, check: Check, actual: Array, level: str, eager: Array) -> None:
         self.count += actual.size
+        # What the dtype makes of the exact value: beyond its largest number that is an infinity,
+        # and giving it is right.
         rounded = check.expected.astype(actual.dtype)
         by_x = isinstance(check.where, np.ndarray)
+        # Of an op that is no activation nothing is "at x", and nothing is excused there.
         x: Array = check.where if isinstance(check.where, np.ndarray) else np.zeros_like(rounded)
         self._check_infinities(check, actual, rounded, eager, ~np.isfinite(x), level)
 
+        # Per element, not per tensor as in `Tolerance.limit`: here every number's own terms are
+        # known.
         limit = self.tolerance.atol * check.unit + self.tolerance.rtol * np.abs(check.expected)
         finite, core = np.isfinite(actual) & np.isfinite(rounded), np.abs(x) <= _CORE
+        # A unit of NaN or 0 would make every comparison pass or fail by itself.
         if (finite & ~(limit > 0.0)).any():
             self.fail("a number has no limit to be judged by")
         error = np.abs(actual - check.expected)
@@ -108,6 +119,7 @@ class Tally:
         shown = np.isfinite(eager) & np.isfinite(rounded) & core
         self.eager.add(np.where(shown, eager_error, -1.0), eager_error, limit, check.where, level)
         if by_x:
+            # In units of the last place of what is expected, in the dtype that is judged.
             large = finite & (np.abs(rounded) >= _LARGE)
             ulp = error[large] / np.spacing(np.abs(rounded[large])).astype(np.float64)
             self.max_ulp = max(self.max_ulp or 0.0, float(ulp.max(initial=0.0)))
@@ -120,6 +132,7 @@ class Tally:
             index = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
             what = f"{actual[index]:g} where {rounded[index]:g} is expected"
             self.fail(f"it gives {what}, at {place(check.where, index)} ({level})")
+        # A note for each of the two, so that a remark on infinite x does not hide one on finite.
         for here in (at_infinity, ~at_infinity):
             own, others = here & _differ(actual, rounded), here & _differ(eager, rounded)
             if (own & others).any():
@@ -132,6 +145,7 @@ class Tally:
     def _note(self, text: str, check: Check, values: Array, rounded: Array, found: npt.NDArray[np.bool_]) -> None:
         index = np.unravel_index(int(np.argmax(found)), found.shape)
         text = text.format(f"{values[index]:g}")
+        # A dict for its order without doubles. Adding 0.0 turns -0 into 0.
         self.notes[f"{text} at {place(check.where, index)}, where the limit is {rounded[index] + 0.0:.5g}"] = None
 
 

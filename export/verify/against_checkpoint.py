@@ -107,6 +107,8 @@ def compare_with_checkpoint(
         TfmError: The bundle or the checkpoint cannot be read, or they are not of the same model.
     """
     manifest = read_manifest(folder_of(bundle))
+    # A file that was changed would be compared in good faith; digests are looked at before anything
+    # is opened.
     check_digests(manifest, manifest.files)
     check_graphs(manifest)
     subject = open_source(checkpoint, model=model, config=config, nhead=nhead, stage=stage)
@@ -148,6 +150,7 @@ def compare_graphs(
         tolerance: See `compare_with_checkpoint`.
         stage: See `compare_with_checkpoint`.
     """
+    # What cannot be compared is refused before the first graph is run.
     _check_same_model(manifest, graphs)
     execution = _PROVIDERS[provider]
     if execution not in ort.get_available_providers():
@@ -165,9 +168,12 @@ def compare_graphs(
             with stage(f"compare {precision} {graph.role} with eager on {len(inputs)} inputs"):
                 report = verify(graph, path, inputs, precision=precision, tolerance=tolerance, provider=execution)
             with stage(f"compare {precision} {graph.role} on every id of the vocabulary"):
+                # Random ids may never draw a row of the embedding that is wrong: every id is fed
+                # once, and only the outputs are compared.
                 sweep = _compare_stream(graph, path, every_id(graph, seed), execution, tolerance, precision == "fp32")
                 report = dataclasses.replace(report, outputs=(*report.outputs, *sweep))
             reports.append(report)
+            # Of the first graph that fails alone: one thing to look at is enough.
             if bisect_into is not None and not report.passed and reproduction is None:
                 reproduction = bisect(
                     graph,
@@ -192,6 +198,8 @@ def _check_same_model(manifest: Manifest, graphs: Sequence[Graph]) -> None:
         )
     for graph in graphs:
         signature = manifest.signature[graph.role]
+        # Shapes with their names tell models apart cheaply; other weights of one shape show in the
+        # comparison.
         for what, ours, theirs in (
             ("takes", signature.inputs, graph.inputs),
             ("gives", signature.outputs, graph.outputs),
@@ -208,6 +216,8 @@ def _check_same_model(manifest: Manifest, graphs: Sequence[Graph]) -> None:
 
 def _inputs(graph: Graph, seed: int, count: int) -> list[list[Tensor]]:
     """Random inputs, and a row of padding alone where eager gives numbers for one."""
+    # A row of padding alone is fair only where eager has numbers for it: attention that is written
+    # by hand gives NaN where all scores are -inf, and two NaN prove nothing.
     inputs, padding = cases(graph, seed, count), all_padding(graph, seed)
     if padding is not None:
         with torch.no_grad(), no_fast_path():
@@ -223,7 +233,9 @@ def _compare_stream(
     figures = {value.name: ErrorStats() for value in graph.outputs}
     fault = ""
     try:
+        # Behind a GPU the CPU takes nodes that have no kernel there, as in an app.
         providers = [provider] if provider == CPU else [provider, CPU]
+        # At the level that apps run at; the other levels are `verify`'s.
         session = ort.InferenceSession(path, options_for("runtime", providers), providers=providers)
         for case in inputs:
             with torch.no_grad(), no_fast_path():
@@ -232,6 +244,7 @@ def _compare_stream(
             for name, actual, tensor in zip(figures, session.run(list(figures), feeds), expected, strict=True):
                 figures[name].add(actual, tensor.numpy())
     except VerificationError as error:
+        # Of figures whose shapes differ.
         fault = str(error)
     except Exception as error:  # onnxruntime's errors share no narrower base
         fault = f"the graph cannot be run: {first_line(error)}"

@@ -96,6 +96,7 @@ def bisect(
     def check(case: list[Tensor]) -> GraphReport:
         return verify(graph, path, [case], precision=precision, tolerance=tolerance, provider=provider, levels=levels)
 
+    # Without optimization first: a fault that shows there is ours, and needs no other levels.
     levels: tuple[str, ...] = ("disabled",)
     with stage("look for an input that fails"):
         failing = [case for case in cases if not check(case).passed]
@@ -104,10 +105,14 @@ def bisect(
             failing = [case for case in cases if not check(case).passed]
     if not failing:
         raise VerificationError(f"no input of {len(cases)} fails by itself: there is nothing to bisect")
+    # The smallest that fails is the best start; then sizes are lowered one by one for as long as it
+    # still fails. Each step keeps what failed, so the search ends, if not at the least of all.
     case = min(failing, key=lambda case: sum(tensor.numel() for tensor in case))
     with stage("make the input smaller"):
         while (smaller := next((c for c in _smaller(graph, case) if not check(c).passed), None)) is not None:
             case = smaller
+    # The file that was compared: of fp16 the float32 form that rounds, in which eager's numbers
+    # fit.
     with stage("cut the graph"), comparable(path, precision) as file:
         part = _cut(graph, file, case, check(case), provider)
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,6 +130,7 @@ class _Part:
 
     def save(self, folder: Path) -> Reproduction:
         names = {"model": MODEL, "arrays": ARRAYS, "what": self.what, "output": self.output, "level": self.level}
+        # Beside its place, so that renaming is on one file system and cannot stop half way.
         with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as name:  # so that no file is there by half
             part = Path(name)
             ir.save(self.model, part / MODEL)
@@ -150,6 +156,7 @@ class _Part:
             session = ort.InferenceSession(content, options, providers=[CPU])
             figures.add(session.run([self.output], self.feeds)[0], self.expected)
         except Exception:  # onnxruntime's errors share no narrower base
+            # A part that cannot be run differs as much as can be.
             figures.max_abs = float("inf")
         return figures
 
@@ -160,6 +167,7 @@ def _cut(graph: Graph, path: Path, case: list[Tensor], report: GraphReport, prov
     regions = find_regions(model)
     feeds = {value.name: tensor.numpy() for value, tensor in zip(graph.inputs, case, strict=True)}
     found: list[_Part] = []
+    # Eager and graph go side by side once more, up to the first op at fault.
     run = Subgraphs(model, cuts_of(regions), path.parent, [provider]).start(feeds)
     half = report.precision == "fp16"
     faulty = next((op for op in report.ops if op.fault and str(op.op) in regions), None)
@@ -167,18 +175,25 @@ def _cut(graph: Graph, path: Path, case: list[Tensor], report: GraphReport, prov
     def look(call: RecordedCall) -> None:
         if faulty is None or call.op != faulty.op or found:
             return
+        # First the op alone, on eager's own arguments. If it is right there, one of its arguments
+        # is wrong in the graph.
         region = regions[str(call.op)]
         alone = region.feeds(call)
         part = _region_part(model, region, alone, region.expected(call))
         other_weights = faulty.fault.startswith(WEIGHTS_DIFFER)  # by too little, perhaps, for its result to show it
         own = HALF if half else OWN[call.op.kind]
+        # Not ">": NaN must count as different.
         if other_weights or not part.distance().max_abs <= own.limit(_figures(part.expected)):
             found.append(part)
             return
+        # Then what makes each argument: the nodes since the cut before it, fed what the graph has
+        # there, which is right as far as the ops before were.
         for argument, value in region.arguments:
             nodes, inputs = run.before(str(value.name)) if value.producer() is not None else ((), {})
             if nodes:
                 part = _argument_part(model, call, argument, value, nodes, inputs, alone[str(value.name)])
+                # FREE, as in place: the inputs of this part carry the rounding of all that came
+                # before.
                 if not part.distance().max_abs <= (HALF if half else FREE).limit(_figures(part.expected)):
                     found.append(part)
                     return
@@ -205,6 +220,7 @@ def _argument_part(
     expected: Array,
 ) -> _Part:
     """The nodes that make one argument from what came before, and is right."""
+    # The piece may compute other things as well: only what leads to this value is kept.
     needed: set[ir.Node] = set()
     pending = [value.producer()]
     while pending:
@@ -212,10 +228,12 @@ def _argument_part(
         if node is not None and node in nodes and node not in needed:
             needed.add(node)
             pending += [source.producer() for source in node.inputs if source is not None]
+    # In the graph's order, which an ONNX file wants.
     kept = [node for node in nodes if node in needed]
     read = {str(source.name) for node in kept for source in node.inputs if source is not None}
     used = {name: array for name, array in feeds.items() if name in read}
     small = cut_out(model, kept, used, [str(value.name)])
+    # A copy, since eager's array may be a view of what is overwritten next.
     shape = np.broadcast_shapes(expected.shape)
     return _Part(
         what=f"what makes the {argument} of {call.op}",
@@ -228,8 +246,11 @@ def _argument_part(
 
 def _whole(graph: Graph, model: ir.Model, feeds: dict[str, Array], expected: list[Array], report: GraphReport) -> _Part:
     """The whole graph on the smallest input: where nothing smaller differs by itself."""
+    # An op may be at fault in place only, and no output; the first is shown then.
     wrong = next((o for o in report.outputs if o.fault), report.outputs[0])
     index = [value.name for value in graph.outputs].index(wrong.name)
+    # "all" and "runtime", the other two that bisect runs at, are one level to a script that knows
+    # onnxruntime alone.
     level = "ORT_DISABLE_ALL" if wrong.level == "disabled" else "ORT_ENABLE_ALL"
     what = f"output {wrong.name} of the whole {graph.role} graph"
     return _Part(what=what, model=model, output=wrong.name, feeds=feeds, expected=expected[index], level=level)
@@ -237,6 +258,7 @@ def _whole(graph: Graph, model: ir.Model, feeds: dict[str, Array], expected: lis
 
 def _figures(expected: Array) -> ErrorStats:
     figures = ErrorStats()
+    # Of itself: only `scale` is wanted, which the limits are made of.
     figures.add(expected, expected)
     return figures
 
@@ -250,9 +272,13 @@ def _smaller(graph: Graph, case: list[Tensor]) -> Iterator[list[Tensor]]:
             d: n for d, n in zip(value.shape, tensor.shape, strict=True) if isinstance(d, str) and d.isidentifier()
         }
     for dim, size in sizes.items():
+        # A cache must hold the new tokens at least.
         least = sizes["sequence"] if dim == "cache_length" else 1
+        # Smallest first: the first that still fails is taken, and then all is tried again from
+        # there.
         for smaller in sorted({least, 1, 2, size // 4, size // 2, size - 1}):
             if least <= smaller < size:  # of an empty past a cache keeps the room that the new tokens need
+                # Any single row may be the one that fails; of lengths only the beginning is kept.
                 for first in range(size) if dim == "batch" and smaller == 1 else (0,):
                     narrowed = [
                         _narrow(tensor, value.shape, sizes, dim, first, smaller)
@@ -273,6 +299,7 @@ def _narrow(
 ) -> Tensor:
     """Cut one dimension of an input, and every sum of lengths that it is part of."""
     for axis, name in enumerate(shape):
+        # "past + sequence" gets shorter by as much as its term does.
         if isinstance(name, str) and dim in name.split(" + "):
             tensor = tensor.narrow(axis, first, tensor.size(axis) - sizes[dim] + size)
     return tensor.contiguous()

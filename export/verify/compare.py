@@ -18,6 +18,8 @@ from .subgraphs import Run, Subgraphs, open_nodes
 
 WEIGHTS_DIFFER = "its weights are not eager's"
 
+# -inf, finfo.min and its half, by which models and the translation mask, all lie below; no bias
+# does. float16 ends at -65504, so the bound is nearer there.
 _MASKED, _MASKED_IN_HALF = -1e30, -2e4
 """Numbers added to a score that are smaller than this mask it; the second in a float16 graph."""
 
@@ -46,19 +48,25 @@ class Comparison:
         if self.region is None:
             return
         try:
+            # Alone first, on eager's own arguments: what is wrong here is the op's own fault.
             feeds, expected = self.region.feeds(call), self.region.expected(call)
+            # Weights are the same in every case. Once compared, the memory that they were mapped
+            # into is given back.
             if self._own.count == 0:
                 self._weights, fault = _compare_weights(self.region, call.weights, self._half)
                 self._fault = self._fault or fault
                 self.region.release()
             self._own.add(self._run_alone(feeds, model, subgraphs), expected)
         except VerificationError as error:
+            # The first fault stays: one that one input raised is not forgotten on the next.
             self._fault = self._fault or str(error)
             return
         except Exception as error:  # onnxruntime's errors share no narrower base
             self._fault = self._fault or f"it cannot be run by itself: {first_line(error)}"
             return
         try:
+            # Then in place: arguments and result as the whole graph computes them. A run that
+            # breaks here breaks for every op behind, so it ranks below any other fault.
             found = dict(zip((v.name for _, v in self.region.arguments), run.take(f"{self.op} in"), strict=True))
             (result,) = run.take(str(self.op))
         except Exception as error:  # as above
@@ -69,6 +77,8 @@ class Comparison:
     def _run_alone(self, feeds: dict[str, Array], model: ir.Model, subgraphs: Subgraphs) -> Array:
         assert self.region is not None
         name = str(self.region.output.name)
+        # The piece of the whole graph serves where it is the op and nothing else, which saves a
+        # session.
         result = subgraphs.run_alone(str(self.op), feeds, name)
         if result is not None:
             return result
@@ -83,9 +93,12 @@ class Comparison:
             for argument, value in self.region.arguments:
                 actual, wanted = found[value.name], feeds[str(value.name)]
                 if argument == "mask":
+                    # Eager's mask may be smaller and broadcast: only what is masked has to agree.
                     limit = _MASKED_IN_HALF if self._half else _MASKED
                     actual, wanted = np.broadcast_arrays(_plain_mask(actual, limit), _plain_mask(wanted, limit))
                 else:
+                    # Of numbers alone: a mask is right or wrong, and says nothing of how errors add
+                    # up.
                     self._inherited.add(actual, wanted)
                 self._fed.setdefault(argument, ErrorStats()).add(actual, wanted)
             self.free.add(result, expected)
@@ -103,10 +116,13 @@ class Comparison:
         """
         if self.region is None:
             return OpReport(op=self.op, source=self._source, fault="no node of the graph computes it")
+        # Rounded weights make the op's own error a matter of the task, which `fidelity` judges.
         judged_alone = self._weights != "quantized"
         tolerance = HALF if self._half else OWN[self.op.kind]
         own_limit = tolerance.limit(self._own) if judged_alone else None
         free_limit = None if self.region.output in rounded else FREE.limit(self.free)
+        # In the order of what explains most: the op alone, then what it is fed, then what it gives
+        # in place.
         fault = self._fault or judge(self._own, own_limit, "off by itself") or self._broken
         values = dict(self.region.arguments)
         for argument, figures in self._fed.items():
@@ -114,6 +130,7 @@ class Comparison:
             judged = None if values[argument] in rounded else limit
             fault = fault or judge(figures, judged, f"fed a wrong {argument}: off in the whole graph")
         fault = fault or judge(self.free, free_limit, "off in the whole graph")
+        # A fault in our graph shows in the optimized one too, and is told already.
         if optimized is not None and not fault:
             swallowed = f", which swallowed it, seen at {optimized.at}" if optimized.swallowed else ""
             what = f"{OPTIMIZED} ({optimized.level}) into {optimized.node}{swallowed}"
@@ -136,10 +153,12 @@ class Comparison:
 
 def judge(figures: ErrorStats, limit: float | None, what: str) -> str:
     """Say what is wrong with these figures; "" where nothing is."""
+    # Nothing compared is a fault, never a pass.
     if figures.count == 0:
         return "nothing was compared"
     if math.isinf(figures.max_abs):  # in every precision, whatever the tolerance
         return f"{what}: NaN or infinity where eager has another value, or the other way round"
+    # Not ">": NaN must fail.
     if limit is not None and not figures.max_abs <= limit:
         return f"{what} by {figures.max_abs:.1e}, more than {limit:.1e}"
     return ""
@@ -157,13 +176,17 @@ def _plain_mask(mask: Array, limit: float) -> Array:
 
 def _compare_weights(region: Region, weights: tuple[torch.Tensor, ...], half: bool) -> tuple[str | None, str]:
     """Compare a layer's constants with eager's weights, bit by bit; gives the verdict and the fault."""
+    # Bit by bit: a weight goes through no arithmetic, so nothing excuses a difference. The last bit
+    # of one number would show in no result.
     constants = [value.const_value.numpy() for value in region.constants if value.const_value is not None]
     if not weights or not constants:
         return None, ""
+    # What is rounded cannot be eager's; its error is measured, not judged here.
     if any(constant.dtype in (np.int8, np.uint8) for constant in constants):
         return "quantized", ""
     for weight in weights:
         array = weight.numpy()
+        # A Linear's weight (out, in) stands in a MatMul as (in, out).
         forms = [c for constant in constants for c in (constant, constant.T) if _alike(c, array)]
         if not forms:  # folded into something else: the op alone, and what follows, are to show whether rightly
             return None, ""
@@ -171,6 +194,7 @@ def _compare_weights(region: Region, weights: tuple[torch.Tensor, ...], half: bo
         if half:  # what computes in float32 there has eager's weights
             with np.errstate(over="ignore"):
                 wanted.append(array.astype(np.float16).astype(array.dtype))
+        # The nearest candidate: several constants of an op may have a weight's shape.
         differing = min(int((_bits(form) != _bits(one)).sum()) for form in forms for one in wanted)
         if differing:
             return None, f"{WEIGHTS_DIFFER}: {differing} of {array.size} numbers differ"
@@ -182,4 +206,5 @@ def _alike(one: Array, other: Array) -> bool:
 
 
 def _bits(array: Array) -> Array:
+    # As integers, NaN equals itself, and -0 is not 0.
     return array.view(np.int32) if array.dtype == np.float32 else array

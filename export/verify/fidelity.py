@@ -99,6 +99,7 @@ def measure_fidelity(eager: Transformer | GenericGraph, bundle: Model, max_drop:
     Returns:
         One or more measures, each with its verdict.
     """
+    # A budget is the user's word on quantized graphs. fp32 and fp16 are to be exact whatever it is.
     found = _measure(eager, bundle)
     if max_drop is None or bundle.precision in ("fp32", "fp16"):
         return found
@@ -107,6 +108,7 @@ def measure_fidelity(eager: Transformer | GenericGraph, bundle: Model, max_drop:
 
 
 def _measure(eager: Transformer | GenericGraph, bundle: Model) -> list[Fidelity]:
+    # The measure is what the task uses: sentence vectors, next tokens, else the hidden states.
     if isinstance(eager, GenericGraph):
         return _outputs(eager, bundle)
     if isinstance(bundle, Encoder):
@@ -128,6 +130,7 @@ def eager_embeddings(eager: Transformer, rows: list[list[int]], batch_size: int 
     for start in range(0, len(rows), batch_size):
         ids_BT, mask_BT = pad(rows[start : start + batch_size], eager.config.pad_token_id or 0)
         with torch.no_grad():
+            # Right-padded (B, T) rows: the mask keeps padding out of attention and of the mean.
             parts.append(eager.pool(eager(ids_BT, src_mask=mask_BT), mask_BT).numpy())
     return np.concatenate(parts)
 
@@ -155,10 +158,13 @@ def eager_greedy(
         tgt_BS = torch.full((len(src_BT), 1), config.bos_token_id)
         cross = eager.decoder.project(eager.encoder(src_BT, mask_BT))
         for _ in range(min(max_new_tokens, config.max_positions)):
+            # The whole target anew, (B, S) → the logits after its last token, [:, -1]. No cache is
+            # the point: an oracle of the cached graphs must not share their code.
             next_B = eager.decoder(tgt_BS, cross=cross, cross_mask_BT=mask_BT)[0][:, -1].argmax(-1)
             tgt_BS = torch.cat([tgt_BS, next_B[:, None]], dim=1)
             if (tgt_BS[:, 1:] == config.eos_token_id).any(dim=1).all():  # BART starts with what ends
                 break
+        # What a row was given after its end, while others went on, is cut off.
         for row in tgt_BS[:, 1:].tolist():
             results.append(row[: row.index(config.eos_token_id)] if config.eos_token_id in row else row)
     return results
@@ -172,9 +178,11 @@ def pad(rows: list[list[int]], value: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _embeddings(eager: Transformer, bundle: Encoder) -> Fidelity:
+    # More than are needed: a hash puts about half of all texts into the half to quantize by.
     sentences = _held_out(bundle, english_sentences(10_000))
     if not sentences:
         return _hidden_states(eager, bundle)
+    # The bundle's tokenizer for both: what is compared is the model.
     rows = bundle.tokenize(sentences)
     cosines = _cosines(bundle.embed(sentences), eager_embeddings(eager, rows))
     return _fidelity(bundle, "cosine", float(cosines.mean()), len(cosines), "sentence embeddings of English sentences")
@@ -182,6 +190,8 @@ def _embeddings(eager: Transformer, bundle: Encoder) -> Fidelity:
 
 def _held_out(bundle: Model, texts: list[str]) -> list[str]:
     """The first texts of that half which nothing is quantized by."""
+    # A text is held out if all samples that it is cut into are. The hash decides, so that every run
+    # and every precision has the same texts.
     reader, found = SampleReader(bundle.manifest), []
     for text in texts:
         try:
@@ -196,6 +206,7 @@ def _held_out(bundle: Model, texts: list[str]) -> list[str]:
 def _hidden_states(eager: Transformer, bundle: Encoder) -> Fidelity:
     generator = torch.Generator().manual_seed(1)
     cosines = []
+    # Without a tokenizer no text can be read: random ids of three lengths.
     for length in (5, 16, 64):
         inputs = _random_inputs(eager.config, generator, length)
         with torch.no_grad():
@@ -222,6 +233,7 @@ def _outputs(eager: GenericGraph, bundle: Model) -> list[Fidelity]:
     if not isinstance(bundle, Module):
         raise VerificationError(f"a {type(bundle).__name__} cannot be compared with a module of another kind")
     generator = torch.Generator().manual_seed(1)
+    # Integers have no cosine; `verify` has compared them.
     found: dict[str, list[npt.NDArray[np.float64]]] = {v.name: [] for v in eager.outputs if v.dtype.startswith("float")}
     for length in (5, 16, 64):
         inputs = eager.sample(generator, 8, length)
@@ -244,13 +256,17 @@ def _outputs(eager: GenericGraph, bundle: Model) -> list[Fidelity]:
 def _generation(eager: Transformer, bundle: EncoderDecoder) -> list[Fidelity]:
     generation = bundle.manifest.generation
     sources, data = _sources(eager, bundle)
+    # A model that cannot begin or end is judged by next tokens alone, after targets of three ids.
     if generation is None or eager.config.bos_token_id is None or eager.config.eos_token_id is None:
         return [_agreement(eager, bundle, sources, [[1, 2, 3]] * len(sources), data)]
+    # One place less, as the start token takes one.
     limit = min(generation.max_new_tokens, eager.config.max_positions - 1)
     expected = eager_greedy(eager, sources, limit)
     found = bundle.generate(sources, max_new_tokens=limit)
     same = sum(left == right for left, right in zip(found, expected, strict=True))
     greedy = _fidelity(bundle, "greedy", same / len(sources), len(sources), f"whole greedy outputs for {data}")
+    # Next tokens are compared after eager's own output: one early difference would otherwise make
+    # all that follows another text.
     targets = [[eager.config.bos_token_id, *row] for row in expected]
     return [_agreement(eager, bundle, sources, targets, data), greedy]
 
@@ -261,6 +277,7 @@ def _sources(eager: Transformer, bundle: EncoderDecoder) -> tuple[list[list[int]
     if generation is not None and _reads_text(bundle):
         texts = english_words(10_000) if generation.split_on_whitespace else english_sentences(10_000)
         texts = _held_out(bundle, texts)
+        # An empty or too long source is no input of eager's.
         rows = [row for row in bundle.tokenize(texts) if 0 < len(row) <= eager.config.max_positions]
         if rows:
             return rows, "English words" if generation.split_on_whitespace else "English sentences"
@@ -284,6 +301,7 @@ def _agreement(
         found = bundle.run(
             input_ids=src_BT.numpy(), decoder_input_ids=tgt_BS.numpy(), attention_mask=src_mask_BT.numpy()
         )
+        # What follows a row's last token is nobody's.
         real_BS = tgt_mask_BS.numpy() == 1
         same += int((found["logits"].argmax(-1) == expected_BS)[real_BS].sum())
         count += int(real_BS.sum())
@@ -295,10 +313,12 @@ def _next_tokens(eager: Transformer, bundle: Decoder) -> Fidelity:
     """Compare after each token of texts, one by one, that nothing was quantized by."""
     same = count = 0
     held_out = read_calibration(None, bundle.manifest, count=_PROMPTS, split="held-out")
+    # One row at a time, so that nothing is padded and every position counts.
     for feeds in held_out.batches("model", 1):
         expected = eager.decoder(torch.from_numpy(feeds["input_ids"]))[0].argmax(-1).numpy()
         same += int((bundle.run(feeds)["logits"].argmax(-1) == expected).sum())
         count += expected.size
+    # "64 built-in …, held out" → what they are, without their number.
     data = held_out.description.partition(" ")[2].removesuffix(", held out")
     return _fidelity(bundle, "top-1", same / max(count, 1), count, f"next tokens for {data}")
 
@@ -309,6 +329,7 @@ def _reads_text(bundle: Model) -> bool:
 
 def _cosines(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     a, e = found.astype(np.float64), expected.astype(np.float64)
+    # Two vectors of zeros have cosine 0 here, and fail: nothing was proved of them.
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(e, axis=-1)
     cosines: npt.NDArray[np.float64] = (a * e).sum(-1) / np.maximum(norms, np.finfo(np.float64).tiny)
     return cosines

@@ -78,13 +78,18 @@ class _Recorder(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        # Inside a composite its functions are parts of one op, which `leave` shows as a whole.
         kind = None if self.composites else _kind(func)
         if kind is None:
+            # A mode is switched off while it handles a call. A Python function of torch, such as
+            # F.multi_head_attention_forward, would then run its attention unseen, so it is run with
+            # the mode on again, by a copy that does not hand itself back to the mode for ever.
             seen = _without_override_checks(func)
             if seen is None:
                 return func(*args, **kwargs)
             with self:  # what a Python function of torch calls is recorded too
                 return seen(*args, **kwargs)
+        # Arguments are taken before the call, since relu_ and the like overwrite theirs.
         weights: tuple[Tensor, ...] = ()
         attend = None
         if kind == ATTENTION:
@@ -106,6 +111,8 @@ class _Recorder(TorchFunctionMode):
         weights: tuple[Tensor, ...] = (),
         attend: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        # Numbered per kind and module, in the order of calls: NameOps numbers the graph's nodes
+        # likewise.
         path = self.path[-1] if self.path else ""
         op = OpId(kind=kind, path=path, call=self.calls[kind, path])
         self.calls[kind, path] += 1
@@ -115,6 +122,7 @@ class _Recorder(TorchFunctionMode):
 
 def _kind(func: Callable[..., Any]) -> Kind | None:
     kind = FUNCTIONS.get(func)
+    # An exported program calls ATen's operators themselves, no function of torch's.
     return OPS_OF_ATEN.get(str(func)) if kind is None and isinstance(func, torch._ops.OpOverload) else kind
 
 
@@ -125,6 +133,7 @@ def _without_override_checks(func: Callable[..., Any]) -> Callable[..., Any] | N
     checks = [name for name in func.__code__.co_names if name.startswith("has_torch_function")]
     if not checks:
         return None
+    # The same code with other globals: the checks say that nobody overrides anything.
     names = {**func.__globals__, **dict.fromkeys(checks, lambda *_: False)}
     copy = types.FunctionType(func.__code__, names, func.__name__, func.__defaults__, func.__closure__)
     copy.__kwdefaults__ = func.__kwdefaults__
@@ -133,6 +142,8 @@ def _without_override_checks(func: Callable[..., Any]) -> Callable[..., Any] | N
 
 def _source() -> str:
     """The innermost line that is neither torch's nor this file's, without the folders of this machine."""
+    # From here outwards, past the hooks and torch's own layers, to the first line of somebody's
+    # model.
     frame = sys._getframe()
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
@@ -145,6 +156,8 @@ def _source() -> str:
 
 def _snapshot(tensor: Tensor) -> Tensor:
     """Copy a tensor, strides included (they decide how it is summed): the function may work on it in place."""
+    # clone() of the tensor itself would make gaps and expanded axes dense, and sums over it might
+    # differ in the last bits.
     storage: Any = tensor.untyped_storage().clone()  # type: ignore[no-untyped-call]
     return torch.empty(0, dtype=tensor.dtype).set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
 
@@ -157,6 +170,7 @@ def _layer_inputs(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """The argument of a layer, and its weights; no layer works on its argument in place."""
+    # Weights are all other tensors, wherever they stand: bias may go by position or by name.
     tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
     swapped = isinstance(func, torch._ops.OpOverload) and _kind(func) == EMBEDDING  # ATen has the table first
     argument = tensors[1] if swapped else _argument(args, kwargs)
@@ -180,6 +194,7 @@ def _attention_inputs(
     *_: Any,
     **__: Any,
 ) -> tuple[Tensor | None, ...]:
+    # Written out as the lower triangle from the first query and key on, as torch aligns it.
     if is_causal is True:
         attn_mask = torch.ones(query.size(-2), key.size(-2), dtype=torch.bool).tril()
     return query, key, value, attn_mask
@@ -190,6 +205,7 @@ def _follow(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
     """Keep `recorder.path` at the module that is running, and record composite activations as one op."""
     handles = []
     flat = isinstance(model, torch.fx.GraphModule)  # has no modules to speak of
+    # Defaults bind this turn's values; a closure would see the last module's in every hook.
     for name, module in () if flat else model.named_modules():
         composite = is_composite(module)
 
@@ -201,6 +217,7 @@ def _follow(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
         def leave(module: nn.Module, args: Any, output: Any, composite: bool = composite) -> None:
             if composite:
                 argument = recorder.composites.pop()
+                # A composite may be made of others: the outermost is the op.
                 if not recorder.composites:
                     recorder.show(ACTIVATION, (argument,), output)
             recorder.path.pop()

@@ -21,6 +21,7 @@ LEVELS: dict[str, ort.GraphOptimizationLevel] = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    # Apps run at this one, so it is the last, whose graph is compared op by op.
     "runtime": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 """onnxruntime's levels of graph optimization, and "runtime": the highest without what `tfm.runtime` leaves out."""
@@ -44,6 +45,8 @@ class Place:
 def options_for(level: str, providers: Sequence[str]) -> ort.SessionOptions:
     """Options of a session at one of `LEVELS` on onnxruntime's execution providers, quiet."""
     first = next((name for name, provider in PROVIDERS.items() if provider == providers[0]), "")
+    # What the runtime leaves out depends on the provider, so its own options are taken, and only
+    # level and messages are set.
     options = session_options(first, threads=0) if level == "runtime" else ort.SessionOptions()
     options.graph_optimization_level = LEVELS[level]
     options.log_severity_level = 3
@@ -71,6 +74,8 @@ def optimize(
         name = "session.optimized_model_external_initializers_file_name"
         options.add_session_config_entry(name, "optimized.onnx.data")
     options.add_session_config_entry("session.disable_prepacking", "1")  # it saves memory, and changes no graph
+    # The profile alone tells which kernel of which provider ran a node. It is complete once
+    # profiling has ended.
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
     session = ort.InferenceSession(path, options, providers=list(providers))
@@ -84,11 +89,15 @@ def locate(model: ir.Model, optimized: ir.Model, regions: Mapping[str, Region]) 
     An op whose result is gone was swallowed by a fusion; it shows at the next result behind it that is left, of another
     op or of the graph.
     """
+    # By name: onnxruntime's file is read anew, so that no object of our graph is in it.
     left = {value.name: value for node in optimized.graph for value in node.outputs}
     named = {region.output: op for op, region in regions.items()}
+    # An op's result that is an output as well counts as the op's.
     named |= {value: f"output {value.name}" for value in model.graph.outputs if value not in named}
     places = {}
     for op, region in regions.items():
+        # Breadth first over the readers in our graph: the nearest result that is left is the one
+        # that the least else has been added to.
         seen, pending = {region.output}, deque([region.output])
         while pending:
             value = pending.popleft()
@@ -107,6 +116,7 @@ def kernels_that_ran(profile: Path) -> dict[str, tuple[str, str]]:
     """Read a profile of onnxruntime: node name → operator and execution provider."""
     ran = {}
     for event in json.loads(profile.read_text(encoding="utf-8")):
+        # A node has several events; the one of its kernel ends in "_kernel_time" and nothing else.
         name, _, what = event["name"].rpartition("_kernel_time")
         if event.get("cat") == "Node" and name and not what:
             ran[name] = (event["args"]["op_name"], event["args"]["provider"])
@@ -115,6 +125,8 @@ def kernels_that_ran(profile: Path) -> dict[str, tuple[str, str]]:
 
 def describe_kernel(op: OpId, region: Region, place: Place | None, ran: Mapping[str, tuple[str, str]]) -> Kernel | None:
     """Say what ran an op, and what would be better."""
+    # onnxruntime makes nodes without names, such as those that it inlines a function into: nothing
+    # is known of these.
     if place is None or str(place.node.name) not in ran:
         return None
     op_type, provider = ran[str(place.node.name)]
@@ -129,8 +141,10 @@ def _advice(op: OpId, region: Region, place: Place) -> str:
             "call torch.nn.functional.scaled_dot_product_attention, and it becomes one Attention"
         )
     if op.kind == ATTENTION:
+        # FoldHeads left its reason here.
         note = next((n.metadata_props[NOTE_KEY] for n in region.nodes if NOTE_KEY in n.metadata_props), "")
         return f"heads are split and merged by Transposes, which copy: {note}" if note else ""
+    # Only where onnxruntime left it in parts as well; what it fused needs no advice.
     if op.kind == ACTIVATION and len(parts) > 1 and place.at == str(op) and place.node.op_type in parts:
         return (
             f"{len(parts)} nodes ({region.form}), each a pass over memory: onnxruntime has no kernel for this "

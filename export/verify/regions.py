@@ -45,6 +45,7 @@ class Region:
             VerificationError: The region takes an input that eager did not give.
         """
         feeds = {}
+        # Indices 0 to 2 are query, key and value (of other ops, the argument); 3 is the mask.
         for index, (value, tensor) in enumerate(zip(self.inputs, call.inputs, strict=False)):
             if value is None:
                 continue
@@ -53,6 +54,7 @@ class Region:
                     f"the graph feeds {value.name!r} to the op, to which eager gave no such argument"
                 )
             array = _mask(call, value) if tensor is None or index == 3 else tensor.numpy()
+            # FoldHeads let the graph take (B, S, N·H) where eager has (B, N, S, H).
             if call.op.kind == ATTENTION and index < 3 and array.ndim == 4 and _rank(value) == 3:
                 array = _merge_heads(array)
             feeds[str(value.name)] = np.ascontiguousarray(array)
@@ -118,11 +120,15 @@ def find_regions(model: ir.Model) -> dict[str, Region]:
 def _region(op: str, nodes: tuple[ir.Node, ...]) -> Region | None:
     inside = set(nodes)
     if op.startswith(ATTENTION):
+        # Around the Attention are the nodes of its mask, and Unsqueeze and Squeeze where there is
+        # no batch. Past keys and values, inputs 4 and on, are never used by what we export.
         (core,) = [node for node in nodes if node.op_type == "Attention"] or [nodes[-1]]
         arguments = [*core.inputs, None, None, None, None][:4]
         return Region(
             op=op, nodes=nodes, inputs=tuple(_enter(value, inside) for value in arguments), output=_leave(core, inside)
         )
+    # All else: nodes of one op must have one value in and one out, weights aside, or what is fed
+    # and compared would not be the op's.
     entering = {
         v for n in nodes for v in n.inputs if v is not None and v.producer() not in inside and v.const_value is None
     }
@@ -141,6 +147,8 @@ def _region(op: str, nodes: tuple[ir.Node, ...]) -> Region | None:
 def _enter(value: ir.Value | None, inside: set[ir.Node]) -> ir.Value | None:
     """Walk from an argument of the core node up to the value that enters the region."""
     while value is not None and (producer := value.producer()) is not None and producer in inside:
+        # The first input is the data: the mask of Expand and Unsqueeze. Of Where it is IsInf(mask),
+        # which leads on to the same mask.
         value = producer.inputs[0]
     return value
 
@@ -160,7 +168,9 @@ def _mask(call: RecordedCall, value: ir.Value) -> Array:
     query, key, _, mask = call.inputs
     assert query is not None
     assert key is not None
+    # No mask is one that masks nothing, (S, T).
     array = np.ones((query.shape[-2], key.shape[-2]), np.bool_) if mask is None else mask.numpy()
+    # Numbers become booleans only where they are nothing but a mask; a bias would be lost.
     if value.dtype == ir.DataType.BOOL and array.dtype != np.bool_:
         if not np.isin(array, (0.0, -np.inf, np.finfo(array.dtype).min)).all():
             raise VerificationError("eager adds numbers to the scores, where the graph has a mask of booleans")
@@ -194,6 +204,7 @@ def rounded_values(model: ir.Model, *, half: bool = False) -> set[ir.Value]:
     """The values that a quantized weight or, with `half`, a float16 one leads to: they are not what eager computes."""
     rounded: set[ir.Value] = set()
     for node in model.graph:
+        # In the order of the graph, so that one pass carries the mark to all that follows.
         read = [value for value in node.inputs if value is not None]
         weights = [value.const_value for value in read if value.const_value is not None]
         rounds = any(weight.dtype in _QUANTIZED for weight in weights)

@@ -177,6 +177,7 @@ class GraphReport:
     def first_fault(self) -> str:
         """The first op or output past tolerance, why, and the line that calls it; "" where all passed."""
         called = {op.op: f", called at {op.source}" if op.source else "" for op in self.ops}
+        # min() takes the first of equals: within a stage that is the order of eager's calls.
         faults = [(_stage(op.fault), f"{op.op}: {op.fault}{called[op.op]}") for op in self.ops if op.fault]
         faults += [
             (_stage(out.fault, out.level), f"output {out.name} ({out.level}): {out.fault}")
@@ -202,6 +203,9 @@ class GraphReport:
 
 def _stage(fault: str, level: str | None = None) -> int:
     """Rank a fault by the stage that it shows at: the earlier says more, and what breaks all that follows the least."""
+    # Alone and in place come first: they name the op. Then the outputs of our own graph; then what
+    # onnxruntime made of ops, and of outputs. A graph that cannot be run explains nothing, as the
+    # op that breaks it has a fault of its own.
     if BROKEN in fault:
         return 4
     if level is None:

@@ -27,6 +27,7 @@ def cases(graph: Graph, seed: int = 0, count: int = 5) -> list[list[Tensor]]:
     for _ in range(count - len(sizes)):
         batch, length, past = (int(torch.randint(most, (1,), generator=generator)) for most in (4, min(longest, 48), 8))
         sizes.append((1 + batch, 1 + length, past))
+    # Past and new tokens share the positions that there are.
     shapes = [(batch, min(length, longest), min(past, longest - min(length, longest))) for batch, length, past in sizes]
     return [graph.sample(generator, batch, length, past) for batch, length, past in shapes]
 
@@ -36,6 +37,7 @@ def all_padding(graph: Graph, seed: int = 0) -> list[Tensor] | None:
     inputs = graph.sample(torch.Generator().manual_seed(seed), 2, min(4, _longest(graph)))
     masks = [x for value, x in zip(graph.inputs, inputs, strict=True) if value.name.endswith("attention_mask")]
     for mask in masks:
+        # The second row, beside a real one: what it computes must not reach its neighbour.
         mask[1] = 0
     return inputs if masks else None
 
@@ -50,6 +52,7 @@ def every_id(graph: Graph, seed: int = 0, length: int = 128) -> Iterator[list[Te
         if value.name.endswith("input_ids") and value.below is not None:
             for start in range(0, value.below, length):
                 inputs = graph.sample(generator, 1, length)
+                # The last row begins anew at id 0, so that all have one length.
                 inputs[index] = torch.arange(start, start + length)[None].to(inputs[index].dtype) % value.below
                 yield inputs
 

@@ -34,14 +34,19 @@ class Subgraphs:
         self._cuts = {name: [str(value.name) for value in values] for name, values in cuts.items()}
         self._outputs = [str(value.name) for value in model.graph.outputs]
         self.folder, self.providers = folder, list(providers)
+        # A value that is constant has no node that could be run for it.
         constants = {v for values in (*cuts.values(), model.graph.outputs) for v in values if v.const_value is not None}
         self._constants = {str(v.name): v.const_value.numpy() for v in constants if v.const_value is not None}
         self._pieces = _plan(model, cuts)
         self._by_cut = {subgraph.cut: subgraph for subgraph in self._pieces}
+        # A large model's sessions would hold all weights at once: then each is opened when its turn
+        # comes, and dropped.
         self._keep = sum(subgraph.weight_bytes for subgraph in self._pieces) <= _KEPT_BYTES
 
     def start(self, feeds: Mapping[str, Array]) -> "Run":
         """Begin a run of the whole graph on these inputs."""
+        # How often each value will still be read: by pieces, by cuts, as an output. At 0 it is let
+        # go.
         uses = Counter(name for subgraph in self._pieces for name in subgraph.inputs)
         uses.update(name for names in self._cuts.values() for name in names)
         uses.update(self._outputs)
@@ -50,6 +55,7 @@ class Subgraphs:
     def run_alone(self, cut: str, feeds: Mapping[str, Array], output: str) -> Array | None:
         """Run one cut's piece on inputs from outside; None where it takes other inputs than these."""
         subgraph = self._by_cut.get(cut)
+        # The piece may hold more than the op, or need more than its arguments.
         if subgraph is None or output not in subgraph.outputs or set(subgraph.inputs) != set(feeds):
             return None
         return self._session(subgraph, feeds).run([output], dict(feeds))[0]
@@ -83,6 +89,7 @@ class Run:
         """
         subgraphs = self._pieces._pieces
         index = next((i for i, subgraph in enumerate(subgraphs) if value in subgraph.outputs), -1)
+        # What has run is not run again: its inputs are gone.
         if index < self._next:
             raise VerificationError(f"{value!r} is not computed by what is left of the graph")
         while self._next < index:
@@ -105,6 +112,7 @@ class Run:
         feeds = {name: self._values[name] for name in subgraph.inputs}
         results = self._pieces._session(subgraph, feeds).run(subgraph.outputs, feeds)
         self._next += 1  # not before it ran: who asks again gets the error again
+        # Results before inputs are let go: a value may be both.
         self._values.update(zip(subgraph.outputs, results, strict=True))
         self._release(subgraph.inputs)
 
@@ -139,6 +147,7 @@ def open_nodes(
         VerificationError: The nodes also read something that is not fed.
     """
     options = ort.SessionOptions()
+    # What is looked at are our nodes, and not what onnxruntime makes of them.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -149,6 +158,7 @@ def open_nodes(
 
 def cut_out(model: ir.Model, nodes: Sequence[ir.Node], feeds: Mapping[str, Array], outputs: Sequence[str]) -> ir.Model:
     """Copy some nodes of a graph, with the constants that they read, into a model of their own; see `open_nodes`."""
+    # No shapes: the same session serves cases of other sizes.
     inputs = {
         name: ir.Value(name=name, type=ir.TensorType(ir.DataType.from_numpy(array.dtype)))
         for name, array in feeds.items()
@@ -156,6 +166,8 @@ def cut_out(model: ir.Model, nodes: Sequence[ir.Node], feeds: Mapping[str, Array
     copies: dict[ir.Value, ir.Value] = {}
     initializers, new_nodes = [], []
     for node in nodes:
+        # A branch of an If reads values that are no inputs of the node: those are needed too, or
+        # refused.
         for value in _read_by(node):
             if value in copies:
                 continue
@@ -166,6 +178,8 @@ def cut_out(model: ir.Model, nodes: Sequence[ir.Node], feeds: Mapping[str, Array
                 raise VerificationError(
                     f"{node.op_type} also depends on {value.name!r}, which is none of its arguments"
                 )
+            # Copies of values and nodes, since one can belong to one graph only; the weights are
+            # shared.
             copies[value] = ir.Value(name=value.name, type=value.type, shape=value.shape, const_value=value.const_value)
             initializers.append(copies[value])
         arguments = [None if value is None else copies[value] for value in node.inputs]
@@ -194,9 +208,11 @@ class _Piece:
         inside = set(nodes)
         read = dict.fromkeys(value for node in nodes for value in _read_by(node))
         outside = [value for value in read if value.producer() not in inside]
+        # Read, and made by an earlier piece or by nobody: the graph's inputs.
         self.inputs = [str(value.name) for value in outside if value.const_value is None]
         constants = [value.const_value for value in outside if value.const_value is not None]
         self.weight_bytes = sum(tensor.nbytes for tensor in constants)
+        # All that anybody outside reads: a later piece, a cut or the graph.
         self.outputs = [
             str(value.name)
             for node in nodes
@@ -208,6 +224,7 @@ class _Piece:
 
 def _read_by(node: ir.Node) -> list[ir.Value]:
     """What a node reads from the graph that it is in, its branches included."""
+    # dict for an order that is the same each time, which a set has not.
     read = dict.fromkeys(node.inputs)
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
@@ -223,12 +240,15 @@ def _read_by(node: ir.Node) -> list[ir.Value]:
 
 def _plan(model: ir.Model, cuts: Mapping[str, Sequence[ir.Value]]) -> list[_Piece]:
     """Give each node to the first cut that needs it."""
+    # The model's order is one in which each node comes behind what it reads.
     order = {node: index for index, node in enumerate(model.graph)}
     wanted = {value for values in cuts.values() for value in values} | set(model.graph.outputs)
     if any(attribute.type == ir.AttributeType.GRAPH for node in model.graph for attribute in node.attributes.values()):
         return [_Piece("", list(model.graph), model, wanted)]  # branches may read any value without naming it as input
     done: set[ir.Node] = set()
     subgraphs = []
+    # From the cut up to what an earlier one has run already. The last, nameless piece leads to the
+    # graph's outputs.
     for cut, values in [*cuts.items(), ("", list(model.graph.outputs))]:
         new: set[ir.Node] = set()
         pending = [value.producer() for value in values]

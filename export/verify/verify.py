@@ -73,6 +73,9 @@ def verify(
         for level in levels:
             ran = work.compare_outputs(level)
             faulty = any(not output.passed for output in work.outputs if output.level == level)
+            # At the first level the graph is our own, which has been compared op by op. Of the
+            # others the last is always looked into; one between only if its outputs are wrong, to
+            # name the op.
             if ran and level != _FIRST_LEVEL and (faulty or level == _LAST_LEVEL):
                 work.compare_optimized(level)
         if has_fast_path(graph):
@@ -100,8 +103,10 @@ class _Verification:
         provider: str,
     ) -> None:
         self.graph, self.path, self.cases = graph, path, cases
+        # Of other precisions outputs are measured, and `fidelity` judges.
         self.judged, self.half = precision == "fp32", precision == "fp16"
         self.tolerance, self.provider = tolerance, provider
+        # Behind a GPU the CPU takes nodes that have no kernel there.
         self.providers = [provider] if provider == CPU else [provider, CPU]
         self.names = [value.name for value in graph.outputs]
         self.feeds = [
@@ -121,19 +126,23 @@ class _Verification:
         """Compare every op alone and in the graph as it was exported; keep eager's outputs."""
         subgraphs = Subgraphs(self.model, cuts_of(self.regions), self.path.parent, self.providers)
         for case, feeds in zip(self.cases, self.feeds, strict=True):
+            # Eager and graph side by side: each op is compared as soon as eager has run it.
             run = subgraphs.start(feeds)
 
+            # The default binds this case's run.
             def compare(call: RecordedCall, run: Run = run) -> None:
                 op = str(call.op)
                 if op not in self.comparisons:
                     self.comparisons[op] = Comparison(call.op, self.regions.get(op), call.source, self.half)
                 self.comparisons[op].add(call, self.model, subgraphs, run)
 
+            # Only outputs are kept: the stages that follow compare with them.
             self.expected.append(watch(self.graph, case, compare))
 
     def compare_outputs(self, level: str) -> bool:
         """Compare the outputs of the graph, run whole at one of `LEVELS`; tell whether it could be run."""
         figures = {name: ErrorStats() for name in self.names}
+        # Without a case nothing is proved, and nothing ran.
         faults, ran = dict.fromkeys(self.names, ""), bool(self.feeds)
         try:
             session = ort.InferenceSession(self.path, options_for(level, self.providers), providers=self.providers)
@@ -141,6 +150,7 @@ class _Verification:
                 raise VerificationError(f"{self.provider} cannot be loaded; {session.get_providers()[0]} would run it")
             for expected, feeds in zip(self.expected, self.feeds, strict=True):
                 for name, actual, tensor in zip(self.names, session.run(self.names, feeds), expected, strict=True):
+                    # NaN in both would count as equal.
                     unsound = "eager PyTorch itself gives NaN: nothing is proved" if tensor.isnan().any() else ""
                     faults[name] = faults[name] or unsound or _add(figures[name], actual, tensor.numpy())
         except Exception as error:  # onnxruntime's errors share no narrower base
@@ -151,6 +161,7 @@ class _Verification:
     def compare_optimized(self, level: str) -> None:
         """Compare every op that is still to be seen in the graph that onnxruntime makes at one of `LEVELS`."""
         with scratch_folder() as folder:
+            # The run is for the profile alone, and any input shows the same kernels.
             smallest = min(self.feeds, key=lambda feeds: sum(array.size for array in feeds.values()))
             file, ran = optimize(self.path, level, smallest, Path(folder), self.providers)
             self._compare_optimized(level, ir.load(file), ran, Path(folder))
@@ -162,10 +173,13 @@ class _Verification:
         figures = self._compare_places(optimized, places, folder)
         at_outputs = {f"output {out.name}": out.figures for out in self.outputs if out.level == level}
         for op, place in places.items():
+            # What was swallowed shows where the fusion ends: at another op's result, or at an
+            # output.
             found = figures[place.at] if place.at in figures else at_outputs[place.at]
             swallowed, known = place.at != op, self.optimized.get(op)
             # a layer's fault shows where it was swallowed, an output's among the outputs
             judged = place.at in figures and not (swallowed and op.startswith(LAYERS))
+            # Behind quantized weights figures are measured, not judged.
             judged = judged and self.regions[op].output not in self.rounded
             if known is None or known.limit is None or known.figures.max_abs <= known.limit:  # keep the first fault
                 self.optimized[op] = Optimized(
@@ -180,6 +194,7 @@ class _Verification:
 
     def _compare_places(self, optimized: ir.Model, places: dict[str, Place], folder: Path) -> dict[str, ErrorStats]:
         """Run the optimized graph beside eager once more; gives op → its figures there."""
+        # One cut per op that is still there; those that were swallowed share another's figures.
         cuts = {op: [place.value] for op, place in places.items() if place.at == op}
         figures = {op: ErrorStats() for op in cuts}
         subgraphs = Subgraphs(optimized, cuts, folder, self.providers)
@@ -216,6 +231,7 @@ class _Verification:
                 for name, actual, tensor in zip(self.names, session.run(self.names, feeds), expected, strict=True):
                     fast = tensor.numpy()
                     if actual.shape == fast.shape and fast.ndim > 1:
+                        # By rows of the last axis: a row of real results is hardly ever all zeros.
                         real = (fast != 0).any(axis=-1)
                         actual, fast = actual[real], fast[real]
                     faults[name] = faults[name] or _add(figures[name], actual, fast)
@@ -231,6 +247,7 @@ class _Verification:
             for op, comparison in self.comparisons.items()
             if comparison.region is not None or comparison.op.kind not in LAYERS
         ]
+        # As when the exporter doubles an op.
         for op, region in self.regions.items():
             if op not in self.comparisons and not op.startswith(LAYERS):
                 fault = "the graph computes it, eager does not"
@@ -266,9 +283,11 @@ def comparable(path: Path, precision: str) -> Iterator[Path]:
             yield file
         return
     with scratch_folder() as folder:
+        # The CPU would compute float16 nodes in float32 and drop the rounding between them.
         model, emulated = ir.load(path), Path(folder) / path.name
         emulate_fp16(model)
         save_onnx(model, emulated)
+        # The file is opened anew, mapped: the model in memory would be a second copy.
         del model
         with mapped(emulated) as file:
             yield file

@@ -38,11 +38,11 @@ def test_worse_is_more_but_of_comments_fewer() -> None:
     [
         ("def f(a, /, b, *, c): pass", 1, 3),
         ("def f(self, *a, **k):\n    '''x\n    y'''\n    return 1\n", 2, 2),
-        ("def f(cls):\n    return 1", 2, 0),
+        ("def f(cls):\n    # why\n    return 1", 2, 0),
     ],
 )
 def test_lines_and_parameters(source: str, lines: int, parameters: int) -> None:
-    assert house.length(function(source)) == lines
+    assert house.length(function(source), source) == lines
     assert house.count(function(source)) == parameters
 
 
