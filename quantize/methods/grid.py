@@ -38,7 +38,7 @@ def find_grid(weight_NK: Float, bits: Bits) -> tuple[Bits, Blocks | None]:
     """Read off the grid that a matrix lies on.
 
     Args:
-        weight_NK: Float32, finite; blocks of 32 run along K, the last of a row being filled up with zeros.
+        weight_NK: Float32, finite; blocks of 32 run along K, the last of a row being filled up with its last entry.
         bits: At most so many.
 
     Returns:
