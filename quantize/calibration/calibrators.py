@@ -114,7 +114,7 @@ def _search(cost: Cost, low: float, high: float) -> tuple[float, float]:
 def _squared_error(points: Floats, weights: Floats) -> Cost:
     """Squared error of the values within a range of 256 steps."""
     if len(points) > _BODY + 2 * _TAIL:
-        # Each value of the body stands for as many as there are for each that is kept.
+        # Each value of the body that is kept counts for all those that it stands for.
         order = np.argsort(points)
         body = order[_TAIL:-_TAIL]
         some = body[np.linspace(0, len(body) - 1, _BODY).round().astype(np.intp)]

@@ -104,8 +104,8 @@ def multiply(
         accuracy_level: Of `MatMulNBits`.
         outliers: Inputs that it multiplies in float32.
     """
-    # x → MatMul → Add(bias)
-    # x → Mul(1 / factors) → MatMulNBits(with bias) → Add(narrow MatMul of outliers and remainders)
+    # Before: MatMul → Add(bias)
+    # After:  Mul(1 / factors) → MatMulNBits(with bias) → Add(narrow MatMul of outliers, remainders)
     name, blocks = weight.name, -(-weight.columns // weight.block)
     nodes, x = _smooth(graph, name, node.inputs[0])
     # (N, b · block · bits / 8) → (N, b, block · bits / 8), as the kernel has it.
@@ -162,8 +162,9 @@ def multiply(
 
 def look_up(graph: ir.Graph, node: ir.Node, table: StoredBlocks) -> None:
     """Replace a Gather by nodes that look rows up in the blocks."""
-    # Gather
-    # GatherBlockQuantized → Slice(filling) → Add(remainders) → Mul(1 / factors), where needed
+    # Before: Gather
+    # After:  GatherBlockQuantized → Slice(filling off) → Add(remainders) → Mul(1 / factors)
+    # What a table does not need of these is left out.
     name = table.name
     nodes, scale = _scale(graph, name)
     zero = graph.initializers.get(f"{name}_zero")

@@ -100,8 +100,8 @@ def emulate_fp16(model: ir.Model) -> None:
         for output in node.outputs:
             if output.dtype != _HALF:
                 continue
-            # node(half)
-            # node(float) → Cast(half) → Cast(float)
+            # Before: node(half)
+            # After:  node(float) → Cast(half) → Cast(float)
             # The users are noted first: soon the casts will be among them.
             users, casts = list(output.uses()), []
             # A Cast to half is itself the rounding.

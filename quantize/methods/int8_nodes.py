@@ -106,7 +106,8 @@ def _rows(graph: ir.Graph, op: Op) -> tuple[ir.Value, ir.Value]:
 
 
 def _look_up(graph: ir.Graph, use: Use, rows: ir.Value, scale: ir.Value) -> None:
-    # Gather   becomes   Gather(int8) → Cast → Mul by the Gather of the rows' scales.
+    # Before: Gather
+    # After:  Gather(int8) → Cast → Mul(Gather of the rows' scales)
     row = ir.node("Gather", [rows, use.x])
     cast = ir.node("Cast", [row.outputs[0]], {"to": ir.DataType.FLOAT})
     factor = ir.node("Gather", [scale, use.x])
@@ -124,7 +125,8 @@ def _multiply(
     nodes: list[ir.Node],
 ) -> None:
     """Put the product in: the input times `factor_K` and over its rows' root mean squares, where the method says so."""
-    # MatMul → Add(bias)
+    # Before: MatMul → Add(bias)
+    # After, by method:
     # plain      DynamicQuantizeMatMul(with bias)
     # smoothed   Mul(1 / scale) → DynamicQuantizeMatMul(with bias)
     # by row     SimplifiedLayerNormalization → DynamicQuantizeMatMul → Div(1 / rms) → Add(bias)

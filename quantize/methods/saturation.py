@@ -270,8 +270,7 @@ def _changes(
         change, saturated = np.zeros((len(a), size), np.int64), 0
         for some in _slices(len(columns), len(a)):
             k = 2 * pairs[some]
-            # (rows, J): of each pair what the kernel would hold without saturation, and what is cut
-            # off.
+            # Of each pair what the kernel would hold without saturation, and what is cut off.
             sums = a[:, k] * even_J[some] + a[:, k + 1] * odd_J[some]  # (rows, J)
             cut = sums.clip(_LOW, _HIGH) - sums
             saturated += int(np.count_nonzero(cut))
