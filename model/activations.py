@@ -33,6 +33,7 @@ def check_activation(name: str) -> None:
     """Raise ConfigError, naming the nearest known activation, unless `name` is one."""
     known = activation_names()
     if name not in known:
+        # Cut, as the time of comparing grows with the length.
         near = difflib.get_close_matches(str(name)[:100], known, n=1, cutoff=0.0)
         raise ConfigError(
             f"unknown activation {shown(name)}; the nearest is {near[0]!r} (known: {', '.join(sorted(known))})"

@@ -58,12 +58,16 @@ class SelfAttention(nn.Module):
             Tensor (B, S, D), and the keys and values of all T tokens, each (B, K, T, H).
         """
         own, shared = self.nhead * self.head_size, self.kv_heads * self.head_size
+        # (B, S, (N + 2K) · H) → (B, N, S, H) and twice (B, K, S, H).
         q, k, v = self.in_proj(x_BSD).split([own, shared, shared], dim=-1)
         q, k, v = split_heads(q, self.nhead), split_heads(k, self.kv_heads), split_heads(v, self.kv_heads)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
+        # After the norms, as in Qwen 3; and before the cache, so that keys are turned once: their
+        # positions do not change.
         if rotation is not None:
             q, k = rotate(q, *rotation), rotate(k, *rotation)
+        # A cache of fixed length is written at each row's place; any other grows at its end.
         if past is not None and cache_position_B is not None:
             k, v = write_cache(past[0], k, cache_position_B), write_cache(past[1], v, cache_position_B)
         elif past is not None:
@@ -88,6 +92,7 @@ class CrossAttention(nn.Module):
 
     def project(self, memory_BTD: Tensor) -> KeyValue:
         """Compute the keys and values of the sequence to attend over, each (B, K, T, H)."""
+        # (B, T, 2K · H) → twice (B, K, T, H).
         k, v = (split_heads(part, self.kv_heads) for part in self.kv_proj(memory_BTD).chunk(2, dim=-1))
         return k, v
 
@@ -111,6 +116,7 @@ def attend(
 ) -> Tensor:
     """Attend by whichever function computes it: (B, N, S, H)."""
     if softcap is not None:
+        # The op wants a mask; this one hides nothing.
         mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=q_BNSH.device) if mask is None else mask
         return softcapped_attention(q_BNSH, k_BKTH, v_BKTH, mask, scale or q_BNSH.size(-1) ** -0.5, softcap)
     grouped = q_BNSH.size(1) != k_BKTH.size(1)
@@ -136,9 +142,11 @@ def softcapped_attention(
     Returns:
         Tensor (B, N, S, H).
     """
+    # (B, K, T, H) → (B, N, T, H): neighboring queries share a head of keys and values.
     groups = q_BNSH.size(1) // k_BKTH.size(1)
     k_BNTH, v_BNTH = k_BKTH.repeat_interleave(groups, 1), v_BKTH.repeat_interleave(groups, 1)
     score_BNST = torch.tanh(q_BNSH @ k_BNTH.mT * scale / softcap) * softcap
+    # Softmax of nothing but -∞ is NaN. F.scaled_dot_product_attention gives such a row zeros.
     weight_BNST = score_BNST.masked_fill(~mask, -math.inf).softmax(-1).nan_to_num(0.0)  # a fully masked row: zeros
     return weight_BNST @ v_BNTH
 
@@ -162,6 +170,7 @@ def write_cache(cache_BKTH: Tensor, new_BKSH: Tensor, cache_position_B: Tensor) 
     Returns:
         A tensor (B, K, T, H).
     """
+    # (B, S); `scatter` wants a place for every number, (B, K, S, H).
     place_BS = cache_position_B[:, None] + torch.arange(new_BKSH.size(2), device=new_BKSH.device)
     return cache_BKTH.scatter(2, place_BS[:, None, :, None].expand_as(new_BKSH), new_BKSH)
 
@@ -188,6 +197,7 @@ def padding_mask(mask_BT: Tensor, query_length: int) -> Tensor:
 
 def causal_mask(query_BS: Tensor, key_T: Tensor, window: int | None = None) -> Tensor:
     """Let each query see the keys at its own and earlier places, the last `window` of them: boolean (B, 1, S, T)."""
+    # (T,) against (B, S, 1): with a cache, rows are at places of their own.
     seen_BST = key_T <= query_BS[:, :, None]
     if window is not None:
         seen_BST = seen_BST & (key_T > query_BS[:, :, None] - window)

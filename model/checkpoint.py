@@ -116,11 +116,13 @@ def save_checkpoint(model: Transformer, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     weights: Weights = {}
     stored = set()
+    # `keep_vars` gives the parameters themselves: tied ones are one object.
     for name, parameter in model.state_dict(keep_vars=True).items():
         if id(parameter) not in stored:
             stored.add(id(parameter))
             weights[name] = parameter.detach().contiguous()
     try:
+        # Beside the target, since a rename is whole within one file system only.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             file = Path(folder) / path.name
             if path.suffix == ".safetensors":
@@ -144,16 +146,20 @@ def _read(file: Path, config: Path | None, nhead: int | None) -> tuple[Transform
 
         return _of_family(file, file, *read_gguf(file))
     content = read_file(file)
+    # nanoGPT and llama2.c save the same containers; the names of the weights tell them apart.
     arguments = content.get("model_args")
     if isinstance(arguments, dict) and "model" in content:
         weights = strip_wrappers(_check_weights(file, content["model"]))
         with _naming(file):
             return (convert_llama if is_llama(weights) else convert_nanogpt)(file, arguments, weights)
+    # Names of weights tell the form, and the form where its configuration is: within the
+    # checkpoint, named by `config`, or beside it under the form's own name.
     values, given = _split(file, content)
     weights = strip_wrappers(given)
     if is_llama(weights):
         source = file if values else config or file.with_name("params.json")
         values = values or _plain(file, read_json(source))
+        # Sorted, as they are joined in the order of their numbers.
         parts = [file, *(shard for shard in shards_of(file) if shard != file)]
         shards = [strip_wrappers(_split(shard, read_file(shard))[1]) for shard in sorted(parts)]
         with _naming(source):
@@ -168,6 +174,7 @@ def _read(file: Path, config: Path | None, nhead: int | None) -> tuple[Transform
     if is_torch_nn(weights):
         with _naming(source):
             return convert_torch_nn(file, values or {}, weights, nhead)
+    # All that is left has a configuration with the number of heads in it.
     if nhead is not None:
         raise ConfigError("nhead (--nhead) is for a state_dict of torch.nn's modules; here the configuration tells it")
     if values is None and not file.with_name("config.json").is_file():
@@ -178,6 +185,8 @@ def _read(file: Path, config: Path | None, nhead: int | None) -> tuple[Transform
     if values is None:
         source = file.with_name("config.json")
         values = _plain(file, read_json(source))
+    # Only Hugging Face's config.json has this field, ours has `kind`. From the names as given:
+    # Hugging Face's may begin with `model.`, which is no wrapper's there.
     if "model_type" in values:
         return _of_family(file, source, values, strip_wrappers(given, huggingface=True))
     with _naming(source):
@@ -190,6 +199,7 @@ def _naming(source: Path) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
+        # Most name it already, or the other file that they are about.
         if str(error).startswith((f"{source}: ", str(source.with_name("generation_config.json")))):
             raise
         raise ConfigError(f"{source}: {error}") from error
@@ -199,6 +209,7 @@ def _split(file: Path, content: dict[Any, Any]) -> tuple[dict[str, Any] | None, 
     """Take the weights out of a checkpoint, and its configuration where it has one."""
     if "config" in content and "state_dict" in content:
         return _plain(file, content["config"]), _check_weights(file, content["state_dict"])
+    # A training checkpoint has the weights under one of these keys; else all of it is weights.
     inner = [content[key] for key in _STATE_DICTS if isinstance(content.get(key), dict)]
     return None, _check_weights(file, inner[0] if inner else content)
 
@@ -240,12 +251,14 @@ def _fill(file: Path, config: TransformerConfig, weights: Weights) -> Transforme
             "weights"
         )
     _check_width(file, config, weights)
+    # Without memory, and without random numbers that the weights would only replace.
     with torch.device("meta"):
         skeleton = Transformer(config)
     expected = skeleton.state_dict(keep_vars=True)
     groups: dict[int, list[str]] = {}  # tied names share one parameter
     for name, parameter in expected.items():
         groups.setdefault(id(parameter), []).append(name)
+    # Of tied names one is enough: forms differ in which they store.
     missing = [names[0] for names in groups.values() if not any(name in weights for name in names)]
     extra = [name for name in weights if name not in expected]
     shapes = {n: (tuple(w.shape), tuple(expected[n].shape)) for n, w in weights.items() if n in expected}
@@ -265,6 +278,7 @@ def _fill(file: Path, config: TransformerConfig, weights: Weights) -> Transforme
         present = [name for name in names if name in weights]
         if not all(_same(weights[present[0]], weights[other]) for other in present[1:]):
             raise CheckpointError(f"{file}: the configuration ties {' and '.join(present)}, but the weights differ")
+        # Put in place of the skeleton's, not copied into it: mapped weights stay mapped.
         parameter = nn.Parameter(weights[present[0]])
         for name in names:
             owner, _, leaf = name.rpartition(".")
@@ -284,6 +298,7 @@ def _check_width(file: Path, config: TransformerConfig, weights: Weights) -> Non
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
+    # The same memory need not be read to be compared.
     if one.data_ptr() == other.data_ptr() and one.stride() == other.stride():
         return True
     return torch.equal(one, other) if one.dtype == other.dtype else torch.equal(one.float(), other.float())

@@ -242,6 +242,7 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         """Refuse what is mistyped or contradicts itself."""
         _check_types(self)
+        # In this order: sizes are computed with once they are known to be positive integers.
         self._check_sizes()
         self._check_numbers()
         self._check_layers()
@@ -251,12 +252,15 @@ class TransformerConfig:
             if activation is not None:
                 check_activation(activation)
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            # One id serves both sides.
             token, size = getattr(self, name), min(self.vocab_size, self.target_vocab_size)
             if token is not None and not 0 <= token < size:
                 raise ConfigError(f"{name} must be in [0, {size}), but is {shown(token)}")
 
     def _check_sizes(self) -> None:
         tables = self.positions in ("sinusoidal", "learned")
+        # 0 stands for vectors, to which no table of positions is added. With a table it is a
+        # mistake.
         sizes = [] if self.reads_vectors and not tables else ["vocab_size"]
         sizes += ["d_model", "nhead", "dim_feedforward", "max_positions", "patch_size", "num_channels"]
         sizes += ["relative_buckets", "relative_max_distance"]
@@ -288,6 +292,7 @@ class TransformerConfig:
             raise ConfigError(f"dropout must be in [0, 1), but is {shown(self.dropout)}")
         for name, most_number in _MOST_NUMBERS.items():
             value = getattr(self, name)
+            # `not >=` refuses NaN, which `<` would let through.
             if value is not None and not value >= _LEAST_NUMBER:
                 raise ConfigError(f"{name} must be positive, but is {shown(value)}")
             if value is not None and value > most_number:
@@ -297,6 +302,7 @@ class TransformerConfig:
             raise ConfigError(f"{name} must not be negative, but is {shown(getattr(self, name))}")
 
     def _check_layers(self) -> None:
+        # Queries that share a key/value head can only be left out together with it.
         group = self.nhead // self.kv_heads
         for name in _PER_LAYER:
             counts = getattr(self, name)
@@ -342,6 +348,7 @@ class TransformerConfig:
         self._check_distances()
         if self.image_size is not None and self.positions != "learned":
             raise ConfigError(f"patches have learned positions, but positions are {self.positions!r}")
+        # `softcapped_attention` takes boolean masks, and these positions are added to the scores.
         if self.attention_softcap is not None and self.positions in ("relative", "alibi"):
             raise ConfigError(f"attention_softcap does not go with {self.positions} positions")
         if self.sliding_layers is not None and self.sliding_window is None:
@@ -352,10 +359,12 @@ class TransformerConfig:
 
     def _check_distances(self) -> None:
         scaling = self.rotary_scaling
+        # Its base has the exponent size / (size - 2).
         if scaling is not None and scaling.kind == "dynamic" and self.rotary_size < 4:
             raise ConfigError(f"dynamic rotary scaling needs heads of at least 4 entries, but {self.rotary_size} turn")
         if self.positions != "relative":
             return
+        # `RelativeBias` divides by ln(max_distance / near), where `near` is a quarter or a half.
         shares = [4] * self.has_encoder + [2] * self.has_decoder  # an encoder has other buckets for what comes after
         if self.relative_buckets < max(shares) or self.relative_max_distance <= self.relative_buckets // min(shares):
             raise ConfigError(
@@ -381,6 +390,7 @@ class TransformerConfig:
         for name in ("residual_activation", "head_activation"):
             if (activation := getattr(self, name)) is not None and is_gated(activation):
                 raise ConfigError(f"{name} must be plain, but {activation!r} is gated: it halves what it reads")
+        # `Layer` has no place for cross-attention between two blocks at once.
         if self.kind == "encoder-decoder" and self.parallel_blocks:
             raise ConfigError("parallel_blocks is for an encoder or a decoder, not for both")
         if self.kind != "encoder-decoder" and self.tgt_vocab_size is not None:
@@ -496,6 +506,7 @@ class TransformerConfig:
         except ConfigError as error:
             terms = "vocab_size is ntoken, d_model is nhid, num_encoder_layers and num_decoder_layers are num_layers"
             raise ConfigError(f"{error} ({terms})") from error
+        # Only once nhid is known to be an integer: four times a text is a text.
         return dataclasses.replace(config, dim_feedforward=4 * nhid)
 
     @classmethod
@@ -511,6 +522,7 @@ class TransformerConfig:
                 values["rotary_scaling"] = RotaryScaling(**values["rotary_scaling"])
             except TypeError as error:
                 raise ConfigError(f"rotary_scaling is incomplete: {error}") from error
+        # JSON has no tuples.
         for name in ("sliding_layers", "labels", *_PER_LAYER):
             if isinstance(values.get(name), list):
                 values[name] = tuple(values[name])
@@ -561,6 +573,7 @@ def _check_type(name: str, value: object, expected: Any) -> None:
         elif typing.get_origin(option) is tuple:
             if isinstance(value, tuple) and all(type(item) is get_args(option)[0] for item in value):
                 return
+        # `type`: to isinstance, true is an integer.
         elif type(value) is option:
             return
     wanted = " or ".join(_describe(option) for option in options)

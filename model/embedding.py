@@ -27,12 +27,14 @@ class Embedding(nn.Module):
         self.token = nn.Embedding(vocab_size, size, padding_idx=config.pad_token_id)
         if config.scale_embeddings:  # so that scaled tokens weigh as much as positions do
             nn.init.normal_(self.token.weight, std=1.0 / self.scale)
+            # `normal_` has filled the row of the padding, too.
             self.token._fill_padding_idx_with_zero()
         self.noise = config.position_noise
         self.position: Tensor | None = None
         if config.positions == "learned":
             self.position = nn.Parameter(torch.randn(config.max_positions, size) * 0.02)
         elif config.positions == "sinusoidal":
+            # `register_buffer` refuses the name of an attribute that is there.
             del self.position
             self.register_buffer("position", sinusoidal_positions(config.max_positions, size), persistent=False)
         self.segment = nn.Embedding(config.type_vocab_size, size) if config.type_vocab_size else None
@@ -79,6 +81,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         """Embed images (B, C, height, width), float; returns (B, 1 + P, D)."""
+        # (B, D, height / patch, width / patch) → (B, P, D).
         patch_BPD = self.patch(pixels_BCHW).flatten(2).transpose(1, 2)
         cls_B1D = self.cls_token.expand(pixels_BCHW.size(0), -1, -1)
         return self.dropout(torch.cat([cls_B1D, patch_BPD], dim=1) + self.position)

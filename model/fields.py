@@ -89,6 +89,7 @@ class Fields:
     def size(self, key: str, default: int | None = None, *, least: int = 1, most: int = MOST_SIZE) -> int:
         """Read an integer in a range; where there is a default, the field may be absent."""
         value = default if default is not None and key not in self.values else self.any(key)
+        # `type`, here and below: to isinstance, true is an integer.
         if type(value) is not int or not least <= value <= most:
             raise self.error(key, f"an integer from {least} to {most}")
         return value
@@ -114,6 +115,7 @@ class Fields:
     ) -> float:
         """Read a number in a range, positive unless `least` says otherwise; NaN and infinity are in none."""
         value = default if default is not None and key not in self.values else self.any(key)
+        # Written so that NaN, which compares with nothing, is outside.
         if type(value) not in (int, float) or not least <= value <= most:
             raise self.error(key, f"a number from {least:g} to {most:g}")
         return float(value)
@@ -213,6 +215,7 @@ class Fields:
             allowed: The values of it that are supported: these alone, and of their types.
         """
         value, allowed = self.values.get(key), list(allowed)
+        # By type too: 1, 1.0 and true are equal.
         if value is not None and not any(type(value) is type(option) and value == option for option in allowed):
             expected = " or ".join(shown(option) for option in allowed)
             raise ConfigError(

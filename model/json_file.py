@@ -23,6 +23,7 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path} is not a plain file, and so is not read as JSON")
     try:
         with open(path, "rb") as stream:
+            # One byte more shows that a file is too large, without reading the rest.
             content = stream.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
             raise CheckpointError(f"{path} is larger than {_MOST_BYTES >> 20} MiB, which no part of a checkpoint is")

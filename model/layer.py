@@ -30,6 +30,7 @@ class FeedForward(nn.Module):
         """Transform each position by itself; (B, S, D) → (B, S, D)."""
         hidden = self.linear1(x_BSD)  # (B, S, F), gated: (B, S, 2F)
         if self.gated:
+            # The order of W₁'s rows: every form of checkpoint is packed as value, then gate.
             value_BSF, gate_BSF = hidden.chunk(2, dim=-1)
             hidden_BSF = value_BSF * self.activation(gate_BSF)
         else:
@@ -64,6 +65,7 @@ class Residual(nn.Module):
 
     def leave(self, x_BSD: Tensor, y_BSD: Tensor) -> Tensor:
         """Join the sub-layer's result y with what came in."""
+        # Dropout is of the sub-layer's result, before it is added, as in the paper's section 5.4.
         y_BSD = self.dropout(y_BSD if self.inner is None else self.inner(y_BSD))
         x_BSD = (x_BSD if self.project is None else self.project(x_BSD)) + y_BSD
         if self.activation is not None:
@@ -102,6 +104,7 @@ class Layer(nn.Module):
         cache_position_B: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue]:
         """Return (B, S, D) and the self-attention's keys and values, past and new."""
+        # Kept, for parallel blocks read it twice.
         entered_BSD = self.self_attn_residual.enter(x_BSD)
         y_BSD, present = self.self_attn(entered_BSD, mask, past, rotation, cache_position_B)
         if self.feed_forward_residual is None:  # parallel blocks

@@ -58,6 +58,7 @@ class Rotary(nn.Module):
         self.base = config.rotary_base
         self.scaling = config.rotary_scaling
         self.size = config.rotary_size
+        # Not saved: the configuration says all of it.
         self.register_buffer("frequency", rotary_frequencies(self.size, self.base, self.scaling), persistent=False)
         self.magnitude = rotary_magnitude(self.scaling)
 
@@ -73,6 +74,8 @@ class Rotary(nn.Module):
         """Widen the base once positions pass the trained length (NTK-aware scaling, dynamic)."""
         assert self.scaling is not None
         trained, factor, size = self.scaling.original_max_positions, self.scaling.factor, self.size
+        # The longest row decides for all, as at Hugging Face. Keys in a cache were turned by the base
+        # of a shorter one, so that cached steps differ from the whole sequence.
         length = (position_ids_BS.max() + 1).to(torch.float32).clamp(min=float(trained))
         base = self.base * (factor * length / trained - (factor - 1)) ** (size / (size - 2))
         exponent = torch.arange(0, size, 2, device=position_ids_BS.device).to(torch.float32) / size
@@ -84,6 +87,7 @@ def rotary_frequencies(size: int, base: float, scaling: RotaryScaling | None) ->
 
     Sources: llama3, Meta's Llama 3.1 reference code; yarn, Peng et al. 2023, arXiv:2309.00071.
     """
+    # Step by step in float32, as Hugging Face rounds it: far positions magnify a last bit.
     exponent = torch.arange(0, size, 2, dtype=torch.int64, device="cpu").to(torch.float32) / size
     frequency = 1.0 / base**exponent
     if scaling is None or scaling.kind == "dynamic":
@@ -92,6 +96,8 @@ def rotary_frequencies(size: int, base: float, scaling: RotaryScaling | None) ->
     if scaling.kind == "linear":
         return frequency / factor
     if scaling.kind == "llama3":
+        # Long wavelengths are stretched in full and short ones not at all; `blend` goes from one to
+        # the other between the two limits.
         wavelength = 2 * math.pi / frequency
         blend = (trained / wavelength - scaling.low_frequency_factor) / (
             scaling.high_frequency_factor - scaling.low_frequency_factor
@@ -105,6 +111,8 @@ def rotary_frequencies(size: int, base: float, scaling: RotaryScaling | None) ->
     def pair_at(rotations: float) -> float:  # yarn: the pair that turns so often over the trained length
         return size * math.log(trained / (rotations * 2 * math.pi)) / (2 * math.log(base))
 
+    # Pairs up to `low` turn often and are kept, those from `high` on seldom and are stretched; the
+    # bound of 0.001 is Hugging Face's, for a ramp without width.
     low = max(math.floor(pair_at(scaling.beta_fast)), 0)
     high = min(math.ceil(pair_at(scaling.beta_slow)), size - 1)
     ramp = ((torch.arange(size // 2, dtype=torch.float32, device="cpu") - low) / max(high - low, 0.001)).clamp(0, 1)
@@ -135,6 +143,7 @@ def rotate(x_BNSH: Tensor, cos_BSI: Tensor, sin_BSI: Tensor) -> Tensor:
     Returns:
         A tensor (B, N, S, H).
     """
+    # (B, S, I) → (B, 1, S, I): all heads turn alike. `rest` is what a partial rotation leaves.
     size = cos_BSI.size(-1)
     cos_B1SI, sin_B1SI = cos_BSI[:, None], sin_BSI[:, None]
     first, second, rest = x_BNSH[..., :size], x_BNSH[..., size : 2 * size], x_BNSH[..., 2 * size :]
@@ -144,6 +153,7 @@ def rotate(x_BNSH: Tensor, cos_BSI: Tensor, sin_BSI: Tensor) -> Tensor:
 
 @rotate.register_fake
 def _(x_BNSH: Tensor, cos_BSI: Tensor, sin_BSI: Tensor) -> Tensor:
+    # x may be a transposed view; what `cat` gives is contiguous.
     return torch.empty_like(x_BNSH, memory_format=torch.contiguous_format)
 
 
@@ -179,11 +189,14 @@ class RelativeBias(nn.Module):
         """Near distances have a bucket each, far ones share them logarithmically."""
         buckets = self.buckets
         if self.causal:
+            # A decoder never looks ahead, and spends all buckets on what came before.
             offset, distance = torch.zeros_like(distance), -distance.clamp(max=0)
         else:
+            # An encoder has a half for either direction.
             buckets //= 2
             offset, distance = (distance > 0).to(torch.int64) * buckets, distance.abs()
         near = buckets // 2
+        # At least 1, for the logarithm; near distances do not use this.
         ratio = torch.log(distance.clamp(min=1).to(torch.float32) / near) / math.log(self.max_distance / near)
         far = near + (ratio * (buckets - near)).to(torch.int64)
         return offset + torch.where(distance < near, distance, far.clamp(max=buckets - 1))
@@ -196,6 +209,8 @@ class Alibi(nn.Module):
 
     def __init__(self, nhead: int) -> None:
         super().__init__()
+        # Slopes 2^(-8i/n) for a power of two, n. For other numbers of heads those of the power
+        # below come first, and then every other one of the power above, as in the authors' code.
         power = 2 ** math.floor(math.log2(nhead))
         exponents = [8 * (i + 1) / power for i in range(power)]
         exponents += [4 * (2 * i + 1) / power for i in range(nhead - power)]
@@ -203,5 +218,6 @@ class Alibi(nn.Module):
 
     def forward(self, query_BS: Tensor, key_T: Tensor) -> Tensor:
         """Compute the bias (B, N, S, T) of positions (B, S) and (T,)."""
+        # An encoder looks both ways, at equal cost.
         distance_BST = (key_T - query_BS[:, :, None]).abs().to(torch.float32)
         return -self.slope[:, None, None] * distance_BST[:, None]

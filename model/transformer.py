@@ -72,6 +72,7 @@ class Stack(nn.Module):
         """Put the bias of relative or ALiBi positions, if there is one, into the mask: float, added to the scores."""
         if self.bias is None:
             return mask
+        # Attention takes one mask: what may be attended to goes into the bias, as numbers.
         bias_BNST = self.bias(query_BS, key_T)
         return bias_BNST if mask is None else bias_BNST.masked_fill(~mask, _MASKED)
 
@@ -91,6 +92,7 @@ class Encoder(Stack):
         """Token ids (B, T), vectors (B, T, D) or pixels (B, C, height, width) to states (B, T, D)."""
         if isinstance(self.embedding, PatchEmbedding):
             x_BTD = self.embedding(ids_BT)
+            # T is the patches and the class token, known only behind the embedding.
             place_T = torch.arange(x_BTD.size(1), device=ids_BT.device)
         else:
             place_T = torch.arange(ids_BT.size(1), device=ids_BT.device)
@@ -111,6 +113,7 @@ class Decoder(Stack):
         if not config.reads_vectors:
             self.head = nn.Linear(config.d_model, config.target_vocab_size, bias=config.has_head_bias)
         if config.tie_embeddings and self.head is not None:
+            # One Parameter under two names: it is read, saved and exported once.
             self.head.weight = cast(Embedding, self.embedding).token.weight
         self.logit_scale, self.logit_softcap = config.logit_scale, config.logit_softcap
         layers = range(config.num_decoder_layers)
@@ -151,16 +154,21 @@ class Decoder(Stack):
             Logits (B, S, V), or (B, P, V) of the positions that are wanted, or as many last states of size D where
             config.reads_vectors, and per layer the keys and values of all P + S tokens, or the whole cache.
         """
+        # Places in the cache decide what a token sees. Its position may be another: that of rows
+        # padded on the left counts from their first real token.
         past_length = 0 if past is None else past[0][0].size(2)
         new_S = torch.arange(ids_BS.size(1), device=ids_BS.device)
         if cache_position_B is None:
             query_BS, length = new_S[None] + past_length, past_length + ids_BS.size(1)
         else:
+            # The cache has T keys, however many are filled: the causal mask hides those that come
+            # after.
             query_BS, length = new_S + cache_position_B[:, None], past_length
         key_T = torch.arange(length, device=ids_BS.device)
         real = None
         if mask_BT is not None:  # padding sees itself alone, so that no row of scores is empty
             real = padding_mask(mask_BT, ids_BS.size(1)) | (key_T == query_BS[:, :, None])[:, None]
+        # Two masks at most, for layers that slide and for those that do not, whatever the depth.
         seen: dict[bool, Tensor | None] = {}
         for slides in dict.fromkeys(self.slides):
             mask = causal_mask(query_BS, key_T, self.window if slides else None)
@@ -186,6 +194,7 @@ def _embedding(config: TransformerConfig, vocab_size: int) -> Embedding | NoEmbe
 
 def _one_config(*args: Any, **kwargs: Any) -> TransformerConfig:
     """The configuration that is given, or that the textbook's terms stand for."""
+    # Exactly one argument, a configuration, or the textbook's terms: nothing of both.
     given = [*args, *kwargs.values()]
     if len(given) == 1 and isinstance(given[0], TransformerConfig) and (args or "config" in kwargs):
         return given[0]
@@ -229,6 +238,7 @@ class Transformer(nn.Module):
             self.encoder = Encoder(config)
         if config.has_decoder:
             self.decoder = Decoder(config)
+        # With one vocabulary for both sides all three tables are one.
         if config.kind == "encoder-decoder" and config.tie_embeddings and config.tgt_vocab_size is None:
             shared = cast(Embedding, self.decoder.embedding)
             cast(Embedding, self.encoder.embedding).token.weight = shared.token.weight
@@ -279,6 +289,8 @@ class Transformer(nn.Module):
         if self.config.pooling == "cls":
             pooled_BD = hidden_BTD[:, 0]
         else:
+            # A row without real tokens is not divided by 0; the bound is sentence-transformers'
+            # own.
             weight_BT1 = mask_BT[:, :, None].to(hidden_BTD.dtype)
             pooled_BD = (hidden_BTD * weight_BT1).sum(1) / weight_BT1.sum(1).clamp(min=1e-9)
         return F.normalize(pooled_BD, dim=-1) if self.config.normalize else pooled_BD

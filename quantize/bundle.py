@@ -113,6 +113,8 @@ def quantize(
             recipe is another model's.
         CalibrationError: The samples are bad.
     """
+    # Of one half of the data, most samples quantize and the last ones decide between mixes; the
+    # other half, which nothing was chosen by, judges.
     searched = _SEARCHED.get(manifest.kind, 32)
     samples, judged = read_calibration(calib, manifest, count=_OBSERVED + searched).divided(searched)
     held_out = read_calibration(calib, manifest, count=_HELD_OUT, split="held-out")
@@ -136,6 +138,7 @@ def quantize(
         save_onnx(model, files[role])
     write_json(folder / f"recipe_{precision}.json", tuned.recipe.to_json())
     progress(0, 1, f"judge {precision} on {held_out.description}")
+    # The files as they were written, not the graph of all forms that the search ran.
     exact_files = {role: manifest.folder / path for role, path in manifest.graphs["fp32"].items()}
     evaluator = Evaluator(manifest, held_out, runs_of(exact_files), batch_size=batch_size_of(manifest))
     drop = evaluator.drop(runs_of(files))
@@ -177,9 +180,12 @@ def _portability(tuned: Tuned, samples: Calibration) -> dict[str, Any]:
         by_weight = {op["weight"]: op for op in tuned.report["ops"] if op["role"] == role}
         for node, name in tuned.products[role].items():
             if node in found and found[node].saturated:
+                # The op's own noise, 10^(-snr / 10) of its signal, cost the model `alone`.
+                # Saturation adds `nmse` of that signal, and costs in proportion.
                 op = by_weight[name]
                 saturating.append(name)
                 if op["alone"] is not None and op["own_snr_db"] is not None:
                     extra += op["alone"] * found[node].nmse * 10 ** (op["own_snr_db"] / 10)
+    # A graph in which nothing saturates runs anywhere, however much of its budget it spends.
     over = tuned.report["drop"] + extra > tuned.report["max_drop"]
     return {"vnni_only": bool(saturating) and over, "saturating": saturating, "extra_drop": extra}

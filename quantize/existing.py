@@ -124,6 +124,7 @@ def quantize_bundle(
         TfmError: The bundle or the data is bad, or the bundle cannot be written; nothing is changed.
     """
     place = Path(os.path.realpath(bundle if output is None else output))
+    # The bundle itself may be what a killed run left between two renames.
     if output is None:
         finish(place)
     manifest = read_manifest(bundle)
@@ -131,8 +132,11 @@ def quantize_bundle(
         raise QuantizeError(f"{bundle} has no fp32 graphs to quantize; export it again with fp32 in --precision")
     check_digests(manifest, manifest.files)
     check_onnxruntime(manifest, "fp32")
+    # Beside the output, and not in the folder that is staged, which goes with a run that fails.
     journal = journal_of(place, precision)
     with staged(place, overwrite=overwrite or output is None) as (folder, put_in_place):
+        # From here on `staged` sees to it that none is taken away; one that came before is seen
+        # here.
         if read_manifest(bundle) != manifest:
             raise QuantizeError(f"{bundle} was replaced just now by another; quantize that one")
         _copy(manifest, folder, precision)
@@ -165,10 +169,12 @@ def quantize_bundle(
             forced=force,
         )
         if report.shipped:
+            # The manifest last: it has the digests of all other files.
             renew_golden(folder, precision, made.files)
             _renew_certificate(manifest, folder, report)
             _renew_manifest(manifest, folder, report)
             put_in_place()
+            # Not before the bundle is in place: until then the next run needs the figures.
             drop_journal(journal)
     return report
 
@@ -198,6 +204,7 @@ def _renew_certificate(manifest: Manifest, folder: Path, report: BundleReport) -
     for file in report.quantized.files.values():
         certificate["files"][file.relative_to(folder).as_posix()] = describe_file(file)
     certificate["schema"] = SCHEMAS[-1]  # an older one becomes this by what is put in
+    # Bundles of earlier versions name no gates; what their certificate says as a whole stands.
     others = [gate["passed"] for gate in _other_gates(manifest.gates, precision)]
     certificate["passed"] = report.passed and (all(others) if others else bool(certificate["passed"]))
     pictures = kept_pictures(page.read_text(encoding="utf-8")) if page.is_file() else ""

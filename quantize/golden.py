@@ -60,6 +60,7 @@ def renew_golden(folder: Path, precision: str, files: Mapping[str, Path]) -> Non
 def _cases(arrays: Mapping[str, Array], role: str) -> list[Case]:
     cases: dict[int, tuple[dict[str, Array], dict[str, Array]]] = {}
     for key, array in arrays.items():
+        # The name comes last, for it may have slashes of its own.
         owner, number, side, name = key.split("/", 3)
         if owner == role:
             cases.setdefault(int(number), ({}, {}))[side == "outputs"][name] = array

@@ -40,6 +40,7 @@ def lowest_onnxruntime(file: Path) -> str:
     for nodes, opsets in bodies:
         found += _of_opsets(opsets)
         for node in nodes:
+            # The call of a function needs no kernel: the nodes of its body do.
             if node.op_identifier() not in model.functions:
                 found += _of_node(node, opsets)
     return newest(found)

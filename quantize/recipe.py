@@ -88,6 +88,7 @@ def read_recipe(path: Path) -> Recipe:
             f"there is no recipe to read at {path} ({reason}); a quantized bundle has one, recipe_int8.json"
         ) from error
     values = _parse(path, content)
+    # Compared with its type below: true and 1.0 equal 1.
     schema = values.get("schema") if isinstance(values, dict) else values
     if not isinstance(values, dict) or type(schema) is not int or schema != RECIPE_SCHEMA:
         raise QuantizeError(f"{path}: its schema must be {RECIPE_SCHEMA}, but is {shown(schema)}")

@@ -37,6 +37,7 @@ def steps_of(role: str, inputs: Iterable[str], max_length: Mapping[str, int]) ->
     """
     cached = any(name.startswith("past_key_values.") for name in inputs)
     longest = min(max_length.values(), default=_LENGTHS[-1] + 1)
+    # One less than there is room for: a step adds a token to so many.
     lengths = dict.fromkeys(min(length, longest - 1) for length in _LENGTHS)
     if not cached:
         return [Step(f"{role} 1×{n}", n, 0) for n in lengths]
@@ -85,6 +86,7 @@ def _samples(calibration: Calibration, signature: Signature) -> list[Workload]:
             for spec in signature.inputs
             for dim, size in zip(spec.shape, feeds[spec.name].shape, strict=True)
         )
+        # A dimension that is a sum of others tells nothing that they do not.
         sizes = {dim: size for dim, size in pairs if isinstance(dim, str) and SUM not in dim}
         name = f"model {'×'.join(map(str, sizes.values()))}".rstrip()  # a graph may have no dynamic dimension
         inputs = {spec.name: feeds[spec.name] for spec in signature.inputs}

@@ -79,6 +79,7 @@ def _config(folder: Path, values: Fields, weights: Weights, *, embedding_norm: b
                 f"{values.form} with encoder_{size} = {one} and decoder_{size} = {other} is not supported; expected "
                 "the same on both sides"
             )
+    # `_name` has left a table of the target only where not all embeddings are one.
     target = weights.get("decoder.embedding.token.weight")
     activation = values.text("activation_function", "gelu")
     start = read_start(folder, values, default=values.token("bos_token_id"))
@@ -106,6 +107,8 @@ def _config(folder: Path, values: Fields, weights: Weights, *, embedding_norm: b
 def _name(folder: Path, weights: Weights) -> Weights:
     """Give the weights our names; an embedding that serves twice appears once."""
     weights = strip_prefix(weights, "model.")
+    # Files name a shared embedding once or under all of its names; an absent name stands for the
+    # one before it.
     shared = weights.pop("shared.weight", None)
     source = weights.pop("encoder.embed_tokens.weight", shared)
     target = weights.pop("decoder.embed_tokens.weight", source if shared is None else shared)
@@ -125,6 +128,7 @@ def _name(folder: Path, weights: Weights) -> Weights:
         weights["decoder.embedding.token.weight"] = target
     if not same(target, head):
         weights["decoder.head.weight"] = head
+    # Zeros need no bias. One without any numbers is kept, for the loader to refuse.
     if bias is not None and (bias.any() or not bias.numel()):
         weights["decoder.head.bias"] = bias.flatten()
     return weights

@@ -82,6 +82,7 @@ def convert_bert(folder: Path, values: Fields, weights: Weights) -> tuple[Transf
         task, weights = None, drop(weights, ("pooler.", "cls.", "classifier."))
     weights = drop(weights, CONSTANTS + _UNUSED.get(task or "", ()))
     options = head_options(task, values, two_layers="tanh") | pooling
+    # A head for sequences has the pooler as its first layer; other heads do not read it.
     if options.get("head") is None:
         options["pooler"] = "pooler.dense.weight" in weights
     config = read_config(values, **options)

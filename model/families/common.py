@@ -62,6 +62,7 @@ def read_labels(values: Fields) -> tuple[str, ...]:
     if names is None:
         return tuple(f"LABEL_{index}" for index in range(2 if count is None else count))
     known = isinstance(names, dict) and all(type(name) in (str, int) for name in names.values())
+    # Keys are numbers in Python and text in JSON.
     by_index = {str(index): str(name) for index, name in names.items()} if known else {}
     if not by_index or set(by_index) != {str(index) for index in range(len(by_index))}:
         raise values.error("id2label", "the names of labels 0, 1, 2 and so on")
@@ -101,11 +102,13 @@ def rename(weights: Weights, names: Mapping[str, str], layers: Mapping[str, str]
 
 def _rename(name: str, names: Mapping[str, str], layers: Mapping[str, str], into: str) -> str:
     module, _, kind = name.rpartition(".")
+    # Some weights are of no module: a table of positions, a class token.
     if name in names:
         return names[name]
     if module in names:
         return f"{names[module]}.{kind}"
     parts = module.split(".")
+    # The first number in a name is that of its layer.
     for place, number in enumerate(parts):
         if number.isdigit():
             ours = layers.get(".".join([*parts[:place], "*", *parts[place + 1 :]]))
@@ -131,6 +134,7 @@ def pack(folder: Path, weights: Weights, modules: Sequence[str], into: str, *, b
         absent = [name for name in names if name not in weights]
         if absent:
             raise CheckpointError(f"{folder}: the weights lack {absent[0]}")
+        # Taken out, so that the parts and their packed copy are held together for one module only.
         parts = [weights.pop(name) for name in names]
         if any(part.ndim != 2 - (kind == "bias") or part.shape[1:] != parts[0].shape[1:] for part in parts):
             shapes = [tuple(part.shape) for part in parts]

@@ -60,6 +60,7 @@ def convert_distilbert(folder: Path, values: Fields, weights: Weights) -> tuple[
         dim_feedforward=values.size("hidden_dim"),
         dropout=values.share("dropout", 0.1),
         activation=activation_by_any_name(values.text("activation")),
+        # DistilBERT's configuration has no ε: it is in transformers' code.
         layer_norm_eps=1e-12,
         positions="learned",  # or fixed, by sinusoidal_pos_embds: a checkpoint holds that table all the same
         max_positions=values.size("max_position_embeddings"),

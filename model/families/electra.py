@@ -46,6 +46,7 @@ def convert_electra(folder: Path, values: Fields, weights: Weights) -> tuple[Tra
     if task == "ForMaskedLM":
         options["head_activation"] = "gelu"  # whatever hidden_act is
     if task == "ForPreTraining":
+        # The discriminator tells of each token whether it was replaced: one logit each.
         options |= {"head": "token", "labels": ("replaced",)}
         options["head_activation"] = activation_by_any_name(values.text("hidden_act"))
     config = read_config(values, embedding_size=values.size("embedding_size"), **options)

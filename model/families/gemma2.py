@@ -34,5 +34,6 @@ def convert_gemma2(folder: Path, values: Fields, weights: Weights) -> tuple[Tran
         logit_softcap=values.nullable_number("final_logit_softcapping"),
         **read_sliding(values, default=[layer % 2 == 0 for layer in range(values.layers("num_hidden_layers"))]),
     )
+    # float32, for 1 + w is no bfloat16 in general.
     weights = {name: 1.0 + w.float() if name.endswith("norm.weight") else w for name, w in weights.items()}
     return config, rename_llama_like(folder, weights, config, _LAYER_NAMES)

@@ -58,6 +58,7 @@ def convert_gpt2(folder: Path, values: Fields, weights: Weights) -> tuple[Transf
     )
     masks = (".attn.bias", ".attn.masked_bias")  # constants that old versions saved
     weights = {name: tensor for name, tensor in weights.items() if not name.endswith(masks)}
+    # GPT-2's Conv1D has (inputs, outputs), a linear layer (outputs, inputs).
     weights = {name: w.T.contiguous() if _is_transposed(name, w) else w for name, w in weights.items()}
     return config, rename(strip_prefix(weights, "transformer."), _NAMES, _LAYER_NAMES, "decoder.layers")
 

@@ -83,12 +83,14 @@ def rename_llama_like(
     folder: Path, weights: Weights, config: TransformerConfig, layer_names: Mapping[str, str] = LAYER_NAMES
 ) -> Weights:
     """Give the weights our names, queries, keys and values packed, and the gated half of the feed-forward."""
+    # Older versions saved these, though the configuration says all of them.
     weights = {name: tensor for name, tensor in weights.items() if not name.endswith(".rotary_emb.inv_freq")}
     weights = rename(strip_prefix(weights, "model."), NAMES, layer_names, "decoder.layers")
     for layer in range(config.num_decoder_layers):
         attention, feed_forward = f"decoder.layers.{layer}.self_attn", f"decoder.layers.{layer}.feed_forward"
         parts = [f"{attention}.{part}" for part in ("q_proj", "k_proj", "v_proj")]
         pack(folder, weights, parts, f"{attention}.in_proj", bias=config.qkv_bias)
+        # Value before gate, as `FeedForward` cuts them.
         parts = [f"{feed_forward}.{part}" for part in ("up_proj", "gate_proj")]
         pack(folder, weights, parts, f"{feed_forward}.linear1", bias=config.feed_forward_bias)
     return weights

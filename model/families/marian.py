@@ -33,6 +33,8 @@ def convert_marian(folder: Path, values: Fields, weights: Weights) -> tuple[Tran
                 raise CheckpointError(
                     f"{folder}: d_model is {config.d_model}, but embeddings are of size {tuple(width)}"
                 )
+            # A table that is computed is as large as the configuration says, whatever weights there
+            # are.
             check_table(config.max_positions, config.d_model)
             weights[name] = _table(config.max_positions, config.d_model)
     return config, weights

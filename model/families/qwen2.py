@@ -21,6 +21,7 @@ def qwen_sliding(values: Fields) -> dict[str, Any]:
     """Read the sliding window: where use_sliding_window, in the layers from max_window_layers on."""
     window = None
     if values.flag("use_sliding_window"):
+        # transformers' own default, where the field is absent; null means no window.
         told = "sliding_window" in values.values
         window = values.optional_size("sliding_window", most=MOST_TOKENS) if told else 4096
     first = values.size("max_window_layers", 28, least=0, most=MOST_LAYERS)

@@ -74,6 +74,7 @@ def _count_from_zero(family: str, config: TransformerConfig, weights: Weights) -
             f"{family} counts {config.max_positions} positions from pad_token_id + 1, but pad_token_id is "
             f"{config.pad_token_id}"
         )
+    # Positions of real tokens begin behind the padding id; the rows before are never read.
     start = config.pad_token_id + 1
     table, segment = weights.get("encoder.embedding.position"), weights.get("encoder.embedding.segment.weight")
     if table is not None and (table.ndim != 2 or len(table) != config.max_positions):
@@ -81,6 +82,7 @@ def _count_from_zero(family: str, config: TransformerConfig, weights: Weights) -
         raise ConfigError(f"{family} has {found} positions, but max_position_embeddings is {config.max_positions}")
     only = segment is not None and config.type_vocab_size == 1
     if table is not None and segment is not None and only and segment.shape == (1, table.size(1)):
+        # In float32: half precision would round the sum.
         table = table.float() + weights.pop("encoder.embedding.segment.weight").float()
         config = dataclasses.replace(config, type_vocab_size=0)
     if table is not None:

@@ -33,6 +33,7 @@ def read_rotary(values: Fields) -> dict[str, Any]:
     for key in ("partial_rotary_factor", "mrope_section"):
         (parameters if parameters.has(key) else values).supports(key, (1, 1.0))
     longest = values.size("max_position_embeddings")
+    # Newer configurations have it in `rope_parameters`, older ones beside `rope_scaling`.
     told, older = (each.optional_number("rope_theta") for each in (parameters, values))
     base = older if told is None else told
     fields = {"positions": "rotary", "max_positions": longest, "rotary_base": 10000.0 if base is None else base}
@@ -67,6 +68,7 @@ def _read_scaling(kind: Scaling, parameters: Fields, values: Fields) -> RotarySc
     longest, trained = values.size("max_position_embeddings"), None
     for fields in (values, parameters):
         trained = trained or fields.optional_size("original_max_position_embeddings")
+    # As Hugging Face does: these two go by max_position_embeddings alone.
     trained = longest if kind in ("linear", "dynamic") or trained is None else trained
     if kind == "yarn":
         return _read_yarn(parameters, longest, trained)
@@ -89,6 +91,7 @@ def _read_yarn(parameters: Fields, longest: int, trained: int) -> RotaryScaling:
     factor = parameters.number("factor", least=1.0, most=_MOST_FACTOR) if told else longest / trained
     magnitude = parameters.optional_number("attention_factor", most=_MOST_FACTOR)
     up, down = (parameters.optional_number(key, least=0.0, most=_MOST_FACTOR) for key in ("mscale", "mscale_all_dim"))
+    # DeepSeek's two numbers, as Hugging Face reads them: the ratio of two temperatures.
     if magnitude is None and up and down:
         growth = 0.1 * math.log(max(factor, 1.0))
         magnitude = (up * growth + 1.0) / (down * growth + 1.0)

@@ -86,6 +86,7 @@ def convert_t5(folder: Path, values: Fields, weights: Weights) -> tuple[Transfor
         qkv_bias=False,
         out_bias=False,
         feed_forward_bias=False,
+        # T5 does not divide its scores by √H.
         attention_scale=1.0,
         positions="relative",
         max_positions=values.optional_size("n_positions") or 512,
@@ -103,6 +104,7 @@ def convert_t5(folder: Path, values: Fields, weights: Weights) -> tuple[Transfor
             f"{side}.final_layer_norm": f"{side}.norm",
             f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias": f"{side}.bias",
         }
+        # Only the first block has the bias of positions, which all layers share.
         blocks = {f"{side}.block.*.{name}": ours for name, ours in _BLOCKS[side].items()}
         weights = rename(weights, names, blocks, f"{side}.layers")
         for layer in range(depth if decodes or side == "encoder" else 0):

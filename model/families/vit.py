@@ -82,6 +82,7 @@ def convert_vit(folder: Path, values: Fields, weights: Weights) -> tuple[Transfo
         pack_layers(folder, weights, config, "encoder.layer.{}.attention.attention")
     names = _NAMES | ({"pooler.dense": "pooler"} if config.head is None else {"classifier": "head.output"})
     weights = rename(weights, names, _LAYER_NAMES, "encoder.layers")
+    # Hugging Face keeps the axis of the batch, ours does not.
     table = weights.get("encoder.embedding.position")
     if table is not None and table.ndim == 3:  # (1, 1 + patches, D)
         weights["encoder.embedding.position"] = table.flatten(0, 1)

@@ -38,6 +38,7 @@ def find_file(folder: Path) -> Path:
     Raises:
         CheckpointError: There are none, or several that could be meant.
     """
+    # By name first: a folder may hold a model twice, as safetensors and as torch.save wrote it.
     for name in _NAMES:
         if (folder / name).is_file():
             return folder / name
@@ -62,6 +63,7 @@ def sniff(file: Path) -> str:
         return "empty"
     if head[:4] == b"PK\x03\x04":
         return "zip"
+    # safetensors begins with the length of its JSON header, in 8 bytes.
     if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= _LONGEST_HEADER:
         return "safetensors"
     if head[:4] == b"GGUF":
@@ -132,10 +134,12 @@ def _read_index(file: Path) -> dict[str, Any] | None:
     weights: dict[str, Any] = {}
     for shard in dict.fromkeys(places.values()):
         path = file.parent / shard
+        # An index may come from anywhere, and is not to lead out of its folder.
         if Path(shard).name != shard:
             raise CheckpointError(f"{file} names the shard {shown(shard)}, which is not the name of a file beside it")
         if not os.path.isfile(path):  # a name may also be too long to be one
             raise CheckpointError(f"{file} names the shard {shown(shard)}, which is missing from {file.parent}")
+        # An index of indices, or of itself, would never end.
         if sniff(path) == "json":
             raise CheckpointError(f"{file} names the shard {shown(shard)}, which is JSON and holds no weights")
         content = read_file(path)

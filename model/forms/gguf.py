@@ -83,6 +83,7 @@ def read_gguf(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     with _reading(file):
         reader = _open(file)
+        # The vocabulary is most of the metadata, and only the tokenizer needs it.
         metadata = _metadata(reader, skip=("tokenizer.ggml.tokens", "tokenizer.ggml.merges"))
         stored = {tensor.name: tensor for tensor in reader.tensors}
         values = _read_values(file, metadata, stored)
@@ -92,6 +93,8 @@ def read_gguf(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 values["rope_scaling"] = _find_scaling(file, values, _dequantize(file, tensor))
             else:
                 weights[_rename(file, name)] = _dequantize(file, tensor)
+        # llama.cpp's converter interleaves the rows of Llama's queries and keys, and leaves those of
+        # Qwen 2 as they are.
         if values["model_type"] == "llama":
             for part, heads in (("q_proj", values["num_attention_heads"]), ("k_proj", values["num_key_value_heads"])):
                 for name in [name for name in weights if f".{part}." in name]:
@@ -127,7 +130,10 @@ def read_gguf_tokenizer(file: Path) -> "tokenizers.Tokenizer":
         tokens = _required(file, metadata, "tokens")
         merges = [tuple(merge.split(" ", 1)) for merge in _required(file, metadata, "merges")]
         vocabulary = {token: index for index, token in enumerate(tokens)}
+        # Llama 3 takes a word that is a token whole, whatever the merges would make of it.
         made = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=split == "llama-bpe"))
+        # ByteLevel splits by GPT-2's pattern itself, unless one of the family's own has split
+        # before.
         steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if split == "smollm" else []
         steps += [pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated") for pattern in _SPLITS[split]]
         steps += [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not _SPLITS[split])]
@@ -135,11 +141,13 @@ def read_gguf_tokenizer(file: Path) -> "tokenizers.Tokenizer":
         made.decoder = decoders.ByteLevel()
         if split == "qwen2":
             made.normalizer = normalizers.NFC()
+        # Control tokens are left out of what is decoded; those that a user has added are text.
         for token, type_ in zip(tokens, metadata.get("token_type", []), strict=False):
             if type_ == _CONTROL:
                 made.add_special_tokens([tokenizers.AddedToken(token, normalized=False, special=True)])
             elif type_ == _USER_DEFINED:
                 made.add_tokens([tokenizers.AddedToken(token, normalized=False)])
+        # Where a file does not say it: of these tokenizers only Llama 3's puts a token first.
         if metadata.get("add_bos_token", split == "llama-bpe"):
             first = tokens[_required(file, metadata, "bos_token_id")]
             made.post_processor = processors.TemplateProcessing(f"{first} $A", None, [(first, vocabulary[first])])
@@ -177,6 +185,7 @@ def _value(field: Any) -> Any:
     """Give a field as a number, text, flag, or a list of these."""
     if not field.types:
         return None
+    # Of an array the last type is that of its items.
     text = field.types[-1].name == "STRING"
     items = [bytes(field.parts[i]).decode() if text else field.parts[i][0].item() for i in field.data]
     return items if field.types[0].name == "ARRAY" else items[0]
@@ -204,12 +213,14 @@ def _read_values(file: Path, metadata: Mapping[str, Any], stored: Mapping[str, A
         return own.size(key)
 
     heads, longest = required("attention.head_count"), required("context_length")
+    # Where it is not told, D / N; at least 1, so that the sizes are refused by name later.
     size = own.size("attention.key_length", max(required("embedding_length") // heads, 1))
     _check_function(file, family, own, size, longest)
     ids = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")}
     _required(file, metadata, f"{family}.attention.layer_norm_rms_epsilon")
     return {
         "model_type": family,
+        # GGUF tells sizes from the innermost on: (D, V).
         "vocab_size": int(_required(file, stored, "token_embd.weight").shape[1]),
         "hidden_size": required("embedding_length"),
         "intermediate_size": required("feed_forward_length"),
@@ -222,6 +233,7 @@ def _read_values(file: Path, metadata: Mapping[str, Any], stored: Mapping[str, A
         "max_position_embeddings": longest,
         "rope_theta": own.number("rope.freq_base", 10000.0),
         "rope_scaling": _read_scaling(file, own),
+        # No metadata says these: whether there is such a weight does.
         "tie_word_embeddings": "output.weight" not in stored,
         "attention_bias": "blk.0.attn_q.bias" in stored,
         "mlp_bias": "blk.0.ffn_up.bias" in stored,
@@ -244,6 +256,7 @@ def _kv_heads(own: Fields, heads: int) -> int:
 
 def _check_function(file: Path, family: str, own: Fields, size: int, longest: int) -> None:
     """Refuse metadata that would make the model another function."""
+    # A window as long as the longest sequence hides nothing.
     expected: dict[str, tuple[Any, ...]] = {
         **_NEUTRAL,
         "attention.value_length": (size,),
@@ -259,6 +272,7 @@ def _check_function(file: Path, family: str, own: Fields, size: int, longest: in
 
 def _read_scaling(file: Path, own: Fields) -> dict[str, Any] | None:
     older = own.number("rope.scale_linear", 1.0, least=0.0)
+    # Before there were types, a factor alone meant linear scaling.
     kind = own.text("rope.scaling.type", "linear" if older != 1.0 else "none")
     factor = own.number("rope.scaling.factor", older, least=0.0)
     if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
@@ -273,6 +287,7 @@ def _read_scaling(file: Path, own: Fields) -> dict[str, Any] | None:
 def _find_scaling(file: Path, values: Mapping[str, Any], divisors: Tensor) -> dict[str, Any]:
     """Find the Llama 3 scaling that gives these divisors of the frequencies: of its four numbers only one varies."""
     size, base, factor = values["head_dim"], values["rope_theta"], float(divisors.max())
+    # The largest divisor is that of the longest wavelengths, which are stretched in full.
     scaling = RotaryScaling(kind="llama3", factor=max(factor, 1.0), original_max_positions=8192)
     found = rotary_frequencies(size, base, None) / rotary_frequencies(size, base, scaling)
     if divisors.shape != found.shape or not torch.allclose(divisors.float(), found, rtol=1e-4):

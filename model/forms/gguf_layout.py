@@ -36,15 +36,20 @@ class _Walk:
 
     def check(self) -> None:
         """Go along the metadata and what is said of the tensors."""
+        # The magic bytes, which `sniff` has seen. Then the version: a small number, whose low half
+        # is 0 if it is read in the other byte order.
         self._skip(4)
         if self._number("I") & 0xFFFF == 0:
             raise CheckpointError(
                 f"{self._file} is GGUF of the other byte order; convert it with gguf's gguf-convert-endian"
             )
         tensors, entries = self._number("Q"), self._number("Q")
+        # At least the length of its name, 8 bytes, and its type, 4.
         for _ in range(self._bounded("entries of metadata", entries, 12)):
             self._skip(self._number("Q"))
             self._skip_value(self._number("I"), 0)
+        # At least the length of its name, 8 bytes, a count of dimensions, 4, its type, 4, and
+        # offset, 8.
         for _ in range(self._bounded("tensors", tensors, 24)):
             self._skip(self._number("Q"))
             dimensions = self._number("I")
@@ -62,6 +67,7 @@ class _Walk:
             if item in _SIZES:
                 self._skip(_SIZES[item] * count)
                 return
+            # Items are texts or arrays here, which begin with a length of 8 bytes.
             for _ in range(self._bounded("items of an array", count, 8)):
                 self._skip_value(item, depth + 1)
         else:

@@ -19,6 +19,7 @@ def locate_checkpoint(path: str | os.PathLike[str]) -> Path:
     name = Path(path).as_posix()
     if os.path.exists(path):  # of any name: one that is too long is not there
         return Path(path)
+    # What lies in a folder that is here is a path that is mistyped, not an id.
     if not _ID.fullmatch(name) or _FILE.fullmatch(name) or os.path.exists(Path(path).parent):
         raise CheckpointError(f"there is no checkpoint at {path}")
     try:
@@ -30,6 +31,7 @@ def locate_checkpoint(path: str | os.PathLike[str]) -> Path:
             "to fetch it, or download it and give its folder"
         ) from error
     try:
+        # JSON and safetensors hold no code. What is left out are the same weights in other forms.
         folder = huggingface_hub.snapshot_download(
             name,
             allow_patterns=["*.json", "*.safetensors"],

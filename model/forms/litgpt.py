@@ -102,6 +102,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = content.decode("utf-8")
         if text.count("[") + text.count("{") > _MOST_BRACKETS:
             raise ValueError("it is nested too deeply")
+        # Looked at before anything is made of it: aliases make a small file huge in memory, and odd
+        # tags make PyYAML raise KeyError or IndexError.
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError("it refers to parts of itself")
@@ -129,11 +131,13 @@ def convert_litgpt(
     """
     values = Fields(file if source is None else source, "litgpt", written)
     values.refuse_unknown(_FIELDS)
+    # null counts as absent: litgpt's own default stands.
     known = {key: value for key, value in written.items() if value is not None}
     values = Fields(values.source, "litgpt", _DEFAULTS | known)
     _refuse(values)
     config = _config(file, values, weights)
     norm, mlp, bias = (values.any(name) for name in ("norm_class_name", "mlp_class_name", "bias"))
+    # Renamed first: what remains is the order of rows within each layer.
     layers = {f"transformer.h.*.{name}": ours for name, ours in _LAYER.items()}
     weights = rename(weights, _NAMES, layers, "decoder.layers")
     for layer in range(config.num_decoder_layers):
@@ -196,6 +200,7 @@ def _sliding(values: Fields) -> dict[str, Any]:
     slides = (values.flags("sliding_window_indices") or [True] * depth)[:depth]
     if len(slides) < depth:
         raise values.error("sliding_window_indices", f"as many as {depth} layers")
+    # A size alone says nothing where no layer slides.
     window = values.optional_size("sliding_window_size", most=MOST_TOKENS) if any(slides) else None
     if window is None or all(slides):
         return {"sliding_window": window}
@@ -230,6 +235,7 @@ def _scaling(values: Fields) -> RotaryScaling | None:
     adjusted = values.inner("rope_adjustments")
     ratio = values.number("rope_condense_ratio", most=1e6)
     if not adjusted.values:
+        # Linear scaling does not look at the trained length, which must be 1 at least.
         return None if ratio == 1.0 else RotaryScaling(kind="linear", factor=ratio, original_max_positions=1)
     adjusted.refuse_unknown("factor low_freq_factor high_freq_factor original_max_seq_len")
     if ratio != 1.0:
@@ -259,8 +265,10 @@ def _attention(file: Path, config: TransformerConfig, weights: Weights, attentio
             continue  # the loader names what is missing or misshapen
         parts = list(torch.split(given, [own, groups * size, groups * size]))
         if old in weights:  # before 2025: per group its queries, its key, its value
+            # (K, (N / K + 2) · H, …)
             grouped = weights.pop(old).reshape(groups, rows // groups, *given.shape[1:])
             parts = [share.flatten(0, 1) for share in torch.split(grouped, [own // groups, size, size], dim=1)]
+        # Values do not turn, and keep their rows.
         if interleaved:
             parts[0] = halves(file, name, parts[0], config.nhead, config.rotary_size)
             parts[1] = halves(file, name, parts[1], groups, config.rotary_size)

@@ -61,6 +61,8 @@ def convert_llama(
     values = Fields(file if source is None else source, "Llama", parameters)
     values.refuse_unknown(_FIELDS)
     weights = {name: tensor for name, tensor in weights.items() if name not in _TABLES}
+    # Sizes are read off the weights: params.json may have a vocab_size of -1, and gives the
+    # feed-forward's by a rule.
     up = weights.get("layers.0.feed_forward.w1.weight")
     if up is None or up.ndim != 2:
         raise CheckpointError(f"{file}: the weights lack the matrix layers.0.feed_forward.w1.weight")
@@ -99,6 +101,7 @@ def convert_llama(
     )
     weights = rename(weights, _NAMES, _LAYER, "decoder.layers")
     for layer in range(config.num_decoder_layers):
+        # Reordered before they are packed, since values stay as they are.
         attention, ffn = f"decoder.layers.{layer}.self_attn", f"decoder.layers.{layer}.feed_forward"
         for name, heads in ((f"{attention}.wq.weight", config.nhead), (f"{attention}.wk.weight", config.kv_heads)):
             if name in weights:
@@ -124,6 +127,7 @@ def halves(file: Path, name: str, weight: Tensor, heads: int, turned: int | None
         raise CheckpointError(
             f"{file}: {name} has {len(weight) if weight.ndim else 0} rows, not {heads} heads of one size"
         )
+    # 0, 2, 4, … and then 1, 3, 5, …; entries that do not turn stay behind them.
     pairs = torch.arange(turned).view(turned // 2, 2).T.flatten()
     order = torch.cat([pairs, torch.arange(turned, size)])
     return weight.reshape(heads, size, *weight.shape[1:])[:, order].flatten(0, 1)
@@ -161,9 +165,12 @@ def merge(file: Path, values: dict[str, Any], shards: Sequence[Weights]) -> Weig
     for name, first in shards[0].items():
         parts = [shard[name] for shard in shards]
         kind = name.split(".")[-2] if "." in name else name
+        # Norms and tables are the same in every part.
         if first.ndim < 2 or kind in _TABLES:
             whole[name] = first
             continue
+        # These two multiply what is spread over the parts. Embeddings were split by columns up to
+        # Llama 2 and by rows since: the part's own width tells.
         by_columns = kind in ("wo", "w2") or (kind == "tok_embeddings" and first.shape[1] != values.get("dim"))
         if len({part.shape[:1] if by_columns else part.shape[1:] for part in parts}) > 1:
             raise CheckpointError(f"{file}: the parts of {name} do not go together: {[tuple(p.shape) for p in parts]}")

@@ -41,6 +41,7 @@ class GivingBack(TorchFunctionMode):
 
     def give_back(self) -> None:
         """Give back all pages at once."""
+        # Read anew each time: weights are mapped all along, file after file.
         for start, end in self._mapped():
             if not any(start < last and first < end for first, last in self.earlier):
                 madvise = ctypes.CDLL(None).madvise

@@ -27,6 +27,7 @@ def read_zip(file: Path) -> Any:
     with open_archive(file, "torch.save file") as archive:
         names = archive.namelist()
         pickled = [archive.read(name) for name in names if name.endswith("/data.pkl")]
+    # A TorchScript archive has a data.pkl as well, so this comes first.
     if any(name.endswith("/constants.pkl") for name in names):
         raise CheckpointError(
             f"{file} is TorchScript, which holds code; save its state_dict() and configuration instead"
@@ -53,10 +54,14 @@ def _begin(file: Path) -> bytes:
 
 def _torch_load(file: Path, pickled: Callable[[], bytes], *, mmap: bool) -> Any:
     try:
+        # torch warns of every protocol but 2, some of whose instructions it may not know; where it
+        # meets one it raises, too.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except UnpicklingError as error:
+        # torch has refused it; which name it refused for is looked up in the pickle, without
+        # running it.
         classes = _foreign_globals(pickled())
         if not classes:
             reason = str(error).splitlines()[0] if str(error) else "its pickle is damaged"
@@ -85,6 +90,8 @@ def _foreign_globals(pickled: bytes) -> list[str]:
             if opcode.name == "GLOBAL":
                 names.append(str(argument).replace(" ", "."))
             elif opcode.name == "STACK_GLOBAL":
+                # It takes module and name off the stack: as a rule the two texts that were put
+                # there last.
                 names.append(".".join(strings[-2:]))
             elif isinstance(argument, str):
                 strings.append(argument)

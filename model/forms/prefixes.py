@@ -18,6 +18,7 @@ def strip_wrappers(weights: dict[str, Tensor], *, huggingface: bool = False) -> 
     """
     for part in _ANYWHERE:
         weights = {name.replace(part, ""): tensor for name, tensor in weights.items()}
+    # Wrappers may stand within each other: again, until none comes off.
     while weights:
         for prefix in ("module.", "model."):
             if all(name.startswith(prefix) for name in weights):

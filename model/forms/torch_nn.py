@@ -48,12 +48,16 @@ def convert_torch_nn(
         CheckpointError: The number of heads is not told, or there are other weights too.
     """
     whole = any(name.startswith(("encoder.", "decoder.")) for name in weights)
+    # A bare TransformerEncoder may be a decoder by its causal mask, which no weight shows.
     kind = "encoder-decoder" if whole else values.get("kind", "encoder")
+    # Other weights, such as an embedding, belong to a module whose forward is not known here.
     foreign = [name for name in weights if not _LAYER.fullmatch(name) and not re.fullmatch(_norm(whole), name)]
     if foreign:
         raise CheckpointError(
             f"{file} holds {foreign[0]} beside the weights of torch.nn.Transformer's layers; {_OWN_MODULE}"
         )
+    # A TransformerEncoder's names begin with its layers, those of a Transformer with either side;
+    # only the latter may have attention to another sequence.
     sides = {name.partition(".")[0] for name in weights}
     crossed = any(".multihead_attn." in name for name in weights)
     if sides not in ({"encoder", "decoder"}, {"layers"}, {"layers", "norm"}) or crossed != whole:
@@ -66,6 +70,7 @@ def convert_torch_nn(
             f"{file} is a state_dict of torch.nn.Transformer's layers, whose weights do not show the number of heads: "
             "tell it with --nhead"
         )
+    # (F, D) shows both sizes; the loader compares all other layers with them.
     first = weights.get("encoder.layers.0.linear1.weight" if whole else "layers.0.linear1.weight")
     if first is None or first.ndim != 2:
         raise CheckpointError(f"{file}: the weights lack the matrix layers.0.linear1.weight")
@@ -86,9 +91,11 @@ def convert_torch_nn(
         "feed_forward_bias": bias,
         "positions": "none",
     }
+    # What is told goes before what was inferred.
     config = TransformerConfig.from_dict(inferred | values | ({} if nhead is None else {"nhead": nhead}))
     mapped: Weights = {}
     for name, tensor in weights.items():
+        # torch.nn packs all three; here the queries are of the target and the rest of the source.
         crosses = re.fullmatch(r"(decoder\.layers\.\d+\.)multihead_attn\.in_proj_(weight|bias)", name)
         if crosses and tensor.ndim:
             mapped[f"{crosses[1]}cross_attn.q_proj.{crosses[2]}"] = tensor[: config.d_model]
@@ -112,6 +119,7 @@ def _rename(name: str) -> str:
     if match is None:
         return name
     side, layer, part = match[1] or "", match[2], match[3]
+    # A decoder's second norm is of the cross-attention that an encoder does not have.
     modules = _MODULES | (
         {"norm2.": "cross_attn_residual.norm.", "norm3.": "feed_forward_residual.norm."}
         if side == "decoder."

@@ -95,9 +95,11 @@ def activation_range(
 
 def _search(cost: Cost, low: float, high: float) -> tuple[float, float]:
     """Find the range of least cost within [low, high]: of all pairs of some ends, and from there to both sides."""
+    # From the widest range inwards: of equal costs, `min` takes the first.
     lows, highs = (np.unique(end * _COARSE)[:: 1 if end < 0 else -1].tolist() for end in (low, high))
     best = min(itertools.product(lows, highs), key=lambda ends: cost(*ends))
     least = cost(*best)
+    # Downhill from the best of the grid, by ever smaller steps.
     for factor in _FINE:
         moved = True
         while moved:
@@ -112,6 +114,7 @@ def _search(cost: Cost, low: float, high: float) -> tuple[float, float]:
 def _squared_error(points: Floats, weights: Floats) -> Cost:
     """Squared error of the values within a range of 256 steps."""
     if len(points) > _BODY + 2 * _TAIL:
+        # Each value of the body that is kept counts for all those that it stands for.
         order = np.argsort(points)
         body = order[_TAIL:-_TAIL]
         some = body[np.linspace(0, len(body) - 1, _BODY).round().astype(np.intp)]
@@ -147,6 +150,8 @@ def _loss_of_information(counts: npt.NDArray[np.float64], first: int, last: int)
     clipped = inside.copy()
     clipped[0] += counts[:first].sum()
     clipped[-1] += counts[last:].sum()
+    # p has what is clipped in its end bins, q is made of what was inside alone: so clipping costs
+    # something, as in Migacz's algorithm.
     level = np.arange(len(inside)) * _LEVELS // len(inside)
     some = clipped > 0
     # each level spreads what is its own evenly over those of its bins that are not empty

@@ -95,6 +95,7 @@ def _read_lines(file: Path) -> Iterator[tuple[str, str]]:
                 if len(line) > _MAX_LINE:
                     raise CalibrationError(f"{place} is longer than {_MAX_LINE} bytes; put one text on each line")
                 try:
+                    # A byte order mark can stand before the first line, and is none of its text.
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
                 except UnicodeDecodeError as error:
                     raise CalibrationError(f"{place} is not UTF-8: {error}; convert the file") from error
@@ -131,6 +132,7 @@ def _read_objects(file: Path) -> Iterator[tuple[str, Content]]:
 
 def _read_arrays(file: Path, most_bytes: int) -> Iterator[tuple[str, Content]]:
     try:
+        # All arrays stay open side by side: a sample is one row of each.
         with zipfile.ZipFile(file) as archive, contextlib.ExitStack() as opened:
             members = _members(file, archive)
             arrays = {}
@@ -188,6 +190,8 @@ class _Rows:
                 f"{place}: one sample of it has shape {self._shape} and takes {self._size >> 20} MiB, but what this "
                 f"model reads of one has at most {max(most_bytes >> 20, 1)}; the first axis must count samples"
             )
+        # What the header claims, against what the archive says it holds: nothing is unpacked for
+        # this.
         if self._size * self.count > member.file_size:
             raise CalibrationError(
                 f"{place} should hold {self._size * self.count} bytes, but has {member.file_size}; was it cut short?"

@@ -56,6 +56,7 @@ def observe(path: Path, batches: Iterable[Mapping[str, npt.NDArray[Any]]]) -> di
     """
     ops = find_ops(ir.load(path).graph)
     values = {use.x for op in ops for use in op.uses if not use.is_lookup}
+    # Inputs of the graph are known already, and cannot be given out as values of its nodes.
     names = sorted(str(value.name) for value in values if not value.is_graph_input())
     given = sorted(str(value.name) for value in values if value.is_graph_input())
     session = open_tapped(path, names)
@@ -76,6 +77,7 @@ def observe(path: Path, batches: Iterable[Mapping[str, npt.NDArray[Any]]]) -> di
 
 def _add(found: dict[str, Observed], name: str, array: npt.NDArray[np.float32], mask: npt.NDArray[Any] | None) -> None:
     rows_RK = array.reshape(-1, array.shape[-1])
+    # (B, S, K) → (B · S, K). Only what has the mask's axes has padding: a pooled state has not.
     padded = mask is not None and array.ndim == 3 and array.shape[:2] == mask.shape
     real_R = mask.reshape(-1) != 0 if padded and mask is not None else np.ones(len(rows_RK), np.bool_)
     seen = found.setdefault(name, Observed(np.zeros(array.shape[-1], np.float32), []))

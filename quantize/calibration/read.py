@@ -137,6 +137,7 @@ class Calibration:
         elif role == "decoder":
             yield from self._teach(signature, size)
         else:
+            # A decoder takes no mask, and padding would count as tokens: its rows come one by one.
             for _, feeds in self._padded(1 if self._manifest.kind == "decoder" else size):
                 yield _complete(feeds, signature)
 
@@ -163,11 +164,14 @@ class Calibration:
             Session(manifest.folder / paths[part], manifest.signature[part], "cpu", count_threads(None))
             for part in ("encoder", "decoder")
         )
+        # The decoder is fed what it reads in use: the float32 encoder's keys and values, and
+        # targets that the float32 model itself generates.
         caches = [spec.name for spec in encoder.signature.outputs if spec.name.startswith("present.")]
         for places, feeds in self._padded(size):
             presents = encoder.run(feeds, outputs=caches)
             context = {name.replace("present.", "past_key_values."): array for name, array in presents.items()}
             context["encoder_attention_mask"] = feeds["attention_mask"]
+            # Generated once: batches are asked for again by whoever observes, searches or judges.
             if any(place not in self._targets for place in places):
                 self._targets.update(zip(places, self._generate(decoder, context), strict=True))
             targets = [self._targets[place] for place in places]
@@ -181,11 +185,14 @@ class Calibration:
         generation, most = self._manifest.generation, length_limit(decoder.signature)
         count, length = context["encoder_attention_mask"].shape
         if generation is None:
+            # Always of the same seed, so that each call gives the same targets.
             below = next(spec.below for spec in decoder.signature.inputs if spec.name == "input_ids")
             return np.random.default_rng(0).integers(below or 1, size=(count, min(length, most or length))).tolist()
         start = [[generation.bos_token_id or 0] for _ in range(count)]
         state = DecoderState(decoder, count, context)
         limit = min(generation.max_new_tokens, most or generation.max_new_tokens)
+        # What is generated may be as long as the decoder reads; with the start token it is one
+        # longer.
         generated = continue_greedily(state, start, generation.eos_token_ids, limit)
         return [[*first, *row][:most] for first, row in zip(start, generated, strict=True)]
 

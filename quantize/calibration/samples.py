@@ -124,6 +124,7 @@ class SampleReader:
         feeds: dict[str, Any] = dict(content)
         batched = is_batched(self._signature)
         if batched:
+            # The runtime's checks are of batches: one of a single row, whose axis goes again below.
             feeds = {name: x[None] if isinstance(x, np.ndarray) else [x] for name, x in feeds.items()}
         if self.reads_text and _IDS in feeds:
             ids = feeds[_IDS]
@@ -140,6 +141,7 @@ class SampleReader:
                 where = np.argwhere(~np.isfinite(array))[0].tolist()
                 raise CalibrationError(f"{place}: {name}{where} is {array[tuple(where)]}; give finite numbers only")
         if self.reads_text and _MASK in sample:
+            # Without padding, so that it has no part in the sample's hash; a batch gets a mask anew.
             real = sample.pop(_MASK) == 1
             if not real.any():
                 raise CalibrationError(f"{place} is empty: its {_MASK} has no 1; remove it")
@@ -154,6 +156,7 @@ class SampleReader:
         batched, limits = is_batched(self._signature), self._signature.max_length.items()
         sizes: dict[str, int] = {}
         for dim in (dim for spec in self._signature.inputs for dim in spec.shape if isinstance(dim, str)):
+            # A limit of a sum of dimensions is spread evenly over them.
             shares = [most // len(key.split(SUM)) for key, most in limits if dim in key.split(SUM)]
             sizes[dim] = min([_LENGTH, *shares])
         sample = {}
@@ -192,6 +195,7 @@ def _text_signature(kind: str, signature: Signature) -> Signature | None:
     if ids is None or ids.below is None:
         return None
     plain = all(spec.dtype == "int64" and [type(dim) for dim in spec.shape] == [str, str] for spec in specs)
+    # A module that takes more than text, or text in other shapes, is given arrays like any other.
     if kind == "module" and (not plain or len(specs) < len(signature.inputs)):
         return None
     lengths = {ids.shape[1], "cache_length"}  # of a decoder's rows, which must fit into its cache

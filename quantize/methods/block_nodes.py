@@ -71,6 +71,7 @@ def store(
         factors_K=factors_K,
         on_grid=on_grid,
     )
+    # `meta` is of the value in memory alone, and never written to the file.
     initializer(graph, name, blocks.packed).meta[_STORED] = known
     for key, array in (
         ("scale", blocks.scale),
@@ -103,8 +104,11 @@ def multiply(
         accuracy_level: Of `MatMulNBits`.
         outliers: Inputs that it multiplies in float32.
     """
+    # Before: MatMul → Add(bias)
+    # After:  Mul(1 / factors) → MatMulNBits(with bias) → Add(narrow MatMul of outliers, remainders)
     name, blocks = weight.name, -(-weight.columns // weight.block)
     nodes, x = _smooth(graph, name, node.inputs[0])
+    # (N, b · block · bits / 8) → (N, b, block · bits / 8), as the kernel has it.
     shape = [weight.rows, blocks, weight.block * weight.bits // 8]
     reshape = ir.node("Reshape", [graph.initializers[name], _integers(graph, f"{name}_shape", shape)])
     scaled, scale = _scale(graph, name)
@@ -113,6 +117,8 @@ def multiply(
     factors: list[ir.Value] = []  # and their weights [o, N]
     if outliers is not None:
         key = f"{name}_{len(outliers.inputs)}_outliers"
+        # The kernel gets 0 in place of the outliers: a block is rounded by the largest that is
+        # left.
         kept_K = np.ones(weight.columns, np.float32)
         kept_K[outliers.inputs] = 0
         chosen = ir.node("Gather", [x, _integers(graph, f"{key}_inputs", outliers.inputs)], {"axis": -1})
@@ -123,6 +129,8 @@ def multiply(
         factors.append(weight_oN)
     held, remainder_Nb = _remainder(graph, name, scale)
     if remainder_Nb is not None:
+        # A remainder is the same for a whole block, so it is multiplied by the sum of the block's
+        # inputs: (…, K) · (K, b) gives the sums, and the remainders turned to (b, N) come below.
         cast, ones_Kb = _block_ones(graph, weight)
         sums = ir.node("MatMul", [x, ones_Kb])
         turn = ir.node("Transpose", [remainder_Nb], {"perm": [1, 0]})
@@ -130,6 +138,7 @@ def multiply(
         beside.append(sums.outputs[0])
         factors.append(turn.outputs[0])
     last, bias = node, bias_of(node, weight.rows)
+    # By place: A, B, scales, zero points, g_idx, bias. What is absent at the end is left out.
     inputs = [x, reshape.outputs[0], scale, graph.initializers.get(f"{name}_zero"), None, None]
     if bias is not None:
         last, inputs[5] = bias
@@ -140,6 +149,7 @@ def multiply(
         "MatMulNBits", inputs, {**sizes, "accuracy_level": accuracy_level}, domain="com.microsoft", name=last.name
     )
     nodes.append(product)
+    # One product of (…, b + o) by (b + o, N) for both.
     if len(beside) > 1:
         joined = [ir.node("Concat", beside, {"axis": -1}), ir.node("Concat", factors, {"axis": 0})]
         nodes += joined
@@ -152,6 +162,9 @@ def multiply(
 
 def look_up(graph: ir.Graph, node: ir.Node, table: StoredBlocks) -> None:
     """Replace a Gather by nodes that look rows up in the blocks."""
+    # Before: Gather
+    # After:  GatherBlockQuantized → Slice(filling off) → Add(remainders) → Mul(1 / factors)
+    # What a table does not need of these is left out.
     name = table.name
     nodes, scale = _scale(graph, name)
     zero = graph.initializers.get(f"{name}_zero")
@@ -166,10 +179,12 @@ def look_up(graph: ir.Graph, node: ir.Node, table: StoredBlocks) -> None:
     held, remainder_Nb = _remainder(graph, name, scale)
     if remainder_Nb is not None:
         cast, ones_Kb = _block_ones(graph, table)
+        # (…, b) · (b, K): each block's remainder, spread over the columns of the block.
         of_rows = ir.node("Gather", [remainder_Nb, node.inputs[1]], {"axis": 0})
         turn = ir.node("Transpose", [ones_Kb], {"perm": [1, 0]})
         spread = ir.node("MatMul", [of_rows.outputs[0], turn.outputs[0]])
         nodes += [*held, *cast, of_rows, turn, spread, ir.node("Add", [rows, spread.outputs[0]])]
+    # A table that is tied to a product was smoothed for its inputs; whole rows come out so too.
     undo, _ = _smooth(graph, name, nodes[-1].outputs[0])
     replace(graph, node, [*nodes, *undo])
 
@@ -216,6 +231,7 @@ def _float32(value: ir.Value) -> tuple[list[ir.Node], ir.Value]:
 
 def _block_ones(graph: ir.Graph, weight: StoredBlocks) -> tuple[list[ir.Node], ir.Value]:
     """Zeros and ones [K, b]: what to multiply inputs by for the sum of each block. Products of one K share them."""
+    # Stored as uint8 and cast where it is used: a quarter of the bytes.
     ones_bb = np.eye(-(-weight.columns // weight.block), dtype=np.uint8)
     ones_Kb = np.repeat(ones_bb, weight.block, axis=0)[: weight.columns]
     return _float32(initializer(graph, f"tfm.block_ones_{weight.columns}_{weight.block}", ones_Kb))

@@ -88,9 +88,12 @@ def round_to_blocks(
     carry_KK = None if moments_KK is None else _carry(moments_KK, blocks * block)
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
+        # Filled up with zeros, which are exact in any block.
         exact_nK = np.zeros((part.stop - start, blocks * block), np.float32)
         exact_nK[:, :columns] = weight_NK[part] if factors_K is None else weight_NK[part] * factors_K
         x = exact_nK.reshape(-1, block)
+        # Without moments blocks are independent, and all are rounded at once; with them an error
+        # goes on to later columns.
         if carry_KK is None:
             scale_b1, zero_b1 = _fit(x, bits, symmetric, search)
             values = _quantize(x, scale_b1, zero_b1, bits)
@@ -112,18 +115,23 @@ def round_to_blocks(
 def _fit(x: Float, bits: Bits, symmetric: bool, search: bool) -> tuple[Float, Float]:
     """Choose scale and zero point of each block of x [b, block], both [b, 1]."""
     candidates = _symmetric(x, bits) if symmetric else _asymmetric(x, bits)
+    # The whole range comes first, and is all that there is without a search.
     whole = next(candidates)
     scale, zero = (array.copy() for array in whole)
     if search:
         least = np.full(scale.shape, np.inf, np.float32)
         for guess, guessed_zero in itertools.chain([whole], candidates):
             levels = _quantize(x, guess, guessed_zero, bits) - guessed_zero
+            # With the levels fixed, the best scale is Σ levels · x / Σ levels² (least squares).
             power = np.square(levels).sum(axis=1, keepdims=True)
             fitted = np.divide((levels * x).sum(axis=1, keepdims=True), power, out=guess.copy(), where=power > 0)
             error = np.square(x - levels * fitted).sum(axis=1, keepdims=True)
+            # A scale of 0 could not be divided by when the values are rounded.
             better = (error < least) & (fitted != 0)
             for best, found in ((least, error), (scale, fitted), (zero, guessed_zero)):
                 best[better] = found[better]
+    # Scales are stored as float16 where it keeps 8 bits of them. Rounded here already, so that the
+    # values are rounded by the scale that they will be multiplied by.
     half = to_fp16(scale).astype(np.float32)
     with np.errstate(invalid="ignore"):  # a scale that float16 has not is infinite there
         return np.where(np.abs(half - scale) <= np.abs(scale) / 256, half, scale), zero
@@ -136,6 +144,7 @@ def _carry(moments_KK: npt.NDArray[np.float64], columns: int) -> Float:
         moments_KK.trace() / known or 1
     )  # what fills up the last block is multiplied by nothing
     padded[:known, :known] = moments_KK
+    # Inputs that always go together make the matrix singular: damped, it has an inverse.
     padded[np.diag_indices(columns)] += _DAMPING * padded.trace() / columns
     # U with UᵀU = H⁻¹
     return np.linalg.cholesky(np.linalg.inv(padded)).T.astype(np.float32)
@@ -150,12 +159,15 @@ def _compensate(
     scales, zeros = (np.empty((len(rest), rest.shape[1] // block), np.float32) for _ in range(2))
     for index, start in enumerate(range(0, rest.shape[1], block)):
         end = start + block
+        # The block's scale is chosen when the errors of all blocks before it have reached it.
         scale, zero = _fit(rest[:, start:end], bits, symmetric, search)
         errors = np.empty((len(rest), block), np.float32)
         for column in range(start, end):
             values[:, column] = _quantize(rest[:, [column]], scale, zero, bits)[:, 0]
             rounded = (values[:, column] - zero[:, 0]) * scale[:, 0]
             error = (rest[:, column] - rounded) / carry_KK[column, column]
+            # Within the block the error goes on at once, to later blocks when this one is done: one
+            # large product for a block's worth of narrow ones.
             rest[:, column:end] -= np.outer(error, carry_KK[column, column:end])
             errors[:, column - start] = error
         rest[:, end:] -= errors @ carry_KK[start:end, end:]
@@ -167,9 +179,12 @@ def _symmetric(x: Float, bits: Bits) -> Iterator[tuple[Float, Float]]:
     """Scales of the whole range, and then of ranges in which the extreme value may lie on either side of zero."""
     half = 2 ** (bits - 1)
     zero = np.full((len(x), 1), half, np.float32)
+    # (b, 1): with its sign.
     extreme = np.take_along_axis(x, np.abs(x).argmax(axis=1, keepdims=True), axis=1)
     yield _positive(np.abs(extreme) / np.float32(half - 1)), zero
     for step in _SYMMETRIC_STEPS:
+        # Integers about the middle reach -half, but only half - 1. The extreme value is tried on either
+        # side, for which the scale may have to be negative.
         for sign in (-1, 1):
             yield _positive(extreme / np.float32(sign * step * half)), zero
 
@@ -177,11 +192,14 @@ def _symmetric(x: Float, bits: Bits) -> Iterator[tuple[Float, Float]]:
 def _asymmetric(x: Float, bits: Bits) -> Iterator[tuple[Float, Float]]:
     """Scales and zero points of the whole range, and then of parts of it, moved by up to one step."""
     top = np.float32(2**bits - 1)
+    # 0 is within the range, so that the zero point is one of its integers.
     low, high = np.minimum(x.min(axis=1, keepdims=True), 0), np.maximum(x.max(axis=1, keepdims=True), 0)
     scale = _positive((high - low) / top)
     yield scale, np.rint(-low / scale).clip(0, top)
     for part in _RANGES:
         scale = _positive((high - low) * np.float32(part) / top)
+        # A part of the range is taken about its middle; rounded, the zero point may be better one
+        # step to either side.
         middle = np.rint(top / 2 - (low + high) / 2 / scale)
         for shift in (-1, 0, 1):
             yield scale, (middle + np.float32(shift)).clip(0, top)

@@ -59,6 +59,8 @@ def quantize_blocks(
         QuantizeError: The graph is quantized already, there is nothing to quantize, or a weight is not finite.
     """
     refuse_quantized(model.graph)
+    # Found first: the product by a tied table may come before or after the lookup, and both read
+    # the same bits.
     tables = {node.inputs[0] for node in model.graph if is_lookup(node)}
     done = []
     for node in list(model.graph):
@@ -141,9 +143,13 @@ def quantize_to_blocks(
     prefix = f"{weight.name}_rows" if by_rows else str(weight.name)
     name = f"{prefix}_int{bits}_{block}"
     moments_KK = _moments_of(weight, by_rows, hessian or {})
+    # First of all the checkpoint's own grid, which loses nothing; then what another node with the
+    # same weight has stored already.
     blocks = _on_grid(graph, f"{prefix}_grid", weight_NK, bits) if keep_grid else None
     blocks = blocks or stored(graph, name)
     if blocks is None:
+        # Inputs come divided by the factors and weights multiplied, so their moments are divided
+        # twice.
         factors_K = None if moments_KK is None or not smoothing else _factors(moments_KK, smoothing)
         of_inputs_KK = (
             moments_KK if moments_KK is None or factors_K is None else moments_KK / np.outer(factors_K, factors_K)
@@ -154,16 +160,20 @@ def quantize_to_blocks(
             block=block,
             symmetric=bits == 8 if symmetric is None else symmetric,
             search=bits == 4 if search is None else search,
+            # GPTQ moves errors between columns, which rows that are looked up would show as they
+            # are.
             moments_KK=None if any(is_lookup(user) for user in weight.consumers()) else of_inputs_KK,
             factors_K=factors_K,
         )
         blocks = store(graph, name, rounded, weight_NK.shape[1], bits, block, factors_K)
     if outliers is None:
         outliers = 1 / 16 if blocks.on_grid and accuracy_level == 4 else 0
+    # Only a product has inputs to take apart.
     apart = None
     if outliers and moments_KK is not None and not is_lookup(node):
         apart = outliers_of(weight_NK, blocks.factors_K, moments_KK, blocks.block, round(outliers * blocks.columns))
     if isinstance(weight.const_value, ir.ExternalTensor):
+        # Both are views of the mapped file, which cannot be closed while there are any.
         del values, weight_NK
         weight.const_value.release()  # what is mapped of a file beside the model
     if is_lookup(node):

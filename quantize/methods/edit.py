@@ -89,6 +89,7 @@ def weight_of(node: ir.Node) -> ir.Value | None:
     if node.op_type != "MatMul" or node.domain != "":
         return None
     weight = node.inputs[1]
+    # MatMul(x, Transpose(W)), as that of an output head tied to a table: W is the weight.
     producer = None if weight is None else weight.producer()
     if producer is None or producer.op_type != "Transpose" or producer.domain != "":
         return weight
@@ -98,6 +99,8 @@ def weight_of(node: ir.Node) -> ir.Value | None:
 
 def bias_of(node: ir.Node, size: int) -> tuple[ir.Node, ir.Value] | None:
     """Find the Add of a constant vector of the product's `size` that is its one use."""
+    # Only a sum that is the product's one reader may move into the kernel: any other would miss the
+    # product without bias.
     users = list(node.outputs[0].consumers())
     if len(users) != 1 or users[0].op_type != "Add" or node.outputs[0].is_graph_output():
         return None
@@ -119,14 +122,17 @@ def initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value
 def replace(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node]) -> None:
     """Put nodes in the place of one; the last of them gives its result, all belong to its op."""
     output, result = old.outputs[0], new[-1].outputs[0]
+    # The metadata tells which op of the eager model a node computes; verification reads it.
     for node in new:
         node.metadata_props.update(old.metadata_props)
     result.shape, result.type = output.shape, output.type
     graph.insert_before(old, new)
+    # Outputs first: `replace_all_uses_with` refuses a value that is one.
     for index, value in enumerate(graph.outputs):
         if value is output:
             graph.outputs[index] = result
     ir.convenience.replace_all_uses_with(output, result)
+    # After the uses have moved. By its name a value is fed, observed and given as output.
     result.name = output.name
     graph.remove(old, safe=True)
 

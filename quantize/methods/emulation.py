@@ -35,6 +35,7 @@ def smoothing(largest_K: Floats, weight_KN: Floats, alpha: float) -> Floats:
     Returns:
         Divisors (K,), float32, of mean 1.
     """
+    # Neither a channel that was always zero nor one without weights may be divided by.
     tiny = np.float32(1e-5)
     scale: Floats = np.maximum(largest_K, tiny) ** alpha / np.maximum(np.abs(weight_KN).max(axis=1), tiny) ** (
         1 - alpha
@@ -59,6 +60,7 @@ def emulate(x_RK: Floats, weight_KN: Floats, method: Dynamic, largest_K: Floats)
     scale_K = smoothing(largest_K, weight_KN, method.alpha) if method.alpha is not None else ones
     x_RK = (x_RK / rms_R1 / scale_K).astype(np.float32)
     rounded_KN, scale_1N = round_symmetric(weight_KN * scale_K[:, None], axis=0)
+    # As DynamicQuantizeLinear has it: one range for all rows, with 0 in it.
     low, high = min(float(x_RK.min()), 0.0), max(float(x_RK.max()), 0.0)
     step = (high - low) / 255 or 1.0
     zero = round(-low / step)
@@ -79,6 +81,8 @@ def measure(seen: Observed, weight_KN: Floats, methods: Sequence[Dynamic]) -> li
     exact = np.concatenate([(rows_RK @ weight_KN)[real_R] for rows_RK, real_R in seen.batches])
     ratios = []
     for method in methods:
+        # Padding counts in the shared range, as it does in the graph, and is left out of the result
+        # only.
         found = [emulate(rows_RK, weight_KN, method, seen.largest_K)[real_R] for rows_RK, real_R in seen.batches]
         ratios.append(snr_db(exact, np.concatenate(found)))
     return ratios
@@ -113,6 +117,7 @@ def static_range(weight_KN: Floats, seen: Observed, method: Static) -> tuple[Flo
     scale_K = np.ones(len(weight_KN), np.float32)
     if method.alpha is not None:
         scale_K = smoothing(seen.largest_K, weight_KN, method.alpha)
+    # A fixed range need not leave room for padding.
     values = [rows_RK[real_R] / scale_K for rows_RK, real_R in seen.batches if real_R.any()]
     importance_K = np.square(weight_KN * scale_K[:, None]).sum(axis=1)
     return (scale_K, *activation_range(values, method.calibrator, importance_K))

@@ -75,6 +75,7 @@ def to_fp16(model: ir.Model) -> None:
             loops or functions; or the type of a value is not known.
     """
     _refuse(model)
+    # What becomes of a constant is told for initializers alone.
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     _Conversion(model.graph).convert()
     common.RemoveUnusedNodesPass()(model)
@@ -99,7 +100,11 @@ def emulate_fp16(model: ir.Model) -> None:
         for output in node.outputs:
             if output.dtype != _HALF:
                 continue
+            # Before: node(half)
+            # After:  node(float) → Cast(half) → Cast(float)
+            # The users are noted first: soon the casts will be among them.
             users, casts = list(output.uses()), []
+            # A Cast to half is itself the rounding.
             if node.op_type != "Cast":
                 output.dtype = _SINGLE
                 casts = [_cast(output, _HALF)]
@@ -175,6 +180,7 @@ class _Conversion:
                 self.types[node] = _SINGLE if _SINGLE in users else _HALF
         for node in nodes:
             self._convert(node)
+        # Outputs stay float32, under their old names.
         for index, output in enumerate(self.graph.outputs):
             if output.dtype == _HALF:
                 name, output.name = output.name, f"{output.name}_half"
@@ -185,14 +191,20 @@ class _Conversion:
         """The type that a node computes in; None where either will do."""
         floats = [value for value in node.inputs if value is not None and value.dtype == _SINGLE]
         constants = [value for value in floats if value in self.constants]
+        # The order decides: first what float16 cannot hold or has no kernel for.
         if not floats or node.op_type in _SINGLE_OPS or not all(self._fits(value, node) for value in constants):
             return _SINGLE
+        # Squares of numbers beyond 256 are beyond float16.
         if node.op_type == "Mul" and node.inputs[0] is node.inputs[1]:  # a square
             return _SINGLE
+        # Then what float16 is there for: whatever goes into a product by weights is cast for it.
         if node.op_type in _HALF_OPS or any(self.constants[value].half.size >= _LARGE for value in constants):
             return _HALF
+        # All others follow their inputs; those of the graph count as a stream of activations.
         producers = [value.producer() for value in floats if value not in self.constants]
         types = {_HALF if producer is None else self.types[producer] for producer in producers}
+        # Here a stream and a scale in float32 meet. The stream is normalized before it is rounded
+        # again: by itself the scale need not fit into float16.
         if _HALF in types:
             return _SINGLE if self._normalizes(node) else _HALF
         return _SINGLE if _SINGLE in types else None
@@ -205,6 +217,7 @@ class _Conversion:
         """Whether a node divides by something that is computed in float32, or multiplies by its inverse."""
         if node.op_type not in ("Div", "Mul"):
             return False
+        # A Div has its scale behind; of a Mul either factor may be it.
         divides = node.op_type == "Div"
         factors = [value.producer() for value in node.inputs[divides:] if value is not None]
         scales = [factor for factor in factors if factor is not None and (divides or factor.op_type in _SCALES)]
@@ -223,8 +236,10 @@ class _Conversion:
             for output in node.outputs:
                 if output.dtype == _SINGLE and output not in statistics:
                     output.dtype = _HALF
+            # Its attribute says the type again.
             if node.op_type == "Cast" and node.outputs[0].dtype == _HALF:
                 node.attributes["to"] = ir.AttrInt64("to", _HALF)
+        # A mask that the graph fills in itself: the same number as in masks among the constants.
         if node.op_type == "ConstantOfShape" and node.outputs[0].dtype == _SINGLE and "value" in node.attributes:
             fill = node.attributes["value"].as_tensor().numpy()
             if fill.item() <= _LEAST_MASK and np.isfinite(fill.item()):
@@ -263,6 +278,8 @@ def _read(value: ir.Value) -> _Constant:
     array = tensor.numpy()
     if np.isnan(array.min(initial=0)):
         raise QuantizeError(f"the weight {value.name!r} holds NaN")
+    # Finite numbers beyond float16: a mask where all are far below zero, else an overflow. -∞ needs
+    # nothing, float16 has it.
     beyond = array[np.isfinite(array) & (np.abs(array) > _LARGEST)]
     masks = bool(beyond.size and (beyond <= _LEAST_MASK).all())
     if masks:
@@ -271,6 +288,8 @@ def _read(value: ir.Value) -> _Constant:
         half = array.astype(np.float16)
     loss = ErrorStats()
     loss.add(half, array)
+    # A single number beyond it (a limit, say) just keeps its op in float32; in a weight it is an
+    # error, once the weight is to be float16.
     overflows = beyond.size > 0 and not masks and array.size > 1
     del array
     if isinstance(tensor, ir.ExternalTensor):

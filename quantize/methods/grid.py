@@ -38,7 +38,7 @@ def find_grid(weight_NK: Float, bits: Bits) -> tuple[Bits, Blocks | None]:
     """Read off the grid that a matrix lies on.
 
     Args:
-        weight_NK: Float32, finite; blocks of 32 run along K, the last of a row being filled up with zeros.
+        weight_NK: Float32, finite; blocks of 32 run along K, the last of a row being filled up with its last entry.
         bits: At most so many.
 
     Returns:
@@ -47,9 +47,12 @@ def find_grid(weight_NK: Float, bits: Bits) -> tuple[Bits, Blocks | None]:
         neither holds. If 4 bits are the most and there are remainders, they and the scales are rounded to
         8 bits and zero points left out, where that is possible.
     """
+    # 4 bits first: where they hold a matrix exactly, 8 would only be larger.
     found = _read(weight_NK, 4, _evenly_spaced)
     if found is None:
         return (4, None) if bits == 4 else (8, _read(weight_NK, 8, _multiples))
+    # Whoever asks for 4 bits wants the smallest file; where 8 bits are allowed, float16 scales and
+    # remainders keep more of the weight.
     if bits == 4 and found.remainder is not None:
         return 4, _read(weight_NK, 4, _evenly_spaced, compact=True) or found
     return 4, found
@@ -65,15 +68,19 @@ def _read(
     signal = nmse = 0.0
     step = max(1, _CHUNK // (blocks * GRID_BLOCK))
     for start in range(0, rows, step):
+        # (n, K) → (n · blocks, 32). Filled up with the row's last entry, which lies on its grid.
         x = np.pad(weight_NK[start : start + step], filling, mode="edge").reshape(-1, GRID_BLOCK)
         grid = read(x)
         if grid is None:
             return None
         values, scale, zero, remainder = grid
         if compact:
+            # x = (q - z) · s + r = (q - 8) · s + (r + (8 - z) · s): with the kernel's own zero
+            # point 8, the offset has to hold what the zero points did.
             small = _compact(scale.reshape(-1, blocks), (remainder + (8 - zero) * scale).reshape(-1, blocks))
             if small is None:
                 return None
+            # What is stored, not what was found: the noise below is to be that of the graph.
             scale, zero = (small["unit"] * small["scale"]).reshape(-1, 1), np.full_like(zero, 8)
             remainder = small["remainder"].reshape(-1, 1) * scale / np.float32(16)
         else:
@@ -89,6 +96,8 @@ def _read(
     if compact:
         whole |= {"scale": whole["scale"].astype(np.uint8), "remainder": whole["remainder"].astype(np.int8)}
     else:
+        # With an error of 0: `_half_where_near` made float16 numbers of them where it could, and
+        # one that is none keeps all in float32.
         whole |= {"scale": as_half(whole["scale"], 0), "remainder": as_half(whole["remainder"], 0)}
     return Blocks(
         packed=whole["packed"],
@@ -115,11 +124,17 @@ def _evenly_spaced(x: Float) -> _Grid | None:
     """Read blocks [b, 32] of at most 16 values at equal distances."""
     low, slack = x.min(axis=1, keepdims=True), np.abs(x).max(axis=1, keepdims=True) * _SLACK
     span = x.max(axis=1, keepdims=True) - low
+    # A block of one value has no span: with the value itself as the step it lies on a grid. A block
+    # of zeros takes a step of 1.
     span = np.where(span > 0, span, 15 * np.abs(low))
     span[span == 0] = 15
     values, scale = np.empty_like(x), np.empty_like(span)
     left = np.arange(len(x))
+    # A block may use fewer than 16 levels: its span is then any number of steps from 15 down. Where
+    # several fit, each of them holds the values.
     for steps in range(15, 0, -1):
+        # Files store scales in float16. A scale moved by slack / 15 moves the farthest level by
+        # slack.
         guess = _half_where_near(span[left] / np.float32(steps), slack[left] / np.float32(15))
         found = np.rint((x[left] - low[left]) / guess)
         fits = (np.abs(x[left] - low[left] - found * guess) <= slack[left]).all(axis=1)
@@ -130,6 +145,7 @@ def _evenly_spaced(x: Float) -> _Grid | None:
     else:
         return None
     zero = np.rint(-low / scale).clip(0, 15)
+    # What is within the slack is rounding. As 0 it saves the product that remainders need.
     remainder = low + zero * scale
     return values, scale, zero, np.where(np.abs(remainder) <= slack, np.float32(0), remainder)
 
@@ -138,11 +154,13 @@ def _multiples(x: Float) -> _Grid | None:
     """Read blocks [b, 32] of multiples of a scale, 127 being the largest."""
     largest = np.abs(x).max(axis=1, keepdims=True)
     slack = largest * _SLACK
+    # As above: the farthest level is 127 steps away.
     scale = _half_where_near(largest / np.float32(127), slack / np.float32(127))
     scale[scale == 0] = 1
     values = np.rint(x / scale)
     if (np.abs(x - values * scale) > slack).any():
         return None
+    # Unsigned, about 128: the zero point of 8 bits where none is stored.
     return values + 128, scale, np.full_like(scale, 128), np.zeros_like(scale)
 
 

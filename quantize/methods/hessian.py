@@ -45,10 +45,13 @@ def second_moments(path: Path, names: Iterable[str], feeds: Iterable[Mapping[str
         options = ort.SessionOptions()
         options.log_severity_level = 3
         session = ort.InferenceSession(Path(folder) / "model.onnx", options, providers=["CPUExecutionProvider"])
+        # Products of one batch in float32, which is fast; their sum over all batches in float64.
         for feed in feeds:
             for name, array in zip(wanted, session.run(wanted, dict(feed)), strict=True):
                 x_MK = array.reshape(-1, array.shape[-1])
                 product = (x_MK.T @ x_MK).astype(np.float64)
+                # Looked for in the K · K products, not in all rows: NaN or infinity in a row is in
+                # them too.
                 if not np.isfinite(product).all():
                     raise QuantizeError(f"the value {name!r} is not finite on the calibration data")
                 sums[name] = sums.get(name, 0) + product

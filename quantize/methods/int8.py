@@ -47,6 +47,7 @@ def _quantize(graph: ir.Graph, op: Op, observed: Mapping[str, Observed]) -> list
     method, reached = Dynamic(), None
     if seen is not None and product is not None:
         weight_KN = np.ascontiguousarray(op.matrix_KN(product))
+        # A tied table is rounded by rows, and cannot be smoothed.
         method = Dynamic() if op.tied else choose(weight_KN, seen)
         reached = measure(seen, weight_KN, [method])[0]
     kinds, shape = op.kinds, op.values.shape

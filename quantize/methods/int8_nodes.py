@@ -48,10 +48,14 @@ def write_integers(graph: ir.Graph, op: Op, method: Dynamic | Static, seen: Obse
             ratio = _snr_db(op.values, rows, scale)
         elif op.tied and use.transposed:
             rows, scale = _rows(graph, op)
+            # (V, D) → (D, V), and the scales (V, 1) → (V,): rows of the table are columns of the
+            # product.
             transpose = ir.node("Transpose", [rows], {"perm": [1, 0]})
             flat = initializer(graph, f"{op.weight.name}_flat", np.array([-1], np.int64))
             flatten = ir.node("Reshape", [scale, flat])
             by_row = isinstance(method, Dynamic) and method.by_row
+            # The norm that finds a row's root mean square wants a factor, and a tied table has no
+            # smoothing.
             ones = np.ones(op.values.shape[1], np.float32)
             factor_K = initializer(graph, f"{op.weight.name}_ones", ones) if by_row else None
             values, scale_N = transpose.outputs[0], flatten.outputs[0]
@@ -68,6 +72,7 @@ def _write_product(graph: ir.Graph, op: Op, use: Use, method: Dynamic | Static, 
     scale_K = np.ones(len(weight_KN), np.float32)
     if method.alpha is not None and seen is not None:
         scale_K = smoothing(seen.largest_K, weight_KN, method.alpha)
+    # x / scale · (scale · W): the product stays what it was.
     rounded_KN, scale_1N = round_symmetric(weight_KN * scale_K[:, None], axis=0)
     values = initializer(graph, f"{name}_int8", rounded_KN)
     scale_N = initializer(graph, f"{name}_scale", scale_1N[0])
@@ -83,6 +88,7 @@ def _write_product(graph: ir.Graph, op: Op, use: Use, method: Dynamic | Static, 
         _, low, high = static_range(weight_KN, seen, method)
         quantization = scale_and_zero(low, high)
         nodes += write_static(graph, x, values, scale_N, use.bias, quantization, f"{name}_input")
+        # Saturation finds the product by the name of the node that gave the result before.
         nodes[-1].name = use.last.name
         replace(graph, use.last, nodes)
     return _ratio_db(weight_KN, weight_KN - rounded_KN * scale_1N / scale_K[:, None])
@@ -91,6 +97,7 @@ def _write_product(graph: ir.Graph, op: Op, use: Use, method: Dynamic | Static, 
 def _rows(graph: ir.Graph, op: Op) -> tuple[ir.Value, ir.Value]:
     """A table in 8 bits with one scale per row, [V, D] and [V, 1]."""
     name = str(op.weight.name)
+    # Once for all that reads the table.
     if f"{name}_rows_int8" not in graph.initializers:
         rounded_VD, scale_V1 = round_symmetric(op.values, axis=1)
         initializer(graph, f"{name}_rows_int8", rounded_VD)
@@ -99,6 +106,8 @@ def _rows(graph: ir.Graph, op: Op) -> tuple[ir.Value, ir.Value]:
 
 
 def _look_up(graph: ir.Graph, use: Use, rows: ir.Value, scale: ir.Value) -> None:
+    # Before: Gather
+    # After:  Gather(int8) → Cast → Mul(Gather of the rows' scales)
     row = ir.node("Gather", [rows, use.x])
     cast = ir.node("Cast", [row.outputs[0]], {"to": ir.DataType.FLOAT})
     factor = ir.node("Gather", [scale, use.x])
@@ -116,8 +125,15 @@ def _multiply(
     nodes: list[ir.Node],
 ) -> None:
     """Put the product in: the input times `factor_K` and over its rows' root mean squares, where the method says so."""
+    # Before: MatMul → Add(bias)
+    # After, by method:
+    # plain      DynamicQuantizeMatMul(with bias)
+    # smoothed   Mul(1 / scale) → DynamicQuantizeMatMul(with bias)
+    # by row     SimplifiedLayerNormalization → DynamicQuantizeMatMul → Div(1 / rms) → Add(bias)
     x, inverse_rms = use.x, None
     if method.by_row:
+        # One node for the root mean squares, the division and the smoothing. Its second output is
+        # 1/rms, by which the product is divided to undo it.
         norm = ir.Node(
             "",
             "SimplifiedLayerNormalization",  # onnxruntime's, in ONNX's own domain
@@ -135,6 +151,7 @@ def _multiply(
         nodes[-1].outputs[0].shape = x.shape
         x = nodes[-1].outputs[0]
     inputs: list[ir.Value | None] = [x, values, scale]
+    # Inside the kernel the bias would be divided, too.
     if use.bias is not None and inverse_rms is None:
         inputs += [None, use.bias]  # no zero point: weights are symmetric
     nodes.append(ir.Node("com.microsoft", "DynamicQuantizeMatMul", inputs, num_outputs=1, name=use.last.name))

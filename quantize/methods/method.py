@@ -157,6 +157,7 @@ def _fits(name: str, value: Any) -> bool:
         return isinstance(value, bool)
     if name == "alpha" and value is None:
         return True
+    # `type`, here and below: to isinstance, true and false are integers.
     if name in ("alpha", "smoothing"):
         return type(value) in (int, float) and 0 <= value <= 1
     if name == "block":

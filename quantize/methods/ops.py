@@ -93,12 +93,14 @@ def find_ops(graph: ir.Graph) -> list[Op]:
         weight = weight_of(node)
         if weight is None or (weight not in found and constant_of(weight) is None):
             continue
+        # `weight_of` has looked through a Transpose then.
         transposed = weight not in node.inputs
         assert weight.const_value is not None
         size = int(weight.const_value.shape.numpy()[0 if transposed else 1])
         last, bias = (None if is_lookup(node) else bias_of(node, size)) or (node, None)
         found.setdefault(weight, []).append(Use(node=node, transposed=transposed, last=last, bias=bias))
     names = {weight: _name(weight, uses) for weight, uses in found.items()}
+    # Two weights of one op of the eager model cannot both have its name.
     several = {name for name in names.values() if list(names.values()).count(name) > 1}
     return [
         Op(name=str(weight.name) if names[weight] in several else names[weight], weight=weight, uses=tuple(uses))
@@ -107,5 +109,6 @@ def find_ops(graph: ir.Graph) -> list[Op]:
 
 
 def _name(weight: ir.Value, uses: list[Use]) -> str:
+    # "kind name"; a tied table is of several ops, "embedding = head".
     labels = [use.node.metadata_props.get(_OP_KEY, "").partition(" ")[2] for use in uses]
     return " = ".join(dict.fromkeys(labels)) if all(labels) else str(weight.name)

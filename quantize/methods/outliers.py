@@ -44,8 +44,11 @@ def outliers_of(
         The outliers, or None where there are none.
     """
     factors_K = np.ones(len(moments_KK), np.float32) if factors_K is None else factors_K
+    # The product gets x / factors and factors · W: so the powers of both are divided and
+    # multiplied.
     power_K = np.einsum("nk,nk->k", weight_NK, weight_NK) * np.square(factors_K)
     inputs = choose_outliers(moments_KK.diagonal() / np.square(factors_K), power_K, block, count)
+    # float16 if it is off by no more than half a unit of its 11 bits at the largest.
     weight_oN = (weight_NK[:, inputs] * factors_K[inputs]).T
     return Outliers(inputs=inputs, weight_oN=as_half(weight_oN, np.abs(weight_oN).max() / 2048)) if inputs else None
 
@@ -71,9 +74,11 @@ def choose_outliers(
     weight_b = np.add.reduceat(weight_K, np.arange(0, len(weight_K), block))
     chosen = []
     for _ in range(count):
+        # A block's noise goes by its largest input. Without that one, it goes by the second.
         second_b, first_b = np.partition(rest_bk, -2, axis=1)[:, -2:].T
         gain_b = (first_b - second_b) * weight_b
         best = int(gain_b.argmax())
+        # Two inputs alike are largest: neither by itself would change the block's noise.
         if gain_b[best] <= 0:
             break
         entry = int(rest_bk[best].argmax())

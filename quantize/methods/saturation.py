@@ -76,6 +76,8 @@ def saturating_matmul(a_u8: npt.NDArray[np.uint8], b_s8: npt.NDArray[np.int8]) -
     Returns:
         The product, int32 (R, N), where every sum of the products 2k and 2k + 1 is cut to [-32768, 32767].
     """
+    # Few pairs of weights can saturate: the exact product is fast, and only what they change is
+    # computed pair by pair.
     product_RN = _exact(a_u8, b_s8)
     for rows, change, _ in _changes(a_u8, b_s8, _pairs_at_risk(b_s8)):
         product_RN[rows] += change
@@ -103,6 +105,7 @@ def saturation(model: ir.Model, batches: Iterable[Mapping[str, Array]]) -> dict[
         BundleError: onnxruntime cannot load the graph.
     """
     ops = [_Op(node) for node in _products(model)]
+    # Where no pair of weights can saturate the op is safe on any data, and nothing has to run.
     watched = {op.inputs: op for op in ops if op.at_risk.size}
     if watched:
         with scratch_folder() as folder:
@@ -112,6 +115,8 @@ def saturation(model: ir.Model, batches: Iterable[Mapping[str, Array]]) -> dict[
             ran = False
             for feeds in batches:
                 ran = True
+                # Values, scale and zero point of one input after the other, in the order of
+                # `watched`.
                 results = iter(session.run(None, dict(feeds)))
                 quantized = dict(zip(watched, zip(results, results, results, strict=True), strict=True))
                 for op in ops:
@@ -129,6 +134,7 @@ class _Op:
         # x, weight, their scale; or quantized x, weight, both scales, zero point of x
         x, weight, *others = node.inputs[:5]
         static = node.op_type == _STATIC
+        # A bool as an index: a static op has the scale of x before that of the weights.
         output, scale = node.outputs[0].name, others[static]
         self.name, self.weight = node.name or str(output), str(weight.name if weight else None)
         values, scales = _constant(weight), _constant(scale)
@@ -155,6 +161,7 @@ class _Op:
         a_RK = quantized.reshape(-1, len(values_KN))
         self._pairs += len(a_RK) * ((len(values_KN) + 1) // 2) * self._columns
         step_N = float(scale) * self._scale_N
+        # (N,): what the zero point adds to each row; it is taken off exactly.
         correction_N = int(zero_point) * values_KN.sum(0, dtype=np.int64)
         for rows in _slices(len(a_RK), self._columns):
             output = (_exact(a_RK[rows], values_KN) - correction_N) * step_N
@@ -200,6 +207,7 @@ def _save_quantized_inputs(model: ir.Model, inputs: list[tuple[str, ...]], path:
     graph = copy.graph
     produced = [value for node in graph for value in node.outputs]
     values = {value.name: value for value in (*graph.inputs, *graph.initializers.values(), *produced)}
+    # `saturation` asks for all outputs and takes them by threes, so there may be no others.
     graph.outputs.clear()
     for index, names in enumerate(inputs):
         outputs = [ir.Value(name=f"watched_{index}_{part}") for part in ("values", "scale", "zero_point")]
@@ -209,6 +217,7 @@ def _save_quantized_inputs(model: ir.Model, inputs: list[tuple[str, ...]], path:
         if len(names) == 1:
             graph.append(ir.Node("", "DynamicQuantizeLinear", [values[names[0]]], outputs=outputs))
         else:
+            # Several ops may share a scale: behind an Identity each has an output of its own.
             graph.extend(ir.Node("", "Identity", [values[n]], outputs=[o]) for n, o in zip(names, outputs, strict=True))
         graph.outputs.extend(outputs)
     ir.save(copy, path, external_data=f"{path.name}.data")
@@ -222,9 +231,12 @@ def _exact(a_RK: Array, b_KN: Array) -> npt.NDArray[np.int64]:
 def _pairs_at_risk(b_KN: Array) -> npt.NDArray[np.intp]:
     """Column and number k of each pair of weights that activations of 255 saturate, (2, J), column by column."""
     pairs = len(b_KN) // 2  # a last one by itself cannot: 255 · 128 = 32640
+    # Transposed below, so that `nonzero` lists the pairs column by column: `_changes` adds up what
+    # lies side by side.
     columns: list[Array] = []
     for part in _slices(b_KN.shape[1], len(b_KN)):
         even_NJ, odd_NJ = (b_KN[first : 2 * pairs : 2, part].T.astype(np.int32) for first in (0, 1))
+        # At worst an activation is 255 where its weight has the sum's sign, and 0 where it has not.
         high = np.maximum(even_NJ, 0) + np.maximum(odd_NJ, 0)
         low = np.minimum(even_NJ, 0) + np.minimum(odd_NJ, 0)
         found = np.stack(np.nonzero((255 * high > _HIGH) | (255 * low < _LOW)))
@@ -258,9 +270,12 @@ def _changes(
         change, saturated = np.zeros((len(a), size), np.int64), 0
         for some in _slices(len(columns), len(a)):
             k = 2 * pairs[some]
+            # Of each pair what the kernel would hold without saturation, and what is cut off.
             sums = a[:, k] * even_J[some] + a[:, k + 1] * odd_J[some]  # (rows, J)
             cut = sums.clip(_LOW, _HIGH) - sums
             saturated += int(np.count_nonzero(cut))
+            # `reduceat` adds the cuts of each column up, (rows, J) → (rows, len(where)). `+=`,
+            # since a column's pairs may lie in two slices.
             where, first = np.unique(columns[some], return_index=True)
             change[:, where] += np.add.reduceat(cut, first, axis=1)
         yield rows, change, saturated

@@ -76,6 +76,7 @@ def emulate_static(
     Raises:
         QuantizeError: As `scale_and_zero`.
     """
+    # Times the inverse rounded to float32, as the graph's Mul multiplies by.
     smooth_RK = x_RK * (1 / scale_K).astype(np.float32)
     rounded_KN, scale_1N = round_symmetric(weight_KN * scale_K[:, None], axis=0, limit=limit)
     result: Floats = (fake_quantize(smooth_RK, low, high) @ (rounded_KN * scale_1N)).astype(np.float32)
@@ -109,6 +110,7 @@ def write_static(
         initializer(graph, f"{name}_{part}", np.asarray(value))
         for part, value in zip(("scale", "zero_point"), quantization, strict=True)
     )
+    # `initializer` gives what is there under the name already, be it another input's numbers.
     for value, wanted in zip((scale, zero), quantization, strict=True):
         if value.const_value is None or value.const_value.numpy() != wanted:
             raise QuantizeError(f"{graph.name!r} has another constant {value.name!r}; each input needs its own name")

@@ -79,10 +79,12 @@ def candidates(
     if "matmul" not in op.kinds:
         return [*exact, Dynamic()]
     blocks = Blocks(bits=8, block=32, calibrated=False)
+    # A tied table has its scales by rows, and can be neither smoothed nor static.
     if op.tied or seen is None:
         return [*exact, Dynamic(), Dynamic(by_row=True), blocks]
     weight_KN = _matrix(op)
     chosen = [choose(weight_KN, seen, by_row=by_row) for by_row in (False, True)]
+    # A static scale is of all rows, so the smoothing is the one chosen without scales by row.
     static = choose_static(weight_KN, seen, chosen[0].alpha)
     return list(dict.fromkeys([*exact, Dynamic(), *chosen, static, blocks]))
 

@@ -27,6 +27,8 @@ _ROUNDS = 15
 _EVICTED = 1 << 26
 """Bytes, at most, that are read between two runs."""
 
+# A thread's own time leaves out what other processes take; some systems count it in ticks that are
+# longer than an op.
 _clock = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-6 else time.perf_counter
 
 
@@ -56,6 +58,7 @@ def time_shares(
         progress(number, len(workloads), f"time the forms of the ops of {work.name}")
         mine = [(index, one) for index, one in enumerate(candidates) if one.role == work.role]
         arrays = _inputs_of([one for _, one in mine], work, paths[work.role])
+        # One thread, as for the pieces: the clock counts no other's work.
         session = open_session(paths[work.role], "cpu", 1)
         whole = functools.partial(session.run, None, dict(work.inputs))
         (total,) = journal.recall(
@@ -63,6 +66,8 @@ def time_shares(
         )
         for index, one in mine:
             feeds = {str(use.x.name): arrays[str(use.x.name)] for use in one.op.uses}
+            # The key names all that an op's times depend on, and not the op: layers are alike, and
+            # so are timed once.
             shapes = [(feeds[str(use.x.name)].shape, use.is_lookup, use.bias is not None) for use in one.op.uses]
             classes = [speed_class(method) for method in one.methods]
             key = f"time {work.name} {one.op.values.shape} {shapes} {classes}"
@@ -144,9 +149,11 @@ def noise_of(
             nmse[index] += sum(
                 float(np.square(f - e).sum(dtype=np.float64)) for f, e in zip(found, expected, strict=True)
             )
+    # Where the exact result is all zeros any error is as large as can be.
     return [part / signal if signal else float(part > 0) for part in nmse]
 
 
 def _rows(array: Array, real_R: Array | None) -> Array:
+    # Rows that are looked up are not those of the product, and none of them is padding.
     rows = array.reshape(-1, array.shape[-1])
     return rows if real_R is None or len(real_R) != len(rows) else rows[real_R]

@@ -71,6 +71,8 @@ class Evaluator:
         self._feeds = list(samples.batches(self._role, batch_size))
         self._sources = list(samples.batches("encoder", batch_size)) if manifest.kind == "encoder-decoder" else []
         self._pad = (manifest.generation.pad_token_id if manifest.generation else None) or 0
+        # What a user reads is compared: the sentence embedding or the logits alone, where there are
+        # any; else every output of floats.
         specs = manifest.signature[self._role].outputs
         names = [spec.name for spec in specs if spec.dtype.startswith("float") and not spec.name.startswith("present.")]
         self._outputs = next(([name] for name in ("sentence_embedding", "logits") if name in names), names)
@@ -109,6 +111,8 @@ class Evaluator:
         """Each output of one batch as rows that count, (R, D)."""
         feeds = self._feeds[index]
         if self._sources:
+            # The decoder reads what this mix's encoder gives, not float32's, as it will in the
+            # bundle.
             presents = runs["encoder"](list(self._context), self._sources[index])
             feeds = feeds | {self._context[name]: array for name, array in presents.items()}
         found = runs[self._role](self._outputs, feeds)
@@ -116,6 +120,8 @@ class Evaluator:
         rows = []
         for name in self._outputs:
             array = found[name]
+            # (B, S, D) → (real tokens, D); what has no positions, as a sentence embedding, counts
+            # whole.
             counted = real_BS is not None and array.ndim == 3 and array.shape[:2] == real_BS.shape
             rows.append(array[real_BS] if counted else array.reshape(-1, array.shape[-1] if array.ndim else 1))
         return rows
@@ -144,8 +150,10 @@ def _cosine_gaps(expected: Array, found: Array) -> npt.NDArray[np.float64]:
     units = []
     for rows_RD in (expected, found):
         rows_RD = np.where(same & ~np.isfinite(expected), 0, rows_RD.astype(np.float64))
+        # What is still not finite is so in one of the two only: its row has no direction.
         rows_RD = np.where(np.isfinite(rows_RD).all(-1, keepdims=True), rows_RD, np.nan)
         norms_R1 = np.linalg.norm(rows_RD, axis=-1, keepdims=True)
+        # A row of zeros stays one, instead of 0 / 0.
         units.append(rows_RD / np.maximum(norms_R1, np.finfo(np.float64).tiny))
     gaps: npt.NDArray[np.float64] = np.square(units[0] - units[1]).sum(-1) / 2
     return np.where(np.isnan(gaps), np.inf, gaps)

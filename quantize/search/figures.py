@@ -28,4 +28,5 @@ def is_loss(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
+    # JSON has integers that no float holds; `type`, as true is an integer to isinstance.
     return type(value) is float or (type(value) is int and abs(value) < 1 << 53)

@@ -85,12 +85,15 @@ def frontier_of(ops: Sequence[Sequence[Variant]], alone: Sequence[Mapping[int, f
     """
     drops = [_predicted(variants, measured) for variants, measured in zip(ops, alone, strict=True)]
     hulls = [_hull(variants, predicted) for variants, predicted in zip(ops, drops, strict=True)]
+    # A step's bargain is the loss it saves for each unit of cost. Along one hull bargains only get
+    # worse, so that sorting never takes a later step of an op before an earlier one.
     steps = []
     for op, hull in enumerate(hulls):
         gain = math.inf
         for place, (one, other) in enumerate(itertools.pairwise(hull), 1):
             gain = min(gain, (one[1] - other[1]) / max(other[0] - one[0], 1e-12))  # where digits run out, in order too
             steps.append((-gain, op, place))
+    # All ops begin in their cheapest form; each step moves one of them on.
     choice = [hull[0][2] for hull in hulls]
     assignments = [_mix(ops, drops, choice)]
     for _, op, place in sorted(steps):
@@ -119,6 +122,8 @@ def choose_mix(
             found[index] = measure(assignments[index])
         return found[index].value <= budget
 
+    # Losses fall along the row, as far as they were predicted well: a bisection measures few of
+    # them.
     low, high = 0, len(assignments) - 1
     while low < high:
         middle = (low + high) // 2 if low else 0  # the fastest is often good enough
@@ -126,7 +131,10 @@ def choose_mix(
             high = middle
         else:
             low = middle + 1
+    # Where none before it keeps the budget the last was not measured yet.
     keeps(low)
+    # Fidelity that is all but free: the most faithful mix that costs hardly more than the fastest,
+    # if it measures better.
     first = assignments[0]
     time, size = first.time * SLACK[0], first.size * SLACK[1]
     near = [
@@ -147,18 +155,22 @@ def _predicted(variants: Sequence[Variant], measured: Mapping[int, float]) -> li
 
 def _counted(figure: float) -> float:
     """A drop, or a noise, as a number to add and compare."""
+    # NaN alone is not equal to itself.
     return min(max(figure, 0.0), _WORST) if figure == figure else _WORST
 
 
 def _hull(variants: Sequence[Variant], drops: Sequence[float]) -> list[tuple[float, float, int]]:
     """The lower convex hull of (cost, drop), from the cheapest: with the number of the form."""
     least = min((variant.cost for variant in variants[1:]), default=0.0)
+    # Times are noise where ops are small: float32 must never be an op's cheapest form by chance.
     costs = [max(variants[0].cost, least + _NEXT), *(variant.cost for variant in variants[1:])]
     points = sorted((cost, drop, index) for index, (cost, drop) in enumerate(zip(costs, drops, strict=True)))
     hull: list[tuple[float, float, int]] = []
     for point in points:
         if hull and point[1] >= hull[-1][1]:
             continue  # dearer, and no better
+        # What lies above the line between its neighbors is worse than a mix of these, over several
+        # ops.
         while len(hull) > 1 and _bends_up(hull[-2], hull[-1], point):
             hull.pop()
         hull.append(point)
@@ -182,6 +194,7 @@ def front_of(
     assignments: Sequence[Assignment], measured: Mapping[int, Loss], chosen: int, most: int = 24
 ) -> list[dict[str, Any]]:
     """What to draw: the mixes that no other beats in both time and drop, thinned out, as JSON values."""
+    # Every so many of the row; what was measured, the chosen and the last are always shown.
     step = max(1, len(assignments) // most)
     shown = sorted({*range(0, len(assignments), step), *measured, chosen, len(assignments) - 1})
     points = [

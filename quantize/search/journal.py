@@ -25,11 +25,13 @@ def drop_journal(path: Path) -> None:
     descriptor = _open(path)
     if descriptor is None:
         return
+    # Where there are no locks (None), no search has written its figures here.
     locked = try_lock(descriptor) is not False
     if os.name == "nt":  # no open file can be removed there
         os.close(descriptor)
     if locked:
         path.unlink(missing_ok=True)
+    # Elsewhere the lock is held until the name is gone: no other process can begin with the file.
     if os.name != "nt":
         os.close(descriptor)
 
@@ -81,6 +83,7 @@ class Journal:
 
     def _take(self, descriptor: int) -> None:
         """Lock an open file, read it, and cut off what is not of the subject or was cut short."""
+        # Unbuffered: what was found is in the file, whenever the process ends.
         stream = os.fdopen(descriptor, "r+b", buffering=0)
         if not try_lock(descriptor):  # another process writes to it, or could without being seen
             stream.close()
@@ -93,8 +96,11 @@ class Journal:
         if not lines or _parse(lines[0]) != json.loads(self._head):
             stream.truncate(0)
             return
+        # What this run has found already is newer than the file.
         self._known = dict(value for value in map(_parse, lines[1:]) if value is not None) | self._known
         self.recalled = len(self._known)
+        # A write that was cut short goes, else the next line would be joined to it. If only its end
+        # is missing, it is written again.
         if not lines[-1].endswith(b"\n"):
             stream.truncate(sum(map(len, lines[:-1])))
             if _parse(lines[-1]) is not None:
@@ -104,6 +110,8 @@ class Journal:
         if self._stream is None and self._path is not None:
             self._begin(self._path)
         if self._stream is not None:
+            # The subject goes before the first figure, in one write with it: no file has a head
+            # alone.
             head = "" if os.fstat(self._stream.fileno()).st_size else self._head
             self._stream.write((head + line).encode())
 
@@ -112,6 +120,7 @@ class Journal:
         descriptor = _open(path)
         if descriptor is None:
             try:
+                # O_EXCL: should another process have made the file since, that one keeps it.
                 path.unlink(missing_ok=True)
                 descriptor = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o666)
             except OSError:
@@ -131,6 +140,7 @@ def _open(path: Path) -> int | None:
         descriptor = os.open(path, _FLAGS | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError:
         return None
+    # Asked of what was opened: the path may lead elsewhere by now.
     found = os.fstat(descriptor)
     mine = not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
     if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and mine:

@@ -38,6 +38,7 @@ def subgraph(op: Op, method: Method, observed: Mapping[str, Observed], hessian: 
         order, by those of theirs.
     """
     model = _alone(op)
+    # The piece has one weight, and so one op.
     (copied,) = find_ops(model.graph)
     if isinstance(method, Dynamic | Static):
         write_integers(model.graph, copied, method, joined(op, observed))
@@ -93,6 +94,8 @@ def splice(graph: ir.Graph, op: Op, written: ir.Model) -> None:
     }
     for use, output in zip(op.uses, written.graph.outputs, strict=True):
         known |= {value: use.x for value in written.graph.inputs if value.name == use.x.name}
+        # The product keeps its name, by which it is found later; names of the others could come
+        # twice.
         nodes = copy_nodes(written, output, known, names={use.node.name, use.last.name})
         result = nodes[-1].outputs[0]
         assert known[output] is result
@@ -110,6 +113,8 @@ def copy_nodes(
         known: What its values are in the other graph; the new ones are added.
         names: Those that nodes may keep; the others get new ones.
     """
+    # Back from the output, up to what the other graph has already: constants, inputs, and nodes
+    # that an earlier output needed too.
     needed, waiting = set(), [output]
     while waiting:
         producer = waiting.pop().producer()
@@ -131,6 +136,7 @@ def copy_nodes(
                 new.shape, new.type = old.shape, old.type
                 known[old] = new
             nodes.append(copied)
+    # A stable sort: the order is the piece's, but for the one that `replace` expects at the end.
     last = known[output].producer()
     return sorted(nodes, key=lambda node: node is last)
 
@@ -187,6 +193,7 @@ def _opsets(op: Op) -> Mapping[str, int]:
 def _drop_unused(model: ir.Model) -> None:
     graph = model.graph
     outputs = set(graph.outputs)
+    # From the end, so that a node whose readers are all gone goes too.
     for node in reversed(list(graph)):
         if not any(value in outputs or value.uses() for value in node.outputs):
             graph.remove(node, safe=True)

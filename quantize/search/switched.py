@@ -38,6 +38,9 @@ class Switched:
         model = ir.load(path)
         graph = model.graph
         ops = find_ops(graph)
+        # Each use of an op becomes
+        # If(choice[op] = 1, form 1, else If(choice[op] = 2, form 2, … else the float32 nodes)),
+        # whose branches read the weights and x from outside: a branch has no inputs of its own.
         choice = ir.Value(name=_CHOICE, shape=ir.Shape([len(ops)]), type=ir.TensorType(ir.DataType.INT64))
         graph.inputs.append(choice)
         for index, (op, subgraphs) in enumerate(zip(ops, variants, strict=True)):
@@ -50,11 +53,14 @@ class Switched:
                 )
                 for variant in range(1, len(subgraphs) + 1)
             ]
+            # Once for all uses: a table may be read by several nodes.
             graph.insert_before(op.uses[0].node, [mine, *tests])
             shared = [_share(graph, written, f"{index}.{variant}") for variant, written in enumerate(subgraphs, 1)]
             for number, use in enumerate(op.uses):
                 _exchange(graph, number, use, tests, subgraphs, shared)
             graph.opset_imports.update({name: v for written in subgraphs for name, v in written.opset_imports.items()})
+        # Branches are named without knowing of each other, each from val_0 on; onnxruntime refuses
+        # a name within a branch that any value outside has, even one that comes later.
         common.NameFixPass()(model)
         _name_apart(graph)
         with scratch_folder() as folder:
@@ -107,10 +113,12 @@ def _exchange(
         known = dict(constants) | {value: use.x for value in written.graph.inputs if value.name == use.x.name}
         nodes = copy_nodes(written, written.graph.outputs[number], known)
         branches.append(_branch(nodes, output))
+    # From the last form back, as each If is within the else branch of the one before.
     for test, branch in zip(tests[:0:-1], branches[:0:-1], strict=True):
         otherwise = _branch([_if(test, branch, otherwise, output)], output)
     chosen = _if(tests[0], branches[0], otherwise, output)
     graph.insert_before(last, chosen)
+    # As in `replace`: outputs first, and the name goes over to the new value.
     for index, value in enumerate(graph.outputs):
         if value is output:
             graph.outputs[index] = chosen.outputs[0]

@@ -143,6 +143,7 @@ class _Tuner:
         self.candidates = [found for role in self.paths for found in self._prepare(role)]
         if not self.candidates:
             raise QuantizeError(f"{manifest.folder} has no MatMul or Gather by a constant to quantize")
+        # All that a figure depends on: of another subject a journal recalls nothing.
         subject: list[Any] = [precision, samples.digest, judged.digest, ort.__version__]
         subject += [manifest.files[path].sha256 for path in manifest.graphs["fp32"].values()]
         subject += [[one.key, *map(method_to_json, one.methods)] for one in self.candidates]  # figures tell by number
@@ -161,6 +162,7 @@ class _Tuner:
     def run(self) -> Tuned:
         """Find the mix, and write it."""
         count = len(self.candidates)
+        # Of each form by itself: what it does to the op's own result, and what it takes.
         noises = []
         for index, one in enumerate(self.candidates):
             self.progress(index, count, f"compare the forms of {one.op.name} with float32")
@@ -177,12 +179,14 @@ class _Tuner:
         if self.recipe is None:
             choice, frontier = self._search()
         else:
+            # A replay has two forms at most, and the recipe's is the last.
             choice = [len(one.variants) - 1 for one in self.candidates]
         report = self._report(choice, frontier)
         methods: dict[str, dict[str, Method]] = {role: {} for role in self.paths}
         for one, index in zip(self.candidates, choice, strict=True):
             methods[one.role][one.op.name] = one.methods[index]
         models = {role: self._write(role, choice) for role in self.paths}
+        # Quantized nodes keep the names of those that gave the results, by which they are found.
         products: dict[str, dict[str, str]] = {role: {} for role in self.paths}
         for one in self.candidates:
             products[one.role] |= {str(use.last.name): one.op.name for use in one.op.uses}
@@ -198,6 +202,8 @@ class _Tuner:
         if not ops:
             return []
         observed = self.observed[role] = observe(self.paths[role], self.samples.batches(role, _BATCH))
+        # A replay has float32, which everything is compared with, and the recipe's form: one where
+        # they are the same.
         replayed = None if self.recipe is None else self.recipe.of(role, [op.name for op in ops])
         methods = [
             candidates(op, self.precision, self.manifest.kind, observed, objective=self.objective)
@@ -207,6 +213,8 @@ class _Tuner:
         ]
         hessian: Hessian | None = None
         if any(isinstance(method, Blocks) and method.calibrated for one in methods for method in one):
+            # Inputs of the graph are no values that its nodes compute, which alone can be given
+            # out.
             inputs = {use.x for op in ops for use in op.uses if not use.is_lookup and use.x.producer() is not None}
             names = sorted(str(value.name) for value in inputs)
             self.progress(0, 1, f"take second moments of the {role}")
@@ -222,8 +230,10 @@ class _Tuner:
         """Each form's own error on exact inputs, normalized; float32's is 0."""
         seen = joined(one.op, self.observed[one.role])
         rows = one.op.values.shape[0]
+        # Of a large table rows at even distances stand for all.
         ids = np.unique(np.linspace(0, rows - 1, min(rows, _LOOKED_UP)).astype(np.int64))
         inputs: list[tuple[dict[str, Array], Array | None]] = []
+        # An op that is only looked up in has no rows of inputs: its one input is the ids.
         for rows_RK, real_R in seen.batches if seen is not None else [(None, None)]:
             feeds = {str(u.x.name): ids.astype(_dtype(u.x)) if u.is_lookup else rows_RK for u in one.op.uses}
             inputs.append(({name: array for name, array in feeds.items() if array is not None}, real_R))
@@ -231,6 +241,8 @@ class _Tuner:
 
     def _search(self) -> tuple[list[int], list[dict[str, Any]]]:
         """Find the mix, and the row of mixes that it was taken from."""
+        # One measurement for each op, of the form that shows most; the others are predicted from
+        # it.
         alone = []
         for index, one in enumerate(self.candidates):
             self.progress(index, len(self.candidates), f"quantize {one.op.name} alone")
@@ -274,6 +286,8 @@ class _Tuner:
             self.progress(index, count, f"quantize all but {one.op.name}")
             chosen, exact = one.variants[variant], one.variants[0]
             saved += exact.time - chosen.time
+            # A replay measures the whole only: what single ops cost was told when the mix was
+            # searched for.
             alone = all_but = None
             if self.recipe is None and variant:
                 alone = self._alone(index, variant)
@@ -310,6 +324,7 @@ class _Tuner:
         """Put the chosen forms into a copy of the float32 graph."""
         model = ir.load(self.paths[role])
         mine = [(one, variant) for one, variant in zip(self.candidates, choice, strict=True) if one.role == role]
+        # The same file has the same ops in the same order.
         for op, (one, variant) in zip(find_ops(model.graph), mine, strict=True):
             if variant:
                 splice(model.graph, op, one.subgraphs[variant])
