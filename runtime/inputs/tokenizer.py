@@ -130,6 +130,7 @@ class Tokenizer:
             for beginning in _beginnings(text, _PER_TOKEN * enough):
                 encoding = self._tokenizer.encode(beginning, add_special_tokens=special)
                 check()
+                # Too few tokens to know that what follows changes nothing: a longer beginning is tried.
                 if self._count(encoding) < enough:
                     continue
                 if self._most is not None:
@@ -138,6 +139,7 @@ class Tokenizer:
                         "shorten it"
                     )
                 return encoding
+        # A text that is short, or whose every beginning had too few tokens.
         encoding = self._tokenizer.encode(text, add_special_tokens=special)
         check()
         return encoding
