@@ -224,6 +224,7 @@ def _judge(canary: Canary, result: "np.ndarray[Any, Any]") -> tuple[str, float |
 def _try_bundle(bundle: str | os.PathLike[str]) -> BundleState:
     path, needs = os.fspath(bundle), {}
     try:
+        # Before it is opened, as what it needs is most wanted where opening fails.
         needs = lowest_needed(read_manifest(folder_of(bundle)))
         model = load(bundle)
     except TfmError as error:
