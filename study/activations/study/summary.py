@@ -61,6 +61,7 @@ def summarize(results: Mapping[str, Any]) -> list[Line]:
     Raises:
         VerificationError: An export was refused, so that there is nothing to compare.
     """
+    # A run without figures would leave a hole in its block, and the others could not be compared.
     for run in results["runs"]:
         if "errors" not in run["deployed"]:
             faults = "; ".join(run["deployed"]["faults"])
