@@ -160,6 +160,7 @@ def diagnose(bundle: str | os.PathLike[str] | None = None) -> Diagnosis:
         What was found.
     """
     made = canaries()
+    # Any graph shows whether a provider runs.
     providers = tuple(_try_provider(name, made[0]) for name in PROVIDERS)
     running = [provider.name for provider in providers if provider.runs]
     return Diagnosis(

@@ -40,8 +40,8 @@ class Conversation:
     ) -> Iterator[Any]:
         """Add a text, or token ids, and go on from there, as `Decoder.stream` does.
 
-        What was given out when the iterator is left, or ended from elsewhere, is part of the conversation. The next
-        reply, or a rewind, ends it.
+        Where the iterator is left, or ended from elsewhere, what it has given out stays part of the conversation. The
+        next reply, or a rewind, ends an iterator that is not at its end.
 
         Args:
             input: A text, to which special tokens are added only at the beginning of a conversation; or token ids.

@@ -152,6 +152,7 @@ class Generator(Model):
         control = Control(cancel, timeout)
         chosen, most = self._stream_settings(max_new_tokens, settings)
         [row], are_texts = self._to_rows([input], self._reads, control)
+        # The prompt is read now, not in the iterator: what is wrong with it raises in this call.
         return self._parts(self._begin([row], most, control), chosen, are_texts, control)
 
     def _parts(self, begun: Begun, settings: GenerationSettings, are_texts: bool, control: Control) -> Iterator[Any]:
@@ -217,6 +218,7 @@ class Generator(Model):
 
     def _settings(self, max_new_tokens: int | None, settings: dict[str, Any]) -> tuple[GenerationSettings, int]:
         _, most = self._generation(max_new_tokens)
+        # Else the dataclass would raise TypeError, and name no setting that is near.
         known = [field.name for field in dataclasses.fields(GenerationSettings)]
         for name in settings:
             if name not in known:

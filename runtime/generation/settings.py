@@ -197,6 +197,7 @@ def processors(
     Raises:
         InputError: The settings name an id that is not in the vocabulary.
     """
+    # Only here, as settings are made before any model is known.
     _check_vocabulary(settings, vocabulary)
     prompt_B, limit_B = np.array(prompt_lengths, np.int64), np.array(limits, np.int64)
     ends = {*eos_token_ids, *settings.stop_token_ids}
@@ -249,6 +250,7 @@ def _check_integer(name: str, value: Any, least: int) -> None:
 
 
 def _check_number(name: str, value: Any, wanted: str, holds: Callable[[float], bool]) -> None:
+    # True is an int to Python, but no number that anybody means.
     number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not holds(value):
         hint = "; for the likeliest token, leave do_sample out" if name == "temperature" and value == 0 else ""
