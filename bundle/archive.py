@@ -64,7 +64,7 @@ def unpack(archive: Path) -> Path:
 
 
 def _check_is_zip(archive: Path, stream: IO[bytes]) -> None:
-    """Refuse a file that is no zip, or for the most part of no entry."""
+    """Refuse a file that is no zip, or most of whose bytes belong to no entry."""
     with zipfile.ZipFile(stream) as content:
         most = sum(info.compress_size + _MOST_HEADERS for info in content.infolist()) + _MOST_HEADERS
     size = stream.seek(0, os.SEEK_END)
