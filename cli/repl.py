@@ -15,7 +15,7 @@ _RESET = "/reset"
 def converse(answers: TaskRunner, *, words: bool, stream: bool, as_json: bool) -> None:
     """Answer what a person types until Ctrl-D; Ctrl-C ends an answer, an error does too.
 
-    A decoder goes on with one text, which nothing of is read twice, unless it searches by beams.
+    With a decoder, all that is typed is one text, of which nothing is read twice, unless it searches by beams.
 
     Args:
         answers: What is made of a text.
