@@ -50,9 +50,9 @@ def quantized(certificate: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]
 
 
 def speeds(certificate: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """How the precisions' times compare with those of eager and fp32; nothing in a certificate from before it was told.
+    """How the precisions' times compare with those of eager and fp32; nothing where an older certificate does not say.
 
-    Its times are shown all the same, and nothing is concluded from them.
+    The times of an older one are shown all the same, and nothing is concluded from them.
     """
     return certificate.get("speed") or ()
 
