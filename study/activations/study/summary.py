@@ -21,7 +21,8 @@ class Line:
     Attributes:
         activation: Its name.
         forms: The ops that it becomes in ONNX.
-        own_error: The largest of them by themselves, against eager PyTorch in float32, on what they get in the model.
+        own_error: The largest error of any of these ops, run by itself on what it gets in the model, against eager
+            PyTorch in float32.
         errors: Error measure → its rate in fp32, a fraction.
         against: Its first error rate less the baseline's; None: it is the baseline.
         int8_loss: The first error rate in int8 less that in fp32.
