@@ -46,12 +46,15 @@ def unpack(archive: Path) -> Path:
         BundleError: It is no zip, holds no bundle, is damaged, does not fit its manifest, or does not fit on the disk.
     """
     try:
+        # Threads that open one archive at once must not unpack it twice.
         with _unpacking, open(archive, "rb") as stream:
             _check_is_zip(archive, stream)  # before all of it is read: anything may be as long as it likes
             digest = hashlib.sha256()
             while block := stream.read(_BLOCK):
                 digest.update(block)
+            # With the process: a parent's folder goes when it ends, whatever its forked child does.
             key = os.getpid(), digest.hexdigest()
+            # By content, not by path: an archive that was replaced is another bundle.
             if key not in _unpacked or not _is_whole(_unpacked[key]):
                 _unpacked[key] = _unpack(archive, stream)
             return _unpacked[key]
@@ -61,7 +64,7 @@ def unpack(archive: Path) -> Path:
 
 
 def _check_is_zip(archive: Path, stream: IO[bytes]) -> None:
-    """Refuse a file that is no zip, or for the most part of no entry."""
+    """Refuse a file that is no zip, or most of whose bytes belong to no entry."""
     with zipfile.ZipFile(stream) as content:
         most = sum(info.compress_size + _MOST_HEADERS for info in content.infolist()) + _MOST_HEADERS
     size = stream.seek(0, os.SEEK_END)
@@ -95,11 +98,13 @@ def _unpack(archive: Path, stream: IO[bytes]) -> Path:
 
 def _copy(archive: Path, content: zipfile.ZipFile, packed: int, folder: Path) -> None:
     """Copy a bundle out of an archive of `packed` bytes, the manifest last: where it is, all is."""
+    # Two entries of one name are read differently by different programs, so none is right.
     entries: dict[str, zipfile.ZipInfo] = {}
     for info in content.infolist():
         if info.filename in entries:
             raise BundleError(f"{archive} holds {info.filename!r} twice; zip the bundle's folder again")
         entries[info.filename] = info
+    # The bundle may be at the top of the archive, or in one folder there.
     tops = [
         name.removesuffix(_MANIFEST) for name in entries if name.split("/")[-1] == _MANIFEST and name.count("/") < 2
     ]
@@ -112,6 +117,7 @@ def _copy(archive: Path, content: zipfile.ZipFile, packed: int, folder: Path) ->
     if len(written) > _MOST_MANIFEST:
         raise BundleError(f"{archive}: its manifest.json has more than {_MOST_MANIFEST} bytes; zip the bundle again")
     manifest = parse_manifest(archive, written)
+    # Before anything is written: a small archive may claim to unpack to more than a disk holds.
     _check_sizes(archive, manifest, packed, folder)
     for name, file in manifest.files.items():
         info = _plain(archive, entries, top + name)
@@ -122,6 +128,7 @@ def _copy(archive: Path, content: zipfile.ZipFile, packed: int, folder: Path) ->
             )
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        # "x": nothing that is there already is written into, and no link is followed.
         with content.open(info) as source, open(path, "xb") as target:
             shutil.copyfileobj(source, target, _BLOCK)  # zipfile gives no more than file_size, and compares the CRC
     (folder / _MANIFEST).write_bytes(written)
@@ -132,6 +139,7 @@ def _plain(archive: Path, entries: dict[str, zipfile.ZipInfo], name: str) -> zip
     info = entries.get(name)
     if info is None:
         raise BundleError(f"{archive}: {name} is missing, though the manifest lists it; zip the bundle again")
+    # Unix's mode, in the upper half; 0 where the archive was made elsewhere.
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
         raise BundleError(f"{archive}: {name} is a link or no plain file; zip the bundle's files themselves")

@@ -67,6 +67,7 @@ class CheckedJson:
 
     def integer(self, least: int) -> int:
         """Read an integer of at least `least`."""
+        # Not isinstance: JSON's true is an int to Python.
         if type(self.value) is not int or self.value < least:
             raise self.error(f"an integer of at least {least}")
         return self.value
@@ -77,6 +78,7 @@ class CheckedJson:
 
     def number(self, least: float) -> float:
         """Read a finite number of at least `least`."""
+        # NaN, which Python's JSON reads, is not at least anything, and infinity is not below itself.
         if type(self.value) not in (int, float) or not least <= self.value < math.inf:
             raise self.error(f"a number of at least {least:g}")
         return float(self.value)
@@ -100,6 +102,7 @@ class CheckedJson:
 
     def inside(self, name: str) -> str:
         """Check that a name leads to no place outside the bundle."""
+        # A backslash and a drive's colon lead elsewhere on Windows, and a NUL ends a path in C.
         if any(c in name for c in "\\:\0") or any(part in ("", ".", "..") for part in name.split("/")):
             place = f" ({self.place})" if self.place != name else ""
             raise BundleError(f"{self.path}: {name!r}{place} is not a path inside the bundle; export the bundle again")

@@ -46,7 +46,9 @@ def _locations(content: bytes, start: int, end: int, message: int, depth: int) -
     if depth > _DEEPEST:
         raise ValueError(f"messages lie more than {_DEEPEST} deep in each other")
     if message == _ENTRY:
+        # StringStringEntryProto: key 1, value 2.
         fields = {number: content[first:last] for number, first, last in _fields(content, start, end)}
+        # Other keys, as "offset" and "length", say where in the file a tensor lies.
         if fields.get(1) == _KEY:
             yield fields.get(2, b"")
         return
@@ -60,10 +62,12 @@ def _locations(content: bytes, start: int, end: int, message: int, depth: int) -
 def _fields(content: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Go through a message's fields that have a length: number, and where the content of each begins and ends."""
     while start < end:
+        # A tag is the field's number and, in its lowest three bits, how it is written.
         tag, start = _varint(content, start, end)
         kind = tag & 7
         if kind == _BYTES:
             size, start = _varint(content, start, end)
+            # Said before it is used: a slice beyond the end would be a shorter one, without an error.
             if size > end - start:
                 raise ValueError(f"a field at byte {start} ends {size - (end - start)} bytes past its message")
             yield tag >> 3, start, start + size
@@ -80,6 +84,7 @@ def _fields(content: bytes, start: int, end: int) -> Iterator[tuple[int, int, in
 
 def _varint(content: bytes, start: int, end: int) -> tuple[int, int]:
     value = shift = 0
+    # Seven bits a byte, the lowest first; 64 bits take ten bytes at most.
     while start < end and shift < 70:
         byte = content[start]
         start += 1

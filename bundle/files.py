@@ -36,8 +36,10 @@ class HeldFile:
         """
         self.path = path
         self._descriptor = os.open(path, _FLAGS)
+        # Whoever drops the object closes the file, in whatever way it ends.
         self._close = weakref.finalize(self, os.close, self._descriptor)
         found = os.fstat(self._descriptor)
+        # Asked of what is open, not of the path, which may lead elsewhere by now.
         if not stat.S_ISREG(found.st_mode):
             self.close()
             raise OSError("it is no plain file")

@@ -25,6 +25,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(read_file(path, _MOST_BYTES).decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+    # Python's reader calls itself for each value within another.
     except RecursionError as error:
         raise ConfigError(f"{path} is not JSON that can be read: it is nested too deeply") from error
     except ValueError as error:

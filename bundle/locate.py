@@ -25,6 +25,7 @@ def path_of(bundle: Any) -> Path:
     if bundle == "":
         raise BundleError('the path of the bundle is empty; pass "." for the current folder')
     try:
+        # Whether there is anything is not the question: only a path that the system itself refuses.
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         pass
@@ -42,6 +43,7 @@ def folder_of(bundle: Any) -> Path:
     """
     path = path_of(bundle)
     if path.is_file():
+        # Graphs lie one folder below the manifest, so a file of a bundle is found from it upwards.
         around = next((folder for folder in path.absolute().parents[:3] if (folder / MANIFEST).is_file()), None)
         if around is not None and path.suffix != ".zip":  # which may well lie in a folder with a manifest.json
             raise BundleError(

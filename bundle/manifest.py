@@ -172,6 +172,7 @@ def read_manifest(bundle: str | os.PathLike[str]) -> Manifest:
             ) from error
         if not stat.S_ISREG(found.st_mode):
             raise BundleError(f"{folder}: {name} is a folder, or no plain file; copy the bundle again")
+        # Only sizes are compared here; digests, where a file is opened and read as a whole.
         if found.st_size != file.size:
             raise BundleError(
                 f"{folder}: {name} was altered: it has {found.st_size} bytes, not {file.size} as in the manifest; "
@@ -220,6 +221,7 @@ def read_proved(manifest: Manifest, name: str) -> bytes:
         BundleError: It was altered or cannot be read.
     """
     try:
+        # No more than the manifest says, so that a file that grew takes no memory.
         content = read_file(manifest.folder / name, manifest.files[name].size)
     except OSError as error:
         raise BundleError(f"{manifest.folder}: {name} cannot be read: {error}; copy the bundle again") from error
@@ -292,6 +294,7 @@ def _signature(value: CheckedJson, kind: str) -> Signature:
         raise BundleError(f"{value.path}: {value.place}.inputs has no input_ids; export the bundle again")
     names = {spec.name for spec in inputs}
     if kind != "module" and any(name.startswith("past_key_values.") for name in names):
+        # Graphs of older versions lack them, and would fail far from here without saying why.
         for name, older in (("cache_position", "caches that grow"), ("logits_position", "logits at every position")):
             if name not in names:
                 raise BundleError(f"{value.path}: {value.place} has {older}, as older versions made; export it again")
@@ -303,6 +306,7 @@ def _signature(value: CheckedJson, kind: str) -> Signature:
             raise item["shape"].error("of sizes, plain names and sums of plain names")
     limits = {}
     for key, item in value["max_length"].fields().items():
+        # Checks add up the sizes of inputs, where they would not find this one.
         if not dims.issuperset(key.split(" + ")):
             raise BundleError(f"{value.path}: {item.place} limits no dimension of an input; export the bundle again")
         limits[key] = item.integer(1)
@@ -312,6 +316,7 @@ def _signature(value: CheckedJson, kind: str) -> Signature:
 def _check_decoder(value: CheckedJson, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
     """Check what generating relies on: by which names caches are made, and how many ids there are."""
     for spec, item in zip(inputs, value["inputs"].items(), strict=True):
+        # The cross-attention's keys and values are the encoder's, whose length is the source's.
         own = spec.name.startswith("past_key_values.") and ".encoder." not in spec.name
         if own and not {dim for dim in spec.shape if isinstance(dim, str)} <= {"batch", "cache_length"}:
             raise item["shape"].error("of sizes, batch and cache_length")
@@ -329,6 +334,7 @@ def _tensor(value: CheckedJson) -> TensorSpec:
     shape = tuple(d.text() if isinstance(d.value, str) else d.integer(1) for d in value["shape"].items())
     below = value["below"].integer(1) if "below" in value.fields() else None
     dtype = value["dtype"].choice(DTYPES)
+    # Only integers are compared with it, by their bits.
     if below is not None and "int" not in dtype:
         raise value["below"].error(f"absent for {dtype}")
     return TensorSpec(name=value["name"].text(), dtype=dtype, shape=shape, below=below)
@@ -336,6 +342,7 @@ def _tensor(value: CheckedJson) -> TensorSpec:
 
 def _generation(value: CheckedJson, kind: str) -> Generation:
     bos, eos = value["bos_token_id"], value["eos_token_id"]
+    # Hugging Face's configurations have one id, a list of them, or null.
     ends = [end.integer(0) for end in eos.items()] if isinstance(eos.value, list) else [eos.optional_integer(0)]
     return Generation(
         pad_token_id=value["pad_token_id"].optional_integer(0),

@@ -41,11 +41,14 @@ def move(source: Path, target: Path) -> None:
         raise
     except (OSError, NotImplementedError):
         pass  # perhaps this file system knows no flags; if it is anything else, it shows again
+    # Not exists(): a link that leads nowhere is something, too.
     if os.path.lexists(target):
         raise FileExistsError(f"{target} exists already")
     try:
         os.rename(source, target)  # of what appears just now, it replaces nothing but an empty folder
     except OSError as error:
+        # Something has appeared since the look above, for which systems have errors of their own:
+        # that a folder is not empty, for one.
         if os.path.lexists(target) and os.path.lexists(source):
             raise FileExistsError(f"{target} exists already") from error
         raise
@@ -60,6 +63,7 @@ def _rename(source: Path, target: Path, flag: int) -> None:
     try:
         import ctypes
 
+        # What is loaded into this process already, so that no name of a C library is needed.
         library = ctypes.CDLL(None, use_errno=True)
         paths = os.fsencode(source), os.fsencode(target)
         if sys.platform.startswith("linux"):

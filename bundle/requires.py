@@ -49,6 +49,7 @@ def newest(versions: Iterable[str]) -> str:
 
 def is_older(version: str, than: str) -> bool:
     """Tell whether a version is older than another; what is not a version is older than none."""
+    # By numbers: as text, "1.9" would be newer than "1.24".
     return bool(_NUMBERS.match(version)) and _parts(version) < _parts(than)
 
 
@@ -62,4 +63,5 @@ def _parts(version: str) -> tuple[int, ...]:
     """Take a version's numbers apart; what follows them, as in "1.33.0.dev20260101", is not looked at."""
     found = _NUMBERS.match(version)
     numbers = [int(part) for part in found[0].split(".")] if found else []
+    # Filled up, so that "1.25" is as new as "1.25.0".
     return tuple([*numbers, 0, 0, 0, 0][:4])

@@ -28,6 +28,7 @@ if sys.platform == "win32":
     _FAR = 1 << 30  # the lock is mandatory there, and must not cover what is read
 
     def _lock(descriptor: int) -> bool:
+        # Windows locks from the file's position on.
         os.lseek(descriptor, _FAR, os.SEEK_SET)
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
@@ -50,6 +51,7 @@ def try_lock(descriptor: int) -> bool | None:
     """
     try:
         return _lock(descriptor)
+    # Another process has it: POSIX says so by the one, Windows by the other.
     except (BlockingIOError, PermissionError):
         return False
     except OSError:
@@ -84,6 +86,7 @@ class HeldFolder:
             except BaseException:
                 _remove_empty(self.path)
                 raise
+            # Until it was locked, another process may have taken it for left behind, and removed it.
             if try_lock(descriptor) is not False and _is_lock_of(descriptor, self.path):
                 self._descriptor, self._process = descriptor, os.getpid()
                 with contextlib.suppress(OSError):  # bare, or a full disk: whose it is cannot be said in a message then
@@ -145,6 +148,7 @@ def clear_up(
                 holders.append(descriptor)
             elif descriptor is not None:
                 try:
+                    # The lock is ours by now, so that nobody else finishes or removes it meanwhile.
                     before(folder)
                 except BaseException:
                     os.close(descriptor)
@@ -163,6 +167,7 @@ def scratch_folder() -> Iterator[Path]:
     """Make a temporary folder for as long as the body runs, where the system keeps such."""
     global _cleared
     parent = Path(tempfile.gettempdir())
+    # Once per process: what is left behind was left by others that are gone.
     if not _cleared:
         _cleared = True
         clear_up(parent)
@@ -180,6 +185,7 @@ def _is_lock_of(descriptor: int, folder: Path) -> bool:
     """Tell whether what is open is still there: it may have been removed before it was locked."""
     mine = os.fstat(descriptor)
     try:
+        # lstat: a link to our file would be another's.
         return os.path.samestat(mine, os.lstat(folder if stat.S_ISDIR(mine.st_mode) else folder / LOCK))
     except OSError:
         return False
@@ -192,9 +198,11 @@ def _claim(folder: Path, bare: bool) -> int | str | None:
         The open lock; who holds it, as text; None: it is none of ours, or nobody can tell.
     """
     found = folder.lstat()
+    # Anybody may put something of such a name into /tmp: only folders of this user are touched.
     if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "geteuid") and found.st_uid != os.geteuid()):
         return None
     names = os.listdir(folder)
+    # Empty is one that was left before its lock file was made, or after that was removed.
     if names and LOCK not in names and not bare:
         return None
     descriptor = _open_lock(folder, bare)
@@ -210,6 +218,7 @@ def _remove(folder: Path, descriptor: int) -> None:
     """Remove a folder whose lock is ours, the lock last: what is left when that is cut short is still known as ours."""
     try:
         for entry in os.scandir(folder):
+            # A link to a folder is removed as what it is; what it leads to stays.
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
             elif entry.name != LOCK:
@@ -218,6 +227,7 @@ def _remove(folder: Path, descriptor: int) -> None:
         if os.name == "nt":  # no open file can be removed there
             os.close(descriptor)
             descriptor = -1
+        # Where something could not be removed, the lock file stays, and the next process tries again.
         if os.listdir(folder) == [LOCK]:
             os.unlink(folder / LOCK)
         os.rmdir(folder)

@@ -101,19 +101,24 @@ class _Place:
 
     def put(self, new: Path, old: Path) -> None:
         """Put the finished folder there. What it replaces is then at either of these paths."""
+        # Nothing was there when the work began, or it is gone: nothing may be replaced.
         if self.before is None or not os.path.lexists(self.output):
             with self._kept_on_failure(new, "has appeared"):
                 move(new, self.output)
             return
         with self._kept_on_failure(new, "was changed"):
             self._check(self.output)
+            # In one step: what was there is now at `new`, and there is no moment with nothing.
             if exchange(new, self.output):
                 try:
+                    # It may have been changed until just before; now nobody finds it any more.
                     self._check(new)
                 except OSError:
                     self._change_back(new)
                     raise
                 return
+            # Without an exchange, the old one moves first. A process that is killed between this
+            # and the next rename leaves both; `_finish` of the next one puts the new one in place.
             os.rename(self.output, old)
             try:
                 self._check(old)
@@ -159,6 +164,7 @@ class _Place:
 
 def _keep(folder: Path, output: Path) -> Path:
     """Move a folder to a name beside `output` that is free."""
+    # "model.tfm" becomes "model-2.tfm"; any other name may hold dots that are no suffix.
     stem, suffix = (output.stem, output.suffix) if output.suffix == ".tfm" else (output.name, "")
     for number in itertools.count(2):
         kept = output.with_name(f"{stem}-{number}{suffix}")
@@ -176,19 +182,23 @@ def _staged(place: _Place, overwrite: bool, patience: Patience) -> Iterator[tupl
         place.look(overwrite)
     except OSError as error:
         raise ExportError(f"no {place.what} can be written to {output}: {error.strerror}") from error
+    # Before they are made, innermost first: what was not there goes again where nothing is written.
     made = [folder for folder in output.parents if not folder.exists()]
     room: HeldFolder | None = None
     try:
+        # A signal between making the folder and binding its name would leave it behind.
         with patience.hold():
             room = _make_room(place)
         new, old = room.path / _NEW, room.path / _OLD
         new.mkdir()
 
         def put_in_place() -> None:
+            # Before the rename: else a power cut could leave the name, and files without content.
             for file in (new, *new.rglob("*")):
                 _flush(file)
             with patience.hold():
                 place.put(new, old)
+                # Within the hold, so that a message of an interruption knows that it is there.
                 placed.append(output)
                 _flush(output.parent)
 
@@ -200,6 +210,7 @@ def _staged(place: _Place, overwrite: bool, patience: Patience) -> Iterator[tupl
     finally:
         with patience.hold():
             if room is not None:
+                # The rename back failed, too: `finish` of the next run goes on from this room.
                 if (room.path / _OLD).exists() and not os.path.lexists(output):  # the only one there is
                     room.leave()
                 room.remove()
@@ -222,6 +233,7 @@ def _finish(room: Path, output: Path) -> None:
         OSError: It cannot be finished; all of it is to stay.
     """
     unknown = set(os.listdir(room)) - {LOCK, _NEW, _OLD}
+    # Whatever it is, it is not ours to move or to remove.
     if unknown:
         raise FileExistsError(f"{room} holds {unknown}, which no process of ours puts there")
     if (room / _OLD).exists() and not os.path.lexists(output):  # `new` was complete before `old` was moved
@@ -239,6 +251,7 @@ def _flush(path: Path) -> None:
     """Have the system write a file or folder to disk; where folders cannot be opened (Windows), files alone."""
     if path.is_dir() and os.name == "nt":
         return
+    # Windows flushes only what is open for writing.
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)

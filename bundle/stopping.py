@@ -37,6 +37,8 @@ class Patience:
         for number in STOPPING:
             handler = signal.getsignal(number)
             earlier = getattr(handler, "__self__", None)
+            # One that was left in place, as a signal came in its time: to go through it would be to
+            # wait for its pause as well.
             if isinstance(earlier, Patience):
                 handler = earlier._before[number]
             if callable(handler):  # neither ignored, as under nohup, nor the system's own way to end a process
@@ -46,9 +48,11 @@ class Patience:
 
     def stop(self) -> None:
         """End, unless a signal came: then this process is about to, and the same one again is still passed over."""
+        # The handlers stay: nothing is to end the clean-up that the signal has set off.
         if self._heeded > -math.inf:
             return
         for number, handler in self._before.items():
+            # Where somebody else has put a handler meanwhile, it stays.
             if signal.getsignal(number) == self._handle:
                 with contextlib.suppress(ValueError):
                     signal.signal(number, handler)
@@ -62,6 +66,7 @@ class Patience:
         finally:
             self._held -= 1
             if self._came is not None and not self._held:
+                # Sent anew, so that the handler runs where the body is done, as if it came now.
                 number, self._came = self._came, None
                 signal.raise_signal(number)
 

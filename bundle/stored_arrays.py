@@ -29,9 +29,11 @@ def read_arrays(manifest: Manifest, name: str, names: Iterable[str] | None = Non
         BundleError: It is altered, is not what numpy.savez writes, or its arrays are too large.
     """
     path = manifest.folder / name
+    # What is read is what was proved: the file is not opened by its path again.
     content = io.BytesIO(read_proved(manifest, name))
     try:
         with zipfile.ZipFile(content) as archive:
+            # zipfile gives no more of an entry than it says here, so that the sum is a bound.
             size = sum(info.file_size for info in archive.infolist())
         if size > _MOST:  # a small file may unpack to far more than there is memory
             raise ValueError(f"its arrays have {size} bytes, more than {_MOST}")

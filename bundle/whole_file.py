@@ -20,16 +20,19 @@ def write_whole(path: Path, content: str | bytes) -> None:
         OSError: It cannot be written; nothing has changed.
     """
     data = content.encode() if isinstance(content, str) else content
+    # Renamed onto a link, the file would take the link's place, not that of what it leads to.
     place = Path(os.path.realpath(path))
     if place.exists() and not place.is_file():
         place.write_bytes(data)
         return
     if place.exists() and not os.access(place, os.W_OK):  # which renaming would not ask for
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    # In the same folder, as a rename across file systems is none.
     part = place.with_name(f".tfm-{secrets.token_hex(6)}.part")
     try:
         part.write_bytes(data)
         if place.exists():
+            # A rename keeps the new file's permissions; who could read the old one can read this.
             os.chmod(part, place.stat().st_mode & 0o777)
         os.replace(part, place)
     except BaseException as error:

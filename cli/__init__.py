@@ -59,6 +59,7 @@ def export(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(command: click.Command, arguments: Sequence[str] | None, name: str) -> None:
+    # Before anything that would have to be cleaned up.
     heed_signals()
     with outputs():
         code = exit_code(name, lambda: _invoke(command, arguments, name))
@@ -68,6 +69,7 @@ def _run(command: click.Command, arguments: Sequence[str] | None, name: str) -> 
 def _invoke(command: click.Command, arguments: Sequence[str] | None, name: str) -> int:
     """Do it, and give the exit code of what is foreseen."""
     try:
+        # Not standalone: click would end the process, by exit codes of its own.
         return command.main(arguments, prog_name=name, standalone_mode=False) or 0
     except TfmError as error:
         say(f"{name}: {error}", err=True)
@@ -79,4 +81,5 @@ def _invoke(command: click.Command, arguments: Sequence[str] | None, name: str) 
         say(f"{name}: {explain_interruption()}", err=True)
         return _INTERRUPTED
     finally:
+        # From here on the exit code is known, and nothing is to change it.
         end_undisturbed()

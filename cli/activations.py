@@ -66,6 +66,7 @@ def activations(
     from .stages import show_stage
     from .study import study
 
+    # Before hours of training.
     check_file("--output", output)
     if task is not None:
         study(task, names=names, rounds=rounds, output=output, as_json=as_json, **study_options)
@@ -87,6 +88,8 @@ def _check_usage(context: click.Context, task: Path | None, ckpt: Path | None, n
     if task is not None and (ckpt is not None or no_timing):
         raise click.UsageError("--study trains models of its own and times them: leave --ckpt and --no-timing out")
     for name in ("runs", "seeds", "steps", "jobs", "quick"):
+        # By where the value came from: these options have defaults, so that their values tell
+        # nothing.
         given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
         if task is None and given:
             raise click.UsageError(f"--{name} is for a study: give --study too")
@@ -107,6 +110,7 @@ def _print(table: "ActivationTable", console: "Screen") -> None:
     heads = [("", "left"), ("fp32", "right"), ("at", "left"), ("fp16", "right"), ("at", "left")]
     _print_table(console, heads, [_errors(row) for row in table.rows])
     timed = [row for row in table.rows if row.speed]
+    # An engine's call takes a part of every time, and is the same for all of them.
     if timed and table.call is not None:
         of = f"float32, one thread, {table.rounds} rounds; {table.call * 1e6:.1f} µs of each is the call"
         say_title("time of the whole graph", f"µs, {of}")
@@ -142,6 +146,7 @@ def _print_table(console: "Screen", heads: list[tuple[str, Any]], rows: list[lis
 
 
 def _verdict(cell: str) -> str:
+    # A cell begins with its verdict in words, so that nothing depends on colors alone.
     return next((verdict for verdict in _COLORS if cell.startswith(verdict)), "")
 
 

@@ -49,6 +49,7 @@ class TaskRunner:
                 result does not depend on how many arrived at once.
         """
         results: list[Any] = [None] * len(texts)
+        # Blank texts have no tokens, which the runtime refuses; here each has an empty result.
         places = [place for place, text in enumerate(texts) if text.strip()]
         if "seed" in self.settings:
             for place in places:
@@ -65,6 +66,8 @@ class TaskRunner:
             results = self.of(texts, number)
         except InputError:
             for place, text in enumerate(texts):
+                # One by one, so that those before it are given out; the refused one raises again
+                # here.
                 yield self.of([text], number + place)[0]
         else:
             yield from results

@@ -78,6 +78,7 @@ def _bundle(bundle: "BundleState") -> list[tuple[str, str]]:
     names: dict[str, list[str]] = {}
     for name, version in bundle.needs.items():
         names.setdefault(version, []).append(name)
+    # Precisions that need the same version share a line.
     needs = [("it needs", f"onnxruntime >= {version} for {', '.join(those)}") for version, those in names.items()]
     if bundle.why is not None:
         return [("bundle", f"✗ {bundle.path}"), *needs]
@@ -91,6 +92,7 @@ def _print_canaries(canaries: "tuple[CanaryState, ...]") -> None:
     rows = [("", "ops", "on", "off by", "limit", "")]
     for one in canaries:
         off = "—" if one.max_abs is None else f"{one.max_abs:.1e}"
+        # A node that CUDA has no kernel for runs on the CPU, which is right, but slow.
         elsewhere = [name for name in one.on if name != one.provider]
         note = f"its nodes are on {', '.join(elsewhere)}" if elsewhere else ""
         if one.why is not None:

@@ -38,9 +38,11 @@ def exit_code(name: str, work: Callable[[], int]) -> int:
     Returns:
         The exit code. What nobody foresaw has been told on standard error.
     """
+    # Kept to be compared with below: click may put another in its place.
     stream = sys.stdout
     try:
         code = work()
+        # Here, not when Python ends: what cannot be written then could change the exit code no more.
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
@@ -56,7 +58,9 @@ def exit_code(name: str, work: Callable[[], int]) -> int:
 
 
 def _output_failed(name: str, reason: OSError) -> int:
+    # Windows says EINVAL of a pipe that nobody reads.
     closed = reason.errno == errno.EPIPE or (os.name == "nt" and reason.errno == errno.EINVAL)
+    # Nobody reads on, as after `| head`: a command ends quietly then.
     if closed:
         return _PIPE_CLOSED
     say(f"{name}: standard output cannot be written to: {reason.strerror or reason}", err=True)
@@ -81,6 +85,7 @@ def _unforeseen(name: str, error: BaseException) -> int:
 
 
 def _describe(error: BaseException) -> str:
+    # One line, whatever the message is: the details have it as it was.
     message = " ".join(str(error).split())
     message = message if len(message) <= _MOST else f"{message[:_MOST]}…"
     if isinstance(error, MemoryError) or _NO_MEMORY.search(message):
@@ -111,13 +116,17 @@ def _temporary_folder() -> str | None:
 
 def _keep(details: str) -> Path | None:
     """Write details into a file of the temporary folder, or of the user's; None: neither takes it."""
+    # The folder for temporary files may be what is full.
     for folder in filter(None, (_temporary_folder(), str(Path.home()))):
         with contextlib.suppress(OSError, MemoryError):
+            # A new file of a name that nobody could know, which only this user can read.
             descriptor, name = tempfile.mkstemp(prefix="tfm-", suffix=".log", dir=folder)
             try:
                 with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
                     file.write(details)
             except OSError:
+                # Where the disk is full, half of the details help nobody, and the next folder is
+                # tried.
                 os.unlink(name)
                 raise
             return Path(name)

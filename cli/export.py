@@ -81,6 +81,7 @@ def export(
 ) -> None:
     """Export a PyTorch Transformer to a verified ONNX bundle: fp32 and int8, every attention and activation proved."""
     try:
+        # Here, as --help must not wait for torch; what is not installed is named with what to type.
         from tfm.export import END_TO_END, OPSET, Tolerance, export_checkpoint
         from tfm.quantize import read_recipe
 
@@ -94,6 +95,7 @@ def export(
         raise click.UsageError("there is nothing to export: give --ckpt, or --model for a module of your own")
     if output is None:
         output = Path(f"{name_after(ckpt) if ckpt is not None else name_after_factory(model or '')}.tfm")
+    # click takes "nan" and "inf" for floats, and with either no gate would mean anything.
     if not all(value is None or math.isfinite(value) for value in (atol, rtol)):
         raise click.UsageError("--atol and --rtol must be finite numbers")
     tolerance = Tolerance(
@@ -121,4 +123,5 @@ def export(
         say_json({"output": str(output), "faults": report.faults()} | report.certificate)
     else:
         print_report(report, Screen())
+    # By what was shipped: with --force a bundle is there though a gate failed, and says so.
     context.exit(0 if report.shipped else 1)

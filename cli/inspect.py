@@ -26,6 +26,7 @@ def inspect(bundle: Path, text: str, output: Path | None, precision: str, as_jso
     """
     if weights and not as_json:
         raise click.UsageError("--weights is for --json")
+    # Before anything is opened or run.
     check_file("--output", output)
     try:
         from tfm.report import write_inspect

@@ -72,6 +72,7 @@ def _stream(stack: "Stack") -> Table:
         (_brief(one.path), float(one.norm_S.mean()), f"{plain(float(one.added_S.mean()), 2)}×")
         for one in stack.sublayers
     ]
+    # All may be zero, in a model with such weights.
     most = max(mean for _, mean, _ in rows) or 1.0
     for path, mean, added in rows:
         table.add_row(path, length(mean), Text("━" * round(_WIDTH * mean / most), style="blue"), added)
@@ -86,6 +87,7 @@ def _brief(path: str) -> str:
 
 
 def _bar(share: float | None) -> str:
+    # Never a blank, which would look like no head at all.
     return "·" if share is None else _EIGHTHS[max(1, round(share * (len(_EIGHTHS) - 1)))]
 
 

@@ -73,8 +73,10 @@ def latency(
     """
     if text is not None and no_corpus:
         raise click.UsageError("--text and --no-corpus exclude each other")
+    # Refused now, not after minutes of measuring.
     if html is not None:
         _check_drawing(html)
+    # Before the import below: wrong usage is told at once.
     engines, left_out = _engines(ckpt, **eager)
     from tfm.latency import measure_latency
 
@@ -114,6 +116,7 @@ def _engines(
 ) -> "tuple[dict[str, Job], dict[str, str]]":
     """Make eager's engines, where they are asked for; and what is left out, and why."""
     if ckpt is None and model is None:
+        # An option without effect is refused, as the figures would not be what was asked for.
         given = {"--config": config is not None, "--nhead": nhead is not None, "--no-compile": no_compile}
         for name, is_given in given.items():
             if is_given:
@@ -128,6 +131,7 @@ def _engines(
 
 def _lines_of(file: Path) -> list[str]:
     try:
+        # With or without the mark that editors of Windows write.
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read as text: {error}; give a text file in UTF-8") from error

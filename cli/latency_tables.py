@@ -13,6 +13,7 @@ _COLORS = {"faster": "green", "slower": "red", "too noisy": "yellow"}
 
 def print_latency(report: "LatencyReport") -> None:
     """Print times, throughput, and what starting takes; then what speaks against them."""
+    # A table for each number of threads: figures of different ones are not to be compared by row.
     for threads in dict.fromkeys(line.threads for line in report.lines):
         lines = [line for line in report.lines if line.threads == threads]
         on = f"on {threads} thread" + ("s, pinned" if threads > 1 else ", pinned")
@@ -72,7 +73,9 @@ def _throughput(line: "Line", engine: str, _: "Timing") -> Sequence[str]:
 def _print_starts(report: "LatencyReport") -> None:
     heads = ("", "file", "import", "open", "first answer", "memory", "at most")
     rows: list[Row] = []
+    # Of the first number of threads, which is that of the starts as well.
     peaks = next(iter(report.peaks.values()), {})
+    # A precision that did not run still has a size.
     for engine in dict.fromkeys([*peaks, *report.starts, *report.sizes]):
         start = report.starts.get(engine)
         times = [None] * 3 if start is None else [start.imported, start.opened, start.answered]
@@ -102,6 +105,7 @@ def _print_table(heads: Sequence[str], rows: Sequence[Row]) -> None:
         if color is None:
             say("  " + "  ".join(shown).rstrip())
         else:
+            # Only the verdict is colored: figures by themselves claim nothing.
             say("  " + "  ".join([*shown[:-1], ""]), styled(shown[-1].rstrip(), fg=color))
 
 

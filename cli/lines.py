@@ -30,7 +30,9 @@ def read_lines(stream: BufferedReader, name: str, *, encoding: str = "utf-8") ->
     number, rest = 0, b""
     while True:
         chunk = stream.read1(_CHUNK)  # what is there now; waits only where nothing is
+        # Split as bytes, before decoding: a chunk may end within a character.
         *lines, rest = (rest + chunk).split(b"\n")
+        # At the end, what has no line break is a line too.
         if not chunk and rest:
             lines.append(rest)
         for start in range(0, len(lines), MOST):
@@ -40,6 +42,7 @@ def read_lines(stream: BufferedReader, name: str, *, encoding: str = "utf-8") ->
                 try:
                     texts.append(_decode(line, encoding, first=place == 1))
                 except UnicodeDecodeError as error:
+                    # What came before is answered first; only then is the line refused.
                     if texts:
                         yield texts
                     raise InputError(
@@ -62,6 +65,7 @@ def as_utf8(text: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         try:
+            # Back to the bytes that the shell gave, which Python had read by the system's encoding.
             return os.fsencode(text).decode()
         except UnicodeError as error:
             raise InputError(f"the text {text!a} is not UTF-8; convert it") from error
@@ -71,6 +75,7 @@ def as_utf8(text: str) -> str:
 def _decode(line: bytes, encoding: str, *, first: bool) -> str:
     if first and encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
         line = line.removeprefix(codecs.BOM_UTF8)  # which editors and shells of Windows write
+    # As Windows ends lines.
     return line.removesuffix(b"\r").decode(encoding)
 
 

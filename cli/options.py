@@ -29,6 +29,7 @@ def renamed(old: str, new: str, name: str) -> Callable[[F], F]:
 
 def or_by_its_old_name(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
     """Give what was said by the old name of an option, checked as by its new one."""
+    # The old option is eager, so that it has been read by now.
     said = context.meta.get(str(parameter.name))
     return value if said is None else parameter.type.convert(said, parameter, context)
 

@@ -21,11 +21,13 @@ def check_file(option: str, path: Path | None) -> None:
     """
     if path is None:
         return
+    # Of what a link leads to, since that is where the file is written.
     folder = path.resolve().parent
     if not os.path.isdir(folder):
         raise InputError(f"{option}: there is no folder {folder}")
     if os.path.isdir(path):
         raise InputError(f"{option}: {path} is a folder; name a file")
+    # A new file needs the right to write into its folder.
     if not os.access(path if os.path.exists(path) else folder, os.W_OK):
         raise InputError(f"{option}: {path} cannot be written to: permission denied")
 
@@ -55,8 +57,10 @@ def name_after(source: str | os.PathLike[str]) -> str:
     if not os.path.isfile(path):  # nor is one whose name is too long
         return name
     lowered = name.lower()
+    # "model.safetensors.index.json" of a checkpoint in parts: what is before it ends by itself.
     if lowered.endswith(_INDEX):
         name = name[: -len(_INDEX)]
+    # Any other ending may be part of the name, as in "model-v1.5".
     stem, ending = os.path.splitext(name)
     return stem if ending.lower() in _CHECKPOINTS else name
 

@@ -48,6 +48,7 @@ def parity(
     That needs neither torch nor the checkpoint. With --ckpt it is compared with eager PyTorch itself.
     """
     precisions = None if precision is None else [name.strip() for name in precision.split(",") if name.strip()]
+    # Else it would compare nothing, which must never pass.
     if precisions == []:
         raise click.UsageError("--precision names nothing to compare")
     if ckpt is not None:
@@ -99,6 +100,7 @@ def _print(report: "GoldenReport") -> None:
     for graph in report.graphs:
         groups: dict[str, list[GoldenOutput]] = {}
         for output in graph.outputs:
+            # Caches of all layers share a row: dozens of rows would hide the others.
             groups.setdefault(re.sub(r"\.\d+\.", ".*.", output.name), []).append(output)
         for name, outputs in groups.items():
             worst = max(outputs, key=_excess)
@@ -139,6 +141,7 @@ def _figures(output: "GoldenOutput") -> tuple[str, str]:
 def _advice(report: "GoldenReport") -> str:
     """Say what to do about a failure."""
     fp32 = [graph for graph in report.graphs if graph.precision == "fp32"]
+    # A processor may compute int8 otherwise, as without VNNI, and fp32 as ever.
     if fp32 and all(graph.passed for graph in fp32):
         return 'fp32 is right here: load(…, precision="fp32") is safe on this machine.'
     return (

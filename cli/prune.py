@@ -110,14 +110,17 @@ def prune(
     tuning = None if script is None else _load_script(script)
     if threads is not None:
         torch.set_num_threads(threads)
+    # For a script of the user's; what is ours draws from generators of its own.
     torch.manual_seed(seed)
     with staged(place, overwrite=overwrite, what="pruned checkpoint", mark=_REPORT) as (folder, put_in_place):
         with show_stage(console, "read checkpoint"):
             original = load_checkpoint(ckpt, config).float()
+            # A script with losses of its own needs no text.
             train, held_out, about = read_text(ckpt, text, original, needed=not hasattr(tuning, "losses"))
         with show_stage(console, "measure importance") as step:
             losses = list(_losses(original, tuning, train[: MEASURED // BATCH], seed))
             importance = measure_importance(original, _told(losses, step))
+        # A number of parameters becomes a share first, and both are then chosen by share.
         if parameters is not None:
             keep = share_within(original, importance, parameters, multiple=multiple)
         if keep is not None:
@@ -126,6 +129,7 @@ def prune(
             kept = choose_by_count(original, importance, heads=heads, units=units, multiple=multiple)
         model = remove(original, kept)
         encoder = original.config.kind == "encoder" and bool(held_out)
+        # Taken before training too, so that the report tells what training was for.
         cosines: dict[str, float] = {"pruned": mean_cosine(model, original, held_out)} if encoder else {}
         stopped, tuned = 0, "not at all"
         try:
@@ -139,10 +143,12 @@ def prune(
                 with show_stage(console, "distil") as step:
                     say = _clock(step)
                     distil(model, original, train, **options, progress=lambda i, n, loss: say(i, n, f"loss {loss:.4f}"))
+        # What was learned until then is kept: the model is trained in place, and saved below.
         except KeyboardInterrupt:
             stopped = _INTERRUPTED
         except StoppedError as signal:
             stopped = int(str(signal.code))
+        # Whatever the script left it in.
         model.eval()
         if encoder:
             cosines["fine-tuned"] = mean_cosine(model, original, held_out)
@@ -156,11 +162,13 @@ def prune(
         save_checkpoint(model, folder / "model.safetensors")
         _copy_companions(ckpt, folder)
         write_whole(folder / _REPORT, json.dumps(report, indent=1) + "\n")
+        # Report and companions are in the folder by now: it appears whole.
         put_in_place()
     if as_json:
         say_json(report)
     else:
         print_pruned(report, Screen())
+    # The code of the signal, though all is there: who sent it knows that training was cut short.
     context.exit(stopped)
 
 
@@ -179,6 +187,7 @@ def _losses(model: "Transformer", tuning: ModuleType | None, train: "list[Batch]
     from tfm.study.prune import next_token_loss, output_loss
 
     if tuning is not None and hasattr(tuning, "losses"):
+        # The user's own take the place of ours, which are for text alone.
         yield from tuning.losses(model)
         return
     generator = torch.Generator().manual_seed(seed)
@@ -217,5 +226,6 @@ def _copy_companions(ckpt: Path, folder: Path) -> None:
     for name in COMPANIONS:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+    # A checkpoint such as GGUF has its tokenizer inside.
     if not (folder / "tokenizer.json").is_file() and (tokenizer := load_tokenizer(path)) is not None:
         tokenizer.save(str(folder / "tokenizer.json"))

@@ -19,6 +19,8 @@ def describe(original: "Transformer", model: "Transformer", importance: "Importa
     """Describe every attention and feed-forward block before and after, and the whole."""
     blocks = []
     for name, values in {**importance.heads, **importance.units}.items():
+        # Importance is a root mean square, so its squares are what adds up. Where all are 0,
+        # nothing was lost.
         squares = values.square()
         left = squares[list(kept[name])].sum() / squares.sum() if squares.sum() else 1.0
         blocks.append(

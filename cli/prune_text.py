@@ -40,6 +40,7 @@ def read_text(
     from tfm.model import locate_checkpoint
 
     config = model.config
+    # What needs a second text, vectors or images says nothing on a line of text alone.
     if config.kind == "encoder-decoder" or config.reads_vectors or config.image_size is not None:
         if text is not None:
             raise InputError(f"--text is for an encoder or a decoder of text; {ckpt} needs --fine-tune SCRIPT.py")
@@ -64,6 +65,7 @@ def read_text(
         raise InputError(
             f"{text} has {len(lines)} lines of text; at least {2 * _HELD_OUT} are needed, thousands better"
         )
+    # From all over the file, whose end may be of another kind than its beginning.
     held_out = lines[_HELD_OUT - 1 :: _HELD_OUT][:MEASURED]
     train = [line for index, line in enumerate(lines) if index % _HELD_OUT != _HELD_OUT - 1]
     about = f"{len(train)} {'built-in sentences' if text is None else f'lines of {text}'}"
@@ -78,6 +80,7 @@ def _batches(file: Path, lines: list[str], model: "Transformer") -> "list[Batch]
 
     config = model.config
     tokenizer = Tokenizer(file, max_tokens=min(config.max_positions, _MOST_TOKENS))
+    # (T,) each, of like lengths side by side, so that little is padded to (B, T).
     rows = sorted((torch.tensor(tokenizer.encode([line])[0]) for line in lines), key=len)
     if max(int(row.max()) for row in rows) >= config.vocab_size:
         raise CheckpointError(f"{file} gives ids beyond the checkpoint's vocabulary of {config.vocab_size}")
@@ -87,5 +90,6 @@ def _batches(file: Path, lines: list[str], model: "Transformer") -> "list[Batch]
         part = rows[start : start + BATCH]
         ids_BT = pad(part, batch_first=True, padding_value=config.pad_token_id or 0)
         found.append((ids_BT, pad([torch.ones_like(row) for row in part], batch_first=True)))
+    # Of a fixed seed: without it, training would go from short to long texts.
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0)).tolist()
     return [found[index] for index in order]

@@ -15,7 +15,7 @@ _RESET = "/reset"
 def converse(answers: TaskRunner, *, words: bool, stream: bool, as_json: bool) -> None:
     """Answer what a person types until Ctrl-D; Ctrl-C ends an answer, an error does too.
 
-    A decoder goes on with one text, which nothing of is read twice, unless it searches by beams.
+    With a decoder, all that is typed is one text, of which nothing is read twice, unless it searches by beams.
 
     Args:
         answers: What is made of a text.
@@ -37,8 +37,10 @@ def converse(answers: TaskRunner, *, words: bool, stream: bool, as_json: bool) -
         try:
             line = input("> ")
             if decoder is not None and line.strip() == _RESET:
+                # A new one, as a conversation cannot be rewound to nothing.
                 conversation = decoder.conversation()
                 continue
+            # In a conversation a line goes on with one text, so its words are no texts of their own.
             texts = line.split() if words and conversation is None else [line] if line.strip() else []
             for text in texts:
                 parts: Iterator[str] | None = None
@@ -51,6 +53,7 @@ def converse(answers: TaskRunner, *, words: bool, stream: bool, as_json: bool) -
         except EOFError:
             say()
             return
+        # It ends the answer, or clears the line; a person leaves by Ctrl-D.
         except KeyboardInterrupt:
             say()
         except (TfmError, UnicodeDecodeError) as error:

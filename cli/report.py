@@ -28,6 +28,7 @@ def print_report(report: "ExportReport", console: Screen) -> None:
     if report.fidelity:
         _show(console, *_fidelity(report))
     print_latency(report.latency, console)
+    # What no gate looked at is named, so that nobody takes the verdict for one on that too.
     for text in report.certificate["not_judged"]:
         console.print(f"  {text}", soft_wrap=True)
     console.print()
@@ -74,8 +75,10 @@ def print_quantization(quantization: Mapping[str, Any], console: Screen) -> None
     """
     for precision, entry in quantization.items():
         ops = entry["ops"]
+        # Both graphs of an encoder-decoder may have a weight of one name.
         many = len({op["role"] for op in ops}) > 1
         names = [f"{op['role']} {op['weight']}" if many else str(op["weight"]) for op in ops]
+        # By what each op costs alone, where that was measured.
         ranked = sorted((i for i, op in enumerate(ops) if op["alone"] is not None), key=lambda i: -ops[i]["alone"])
         console.print(Text("\n") + _mix(precision, entry), soft_wrap=True)
         if ranked:
@@ -119,8 +122,10 @@ def _costs(ops: Sequence[tuple[str, Mapping[str, Any]]], width: int) -> Table:
     """Table the ops that cost most, in a line each, however long their names are."""
     table = _table(["costs most", "method"], ["own SNR", "alone", "all but it"])
     room = max(width - 30, 40)  # what the figures leave; of it a method has at least 16
+    # What all names end in tells nothing, and leaves less room for what does.
     suffix = ".weight" if all(name.endswith(".weight") for name, _ in ops) else ""
     shown = [_shorten(name.removesuffix(suffix), room - 16) for name, _ in ops]
+    # Names have their full width first; a method, of which the beginning says most, gets the rest.
     room -= max(map(len, shown))
     for name, (_, op) in zip(shown, ops, strict=True):
         method = str(op["method"])
@@ -163,6 +168,7 @@ def _show_graphs(console: Screen, graphs: "Sequence[GraphReport]") -> None:
         _show(console, *_ops(role, same_role))
         advice: dict[str, list[str]] = {}
         for op in same_role[0].promised:
+            # The same advice for all layers is said once, with the first of them.
             if op.kernel is not None and op.kernel.advice:
                 advice.setdefault(op.kernel.advice, []).append(op.op.path)
         for text, paths in advice.items():
@@ -193,17 +199,20 @@ def _ops(role: str, graphs: "list[GraphReport]") -> tuple[str, Table]:
     """
     shown = [op for graph in graphs for op in graph.ops if not op.is_layer or op.fault]
     halves = {op.op.path.split(".")[0] for op in shown}
+    # Paths that all begin alike are shown without that, and the title has it.
     stem = halves.pop() if halves in ({"encoder"}, {"decoder"}) else role
     title = f"{stem}: each op against eager PyTorch, alone and in place"
     columns = ["alone", "limit", *(f"in {graph.precision}" for graph in graphs)]
     table = _table(["op", "became"], columns)
     for name in dict.fromkeys(op.op for op in shown):
+        # An op may be missing in one of the precisions.
         ops = [{op.op: op for op in graph.ops}.get(name) for graph in graphs]
         known = [(graph, op) for graph, op in zip(graphs, ops, strict=True) if op is not None]
         # float16's limits are wide: shown where it is at fault, or nothing else is there
         _, worst = max(known, key=lambda one: (bool(one[1].fault), one[0].precision != "fp16", one[1].own.max_abs))
         limit = "—" if worst.own_limit is None else f"{worst.own_limit:.1e}"
         ran = next((op.kernel.op_type for op in ops if op is not None and op.kernel is not None), worst.form)
+        # What the graph has, and what onnxruntime made of it, where that is another op.
         became = worst.form if ran == worst.form or "·" in worst.form else f"{worst.form}→{ran}"
         cells = [name.path.removeprefix(f"{stem}."), became or "—", f"{worst.own.max_abs:.1e}", limit]
         passed = all(op is not None and op.passed for op in ops)
@@ -224,8 +233,10 @@ def _outputs(graphs: "Sequence[GraphReport]") -> tuple[str, Table]:
     for graph in graphs:
         groups: dict[str, list[OutputReport]] = {}
         for output in graph.outputs:
+            # Caches of all layers share a row: dozens of rows would hide the others.
             groups.setdefault(re.sub(r"\.\d+\.", ".*.", output.name), []).append(output)
         for name, outputs in groups.items():
+            # One stands for its group, and it is the worst.
             worst = max(outputs, key=lambda output: output.figures.max_abs)
             limit = "—" if worst.limit is None else f"{worst.limit:.1e}"
             cells = [f"{worst.figures.max_abs:.1e}", limit, f"{worst.figures.snr_db:.0f} dB"]
@@ -256,6 +267,7 @@ def print_latency(latency: "Sequence[Latency]", console: Screen) -> None:
 
     _show(console, *_latency(latency))
     for speed in compare_speed(latency):
+        # A mark is a claim. What is neither shown to be faster nor slower has none.
         shown = not speed.passed or speed.ratio.verdict == FASTER
         mark = _mark(speed.passed) if shown else Text("–", "yellow")
         console.print(Text.assemble("  ", mark, f" {speed.precision} is {speed}"), soft_wrap=True)

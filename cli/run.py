@@ -71,8 +71,10 @@ def run(
     from tfm.runtime import Module, load
     from tfm.runtime.generation import GenerationSettings
 
+    # Before anything else is done with them: what is no UTF-8 has an error of its own.
     texts, settings["stop"] = tuple(map(as_utf8, texts)), tuple(map(as_utf8, settings["stop"]))
     _check_usage(texts, file, stream, as_json)
+    # What was not given is left to the runtime's defaults, and is so not refused as without effect.
     chosen = {name: value for name, value in settings.items() if value not in (None, ())}
     model = load(bundle, provider=provider, precision=precision, threads=threads)
     if isinstance(model, Module):
@@ -83,6 +85,7 @@ def run(
     else:
         _check_settings(answers.task, [*chosen, *(["stream"] if stream else [])])
     threads_text = "1 thread" if model.threads == 1 else f"{model.threads} threads"
+    # On standard error, so that between pipes nothing but results is on standard output.
     say(styled(f"{model.provider} · {model.precision} · {threads_text}", dim=True), err=True)
     generation = model.manifest.generation
     words = generation is not None and generation.split_on_whitespace
@@ -96,6 +99,7 @@ def run(
             source = _standard_input() if file is None else file
             _run_lines(answers, source, words, stream, as_json)
     except KeyboardInterrupt:
+        # Quietly: between pipes, Ctrl-C is how one leaves.
         sys.exit(_INTERRUPTED)
 
 
@@ -169,9 +173,11 @@ def _run_texts(answers: TaskRunner, texts: list[str], stream: bool, as_json: boo
 def _run_lines(answers: TaskRunner, source: BufferedReader, words: bool, stream: bool, as_json: bool) -> None:
     """Print what becomes of each line, in order, as soon as it is known."""
     typed = sys.stdin is not None and source is sys.stdin.buffer
+    # `--file -` is standard input too, and read by the same rule.
     name = "standard input" if typed else source.name
     line = number = 0
     for batch in read_lines(source, name, encoding=input_encoding() if typed else "utf-8"):
+        # Each text with the number of its line: a line of words is several texts.
         items = [(place, text) for place, one in enumerate(batch, line + 1) for text in _split(one, words)]
         line, done = line + len(batch), 0
         texts = [text for _, text in items]
@@ -184,6 +190,7 @@ def _run_lines(answers: TaskRunner, source: BufferedReader, words: bool, stream:
                     _print_row(answers.task, text, result, as_json)
                     done += 1
         except InputError as error:
+            # `done` is how many results were printed, and so the place of the one that was refused.
             raise InputError(f"line {items[done][0]} of {name}: {error}") from error
         number += len(items)
     if not line:
@@ -205,6 +212,7 @@ def _stream(answers: TaskRunner, text: str, number: int) -> None:
 
 def _print_similarities(rows: "list[NDArray[np.float32]]") -> None:
     """Print the cosine similarity of each two embeddings."""
+    # A vector of zeros has no direction; its cosine is shown as 0.
     units = [row / max(float((row**2).sum() ** 0.5), 1e-12) for row in rows]
     say("\ncosine similarity")
     say("   " + "".join(f"{number:>8}" for number in range(1, len(rows) + 1)))

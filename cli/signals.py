@@ -18,6 +18,7 @@ def heed_signals() -> None:
 
     One that is ignored stays so, as SIGHUP under nohup.
     """
+    # Commands may be called from Python one after the other: what an earlier one placed is not ours.
     _placed().clear()
     for number in STOPPING:
         if number != signal.SIGINT and signal.getsignal(number) != signal.SIG_IGN:
@@ -48,5 +49,6 @@ def _stop(number: int, _: object) -> NoReturn:
 
 def _placed() -> list[Path]:
     """What was put in place, without importing what puts it."""
+    # Where it was not imported, it has put nothing in place.
     staging = sys.modules.get("tfm.bundle.staging")
     return [] if staging is None else staging.placed

@@ -84,6 +84,7 @@ class Output:
 
     def __init__(self, stream: TextIO, *, obeyed: bool = False, needed: bool = True) -> None:
         self._stream, self._needed = stream, needed
+        # Between pipes nothing is escaped: who reads there gets every character as it is.
         self._guarded = not obeyed and stream.isatty()
         self._trusted = self if obeyed else Output(stream, obeyed=True, needed=needed)
 
@@ -99,6 +100,8 @@ class Output:
             OutputError: It cannot be written.
         """
         try:
+            # All that is printed comes by here, so that no text of a bundle reaches a terminal as
+            # it is.
             self._stream.write(printable(text) if self._guarded else text)
         except OSError as error:
             self._fail(error)
@@ -128,9 +131,11 @@ class Output:
     def _fail(self, error: OSError) -> None:
         """Write to nowhere from now on, so that Python can flush when it ends; and tell, where that matters."""
         with contextlib.suppress(OSError):
+            # Of the descriptor, not of this object: what is in Python's buffer goes there as well.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
+        # Results that are lost are an error; messages that are lost change no exit code.
         if self._needed:
             raise OutputError(error) from error
 
@@ -167,9 +172,11 @@ def _readable_stream(stream: TextIO) -> Iterator[TextIO]:
         try:
             yield whole
         finally:
+            # Twice: the stream below is the caller's, and is not closed with these two around it.
             with contextlib.suppress(OSError):
                 whole.detach().detach()
     else:
+        # Put back afterwards: commands are called from Python too, one after the other.
         encoding, errors = stream.encoding, stream.errors
         stream.reconfigure(errors=_READABLE)
         try:
@@ -191,6 +198,7 @@ def say(*parts: str | Styled, err: bool = False, nl: bool = True) -> None:
         return
     if stream.isatty():
         styled_parts = (part if isinstance(part, Styled) else Styled(part, {}) for part in parts)
+        # Escaped piece by piece, before the style is added, whose escapes are to be obeyed.
         text = "".join(click.style(printable(part.text), **part.style) for part in styled_parts)
         click.echo(text, file=trusted(stream), nl=nl)
     else:  # by click, which strips what looks like a style, it would not be to the letter
@@ -211,6 +219,7 @@ def put(text: str, *, nl: bool = True) -> None:
         InputError: The encoding of what it goes to lacks a character of it.
     """
     if sys.stdout is not None and not sys.stdout.isatty():
+        # Our own messages have stand-ins; a result with one in it would be another result.
         _check_encodable(text, _encoding_of(sys.stdout))
     say(text, nl=nl)
 
@@ -241,6 +250,7 @@ def input_encoding() -> str:
     if encoding is None:
         return "utf-8"
     try:
+        # Lines are split as bytes, so that UTF-16, say, cannot be read.
         if "\r\n".encode(encoding) == b"\r\n":
             return encoding
     except LookupError:
@@ -249,6 +259,7 @@ def input_encoding() -> str:
 
 
 def _asked_encoding() -> str | None:
+    # By -E and -I Python itself does not look at its variables either.
     if sys.flags.ignore_environment:
         return None
     return os.environ.get("PYTHONIOENCODING", "").partition(":")[0] or None
@@ -273,6 +284,7 @@ def _readable(error: UnicodeError) -> tuple[str, int]:
 
 
 def _stand_in(letter: str) -> str:
+    # What is not in the table is shown by its number, as Python does.
     return FALLBACKS.get(letter) or letter.encode("ascii", "backslashreplace").decode()
 
 

@@ -36,6 +36,7 @@ def study(
     options: dict[str, Any] = {"activations": names or STUDIED, "seeds": seeds, "jobs": jobs, "rounds": rounds}
     options["schedule"] = Schedule(steps=steps)
     if quick:
+        # So few that it ends in minutes: to see that all works, not to learn something.
         options |= {"activations": names or QUICK, "seeds": 1, "schedule": Schedule(steps=60), "limit": 200}
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Screen(err=True)) as bars:
@@ -46,6 +47,7 @@ def study(
                 known[what] = bars.add_task(what, total=total)
             bars.update(known[what], completed=done)
 
+        # What is in `runs` already is not trained again.
         results = run_study(task, runs, tell=tell, **options)
     page = output or runs / "study.html"
     with written(page):

@@ -48,6 +48,7 @@ def print_study(lines: "Sequence[Line]") -> None:
 def _works(lines: "Sequence[Line]") -> list[str]:
     """The last work of each graph, which is its largest."""
     workloads = dict.fromkeys(work for line in lines for work, precision in line.ratios if precision == "int8")
+    # A later work of a graph takes the place of the one before it.
     return list({work.split()[0]: work for work in workloads}.values())
 
 
@@ -61,6 +62,7 @@ def _difference(value: "Estimate") -> Text:
     if not math.isfinite(value.mean):
         return Text("not finite", style="red")
     verdict = value.verdict
+    # One seed has no interval, and so nothing is shown.
     if not (math.isfinite(value.low) and math.isfinite(value.high)):
         return Text(f"{verdict}\nno interval")
     said = f"{verdict}, {100 * value.mean:+.2f}" if verdict in _STYLES else verdict
@@ -74,6 +76,7 @@ def _time(ratio: Mapping[str, Any] | None) -> Text:
         return Text("too noisy", style="yellow")
     low, high = ratio["low"], ratio["high"]
     bounds = f"{_ratio(low)} to {_ratio(high)}"
+    # Without a figure: a ratio whose interval holds 1 tells nothing.
     if low <= 1 <= high:
         return Text(f"no difference shown\n{bounds}")
     return Text(f"{_ratio(ratio['value'])}×\n{bounds}", style="red" if low > 1 else "green")

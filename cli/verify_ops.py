@@ -46,6 +46,7 @@ def verify_ops(
         from .screen import Screen
     except ModuleNotFoundError as error:
         raise ExportError(f"verifying ops needs the package {error.name}: pip install 'tfm-export[export]'") from error
+    # On standard error, so that --json alone is on standard output.
     messages = Screen(err=True)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as bar:
@@ -76,6 +77,7 @@ def _print(report: "SweepReport", console: "Screen") -> None:
     notes: dict[str, dict[str, None]] = {}
     for op in report.ops:
         for note in op.notes:
+            # Each note once, with the ops that it is about.
             notes.setdefault(note, {})[op.op] = None
     if notes:
         console.print(Text("\nnotes", style="bold"))

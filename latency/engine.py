@@ -28,6 +28,7 @@ def _run_of(model: Any, work: Mapping[str, Any]) -> worker.Run | None:
     rows, texts, new_tokens = work["rows"], work["texts"], work["new_tokens"]
     if work["file"] is not None:
         arrays = read_arrays(work["file"])
+        # Read once, and outside of what is timed.
         return worker.timed(lambda: model.run(arrays))
     if isinstance(model, Decoder | EncoderDecoder):
         if work["kind"] == "rows":
@@ -38,6 +39,7 @@ def _run_of(model: Any, work: Mapping[str, Any]) -> worker.Run | None:
     if task is not None:
         call = getattr(model, task)
         return worker.timed(lambda: call(texts or rows))
+    # It is of texts and ragged rows, which a graph without a task does not take.
     if work["kind"] == CORPUS:
         return None
     inputs = _inputs(model, rows[:1] if work["kind"] == "answer" else rows)
@@ -49,11 +51,14 @@ def _generate(model: Decoder | EncoderDecoder, rows: list[list[int]], new_tokens
     times: list[float] = []
 
     def stamp(_: object, logits_BV: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        # A logits processor is called once for each new token, when the graph has run.
         times.append(perf_counter())
         return logits_BV
 
     start = perf_counter()
     model.generate(
+        # In one batch, and to the last token: where rows end early, there would be fewer steps to
+        # time.
         rows, new_tokens, batch_size=len(rows), min_new_tokens=new_tokens, logits_processors=[stamp]
     )  # fmt: skip
     return {"first token": [times[0] - start], "token": np.diff(times).tolist()}

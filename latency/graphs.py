@@ -137,6 +137,7 @@ def compare_speed(latency: Sequence[Latency], baseline: str = "fp32") -> list[Sp
     """
     if not latency or baseline not in latency[0].rounds:
         return []
+    # Ratios are compared by their geometric mean, to which half and twice are equally far from 1.
     means = {name: _means([line.rounds[name] for line in latency]) for name in latency[0].rounds}
     speeds = []
     for name in means:
@@ -188,6 +189,8 @@ def time_engines(
     """
     for left in reversed(range(attempts)):
         lines = _time(engines, workloads, rounds)
+        # The last attempt counts, noisy or not: the gate then refuses only what is shown to be
+        # slower.
         if not left or not any(speed.ratio.noisy for speed in all_speeds(lines)):
             break
     return lines
@@ -200,6 +203,7 @@ def try_engines(engines: Mapping[str, Job], workloads: Sequence[Workload]) -> No
         VerificationError: An engine broke down.
     """
     with shelf() as folder:
+        # Without a round: it is to break down now, if it does, and not after minutes of other work.
         take_turns(engines, _tell(workloads[:1], folder), rounds=0, warmup=1)
 
 
@@ -207,6 +211,7 @@ def _time(engines: Mapping[str, Job], workloads: Sequence[Workload], rounds: int
     with shelf() as folder:
         turns = take_turns(engines, _tell(workloads, folder), rounds=rounds, seconds=_TURN, warmup=0)
     return [
+        # The fastest run of a turn: what else the machine does only ever makes a run slower.
         Latency(work=work.name, rounds={name: [min(turn["run"]) * 1e3 for turn in times[name]] for name in engines})
         for work, times in zip(workloads, turns.times, strict=True)
     ]

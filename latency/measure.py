@@ -79,6 +79,7 @@ def measure_latency(
         if not [check_count(name, value) for value in values]:
             raise InputError(f"{name} is empty; give at least one")
     chosen = list(manifest.graphs) if precisions is None else list(dict.fromkeys(precisions))
+    # Of a .zip it is the folder that it was unpacked into, so that no engine unpacks it again.
     common = {"bundle": str(folder.resolve())}
     jobs = {name: replace(job, options={**common, **job.options}) for name, job in (engines or {}).items()}
     for name in chosen:
@@ -88,6 +89,7 @@ def measure_latency(
     bases = BASELINES if baseline is None else (baseline,)
     workloads = model_works(manifest, batch_sizes, lengths, new_tokens)
     ragged, about = corpus_of(manifest, texts, new_tokens) if corpus else (None, "not asked for")
+    # Before anything of ours runs, which would be counted too.
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     warnings = _warnings(load)
     peaks: dict[int, Mapping[str, int | None]] = {}
@@ -97,12 +99,14 @@ def measure_latency(
         startable = {name: job for name, job in jobs.items() if job.starts and starts}
         if startable:
             say(f"start {', '.join(startable)} anew, in turn, {starts}×")
+        # Before the rounds, while no other process of ours is open.
         started = _start(startable, first, threads[0], starts)
         workloads += [ragged] if ragged else []
         told = [work.told(place / f"{index}.npz") for index, work in enumerate(workloads)]
         unable = dict(left_out or {})
         for count in threads:
             say(f"open {', '.join(jobs)} on {count} thread{'s' * (count > 1)}, and warm up")
+            # New processes for each number of threads, as a session has its threads from the start.
             here = {name: replace(job, options={**job.options, "threads": count}) for name, job in jobs.items()}
             turns = take_turns(
                 here, told, rounds=rounds, seconds=seconds, warmup=warmup, cores=_cores(count), progress=progress
@@ -110,6 +114,7 @@ def measure_latency(
             lines += _lines(workloads, turns, count, list(jobs), bases)
             peaks[count] = turns.peaks
             unable |= turns.unable
+    # It was made, but no engine could do it.
     if ragged and not any(line.measure == CORPUS for line in lines):
         about = "this bundle has no task for texts as they are"
     warnings += [_noise(line) for line in lines if line.noisy]
@@ -168,12 +173,14 @@ def _first_answer(work: ModelWork, ragged: ModelWork | None) -> ModelWork:
     """The least that a freshly opened model is asked for: one text or row, and one token."""
     if work.arrays:
         return work
+    # A text where there is one, so that loading the tokenizer is counted.
     source = ragged or work
     return ModelWork(name="answer", kind="answer", rows=source.rows[:1], texts=source.texts[:1], new_tokens=1, count=1)
 
 
 def _start(jobs: Mapping[str, Job], work: Mapping[str, Any], threads: int, starts: int) -> dict[str, Start]:
     found: dict[str, list[Mapping[str, Any]]] = {name: [] for name in jobs}
+    # In an order drawn anew each time: who is first finds files that nobody has read yet.
     draw = random.Random(1)
     for _ in range(starts):
         for name in draw.sample(list(jobs), len(jobs)):
@@ -197,6 +204,7 @@ def _lines(
     """A line for every measure of every work, with the engines in their order."""
     lines = []
     for work, times in zip(workloads, turns.times, strict=True):
+        # An engine that cannot do this work is not there.
         names = [name for name in order if name in times]
         measures = dict.fromkeys(measure for name in names for turn in times[name] for measure in turn)
         for measure in measures:
@@ -206,6 +214,8 @@ def _lines(
             for name in names:
                 single = [seconds for turn in times[name] for seconds in turn[measure]]
                 compared = baseline is not None and name != baseline
+                # Medians of rounds are compared; single runs of a round are not independent of each
+                # other.
                 ratio = ratio_of(medians[baseline], medians[name]) if compared and baseline is not None else None
                 timings[name] = Timing(spread=spread_of(single), ratio=ratio)
             lines.append(
@@ -223,6 +233,7 @@ def _lines(
 
 
 def _cores(count: int) -> list[int] | None:
+    # As many as threads, so that each engine has the same ones.
     return sorted(os.sched_getaffinity(0))[:count] if hasattr(os, "sched_getaffinity") else None
 
 

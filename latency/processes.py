@@ -120,6 +120,7 @@ class Child:
             VerificationError: It cannot be started.
         """
         self.name = name
+        # _BOOT comes before the program's imports: what those print goes to stderr from then on.
         command = python_command(_BOOT + program, *arguments)
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         self._log = None if log is None else log.open("wb")
@@ -130,6 +131,7 @@ class Child:
             raise VerificationError(f"{name} cannot be started: {error.strerror or error}") from error
         self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._printed, self._lock = b"", threading.Lock()
+        # Both pipes are read all the time: a process whose pipe is full would wait for ever.
         self._readers = [
             threading.Thread(target=read, daemon=True) for read in (self._read_answers, self._read_printed)
         ]
@@ -179,6 +181,7 @@ class Child:
         self._readers[1].join(timeout=1.0)  # what it printed last may be on its way
         text = self._printed.decode(errors="replace").strip()
         if len(text) > _TOLD:
+            # Whole lines, where there are any.
             _, _, whole = text[-_TOLD:].partition("\n")
             text = f"… {whole or text[-_TOLD:]}"
         return text or "it said nothing"
@@ -204,10 +207,12 @@ class Child:
         assert self.process.stdout is not None
         with self.process.stdout as stream:
             for line in stream:
+                # What a library printed without a newline may stand before an answer.
                 noise, mark, answer = line.partition(_MARK)
                 self._keep(noise)
                 if mark:
                     self._answers.put(answer)
+        # The end of its answers: whoever waits for one must not wait for ever.
         self._answers.put(None)
 
     def _read_printed(self) -> None:
@@ -263,6 +268,7 @@ def _python() -> list[str]:
             "this needs processes of its own, and there is no Python to start them with (the app is frozen, or embeds "
             "Python); run it where tfm-export is installed, such as `tfm latency BUNDLE`"
         )
+    # With other options the child would find other packages than this process has.
     flags = {
         "-I": sys.flags.isolated,
         "-E": sys.flags.ignore_environment,
@@ -281,6 +287,7 @@ def _places() -> list[str]:
         here = os.path.realpath(os.getcwd())
     except FileNotFoundError:  # it was removed
         here = ""
+    # As where `pip install --target .` put this very package into the working directory.
     home = os.path.realpath(Path(str(sys.modules["tfm"].__file__)).parents[1])
     found = [os.path.abspath(place) for place in sys.path if isinstance(place, str) and place and os.path.exists(place)]
     return [place for place in dict.fromkeys(found) if os.path.realpath(place) != here or here == home]

@@ -108,6 +108,7 @@ def spread_of(seconds: Sequence[float]) -> Spread:
     return Spread(
         runs=count,
         median=statistics.median(seconds),
+        # Of fewer runs it would be an extrapolation.
         p90=float(np.quantile(seconds, 0.9)) if count >= 10 else None,
         p99=float(np.quantile(seconds, 0.99)) if count >= 100 else None,
     )
@@ -136,6 +137,8 @@ def bootstrap_median(values: Sequence[float], seed: int = 0) -> tuple[float, flo
     count = len(found)
     chosen = np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))
     low, high = np.quantile(np.median(found[chosen], axis=1), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    # Each value lies below the median with a chance of one half. So many are left out at each end as
+    # can be without a chance of more than 2.5 % that the median is among them.
     left_out, below = 0, 2.0**-count  # the chance that no value, and then that so many, lie below the median
     while below + math.comb(count, left_out + 1) * 2.0**-count <= (1 - _LEVEL) / 2:
         left_out += 1
@@ -150,6 +153,7 @@ def ratio_of(baseline: Sequence[float], engine: Sequence[float]) -> Ratio:
         baseline: Its median time in each round.
         engine: That of the engine in the same rounds.
     """
+    # Round by round: what a machine does else changes from minute to minute, and hits both alike.
     ratios = [one / other for one, other in zip(baseline, engine, strict=True)]
     low, high = bootstrap_median(ratios)
     return Ratio(value=statistics.median(ratios), low=low, high=high, noisy=noise_of(baseline) > NOISE_LIMIT)

@@ -26,6 +26,7 @@ SECONDS = 0.2
 WARMUP = 3
 """Runs of every work before the first round."""
 
+# Programs of a process. In the second one the clock starts before anything else is imported.
 _SERVED = "from {worker} import main\nmain()\n"
 _TIMED = """\
 from time import perf_counter as clock
@@ -100,19 +101,25 @@ def take_turns(
         started: dict[str, Engine] = {}
         for name, job in engines.items():
             started[name] = Engine(name, job, workloads, folder, cores)
+            # At once, so that none is left running where the next one cannot be started.
             stack.callback(started[name].close)
+        # All were started before the first is waited for: they open at the same time.
         can = {name: engine.ready() for name, engine in started.items()}
         unable = {name: answer for name, answer in can.items() if isinstance(answer, str)}
         for name in unable:
+            # It cannot run here, which is no fault of what is timed: the others are.
             started.pop(name).close()
             can[name] = [False] * len(workloads)
         for index in range(len(workloads)):
             for name, engine in started.items():
+                # One after the other, as in the rounds: at most one engine runs.
                 if warmup and can[name][index]:
                     engine.ask(f"warm {index} {warmup}")
         times: list[dict[str, list[Any]]] = [
             {name: [] for name in engines if can[name][index]} for index in range(len(workloads))
         ]
+        # The order of turns is drawn anew in every round, so that none always follows the same one;
+        # from a fixed seed, so that it can be told again.
         draw = random.Random(0)
         with reporter(progress, rounds * sum(map(len, times))) as advance:
             for _ in range(rounds):
@@ -148,11 +155,13 @@ class Engine:
         """
         file = folder / f"{name}.json"
         with writing(folder):
+            # By a file, as rows of ids may be longer than a command line.
             file.write_text(json.dumps({**job.options, "works": list(workloads)}), encoding="utf-8")
         program = _TIMED if start_only else _SERVED
         self._child = Child(f"the engine {name}", program.format(imports=job.imports, worker=job.worker), [str(file)])
         if cores is not None and hasattr(os, "sched_setaffinity"):
             with contextlib.suppress(ProcessLookupError):  # it has ended already, which `ready` will say
+                # From outside, and before it opens a model: threads that it starts later inherit it.
                 os.sched_setaffinity(self.process.pid, cores)
 
     @property
@@ -166,6 +175,7 @@ class Engine:
         Raises:
             VerificationError: It broke down, or hangs.
         """
+        # Twice: that it is imported, then that it is open.
         self._child.answer(processes.START_SECONDS, "while it was started")
         return self._child.answer(processes.ANSWER_SECONDS)
 

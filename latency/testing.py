@@ -64,6 +64,8 @@ def assert_latency(
     if faster_than == precision:
         raise InputError(f"{precision} cannot be faster than itself; name another engine in faster_than")
     wanted = [precision] if faster_than in others else [precision, faster_than]
+    # Only noise is a reason to try again. A precision that is too slow would else be tried until it
+    # passes by chance.
     for left in reversed(range(check_count("attempts", attempts))):
         report = measure_latency(
             bundle,
@@ -99,6 +101,7 @@ def _faults(report: LatencyReport, precision: str, faster_than: str, at_least: f
         figures = f"{ratio.value:.2f}× as fast as {faster_than} ({ratio.low:.2f}–{ratio.high:.2f})"
         if line.noisy:
             found.append(f"{line.work} {line.measure}: {figures}, but {faster_than}'s rounds vary by {line.noise:.0%}")
+        # The lower end of the interval, not the median: fast enough must be shown.
         elif not ratio.low > at_least:
             found.append(f"{line.work} {line.measure}: {figures}, and more than {at_least:g}× is wanted")
     return found

@@ -14,6 +14,7 @@ def english_sentences(count: int) -> list[str]:
     except ImportError:
         return []
     text = re.sub(r"\s+", " ", " ".join(topics.values()))
+    # Plain sentences: no code, no headings, nothing with symbols or digits.
     sentences = re.findall(r"(?<=\. )[A-Z][A-Za-z ,'()-]{20,300}\.(?= )", text)
     return list(dict.fromkeys(sentences))[:count]
 

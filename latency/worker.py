@@ -46,6 +46,7 @@ def main(open_workloads: OpenWorks, imported: float | None = None) -> None:
             tells how long it took to be opened and to have done that, and ends.
     """
     reply = Answers(sys.argv[1])
+    # Python and the engine's packages are there: the parent waits longer for this than for the rest.
     reply(True)
     job = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
     start = perf_counter()
@@ -55,6 +56,7 @@ def main(open_workloads: OpenWorks, imported: float | None = None) -> None:
         reply(str(error))
         return
     opened = perf_counter() - start
+    # Only started to be timed: what follows would be no start any more.
     if imported is not None:
         first = workloads[0]
         if first is not None:
@@ -79,10 +81,12 @@ def main(open_workloads: OpenWorks, imported: float | None = None) -> None:
             reply(True)
             continue
         seconds = float(numbers[1])
+        # Not where a run takes a good part of a turn, or all of it: one more would double the time.
         if longest.get(index, 0.0) < seconds / 4:
             work()  # wakes caches and clock frequency after the other engines' turns
         found: dict[str, list[float]] = {}
         end = perf_counter() + seconds
+        # At least one run, however long it takes.
         while True:
             begun = perf_counter()
             for measure, times in work().items():
@@ -107,6 +111,7 @@ def peak_memory() -> int | None:
     """
     try:
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            # In kB, which are KiB.
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     except OSError:
@@ -116,4 +121,5 @@ def peak_memory() -> int | None:
     except ImportError:  # Windows
         return None
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Bytes on macOS, KiB elsewhere.
     return most if sys.platform == "darwin" else most * 1024

@@ -79,12 +79,14 @@ def model_works(
     """
     if manifest.kind == "module":
         return _golden_works(manifest)
+    # Seeds are fixed, so that every engine and every day has the same rows.
     rng = np.random.default_rng(2)
     signature = _reads(manifest)
     ids = next((spec for spec in signature.inputs if spec.name == "input_ids"), None)
     if ids is None:
         return [_images(signature, count, rng) for count in batch_sizes]
     new_tokens, longest = _room(manifest, new_tokens)
+    # Lengths that are cut to the same one are timed once.
     cut = dict.fromkeys(length if longest is None else min(length, longest) for length in lengths)
     return [
         ModelWork(
@@ -121,6 +123,7 @@ def corpus_of(manifest: Manifest, texts: Sequence[str] | None, new_tokens: int) 
     common: dict[str, Any] = {"name": CORPUS, "kind": CORPUS, "new_tokens": new_tokens}
     words = manifest.generation is not None and manifest.generation.split_on_whitespace
     try:
+        # An encoder cuts texts that are too long; what generates refuses them.
         encode = _encoder_of(manifest, longest if manifest.kind == "encoder" else None, words)
     except BundleError as error:
         if texts is not None:
@@ -130,12 +133,14 @@ def corpus_of(manifest: Manifest, texts: Sequence[str] | None, new_tokens: int) 
         given = texts is not None
         known, rows = [], []
         for place, text in enumerate(_built_in(manifest.kind, words) if texts is None else texts, 1):
+            # To a model of words, each word is an input of its own.
             for part in text.split() if words else [text]:
                 try:
                     (row,) = encode([part])
                     if longest is not None and len(row) > longest:
                         raise InputError(f"it has {len(row)} tokens, and there is room for {longest}")
                 except InputError as error:
+                    # The caller's own texts must fit; of those built in, what does not is left out.
                     if given:
                         raise InputError(f"text {place}: {error}") from error
                     continue  # too long for this model, or none of its language
@@ -151,6 +156,7 @@ def corpus_of(manifest: Manifest, texts: Sequence[str] | None, new_tokens: int) 
     rng = np.random.default_rng(3)
     most = _RAGGED if longest is None else min(_RAGGED, longest)
     count = _COUNTS[manifest.kind]
+    # Of any length up to that, as real texts are: what padding costs is part of throughput.
     rows = [rng.integers(ids.below or 1, size=rng.integers(1, most + 1)).tolist() for _ in range(count)]
     return ModelWork(rows=rows, count=count, **common), f"{count} rows of random ids, as {reason}"
 
@@ -174,6 +180,7 @@ def random_inputs(
         elif spec.name == "cache_position":
             values = np.full(shape, start)
         elif spec.name == "logits_position":
+            # After the last token, as in generating.
             values = np.full(shape, sizes["sequence"] - 1)
         elif spec.below is not None:
             values = rng.integers(spec.below, size=shape)
@@ -196,8 +203,10 @@ def _room(manifest: Manifest, new_tokens: int) -> tuple[int, int | None]:
     if manifest.kind == "decoder":
         if longest is None:
             return new_tokens, None
+        # A decoder's prompt and what follows share its positions: at most half go to what follows.
         new_tokens = min(new_tokens, max(1, longest // 2))
         return new_tokens, longest - new_tokens
+    # The source has positions of its own.
     limit = length_limit(manifest.signature["decoder"])
     return new_tokens if limit is None else min(new_tokens, limit), longest
 

@@ -54,6 +54,7 @@ def write_activations(path: Path, content: Mapping[str, Any], curves: Sequence[A
             f"{content.get('schema')!r}: measure anew"
         )
     names = [values["activation"] for values in content["activations"]]
+    # Curves are no part of the JSON; another's would be drawn beside these figures.
     if names != [curve.name for curve in curves]:
         raise BundleError(f"{path.name}: the curves are of {[curve.name for curve in curves]}, the figures of {names}")
     entries = [_entry(values, curve) for values, curve in zip(content["activations"], curves, strict=True)]

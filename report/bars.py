@@ -83,8 +83,10 @@ def chart(graph: Mapping[str, Any], prefix: str) -> Chart:
     """
     ops = graph["ops"]
     errors = is_float(graph["precision"])
+    # What was compared with nothing has no place on the axis.
     measured = [op[key] for op in ops for _, key in _STYLES if op[key] and op[key]["count"]]
     if errors:
+        # Limits too, so that all of a bar's tick is on the axis.
         axis = numbers.decades([v for f in measured for v in (f["max_abs"], f.get("limit")) if v is not None])
     else:
         axis = numbers.decibels(f["snr_db"] for f in measured)
@@ -111,6 +113,7 @@ def split_path(path: str) -> tuple[str, str]:
 
 
 def _by_layer(rows: Sequence[tuple[Mapping[str, Any], Row]]) -> tuple[tuple[str, tuple[Row, ...]], ...]:
+    # Ops are in the order of the graph, so that those of a layer stand side by side.
     groups = itertools.groupby(rows, key=lambda item: split_path(item[0]["path"])[0])
     return tuple((layer, tuple(row for _, row in group)) for layer, group in groups)
 
@@ -118,6 +121,7 @@ def _by_layer(rows: Sequence[tuple[Mapping[str, Any], Row]]) -> tuple[tuple[str,
 def _row(op: Mapping[str, Any], anchor: str, axis: Axis) -> Row:
     layer, rest = split_path(op["path"])
     bars, cells = [], []
+    # Each column has a cell, those without a figure too; optimized graphs are a dot, not a bar.
     for label, key in _STYLES:
         figures = op[key]
         shown = figures if figures and figures["count"] else None
@@ -144,9 +148,12 @@ def _bar(key: str, figures: Mapping[str, Any], axis: Axis) -> Bar:
     if axis.log:
         value, tick = figures["max_abs"], None if limit is None else axis.at(limit)
     else:
+        # Limits are of the largest error, and have no place on an axis of dB.
         value, tick = decibel(figures), None
+    # Broken is what is off by more than it may be, whatever the certificate says of it.
     most = numbers.finite(figures["max_abs"])
     broken = most is None or (limit is not None and not most <= limit)
+    # No signal at all, of finite error, is as low as can be; an error that is no number is long.
     length = 0.0 if value == -math.inf and most is not None else axis.at(value)
     return Bar("broken" if broken else key, _HEIGHTS.get(key, 0), length, tick)
 
@@ -170,4 +177,5 @@ def snr(figures: Mapping[str, Any]) -> str:
 def decibel(figures: Mapping[str, Any]) -> float:
     """A signal-to-noise ratio of the certificate, where both infinities are null."""
     value = numbers.finite(figures["snr_db"])
+    # JSON has no infinity. Without any error the ratio is +∞; else there was no signal.
     return value if value is not None else math.inf if figures["max_abs"] == 0 else -math.inf

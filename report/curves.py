@@ -86,21 +86,26 @@ class Plot:
 def plot(curve: ActivationCurve) -> Plot:
     """Draw a curve. Where it has more points than the picture has columns, a column shows its largest error."""
     slopes = curve.derivative if len(curve.derivative) else [math.nan] * len(curve.x)
+    # By x; NaN, which has no order, at the end.
     points = sorted(zip(curve.x, curve.y, curve.error, slopes, strict=True), key=lambda p: (math.isnan(p[0]), p[0]))
     shown = [point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])]
     low_x, high_x = _span([point[0] for point in shown])
+    # The derivative is drawn on the axes of the function, and both must fit.
     low_y, high_y = _span([value for _, y, _, slope in shown for value in (y, slope) if math.isfinite(value)])
     across = [_WIDTH * _share(point[0], low_x, high_x) for point in shown]
     up = [_TOP * (1 - _share(point[1], low_y, high_y)) for point in shown]
     axis = numbers.decades([*(point[2] for point in shown), curve.limit], _DECADES)
+    # More points than columns: a narrow peak of the error must not fall between two of them.
     columns: dict[int, int] = {}  # the point of the largest error
     for index, x in enumerate(across):
         column = min(int(x / _WIDTH * _COLUMNS), _COLUMNS - 1)
         if column not in columns or _size(shown[index][2]) > _size(shown[columns[column]][2]):
             columns[column] = index
+    # Both ends too, so that the curve reaches from side to side.
     keep = sorted({*columns.values(), *([0, len(shown) - 1] if shown else [])})
     sound = [index for index in keep if math.isfinite(shown[index][2])]
     steep = [(across[index], shown[index][3]) for index in keep if math.isfinite(shown[index][3])]
+    # Of all points, those without a place on the axes too.
     at = max(points, key=lambda p: _size(p[2]))
     words = f"Largest error {numbers.error(curve.max_error)}"
     words += f" at x = {_tick(at[0])}" if curve.max_error else ""

@@ -48,6 +48,7 @@ def front(assignments: Sequence[Mapping[str, Any]], max_drop: float | None) -> F
         return None
     drops = [numbers.finite(assignment["drop"]) for assignment in assignments]
     positive = [value for value in (*drops, numbers.finite(max_drop)) if value is not None and value > 0]
+    # Drops that differ by powers of ten would all lie at the foot of an even axis.
     if positive and max(positive) >= 10 * min(positive):
         axis = numbers.decades(positive, least=1)
     else:
@@ -55,8 +56,10 @@ def front(assignments: Sequence[Mapping[str, Any]], max_drop: float | None) -> F
     across = numbers.linear([assignment["relative_time"] for assignment in assignments], zero=False, unit="×")
     points = []
     for assignment, drop in zip(assignments, drops, strict=True):
+        # Predicted: a mix that the search weighed by its ops alone, and did not run.
         style = "broken" if drop is None else "measured" if assignment["measured"] is True else "predicted"
         style += " chosen" if assignment["chosen"] is True else ""
+        # From the top, as pages count; the axis counts from below.
         points.append(Point(across.at(assignment["relative_time"]), round(100 - axis.at(drop), 1), style))
     chosen = [
         (assignment, point)
@@ -78,6 +81,7 @@ def front(assignments: Sequence[Mapping[str, Any]], max_drop: float | None) -> F
         y_ticks=tuple((100 - place, label) for place, label in axis.ticks),
         predicted=any(assignment["measured"] is not True for assignment in assignments),
         broken=None in drops,
+        # A drop of 0 has no place among decades.
         without=axis.log and any(drop is not None and drop <= 0 for drop in drops),
         words=words,
     )

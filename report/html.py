@@ -79,6 +79,8 @@ def write_report(
             "anchor": f"g{index}",
             "name": verdict.graph_name(graph),
             "errors": is_float(graph["precision"]),
+            # Anchors of ops and outputs begin with their graph's: it passed only where nothing in
+            # it is a fault.
             "passed": not any(fault.anchor.split("-")[0] == f"g{index}" for fault in faults),
             "chart": chart(graph, f"g{index}"),
             "fusions": tables.fusions(graph),
@@ -100,6 +102,7 @@ def write_report(
         maps=[panel(attention) for attention in maps],
         open_maps=_OPEN,
         curves=[plot(curve) for curve in curves],
+        # Not escaped: these are parts of an earlier page, which was written here.
         pictures=markupsafe.Markup(pictures),
         fidelity=[(entry, fault_of_fidelity(entry)) for entry in certificate["fidelity"]],
         latency=tables.latency(certificate),

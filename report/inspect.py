@@ -151,12 +151,14 @@ def draw_axes(anchor: str, queries: Sequence[str], keys: Sequence[str]) -> Axes:
     s, t = min(len(queries), _MOST_TOKENS), min(len(keys), _MOST_TOKENS)
     whole = (s, t) == (len(queries), len(keys))
     cut = "" if whole else f"Shown: the first {s} of {len(queries)} queries and {t} of {len(keys)} keys."
+    # Beyond that, letters would be too small to be read.
     labeled = max(s, t) <= _MOST_LABELS
     cell = _CELL if labeled else _CELL * _MOST_LABELS / max(s, t)
     rows, columns = (
         tuple(Label(shorten(token), (i + 0.5) * cell) for i, token in enumerate(tokens[:count])) if labeled else ()
         for tokens, count in ((queries, s), (keys, t))
     )
+    # As wide as the longest label, at about 6.2 units a letter.
     left, top = (6.2 * max(len(label.text) for label in labels) + 14 if labels else 0 for labels in (rows, columns))
     return Axes(anchor, cut, (s, t), left, top, t * cell, s * cell, rows, columns)
 
@@ -172,6 +174,7 @@ def draw_attention(
     """Draw one attention: every head small, and the most decided of those that have a name large."""
     s, t = axes.shape
     heads = attention["heads"]
+    # Of those with a name, the one that gives most of its attention to the place of that name.
     decided = max(range(len(heads)), key=lambda index: heads[index]["share"] or 0.0)
     pictures = []
     for index, (head, weights_ST) in enumerate(zip(heads, weights_NST, strict=True)):
@@ -184,6 +187,8 @@ def draw_attention(
         pictures.append(
             HeadPicture(
                 number=index + 1,
+                # Each head by its own largest weight: an even one would be blank beside a decided
+                # one.
                 picture=png.data_uri(shown, float(shown.max())),
                 label=f"{head['label']}{share}" or "mixed",
                 entropy=f"{head['entropy']:.2f}",
@@ -211,6 +216,7 @@ def _tiles(content: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     if layers:
         units = sum(one["units"] for one in layers)
         for name in ("dead", "near_zero"):
+            # Weighted by units, as layers may be of different width.
             share = sum(one[name] * one["units"] for one in layers) / units
             yield numbers.percent(share), "of units are dead" if name == "dead" else "of hidden values are near zero"
 

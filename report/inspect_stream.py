@@ -51,6 +51,7 @@ def draw_stream(stack: Mapping[str, Any]) -> Stream:
     """Draw how long each token's state is before the first and after each sub-layer, and what each adds."""
     residual, tokens = stack["residual"], stack["tokens"]
     sublayers = residual["sublayers"]
+    # The stream before the first sub-layer, then after each.
     steps = [residual["start"], *(one["norm"] for one in sublayers)]
     axis = _axis([value for step in steps for value in step["tokens"]])
     places = [100 * index / (len(steps) - 1) for index in range(len(steps))]
@@ -84,8 +85,10 @@ def draw_stream(stack: Mapping[str, Any]) -> Stream:
 def _axis(values: Iterable[float | None]) -> Axis:
     found = [value for value in map(numbers.finite, values) if value is not None]
     positive = [value for value in found if value > 0]
+    # Lengths that differ so much would all but one lie at the foot of an even axis.
     if positive and len(positive) == len(found) and max(positive) > _WIDE * min(positive):
         axis = numbers.decades(positive, least=1)
+        # Lengths are written as 10 and 100, not as 1e1 and 1e2, which are for errors.
         powers = [round(axis.low + place / 100 * (axis.high - axis.low)) for place, _ in axis.ticks]
         ticks = tuple((place, f"{10.0**power:g}") for (place, _), power in zip(axis.ticks, powers, strict=True))
         return dataclasses.replace(axis, ticks=ticks)
@@ -100,6 +103,7 @@ def _layers(ops: Sequence[str], places: Sequence[float]) -> tuple[tuple[float, s
     """Where the stream comes in and each layer begins; of many layers, every so many."""
     starts: dict[str, float] = {}
     for op, place in zip(ops, places, strict=True):
+        # A layer begins with its first sub-layer.
         starts.setdefault(split_path(op)[0].rpartition(".")[2], place)
     every = -(-len(starts) // _TICKS)
     ticks = [(round(place, 1), layer) for index, (layer, place) in enumerate(starts.items()) if index % every == 0]

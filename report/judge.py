@@ -19,6 +19,7 @@ def fault_of_output(output: Mapping[str, Any]) -> str:
 def fault_of_fidelity(entry: Mapping[str, Any]) -> str:
     """Why a measure of the task failed; "" where it passed."""
     value, floor = numbers.finite(entry["value"]), numbers.finite(entry["floor"])
+    # `is True`: what is no boolean has not passed.
     if entry["passed"] is True and value is not None and (floor is None or value >= floor):
         return ""
     return f"{numbers.plain(value)} on {entry['data']}, at least {numbers.plain(floor)} is wanted"
@@ -29,6 +30,7 @@ def fault_of_quantization(entry: Mapping[str, Any]) -> str:
     drop, budget = numbers.finite(entry["drop"]), numbers.finite(entry["max_drop"])
     if drop is None:
         return "its drop is NaN or infinity"
+    # Not `>`: what cannot be compared is not within.
     if budget is None or not drop <= budget:
         return f"its drop is {numbers.error(drop)}, more than the {numbers.error(budget)} allowed"
     return ""
@@ -49,6 +51,7 @@ def _fault(entry: Mapping[str, Any], *measured: Mapping[str, Any] | None) -> str
     if entry["fault"]:
         return numbers.prose(str(entry["fault"]))
     for figures in measured:
+        # Compared with nothing: whether that is a fault is for the graph to say.
         if not figures or not figures["count"]:
             continue
         value, limit = numbers.finite(figures["max_abs"]), figures.get("limit")

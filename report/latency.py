@@ -74,6 +74,7 @@ def write_latency(path: Path, content: Mapping[str, Any]) -> None:
         )
     environment = make_environment()
     threads = dict.fromkeys(line["threads"] for line in content["lines"])
+    # Of the first number of threads, as the starts are.
     peaks: Mapping[str, Any] = next(iter(content["peaks"].values()), {})
     text = environment.get_template("latency.html.j2").render(
         content=content,
@@ -88,6 +89,7 @@ def write_latency(path: Path, content: Mapping[str, Any]) -> None:
 
 def chart(lines: Sequence[Mapping[str, Any]], threads: int) -> Chart:
     """Lay the lines of one number of threads out."""
+    # One axis for all works of a chart: bars of different works can be compared.
     axis = octaves(
         timing[key] for line in lines for timing in line["engines"].values() for key in ("ratio", "low", "high")
     )
@@ -99,11 +101,13 @@ def octaves(values: Iterable[float | None]) -> Axis:
     """An axis of powers of two that holds 1 and all values."""
     logs = [math.log2(value) for value in map(numbers.finite, values) if value is not None and value > 0]
     low, high = math.floor(min(logs, default=0.0)), math.ceil(max(logs, default=1.0))
+    # 1 is on it, from which bars begin, and it is an octave long at least.
     low, high = min(low, 0), max(high, 1)
     every = 1 if high - low <= 6 else 2
     ticks = tuple(
         (100 * (power - low) / (high - low), f"{2.0**power:g}×") for power in range(low, high + 1) if power % every == 0
     )
+    # `Axis` places by decades: ends in powers of ten, ticks in powers of two.
     return Axis(low * math.log10(2), high * math.log10(2), True, ticks, high - low)
 
 
@@ -119,6 +123,7 @@ def _rows(line: Mapping[str, Any], axis: Axis) -> Iterable[Row]:
         ratio = timing["ratio"]
         bar = None
         if ratio is not None:
+            # From 1 to the right where it is faster, to the left where it is slower.
             one, end = axis.at(1.0), axis.at(ratio)
             style = _STYLES.get(timing["verdict"], "quiet")
             bar = Bar(style, min(one, end), round(abs(end - one), 1), axis.at(timing["low"]), axis.at(timing["high"]))

@@ -47,8 +47,10 @@ class AttentionMap:
     def difference(self) -> npt.NDArray[np.float64]:
         """|eager - ONNX| (N, S, T); infinite where only one is NaN or infinite, 0 where both are the same of these."""
         eager, onnx = self.eager.astype(np.float64), self.onnx.astype(np.float64)
+        # NaN is not equal to itself, and yet both may be NaN at one place.
         same = (eager == onnx) | (np.isnan(eager) & np.isnan(onnx))
         finite = np.isfinite(eager) & np.isfinite(onnx)
+        # Zeros in the place of what is not finite: ∞ − ∞ would warn, and is replaced anyway.
         far = np.where(finite, np.abs(np.where(finite, eager, 0) - np.where(finite, onnx, 0)), np.inf)
         return np.where(same, 0.0, far)
 
@@ -105,6 +107,7 @@ class Panel:
 def panel(attention: AttentionMap) -> Panel:
     """Draw one attention's maps; of very long inputs the first tokens only, and it says so."""
     count, queries, keys = attention.eager.shape
+    # (N, S, T): the head, query and key of the largest difference.
     head, query, key = (int(i) for i in np.unravel_index(int(attention.difference.argmax()), attention.eager.shape))
     worst = attention.max_abs
     if worst == 0:
@@ -117,10 +120,12 @@ def panel(attention: AttentionMap) -> Panel:
     heads = []
     for index in range(count):
         eager, onnx = attention.eager[index, :s, :t], attention.onnx[index, :s, :t]
+        # Both pictures by eager's largest weight, so that equal weights look alike.
         largest = float(np.max(eager, where=np.isfinite(eager), initial=0.0))
         heads.append(Picture(index + 1, png.data_uri(eager, largest), png.data_uri(onnx, largest)))
     labels = tuple(_short(token) for token in attention.tokens[:t])
     labeled = bool(labels) and t <= _MOST_LABELS
+    # A long text gets smaller cells, not a larger picture.
     cell = _CELL if t <= _MOST_LABELS else _CELL * _MOST_LABELS / t
     columns = tuple(Label(text, (i + 0.5) * cell) for i, text in enumerate(labels)) if labeled else ()
     return Panel(
@@ -134,6 +139,7 @@ def panel(attention: AttentionMap) -> Panel:
         width=t * cell,
         height=s * cell,
         margin=6.0 * max(map(len, labels), default=0) + 6 if labeled else 0,
+        # Tokens label the keys; the queries are the same ones only in self-attention.
         rows=columns if queries == keys else (),
         columns=columns,
     )

@@ -48,6 +48,7 @@ def size(count: int) -> str:
     """Bytes, in the decimal unit that leaves one to three digits before the point."""
     value, unit = float(count), "B"
     for larger in ("kB", "MB", "GB", "TB"):
+        # What would be rounded to 1000 of a unit is written in the next one.
         if value < 999.5:
             break
         value, unit = value / 1000, larger
@@ -75,6 +76,7 @@ class Axis:
         if value is None:
             return 100.0
         if self.log:
+            # Zero and less lie before every decade: at the start of the axis.
             value = math.log10(value) if value > 0 else -math.inf
         return round(100 * min(max((value - self.low) / (self.high - self.low), 0.0), 1.0), 1)
 
@@ -83,8 +85,10 @@ def decades(values: Iterable[float | None], most: int = 12, least: int = 3) -> A
     """The whole decades that hold all positive values, no value at the very start; if too many, the upper ones."""
     logs = [math.log10(value) for value in map(finite, values) if value is not None and value > 0]
     high = math.ceil(max(logs, default=-6.0))
+    # A quarter of a decade free at the start: a bar of the smallest value must be seen.
     low = min(math.floor(min(logs, default=-6.0) - 0.25), high - least)
     low = max(low, high - most)
+    # So that labels do not run into each other.
     every = 1 if high - low <= 5 else 2
     ticks = tuple((100 * (e - low) / (high - low), f"1e{e}".replace("-", "−")) for e in range(high, low - 1, -every))
     return Axis(low, high, True, ticks[::-1], high - low)
@@ -105,6 +109,7 @@ def linear(values: Iterable[float | None], *, zero: bool, unit: str = "") -> Axi
         wide = 0.05 * max(abs(low), 1.0)
         low, high = (0.0, 1.0) if zero else (low - wide, low + wide)
     step = round_step(low, high, 4)
+    # An end that is a round value but for rounding is that value, not the next one.
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = tuple(
         (100 * (index - first) / (last - first), plain(index * step) + unit) for index in range(first, last + 1)
@@ -114,6 +119,7 @@ def linear(values: Iterable[float | None], *, zero: bool, unit: str = "") -> Axi
 
 def round_step(low: float, high: float, count: int) -> float:
     """A round step, about so many between two ends, which may lie further apart than float64 reaches."""
+    # Halved first: the difference of the two ends may be more than float64 holds.
     least = (high / 2 - low / 2) / count * 2
     power = 10.0 ** math.floor(math.log10(least))
     return next((factor * power for factor in (1, 2, 5) if factor * power >= least), 10 * power)

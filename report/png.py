@@ -22,9 +22,11 @@ def data_uri(values: npt.NDArray[np.float32], largest: float) -> str:
     sound = np.isfinite(values)
     pixels[..., :3] = np.where(sound[..., None], HUE, BROKEN)
     share = np.where(sound, values, largest).astype(np.float64) / (largest or 1.0)
+    # The channel of opacity; what is broken is seen in full.
     pixels[..., 3] = np.where(sound, np.rint(255 * share.clip(0.0, 1.0)), 255)
     rows = np.zeros((height, 1 + 4 * width), dtype=np.uint8)  # the first byte of a row names its filter: none
     rows[:, 1:] = pixels.reshape(height, 4 * width)
+    # 8 bits a channel, of color type 6: red, green, blue and opacity.
     header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
     content = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header)
     content += _chunk(b"IDAT", zlib.compress(rows.tobytes(), 9)) + _chunk(b"IEND", b"")

@@ -85,7 +85,9 @@ def describe(precision: str, entry: Mapping[str, Any], anchor: str) -> Quantizat
     """Lay out what the certificate says of one quantized precision (docs/parity.md, `quantization`)."""
     ops = entry["ops"]
     drop = numbers.finite(entry["drop"])
+    # Both effects of an op on one axis: alone, and in the company of the others.
     axis = numbers.linear([value for op in ops for value in (_alone(op), _in_company(op, drop))], zero=True)
+    # Times now and in float32 by one length, so that the bars show what was gained.
     most = max((v for op in ops for v in (op["time"], op["time_float32"]) if numbers.finite(v)), default=0.0)
     many = len({op["role"] for op in ops}) > 1
     rows = [_row(op, index, anchor, entry, axis, most, many) for index, op in enumerate(ops)]
@@ -106,6 +108,7 @@ def describe(precision: str, entry: Mapping[str, Any], anchor: str) -> Quantizat
         front=front(entry["front"], entry["max_drop"]),
         axis=axis,
         layers=tuple((layer, tuple(row for _, row in group)) for layer, group in groups),
+        # Where all fit a short table, they would be said twice.
         costliest=tuple(rows[index] for index in ranked[:_COSTLIEST]) if len(ops) > _LONG else (),
         count=len(ops),
     )
@@ -145,6 +148,7 @@ def _row(op: Op, index: int, anchor: str, entry: Mapping[str, Any], axis: Axis, 
         Cell("alone", _drop(op["alone"]), ""),
         Cell("all but it", _drop(op["all_but"], 3), ""),  # what is left of the drop of all differs in later digits
     ]
+    # All rows have the column or none, so that the cells stand under their headings.
     if any(other["flips_alone"] is not None for other in entry["ops"]):
         cells.append(Cell("flips", numbers.percent(op["flips_alone"]), ""))
     now, then = numbers.percent(op["time"]), numbers.percent(op["time_float32"])
@@ -187,6 +191,7 @@ def _story(entry: Mapping[str, Any], many: bool) -> str:
     text = f"On {entry['samples']}, " + ("the mix that was found " if entry["searched"] else "the mix of the recipe ")
     text += f"takes {times(relative)} the time of fp32 and " if relative is not None else ""
     text += does.replace("{drop}", numbers.error(drop)) + unit
+    # As the fault has it: no number is not within.
     within = drop is not None and budget is not None and drop <= budget
     text += f", {'of' if within else 'more than'} the {numbers.error(budget)} allowed"
     kept = [op for op in entry["ops"] if _kept(op)]
@@ -195,6 +200,7 @@ def _story(entry: Mapping[str, Any], many: bool) -> str:
         return f"{text}; no op could be quantized."
     text += f"; {len(kept)} of {count} ops stay{'s' if len(kept) == 1 else ''} in float32" if kept else ""
     text += f" ({name_some([_name(op, many) for op in kept])})" if kept else f"; all {count} ops are quantized"
+    # Those left in float32 cost nothing now; what they would cost is why they are left.
     ranked = sorted((op for op in entry["ops"] if not _kept(op) and _alone(op) is not None), key=_size, reverse=True)
     if ranked:
         each = [f"{_name(op, many)} ({_drop(op['alone'])})" for op in ranked]

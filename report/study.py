@@ -57,6 +57,7 @@ def write_study(path: Path, content: Mapping[str, Any]) -> None:
             f"{path.name} is written from a study of schema {' or '.join(map(str, SCHEMAS))}, and this is of schema "
             f"{content.get('schema')!r}: run the study anew"
         )
+    # All have the same measures in the same order, and the first of them counts most.
     activations: Activations = content["activations"]
     measures = [_phrase(name) for name in activations[0]["errors"]]
     text = make_environment().get_template("study.html.j2").render(
@@ -80,6 +81,7 @@ def answer(content: Mapping[str, Any]) -> str:
     """Say in one sentence which activations may be the best, and which differ from the baseline."""
     names = [one["activation"] for one in content["activations"]]
     baseline, first = content["baseline"], _phrase(next(iter(content["activations"][0]["errors"])))
+    # Without a second seed there is no variance, and so no interval.
     if content["seeds"] < 2:
         return f"From one seed no difference in {first} can be shown, neither from the best nor from {baseline}."
     best = content["candidates"]
@@ -89,6 +91,7 @@ def answer(content: Mapping[str, Any]) -> str:
     elif len(best) == 1:
         text = f"In {first}, {best[0]} is shown to be better than all others"
     else:
+        # The shorter of the two lists is named.
         shown = _list(best) if len(best) <= len(rest) else f"all but {_list(rest)}"
         text = f"In {first}, {shown} are not shown to differ from the best"
     found: dict[str, list[str]] = {"worse": [], "better": []}
@@ -106,6 +109,7 @@ def answer(content: Mapping[str, Any]) -> str:
 def error_chart(activations: Activations, measure: str) -> Chart:
     """The first error rate of each activation, and how it compares with the baseline's."""
     found = [next(iter(one["errors"].values())) for one in activations]
+    # Not from zero: what counts is how they differ, not how large they are.
     axis = numbers.linear(_all(found, scale=100), zero=False, unit=" %")
     rows = []
     for one, value in zip(activations, found, strict=True):
@@ -130,6 +134,7 @@ def int8_chart(activations: Activations) -> Chart:
 
 def _difference_chart(title: str, activations: Activations, key: str, words: Mapping[str, str]) -> Chart:
     found = [one[key] for one in activations]
+    # With 0 on it, the line of no difference.
     axis = numbers.linear([0.0, *_all(found, scale=100)], zero=False)
     rows = []
     for one, value in zip(activations, found, strict=True):
@@ -143,6 +148,7 @@ def _difference_chart(title: str, activations: Activations, key: str, words: Map
 def drop_chart(activations: Activations) -> Chart:
     """How far int8's probabilities lie from fp32's, and how large the int8 graphs are."""
     found = [one["drop"] for one in activations]
+    # Not the lower ends: they may lie below 0, which decades do not have.
     axis = numbers.decades([value[key] for value in found for key in ("mean", "high")], least=1)
     rows = tuple(
         Row(
@@ -158,6 +164,7 @@ def drop_chart(activations: Activations) -> Chart:
 def time_charts(activations: Activations) -> list[Chart]:
     """For each work, the time of each activation over the baseline's in both precisions, on one axis."""
     ratios = [ratio for one in activations for ratio in one["ratios"]]
+    # One axis for all works, so that their charts can be compared; 1 is the line of no difference.
     axis = numbers.linear(
         [1.0, *(ratio[key] for ratio in ratios for key in ("value", "low", "high"))], zero=False, unit="×"
     )
@@ -165,6 +172,7 @@ def time_charts(activations: Activations) -> list[Chart]:
     for work in dict.fromkeys(ratio["work"] for ratio in ratios):
         rows = []
         for one in activations:
+            # The baseline has no ratio to itself, and no row.
             of_work = {ratio["precision"]: ratio for ratio in one["ratios"] if ratio["work"] == work}
             if not of_work:
                 continue
@@ -181,6 +189,7 @@ def time_charts(activations: Activations) -> list[Chart]:
 
 def unit_chart(activations: Activations) -> Chart:
     """The shares of units that do not work."""
+    # Shares of a whole: always the whole axis.
     axis = numbers.linear([0.0, 100.0], zero=True, unit=" %")
     rows = []
     for one in activations:

@@ -61,6 +61,7 @@ def loss_plots(activations: Sequence[Mapping[str, Any]], baseline: str) -> Plots
 def gradient_plots(activations: Sequence[Mapping[str, Any]], baseline: str) -> Plots:
     """The norm of each layer's gradient, by its depth in its half of the model."""
     axis = round_log(norm for one in activations for norm in one["gradients"].values())
+    # Encoder and decoder side by side, each by depth, with the room of one layer between them.
     halves: dict[str, list[str]] = {}
     for layer in activations[0]["gradients"]:
         halves.setdefault(split_path(layer)[0].split(".")[0], []).append(layer)
@@ -108,6 +109,7 @@ def round_log(values: Iterable[float | None]) -> Axis:
     """A log axis from 1, 2 or 5 times a power of ten to another, which holds all positive values."""
     logs = [math.log10(value) for value in map(numbers.finite, values) if value is not None and value > 0]
     low, high = min(logs, default=0.0), max(logs, default=1.0)
+    # So far apart, whole decades are round enough.
     if high - low > 2.5:
         return numbers.decades([10**low, 10**high])
     marks = [
@@ -115,6 +117,7 @@ def round_log(values: Iterable[float | None]) -> Axis:
         for power in range(math.floor(low) - 1, math.ceil(high) + 2)
         for factor in (1, 2, 5)
     ]
+    # The marks next to both ends, and never the same one twice.
     first = max(index for index, (place, _) in enumerate(marks) if place <= low + 1e-9)
     last = max(min(index for index, (place, _) in enumerate(marks) if place >= high - 1e-9), first + 1)
     start, end = marks[first][0], marks[last][0]
@@ -126,6 +129,7 @@ def path(points: Sequence[tuple[float, float | None]]) -> str:
     """A path through the points of known height, broken where one is not."""
     parts, pen = [], "M"
     for x, y in points:
+        # Where a loss is infinite or NaN, the pen is lifted: a line across would claim values.
         if y is None:
             pen = "M"
             continue

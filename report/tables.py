@@ -30,6 +30,7 @@ def fusions(graph: Mapping[str, Any]) -> list[Fusion]:
     for op in graph["ops"]:
         after, kernel = op["optimized"], op["kernel"]
         swallowed = bool(after and after["swallowed"])
+        # Swallowed: onnxruntime made one node of it and others, so that it has none of its own.
         node = "" if not after else f"inside {after['node']}" if swallowed else after["node"]
         node += f" ({after['level']})" if after else ""
         ran = ""
@@ -37,6 +38,7 @@ def fusions(graph: Mapping[str, Any]) -> list[Fusion]:
             domain = f"{kernel['domain']}." if kernel["domain"] not in ("", "ai.onnx") else ""
             ran = f"{domain}{kernel['op_type']} · {kernel['provider'].removesuffix('ExecutionProvider')}"
         best, advice = (kernel["best"], kernel["advice"]) if kernel else (None, "")
+        # What says the same of an op in every column is one row; the ops themselves are listed in it.
         key = (op["kind"], op["form"], node, ran, best, advice)
         group = groups.setdefault(key, Fusion(op["kind"], op["form"], node, ran, best, advice))
         call = f" · call {op['call'] + 1}" if op["call"] else ""
@@ -60,6 +62,7 @@ def outputs(graph: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Output]]:
     levels = tuple(dict.fromkeys(entry["level"] for entry in graph["outputs"]))
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for entry in graph["outputs"]:
+        # "present.0.key" and "present.1.key" are one row, "present.*.key".
         groups.setdefault(re.sub(r"\.\d+(?=\.|$)", ".*", entry["name"]), []).append(entry)
     rows = []
     for name, entries in groups.items():
@@ -83,6 +86,7 @@ def _worst(entries: Sequence[Mapping[str, Any]], errors: bool) -> str:
     measured = [entry for entry in entries if entry["count"]]
     if not measured:
         return "—"
+    # What is not finite has null for a figure, which `max` would fail on; it is the worst there is.
     broken = next((entry for entry in measured if numbers.finite(entry["max_abs"]) is None), None)
     if errors:
         return numbers.error(None if broken else max(entry["max_abs"] for entry in measured))
@@ -109,6 +113,7 @@ def latency(certificate: Mapping[str, Any]) -> list[tuple[str, list[Measure]]]:
         bars = []
         for engine, value in times.items():
             text = "∞" if value is None else f"{value:#.3g} ms" if value < 100 else f"{value:.0f} ms"
+            # A time that is no number is as long as can be, not missing.
             length = 100.0 if value is None else round(100 * value / most, 1) if most else 0.0
             bars.append(Measure(engine, text, length, said.get(engine) or ""))
         rows.append((entry["work"], bars))

@@ -50,9 +50,9 @@ def quantized(certificate: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]
 
 
 def speeds(certificate: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """How the precisions' times compare with those of eager and fp32; nothing in a certificate from before it was told.
+    """How the precisions' times compare with those of eager and fp32; nothing where an older certificate does not say.
 
-    Its times are shown all the same, and nothing is concluded from them.
+    The times of an older one are shown all the same, and nothing is concluded from them.
     """
     return certificate.get("speed") or ()
 
@@ -79,6 +79,7 @@ def find_faults(certificate: Mapping[str, Any], curves: Sequence[ActivationCurve
         if not curve.passed:
             text = f"off by {numbers.error(curve.max_error)}, more than {numbers.error(curve.limit)}"
             found.append(Fault(f"the sweep of {curve.name}", text, anchor="curves"))
+    # Nothing compared is no pass.
     if not certificate["graphs"]:
         found.append(Fault("the certificate", "it holds no graph: nothing was compared"))
     if certificate["passed"] is not True and not found:
@@ -97,12 +98,15 @@ def _faults_of_graph(graph: Mapping[str, Any], anchor: str) -> list[Fault]:
             found.append(Fault(f"output {output['name']} ({output['level']})", text, where, anchor=f"{anchor}-outputs"))
     if not (graph["ops"] and graph["outputs"]):
         found.append(Fault(f"the {graph['role']} graph", "nothing was compared in it", where, anchor=anchor))
+    # The export knows which of them came first, along the graph; that one is to be read first.
     first = graph["first_fault"]
+    # Not within a longer name: "attention a.1" is not about "attention a.10".
     named = [fault for fault in found if re.search(re.escape(fault.what) + r"(?![\w.])", first)]
     if named:
         longest = max((fault.what for fault in named), key=len)  # "attention a 1" names the second call, not the first
         found.sort(key=lambda fault: fault.what != longest)
     elif first:
+        # It names nothing that stands here, and is said all the same.
         found.insert(0, Fault(f"the {graph['role']} graph", numbers.prose(first), where, anchor=anchor))
     if graph["passed"] is not True and not found:
         found.append(Fault(f"the {graph['role']} graph", "it failed, and nothing in it says why", where, anchor=anchor))
@@ -121,6 +125,7 @@ def tiles(certificate: Mapping[str, Any], faults: Sequence[Fault]) -> Iterator[T
     for graph in certificate["graphs"]:
         for op in promised(graph):
             key = (graph["role"], op["op"])
+            # An op counts once, and as verified only where it is right in every precision.
             ops[key] = ops.get(key, True) and (graph_name(graph), op["op"]) not in bad
     precisions = " and ".join(dict.fromkeys(graph["precision"] for graph in certificate["graphs"]))
     yield Tile(f"{sum(ops.values())} of {len(ops)}", "attention and activation ops verified", f"in {precisions}")
@@ -140,6 +145,7 @@ def _closest(certificate: Mapping[str, Any]) -> Iterator[Tile]:
         for op in promised(graph):
             value, limit = numbers.finite(op["own"]["max_abs"]), numbers.finite(op["own"].get("limit"))
             if op["own"]["count"]:
+                # A limit of 0 allows no error at all: 0 of it is used up, or all.
                 share = float("inf") if value is None else value / limit if limit else float(bool(value))
                 shares.append((share, op["op"]))
     if shares:
@@ -170,6 +176,7 @@ def _size_of_error(figures: Mapping[str, Any]) -> float:
 def _speed_and_size(certificate: Mapping[str, Any]) -> Iterator[Tile]:
     sizes = certificate["sizes"]
     smallest = min(sizes, key=lambda name: sizes[name], default="")
+    # The speed that is shown is that of the smallest that was timed.
     times = {name for entry in certificate["latency"] for name in entry["milliseconds"]}
     timed = min((name for name in sizes if name in times), key=lambda name: sizes[name], default="")
     yield from [_speed(entry) for entry in speeds(certificate) if entry["precision"] == timed][:1]
@@ -183,6 +190,7 @@ def _speed(entry: Mapping[str, Any]) -> Tile:
     """How fast a precision is beside eager, or fp32 where eager was not timed: with its interval, or nothing."""
     baseline = "eager PyTorch" if entry["baseline"] == "eager" else entry["baseline"]
     said, precision = str(entry["said"]), entry["precision"]
+    # What was said by the one rule for what is faster is taken apart, not concluded anew.
     if figures := re.fullmatch(r"(faster|slower) (\S+×) \((\S+)\)", said):
         verdict, factor, interval = figures.groups()
         what = "as fast as" if verdict == "faster" else "the time of"

@@ -46,6 +46,8 @@ class CancelToken:
 
     def cancel(self) -> None:
         """End every run that holds this token, within the time of the node that it is in."""
+        # No lock: a signal's handler that calls this could interrupt the very thread that holds it.
+        # Other threads see a set's add, discard and copy as one step each.
         self._cancelled = True  # before the loop: a run that starts meanwhile sees this, or is seen by the loop
         for options in self._running.copy():
             options.terminate = True
@@ -98,6 +100,7 @@ class Control:
             )
 
     def _begin(self, options: RunOptions) -> None:
+        # First told, then checked: what comes in between is seen by one of the two.
         if self._cancel is not None:
             self._cancel._add(options)
         if self._deadline < math.inf:
@@ -131,15 +134,19 @@ def run(call: Callable[[RunOptions], T], control: Control | None = None) -> T:
     """
     interruptible = threading.get_ident() == _main
     while True:
+        # New ones for each try: `terminate` stays set.
         options = RunOptions()
         old = None
         try:
             if interruptible:
+                # Python's signals are the main thread's, so that no other's run is ended by them.
                 old = watchdog().watch_signals(options)
             if control is not None:
                 control._begin(options)
             return call(options)
         except Exception:  # onnxruntime's errors have no common class below Exception
+            # A run that was told to end fails with an error of onnxruntime's, which does not say why;
+            # `check` below does.
             if not options.terminate:
                 raise
         finally:
@@ -147,6 +154,7 @@ def run(call: Callable[[RunOptions], T], control: Control | None = None) -> T:
                 signal.set_wakeup_fd(old)
             if control is not None:
                 control._end(options)
+        # It raises where the token or the deadline ended the run. Where neither did, a signal did.
         if control is not None:
             control.check()
         interruptible = False  # the signal's handler has returned; a second one does not undo the work again
@@ -168,10 +176,12 @@ class _Watchdog:
         self._receiver, self._sender = socket.socketpair()
         self._sender.setblocking(False)  # set_wakeup_fd wants that: a handler must not wait
         self._descriptor = self._sender.fileno()
+        # A daemon, as it never ends by itself and must not keep the process alive.
         threading.Thread(target=self._watch, name="tfm watchdog", daemon=True).start()
 
     def end_at(self, deadline: float, options: RunOptions) -> None:
         """End a run when `monotonic` reaches the deadline, unless it is forgotten before."""
+        # This before the comparison: a thread that looks just now sees it, or gets the byte.
         self._deadlines[options] = deadline
         if deadline < self._wakes_at:
             with contextlib.suppress(BlockingIOError):  # so full that it wakes anyway
@@ -190,6 +200,7 @@ class _Watchdog:
             What `signal.set_wakeup_fd` must get when the run has ended; None: nothing, as this is not really the main
             thread, which `threading` cannot tell in a program that embeds Python.
         """
+        # This before the descriptor: a signal in between already finds a run to end.
         self._interruptible = options
         try:
             old = signal.set_wakeup_fd(self._descriptor, warn_on_full_buffer=False)
@@ -211,6 +222,7 @@ class _Watchdog:
                     options.terminate = True
                     self.forget(options)
             self._wakes_at = min((deadline for deadline in deadlines.values() if deadline > now), default=math.inf)
+            # Never 0: such a socket does not wait at all, and raises another error than TimeoutError.
             self._receiver.settimeout(min(max(self._wakes_at - monotonic(), 0.001), _LONGEST_WAIT))
             try:
                 received = self._receiver.recv(4096)
@@ -229,6 +241,7 @@ _making = threading.RLock()  # a signal's handler may run a graph too
 def watchdog() -> _Watchdog:
     """Start this process's watchdog, or return it."""
     global _only
+    # Looked at without the lock first: every run of the main thread comes here.
     if _only is None:
         with _making:
             if _only is None:
@@ -243,6 +256,8 @@ def forks() -> int:
 
 def _start_afresh() -> None:
     global _forks, _main, _making, _only
+    # The thread that forked is the child's main thread, whatever it was in the parent. Locks are
+    # made anew, as one that another thread held would never be released.
     _forks += 1
     _main, _making = threading.get_ident(), threading.RLock()
     if _only is not None:

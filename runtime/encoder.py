@@ -79,6 +79,8 @@ class Encoder(Batched):
         logits = self._outputs.get("logits")
         if logits is not None:
             head = self.manifest.config.get("head")
+            # (B, L) are labels of texts. (B, S, L) and (B, S, V) have one rank: the configuration says
+            # whether they are labels of tokens or masked tokens.
             found["classify"] = len(logits.shape) == 2
             found["fill_mask"] = len(logits.shape) == 3 and head == "masked-lm"
             found["classify_tokens"] = len(logits.shape) == 3 and head != "masked-lm"
@@ -105,6 +107,7 @@ class Encoder(Batched):
         """
         task = self._embedding()
         items = as_list(inputs)
+        # Batches write their rows here: they end in any order, and rows stand in the caller's.
         embeddings_BD = np.empty((len(items), int(self._outputs[task.output].shape[-1])), np.float32)
         self._fill(embeddings_BD, task, items, batch_tokens, progress, cancel, timeout)
         return embeddings_BD
@@ -302,6 +305,7 @@ class Encoder(Batched):
         return {spec.name: spec for spec in self._sessions["model"].signature.outputs}
 
     def _max_text_tokens(self) -> int | None:
+        # Where the checkpoint says that texts are cut, or where its positions end, if that is earlier.
         limits = [self.manifest.max_text_tokens, length_limit(self._sessions["model"].signature)]
         return min((limit for limit in limits if limit is not None), default=None)
 

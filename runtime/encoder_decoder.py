@@ -29,6 +29,8 @@ class EncoderDecoder(Generator):
     def __init__(self, opened: OpenBundle) -> None:
         super().__init__(opened)
         signature = opened.manifest.signature
+        # Both graphs' ids are checked as the inputs of one, so that batches of different sizes are
+        # refused before the encoder has run.
         ids = _signature_of_ids(signature["encoder"], signature["decoder"])
         self._check_ids = InputChecks(ids, empty_batch=True)
 
@@ -109,6 +111,7 @@ class EncoderDecoder(Generator):
         generation, _ = self._generation(None)
         _, context = self._encode(*pad_rows(rows, generation.pad_token_id or 0), control)
         state = DecoderState(self._decoder, len(rows), context)
+        # A manifest of this kind must name a start token; `or 0` is for the type checker.
         start = [[generation.bos_token_id or 0] for _ in rows]
         limits = self._limits([1] * len(rows), most)
         return Begun(state=state, logits_BV=state.read(start, control), tokens=start, limits=limits)
@@ -117,6 +120,8 @@ class EncoderDecoder(Generator):
         """Run the encoder; return its last_hidden_state, and what the decoder needs of the source."""
         found = self._sessions["encoder"].run(input_ids=ids_BT, attention_mask=mask_BT, control=control)
         hidden_BTD = found.pop("last_hidden_state")
+        # What is left are the cross-attention's keys and values: computed once per source here, and
+        # read by the decoder, in every step, under the names of its inputs.
         context = {name.replace("present.", "past_key_values."): array for name, array in found.items()}
         return hidden_BTD, {"encoder_attention_mask": mask_BT, **context}
 

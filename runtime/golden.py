@@ -173,6 +173,7 @@ def check_golden(
     threads = count_threads(threads)
     manifest = read_manifest(folder_of(bundle))
     wanted = manifest.graphs if precision is None else precision
+    # What is no list of names is looked at as one name, so that the error shows it whole.
     for name in wanted if isinstance(wanted, Collection) and not isinstance(wanted, str) else [wanted]:
         if not isinstance(name, str) or name not in manifest.graphs:
             raise BundleError(f"{manifest.folder} has no {brief(name)} graph; it has: {', '.join(manifest.graphs)}")
@@ -183,6 +184,7 @@ def check_golden(
                 f"{manifest.folder} holds no {name}: an older tfm-export made it, and stored no outputs to compare "
                 "with; export it again"
             )
+    # Of all files, those too that nothing below opens: an altered bundle does not pass.
     check_digests(manifest, manifest.files)
     top = _read_limits(manifest)
     counts = {role: top["cases"][role].integer(1) for role in manifest.signature}
@@ -191,6 +193,7 @@ def check_golden(
     for name in dict.fromkeys(wanted):
         for role, path in manifest.graphs[name].items():
             limits = _Limits(top["precisions"][name], role, manifest.signature[role])
+            # It fails by name, before onnxruntime says so in words of its own; the others still run.
             if fault := too_old(manifest, name, role):
                 graphs.append(GoldenGraph(role=role, precision=name, provider="", outputs=(), fault=fault))
                 continue
@@ -204,6 +207,7 @@ class _Limits:
 
     def __init__(self, value: CheckedJson, role: str, signature: Signature) -> None:
         """Read what golden.json says of one precision."""
+        # Limits of fp32 are absolute and relative; of all else, a factor of what was measured.
         self._judged_by_nmse = "nmse_factor" in value.fields()
         first, second = ("nmse_factor", "nmse_floor") if self._judged_by_nmse else ("atol", "rtol")
         self._first, self._second = value[first].number(0.0), value[second].number(0.0)
@@ -224,6 +228,7 @@ class _Limits:
             fault = "was compared with nothing"
         elif math.isinf(figures.max_abs):  # in every precision, whatever the limit
             fault = "is NaN or infinity where eager PyTorch gave another value, or the other way round"
+        # Not `>`: a figure that is NaN must fail.
         elif limit is not None and not getattr(figures, measure) <= limit:
             fault = off
         return GoldenOutput(name=name, figures=figures, measure=measure, limit=limit, fault=fault)
@@ -267,6 +272,7 @@ def _check_graph(precision: str, graph: _Graph, cases: Sequence[Case], limits: _
                 except VerificationError as error:
                     raise VerificationError(f"{name} of golden case {number}: {error}") from error
         outputs = tuple(limits.judge(name, found) for name, found in figures.items())
+    # A machine without the provider says nothing about the bundle, so this is no fault in it.
     except ProviderError:
         raise
     except Exception as error:  # onnxruntime's errors share no narrower base
@@ -297,6 +303,7 @@ def _read_cases(manifest: Manifest, counts: Mapping[str, int]) -> dict[str, list
                 inputs = [(golden_name(role, case, "inputs", spec.name), spec.name) for spec in signature.inputs]
                 outputs = [(golden_name(role, case, "outputs", spec.name), spec.name) for spec in signature.outputs]
                 cases[role].append(
+                    # They are taken out, so that what is left over in the end belongs to no graph.
                     ({name: arrays.pop(key) for key, name in inputs}, {name: arrays.pop(key) for key, name in outputs})
                 )
     except KeyError as error:

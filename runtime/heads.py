@@ -112,6 +112,7 @@ def read_mask_token(companions: Companions) -> str | None:
     for name in MASK_FILES:
         value = (companions.json(name) or {}).get("mask_token")
         if value is not None and value.value is not None:
+            # A token is written as its text, or as an object that has the text as its content.
             return (value["content"] if isinstance(value.value, dict) else value).text()
     return None
 
@@ -122,7 +123,9 @@ def scores_of(logits: Array, squash: Squash) -> npt.NDArray[np.float64]:
     if squash == "none":
         return z
     if squash == "sigmoid":
+        # 1 / (1 + e^-z), in a form in which no power overflows.
         return np.exp(-np.logaddexp(0.0, -z))
+    # Less the greatest, so that no power overflows.
     powers = np.exp(z - z.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
 
@@ -203,6 +206,7 @@ def token_labeling(
         if not isinstance(item, str):
             raise InputError("classify_tokens takes texts, not rows of token ids: run() does, and gives logits")
         encoding = tokenizer.encoding(item)
+        # Without the padding of the batch.
         scores_SL = scores_of(logits_SL[: len(row)], squash)
         entities: list[Entity] = []
         for index, special in enumerate(encoding.special_tokens_mask):
@@ -210,6 +214,7 @@ def token_labeling(
             if special or labels[place] in ignore_labels:
                 continue
             start, end = encoding.offsets[index]
+            # As the pipeline does it: of an unknown token the text says more than "[UNK]".
             word = item[start:end] if row[index] == tokenizer.unknown_id else encoding.tokens[index]
             score = float(scores_SL[index, place])
             entities.append(

@@ -71,10 +71,12 @@ def load(
     manifest = read_manifest(folder_of(bundle))
     skipped: dict[str, str] = {}
     for choice in choices:
+        # Within the loop, as "auto" is int8 on the CPU and fp16 on CUDA.
         chosen = _choose_precision(manifest, precision, choice)
         try:
             opened = OpenBundle(manifest, chosen, choice, threads, tuning)
         except ProviderError as error:
+            # There is nothing else to try, and the error itself says more than a list of one.
             if len(choices) == 1:
                 raise
             skipped[choice] = str(error)
@@ -82,6 +84,7 @@ def load(
         model = _make(opened)
         model.skipped = skipped
         asked = provider if isinstance(provider, str) else tuple(provider)
+        # The path is absolute, as a process that unpickles it may have another working directory.
         model._source = Source(os.path.abspath(bundle), asked, precision, threads, tuning)
         return model
     raise ProviderError("no provider runs here: " + "; ".join(f"{name}: {why}" for name, why in skipped.items()))

@@ -75,6 +75,7 @@ class Model:
         self.manifest = opened.manifest
         self.precision = opened.precision
         self._opened, self._sessions, self._companions = opened, opened.sessions, opened.companions
+        # All sessions of a bundle run on one provider, with one number of threads.
         first = next(iter(self._sessions.values()))
         self.provider = first.provider
         self.threads = first.threads
@@ -100,6 +101,7 @@ class Model:
                 f"{self.manifest.folder} is of kind {self.manifest.kind!r} and has no {name}(); "
                 f"it has {', '.join([*self.tasks, 'run'])}"
             )
+        # Of any other name it must be AttributeError, which hasattr(), copy and pickle rely on.
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -140,6 +142,7 @@ class Model:
         call = partial(function, *args, cancel=token, **named)
         try:
             return await asyncio.get_running_loop().run_in_executor(None, call)
+        # The thread cannot be ended from here: its run ends by the token, and then the thread does.
         except asyncio.CancelledError:
             token.cancel()
             raise
@@ -163,6 +166,8 @@ class Model:
         if TOKENIZER not in self.manifest.files:
             raise InputError(f"{self.manifest.folder} has no {TOKENIZER}, so it takes no texts; pass token ids")
         generation = self.manifest.generation
+        # A tokenizer by character knows all that its model was trained on, so what it does not know is
+        # a mistake in the text. To a tokenizer of words, unknown words are normal.
         by_character = generation is not None and generation.split_on_whitespace
         tokenizer = Tokenizer(
             self.manifest.folder / TOKENIZER,
@@ -171,6 +176,7 @@ class Model:
             most_tokens=self._most_text_tokens(),
             refuse_unknown=by_character,
         )
+        # It is parsed now, and its bytes, megabytes of some tokenizers, are not needed again.
         self._companions.forget(TOKENIZER)
         return tokenizer
 
@@ -248,6 +254,7 @@ def as_iterator(inputs: Any) -> Iterator[Any]:
     if isinstance(inputs, (set, frozenset, Mapping)):
         raise InputError(f"inputs must be in order, but are {kind_of(inputs)}; pass a list of its items")
     try:
+        # Bytes could be gone through as well, as integers: they are a text that nobody decoded.
         if not isinstance(inputs, (bytes, bytearray, memoryview)):
             return iter(inputs)
     except TypeError:  # an array of no dimensions has __iter__, and yet cannot be gone through

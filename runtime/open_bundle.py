@@ -38,6 +38,7 @@ class OpenBundle:
             BundleError: A file is altered or cannot be read, or a graph does not run.
             ProviderError: The provider does not run here.
         """
+        # First of all: one that is too old fails to open the graph in words that do not say what to do.
         check_onnxruntime(manifest, precision)
         self.manifest, self.precision, self.provider, self.threads = manifest, precision, provider, threads
         self._tuning = tuning
@@ -57,6 +58,7 @@ class OpenBundle:
             BundleError: Its weights were written to meanwhile, or cannot be read.
         """
         session = self._open(role, threads)
+        # It is opened once more at most, so the files need not be held any longer.
         del self._files[role]
         return session
 
@@ -68,6 +70,7 @@ class OpenBundle:
 
     def _open(self, role: str, threads: int) -> Session:
         files = self._files[role]
+        # All that a session depends on. The path is not in it: two copies of a bundle are one graph.
         key = files.key, self.provider, threads, self._tuning
         here: list[OpenGraph] = []
 
@@ -96,6 +99,7 @@ class OpenBundle:
     def _first_inputs(self, role: str) -> Mapping[str, Array] | None:
         """Make inputs that a graph must take; None: nobody knows of any."""
         signature = self.manifest.signature[role]
+        # A transformer takes one row of one token; fixed sizes leave no choice.
         if self.manifest.kind != "module" or all(isinstance(d, int) for spec in signature.inputs for d in spec.shape):
             self._check_sizes(signature)
             return least_inputs(signature)
@@ -135,4 +139,5 @@ def _least_shape(shape: tuple[Any, ...]) -> list[int]:
 
 
 def _least_size(dim: str) -> int:
+    # Of "past_sequence + sequence" it is 0 + 1.
     return sum(part != MAY_BE_EMPTY for part in dim.split(SUM))

@@ -36,6 +36,8 @@ def parallel_map(
     ended: SimpleQueue[tuple[J, BaseException | None]] = SimpleQueue()
     lock, stopped = threading.Lock(), threading.Event()
 
+    # Each worker takes the next job when it has done its last: jobs are of different length, and
+    # to divide them beforehand would let threads end at different times.
     def take() -> None:
         while not stopped.is_set():
             with lock:
@@ -45,6 +47,7 @@ def parallel_map(
                     return
             try:
                 work(job)
+            # Of any class: it is raised again below, in the thread of the caller.
             except BaseException as error:
                 stopped.set()
                 ended.put((job, error))
@@ -64,6 +67,7 @@ def parallel_map(
             yield job
     finally:
         stopped.set()
+        # Also where the caller reads no further, or Ctrl-C ends the wait above.
         if completed < len(jobs):
             stop()
         for worker in workers:

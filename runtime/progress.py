@@ -51,6 +51,7 @@ def reporter(progress: Progress, total: int) -> Iterator[Callable[[int], None]]:
             now = monotonic()
             if done == total or now - shown >= (_TERMINAL if rewrite else _LOG):
                 shown, line = now, describe(done, total, now - start)
+                # A shorter line is filled up with spaces, so that the end of the one before it goes too.
                 stream.write(f"\r{line:<{length}}" if rewrite else f"{line}\n")
                 stream.flush()
                 length = len(line)
@@ -58,6 +59,7 @@ def reporter(progress: Progress, total: int) -> Iterator[Callable[[int], None]]:
         try:
             yield show
         finally:
+            # Also where the call fails: what is printed next begins on a line of its own.
             if rewrite and length:
                 stream.write("\n")
 

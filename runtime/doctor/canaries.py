@@ -101,6 +101,7 @@ def _gather(rng: np.random.Generator) -> Canary:
 
 def _attention(rng: np.random.Generator) -> Canary:
     q_BNSH, k_BNTH, v_BNTH = _normal(rng, 2, 2, 3, 8), _normal(rng, 2, 2, 5, 8), _normal(rng, 2, 2, 5, 8)
+    # The second row has three keys and two of padding, so that a kernel without masks is off.
     mask_B1ST = np.ones((2, 1, 3, 5), np.bool_)
     mask_B1ST[1, ..., 3:] = False
     scores_BNST = q_BNSH.astype(np.float64) @ k_BNTH.swapaxes(-1, -2) / math.sqrt(8)
@@ -135,11 +136,13 @@ def _gelu(_: np.random.Generator) -> Canary:
 def _quick_gelu(_: np.random.Generator) -> Canary:
     x = np.linspace(-6, 6, 97, dtype=np.float32)
     nodes = [node("QuickGelu", ["x"], ["y"], _MICROSOFT, {"alpha": _ALPHA})]
+    # The graph holds alpha in 32 bits, so that is what the kernel computes with.
     expected = x / (1 + np.exp(-np.float64(np.float32(_ALPHA)) * x.astype(np.float64)))
     return _canary("QuickGelu", nodes, {"x": x}, {}, expected, _FLOAT_LIMIT)
 
 
 def _scatter(rng: np.random.Generator) -> Canary:
+    # Each row has a place of its own, and the second ends with the last place of the cache.
     past, update, places = _normal(rng, 2, 1, 6, 4), _normal(rng, 2, 1, 2, 4), np.array([1, 4])
     expected = past.copy()
     expected[0, :, 1:3], expected[1, :, 4:6] = update
@@ -160,8 +163,11 @@ def _normal(rng: np.random.Generator, *shape: int) -> Array:
 def _quantized(rng: np.random.Generator, bits: int, rows: int, columns: int) -> tuple[Array, Array, Array]:
     """Make weights (rows, columns) in blocks: as they are stored, what they stand for, and their scales."""
     integers = rng.integers(0, 1 << bits, (rows, columns)).astype(np.uint8)
+    # Two numbers of 4 bits in a byte, the first of them in its lower half.
     stored = integers if bits == 8 else integers[:, ::2] | integers[:, 1::2] << 4
+    # Powers of two scale without rounding, so that what is expected is exact.
     scales = np.exp2(rng.integers(-4, 0, (rows, columns // _BLOCK))).astype(np.float32)
+    # Without a zero point given, the kernels take the middle of the range.
     weight = (integers.astype(np.float64) - (1 << bits - 1)) * np.repeat(scales, _BLOCK, axis=1)
     return stored, weight, scales
 

@@ -160,6 +160,7 @@ def diagnose(bundle: str | os.PathLike[str] | None = None) -> Diagnosis:
         What was found.
     """
     made = canaries()
+    # Any graph shows whether a provider runs.
     providers = tuple(_try_provider(name, made[0]) for name in PROVIDERS)
     running = [provider.name for provider in providers if provider.runs]
     return Diagnosis(
@@ -224,6 +225,7 @@ def _judge(canary: Canary, result: "np.ndarray[Any, Any]") -> tuple[str, float |
 def _try_bundle(bundle: str | os.PathLike[str]) -> BundleState:
     path, needs = os.fspath(bundle), {}
     try:
+        # Before it is opened, as what it needs is most wanted where opening fails.
         needs = lowest_needed(read_manifest(folder_of(bundle)))
         model = load(bundle)
     except TfmError as error:

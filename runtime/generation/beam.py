@@ -52,6 +52,8 @@ class BeamSearch:
         batch, self._beams = len(limits), num_beams
         self._limit_B = np.array(limits, np.int64)
         self._ends = np.array(sorted(set(eos_token_ids)), np.int64)
+        # Each beam can end in as many ways as there are end tokens, E; so that of K · (1 + E)
+        # candidates K go on at least.
         self._keep = max(2, 1 + len(self._ends)) * num_beams
         self._length_penalty, self._early_stopping = length_penalty, early_stopping
         self._texts = num_return_sequences
@@ -122,6 +124,7 @@ class BeamSearch:
         step, length = self._step, self._step + 1
         row_G1 = np.arange(len(going_G))[:, None]
         limit_G = self._limit_B[going_G]
+        # (G, K, V) → (G, K · V): a place stands for a beam and its token, and is taken apart below.
         total_GX = (log_probs_GKV + self._score_BK[going_G][:, :, None]).reshape(len(going_G), -1)  # X: K * V
         places_GC = _largest(total_GX, self._keep)
         score_GC = total_GX[row_G1, places_GC]
@@ -131,10 +134,12 @@ class BeamSearch:
         parents_GC, tokens_GC = np.divmod(places_GC, log_probs_GKV.shape[2])
         ends_GC = (tokens_GC[:, :, None] == self._ends).any(2) | (length >= limit_G)[:, None]
 
+        # What ends goes on only where too few others are left: at the limit, where all end.
         going_score_GC = np.where(ends_GC, score_GC + _NEVER, score_GC)
         on_GK = _largest(going_score_GC, self._beams)
         parents_GK, tokens_GK = parents_GC[row_G1, on_GK], tokens_GC[row_G1, on_GK]
         running_GKS = self._running_BKS[going_G]
+        # Before the running texts are reordered: candidates name their parents by the old order.
         if ends_GC[:, : self._beams].any():
             self._end(going_G, running_GKS, parents_GC, tokens_GC, score_GC, ends_GC)
         running_GKS = running_GKS[row_G1, parents_GK]
@@ -174,6 +179,8 @@ class BeamSearch:
             return full_G | (best_G == -np.inf)
         length_G = np.full(len(going_G), length)
         if self._early_stopping == "never" and self._length_penalty > 0:
+            # Scores are negative, so divided by the power of the greatest length they are the best that
+            # they can become.
             length_G = self._limit_B[going_G]
         possible_G = best_G / (length_G**self._length_penalty).astype(np.float32)
         beaten_G = ~(possible_G > self._ended_score_BK[going_G].min(1))
@@ -206,7 +213,9 @@ class BeamSearch:
 def _largest(values_GX: Array, count: int) -> Array:
     """Places of each row's largest values, largest first, (G, count); of equal ones the first. NaN is the largest."""
     row_G1 = np.arange(len(values_GX))[:, None]
+    # A sort of all K · V numbers would take longer than to find these, and to sort them alone.
     places = np.argpartition(values_GX, values_GX.shape[1] - count, 1)[:, -count:]
+    # By place, so that the stable sort at the end puts the first of equals first.
     places.sort(1)
     found = values_GX[row_G1, places]
     least_G1 = found.min(1, keepdims=True)

@@ -40,8 +40,8 @@ class Conversation:
     ) -> Iterator[Any]:
         """Add a text, or token ids, and go on from there, as `Decoder.stream` does.
 
-        What was given out when the iterator is left, or ended from elsewhere, is part of the conversation. The next
-        reply, or a rewind, ends it.
+        Where the iterator is left, or ended from elsewhere, what it has given out stays part of the conversation. The
+        next reply, or a rewind, ends an iterator that is not at its end.
 
         Args:
             input: A text, to which special tokens are added only at the beginning of a conversation; or token ids.
@@ -69,9 +69,11 @@ class Conversation:
                 "takes; rewind it, or begin another"
             )
         np.minimum(self._state.length_B, had, out=self._state.length_B)  # where Ctrl-C came before the tokens were kept
+        # The last token of a reply was chosen, but not read yet; nor were those of a reply cut short.
         unread = [*self.tokens[int(self._state.length_B[0]) :], *row]
         logits_BV = self._state.read([unread], control)
         self.tokens += row
+        # From here on an earlier reply that is still held may not go on: both would use one cache.
         self._turns += 1
         limits = self._model._limits([len(self.tokens)], most)
         begun = Begun(state=self._state, logits_BV=logits_BV, tokens=[self.tokens], limits=limits)
@@ -98,4 +100,5 @@ class Conversation:
             raise InputError(f"the conversation has {len(self.tokens)} tokens, so it cannot be cut to {length}")
         self._turns += 1
         del self.tokens[length:]
+        # What lies behind in the cache stays, unseen, until it is written over.
         self._state.length_B[0] = min(int(self._state.length_B[0]), length)

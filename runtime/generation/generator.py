@@ -114,6 +114,7 @@ class Generator(Model):
         rows, are_texts = self._to_rows(inputs, self._reads, control)
         each = chosen.num_return_sequences
         results: list[list[Any]] = [[] for _ in rows]
+        # Rows of like length go together, so that little of a batch is padding.
         order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
         with reporter(progress, len(order)) as tell:
             for start in range(0, len(order), size):
@@ -151,6 +152,7 @@ class Generator(Model):
         control = Control(cancel, timeout)
         chosen, most = self._stream_settings(max_new_tokens, settings)
         [row], are_texts = self._to_rows([input], self._reads, control)
+        # The prompt is read now, not in the iterator: what is wrong with it raises in this call.
         return self._parts(self._begin([row], most, control), chosen, are_texts, control)
 
     def _parts(self, begun: Begun, settings: GenerationSettings, are_texts: bool, control: Control) -> Iterator[Any]:
@@ -187,9 +189,11 @@ class Generator(Model):
         begun = self._begin(rows, most, control)
         if each > 1:
             begun = _repeated(begun, each)
+        # Texts are made token by token only to find stop strings in them; else once, at the end.
         stopping = self._stopping(begun, settings, are_texts and bool(settings.stop))
         sampler = None
         if settings.do_sample:
+            # Numbered by the caller's order, not by the batch: batches do not change what is drawn.
             sampler = Sampler(settings.seed, [place * each + copy for place in places for copy in range(each)])
         steps = list(continue_rows(begun, settings, stopping, self._ends, sampler, control))
         outputs: list[Any] = stopping.rows
@@ -214,6 +218,7 @@ class Generator(Model):
 
     def _settings(self, max_new_tokens: int | None, settings: dict[str, Any]) -> tuple[GenerationSettings, int]:
         _, most = self._generation(max_new_tokens)
+        # Else the dataclass would raise TypeError, and name no setting that is near.
         known = [field.name for field in dataclasses.fields(GenerationSettings)]
         for name in settings:
             if name not in known:

@@ -79,6 +79,7 @@ class NoRepeatNGram:
         for row, logits_V in zip(tokens, logits_BV, strict=True):
             ids = np.asarray(row, np.int64)
             if len(ids) >= self._size:
+                # (W, n): every n tokens that the row has had one after the other, as views.
                 windows = np.lib.stride_tricks.sliding_window_view(ids, self._size)
                 completed = (windows[:, :-1] == ids[len(ids) + 1 - self._size :]).all(1)
                 logits_V[_known(windows[completed, -1], logits_V)] = _FORBIDDEN
@@ -97,6 +98,7 @@ class NoBadWords:
 
     def __call__(self, tokens: Tokens, logits_BV: Array) -> Array:
         """Overwrite and return the logits."""
+        # Words of one token are forbidden wherever a row stands; longer ones by how it ends.
         logits_BV[:, self._always] = _FORBIDDEN
         for row, logits_V in zip(tokens, logits_BV, strict=True):
             for start, last in self._after:
@@ -130,6 +132,7 @@ class ForcedTokens:
         """Overwrite and return the logits."""
         here = np.flatnonzero(_lengths(tokens) == self._length_B)
         logits_BV[here] = _FORBIDDEN
+        # They are as likely as each other; all else is forbidden.
         logits_BV[np.ix_(here, self._ids)] = 0
         return logits_BV
 
@@ -167,6 +170,7 @@ class TopK:
     def __call__(self, tokens: Tokens, logits_BV: Array) -> Array:
         """Overwrite and return the logits."""
         if self._top_k < logits_BV.shape[1]:
+            # (B, 1): the k-th greatest of each row; a whole sort would take longer.
             least_B1 = np.partition(logits_BV, -self._top_k, axis=1)[:, -self._top_k, None]
             logits_BV[logits_BV < least_B1] = _FORBIDDEN
         return logits_BV
@@ -188,6 +192,8 @@ class TopP:
             if ordered.size < 2:
                 continue
             weights = np.exp(ordered - ordered[-1])
+            # From the least likely on, as in transformers: what has at most 1 − top_p together goes. The
+            # likeliest always stays.
             sums = np.cumsum(weights / weights.sum(), dtype=np.float64).astype(np.float32)
             removed = min(int(np.searchsorted(sums, self._rest, "right")), ordered.size - 1)
             border = ordered[removed]
@@ -201,6 +207,7 @@ class MinP:
     """Keep the tokens that are at least `min_p` times as likely as the likeliest (Nguyen et al., arXiv:2407.01082)."""
 
     def __init__(self, min_p: float) -> None:
+        # So many times as likely is so much apart in logits: no softmax is needed.
         self._log = math.log(min_p) if min_p > 0 else -math.inf
 
     def __call__(self, tokens: Tokens, logits_BV: Array) -> Array:

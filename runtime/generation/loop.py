@@ -60,10 +60,12 @@ def continue_rows(
     """
     state, logits_BV = begun.state, begun.logits_BV
     prompts = [len(row) for row in begun.tokens]
+    # Which prompts are still in the batch. `begun.tokens`, `limits` and `stopping` count all of them.
     places = np.arange(len(prompts))
     chain = None
     while True:
         if chain is None:
+            # Processors know limits and lengths by row, so they are made anew whenever rows have left.
             chain = processors(
                 settings,
                 prompt_lengths=[prompts[place] for place in places],
@@ -79,14 +81,17 @@ def continue_rows(
             if ended_B.any():  # processors may leave nothing to a row that has ended
                 scores_BV = np.where(ended_B[:, None], np.float32(0), scores_BV)
             next_B = sampler.draw(softmax(scores_BV))
+        # `stopping` counts all prompts, and passes over the token of those that have left.
         token_B = np.zeros(len(prompts), np.int64)
         token_B[places] = next_B
         for place in places[~stopping.done_B[places]]:
             begun.tokens[place].append(int(token_B[place]))
+        # Before the next step: what is known is given out while that is still to be computed.
         yield stopping.push(token_B)
         if stopping.done:
             return
         left = np.flatnonzero(~stopping.done_B[places])
+        # Leaving copies the caches of those that stay, so it is not done for every single row.
         if 4 * (len(places) - len(left)) >= len(places):
             places, next_B, chain = places[left], next_B[left], None
             state.select(left)
@@ -135,6 +140,7 @@ def search_beams(
                 eos_token_ids=end_ids,
                 vocabulary=logits_BV.shape[-1],
             )
+        # Lists of all beams' tokens are made for processors alone.
         new = beams.tokens(places).tolist() if chain else []
         tokens = [[*prompt, *row] for prompt, row in zip(prompts, new, strict=True)] if chain else []
         token_B, parent_B = beams.advance(process_logits(chain, tokens, log_softmax(logits_BV)), places)
@@ -142,8 +148,10 @@ def search_beams(
             return beams.finish()
         left = np.flatnonzero(~beams.done_B[places])
         if 2 * len(left) <= len(places):
+            # (left, K) → the rows of all beams of the prompts that stay.
             kept = (left[:, None] * count + np.arange(count)).ravel()
             places, rows, token_B, chain = places[left], rows[kept], token_B[kept], None
+            # Leaving and going on from other beams is one copy of the caches.
             state.select(parent_B[kept])
         else:
             state.reorder(parent_B)

@@ -24,6 +24,7 @@ def softmax(logits_BV: Array) -> Array:
     Raises:
         InputError: A row allows no token at all, or holds NaN.
     """
+    # Less the greatest, so that no power overflows; all that follows is in place.
     weights_BV = logits_BV - _greatest(logits_BV)  # the one copy
     np.exp(weights_BV, out=weights_BV)
     weights_BV /= weights_BV.sum(1, keepdims=True)
@@ -57,6 +58,7 @@ class Sampler:
             seed: Equal seeds give equal draws; None: a fresh one.
             rows: The place of each row among all that the app asked for, wherever it stands in a batch.
         """
+        # Where no seed was given, numpy draws this one, of which all rows' generators are made.
         entropy = np.random.SeedSequence(seed).entropy
         self._generators = [np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(row,))) for row in rows]
 
@@ -95,6 +97,7 @@ def _draw(probabilities_V: Array, uniform: float) -> int:
     # After top-k or top-p few tokens are left, and to add up zeros is most of the work: each sum waits for the last.
     few = 4 * np.count_nonzero(probabilities_V) < len(probabilities_V)
     ids = np.flatnonzero(probabilities_V) if few else None
+    # In float64: in float32 the sum over a large vocabulary is off by far more than one token's share.
     sums = np.cumsum(probabilities_V if ids is None else probabilities_V[ids], dtype=np.float64)
     place = np.searchsorted(sums, uniform * sums[-1], "right")  # less than the sum itself for every number below 1
     return int(place if ids is None else ids[place])

@@ -118,6 +118,7 @@ class GenerationSettings:
         self._check_together()
 
     def _freeze(self) -> None:
+        # The class is frozen; what it was given as lists is frozen here as well.
         set_field = object.__setattr__
         words = _sequence("bad_words_ids", self.bad_words_ids, "lists of token ids")
         set_field(self, "bad_words_ids", tuple(_ids(f"bad_words_ids[{i}]", word) for i, word in enumerate(words)))
@@ -166,6 +167,7 @@ class GenerationSettings:
         defaults = {field.name: field.default for field in fields(self)}
         for name in names:
             value = getattr(self, name)
+            # top_k=0 keeps all tokens, as None does.
             if value != defaults[name] and not (name == "top_k" and value == 0):
                 raise InputError(f"{name}={value!r} has no effect {why}, or leave {name} out")
 
@@ -195,6 +197,7 @@ def processors(
     Raises:
         InputError: The settings name an id that is not in the vocabulary.
     """
+    # Only here, as settings are made before any model is known.
     _check_vocabulary(settings, vocabulary)
     prompt_B, limit_B = np.array(prompt_lengths, np.int64), np.array(limits, np.int64)
     ends = {*eos_token_ids, *settings.stop_token_ids}
@@ -206,6 +209,7 @@ def processors(
     if settings.bad_words_ids:
         made.append(NoBadWords(settings.bad_words_ids, ends))
     if ends and (settings.min_length or settings.min_new_tokens):
+        # Forced tokens come after it: what they allow, it cannot forbid any more.
         made.append(MinLength(np.maximum(settings.min_length, prompt_B + settings.min_new_tokens), ends))
     if settings.forced_bos_token_id is not None:
         made.append(ForcedTokens(np.ones_like(prompt_B), [settings.forced_bos_token_id]))
@@ -246,6 +250,7 @@ def _check_integer(name: str, value: Any, least: int) -> None:
 
 
 def _check_number(name: str, value: Any, wanted: str, holds: Callable[[float], bool]) -> None:
+    # True is an int to Python, but no number that anybody means.
     number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not holds(value):
         hint = "; for the likeliest token, leave do_sample out" if name == "temperature" and value == 0 else ""
@@ -255,6 +260,7 @@ def _check_number(name: str, value: Any, wanted: str, holds: Callable[[float], b
 def _sequence(name: str, value: Any, of: str) -> tuple[Any, ...]:
     try:
         if isinstance(value, (str, bytes)):
+            # A str is a sequence too, but of characters; it goes the way of what is none.
             raise TypeError
         return tuple(value)
     except TypeError as error:

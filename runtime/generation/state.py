@@ -72,11 +72,16 @@ class DecoderState:
         for start in range(0, longest, part):
             self._reserve(min(whole, _up(had + start + part, _PART)), had + start)
             step = _Step(ids_BS[:, start : start + part].copy(), self.length_B + start, self._vocabulary)
+            # Where in this part each row's last token is; below 0 or beyond it where it is in another.
             last_B = length_B - 1 - start
+            # Every row must name some token of this part. The logits of rows that end elsewhere are
+            # not read.
             np.clip(last_B, 0, step.ids_BS.shape[1] - 1, out=step.wanted_B1[:, 0])
             self._bind(step).run(control)
             here_B = last_B == step.wanted_B1[:, 0]
             logits_BV[here_B] = step.logits_B1V[here_B, 0]
+        # Only when all is read: a run that was ended leaves the state as it was. What it wrote lies
+        # behind these lengths, and is written over by the next.
         self.length_B += length_B
         return logits_BV
 
@@ -97,6 +102,7 @@ class DecoderState:
             self._step = _Step(np.empty((batch, 1), np.int64), np.empty(batch, np.int64), self._vocabulary)
             self._binding = self._bind(self._step)
         self._step.ids_BS[:, 0] = token_B
+        # A row at the limit writes into its last place, so that the others can go on.
         np.minimum(self.length_B, self._room - 1, out=self._step.place_B)
         self._binding.run(control)
         np.add(self._step.place_B, 1, out=self.length_B)
@@ -104,6 +110,7 @@ class DecoderState:
 
     def reorder(self, parent_B: Array) -> None:
         """Let every row go on from a row of the same context, which may be another: indices (B,)."""
+        # Beams mostly go on from themselves: only what moves is copied, and only as far as it is filled.
         moved = np.flatnonzero(parent_B != np.arange(len(parent_B)))
         if not len(moved):
             return
@@ -111,7 +118,9 @@ class DecoderState:
         self.length_B = self.length_B[parent_B]
         arrays = self._arrays()
         for array in arrays.values():
+            # numpy copies the right side first, so that rows may change places.
             array[moved, :, :used] = array[source, :, :used]
+        # There `_arrays` gave copies, which go back to the device.
         if self._decoder.provider != "cpu":
             self._keep(arrays)
 
@@ -129,6 +138,7 @@ class DecoderState:
         room = room if self._most is None else min(room, self._most)
         old = self._arrays()
         arrays = _empty_caches(self._decoder.signature, len(self.length_B), room)
+        # (B, K, C, H): what is used of the old one is its beginning, along C.
         for name, array in old.items():
             arrays[name][:, :, :used] = array[:, :, :used]
         self._room = room
@@ -144,10 +154,12 @@ class DecoderState:
         self._values = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(array, device, 0) for name, array in arrays.items()
         }
+        # It is bound to the caches that were, and must not write into them any more.
         self._step = None
 
     def _bind(self, step: "_Step") -> Binding:
         new = {"input_ids": step.ids_BS, "cache_position": step.place_B, "logits_position": step.wanted_B1}
+        # Past and present are one piece of memory: the graph writes new tokens in place.
         presents = {name.replace("past_key_values.", "present."): value for name, value in self._values.items()}
         inputs = {**new, **self._context, **self._values}
         return Binding(self._decoder, inputs, {"logits": step.logits_B1V, **presents})

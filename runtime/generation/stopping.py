@@ -39,7 +39,9 @@ class StopText:
         found = [(place + len(stop), place) for stop in self._stop if (place := text.find(stop)) >= 0]
         if found:
             self.stopped, self._held = True, ""
+            # The least end is complete first; of equal ends, the least place is the longest string's.
             return text[: min(found)[1]]
+        # What may begin a stop string is held back: at most all of one but its last letter.
         longest = min(max(map(len, self._stop), default=1) - 1, len(text))
         begun = next((n for n in range(longest, 0, -1) if any(stop.startswith(text[-n:]) for stop in self._stop)), 0)
         self._held = text[len(text) - begun :]
@@ -122,8 +124,10 @@ class Stopping:
         stream, stop = self._texts[b]
         text = "" if self.reasons[b] == "stop_token" else stop.push(stream.push(token))
         if self.reasons[b] is not None:
+            # An incomplete character, which may complete a stop string too, is shown only at the end.
             text += stop.push(stream.end())
             text += stop.end()
+        # In place of "length", too: the last token that was allowed may have completed the string.
         if stop.stopped:
             self.reasons[b] = "stop_string"
         return text

@@ -59,8 +59,10 @@ class TextStream:
             return ""
         text = self._decode(self._window)
         # An incomplete character shows as one U+FFFD, or as one per byte.
+        # At most three: that is how many bytes of a character in UTF-8 there may be before its last.
         stable = len(text) - min(len(text) - len(text.rstrip(_REPLACEMENT)), 3)
         new = text[self._given : stable]
+        # Never back, even where the stable text is shorter now: what was given out stays so.
         self._given = max(self._given, stable)
         if len(self._window) > _WINDOW:
             self._shorten(text)

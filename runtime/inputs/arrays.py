@@ -54,8 +54,10 @@ def foreign_array(name: str, value: Any, wanted: str) -> Array:
     if not hasattr(kind, "__array__") and not hasattr(kind, "__dlpack__"):
         raise InputError(f"{name} is {kind_of(value)}, but must be a numpy array or a list or a tensor, {wanted}")
     try:
+        # Where it lies is asked before anything reads it; numpy would not say what to do about it.
         device = int(value.__dlpack_device__()[0]) if hasattr(kind, "__dlpack_device__") else _HOST[0]
         if device in _HOST:
+            # Not asarray, which would drop a mask before anyone has seen it.
             array: Any = np.asanyarray(value) if hasattr(kind, "__array__") else np.from_dlpack(value)
     except Exception as error:  # of somebody else's code: any class
         raise InputError(
@@ -112,6 +114,7 @@ def describe(spec: TensorSpec) -> str:
 
 def _from_list(value: Any, spec: TensorSpec) -> Array:
     try:
+        # Before numpy sees it: a list that contains itself would keep numpy busy for ever.
         has_bool = look_through(value, len(spec.shape))
         raw = np.asarray(value)
         if has_bool and raw.dtype != bool:
@@ -119,11 +122,14 @@ def _from_list(value: Any, spec: TensorSpec) -> Array:
     except Exception as error:  # the items may be somebody else's tensors: any class
         raise InputError(f"{spec.name} is no rectangular list of numbers: {error}; pass {describe(spec)}") from error
     target = np.dtype(spec.dtype)
+    # A conversion that overflows is found by the comparisons below, and needs no warning.
     with np.errstate(all="ignore"):
+        # Of an empty list numpy makes float64, whatever it was to hold.
         if raw.dtype == target or (raw.size == 0 and raw.dtype.kind in "iuf"):
             return raw.astype(target, copy=False)
         if raw.dtype.kind in "iu" and target.kind in "iuf":
             array = raw.astype(target)
+            # Compared as Python's numbers, which is exact; numpy would make float64 of both first.
             if all(a == b for a, b in zip(array.ravel().tolist(), raw.ravel().tolist(), strict=True)):
                 return array
         if raw.dtype.kind == "f" and target.kind == "f":

@@ -89,6 +89,8 @@ class Batched(Model):
                 items = list(itertools.islice(source, size))
                 if not items:
                     return
+                # One window at a time, of which inputs and results are let go of as they are used:
+                # a stream takes no more memory the longer it is.
                 found: list[Any] = [None] * len(items)
                 for _ in self._compute(found, task, items, budget, stop, control, start):
                     pass
@@ -121,6 +123,7 @@ class Batched(Model):
                 feeds["token_type_ids"] = np.zeros_like(ids_BS)
             values = session.run(feeds, outputs=task.output, control=control)[task.output]
             for place, value in zip(places, values, strict=True):
+                # No lock: each place is written once, by the thread that has its batch.
                 results[place] = task.finish(items[place], rows[place], value)
 
         for places in parallel_map(work, batches, threads, stop.cancel):
@@ -133,6 +136,7 @@ class Batched(Model):
             raise InputError("inputs mix texts with token ids; pass all as one or the other")
         rows: list[Any] = []
         for item in items:
+            # Tokenizing may take longer than the model, so the time is looked at here too.
             control.check()
             rows += self._tokenizer.encode([item], control) if texts else [item]
         try:
@@ -156,11 +160,13 @@ class Batched(Model):
         few = 2 if _SINGLE in self._sessions else _HANDFUL
         if batches < few or self.threads == 1 or self.provider != "cpu":
             return main, 1
+        # Threads that come at once must not open it twice.
         with self._opening:
             main.opened()  # a closed model opens no graph again
             if _SINGLE not in self._sessions:
                 session = self._opened.open_again("model", threads=1)
                 self._sessions = {**self._sessions, _SINGLE: session}  # anew, since close() may be going through it
+                # close() may have gone through the sessions before this one was among them.
                 main.opened()
         return self._sessions[_SINGLE], self.threads
 

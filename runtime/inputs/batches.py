@@ -107,6 +107,7 @@ def plan(lengths: Sequence[int], batch_tokens: int | None) -> list[list[int]]:
     planned: list[list[int]] = []
     longest = padding = 0
     for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        # Rows come longest first, so the first one of a batch says how long all of it is.
         padding += longest - lengths[place]
         fits = batch_tokens is not None and planned and (len(planned[-1]) + 1) * longest <= batch_tokens
         if fits and padding <= _MOST_PADDING:
@@ -131,6 +132,7 @@ def _as_integers(index: int, row: Any) -> Array:
                 raise ValueError("it mixes bool with numbers")
         except Exception as error:  # the items may be somebody else's: any class
             raise InputError(f"{name} is no sequence of token ids: {error}") from error
+    # Of an empty list numpy makes float64; that it has no tokens is for others to say.
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise InputError(f"{name} must be {wanted}, but is {type(row).__name__} {brief(row)}")
     return array

@@ -76,8 +76,10 @@ class InputChecks:
         shapes, plain = self._unknown.copy(), np.ndarray
         for name, dtype, group, spec in self._inputs:
             array = checked[name]
+            # Exactly ndarray: subclasses, such as masked arrays, have their own ways of being indexed.
             if type(array) is not plain:
                 array = checked[name] = to_array(array, spec)
+            # The other byte order is another dtype to numpy, and so is refused here.
             if array.dtype != dtype:
                 _refuse_dtype(array, spec)
             if array.shape != shapes[group]:
@@ -129,6 +131,7 @@ class InputChecks:
                 f"{spec.name} has shape {shape}, but must have {len(spec.shape)} dimensions, {describe(spec)}"
             )
         for axis, (size, dim) in enumerate(zip(shape, spec.shape, strict=True)):
+            # Who comes first says how large a named dimension is; all that follow must agree.
             expected = dim if isinstance(dim, int) else sizes.setdefault(dim, size)
             if size != expected:
                 _refuse_size(array, spec, axis, expected)
@@ -167,6 +170,7 @@ def empty_outputs(signature: Signature, sizes: Mapping[str, int]) -> dict[str, A
 def nearest(name: object, known: Iterable[str]) -> str:
     """Say what is known, the nearest name first: "the nearest is 'b' (known: a, b)"."""
     known = sorted(known)
+    # Without a cutoff, so that there is always one to name.
     near = difflib.get_close_matches(name if isinstance(name, str) else brief(name), known, n=1, cutoff=0.0)
     return f"the nearest is {near[0]!r} (known: {', '.join(known)})" if near else "there is none"
 

@@ -70,6 +70,7 @@ class Tokenizer:
                     f"{path} adds {self._special} special tokens, which leaves no room in {max_tokens} tokens"
                 )
             self._tokenizer.enable_truncation(max_tokens)
+        # Not every kind of model has one.
         unknown = getattr(self._tokenizer.model, "unk_token", None)
         self.unknown_id = self.id_of(unknown) if unknown else None
         self._refused_id = self.unknown_id if refuse_unknown else None
@@ -110,6 +111,7 @@ class Tokenizer:
         ids: list[int] = encoding.ids
         if not ids:
             raise InputError(f"the text {brief(text)} has no tokens; leave it out")
+        # Offsets are those of the text as it was given, so that the message shows what was typed.
         if self._refused_id in ids:
             start, end = encoding.offsets[ids.index(self._refused_id)]
             raise InputError(
@@ -130,6 +132,7 @@ class Tokenizer:
             for beginning in _beginnings(text, _PER_TOKEN * enough):
                 encoding = self._tokenizer.encode(beginning, add_special_tokens=special)
                 check()
+                # Too few tokens to know that what follows changes nothing: a longer beginning is tried.
                 if self._count(encoding) < enough:
                     continue
                 if self._most is not None:
@@ -138,6 +141,7 @@ class Tokenizer:
                         "shorten it"
                     )
                 return encoding
+        # A text that is short, or whose every beginning had too few tokens.
         encoding = self._tokenizer.encode(text, add_special_tokens=special)
         check()
         return encoding

@@ -37,6 +37,7 @@ class Binding:
         self._bind_arrays()
         for name, value in outputs.items():
             if isinstance(value, np.ndarray):
+                # By its address, so that the graph writes into this very array and nothing is copied.
                 self._binding.bind_output(name, "cpu", 0, value.dtype, value.shape, _address(value))
             else:
                 self._binding.bind_ortvalue_output(name, value)

@@ -7,6 +7,7 @@ import platform
 import re
 from pathlib import Path, PurePosixPath
 
+# Our name of an instruction → Linux's flag in /proc/cpuinfo.
 _X86 = {
     "avx2": "avx2",
     "avx512f": "avx512f",
@@ -61,12 +62,15 @@ def quota(root: Path = Path("/")) -> float | None:
     except OSError:  # no Linux, or no /proc
         return None
     paths = {}
+    # A line is "ID:CONTROLLERS:PATH"; that of cgroup v2 has the ID 0 and names no controllers.
     for line in groups.splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         for controller in controllers.split(",") if number != "0" else ["cgroup2"]:
             paths[controller] = path
     limits = []
+    # A line is "… ROOT MOUNT-POINT … - TYPE SOURCE OPTIONS" (proc_pid_mountinfo(5)): ROOT is the
+    # part of the hierarchy that is mounted, as a container may see only its own.
     for line in mounts.splitlines():
         left, _, right = line.partition(" - ")
         fields, (kind, _, options) = left.split(), (*right.split(), "", "", "")[:3]
@@ -99,6 +103,7 @@ def _folders(root: Path, point: str, top: str, path: str) -> list[Path]:
 
 
 def _read_v2(folder: Path) -> float | None:
+    # "QUOTA PERIOD" in microseconds; the kernel's own period is 100000.
     words = _words(folder / "cpu.max")
     return _cores(words[0], words[1] if len(words) > 1 else "100000") if words else None
 

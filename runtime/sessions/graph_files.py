@@ -66,14 +66,18 @@ class GraphFiles:
             ProviderError: The provider does not run here.
             BundleError: A file was altered, or onnxruntime cannot load the graph.
         """
+        # onnxruntime maps weights by their path: only where that still leads to the files held here.
+        # Elsewhere their bytes are read from what is held, and given to it.
         in_place = bool(self._data) and tuning.mapped and _fits_an_option(self.path.parent) and self._is_in_place()
         read = {} if in_place else {location: file.read() for location, file in self._data.items()}
         weights = self.path.parent if in_place else read
+        # Digesting takes time, as opening does: they run side by side.
         finish = _start(lambda: self.prove(read))
         try:
             session = open_session(self._content, provider, threads, tuning, source=self.path, weights=weights)
         finally:
             finish()  # where a file was altered, that says more than what onnxruntime makes of it
+        # What was digested must be what was mapped, and nobody may have exchanged it in between.
         if in_place and not self._is_in_place():
             raise BundleError(f"{self.path}: its weights were replaced while they were opened; load the bundle again")
         return OpenGraph(session, tuple(self._data.values()) if in_place else (), arena=tuning.arena)

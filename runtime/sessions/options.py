@@ -125,6 +125,7 @@ def _check_option(name: Any, value: Any) -> str | int | bool:
         raise InputError(f"the option {name!r} is set by the parameter {_PARAMETERS[name]} of load()")
     if name in _ATTRIBUTES:
         wanted = _ATTRIBUTES[name]
+        # Not isinstance: True is an int as well.
         if type(value) is not wanted:
             raise InputError(f"the option {name!r} must be a value of {wanted.__name__}, but is {brief(value)}")
         return wanted(value)
@@ -155,6 +156,7 @@ def session_options(provider: str, threads: int, tuning: Tuning = DEFAULTS) -> A
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _SILENT
     options.enable_cpu_mem_arena = tuning.arena
+    # Without it, `assignment` could not tell which provider a node was given to.
     entries = {"session.record_ep_graph_assignment_info": "1"}
     entries[_SPINNING] = "0" if tuning.spin is False else "1"
     entries[_NO_SPINNING_BETWEEN_RUNS] = "1" if tuning.spin is None else "0"
@@ -162,6 +164,7 @@ def session_options(provider: str, threads: int, tuning: Tuning = DEFAULTS) -> A
         entries["optimization.disable_specified_optimizers"] = _SLOW_FUSIONS[provider]
     if provider == "cpu" and saturates():  # exact kernels; where they are not needed, they are half as fast again
         entries["session.x64quantprecision"] = "1"
+    # The caller's come last, so that they hold.
     for name, value in tuning.options:
         if name in _ATTRIBUTES:
             setattr(options, name, value)

@@ -44,6 +44,7 @@ def candidates(provider: str | Sequence[str], fallback: bool = False) -> tuple[s
     chosen: list[str] = []
     for name in names:
         if name == "auto":
+            # CUDA counts where onnxruntime was built with it; whether it starts, opening a graph shows.
             chosen += [name for name in ("cuda", "cpu") if name == "cpu" or is_built_in(name)]
         elif isinstance(name, str) and name in PROVIDERS:
             chosen.append(name)
@@ -113,8 +114,10 @@ def open_session(
     if provider == "cuda":
         _load_cuda_packages()
     what = source or ("a graph in memory" if isinstance(graph, bytes) else graph)
+    # Beside CUDA stands the CPU, which gets the nodes that CUDA has no kernel for.
     listed = [(PROVIDERS[name], _OPTIONS[name]) for name in dict.fromkeys([provider, "cpu"])]
     options = session_options(provider, threads, tuning)
+    # A graph from memory has no folder that its weights could lie beside: this names one.
     if isinstance(weights, Path):
         options.add_session_config_entry(_DATA_FOLDER, str(weights))
     elif weights:
@@ -122,12 +125,14 @@ def open_session(
             list(weights), list(weights.values()), [len(content) for content in weights.values()]
         )
     try:
+        # Unless told otherwise, onnxruntime's wrapper prints to stdout and tries other providers.
         session = onnxruntime.InferenceSession(graph, options, providers=listed, enable_fallback=0)
     except Exception as error:  # onnxruntime's errors have no common class below Exception
         if provider != "cpu":
             raise ProviderError(f"{wanted} could not open {what}: {newer_needed(error)}{error}") from error
         reason = f"{newer_needed(error)}{error}"
         raise BundleError(f"onnxruntime {onnxruntime.__version__} could not load {what}: {reason}") from error
+    # A CUDA that does not load leaves a session that runs on the CPU, with only a warning.
     if session.get_providers()[0] != wanted:
         raise ProviderError(
             f"{wanted} did not start, and onnxruntime fell back to {session.get_providers()[0]}: "

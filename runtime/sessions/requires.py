@@ -65,6 +65,7 @@ def upgrade() -> str:
     """Give the command that makes onnxruntime newer, by the name of the package that it came in."""
     from importlib import metadata  # 10 ms that only an error needs
 
+    # Both packages bring the same module, so it does not tell them apart.
     for name in ("onnxruntime", "onnxruntime-gpu"):
         try:
             metadata.version(name)

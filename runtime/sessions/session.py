@@ -52,6 +52,7 @@ class Session:
         self._largest = 0  # bytes of input since memory was last given back
         self._path, self._forks = path, controls.forks()
         self._graph: OpenGraph | None = graph or OpenGraph(open_session(path, provider, threads))
+        # Only the CPU's arena is named in _SHRINK, and one that is not there cannot be shrunk.
         self._shrinks = provider == "cpu" and self._graph.arena
         self.check = InputChecks(signature, empty_batch=True)
         self._outputs = [spec.name for spec in signature.outputs]
@@ -112,6 +113,7 @@ class Session:
             ("takes", self.opened().get_inputs(), self.signature.inputs),
             ("gives", self.opened().get_outputs(), self.signature.outputs),
         ):
+            # Sorted: inputs are given by name, in any order.
             found, said = sorted(map(_describe_node, nodes)), sorted(map(_describe_spec, specs))
             if found != said:
                 raise BundleError(
@@ -166,6 +168,7 @@ class Session:
 
     def opened(self) -> Any:
         """Return the `onnxruntime.InferenceSession`, which a run holds on to so that `close` cannot take it away."""
+        # Read once: `close` in another thread may take it away between two looks.
         graph = self._graph
         if self._forks != controls.forks():
             raise ForkError(
@@ -195,6 +198,7 @@ def _compare_shapes(path: Path, nodes: Sequence[Any], specs: Sequence[TensorSpec
     for node in nodes:
         found, expected = tuple(node.shape), said[node.name]
         pairs = zip(found, expected, strict=False)
+        # No sizes at all may mean a scalar, or that the graph does not say.
         if found and (len(found) != len(expected) or any(map(_differ, pairs))):
             raise BundleError(
                 f"{path}: {node.name} has shape ({_shape(found)}), but the manifest says ({_shape(expected)}); "

@@ -47,6 +47,7 @@ def share(key: Hashable, opened: Callable[[], OpenGraph]) -> OpenGraph:
         found = _shared.get(key)
         if found is None or not found.is_unchanged:
             found = opened()
+            # Not before: what `opened` refused must not be found by the next one that asks.
             _shared[key] = found
     return found
 

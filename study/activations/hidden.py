@@ -62,6 +62,7 @@ class HiddenStates:
 def normal_states() -> HiddenStates:
     """Draw standard normal inputs, and values as independent of them."""
     generator = torch.Generator().manual_seed(0)
+    # Gates and values: (2, texts, T, F).
     drawn = torch.randn(2, TEXTS, TOKENS, _WIDTH, generator=generator)
     about = f"normal inputs, not a model's: {TEXTS} tensors of {TOKENS}×{_WIDTH}, standard normal"
     texts = tuple((Hidden(gate_TF, value_TF),) for gate_TF, value_TF in zip(*drawn, strict=True))
@@ -89,10 +90,12 @@ def record_states(checkpoint: str | os.PathLike[str]) -> HiddenStates:
     rows, what = _rows(path, model)
     targets: list[list[int]] = [[]] * len(rows)
     if model.config.kind == "encoder-decoder":
+        # Less one, as the token that starts takes a place too.
         new_tokens = min(_NEW_TOKENS, model.config.max_positions - 1)
         targets = eager_greedy(model, rows, new_tokens, batch_size=TEXTS)
     recorder = _Recorder(model)
     texts = [recorder.run(row, target) for row, target in zip(rows, targets, strict=True)]
+    # Figures of NaN would be left out later, and the rest would look sound.
     if not all(one.gate_TF.isfinite().all() and one.value_TF.isfinite().all() for layers in texts for one in layers):
         raise CheckpointError(f"{path}: NaN or infinity enters an activation; its weights are not sound")
     gated = recorder.gated
@@ -116,6 +119,7 @@ class _Recorder:
         blocks = [module for module in model.modules() if isinstance(module, FeedForward)]
         self.gated = blocks[0].gated
         for block in blocks:
+            # Its result is what enters the activation, by the name that every block has for it.
             block.linear1.register_forward_hook(self._see)
 
     def _see(self, module: nn.Module, inputs: object, output: Tensor) -> None:
@@ -132,6 +136,7 @@ class _Recorder:
             self._model(torch.tensor([row]))
         if not self.gated:
             return [Hidden(seen, seen) for seen in self._seen]
+        # (T, 2F): the first projection gives values, then gates.
         return [Hidden(gate, value) for value, gate in (seen.chunk(2, dim=-1) for seen in self._seen)]
 
 
@@ -140,6 +145,7 @@ def _with_values(texts: list[list[Hidden]]) -> list[list[Hidden]]:
     generator = torch.Generator().manual_seed(0)
     found: list[list[Hidden]] = [[] for _ in texts]
     for layer in zip(*texts, strict=True):
+        # Of all texts of one layer, so that values are distributed as this layer's inputs are.
         every = torch.cat([one.gate_TF for one in layer])
         shuffled = every[torch.randperm(len(every), generator=generator)]
         parts = torch.split(shuffled, [len(one.gate_TF) for one in layer])
@@ -158,9 +164,11 @@ def _rows(path: Path, model: Transformer) -> tuple[list[list[int]], str]:
     rows = []
     for text in english_words(10_000) if by_word else english_sentences(10_000):
         try:
+            # Sentences are not of every tokenizer's language.
             (row,) = tokenizer.encode([text])
         except InputError:  # none of its language
             continue
+        # A word that is cut is another word; a sentence that is cut is still English.
         if len(row) > limit and by_word:
             continue
         rows.append(row[:limit])
@@ -178,6 +186,7 @@ def _tokenizer(path: Path, folder: Path, by_word: bool) -> Tokenizer:
     inside = load_tokenizer(path)
     if inside is not None:
         with scratch_folder() as scratch:
+            # By a file, as the runtime's tokenizer reads one.
             inside.save(str(file := Path(scratch) / TOKENIZER))
             return Tokenizer(file, refuse_unknown=by_word)
     if not (folder / TOKENIZER).is_file():

@@ -48,10 +48,12 @@ def export_activation(name: str, width: int) -> ir.Model:
         A graph of x (rows, F), or gated (rows, 2F), to its result (rows, F).
     """
     entering = width_of_input(name, width)
+    # The least model whose feed-forward block has this activation and width.
     config = TransformerConfig(
         vocab_size=1, d_model=1, nhead=1, dim_feedforward=width, positions="none", activation=name
     )
     block = FeedForward(config)
+    # What is timed is the activation alone: its projections are taken out.
     block.linear1 = nn.Identity()  # type: ignore[assignment]
     block.linear2 = nn.Flatten(0)  # type: ignore[assignment]
 
@@ -63,8 +65,10 @@ def export_activation(name: str, width: int) -> ir.Model:
     model = to_onnx(OpGraph(block, (x,), (y,), draw))
     # passes fuse only what something stands behind; it is no part of the activation
     last = model.graph.outputs[0].producer()
+    # Else what is taken off here would be part of the activation.
     if last is None or last.op_type != "Reshape" or last.inputs[0] is None:
         raise VerificationError(f"{name} was exported without the Reshape that was put behind it")
+    # … → activation → Reshape becomes … → activation; the Reshape's shape goes with it.
     model.graph.outputs[0] = last.inputs[0]
     common.RemoveUnusedNodesPass()(model)
     return model

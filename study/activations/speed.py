@@ -87,6 +87,7 @@ def time_activations(
     """
     with shelf() as folder:
         jobs = {name: _job(name, model, WIDTH, folder) for name, model in models.items()}
+        # relu of one number does next to nothing: what it takes is the call.
         jobs[_CALL] = _job(BASELINE, export_activation(BASELINE, 1), 1, folder)
         workloads = [{"rows": rows} for rows, _ in SHAPES]
         turns = take_turns(jobs, workloads, rounds=rounds, seconds=_TURN, cores=_core(), progress=progress)
@@ -95,6 +96,7 @@ def time_activations(
         speeds = []
         for (rows, width), times in zip(SHAPES, turns.times, strict=True):
             own, base = ([statistics.median(turn["run"]) for turn in times[one]] for one in (name, BASELINE))
+            # Medians of the same rounds, so that a machine that grows slower does not tell.
             ratio = None if name == BASELINE else ratio_of(base, own)
             speeds.append(
                 Speed(rows=rows, width=width, seconds=statistics.median(own), ratio=ratio, noise=noise_of(base))
@@ -111,4 +113,5 @@ def _job(name: str, model: ir.Model, width: int, folder: Path) -> Job:
 
 
 def _core() -> list[int] | None:
+    # All on the same core, one after the other.
     return sorted(os.sched_getaffinity(0))[:1] if hasattr(os, "sched_getaffinity") else None

@@ -77,10 +77,12 @@ class Sqnr:
 
 def per_tensor(y_TF: Array) -> Array:
     """Round to uint8 and back with one scale and zero point, as ONNX's DynamicQuantizeLinear does."""
+    # 0 is always in the range, as ONNX has it, so that zeros stay zeros.
     low, high = np.minimum(y_TF.min(), np.float32(0)), np.maximum(y_TF.max(), np.float32(0))
     scale = (high - low) / np.float32(255)
     if not scale:
         return y_TF  # all zeros
+    # rint rounds ties to even, as DynamicQuantizeLinear does.
     zero = np.rint(np.clip(-low / scale, 0, 255))
     rounded: Array = (np.clip(np.rint(y_TF / scale) + zero, 0, 255) - zero) * scale
     return rounded
@@ -103,12 +105,14 @@ def text_sqnr(layers: Sequence[Array], scale: str) -> float:
         figures = ErrorStats()
         figures.add(quantize(y_TF), y_TF)
         ratios.append(figures.snr_db)
+    # An output that 8 bits hold exactly has an infinite ratio, which no mean could have a part in.
     finite = [ratio for ratio in ratios if np.isfinite(ratio)]
     return float(np.mean(finite)) if finite else float("nan")
 
 
 def summarize(own: Floats, relu: Floats | None) -> Sqnr:
     """Sum up the SQNR of each text, beside relu's of the same texts (None: it is relu)."""
+    # Differences on the same text: how hard a text is for both cancels.
     return Sqnr(_estimate(own), None if relu is None else _estimate(own - relu))
 
 

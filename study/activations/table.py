@@ -53,17 +53,20 @@ def tabulate(
         CheckpointError: The checkpoint cannot be read, or not on English texts.
         VerificationError: An activation cannot be run.
     """
+    # All that may be wrong is refused before minutes of work.
     for name in names or ():
         check_activation(name)
     if timing:
         check_rounds(rounds)
     chosen = [name for name in activation_names() if names is None or name in names]
+    # Before anything of this runs, which would be counted too.
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     if checkpoint is None:
         states = normal_states()
     else:
         with stage("run the checkpoint on English"):
             states = record_states(checkpoint)
+    # relu is timed even where nobody asked for it: all others are compared with it.
     models: dict[str, ir.Model] = (
         {} if BASELINE in chosen or not timing else {BASELINE: export_activation(BASELINE, WIDTH)}
     )
@@ -73,6 +76,7 @@ def tabulate(
         for done, name in enumerate(chosen):
             step(done, len(chosen), name)
             models[name] = export_activation(name, WIDTH)
+            # At the level of the runtime, as the kernels that are shown are those.
             errors[name] = {op.dtype: op for op in sweep([name], levels=[_LEVEL]).ops}
             curves[name] = _curve(name)
         kernels = {name: find_kernels(models[name]) for name in chosen}
@@ -109,6 +113,7 @@ def tabulate(
 
 def _sqnr(names: Sequence[str], states: HiddenStates) -> dict[str, dict[str, Sqnr]]:
     of_texts: dict[str, dict[str, Floats]] = {}
+    # relu first, and once: all others are compared with it.
     for name in dict.fromkeys([BASELINE, *names]):
         found = [[text_sqnr(y, scale) for scale in SCALES] for y in states.outputs(gate_of(name), is_gated(name))]
         of_texts[name] = dict(zip(SCALES, np.array(found).T, strict=True))

@@ -66,6 +66,7 @@ def describe_heads(
         VerificationError: These are no weights: not finite, negative, or rows that do not add up to 1.
     """
     weights_NST = np.asarray(weights_NST, dtype=np.float64)
+    # Shown as they are, wrong weights would look like a finding about the model.
     sound = np.isfinite(weights_NST).all() and (weights_NST >= 0).all()
     if not sound or not np.allclose(weights_NST.sum(axis=-1), 1.0, rtol=0, atol=_SUM):
         raise VerificationError(
@@ -87,6 +88,7 @@ def open_keys(mask: npt.NDArray[Any] | None, shape: tuple[int, int], *, causal: 
     Returns:
         Boolean, broadcasts to (N, S, T).
     """
+    # A mask of numbers is added to the scores, and closes a key by a very negative one.
     seen = np.ones((1, *shape), np.bool_) if mask is None else mask if mask.dtype == np.bool_ else mask > _CLOSED
     return seen & np.tri(*shape, dtype=np.bool_) if causal else seen
 
@@ -102,6 +104,7 @@ def _places(queries: int, keys: int, ids: Sequence[int], cross: bool) -> dict[st
         return {"same place": key_T == query_S1, **ends}
     ids_S = np.asarray(ids)
     offsets = {"previous token": -1, "itself": 0, "next token": 1}
+    # (T,) against (S, 1): where the key is so far from the query, (S, T).
     near = {name: key_T == query_S1 + offset for name, offset in offsets.items()}
     return {**near, **ends, "same token elsewhere": (ids_S[:, None] == ids_S) & (key_T != query_S1)}
 
@@ -115,9 +118,12 @@ def _describe(
     if not chooses_S.any():
         return Head(entropy=0.0, relative=None, strongest=strongest, label="", share=None)
     chosen = weights_ST[chooses_S]
+    # 0 · ln 0 counts as 0.
     entropy_S = -(chosen * np.log(np.where(chosen > 0, chosen, 1.0))).sum(axis=-1)
+    # Each query by its own greatest: under a causal mask they have different numbers of keys.
     relative = float((entropy_S / np.log(count_S[chooses_S])).mean())
     shares = {name: float((chosen * place[chooses_S]).sum(axis=-1).mean()) for name, place in places.items()}
     place, share = max(shares.items(), key=lambda item: item[1])
+    # Evenness first: of two keys, each has half of the attention of an even head.
     label, told = ("spread evenly", None) if relative >= EVEN else (place, share) if share >= NAMED else ("", None)
     return Head(entropy=float(entropy_S.mean()), relative=relative, strongest=strongest, label=label, share=told)

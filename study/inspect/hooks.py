@@ -87,6 +87,7 @@ def find_hooks(model: ir.Model) -> Hooks:
     """
     groups: dict[str, list[ir.Node]] = {}
     for node in model.graph:
+        # Nodes of one op, however many, share the name that the exporter gave them.
         if op := node.metadata_props.get(_OP_KEY):
             groups.setdefault(op, []).append(node)
     attentions, units, unseen = [], [], []
@@ -111,16 +112,20 @@ def find_hooks(model: ir.Model) -> Hooks:
 def _attention(path: str, nodes: list[ir.Node]) -> AttentionTap | None:
     """The weights come from the Attention node, or from the Softmax of an attention that is spelt out."""
     for node in nodes:
+        # Spelt out, the mask is in the scores already, which stand in for it.
         if node.op_type == "Softmax":
             scores = node.inputs[0]
             assert scores is not None
             return AttentionTap(path=path, weights=_name(node.outputs[0]), mask=_name(scores), causal=False)
         if node.op_type == "Attention" and node.domain == "":
+            # Y, present_key, present_value, qk_matmul_output: outputs are told by their place, so
+            # those in between are there too, without a name.
             node.resize_outputs(4)
             for output in node.outputs[1:3]:
                 output.name = output.name or ""
             weights, query = node.outputs[3], node.inputs[0]
             weights.name = f"{node.outputs[0].name}_weights"
+            # An output of the graph must have a type, and nobody has inferred this one's.
             weights.dtype = (query.dtype if query is not None else None) or ir.DataType.FLOAT
             node.attributes["qk_matmul_output_mode"] = ir.AttrInt64("qk_matmul_output_mode", _AFTER_SOFTMAX)
             mask = node.inputs[3] if len(node.inputs) > 3 else None
@@ -134,11 +139,13 @@ def _attention(path: str, nodes: list[ir.Node]) -> AttentionTap | None:
 def _units(path: str, nodes: list[ir.Node]) -> UnitsTap | None:
     """An activation whose result, or its product with another value, a linear layer reads."""
     inside = set(nodes)
+    # What comes from outside and is no constant: exactly one, or this is no function of one value.
     entering = {v for n in nodes for v in n.inputs if v is not None and v.producer() not in inside and not _fixed(v)}
     result = _result(nodes)
     if len(entering) != 1 or result is None:
         return None
     hidden: ir.Value | None = result
+    # Gated: between the activation and the projection stands the product with the value.
     if not _is_projected(result):
         products = [node for node in result.consumers() if node.op_type == "Mul"]
         hidden = products[0].outputs[0] if len(products) == 1 and _is_projected(products[0].outputs[0]) else None
@@ -159,18 +166,25 @@ def _sublayers(groups: Mapping[str, list[ir.Node]]) -> Iterable[SubLayerTap]:
     for end, path in ends.items():
         layer, added = _layer(path), end
         while (step := _only_consumer(added)) is not None:
+            # A norm of the same layer on this way is the sub-layer's own: what is added comes
+            # behind it.
             if _norm_of(step, layer) or (step.op_type in _RESHAPING and step.inputs[0] is added):
                 added = step.outputs[0]
                 continue
             other = next((value for value in step.inputs if value is not added), None)
+            # The residual's Add belongs to no op, as `x + y` in a forward is nobody's module; that
+            # of a bias does, and has a constant beside.
             if step.op_type != "Add" or _OP_KEY in step.metadata_props or other is None or _fixed(other):
                 break
             total = step.outputs[0]
+            # Two blocks side by side are added up first; their sum is then followed as one.
             if other in ends and _layer(ends[other]) == layer:
                 added, path = total, f"{path} + {ends[other]}"
                 continue
+            # Both of two blocks side by side lead to it.
             if total not in found:
                 found.add(total)
+                # Post-norm: what goes on is what the norm makes of the sum.
                 norm = _only_consumer(total)
                 after = norm.outputs[0] if norm is not None and _norm_of(norm, layer) else total
                 yield SubLayerTap(path=path, before=_name(other), added=_name(added), after=_name(after))

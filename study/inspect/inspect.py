@@ -46,6 +46,7 @@ def inspect(bundle: str | os.PathLike[str], text: str | Sequence[int], *, precis
         has = ", ".join(manifest.graphs)
         raise BundleError(f"{manifest.folder} has no {precision!r} graph to look into; it has: {has}")
     check_onnxruntime(manifest, precision)
+    # The graphs are opened by their paths below, with more outputs, where nothing proves them.
     check_graphs(manifest, precision)
     reader = Reader(manifest)
     ids = reader.read(text)
@@ -53,6 +54,8 @@ def inspect(bundle: str | os.PathLike[str], text: str | Sequence[int], *, precis
     output = None
     if manifest.kind == "encoder-decoder":
         found = builder.add("encoder", ids, {})
+        # By the runtime, as an app does it; the decoder then reads all of it at once, from empty
+        # caches.
         generated = _generate(manifest, precision, ids)
         output = reader.decode(generated[1:])
         context = {name.replace("present.", "past_key_values."): array for name, array in found.items()}
@@ -129,6 +132,7 @@ class _Builder:
         for tap in taps.attentions:
             weights_NST = values[tap.weights][0].astype(np.float32)
             mask = None if tap.mask is None else values[tap.mask]
+            # (1, N, S, T) → (N, S, T); what has fewer axes broadcasts as it is.
             mask = mask[0] if mask is not None and mask.ndim == 4 else mask
             cross = tap.path.rpartition(".")[2] == "cross_attn"
             shape = len(ids), len(self.stacks[0].ids) if cross else len(ids)
@@ -166,6 +170,7 @@ def _run(path: Path, feeds: Mapping[str, Array]) -> tuple[Hooks, dict[str, Array
     model = ir.load(path)
     taps = find_hooks(model)
     presents = {str(value.name) for value in model.graph.outputs if str(value.name).startswith("present.")}
+    # What is fed is known already.
     names = sorted((taps.names | presents) - feeds.keys())
     if not names:
         return taps, dict(feeds)

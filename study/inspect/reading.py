@@ -46,6 +46,7 @@ class Reader:
                 reads words; the bundle has no tokenizer; an id is out of range.
         """
         row: Sequence[int] = self._encode(text) if isinstance(text, str) else text
+        # Refused, not cut: what is shown is to be of the whole text.
         limits = [self._manifest.max_text_tokens, length_limit(self._signature), MOST_TOKENS]
         most = min(limit for limit in limits if limit is not None)
         if len(row) > most:
@@ -72,6 +73,7 @@ class Reader:
         """Each token as text by itself; what cannot be seen by a sign for it; its number where nothing tells it."""
         if self._tokenizer is None:
             return tuple(map(str, ids))
+        # Each token by itself, special ones too: labels stand beside rows and columns.
         return tuple(_visible(self._tokenizer.decode([[one]], skip_special=False)[0]) for one in ids)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -86,6 +88,7 @@ def feeds_of(signature: Signature, ids: Sequence[int]) -> dict[str, Array]:
     feeds = {spec.name: named[spec.name] for spec in signature.inputs if spec.name in named}
     if any("cache_length" in spec.shape for spec in signature.inputs):
         last_BP = np.array([[len(ids) - 1]], np.int64)  # nobody asks for the other logits
+        # Empty caches with room for just this text.
         feeds |= from_nothing(signature, *ids_BS.shape) | {"logits_position": last_BP}
     return feeds
 

@@ -34,6 +34,7 @@ def lengths(x_SD: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """
     if x_SD.ndim != 2 or not np.isfinite(x_SD).all():
         raise VerificationError(f"the residual stream, of shape {x_SD.shape}, is not (tokens, size) or not finite")
+    # In float64, as float16's squares overflow at 256.
     return np.sqrt((x_SD.astype(np.float64) ** 2).sum(axis=-1))
 
 
@@ -56,5 +57,6 @@ def measure_sublayer(
     """
     before_S, added_S = lengths(before_SD), lengths(added_SD)
     share_S = np.full_like(added_S, np.inf)
+    # Infinite where there was nothing before, without a warning.
     np.divide(added_S, before_S, out=share_S, where=before_S > 0)
     return SubLayer(path=path, norm_S=lengths(after_SD), added_S=share_S)

@@ -58,22 +58,26 @@ def distil(
         raise VerificationError(f"distillation needs a batch and a step, but has {len(batches)} and {steps}")
     generator = torch.Generator().manual_seed(seed)
     trained = [p for name, p in model.named_parameters() if not name.startswith("encoder.embedding.")]
+    # Biases and the scales of norms are not decayed.
     matrices, vectors = [p for p in trained if p.dim() > 1], [p for p in trained if p.dim() == 1]
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
     warm_up = max(1, round(_WARM_UP * steps))
+    # Drawn anew whenever it has run out, so that each batch is taken as often as the others.
     order: list[int] = []
     model.eval()  # its noise would be learned, too
     with states_of(model) as ours, states_of(original.eval()) as theirs:
         for step in range(steps):
             order = order or torch.randperm(len(batches), generator=generator).tolist()
             ids_BT, mask_BT = batches[order.pop()]
+            # Up in a line, then down along a cosine, whichever is lower.
             rate = min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * step / steps)))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * rate
             with torch.autocast(ids_BT.device.type, torch.bfloat16, enabled=autocast):
                 with torch.no_grad():
                     target_BTD = original(ids_BT, src_mask=mask_BT)
+                # Both forwards fill `theirs` and `ours` by their hooks.
                 hidden_BTD = model(ids_BT, src_mask=mask_BT)
             loss = _states_loss(ours, theirs, mask_BT)
             if model.config.pooling is not None:
@@ -81,6 +85,7 @@ def distil(
             if not loss.isfinite():
                 raise VerificationError(f"the loss is {loss.item()} at step {step + 1}; try a lower learning rate")
             optimizer.zero_grad()
+            # Into these alone: the embedding's gradient would be a matrix as large as the vocabulary.
             torch.autograd.backward(loss, inputs=trained)
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
@@ -109,12 +114,14 @@ def states_of(model: Transformer) -> Iterator[list[Tensor]]:
     states: list[Tensor] = []
 
     def collect(_: nn.Module, __: object, output: tuple[Tensor, object]) -> None:
+        # A layer gives its states and its cache.
         states.append(output[0])
 
     def clear(*_: object) -> None:
         states.clear()
 
     handles = [layer.register_forward_hook(collect) for layer in model.encoder.layers]
+    # The next forward begins with an empty list.
     handles.append(model.register_forward_pre_hook(clear))
     try:
         yield states
@@ -126,6 +133,7 @@ def states_of(model: Transformer) -> Iterator[list[Tensor]]:
 def _states_loss(ours: Sequence[Tensor], theirs: Sequence[Tensor], mask_BT: Tensor) -> Tensor:
     real_BT = mask_BT.bool()
     parts = [
+        # (M, D) of the real tokens; relative to their own size, so that each layer counts alike.
         F.mse_loss(own_BTD[real_BT].float(), state_BTD[real_BT].float()) / state_BTD[real_BT].float().square().mean()
         for own_BTD, state_BTD in zip(ours, theirs, strict=True)
     ]

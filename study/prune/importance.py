@@ -60,8 +60,11 @@ def measure_importance(model: Transformer, losses: Iterable[Loss]) -> Importance
                     f"{loss_B.detach().flatten()[:3].tolist()}"
                 )
             names = list(gates)
+            # Each example has gates of its own, so that one backward of the sum gives the slopes of
+            # each.
             gradients = torch.autograd.grad(loss_B.sum(), [gates[name] for name in names])
         for name, gradient_B1G in zip(names, gradients, strict=True):
+            # (B, 1, G) → (G,), in float64, as squares of thousands of examples are added up.
             sums[name] = sums.get(name, 0) + gradient_B1G.double().square().sum((0, 1))
         examples += len(loss_B)
     if not examples:
@@ -91,14 +94,17 @@ def gated(model: Transformer, kept: Mapping[str, Tensor] | None = None) -> Itera
         def hook(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
             (x_BSX,) = inputs
             if kept is None:
+                # One gate for all places of a row.
                 gate_B1G = torch.ones(len(x_BSX), 1, size, dtype=x_BSX.dtype, device=x_BSX.device, requires_grad=True)
             else:
                 gate_B1G = kept[name].to(x_BSX).expand(len(x_BSX), 1, size)
             gates[name] = gate_B1G
+            # (B, S, N · H) → (B, S, N, H) times (B, 1, N, 1), and back; for units (B, S, F, 1).
             return (x_BSX.view(*x_BSX.shape[:2], size, -1) * gate_B1G[..., None]).flatten(-2)
 
         return hook
 
+    # At the input of what mixes heads, and units: there each still stands by itself.
     handles = [
         part.out_proj.register_forward_pre_hook(gate_input(name, part.nhead))
         for name, part in attentions(model).items()
@@ -132,6 +138,7 @@ def output_loss(ids_BT: Tensor, mask_BT: Tensor, generator: torch.Generator) -> 
     def loss(model: Transformer) -> Tensor:
         hidden_BTD = model(ids_BT, src_mask=mask_BT)
         output = hidden_BTD * mask_BT[:, :, None] if model.config.pooling is None else model.pool(hidden_BTD, mask_BT)
+        # Drawn anew for each batch, and independent for each number of the output.
         signs = torch.randint(0, 2, output.shape, generator=generator) * 2 - 1
         return (output * signs).flatten(1).sum(1)
 
@@ -148,6 +155,7 @@ def next_token_loss(ids_BS: Tensor, mask_BS: Tensor) -> Loss:
 
     def loss(model: Transformer) -> Tensor:
         logits_BSV = model(ids_BS, src_mask=mask_BS)[:, :-1]
+        # (B, V, S − 1) against the ids that follow, (B, S − 1).
         cost_BS = F.cross_entropy(logits_BSV.mT, ids_BS[:, 1:], reduction="none") * mask_BS[:, 1:]
         return cost_BS.sum(1) / mask_BS[:, 1:].sum(1).clamp(min=1)
 

@@ -58,10 +58,12 @@ def share_within(model: Transformer, importance: Importance, parameters: int, *,
     def left(thousandths: int) -> int:
         share = thousandths / 1000
         kept = choose_by_share(model, importance, heads=share, units=share, multiple=multiple)
+        # Parameters are counted without memory for them.
         with torch.device("meta"):
             smaller = Transformer(dataclasses.replace(model.config, **_counts(model, kept)))
         return sum(parameter.numel() for parameter in smaller.parameters())
 
+    # What is left grows with the share, so that it can be bisected.
     thousandths = bisect.bisect_right(range(1, 1001), parameters, key=left)
     if not thousandths:
         raise ConfigError(
@@ -92,6 +94,7 @@ def choose_by_count(
         ConfigError: A count is out of range or no such multiple, or the heads cannot be cut.
     """
     _check_multiple(multiple)
+    # Only where something would really be cut.
     _check_heads(model, heads is not None and heads < max(map(len, importance.heads.values())))
     group = model.config.nhead // model.config.kv_heads
     for name, count, step, most in (
@@ -125,21 +128,28 @@ def remove(model: Transformer, kept: Kept) -> Transformer:
     for name, attention in attentions(model).items():
         size, group = attention.head_size, attention.nhead // attention.kv_heads
         own = _spread(kept[name], size)
+        # Heads of a group stay or go together, so that the first of each stands for its key and
+        # value.
         shared = _spread(kept[name][::group], size, divisor=group)
         offset = attention.kv_heads * size
         if isinstance(attention, SelfAttention):
             queries = attention.nhead * size
+            # in_proj holds the rows of all queries, then of all keys, then of all values.
             rows = [own, shared + queries, shared + queries + offset]
             _take(weights, f"{name}.in_proj", torch.cat(rows), 0)
         else:
             _take(weights, f"{name}.q_proj", own, 0)
             _take(weights, f"{name}.kv_proj", torch.cat([shared, shared + offset]), 0)
+        # Its columns are what the heads give, so that those of a head that is gone go with it.
         _take(weights, f"{name}.out_proj", own, 1)
     for name, block in feed_forwards(model).items():
         units = torch.tensor(kept[name])
         width = block.linear2.in_features
+        # A gated block's first projection gives the values, then the gates, each as wide as the
+        # layer.
         _take(weights, f"{name}.linear1", torch.cat([units, units + width]) if block.gated else units, 0)
         _take(weights, f"{name}.linear2", units, 1)
+    # Loaded strictly: a weight that was not cut to its size would fail here.
     smaller = Transformer(dataclasses.replace(model.config, **_counts(model, kept)))
     smaller.to(next(model.parameters()).dtype).load_state_dict(weights)
     return smaller.train(model.training)
@@ -154,6 +164,7 @@ def _counts(model: Transformer, kept: Kept) -> dict[str, Any]:
         counts.setdefault(field, []).append(len(kept[name]))
     config = model.config
     return {
+        # A field says something only where a layer differs from the whole model's number.
         field: None if set(found) == {config.dim_feedforward if "feed" in field else config.nhead} else tuple(found)
         for field, found in counts.items()
     }
@@ -177,6 +188,7 @@ def _head_groups(model: Transformer, importance: Importance) -> dict[str, Groups
 def _unit_groups(importance: Importance, multiple: int) -> dict[str, Groups]:
     found = {}
     for name, rms_F in importance.units.items():
+        # Groups are made by rank, not by place: the most important units stand together.
         order = rms_F.argsort(descending=True, stable=True)
         parts = torch.split(order, multiple)
         found[name] = [(part.tolist(), float(rms_F[part].square().sum())) for part in parts]
@@ -185,6 +197,7 @@ def _unit_groups(importance: Importance, multiple: int) -> dict[str, Groups]:
 
 def _best(groups_of: Mapping[str, Groups], share: float) -> dict[str, list[int]]:
     """Keep the best group of each module, then the best of all that fit into the share."""
+    # A share such as 0.7 of 10 is 7, not 6.999….
     room = math.floor(share * sum(len(group) for groups in groups_of.values() for group, _ in groups) + 1e-9)
     kept = {name: list(groups[0][0]) for name, groups in groups_of.items()}
     room -= sum(map(len, kept.values()))

@@ -38,17 +38,20 @@ def deploy(task: Task, run: Run, tell: Callable[[int], None]) -> dict[str, Any]:
         of its activations; "int8", the divergence from fp32 on held-out samples and the sizes in bytes; and "errors",
         precision → the task's error rates, through the runtime.
     """
+    # Forced: a fault is a finding of the study, and is in its record.
     report = export_checkpoint(run.checkpoint, run.bundle, precisions=["fp32"], overwrite=True, force=True)
     record: dict[str, Any] = {"passed": report.passed, "faults": report.faults(), "activation": _activation(report)}
     tell(1)
     if not report.shipped:
         return record
+    # All by one recipe, and shipped however far off: the loss is what is to be compared.
     quantized = quantize_bundle(run.bundle, recipe=plainly_dynamic(run.bundle), force=True)
     tell(2)
     held_out = quantized.quantized.report["held_out"]
     record["int8"] = {"drop": held_out["drop"], "top_1": held_out["top_1"], "sizes": dict(quantized.sizes)}
     record["errors"] = {}
     for number, precision in enumerate(("fp32", "int8"), start=3):
+        # One thread, as several runs are deployed at once.
         with load(run.bundle, provider="cpu", precision=precision, threads=1) as model:
             if not isinstance(model, EncoderDecoder):
                 raise InputError("a study is of an encoder-decoder, which answers texts by texts")

@@ -46,6 +46,7 @@ def _candidates(results: Mapping[str, Any]) -> list[str]:
     rates: dict[str, list[float]] = {name: [] for name in results["activations"]}
     for run in results["runs"]:
         rates[run["activation"]].append(next(iter(run["deployed"]["errors"]["fp32"].values())))
+    # By the sum, which of as many seeds each orders as the mean does.
     lowest = min(rates, key=lambda name: math.fsum(rates[name]))
     worse = {name for name, value in differences(rates, lowest).items() if value.verdict == WORSE}
     return [name for name in rates if name not in worse]
@@ -84,6 +85,7 @@ def _activation(line: Line, steps: int) -> dict[str, Any]:
         ],
         "units": {kind: _estimate(value) for kind, value in line.units.items()},
         "gradients": {layer: _finite(value) for layer, value in line.gradients.items()},
+        # The last point is a mean of fewer steps where they do not divide.
         "loss": [[min((i + 1) * SAMPLED, steps), _finite(value)] for i, value in enumerate(line.loss)],
         "parameters": line.parameters,
         "size": line.size,

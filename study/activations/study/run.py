@@ -53,6 +53,7 @@ class Run:
         if not file.exists():
             return None
         record: dict[str, Any] = json.loads(file.read_text())
+        # Runs of different schedules side by side would compare nothing.
         if record["schedule"] != dataclasses.asdict(self.schedule):
             raise InputError(
                 f"{file} is of another study, trained by {record['schedule']}: give another folder with --output, or "

@@ -34,6 +34,7 @@ def time_bundles(
         (activation → value, low, high of its time over the baseline's, with a 95 % interval; and "noisy").
     """
     manifests = {name: read_manifest(bundle) for name, bundle in bundles.items()}
+    # Of one bundle for all: they have the same shapes, whatever their activation.
     workloads = bundle_workloads(manifests[baseline])
     jobs = {
         (name, precision): onnx_job({role: manifest.folder / path for role, path in manifest.graphs[precision].items()})
@@ -46,6 +47,7 @@ def time_bundles(
             file = folder / f"{index}.npz"
             save_arrays(file, work.inputs)
             told.append({"role": work.role, "file": str(file)})
+        # All in the same rounds, fp32 beside int8, so that any two can be compared.
         engines = {f"{name} {precision}": job for (name, precision), job in jobs.items()}
         turns = take_turns(engines, told, rounds=rounds, seconds=_SECONDS, cores=cores, progress=tell)
     lines = []

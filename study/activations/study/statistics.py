@@ -64,16 +64,21 @@ def differences(values: Mapping[str, Sequence[float]], baseline: str) -> dict[st
         raise InputError(f"treatments have {found} values; they must have as many each")
     others = [name for name in values if name != baseline]
     means = {name: statistics.fmean(row) for name, row in values.items()}
+    # Of the residuals: treatments and blocks have used up the others.
     freedom = (len(values) - 1) * (count - 1)
+    # One seed or one activation leaves nothing to estimate a variance from.
     if not freedom:
         return {name: Estimate(mean=means[name] - means[baseline], low=-math.inf, high=math.inf) for name in others}
     total = statistics.fmean(means.values())
     blocks = [statistics.fmean(row[index] for row in values.values()) for index in range(count)]
+    # What neither treatment nor block explains: the squares of the residuals.
     rest = sum(
         (value - means[name] - block + total) ** 2
         for name, row in values.items()
         for value, block in zip(row, blocks, strict=True)
     )
+    # Bonferroni: the risk is shared among the comparisons. A difference of two means has twice the
+    # variance of one.
     half = t_quantile(1 - (1 - LEVEL) / 2 / len(others), freedom) * math.sqrt(2 * rest / freedom / count)
     gains = {name: means[name] - means[baseline] for name in others}
     return {name: Estimate(mean=gain, low=gain - half, high=gain + half) for name, gain in gains.items()}
@@ -82,6 +87,7 @@ def differences(values: Mapping[str, Sequence[float]], baseline: str) -> dict[st
 def t_quantile(probability: float, freedom: int) -> float:
     """Give the quantile of Student's t above the median, by bisection."""
     low, high = 0.0, 1.0
+    # An upper end first: with few degrees of freedom a quantile may be far out.
     while t_probability(high, freedom) < probability:
         high *= 2
     while high - low > 1e-12 * high:
@@ -94,6 +100,7 @@ def t_probability(t: float, freedom: int) -> float:
     """Give P(T ≤ t) for t ≥ 0 (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
     angle = math.atan(t / math.sqrt(freedom))
     sine, cosine = math.sin(angle), math.cos(angle)
+    # Two series, one for odd numbers of degrees of freedom and one for even ones.
     term, total = (cosine, 0.0) if freedom % 2 else (1.0, 1.0)
     if freedom % 2:
         total = term if freedom > 1 else 0.0

@@ -79,6 +79,7 @@ def run_study(
     """
     for name in activations:
         check_activation(name)
+    # Before any training: a task that is none is refused at once.
     config = load_task(folder).CONFIG
     schedule = schedule or Schedule()
     runs = [
@@ -126,8 +127,10 @@ def _time(output: Path, runs: Sequence[Run], names: Sequence[str], rounds: int, 
     file = output / "speed.json"
     if file.exists():
         found: dict[str, Any] = json.loads(file.read_text())
+        # The first of them is the baseline: other names, or another order, are other ratios.
         if found["activations"] == list(names):
             return list(found["lines"])
+    # Weights of another seed take as long.
     bundles = {run.activation: run.bundle for run in runs if run.seed == 0}
     lines = time_bundles(bundles, names[0], rounds, lambda done, total: tell("time the bundles", done, total))
     write_whole(file, json.dumps({"activations": list(names), "lines": lines}, indent=1) + "\n")
@@ -145,6 +148,7 @@ def _work(stage: str, task: Path, runs: Sequence[Run], jobs: int, steps: int, te
         if stopped.is_set():
             return
         child = _start(stage, task, run)
+        # Known to the main thread from here on, which ends it where something fails.
         running.add(child)
         try:
             done, patience = 0, processes.START_SECONDS
@@ -152,6 +156,7 @@ def _work(stage: str, task: Path, runs: Sequence[Run], jobs: int, steps: int, te
                 told.put(int(now) - done)
                 done, patience = int(now), math.inf  # a step takes what the user's task takes
             ending = child.ending()
+            # One that was ended from here is not at fault.
             if ending != WELL and not stopped.is_set():
                 last = child.printed().splitlines()[-1]
                 raise VerificationError(f"{child.name} broke down: {last} ({ending}); see {run.folder / stage}.log")
@@ -160,6 +165,7 @@ def _work(stage: str, task: Path, runs: Sequence[Run], jobs: int, steps: int, te
             child.close()
 
     def count(done: int) -> int:
+        # Counted in the main thread, which alone draws.
         while not told.empty():
             done += told.get()
         tell(f"{stage} {len(pending)} of {len(runs)} models", done, len(pending) * steps)
@@ -170,10 +176,12 @@ def _work(stage: str, task: Path, runs: Sequence[Run], jobs: int, steps: int, te
         try:
             done = 0
             while futures:
+                # Every second, to tell how far it is and to let Ctrl-C come through.
                 finished, futures = wait(futures, timeout=1.0, return_when=FIRST_EXCEPTION)
                 done = count(done)
                 for future in finished:
                     future.result()
+        # Ctrl-C too. Threads wait for their processes, so these are ended first.
         except BaseException:
             stopped.set()
             for child in list(running):
@@ -188,6 +196,7 @@ def _start(stage: str, task: Path, run: Run) -> Child:
         f"{stage} {run.activation}, seed {run.seed},",
         "import sys\nfrom tfm.study.activations.study.worker import main\nmain(*sys.argv[1:])\n",
         [stage, str(task.resolve()), json.dumps(told)],
+        # Before torch is imported there, which reads it then.
         changes={"OMP_NUM_THREADS": "1"},
         log=run.folder / f"{stage}.log",
     )

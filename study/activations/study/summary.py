@@ -21,7 +21,8 @@ class Line:
     Attributes:
         activation: Its name.
         forms: The ops that it becomes in ONNX.
-        own_error: The largest of them by themselves, against eager PyTorch in float32, on what they get in the model.
+        own_error: The largest error of any of these ops, run by itself on what it gets in the model, against eager
+            PyTorch in float32.
         errors: Error measure → its rate in fp32, a fraction.
         against: Its first error rate less the baseline's; None: it is the baseline.
         int8_loss: The first error rate in int8 less that in fp32.
@@ -61,6 +62,7 @@ def summarize(results: Mapping[str, Any]) -> list[Line]:
     Raises:
         VerificationError: An export was refused, so that there is nothing to compare.
     """
+    # A run without figures would leave a hole in its block, and the others could not be compared.
     for run in results["runs"]:
         if "errors" not in run["deployed"]:
             faults = "; ".join(run["deployed"]["faults"])

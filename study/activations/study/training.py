@@ -49,8 +49,10 @@ def train(
         The model in evaluation mode, and a record: "parameters", "loss" (every 25 steps, the mean since), and
         "gradient_norm" (layer → mean over the same steps of the norm of its parameters' gradient, before clipping).
     """
+    # First weights and dropout. The order of the data has a generator of its own.
     torch.manual_seed(seed)
     model = Transformer(config).train()
+    # Biases and the scales of norms are not decayed.
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -71,6 +73,7 @@ def train(
             curve.append(sum(losses) / len(losses))
             losses.clear()
             for name, layer in layers.items():
+                # Before clipping, which would make all norms alike.
                 norms[name].append(_norm(layer))
         nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
         optimizer.step()
@@ -107,6 +110,7 @@ def units_of(model: Transformer, inputs: Batch) -> dict[str, dict[str, float]]:
     for name, layer in layers_of(model).items():
         feed_forward: Any = layer.feed_forward
 
+        # name=name: a closure would see the loop's last name.
         def keep_input(_: nn.Module, arguments: tuple[Tensor, ...], __: Tensor, name: str = name) -> None:
             seen[name] = (arguments[0].detach(), seen[name][1])
 
@@ -125,7 +129,9 @@ def units_of(model: Transformer, inputs: Batch) -> dict[str, dict[str, float]]:
     for name, layer in layers_of(model).items():
         ids = inputs[0] if name.startswith("encoder") or len(inputs) == 1 else inputs[1]
         real = _real(ids, model.config).flatten()
+        # (B, S, F) → (M, F), without padding's tokens.
         x_MF, hidden_MF = (tensor.flatten(0, 1)[real] for tensor in seen[name])
+        # The slope by autograd, in float64: of the sum, each element has its own.
         leaf = x_MF.double().requires_grad_()
         feed_forward = layer.feed_forward
         (slope_MF,) = torch.autograd.grad(feed_forward.activation(leaf).sum(), leaf)
@@ -134,6 +140,7 @@ def units_of(model: Transformer, inputs: Batch) -> dict[str, dict[str, float]]:
 
 
 def _real(ids: Tensor, config: TransformerConfig) -> Tensor:
+    # -1 is no id: without padding all tokens are real.
     return torch.ne(ids, -1 if config.pad_token_id is None else config.pad_token_id)
 
 
@@ -151,4 +158,5 @@ def train_run(task: Task, run: Run, tell: Callable[[int], None]) -> None:
     record["units"] = units_of(model, task.held_out())
     task.write_files(run.folder)
     save_checkpoint(model, run.checkpoint)
+    # Last of all: where the record is, the checkpoint is there too.
     run.write("train", record)

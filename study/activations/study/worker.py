@@ -29,7 +29,9 @@ def main(answers: str, stage: str, task: str, told: str) -> None:
         told: The run as JSON: activation, seed, schedule, folder, limit.
     """
     answer = Answers(answers)
+    # All is imported: what comes now is as long as the user's task is.
     answer(0)
+    # Runs stand side by side, and spinning threads of each would slow all of them down.
     torch.set_num_threads(1)
     values: dict[str, Any] = json.loads(told)
     run = Run(**{**values, "schedule": Schedule(**values["schedule"]), "folder": Path(values["folder"])})
