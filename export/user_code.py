@@ -19,8 +19,10 @@ def import_file(file: Path) -> ModuleType:
     """
     if not os.path.isfile(file):
         raise InputError(f"{file} is no Python file that could be imported")
-    # Not in sys.modules: a file called random.py would be everybody's random from then on.
-    module = ModuleType(file.stem)
+    # In sys.modules, where dataclasses look up the annotations of a class, but not by the file's own name: one
+    # called random.py would be everybody's random from then on.
+    module = ModuleType(f"tfm user code {file.stem}")
+    sys.modules[module.__name__] = module
     module.__file__ = str(file.resolve())
     folder = str(file.resolve().parent)
     sys.path.insert(0, folder)

@@ -1,5 +1,6 @@
 """`--model package.module:factory`: any nn.Module that Python code makes."""
 
+import contextlib
 import importlib
 import os
 import sys
@@ -47,7 +48,8 @@ def _call(name: str) -> Any:
         raise ExportError(f"{name!r} names no factory; write package.module:factory")
     # First on the path while the module is imported, and never otherwise: a random.py in the folder
     # must not take the place of Python's own for anybody else.
-    sys.path.insert(0, os.getcwd())
+    here = os.getcwd()  # which the user's code may change
+    sys.path.insert(0, here)
     try:
         factory: Any = importlib.import_module(place)
         for part in attribute.split("."):
@@ -62,7 +64,8 @@ def _call(name: str) -> Any:
     except Exception as error:  # whatever user code raises
         raise ExportError(f"importing {place!r} fails: {type(error).__name__} {error}") from error
     finally:
-        sys.path.remove(os.getcwd())
+        with contextlib.suppress(ValueError):  # it may have taken it away, too
+            sys.path.remove(here)
     if not callable(factory):
         raise ExportError(f"{name} is a {type(factory).__name__}, not a function to call")
     try:
