@@ -19,7 +19,7 @@ from .streams import say_json
 
 if TYPE_CHECKING:  # importing them loads torch, which --help must not wait for
     from tfm.model import Transformer
-    from tfm.study.prune.distil import Batch
+    from tfm.study.prune import Batch
 
 _INTERRUPTED = 130
 _REPORT = "pruning.json"
@@ -94,9 +94,9 @@ def prune(
             distil,
             mean_cosine,
             measure_importance,
+            remove,
             share_within,
         )
-        from tfm.study.prune.remove import remove
 
         from .screen import Screen
     except ModuleNotFoundError as error:

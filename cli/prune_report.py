@@ -11,8 +11,7 @@ from .screen import Screen
 
 if TYPE_CHECKING:
     from tfm.model import Transformer
-    from tfm.study.prune import Importance
-    from tfm.study.prune.remove import Kept
+    from tfm.study.prune import Importance, Kept
 
 
 def describe(original: "Transformer", model: "Transformer", importance: "Importance", kept: "Kept") -> dict[str, Any]:

@@ -7,7 +7,7 @@ from tfm.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:  # importing them loads torch, which --help must not wait for
     from tfm.model import Transformer
-    from tfm.study.prune.distil import Batch
+    from tfm.study.prune import Batch
 
 BATCH = 32
 _MOST_TOKENS = 128

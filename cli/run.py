@@ -68,8 +68,7 @@ def run(
     Each line gives one line: itself, a tab, and what became of it, line breaks escaped; a blank one gives a blank one.
     Where a bundle reads single words, each word counts as a line. Long texts are cut, though not in JSON.
     """
-    from tfm.runtime import Module, load
-    from tfm.runtime.generation import GenerationSettings
+    from tfm.runtime import GenerationSettings, Module, load
 
     # Before anything else is done with them: what is no UTF-8 has an error of its own.
     texts, settings["stop"] = tuple(map(as_utf8, texts)), tuple(map(as_utf8, settings["stop"]))

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from .doctor.doctor import BundleState, CanaryState, Diagnosis, diagnose
     from .encoder import Encoder
     from .encoder_decoder import EncoderDecoder
+    from .generation.conversation import Conversation
     from .generation.loop import continue_greedily
+    from .generation.settings import GenerationSettings
     from .generation.state import DecoderState, from_nothing
     from .golden import GOLDEN_SCHEMA, LIMITS, GoldenOutput, GoldenReport, check_golden, golden_name
     from .heads import Entity, Fill, Label
@@ -38,6 +40,7 @@ __all__ = [
     "BundleState",
     "CanaryState",
     "CancelToken",
+    "Conversation",
     "Decoder",
     "DecoderState",
     "Diagnosis",
@@ -46,6 +49,7 @@ __all__ = [
     "Entity",
     "ErrorStats",
     "Fill",
+    "GenerationSettings",
     "GoldenOutput",
     "GoldenReport",
     "InputChecks",
@@ -88,6 +92,7 @@ __getattr__, __dir__ = lazily(
         "BundleState": "doctor.doctor",
         "CanaryState": "doctor.doctor",
         "CancelToken": "control",
+        "Conversation": "generation.conversation",
         "Decoder": "decoder",
         "DecoderState": "generation.state",
         "Diagnosis": "doctor.doctor",
@@ -96,6 +101,7 @@ __getattr__, __dir__ = lazily(
         "Entity": "heads",
         "ErrorStats": "golden",
         "Fill": "heads",
+        "GenerationSettings": "generation.settings",
         "GoldenOutput": "golden",
         "GoldenReport": "golden",
         "InputChecks": "inputs.checks",

@@ -1,11 +1,13 @@
 """Whole heads and feed-forward units removed by importance: a genuinely smaller model."""
 
-from .distil import distil, mean_cosine
+from .distil import Batch, distil, mean_cosine
 from .importance import Importance, gated, measure_importance, next_token_loss, output_loss
-from .remove import choose_by_count, choose_by_share, remove, share_within
+from .remove import Kept, choose_by_count, choose_by_share, remove, share_within
 
 __all__ = [
+    "Batch",
     "Importance",
+    "Kept",
     "choose_by_count",
     "choose_by_share",
     "distil",
