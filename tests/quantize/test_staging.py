@@ -418,7 +418,7 @@ def test_of_two_that_began_in_the_same_instant_the_second_is_told(
 
 KILLED = """
 import json, os, pathlib, shutil, signal, sys
-from tfm.quantize import renames, staging
+from tfm.bundle import renames, staging
 output, scenario = pathlib.Path(sys.argv[1]), sys.argv[2]
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)

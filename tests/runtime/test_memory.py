@@ -11,7 +11,7 @@ PRELUDE = """
 import gc, os, sys
 import numpy as np
 from tfm.runtime import CancelToken, load
-from tfm.runtime import session as sessions
+from tfm.runtime.sessions import session as sessions
 from tfm.runtime.sessions.binding import Binding
 from tfm.runtime.control import Control
 

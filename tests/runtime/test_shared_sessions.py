@@ -119,12 +119,12 @@ def test_a_forked_child_opens_sessions_of_its_own(make_bundle):
     code = f"""
 import os, signal
 from pathlib import Path
-from tfm.runtime import shared_sessions
+from tfm.runtime.sessions import shared
 from tfm.runtime.sessions.providers import open_session
 from tfm.runtime.sessions.shared import OpenGraph, share
 opened = lambda: OpenGraph(open_session(Path({str(make_bundle("encoder") / "onnx/model.onnx")!r}), "cpu", 1))
 graph = share("a", opened)
-shared_sessions._sharing.acquire()
+shared._sharing.acquire()
 child = os.fork()
 if child == 0:
     signal.alarm(20)
