@@ -1,6 +1,7 @@
 """Every command that a page shows is one that there is; of `tfm…`, click's own parser takes options and arguments."""
 
 import importlib
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterator

@@ -36,7 +36,7 @@ def test_an_activation_is_an_entry(export_tiny: Any, name: str) -> None:
     assert TransformerConfig(vocab_size=3, d_model=2, nhead=1, activation=name).activation == name
     for made in export_tiny(activation=name).values():  # exported, and verified as every other
         report = verify(made.graph, made.path, cases(made.graph))
-        assert report.passed, report.faults
+        assert report.passed, report.first_fault
         assert any(str(op.op).startswith("activation") for op in report.ops)
     assert name in groups()["activations"]  # swept against its oracle, over the whole domain
     assert sweep([name], levels=["all"]).passed

@@ -172,14 +172,14 @@ def read_recipe_file(folder: Path, unharmed: Path) -> str:
 
 def read_journal(folder: Path, unharmed: Path) -> str:
     """Go on with a search, which uses what is remembered."""
-    from tfm.quantize.search.evaluator import Drop
-    from tfm.quantize.search.figures import is_drop, numbers
+    from tfm.quantize.search.evaluator import Loss
+    from tfm.quantize.search.figures import is_loss, numbers
     from tfm.quantize.search.journal import Journal
 
     journal = Journal(folder / "search", "s")
     noise: list[float] = journal.recall("noise a", lambda: [0.0, 1e-9], numbers(2))
     sum(noise)
-    Drop(**journal.recall("drop 0 1", lambda: {"value": 0.5, "flips": None, "least": 0.25}, is_drop))
+    Loss(**journal.recall("drop 0 1", lambda: {"value": 0.5, "flips": None, "least": 0.25}, is_loss))
     (total,) = journal.recall("time x", lambda: [1e-5], numbers(1, positive=True))
     1.0 / total
     return ""
