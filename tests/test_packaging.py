@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -16,6 +17,7 @@ import tomllib
 
 import tfm
 from tfm.bundle.requires import OLDEST
+from tfm.moved import MOVED
 
 REPO = Path(__file__).resolve().parents[1]
 ROOMS = sorted(file.parent.name for file in REPO.glob("*/__init__.py") if file.parent.name != "tfm")
@@ -235,3 +237,18 @@ def test_an_old_name_says_the_new_one(room: str, old: str, new: str) -> None:
     with pytest.raises(ImportError, match=f"cannot import name '{old}'"):
         exec(f"from tfm.{room} import {old}")
     assert getattr(module, new)
+
+
+def test_a_module_that_has_moved_says_where_it_is() -> None:
+    for old, new in MOVED.items():
+        assert importlib.util.find_spec(new), new
+        with pytest.raises(ModuleNotFoundError) as caught:
+            importlib.import_module(old)
+        said = re.fullmatch(r"(tfm\.[\w.]+) is (tfm\.[\w.]+) now", str(caught.value))
+        assert said is not None
+        assert old.startswith(said[1])  # the module, or the package that it was in
+        assert MOVED[said[1]] == said[2]
+    with pytest.raises(ModuleNotFoundError, match=r"tfm\.runtime\.providers is tfm\.runtime\.sessions\.providers now"):
+        exec("from tfm.runtime import providers")
+    with pytest.raises(ModuleNotFoundError, match=r"^No module named 'tfm\.nothing'$"):
+        importlib.import_module("tfm.nothing")

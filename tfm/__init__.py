@@ -11,9 +11,10 @@ Importing this loads nothing else, neither numpy nor onnxruntime: each name, and
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
-from .lazy import lazily
+from .lazy import MovedFinder, lazily
 
 if TYPE_CHECKING:
     from . import bundle as bundle
@@ -49,6 +50,9 @@ _ROOMS = (
     "runtime",
     "study",
 )
+
+if MovedFinder not in sys.meta_path:  # a module that is loaded anew is not asked twice
+    sys.meta_path.append(MovedFinder)
 
 _get, __dir__ = lazily(
     __name__,

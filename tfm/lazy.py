@@ -35,3 +35,17 @@ def lazily(
         return sorted({*vars(sys.modules[package]), *modules})
 
     return get, names
+
+
+class MovedFinder:
+    """Where an import ends that nobody else could answer: says where a module is that has moved."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        """Raise ModuleNotFoundError with the new name, where there is one."""
+        if name.startswith("tfm."):
+            from .moved import MOVED  # only a miss needs it
+
+            if name in MOVED:
+                # without `name=`: `from package import name` would take that for its own miss, and not say this
+                raise ModuleNotFoundError(f"{name} is {MOVED[name]} now")
