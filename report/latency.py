@@ -48,12 +48,12 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """All works on so many threads, on one axis."""
+    """All workloads on so many threads, on one axis."""
 
     threads: int
     baseline: str
     axis: Axis
-    works: tuple[tuple[str, str, tuple[Row, ...]], ...]
+    workloads: tuple[tuple[str, str, tuple[Row, ...]], ...]
     """Name, why nothing is concluded ("" where something is), and a row per engine."""
 
 
@@ -89,12 +89,12 @@ def write_latency(path: Path, content: Mapping[str, Any]) -> None:
 
 def chart(lines: Sequence[Mapping[str, Any]], threads: int) -> Chart:
     """Lay the lines of one number of threads out."""
-    # One axis for all works of a chart: bars of different works can be compared.
+    # One axis for all workloads of a chart: bars of different ones can be compared.
     axis = octaves(
         timing[key] for line in lines for timing in line["engines"].values() for key in ("ratio", "low", "high")
     )
-    works = tuple((name_of(line), _reason(line), tuple(_rows(line, axis))) for line in lines)
-    return Chart(threads, next((line["baseline"] for line in lines if line["baseline"]), ""), axis, works)
+    workloads = tuple((name_of(line), _reason(line), tuple(_rows(line, axis))) for line in lines)
+    return Chart(threads, next((line["baseline"] for line in lines if line["baseline"]), ""), axis, workloads)
 
 
 def octaves(values: Iterable[float | None]) -> Axis:

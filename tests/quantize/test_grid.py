@@ -242,7 +242,7 @@ def product(kind: str, **options: Any) -> tuple[ir.Model, Array, Array]:
     add = ir.node("Add", [matmul.outputs[0], added], metadata_props={"op": "linear"})
     model = model_of([x], [matmul, add], {"y": add.outputs[0]}, held, added)
     hessian = {"x": inputs.T.astype(float) @ inputs / len(inputs)}
-    (done,) = quantize_blocks(model, **{"block": 32, "moments": hessian, **options})
+    (done,) = quantize_blocks(model, **{"block": 32, "hessian": hessian, **options})
     assert {node.metadata_props["op"] for node in model.graph} == {"linear"}
     assert ("Gather" in types(model)) == (" outliers apart" in done.method)
     return model, inputs, inputs.astype(float) @ weight + bias
@@ -266,7 +266,7 @@ def test_only_where_a_grid_leaves_nothing_else_are_outliers_the_default() -> Non
     for kind, options, expected in (
         ("Q4_1", {}, True),
         ("Q4_1", {"accuracy_level": 0}, False),
-        ("Q4_1", {"moments": None}, False),
+        ("Q4_1", {"hessian": None}, False),
         ("Q4_1", {"keep_grid": False}, False),
         ("", {}, False),
     ):
@@ -346,7 +346,7 @@ def test_a_tied_decoder_of_a_gguf_file_is_verified(make_model: Any, tmp_path: Pa
         names = {str(n.inputs[0].name) for n in onnx_model.graph if n.op_type == "MatMul" and n.inputs[0] is not None}
         inputs = [str(value.name) for value in onnx_model.graph.inputs]
         feeds = [dict(zip(inputs, (x.numpy() for x in case), strict=True)) for case in cases(graph)]
-        options = {"moments": second_moments(path, names, feeds)}
+        options = {"hessian": second_moments(path, names, feeds)}
     done = quantize_blocks(onnx_model, **options)
     assert all(weight.method.startswith("the checkpoint's own ") for weight in done)
     ir.save(onnx_model, path)

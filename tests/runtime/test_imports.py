@@ -21,7 +21,7 @@ def test_public_names():
         "Encoder",
         "EncoderDecoder",
         "Entity",
-        "Figures",
+        "ErrorStats",
         "Fill",
         "GoldenReport",
         "Label",
