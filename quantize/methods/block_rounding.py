@@ -83,7 +83,7 @@ def round_to_blocks(
     packed = np.empty((rows, blocks * block * bits // 8), np.uint8)
     scale = np.empty((rows, blocks), np.float32)
     zero = np.empty((rows, -(-blocks * bits // 8)), np.uint8)
-    signal = nmse = 0.0
+    signal = noise = 0.0
     step = max(1, _CHUNK // (blocks * block))
     carry_KK = None if moments_KK is None else _carry(moments_KK, blocks * block)
     for start in range(0, rows, step):
@@ -100,7 +100,7 @@ def round_to_blocks(
         else:
             values, scale_b1, zero_b1 = _compensate(exact_nK, carry_KK, bits, block, symmetric, search)
         signal += np.square(x).sum(dtype=np.float64)
-        nmse += np.square(x - (values - zero_b1) * scale_b1).sum(dtype=np.float64)
+        noise += np.square(x - (values - zero_b1) * scale_b1).sum(dtype=np.float64)
         packed[part] = pack(values.reshape(-1, blocks * block), bits)
         scale[part] = scale_b1.reshape(-1, blocks)
         zero[part] = pack(zero_b1.reshape(-1, blocks), bits)
@@ -108,7 +108,7 @@ def round_to_blocks(
         packed=packed,
         scale=as_half(scale, 0),
         zero=None if symmetric else zero,
-        snr_db=decibels(signal, nmse),
+        snr_db=decibels(signal, noise),
     )
 
 
@@ -214,9 +214,9 @@ def _quantize(x: Float, scale: Float, zero: Float, bits: Bits) -> Float:
     return np.rint(x / scale + zero).clip(0, 2**bits - 1)
 
 
-def decibels(signal: float, nmse: float) -> float:
+def decibels(signal: float, noise: float) -> float:
     """Signal-to-noise ratio of two sums of squares."""
-    return float(10 * np.log10(signal / nmse)) if nmse else float("inf")
+    return float(10 * np.log10(signal / noise)) if noise else float("inf")
 
 
 def pack(values: Float, bits: Bits) -> npt.NDArray[np.uint8]:

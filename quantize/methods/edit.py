@@ -139,8 +139,8 @@ def replace(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node]) -> None:
 
 def signal_to_noise(exact: npt.NDArray[np.float32], rounded: npt.NDArray[np.float32]) -> float:
     """Signal-to-noise ratio of a rounded weight, in dB; infinity where nothing was lost."""
-    nmse, signal = np.square(exact - rounded).sum(dtype=np.float64), np.square(exact).sum(dtype=np.float64)
-    return float(10 * np.log10(signal / nmse)) if nmse else float("inf")
+    noise, signal = np.square(exact - rounded).sum(dtype=np.float64), np.square(exact).sum(dtype=np.float64)
+    return float(10 * np.log10(signal / noise)) if noise else float("inf")
 
 
 def refuse_quantized(graph: ir.Graph) -> None:

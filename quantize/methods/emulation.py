@@ -71,9 +71,9 @@ def emulate(x_RK: Floats, weight_KN: Floats, method: Dynamic, largest_K: Floats)
 
 def snr_db(exact: Floats, found: Floats) -> float:
     """Signal-to-noise ratio in dB."""
-    nmse = float(np.square(exact - found).sum(dtype=np.float64))
+    noise = float(np.square(exact - found).sum(dtype=np.float64))
     signal = float(np.square(exact).sum(dtype=np.float64))
-    return 10 * math.log10(signal / nmse) if nmse and signal else math.inf if not nmse else -math.inf
+    return 10 * math.log10(signal / noise) if noise and signal else math.inf if not noise else -math.inf
 
 
 def measure(seen: Observed, weight_KN: Floats, methods: Sequence[Dynamic]) -> list[float]:

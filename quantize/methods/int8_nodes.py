@@ -167,6 +167,6 @@ def _snr_db(values: npt.NDArray[np.float32], rows: ir.Value, scale: ir.Value) ->
     return _ratio_db(values, values - rows.const_value.numpy() * scale.const_value.numpy())
 
 
-def _ratio_db(exact: npt.NDArray[np.float32], nmse: npt.NDArray[np.float32]) -> float:
-    power = np.square(nmse).sum(dtype=np.float64)
+def _ratio_db(exact: npt.NDArray[np.float32], error: npt.NDArray[np.float32]) -> float:
+    power = np.square(error).sum(dtype=np.float64)
     return float(10 * np.log10(np.square(exact).sum(dtype=np.float64) / power)) if power else float("inf")
