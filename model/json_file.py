@@ -19,9 +19,10 @@ def read_json(path: Path) -> Any:
         CheckpointError: It is missing, no plain file, too large, nested too deeply, not UTF-8, not JSON, or names a
             key twice.
     """
-    if path.exists() and not path.is_file():
-        raise CheckpointError(f"{path} is not a plain file, and so is not read as JSON")
     try:
+        # Within the try, as a name that another file gives may be longer than any file's can be.
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path} is not a plain file, and so is not read as JSON")
         with open(path, "rb") as stream:
             # One byte more shows that a file is too large, without reading the rest.
             content = stream.read(_MOST_BYTES + 1)

@@ -25,6 +25,8 @@ def read_pooling(folder: Path) -> dict[str, Any]:
     modules = read_json(path)
     if not isinstance(modules, list):
         raise CheckpointError(f"{path} holds a {type(modules).__name__}, not a list")
+    if not modules:
+        raise CheckpointError(f"{path} names no modules that would make an embedding; remove or mend it")
     for module in modules:
         if not isinstance(module, dict) or not isinstance(module.get("type"), str):
             raise CheckpointError(f"{path}: a module is {shown(module)}, not a dict with a type and a path")

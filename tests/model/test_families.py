@@ -235,10 +235,13 @@ def test_unsupported_module_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "{}", "[1]", "[{}]", '[{"type": 3}]', "null"])
+_LONG_NAME = json.dumps([{"type": "x.Pooling", "path": "n" * 300}])  # longer than a file's name can be
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", "[1]", "[{}]", '[{"type": 3}]', "null", _LONG_NAME])
 def test_broken_modules_json_is_refused(tmp_path: Path, text: str) -> None:
     (write(tmp_path, random_weights()) / "modules.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"modules\.json"):
+    with pytest.raises(CheckpointError, match=r"modules\.json|n{300}"):
         load_checkpoint(tmp_path)
 
 
