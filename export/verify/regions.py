@@ -54,6 +54,8 @@ class Region:
                     f"the graph feeds {value.name!r} to the op, to which eager gave no such argument"
                 )
             array = _mask(call, value) if tensor is None or index == 3 else tensor.numpy()
+            if call.op.kind == ATTENTION and index in (1, 2) and array.ndim == 4:
+                array = _repeat_heads(array, value)
             # FoldHeads let the graph take (B, S, N·H) where eager has (B, N, S, H).
             if call.op.kind == ATTENTION and index < 3 and array.ndim == 4 and _rank(value) == 3:
                 array = _merge_heads(array)
@@ -90,6 +92,22 @@ class Region:
                 if value is not None and value.const_value is not None
             )
         )
+
+
+def _repeat_heads(array: Array, value: ir.Value) -> Array:
+    """Give each key or value head as often as the graph has it.
+
+    Where no position is masked, transformers hands grouped heads to torch as they are (`enable_gqa`), and repeats them
+    where one is. The graph, traced with a mask, has them repeated always; the attention is the same.
+    """
+    sizes: list[object] = [] if value.shape is None else [dim if isinstance(dim, int) else None for dim in value.shape]
+    heads: object = array.shape[1]
+    if len(sizes) == 4:
+        heads = sizes[1]
+    elif len(sizes) == 3 and isinstance(sizes[2], int):
+        heads = sizes[2] // array.shape[3]
+    several = isinstance(heads, int) and heads > array.shape[1] and heads % array.shape[1] == 0
+    return np.repeat(array, heads // array.shape[1], axis=1) if several else array  # type: ignore[operator]
 
 
 _QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)

@@ -92,6 +92,18 @@ def save(family: str, folder: Path) -> None:
         getattr(transformers, cls)(getattr(transformers, config_cls)(**options)).save_pretrained(folder)
 
 
+def test_grouped_heads_are_the_same_attention_with_and_without_a_mask(tmp_path: Path) -> None:
+    # Of a full mask transformers hands torch two key heads; of one with padding, and so in the trace, four.
+    save("phi", tmp_path)
+    graph = open_generic(tmp_path)
+    ir.save(to_onnx(graph), tmp_path / "model.onnx")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    for mask in (torch.ones_like(ids), torch.tensor([[1, 1, 1, 0]])):
+        report = verify(graph, tmp_path / "model.onnx", [[ids, mask]])
+        assert report.first_fault == ""
+        assert {op.form for op in report.ops} >= {"Attention"}
+
+
 @pytest.mark.parametrize(
     "family", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in FAMILIES]
 )
