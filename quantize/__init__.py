@@ -11,10 +11,10 @@ from .existing import BundleReport, quantize_bundle
 from .golden import GOLDEN_NMSE, measure_nmse
 from .lowest_onnxruntime import lowest_of_graphs
 from .methods.blocks import quantize_blocks, quantize_to_blocks
+from .methods.dynamic import Dynamic
 from .methods.edit import QuantizedWeight
 from .methods.fp16 import emulate_fp16, to_fp16
 from .methods.int8 import quantize_int8
-from .methods.method import Dynamic
 from .methods.ops import find_ops
 from .methods.rounding import round_symmetric
 from .progress import Stage, silent

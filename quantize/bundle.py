@@ -6,7 +6,7 @@ The samples that decide are never those that a graph was quantized by, nor those
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ import numpy.typing as npt
 from tfm.bundle import Gate, Manifest, finite, write_json
 from tfm.runtime import count_threads, open_session
 
+from .calibration.domains import JUDGED, SEARCHED, read_domains
 from .calibration.read import Calibration, read_calibration
 from .methods.saturation import SATURATING, saturation
 from .progress import Progress
 from .recipe import Recipe
-from .search.evaluator import Evaluator, Run
+from .search.evaluator import DomainStats, Evaluator, Run
 from .search.tune import Tuned, batch_size_of, tune
 from .storage import save_onnx
 from .workloads import bundle_workloads
@@ -29,6 +30,12 @@ _OBSERVED, _HELD_OUT, _EMULATED = 128, 64, 4
 
 _SEARCHED = {"decoder": 8}
 """Samples to search with, by kind of bundle; else 32. A decoder's are long, and each of its words counts."""
+
+_OF_DOMAIN = {"decoder": (4, 8)}
+"""Texts of each domain to search with and to judge by, by kind of bundle; else 16 and 32."""
+
+_BATCHED = {"by 8": 8, "by 32": 32}
+"""Ways that encoders are run beside one by one: libraries that batch pad what comes together."""
 
 SUFFIXES = {"int8": "int8", "int4": "q4"}
 """What the file of each precision ends in, as in other bundles of the field."""
@@ -116,12 +123,16 @@ def quantize(
     # Of one half of the data, most samples quantize and the last ones decide between mixes; the
     # other half, which nothing was chosen by, judges.
     searched = _SEARCHED.get(manifest.kind, 32)
-    samples, judged = read_calibration(calib, manifest, count=_OBSERVED + searched).divided(searched)
-    held_out = read_calibration(calib, manifest, count=_HELD_OUT, split="held-out")
+    samples, last = read_calibration(calib, manifest, count=_OBSERVED + searched).divided(searched)
+    searching, judging = [last], [read_calibration(calib, manifest, count=_HELD_OUT, split="held-out")]
+    if calib is None:  # of what is built in, none of the three is of a kind with another
+        counts = _OF_DOMAIN.get(manifest.kind, (16, 32))
+        searching = read_domains(manifest, SEARCHED, counts[0]) or searching
+        judging = read_domains(manifest, JUDGED, counts[1]) or judging
     tuned = tune(
         manifest,
         samples,
-        judged,
+        searching,
         bundle_workloads(manifest, samples if manifest.kind == "module" else None),
         precision=precision,
         max_drop=max_drop,
@@ -137,23 +148,44 @@ def quantize(
         files[role].parent.mkdir(exist_ok=True)
         save_onnx(model, files[role])
     write_json(folder / f"recipe_{precision}.json", tuned.recipe.to_json())
-    progress(0, 1, f"judge {precision} on {held_out.description}")
-    # The files as they were written, not the graph of all forms that the search ran.
-    exact_files = {role: manifest.folder / path for role, path in manifest.graphs["fp32"].items()}
-    evaluator = Evaluator(manifest, held_out, runs_of(exact_files), batch_size=batch_size_of(manifest))
-    drop = evaluator.drop(runs_of(files))
+    stats = _judge(manifest, judging, files, lambda what: progress(0, 1, f"judge {precision} on {what}"))
+    worst = max(stats, key=lambda one: one.mean)
     report = {
         **tuned.report,
         "held_out": {
-            "samples": held_out.description,
-            "drop": drop.value,
-            "top_1": None if drop.flips is None else 1 - drop.flips,
-            "least_cosine": drop.least,
+            "samples": ", ".join(one.description for one in judging),
+            "drop": worst.mean,
+            "worst": f"{worst.domain}, {worst.way}" if len(stats) > 1 else None,
+            "top_1": min((one.top_1 for one in stats if one.top_1 is not None), default=None),
+            "least_cosine": min((one.least for one in stats if one.least is not None), default=None),
+            "domains": [dataclasses.asdict(one) for one in stats],
         },
-        "passed": drop.value <= tuned.report["max_drop"],
-        "portability": _portability(tuned, judged),
+        "passed": worst.mean <= tuned.report["max_drop"],
+        "portability": _portability(tuned, searching[0]),
     }
     return Quantized(files=files, report=finite(report))
+
+
+def _judge(
+    manifest: Manifest, domains: Sequence[Calibration], files: Mapping[str, Path], tell: Callable[[str], None]
+) -> list[DomainStats]:
+    """Compare the files as they were written, not the graph of all forms that the search ran, with float32's."""
+    exact = runs_of({role: manifest.folder / path for role, path in manifest.graphs["fp32"].items()})
+    found, size = runs_of(files), batch_size_of(manifest)
+    alone = "alone" if size == 1 else f"by {size}"
+    batched = manifest.kind == "encoder" and len(domains) > 1
+    stats = []
+    for one in domains:
+        tell(one.description)
+        evaluator = Evaluator(manifest, [one], exact, batch_size=size)
+        stats += evaluator.stats(found, {alone: size, **(_BATCHED if batched else {})})
+    if batched:
+        # Rounded together with the longest row of rare tokens, a row must not lose what it has by itself.
+        outlier = domains[-1].longest()
+        tell("rows beside an outlier")
+        evaluator = Evaluator(manifest, [one.beside(outlier) for one in domains[:-1]], exact, batch_size=1)
+        stats += evaluator.stats(found, {"beside an outlier": 2})
+    return stats
 
 
 def runs_of(files: Mapping[str, Path]) -> dict[str, Run]:

@@ -10,7 +10,8 @@ from tfm.bundle import read_file
 from tfm.errors import QuantizeError
 from tfm.runtime import nearest
 
-from .methods.method import Method, method_from_json, method_to_json, shown
+from .methods.method import Method, method_to_json, shown
+from .methods.registry import method_from_json
 from .search.candidates import PRECISIONS
 
 RECIPE_SCHEMA = 1

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from tfm.errors import QuantizeError
 from tfm.runtime import nearest
 
-from ..methods.static import fake_quantize
+from ..methods.static_nodes import fake_quantize
 
 CALIBRATORS = ("minmax", "entropy", "percentile", "mse")
 

@@ -82,10 +82,20 @@ class Calibration:
 
     Attributes:
         description: How many of what, in words.
+        domain: Which kind of text, one word.
+        are_apart: Whether no sample is there twice, so that it means something which are alike.
     """
 
-    def __init__(self, manifest: Manifest, samples: Sequence[Sample], description: str, *, reads_text: bool) -> None:
-        self.description = description
+    def __init__(
+        self,
+        manifest: Manifest,
+        samples: Sequence[Sample],
+        description: str,
+        *,
+        reads_text: bool,
+        domain: str = "samples",
+    ) -> None:
+        self.description, self.domain, self.are_apart = description, domain, True
         self._manifest, self._samples, self._reads_text = manifest, samples, reads_text
         self._targets: dict[int, list[int]] = {}
         if manifest.kind == "encoder-decoder" and manifest.generation is None:
@@ -110,7 +120,18 @@ class Calibration:
         ]
         return made[0], made[1]
 
-    def batches(self, role: str, batch_size: int) -> Iterator[dict[str, Array]]:
+    def beside(self, other: Sample) -> "Calibration":
+        """The same samples, each followed by another one, so that batches of two put them side by side."""
+        samples = [sample for one in self._samples for sample in (one, other)]
+        made = Calibration(self._manifest, samples, self.description, reads_text=self._reads_text, domain=self.domain)
+        made.are_apart = False
+        return made
+
+    def longest(self) -> Sample:
+        """The sample of the most numbers."""
+        return max(self._samples, key=lambda sample: sum(array.size for array in sample.values()))
+
+    def batches(self, role: str, batch_size: int, *, in_order: bool = False) -> Iterator[dict[str, Array]]:
         """Make inputs for the graph of a role.
 
         Texts of similar length go together, padded on the right; for a decoder by itself, each goes alone, with an
@@ -120,6 +141,7 @@ class Calibration:
         Args:
             role: "model", "encoder" or "decoder", as the bundle has it.
             batch_size: Samples in each, at least 1.
+            in_order: Whether texts are taken as they come, however different their lengths.
 
         Yields:
             Every input of the graph by name.
@@ -138,13 +160,13 @@ class Calibration:
             yield from self._teach(signature, size)
         else:
             # A decoder takes no mask, and padding would count as tokens: its rows come one by one.
-            for _, feeds in self._padded(1 if self._manifest.kind == "decoder" else size):
+            for _, feeds in self._padded(1 if self._manifest.kind == "decoder" else size, in_order):
                 yield _complete(feeds, signature)
 
-    def _padded(self, size: int) -> Iterator[tuple[list[int], dict[str, Array]]]:
+    def _padded(self, size: int, in_order: bool = False) -> Iterator[tuple[list[int], dict[str, Array]]]:
         """Make batches of the samples' ids, with their places among the samples."""
         rows = [sample["input_ids"].tolist() for sample in self._samples]
-        for places, ids_BS, mask_BS in batches(rows, size, self._pad):
+        for places, ids_BS, mask_BS in batches(rows, size, self._pad, in_order=in_order):
             feeds = {"input_ids": ids_BS, "attention_mask": mask_BS}
             if "token_type_ids" in self._samples[0]:
                 feeds["token_type_ids"] = np.zeros_like(ids_BS)

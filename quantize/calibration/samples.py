@@ -57,6 +57,21 @@ class SampleReader:
         self._tokenizer: Tokenizer | None = None
 
     @property
+    def reads_words(self) -> bool:
+        """Whether samples are texts of words, and not words letter by letter, or arrays."""
+        return self.reads_text and not self._by_character
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many token ids there are."""
+        return next(spec.below or 1 for spec in self._signature.inputs if spec.name == _IDS)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens of a sample."""
+        return self._signature.max_length.get("sequence", _UNKNOWN)
+
+    @property
     def most_bytes(self) -> int:
         """Bytes of one array of a sample beyond which it is absurd: far more than the graph could read."""
         batched, limits = is_batched(self._signature), self._signature.max_length
@@ -151,8 +166,7 @@ class SampleReader:
     def _random(self, rng: np.random.Generator) -> Sample:
         if self.reads_text:
             length = int(rng.integers(1, 1 + min([_LENGTH, *self._signature.max_length.values()])))
-            (below,) = (spec.below or 1 for spec in self._signature.inputs if spec.name == _IDS)
-            return self._checked("a random row", {_IDS: rng.integers(below, size=length)})
+            return self._checked("a random row", {_IDS: rng.integers(self.vocabulary_size, size=length)})
         batched, limits = is_batched(self._signature), self._signature.max_length.items()
         sizes: dict[str, int] = {}
         for dim in (dim for spec in self._signature.inputs for dim in spec.shape if isinstance(dim, str)):

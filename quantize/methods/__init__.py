@@ -1,1 +1,1 @@
-"""How an op is quantized: the methods, one a file, and what they share."""
+"""The ways to quantize an op: one a file, listed in `registry`."""

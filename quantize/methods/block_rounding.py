@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from .rounding import decibels
+
 Bits = Literal[4, 8]
 Float = npt.NDArray[np.float32]
 
@@ -212,11 +214,6 @@ def _positive(scale: npt.NDArray[np.floating[Any]]) -> Float:
 
 def _quantize(x: Float, scale: Float, zero: Float, bits: Bits) -> Float:
     return np.rint(x / scale + zero).clip(0, 2**bits - 1)
-
-
-def decibels(signal: float, noise: float) -> float:
-    """Signal-to-noise ratio of two sums of squares."""
-    return float(10 * np.log10(signal / noise)) if noise else float("inf")
 
 
 def pack(values: Float, bits: Bits) -> npt.NDArray[np.uint8]:

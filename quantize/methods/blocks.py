@@ -7,6 +7,10 @@ once, for both kernels read the same layout.
 A weight that lies on a grid already, as those of a GGUF file do, is kept exactly.
 """
 
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -14,12 +18,90 @@ import onnx_ir.passes.common as common
 
 from tfm.errors import QuantizeError
 
+from ..calibration.observe import Observed
 from .block_nodes import StoredBlocks, look_up, multiply, store, stored
 from .block_rounding import Bits, Float, round_to_blocks
 from .edit import QuantizedWeight, constant_of, is_lookup, refuse_quantized, weight_of
 from .grid import GRID_BLOCK, find_grid
 from .hessian import Hessian
+from .method import Method, Situation, is_share
+from .ops import Op
 from .outliers import Outliers, outliers_of
+
+_LARGEST_BLOCK = 1 << 16
+"""Inputs that share a scale: a row is filled up to a whole number of blocks, so that a larger one is all filling."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Blocks(Method):
+    """Weights alone, in blocks of their inputs that share a scale (`quantize_to_blocks`).
+
+    Attributes:
+        bits: 8 or 4.
+        block: Inputs that share a scale.
+        calibrated: Whether weights are rounded so that products change least on calibration data (GPTQ, AWQ).
+        smoothing: Then each input is divided by its root mean square to this power; 0: not at all.
+        outliers: Whether inputs that would spoil their block are multiplied apart, where rounding them is all that is
+            lost: the weights lie on a grid that is kept exactly.
+    """
+
+    form: ClassVar = "blocks"
+    bits: Bits = 8
+    block: int = 64
+    calibrated: bool = True
+    smoothing: float = 0.5
+    outliers: bool = True
+
+    def __str__(self) -> str:
+        return ", ".join(
+            [f"{self.bits} bits in blocks of {self.block}"]
+            + ["calibrated"] * self.calibrated
+            + [f"smooth {self.smoothing:g}"] * (self.calibrated and self.smoothing > 0)
+        )
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether weights are rounded by what is multiplied."""
+        return self.calibrated
+
+    def write(self, graph: ir.Graph, op: Op, observed: Mapping[str, Observed], hessian: Hessian | None) -> str:
+        """Quantize an op in place; in words it is as asked for, unless the checkpoint's own grid was kept."""
+        words = str(self)
+        for use in op.uses:
+            done = quantize_to_blocks(
+                graph,
+                use.node,
+                bits=self.bits,
+                block=self.block,
+                hessian=hessian if self.calibrated else None,
+                smoothing=self.smoothing,
+                outliers=None if self.outliers else 0,
+            )
+            if done is not None and done.op == "matmul" and "own" in done.method:
+                words = done.method
+        return words
+
+    @classmethod
+    def proposals(cls, op: Op, situation: Situation) -> Sequence[Method]:
+        """What decoders read fastest, one row at a time; elsewhere the most exact form, dearer than all others."""
+        if situation.precision == "int4":  # rows that are looked up, and a head tied to them, would lose most
+            looked_up = "embedding" in op.kinds
+            small = cls(bits=8, outliers=False) if looked_up else cls(bits=4, block=32, outliers=False)
+            return [small, cls(bits=8)]
+        if situation.kind == "decoder":
+            return [cls(bits=8)]
+        return [cls(bits=8, block=32, calibrated=False)] if "matmul" in op.kinds else ()
+
+    @classmethod
+    def fits(cls, name: str, value: Any) -> bool:
+        """Whether a field may have a value."""
+        if name in ("calibrated", "outliers"):
+            return isinstance(value, bool)
+        if name == "smoothing":
+            return is_share(value)
+        if name == "bits":
+            return type(value) is int and value in (4, 8)
+        return type(value) is int and 16 <= value <= _LARGEST_BLOCK and value & (value - 1) == 0
 
 
 def quantize_blocks(

@@ -10,6 +10,9 @@ import onnx_ir as ir
 
 from tfm.errors import QuantizeError
 
+SHARED = "tfm."
+"""What constants' names begin with that hold the same numbers wherever a method needs them: a graph has each once."""
+
 _MIN_ELEMENTS = 256
 """Weights smaller than this stay in float32: there is nothing to gain."""
 
@@ -135,12 +138,6 @@ def replace(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node]) -> None:
     # After the uses have moved. By its name a value is fed, observed and given as output.
     result.name = output.name
     graph.remove(old, safe=True)
-
-
-def signal_to_noise(exact: npt.NDArray[np.float32], rounded: npt.NDArray[np.float32]) -> float:
-    """Signal-to-noise ratio of a rounded weight, in dB; infinity where nothing was lost."""
-    noise, signal = np.square(exact - rounded).sum(dtype=np.float64), np.square(exact).sum(dtype=np.float64)
-    return float(10 * np.log10(signal / noise)) if noise else float("inf")
 
 
 def refuse_quantized(graph: ir.Graph) -> None:

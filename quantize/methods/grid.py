@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .block_rounding import Bits, Blocks, Float, as_half, decibels, pack, to_fp16
+from .block_rounding import Bits, Blocks, Float, as_half, pack, to_fp16
+from .rounding import decibels
 
 GRID_BLOCK = 32
 """Inputs in a block: as in GGUF's Q4_0, Q4_1 and Q8_0."""

@@ -9,10 +9,9 @@ import onnx_ir.passes.common as common
 from tfm.errors import QuantizeError
 
 from ..calibration.observe import Observed, joined
+from .dynamic import Dynamic, write_dynamic
 from .edit import QuantizedWeight, refuse_quantized
 from .emulation import choose, measure
-from .int8_nodes import write_integers
-from .method import Dynamic
 from .ops import Op, find_ops
 
 
@@ -51,7 +50,7 @@ def _quantize(graph: ir.Graph, op: Op, observed: Mapping[str, Observed]) -> list
         method = Dynamic() if op.tied else choose(weight_KN, seen)
         reached = measure(seen, weight_KN, [method])[0]
     kinds, shape = op.kinds, op.values.shape
-    ratio = write_integers(graph, op, method, seen)
+    ratio = write_dynamic(graph, op, method, seen)
     return [
         QuantizedWeight(
             name=str(op.weight.name),

@@ -1,16 +1,8 @@
-"""Static int8: a product whose activations have one scale and zero point, fixed beforehand by calibration.
+"""As dynamic, but activations have a range that calibration data fixed: none sways another, and some are clipped."""
 
-Of the forms that onnxruntime's CPU provider runs, QuantizeLinear and `com.microsoft.MatMulIntegerToFloat`, with the
-bias inside, is the one written: it is the same kernel at every level of optimization and at opsets 21, 23 and 24, the
-integers are exact in it, and it measured as fast as `DynamicQuantizeMatMul`. Standard QDQ (QuantizeLinear,
-DequantizeLinear, MatMul) becomes the same two nodes, but only from the extended level on, runs in float32 below it, and
-keeps an Add for the bias. Smoothing stays a Mul before: QuantizeLinear could do it with a scale per channel, but its
-kernel then goes number by number, and takes several times as long as the whole product.
-
-NaN comes out of QuantizeLinear as a number: what goes in must be checked elsewhere.
-
-Shapes: R rows, K inputs, N outputs.
-"""
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,105 +10,96 @@ import onnx_ir as ir
 
 from tfm.errors import QuantizeError
 
-from .edit import initializer
+from ..calibration.calibrators import CALIBRATORS, activation_range
+from ..calibration.observe import Observed, joined
+from .dynamic import look_up, refuse_table
+from .edit import initializer, replace
+from .hessian import Hessian
+from .method import Method, is_share
+from .ops import Op, Use
 from .rounding import round_symmetric
+from .smoothing import smoothing
+from .static_nodes import scale_and_zero, write_static
 
 Floats = npt.NDArray[np.float32]
 
-_STEPS = 255
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Static(Method):
+    """Weights as in `Dynamic`; activations with one scale that calibration data fixed.
+
+    No search proposes it: a range fits the kind of text that it was taken from. It is for recipes.
+
+    Attributes:
+        calibrator: How their range is chosen (`calibrators`).
+        alpha: Exponent of smoothing, as in `Dynamic`.
+    """
+
+    form: ClassVar = "static"
+    calibrator: str = "minmax"
+    alpha: float | None = None
+
+    def __str__(self) -> str:
+        smooth = [] if self.alpha is None else [f"smooth {self.alpha:g}"]
+        return ", ".join(["static", self.calibrator, *smooth])
+
+    @property
+    def speed_class(self) -> str:
+        """What it does beside the product; which range or exponent does not matter."""
+        return f"static {self.alpha is not None}"
+
+    def write(self, graph: ir.Graph, op: Op, observed: Mapping[str, Observed], hessian: Hessian | None) -> str:
+        """Quantize an op in place.
+
+        Raises:
+            QuantizeError: It is a table, or nothing was seen of its inputs.
+        """
+        refuse_table(op, self)
+        seen = joined(op, observed)
+        if seen is None:
+            raise QuantizeError(f"{op.name!r} needs calibration data to be static")
+        for use in op.uses:
+            if use.is_lookup:
+                look_up(graph, op, use)
+            else:
+                _write_product(graph, op, use, self, seen)
+        graph.opset_imports.setdefault("com.microsoft", 1)
+        return str(self)
+
+    @classmethod
+    def fits(cls, name: str, value: Any) -> bool:
+        """Whether a field may have a value."""
+        return value in CALIBRATORS if name == "calibrator" else value is None or is_share(value)
 
 
-def scale_and_zero(low: float, high: float) -> tuple[np.float32, np.uint8]:
-    """Give the scale and zero point of uint8 for a range.
+def _write_product(graph: ir.Graph, op: Op, use: Use, method: Static, seen: Observed) -> None:
+    weight_KN, name = np.ascontiguousarray(op.matrix_KN(use)), str(op.weight.name)
+    scale_K, low, high = static_range(weight_KN, seen, method)
+    rounded_KN, scale_1N = round_symmetric(weight_KN * scale_K[:, None], axis=0)
+    values = initializer(graph, f"{name}_int8", rounded_KN)
+    scale_N = initializer(graph, f"{name}_scale", scale_1N[0])
+    nodes, x = [], use.x
+    if method.alpha is not None:
+        nodes.append(ir.node("Mul", [x, initializer(graph, f"{name}_smoothing", (1 / scale_K).astype(np.float32))]))
+        x = nodes[0].outputs[0]
+    nodes += write_static(graph, x, values, scale_N, use.bias, scale_and_zero(low, high), f"{name}_input")
+    # Saturation finds the product by the name of the node that gave the result before.
+    nodes[-1].name = use.last.name
+    replace(graph, use.last, nodes)
 
-    As in ONNX's DynamicQuantizeLinear, so that 0 is exact, and both ends are within half a step.
+
+def static_range(weight_KN: Floats, seen: Observed, method: Static) -> tuple[Floats, float, float]:
+    """The divisors of a static product's inputs (K,), and then their range.
 
     Args:
-        low: The lowest value, at most 0.
-        high: The highest value, at least 0.
-
-    Raises:
-        QuantizeError: 0 is outside, or an end is not finite.
+        weight_KN: Its weights.
+        seen: What goes into it.
+        method: How.
     """
-    if not -np.inf < low <= 0 <= high < np.inf:
-        raise QuantizeError(f"a range of activations must be finite and contain 0, but is [{low:g}, {high:g}]")
-    # one of subnormal numbers has no scale that processors divide by alike
-    step = np.float32((float(high) - float(low)) / _STEPS)
-    scale = step if step >= np.finfo(np.float32).tiny else np.float32(1)
-    return scale, np.uint8(np.clip(np.rint(-low / float(scale)), 0, _STEPS))
-
-
-def quantize_linear(x: Floats, scale: np.float32, zero: np.uint8) -> npt.NDArray[np.uint8]:
-    """Round to uint8 as ONNX's QuantizeLinear does, ties to even."""
-    return np.clip(np.rint(x / scale) + np.float32(zero), 0, _STEPS).astype(np.uint8)
-
-
-def fake_quantize(x: Floats, low: float, high: float) -> Floats:
-    """What is left of float32 values when they are rounded in 255 steps from low to high, and clipped there."""
-    scale, zero = scale_and_zero(low, high)
-    return (quantize_linear(x, scale, zero).astype(np.float32) - np.float32(zero)) * scale
-
-
-def emulate_static(
-    x_RK: Floats, weight_KN: Floats, low: float, high: float, scale_K: Floats, limit: int = 127
-) -> Floats:
-    """Compute a product as the quantized graph does, up to the order of sums.
-
-    Args:
-        x_RK: Rows of activations.
-        weight_KN: Weights.
-        low: The lowest of the activations' range, after smoothing.
-        high: The highest.
-        scale_K: Divisors of the input channels (see `emulation.smoothing`); ones where there is none.
-        limit: The largest magnitude of the rounded weights.
-
-    Returns:
-        The product (R, N), float32.
-
-    Raises:
-        QuantizeError: As `scale_and_zero`.
-    """
-    # Times the inverse rounded to float32, as the graph's Mul multiplies by.
-    smooth_RK = x_RK * (1 / scale_K).astype(np.float32)
-    rounded_KN, scale_1N = round_symmetric(weight_KN * scale_K[:, None], axis=0, limit=limit)
-    result: Floats = (fake_quantize(smooth_RK, low, high) @ (rounded_KN * scale_1N)).astype(np.float32)
-    return result
-
-
-def write_static(
-    graph: ir.Graph,
-    x: ir.Value,
-    rounded_KN: ir.Value,
-    scale_N: ir.Value,
-    bias: ir.Value | None,
-    quantization: tuple[np.float32, np.uint8],
-    name: str,
-) -> list[ir.Node]:
-    """Make the nodes of a product; the last gives its result. They are not yet in the graph.
-
-    Args:
-        graph: Where the constants go.
-        x: The activations, float32 [..., K], after smoothing.
-        rounded_KN: An initializer of the weights, int8 (K, N).
-        scale_N: An initializer of their scales, float32 (N,).
-        bias: What is added to the product, (N,), if anything.
-        quantization: Scale and zero point of the activations.
-        name: What the constants `{name}_scale` and `{name}_zero_point` of the activations are called.
-
-    Raises:
-        QuantizeError: Others are called so already.
-    """
-    scale, zero = (
-        initializer(graph, f"{name}_{part}", np.asarray(value))
-        for part, value in zip(("scale", "zero_point"), quantization, strict=True)
-    )
-    # `initializer` gives what is there under the name already, be it another input's numbers.
-    for value, wanted in zip((scale, zero), quantization, strict=True):
-        if value.const_value is None or value.const_value.numpy() != wanted:
-            raise QuantizeError(f"{graph.name!r} has another constant {value.name!r}; each input needs its own name")
-    quantized = ir.node("QuantizeLinear", [x, scale, zero])
-    output = quantized.outputs[0]
-    output.type, output.shape = ir.TensorType(ir.DataType.UINT8), x.shape
-    inputs = [output, rounded_KN, scale, scale_N, zero, None, bias]  # no zero point of weights: they are symmetric
-    inputs = inputs if bias is not None else inputs[:5]
-    return [quantized, ir.Node("com.microsoft", "MatMulIntegerToFloat", inputs, num_outputs=1)]
+    scale_K = np.ones(len(weight_KN), np.float32)
+    if method.alpha is not None:
+        scale_K = smoothing(seen.largest_K, weight_KN, method.alpha)
+    # A fixed range need not leave room for padding.
+    values = [rows_RK[real_R] / scale_K for rows_RK, real_R in seen.batches if real_R.any()]
+    importance_K = np.square(weight_KN * scale_K[:, None]).sum(axis=1)
+    return (scale_K, *activation_range(values, method.calibrator, importance_K))

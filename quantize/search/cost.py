@@ -14,7 +14,6 @@ from tfm.latency import Workload
 from tfm.runtime import open_session
 
 from ..calibration.hooked import open_tapped
-from ..methods.method import speed_class
 from ..progress import Progress
 from .candidates import Candidate
 from .figures import numbers
@@ -69,7 +68,7 @@ def time_shares(
             # The key names all that an op's times depend on, and not the op: layers are alike, and
             # so are timed once.
             shapes = [(feeds[str(use.x.name)].shape, use.is_lookup, use.bias is not None) for use in one.op.uses]
-            classes = [speed_class(method) for method in one.methods]
+            classes = [method.speed_class for method in one.methods]
             key = f"time {work.name} {one.op.values.shape} {shapes} {classes}"
             find = functools.partial(time_pieces, one.subgraphs, feeds, size)
             found = journal.recall(key, find, numbers(len(one.subgraphs), positive=True))

@@ -70,7 +70,7 @@ class Assignment:
 
 def noisiest(variants: Sequence[Variant]) -> int:
     """The form whose effect alone tells most."""
-    return max(range(len(variants)), key=lambda index: _counted(variants[index].nmse))
+    return max(range(len(variants)), key=lambda index: counted(variants[index].nmse))
 
 
 def frontier_of(ops: Sequence[Sequence[Variant]], alone: Sequence[Mapping[int, float]]) -> list[Assignment]:
@@ -147,13 +147,13 @@ def choose_mix(
 def _predicted(variants: Sequence[Variant], measured: Mapping[int, float]) -> list[float]:
     """Each form's effect: as measured, or in proportion to its noise."""
     most = noisiest(variants)
-    nmse = _counted(variants[most].nmse)
-    unit = _counted(measured[most]) / nmse if nmse > 0 else 0.0
-    others = [_counted(measured.get(index, unit * variant.nmse)) for index, variant in enumerate(variants[1:], 1)]
+    nmse = counted(variants[most].nmse)
+    unit = counted(measured[most]) / nmse if nmse > 0 else 0.0
+    others = [counted(measured.get(index, unit * variant.nmse)) for index, variant in enumerate(variants[1:], 1)]
     return [0.0, *others]
 
 
-def _counted(figure: float) -> float:
+def counted(figure: float) -> float:
     """A drop, or a noise, as a number to add and compare."""
     # NaN alone is not equal to itself.
     return min(max(figure, 0.0), _WORST) if figure == figure else _WORST

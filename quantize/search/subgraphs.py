@@ -12,12 +12,10 @@ import onnx_ir as ir
 from tfm.bundle import scratch_folder
 from tfm.runtime import count_threads, open_session
 
-from ..calibration.observe import Observed, joined
-from ..methods.blocks import quantize_to_blocks
-from ..methods.edit import initializer, replace
+from ..calibration.observe import Observed
+from ..methods.edit import SHARED, initializer, replace
 from ..methods.hessian import Hessian
-from ..methods.int8_nodes import write_integers
-from ..methods.method import Blocks, Dynamic, Method, Static
+from ..methods.method import Method
 from ..methods.ops import Op, Use, find_ops
 
 _METHOD = "tfm.method"
@@ -40,37 +38,20 @@ def subgraph(op: Op, method: Method, observed: Mapping[str, Observed], hessian: 
     model = _alone(op)
     # The piece has one weight, and so one op.
     (copied,) = find_ops(model.graph)
-    if isinstance(method, Dynamic | Static):
-        write_integers(model.graph, copied, method, joined(op, observed))
-    elif isinstance(method, Blocks):
-        for use in copied.uses:
-            done = quantize_to_blocks(
-                model.graph,
-                use.node,
-                bits=method.bits,
-                block=method.block,
-                accuracy_level=4 if method.products == "int8" else 1,
-                hessian=hessian if method.calibrated else None,
-                smoothing=method.smoothing,
-                outliers=None if method.outliers else 0,
-            )
-            if done is not None and done.op == "matmul":
-                model.metadata_props[_METHOD] = done.method
+    model.metadata_props[_METHOD] = method.write(model.graph, copied, observed, hessian)
     _drop_unused(model)
     return model
 
 
-def describe_piece(model: ir.Model, method: Method) -> str:
-    """The method of a piece in words: as asked for, unless the checkpoint's own grid was kept."""
-    found = model.metadata_props.get(_METHOD, "")
-    if not isinstance(method, Blocks) or "own" not in found:
-        return str(method)
-    return found + ", float32 products" * (method.products == "float32")
+def describe_piece(model: ir.Model) -> str:
+    """The method of a piece in words."""
+    return model.metadata_props[_METHOD]
 
 
 def size_of_piece(model: ir.Model) -> int:
-    """Bytes of its constants."""
-    return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    """Bytes of its constants, but for those that all ops of a graph share."""
+    own = [value for name, value in model.graph.initializers.items() if not name.startswith(SHARED)]
+    return sum(value.const_value.nbytes for value in own if value.const_value is not None)
 
 
 def open_piece(model: ir.Model, threads: int | None = None) -> Any:
@@ -132,6 +113,7 @@ def copy_nodes(
                 num_outputs=len(node.outputs),
                 name=node.name if node.name in names else None,
             )
+            copied.metadata_props.update(node.metadata_props)
             for old, new in zip(node.outputs, copied.outputs, strict=True):
                 new.shape, new.type = old.shape, old.type
                 known[old] = new

@@ -63,13 +63,15 @@ def length_limit(signature: Signature) -> int | None:
     return min(limits, default=None)
 
 
-def batches(rows: Sequence[Sequence[int]], size: int, pad: int = 0) -> Iterator[tuple[list[int], Array, Array]]:
-    """Sort rows by length and pad them, with the id `pad`, into batches.
+def batches(
+    rows: Sequence[Sequence[int]], size: int, pad: int = 0, *, in_order: bool = False
+) -> Iterator[tuple[list[int], Array, Array]]:
+    """Sort rows by length, unless they are to stay in order, and pad them, with the id `pad`, into batches.
 
     Yields:
         The places of a batch's rows in `rows`; their ids (B, S), int64; which of them are real, (B, S), int64 0 or 1.
     """
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    order = list(range(len(rows))) if in_order else sorted(range(len(rows)), key=lambda index: len(rows[index]))
     for start in range(0, len(order), size):
         places = order[start : start + size]
         yield places, *pad_rows([rows[place] for place in places], pad)

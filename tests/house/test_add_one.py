@@ -1,4 +1,6 @@
-"""What is added often is one entry or one file: each of these tests adds one, and touches nothing else."""
+"""What is added often is one entry or one file: each of these tests adds one, and touches nothing else.
+
+A quantization method is added in tests/quantize/test_add_method.py."""
 
 from pathlib import Path
 from typing import Any

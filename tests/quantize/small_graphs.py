@@ -5,7 +5,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from tfm.quantize.methods.method import Blocks, Dynamic, Method, Static
+from tfm.quantize.methods.method import Method
+from tfm.quantize.methods.registry import Blocks, Dynamic, Rotated, Static
 
 Array = np.ndarray
 K, N, V = 32, 24, 40  # inputs, outputs, ids
@@ -55,7 +56,9 @@ FORMS: list[Method] = [
     Static(calibrator="mse", alpha=0.6),
     Blocks(bits=8),
     Blocks(bits=4, block=32),
-    Blocks(bits=8, block=32, calibrated=False, products="float32"),
+    Blocks(bits=8, block=32, calibrated=False),
+    Rotated(block=16),
+    Rotated(block=32),
 ]
 
 

@@ -14,7 +14,8 @@ import tfm.quantize.existing as existing
 from tfm.bundle.manifest import read_manifest
 from tfm.latency import Latency
 from tfm.quantize import BUDGETS, Recipe, quantize_bundle
-from tfm.quantize.methods.method import Dynamic, Float32, Method, Static
+from tfm.quantize.methods.method import Float32, Method
+from tfm.quantize.methods.registry import Dynamic, Static
 from tfm.runtime import load
 
 pytestmark = pytest.mark.usefixtures("steady")

@@ -49,8 +49,10 @@ class Samples:
 
     feeds: Mapping[str, Array]
     description: str = "1 batch"
+    domain: str = "samples"
+    are_apart: bool = True
 
-    def batches(self, role: str, batch_size: int) -> Any:
+    def batches(self, role: str, batch_size: int, *, in_order: bool = False) -> Any:
         return iter([self.feeds])
 
 
@@ -63,7 +65,9 @@ def judged(toy: Callable[[str], Manifest]) -> Callable[..., Loss]:
         signature = {"model": Signature(inputs=(spec("x", "batch", D),), outputs=outputs, max_length={})}
         manifest = dataclasses.replace(toy("encoder"), kind="module", signature=signature)
         samples: Any = Samples(feeds or {})
-        evaluator = Evaluator(manifest, samples, {"model": lambda names, _: {n: exact[n] for n in names}}, batch_size=1)
+        evaluator = Evaluator(
+            manifest, [samples], {"model": lambda names, _: {n: exact[n] for n in names}}, batch_size=1
+        )
         return evaluator.drop({"model": lambda names, _: {n: found[n] for n in names}})
 
     return drop
@@ -176,7 +180,7 @@ def test_no_numbers_give_a_drop_that_is_none(
         signature = Signature(inputs=(spec("x", "batch", D),), outputs=(spec(name, "batch", D),), max_length={})
         manifest = dataclasses.replace(toy("encoder"), kind="module", signature={"model": signature})
         samples: Any = Samples({})
-        drop = Evaluator(manifest, samples, {"model": lambda *_, n=name: {n: exact}}, batch_size=1).drop(
+        drop = Evaluator(manifest, [samples], {"model": lambda *_, n=name: {n: exact}}, batch_size=1).drop(
             {"model": lambda *_, n=name: {n: found}}
         )
         assert drop.value >= -1e-12  # which NaN is not
@@ -208,7 +212,7 @@ def files_of(manifest: Manifest) -> dict[str, Path]:
 def test_a_bundle_is_as_it_is(toy: Callable[[str], Manifest], kind: str, batch_size: int) -> None:
     manifest = toy(kind)
     samples = read_calibration(None, manifest, count=5)
-    evaluator = Evaluator(manifest, samples, runs_of(files_of(manifest)), batch_size=batch_size)
+    evaluator = Evaluator(manifest, [samples], runs_of(files_of(manifest)), batch_size=batch_size)
     assert evaluator.drop(runs_of(files_of(manifest))).value == 0
     assert evaluator.description == samples.description
 
@@ -223,7 +227,7 @@ def test_a_decoder_is_fed_by_the_encoder_that_is_judged_with_it(toy: Callable[[s
         return {name: array + 1 if name.endswith("key") else array for name, array in found.items()}
 
     samples = read_calibration(None, manifest, count=6)
-    evaluator = Evaluator(manifest, samples, exact, batch_size=2)
+    evaluator = Evaluator(manifest, [samples], exact, batch_size=2)
     drop = evaluator.drop({"encoder": shifted, "decoder": exact["decoder"]})
     pairs = zip(samples.batches("encoder", 1), samples.batches("decoder", 1), strict=True)
     lengths = [(int(source["attention_mask"].sum()), target["input_ids"].size) for source, target in pairs]

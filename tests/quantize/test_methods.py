@@ -12,9 +12,11 @@ import pytest
 
 from tfm.errors import QuantizeError
 from tfm.quantize import Observed, observe, quantize_int8
-from tfm.quantize.methods.emulation import ALPHAS, choose, emulate, smoothing, snr_db
+from tfm.quantize.methods.dynamic import Dynamic
+from tfm.quantize.methods.emulation import ALPHAS, choose, emulate
 from tfm.quantize.methods.emulation import measure as measure_all
-from tfm.quantize.methods.method import Dynamic
+from tfm.quantize.methods.rounding import snr_db
+from tfm.quantize.methods.smoothing import smoothing
 
 Feeds = dict[str, np.ndarray]
 K, N = 64, 48  # wide in, narrow out: rows may have scales of their own

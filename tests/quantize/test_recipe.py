@@ -13,29 +13,21 @@ from hypothesis import strategies as st
 from tfm.errors import QuantizeError
 from tfm.quantize import Recipe, read_recipe
 from tfm.quantize.calibration.calibrators import CALIBRATORS
-from tfm.quantize.methods.method import (
-    Blocks,
-    Dynamic,
-    Float32,
-    Method,
-    Static,
-    method_from_json,
-    method_to_json,
-    speed_class,
-)
+from tfm.quantize.methods.method import Method, method_to_json
+from tfm.quantize.methods.registry import Blocks, Dynamic, Float32, Rotated, Static, method_from_json
 
 SHARES = st.floats(0, 1)
 METHODS: st.SearchStrategy[Method] = st.one_of(
     st.just(Float32()),
     st.builds(Dynamic, alpha=st.none() | SHARES, by_row=st.booleans()),
     st.builds(Static, calibrator=st.sampled_from(CALIBRATORS), alpha=st.none() | SHARES),
+    st.builds(Rotated, block=st.sampled_from([16, 32, 64])),
     st.builds(
         Blocks,
         bits=st.sampled_from([8, 4]),
         block=st.sampled_from([16, 32, 64, 128]),
         calibrated=st.booleans(),
         smoothing=SHARES,
-        products=st.sampled_from(["int8", "float32"]),
     ),
 )
 RECIPE = {"schema": 1, "precision": "int8", "graphs": {"model": {"a": {"form": "float32"}, "b": {"form": "dynamic"}}}}
@@ -64,7 +56,7 @@ def test_what_is_left_out_is_the_default() -> None:
 
 
 BAD: list[tuple[Any, str]] = [
-    (None, "here must have a form of float32, dynamic, static, blocks, but is None"),
+    (None, "here must have a form of float32, dynamic, rotated, static, blocks, but is None"),
     ("dynamic", "here must have a form of"),
     ({}, "here must have a form of"),
     ({"form": "fp8"}, "here must have a form of .*'fp8'"),
@@ -89,7 +81,8 @@ BAD: list[tuple[Any, str]] = [
     ({"form": "blocks", "block": 8}, "here: block cannot be 8"),
     ({"form": "blocks", "block": 32.0}, "here: block cannot be 32.0"),
     ({"form": "blocks", "smoothing": None}, "here: smoothing cannot be None"),
-    ({"form": "blocks", "products": "int4"}, "here: products cannot be 'int4'"),
+    ({"form": "blocks", "products": "float32"}, "here: blocks has no 'products'; known: bits, block, calibrated"),
+    ({"form": "rotated", "block": 24}, "here: block cannot be 24"),
 ]
 
 
@@ -104,7 +97,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-NAMES = st.sampled_from(["alpha", "by_row", "bits", "block", "calibrated", "smoothing", "products", "calibrator"])
+NAMES = st.sampled_from(["alpha", "by_row", "bits", "block", "calibrated", "smoothing", "outliers", "calibrator"])
 
 
 @given(JSON | st.fixed_dictionaries({"form": st.sampled_from(["dynamic", "static", "blocks"])}) | JSON, NAMES, JSON)
@@ -161,13 +154,18 @@ def test_another_models_recipe_is_refused() -> None:
         recipe.of("decoder", ["a"])
 
 
+def test_older_recipes_are_read() -> None:
+    """Blocks once said how their products are computed; those of integers are computed so still."""
+    assert method_from_json({"form": "blocks", "bits": 4, "products": "int8"}, "here") == Blocks(bits=4)
+
+
 def test_methods_of_one_speed_are_of_one_class() -> None:
-    classes = [speed_class(method) for method in (Dynamic(), Dynamic(alpha=0.5), Dynamic(alpha=0.9))]
+    classes = [method.speed_class for method in (Dynamic(), Dynamic(alpha=0.5), Dynamic(alpha=0.9))]
     assert classes[0] != classes[1] == classes[2]
-    assert speed_class(Dynamic(by_row=True)) == speed_class(Dynamic(by_row=True, alpha=0.5)) not in classes
-    assert speed_class(Static(calibrator="mse")) == speed_class(Static()) != speed_class(Static(alpha=0.5))
-    blocks = [Blocks(), Blocks(bits=4), Blocks(block=32), Blocks(products="float32"), Blocks(calibrated=False)]
-    assert len({speed_class(method) for method in blocks}) == len(blocks)
+    assert len({*classes, Dynamic(by_row=True).speed_class, Dynamic(by_row=True, alpha=0.5).speed_class}) == 4
+    assert Static(calibrator="mse").speed_class == Static().speed_class != Static(alpha=0.5).speed_class
+    blocks = [Blocks(), Blocks(bits=4), Blocks(block=32), Rotated(block=16), Rotated(), Blocks(calibrated=False)]
+    assert len({method.speed_class for method in blocks}) == len(blocks)
 
 
 @given(METHODS, METHODS)

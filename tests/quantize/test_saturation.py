@@ -16,7 +16,7 @@ from tfm.errors import QuantizeError
 from tfm.quantize.methods import saturation as module
 from tfm.quantize.methods.rounding import round_symmetric
 from tfm.quantize.methods.saturation import SAFE_LIMIT, SaturationReport, saturating_matmul, saturation
-from tfm.quantize.methods.static import write_static
+from tfm.quantize.methods.static_nodes import write_static
 
 Array = np.ndarray
 

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from tfm.errors import QuantizeError
 from tfm.quantize.methods.edit import initializer
 from tfm.quantize.methods.rounding import round_symmetric
-from tfm.quantize.methods.static import emulate_static, fake_quantize, quantize_linear, scale_and_zero, write_static
+from tfm.quantize.methods.static_nodes import (
+    emulate_static,
+    fake_quantize,
+    quantize_linear,
+    scale_and_zero,
+    write_static,
+)
 
 Array = np.ndarray
 LEVELS = ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")

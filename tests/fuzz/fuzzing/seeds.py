@@ -430,7 +430,7 @@ def make_zip(place: Path) -> None:
 
 def make_recipe(place: Path) -> None:
     """A recipe with every form of method."""
-    from tfm.quantize.methods.method import Blocks, Dynamic, Float32, Static
+    from tfm.quantize.methods.registry import Blocks, Dynamic, Float32, Static
     from tfm.quantize.recipe import Recipe
 
     methods = {
