@@ -15,11 +15,10 @@ from typing import IO
 
 from tfm.errors import BundleError
 
-from .manifest import Manifest, parse_manifest, read_manifest
+from .locate import MANIFEST
+from .manifest import LARGEST_MANIFEST, Manifest, parse_manifest, read_manifest
 from .scratch import HeldFolder, clear_up
 
-_MANIFEST = "manifest.json"
-_MOST_MANIFEST = 1 << 26
 _MOST_RATIO = 1100  # deflate makes at most 1032 bytes of one (zlib, "Maximum compression factor")
 _MOST_HEADERS = 1 << 19  # what describes one entry, twice: its name, extra fields and comment have 64 KiB at most
 _BLOCK = 1 << 20
@@ -105,17 +104,15 @@ def _copy(archive: Path, content: zipfile.ZipFile, packed: int, folder: Path) ->
             raise BundleError(f"{archive} holds {info.filename!r} twice; zip the bundle's folder again")
         entries[info.filename] = info
     # The bundle may be at the top of the archive, or in one folder there.
-    tops = [
-        name.removesuffix(_MANIFEST) for name in entries if name.split("/")[-1] == _MANIFEST and name.count("/") < 2
-    ]
+    tops = [name.removesuffix(MANIFEST) for name in entries if name.split("/")[-1] == MANIFEST and name.count("/") < 2]
     top = "" if "" in tops else tops[0] if len(tops) == 1 else None
     if top is None:
         found = f"{len(tops)} bundles" if tops else "no manifest.json"
         raise BundleError(f"{archive} holds {found}; zip the folder of one bundle that tfm-export wrote")
-    with content.open(_plain(archive, entries, top + _MANIFEST)) as source:
-        written = source.read(_MOST_MANIFEST + 1)
-    if len(written) > _MOST_MANIFEST:
-        raise BundleError(f"{archive}: its manifest.json has more than {_MOST_MANIFEST} bytes; zip the bundle again")
+    with content.open(_plain(archive, entries, top + MANIFEST)) as source:
+        written = source.read(LARGEST_MANIFEST + 1)
+    if len(written) > LARGEST_MANIFEST:
+        raise BundleError(f"{archive}: its manifest.json has more than {LARGEST_MANIFEST} bytes; zip the bundle again")
     manifest = parse_manifest(archive, written)
     # Before anything is written: a small archive may claim to unpack to more than a disk holds.
     _check_sizes(archive, manifest, packed, folder)
@@ -131,7 +128,7 @@ def _copy(archive: Path, content: zipfile.ZipFile, packed: int, folder: Path) ->
         # "x": nothing that is there already is written into, and no link is followed.
         with content.open(info) as source, open(path, "xb") as target:
             shutil.copyfileobj(source, target, _BLOCK)  # zipfile gives no more than file_size, and compares the CRC
-    (folder / _MANIFEST).write_bytes(written)
+    (folder / MANIFEST).write_bytes(written)
 
 
 def _plain(archive: Path, entries: dict[str, zipfile.ZipInfo], name: str) -> zipfile.ZipInfo:

@@ -14,6 +14,7 @@ from tfm.errors import BundleError
 
 from .checked_json import CheckedJson, parse_json
 from .files import HeldFile, read_file
+from .json_files import describe_file, write_json
 from .locate import MANIFEST, path_of
 from .requires import Requires, read_requires
 
@@ -193,6 +194,33 @@ def parse_manifest(folder: Path, content: bytes) -> Manifest:
     """
     manifest = _parse(folder, parse_json(folder / MANIFEST, content))
     return dataclasses.replace(manifest, digest=hashlib.sha256(content).hexdigest())
+
+
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write manifest.json over all other files that are in a bundle's folder at this moment.
+
+    Args:
+        folder: The bundle.
+        content: Everything but the schema and the files, as JSON values.
+    """
+    files = {
+        file.relative_to(folder).as_posix(): describe_file(file)
+        for file in sorted(folder.rglob("*"))  # so that the same bundle has the same manifest
+        if file.is_file() and file.name != MANIFEST
+    }
+    write_json(folder / MANIFEST, {"schema": SCHEMA, **content, "files": files})
+
+
+def renew_manifest(manifest: Manifest, folder: Path, changes: Mapping[str, Any]) -> None:
+    """Write a bundle's manifest.json anew, into another folder with its files; what is not changed stays.
+
+    Args:
+        manifest: The bundle's.
+        folder: Where to.
+        changes: Key → its new value, as JSON has it.
+    """
+    content = parse_json(manifest.folder / MANIFEST, read_file(manifest.folder / MANIFEST, LARGEST_MANIFEST))
+    write_manifest(folder, {**_plain(content), **changes})
 
 
 def check_digests(manifest: Manifest, names: Iterable[str]) -> None:

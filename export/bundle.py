@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from tfm.bundle import Gate, all_passed, read_manifest, staged, write_json
+from tfm.bundle import Gate, all_passed, read_manifest, staged, write_certificate, write_json
 from tfm.errors import BundleError, CheckpointError, ExportError
 from tfm.latency import Latency
 from tfm.model import TransformerConfig, load_tokenizer
@@ -253,7 +253,7 @@ def export_checkpoint(
         # the folder takes its place. Only now the search's figures may go: a run that fails before
         # leaves them, and the next one need not measure again.
         if report.shipped:
-            write_json(folder / "parity.json", report.certificate)
+            write_certificate(folder, report.certificate)
             with stage("draw report.html"):
                 draw_report(folder, subject, files, report.certificate)
             with stage("store golden outputs"):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from tfm.bundle import Gate, Manifest, finite, write_json
+from tfm.bundle import Gate, Manifest, finite
 from tfm.runtime import count_threads, open_session
 
 from .calibration.read import Calibration, read_calibration
@@ -136,7 +136,7 @@ def quantize(
         files[role] = folder / exact.with_name(f"{exact.stem}_{SUFFIXES[precision]}{exact.suffix}")
         files[role].parent.mkdir(exist_ok=True)
         save_onnx(model, files[role])
-    write_json(folder / f"recipe_{precision}.json", tuned.recipe.to_json())
+    tuned.recipe.stored().write(folder)
     progress(0, 1, f"judge {precision} on {held_out.description}")
     # The files as they were written, not the graph of all forms that the search ran.
     exact_files = {role: manifest.folder / path for role, path in manifest.graphs["fp32"].items()}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .generation.loop import continue_greedily
     from .generation.settings import GenerationSettings
     from .generation.state import DecoderState, from_nothing
-    from .golden import GOLDEN_SCHEMA, LIMITS, GoldenOutput, GoldenReport, check_golden, golden_name
+    from .golden import GoldenOutput, GoldenReport, check_golden
     from .heads import Entity, Fill, Label
     from .inputs.batches import batches, check_count, check_rows, length_limit, pad_rows
     from .inputs.checks import Array, InputChecks, nearest
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from .sessions.session import Session
 
 __all__ = [
-    "GOLDEN_SCHEMA",
-    "LIMITS",
     "PROVIDERS",
     "Array",
     "BundleState",
@@ -70,7 +68,6 @@ __all__ = [
     "diagnose",
     "files_of_graph",
     "from_nothing",
-    "golden_name",
     "length_limit",
     "load",
     "model_name",
@@ -85,8 +82,6 @@ __all__ = [
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "GOLDEN_SCHEMA": "golden",
-        "LIMITS": "golden",
         "PROVIDERS": "sessions.providers",
         "Array": "inputs.checks",
         "BundleState": "doctor.doctor",
@@ -122,7 +117,6 @@ __getattr__, __dir__ = lazily(
         "diagnose": "doctor.doctor",
         "files_of_graph": "sessions.graph_files",
         "from_nothing": "generation.state",
-        "golden_name": "golden",
         "length_limit": "inputs.batches",
         "load": "loading",
         "model_name": "sessions.cpu",
