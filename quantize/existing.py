@@ -9,8 +9,8 @@ from typing import Any
 
 from tfm.bundle import (
     Gate,
+    Judged,
     Manifest,
-    all_passed,
     check_digests,
     describe_file,
     finish,
@@ -38,7 +38,7 @@ from .workloads import bundle_workloads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BundleReport:
+class BundleReport(Judged):
     """What `quantize_bundle` found.
 
     Attributes:
@@ -58,21 +58,12 @@ class BundleReport:
     forced: bool
 
     @property
-    def passed(self) -> bool:
-        """Whether it keeps its budget, and is not shown to be slower than fp32 here."""
-        return all_passed(self.gates())
-
-    @property
     def shipped(self) -> bool:
         """Whether it was written."""
         return self.passed or self.forced
 
-    def faults(self) -> list[str]:
-        """Name what is wrong."""
-        return [gate.reason for gate in self.gates() if gate.reason]
-
     def gates(self) -> list[Gate]:
-        """List every gate, with its verdict."""
+        """List the gates: that it keeps its budget, and is not shown to be slower than fp32 here."""
         budget = budget_gate(self.precision, self.quantized.report)
         return [budget, *(one.gate for one in compare_speed(self.latency))]
 

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tfm.bundle import (
+    Gate,
     GoldenCase,
     GoldenLimits,
+    Judged,
     Manifest,
     brief,
     check_digests,
     folder_of,
+    nothing_compared,
     read_golden,
     read_manifest,
 )
@@ -49,6 +52,16 @@ class GoldenOutput:
         """Whether the output is what it was."""
         return not self.fault
 
+    @property
+    def figure(self) -> float:
+        """The one of the figures that is judged."""
+        return self.figures.max_abs if self.measure == "max_abs" else self.figures.nmse
+
+    @property
+    def nearness(self) -> tuple[bool, float]:
+        """By this the worst output is found: what failed, then what is nearest to its limit."""
+        return not self.passed, self.figure / self.limit if self.limit else 0.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenGraph:
@@ -74,6 +87,22 @@ class GoldenGraph:
         return not self.fault and bool(self.outputs) and all(output.passed for output in self.outputs)
 
     @property
+    def gate(self) -> Gate:
+        """Whether it gives what it gave, by the output that is off, or else is nearest to its limit."""
+        name = f"{self.precision} {self.role}"
+        shown = max(self.outputs, key=lambda output: output.nearness, default=None)
+        return Gate(
+            name=name,
+            stage="golden",
+            precision=self.precision,
+            op="" if shown is None else shown.name,
+            passed=self.passed,
+            figure=None if shown is None else shown.figure,
+            limit=None if shown is None else shown.limit,
+            reason="" if self.passed else f"{name}: {self.first_fault}",
+        )
+
+    @property
     def first_fault(self) -> str:
         """What is wrong, "" where nothing is."""
         wrong = [f"{output.name} {output.fault}" for output in self.outputs if output.fault]
@@ -82,23 +111,16 @@ class GoldenGraph:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GoldenReport:
+class GoldenReport(Judged):
     """What `check_golden` found."""
 
     bundle: Path
     cases: int
     graphs: tuple[GoldenGraph, ...]
 
-    @property
-    def passed(self) -> bool:
-        """Whether something was compared, and all of it is what it was."""
-        return bool(self.graphs) and all(graph.passed for graph in self.graphs)
-
-    def faults(self) -> list[str]:
-        """Name what failed, graph by graph."""
-        if not self.graphs:
-            return ["nothing was compared"]
-        return [f"{graph.precision} {graph.role}: {graph.first_fault}" for graph in self.graphs if not graph.passed]
+    def gates(self) -> list[Gate]:
+        """List the gates: one for each graph."""
+        return [graph.gate for graph in self.graphs] or [nothing_compared("golden")]
 
     def to_dict(self) -> dict[str, Any]:
         """Give the report as JSON values."""
