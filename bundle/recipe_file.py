@@ -45,17 +45,7 @@ def read_recipe_file(path: Path) -> RecipeFile:
     Raises:
         QuantizeError: There is none, or it is malformed; the message says where.
     """
-    try:
-        values = parse_once(read_file(path, _MOST_BYTES))
-    except OSError as error:
-        reason = error.strerror or error
-        raise QuantizeError(
-            f"there is no recipe to read at {path} ({reason}); a quantized bundle has one, recipe_int8.json"
-        ) from error
-    except RecursionError as error:
-        raise QuantizeError(f"{path} is not JSON that can be read: it is nested too deeply") from error
-    except ValueError as error:
-        raise QuantizeError(f"{path} is not JSON: {error}") from error
+    values = _parse(path)
     # Compared with its type below: true and 1.0 equal 1.
     schema = values.get("schema") if isinstance(values, dict) else values
     if not isinstance(values, dict) or type(schema) is not int or schema != RECIPE_SCHEMA:
@@ -67,3 +57,17 @@ def read_recipe_file(path: Path) -> RecipeFile:
         if not isinstance(ops, dict):
             raise QuantizeError(f"{path}: graphs.{brief(role)[1:-1]} must map ops to methods")
     return RecipeFile(precision=precision, graphs=graphs)
+
+
+def _parse(path: Path) -> Any:
+    try:
+        return parse_once(read_file(path, _MOST_BYTES))
+    except OSError as error:
+        reason = error.strerror or error
+        raise QuantizeError(
+            f"there is no recipe to read at {path} ({reason}); a quantized bundle has one, recipe_int8.json"
+        ) from error
+    except RecursionError as error:
+        raise QuantizeError(f"{path} is not JSON that can be read: it is nested too deeply") from error
+    except ValueError as error:
+        raise QuantizeError(f"{path} is not JSON: {error}") from error

@@ -171,17 +171,12 @@ def check_golden(
     providers = candidates(provider)
     threads = count_threads(threads)
     manifest = read_manifest(folder_of(bundle))
-    wanted = manifest.graphs if precision is None else precision
-    # What is no list of names is looked at as one name, so that the error shows it whole.
-    for name in wanted if isinstance(wanted, Collection) and not isinstance(wanted, str) else [wanted]:
-        if not isinstance(name, str) or name not in manifest.graphs:
-            raise BundleError(f"{manifest.folder} has no {brief(name)} graph; it has: {', '.join(manifest.graphs)}")
-    wanted = [wanted] if isinstance(wanted, str) else wanted
+    wanted = list(manifest.graphs) if precision is None else _precisions(manifest, precision)
     # Of all files, those too that nothing below opens: an altered bundle does not pass.
     check_digests(manifest, manifest.files)
     golden = read_golden(manifest, wanted)
     graphs = []
-    for name in dict.fromkeys(wanted):
+    for name in wanted:
         for role, path in manifest.graphs[name].items():
             # It fails by name, before onnxruntime says so in words of its own; the others still run.
             if fault := too_old(manifest, name, role):
@@ -191,6 +186,16 @@ def check_golden(
             graphs.append(_check_graph(name, graph, golden.cases[role], golden.limits[name]))
     cases = sum(map(len, golden.cases.values()))
     return GoldenReport(bundle=manifest.folder, cases=cases, graphs=tuple(graphs))
+
+
+def _precisions(manifest: Manifest, asked: Any) -> list[str]:
+    """Read which precisions are asked for, each once."""
+    # What is no list of names is looked at as one name, so that the error shows it whole.
+    names = list(asked) if isinstance(asked, Collection) and not isinstance(asked, str) else [asked]
+    for name in names:
+        if not isinstance(name, str) or name not in manifest.graphs:
+            raise BundleError(f"{manifest.folder} has no {brief(name)} graph; it has: {', '.join(manifest.graphs)}")
+    return list(dict.fromkeys(names))
 
 
 def _judge(role: str, name: str, figures: ErrorStats, limits: GoldenLimits) -> GoldenOutput:
