@@ -142,7 +142,7 @@ def make_bundle(checkpoint: Path, folder: Path) -> Path:
     say("export our bundle")
     report = export_checkpoint(checkpoint, bundle)
     if not report.shipped:
-        failed = [gate["name"] for gate in report.gates() if not gate["passed"]]
+        failed = [gate.name for gate in report.gates() if not gate.passed]
         raise SystemExit(f"our bundle was not shipped; these gates failed: {', '.join(failed)}")
     return bundle
 

@@ -5,13 +5,25 @@ from typing import TYPE_CHECKING
 from tfm.lazy import lazily
 
 if TYPE_CHECKING:
+    from .certificate_file import PARITY_SCHEMA, check_schema, read_certificate, renew_certificate, write_certificate
     from .checked_json import CheckedJson, parse_json
     from .companions import CONFIG, MASK_FILES, TOKENIZER, Companions
     from .external_data import external_locations
     from .files import HeldFile, read_file
-    from .gate import Gate, all_passed, precision_of
-    from .json_files import describe_file, finite, read_json, write_json
-    from .locate import folder_of
+    from .gate import Gate, Judged, all_passed, nothing_compared, precision_of
+    from .golden_files import (
+        ARRAYS,
+        LIMITS,
+        Golden,
+        GoldenCase,
+        GoldenLimits,
+        golden_inputs,
+        read_golden,
+        renew_limits,
+        write_golden_files,
+    )
+    from .json_files import describe_file, finite, parse_once, read_json, write_json
+    from .locate import MANIFEST, folder_of
     from .manifest import (
         Generation,
         Manifest,
@@ -21,100 +33,101 @@ if TYPE_CHECKING:
         check_digests,
         read_manifest,
         read_proved,
+        renew_manifest,
+        write_manifest,
     )
     from .messages import brief, kind_of
+    from .recipe_file import RecipeFile, read_recipe_file
     from .requires import OLDEST, is_older, lowest_needed, newest
     from .scratch import scratch_folder, try_lock
     from .staging import finish, staged
     from .stopping import STOPPING, Patience
-    from .stored_arrays import ARRAYS, read_arrays
     from .whole_file import write_whole
 
 __all__ = [
     "ARRAYS",
     "CONFIG",
+    "LIMITS",
+    "MANIFEST",
     "MASK_FILES",
     "OLDEST",
+    "PARITY_SCHEMA",
     "STOPPING",
     "TOKENIZER",
     "CheckedJson",
     "Companions",
     "Gate",
     "Generation",
+    "Golden",
+    "GoldenCase",
+    "GoldenLimits",
     "HeldFile",
+    "Judged",
     "Manifest",
     "Patience",
+    "RecipeFile",
     "Signature",
     "TensorSpec",
     "all_passed",
     "altered",
     "brief",
     "check_digests",
+    "check_schema",
     "describe_file",
     "external_locations",
     "finish",
     "finite",
     "folder_of",
+    "golden_inputs",
     "is_older",
     "kind_of",
     "lowest_needed",
     "newest",
+    "nothing_compared",
     "parse_json",
+    "parse_once",
     "precision_of",
-    "read_arrays",
+    "read_certificate",
     "read_file",
+    "read_golden",
     "read_json",
     "read_manifest",
     "read_proved",
+    "read_recipe_file",
+    "renew_certificate",
+    "renew_limits",
+    "renew_manifest",
     "scratch_folder",
     "staged",
     "try_lock",
+    "write_certificate",
+    "write_golden_files",
     "write_json",
+    "write_manifest",
     "write_whole",
 ]
 
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "ARRAYS": "stored_arrays",
-        "CONFIG": "companions",
-        "MASK_FILES": "companions",
-        "OLDEST": "requires",
-        "STOPPING": "stopping",
-        "TOKENIZER": "companions",
-        "CheckedJson": "checked_json",
-        "Companions": "companions",
-        "Gate": "gate",
-        "Generation": "manifest",
-        "HeldFile": "files",
-        "Manifest": "manifest",
-        "Patience": "stopping",
-        "Signature": "manifest",
-        "TensorSpec": "manifest",
-        "all_passed": "gate",
-        "altered": "manifest",
-        "brief": "messages",
-        "check_digests": "manifest",
-        "describe_file": "json_files",
-        "external_locations": "external_data",
-        "finish": "staging",
-        "finite": "json_files",
-        "folder_of": "locate",
-        "is_older": "requires",
-        "kind_of": "messages",
-        "lowest_needed": "requires",
-        "newest": "requires",
-        "parse_json": "checked_json",
-        "precision_of": "gate",
-        "read_arrays": "stored_arrays",
-        "read_file": "files",
-        "read_json": "json_files",
-        "read_manifest": "manifest",
-        "read_proved": "manifest",
-        "scratch_folder": "scratch",
-        "staged": "staging",
-        "try_lock": "scratch",
-        "write_json": "json_files",
-        "write_whole": "whole_file",
+        "certificate_file": "PARITY_SCHEMA check_schema read_certificate renew_certificate write_certificate",
+        "checked_json": "CheckedJson parse_json",
+        "companions": "CONFIG MASK_FILES TOKENIZER Companions",
+        "external_data": "external_locations",
+        "files": "HeldFile read_file",
+        "gate": "Gate Judged all_passed nothing_compared precision_of",
+        "golden_files": "ARRAYS LIMITS Golden GoldenCase GoldenLimits golden_inputs read_golden renew_limits "
+        "write_golden_files",
+        "json_files": "describe_file finite parse_once read_json write_json",
+        "locate": "MANIFEST folder_of",
+        "manifest": "Generation Manifest Signature TensorSpec altered check_digests read_manifest read_proved "
+        "renew_manifest write_manifest",
+        "messages": "brief kind_of",
+        "recipe_file": "RecipeFile read_recipe_file",
+        "requires": "OLDEST is_older lowest_needed newest",
+        "scratch": "scratch_folder try_lock",
+        "staging": "finish staged",
+        "stopping": "STOPPING Patience",
+        "whole_file": "write_whole",
     },
 )

@@ -10,16 +10,16 @@ import tempfile
 import threading
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
 from tfm.errors import BundleError
 
-from .manifest import Manifest, parse_manifest, read_manifest
+from .locate import MANIFEST
+from .manifest import LARGEST_MANIFEST, Manifest, parse_manifest, read_manifest
 from .scratch import HeldFolder, clear_up
 
-_MANIFEST = "manifest.json"
-_MOST_MANIFEST = 1 << 26
 _MOST_RATIO = 1100  # deflate makes at most 1032 bytes of one (zlib, "Maximum compression factor")
 _MOST_HEADERS = 1 << 19  # what describes one entry, twice: its name, extra fields and comment have 64 KiB at most
 _BLOCK = 1 << 20
@@ -98,24 +98,12 @@ def _unpack(archive: Path, stream: IO[bytes]) -> Path:
 
 def _copy(archive: Path, content: zipfile.ZipFile, packed: int, folder: Path) -> None:
     """Copy a bundle out of an archive of `packed` bytes, the manifest last: where it is, all is."""
-    # Two entries of one name are read differently by different programs, so none is right.
-    entries: dict[str, zipfile.ZipInfo] = {}
-    for info in content.infolist():
-        if info.filename in entries:
-            raise BundleError(f"{archive} holds {info.filename!r} twice; zip the bundle's folder again")
-        entries[info.filename] = info
-    # The bundle may be at the top of the archive, or in one folder there.
-    tops = [
-        name.removesuffix(_MANIFEST) for name in entries if name.split("/")[-1] == _MANIFEST and name.count("/") < 2
-    ]
-    top = "" if "" in tops else tops[0] if len(tops) == 1 else None
-    if top is None:
-        found = f"{len(tops)} bundles" if tops else "no manifest.json"
-        raise BundleError(f"{archive} holds {found}; zip the folder of one bundle that tfm-export wrote")
-    with content.open(_plain(archive, entries, top + _MANIFEST)) as source:
-        written = source.read(_MOST_MANIFEST + 1)
-    if len(written) > _MOST_MANIFEST:
-        raise BundleError(f"{archive}: its manifest.json has more than {_MOST_MANIFEST} bytes; zip the bundle again")
+    entries = _entries(archive, content)
+    top = _top(archive, entries)
+    with content.open(_plain(archive, entries, top + MANIFEST)) as source:
+        written = source.read(LARGEST_MANIFEST + 1)
+    if len(written) > LARGEST_MANIFEST:
+        raise BundleError(f"{archive}: its manifest.json has more than {LARGEST_MANIFEST} bytes; zip the bundle again")
     manifest = parse_manifest(archive, written)
     # Before anything is written: a small archive may claim to unpack to more than a disk holds.
     _check_sizes(archive, manifest, packed, folder)
@@ -131,7 +119,28 @@ def _copy(archive: Path, content: zipfile.ZipFile, packed: int, folder: Path) ->
         # "x": nothing that is there already is written into, and no link is followed.
         with content.open(info) as source, open(path, "xb") as target:
             shutil.copyfileobj(source, target, _BLOCK)  # zipfile gives no more than file_size, and compares the CRC
-    (folder / _MANIFEST).write_bytes(written)
+    (folder / MANIFEST).write_bytes(written)
+
+
+def _entries(archive: Path, content: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """List what is in an archive by name; two entries of one name are read differently by programs: none is right."""
+    entries: dict[str, zipfile.ZipInfo] = {}
+    for info in content.infolist():
+        if info.filename in entries:
+            raise BundleError(f"{archive} holds {info.filename!r} twice; zip the bundle's folder again")
+        entries[info.filename] = info
+    return entries
+
+
+def _top(archive: Path, entries: Iterable[str]) -> str:
+    """Find what the names of a bundle's files begin with: it may be at the top, or in one folder there."""
+    found = [name for name in entries if name.split("/")[-1] == MANIFEST and name.count("/") < 2]
+    if MANIFEST in found:
+        return ""
+    if len(found) != 1:
+        holds = f"{len(found)} bundles" if found else "no manifest.json"
+        raise BundleError(f"{archive} holds {holds}; zip the folder of one bundle that tfm-export wrote")
+    return found[0].removesuffix(MANIFEST)
 
 
 def _plain(archive: Path, entries: dict[str, zipfile.ZipInfo], name: str) -> zipfile.ZipInfo:

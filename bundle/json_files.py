@@ -9,6 +9,7 @@ from typing import Any
 from tfm.errors import ConfigError
 
 from .files import read_file
+from .messages import brief
 from .whole_file import write_whole
 
 _MOST_BYTES = 32 << 20
@@ -33,6 +34,25 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds a {type(content).__name__}, not an object of names and values")
     return content
+
+
+def parse_once(content: bytes) -> Any:
+    """Read JSON that says each thing once: of two values under one name, one reader takes the first, another the last.
+
+    Raises:
+        ValueError: It is no JSON, not UTF-8, or an object names a key twice.
+        RecursionError: It is nested too deeply.
+    """
+    return json.loads(content.decode("utf-8"), object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in made if names.count(name) > 1)
+        raise ValueError(f"it names {brief(twice)} twice")
+    return made
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -14,6 +14,7 @@ from tfm.errors import BundleError
 
 from .checked_json import CheckedJson, parse_json
 from .files import HeldFile, read_file
+from .json_files import describe_file, write_json
 from .locate import MANIFEST, path_of
 from .requires import Requires, read_requires
 
@@ -195,6 +196,33 @@ def parse_manifest(folder: Path, content: bytes) -> Manifest:
     return dataclasses.replace(manifest, digest=hashlib.sha256(content).hexdigest())
 
 
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write manifest.json over all other files that are in a bundle's folder at this moment.
+
+    Args:
+        folder: The bundle.
+        content: Everything but the schema and the files, as JSON values.
+    """
+    files = {
+        file.relative_to(folder).as_posix(): describe_file(file)
+        for file in sorted(folder.rglob("*"))  # so that the same bundle has the same manifest
+        if file.is_file() and file.name != MANIFEST
+    }
+    write_json(folder / MANIFEST, {"schema": SCHEMA, **content, "files": files})
+
+
+def renew_manifest(manifest: Manifest, folder: Path, changes: Mapping[str, Any]) -> None:
+    """Write a bundle's manifest.json anew, into another folder with its files; what is not changed stays.
+
+    Args:
+        manifest: The bundle's.
+        folder: Where to.
+        changes: Key → its new value, as JSON has it.
+    """
+    content = parse_json(manifest.folder / MANIFEST, read_file(manifest.folder / MANIFEST, LARGEST_MANIFEST))
+    write_manifest(folder, {**_plain(content), **changes})
+
+
 def check_digests(manifest: Manifest, names: Iterable[str]) -> None:
     """Compare the content of listed files with their SHA-256.
 
@@ -290,27 +318,40 @@ def _graph(value: CheckedJson, kind: str, files: Mapping[str, File]) -> dict[str
 def _signature(value: CheckedJson, kind: str) -> Signature:
     inputs = tuple(_tensor(item) for item in value["inputs"].items())
     outputs = tuple(_tensor(item) for item in value["outputs"].items())
-    if kind != "module" and all(spec.name not in ("input_ids", "pixel_values") for spec in inputs):
-        raise BundleError(f"{value.path}: {value.place}.inputs has no input_ids; export the bundle again")
     names = {spec.name for spec in inputs}
-    if kind != "module" and any(name.startswith("past_key_values.") for name in names):
-        # Graphs of older versions lack them, and would fail far from here without saying why.
-        for name, older in (("cache_position", "caches that grow"), ("logits_position", "logits at every position")):
-            if name not in names:
-                raise BundleError(f"{value.path}: {value.place} has {older}, as older versions made; export it again")
-    if any(name.startswith("past_key_values.") for name in names):
+    cached = any(name.startswith("past_key_values.") for name in names)
+    if kind != "module":
+        _check_names(value, names, cached)
+    if cached:
         _check_decoder(value, inputs, outputs)
-    dims = {dim for spec in inputs for dim in spec.shape if isinstance(dim, str)}
+    dims = {dim for spec in inputs for dim in _named(spec)}
     for spec, item in zip(inputs, value["inputs"].items(), strict=True):
-        if any(isinstance(dim, str) and not _is_sum(dim, dims) for dim in spec.shape):
+        if not all(_is_sum(dim, dims) for dim in _named(spec)):
             raise item["shape"].error("of sizes, plain names and sums of plain names")
-    limits = {}
-    for key, item in value["max_length"].fields().items():
+    return Signature(inputs=inputs, outputs=outputs, max_length=_max_length(value["max_length"], dims))
+
+
+def _max_length(value: CheckedJson, dims: Collection[str]) -> dict[str, int]:
+    for key, item in value.fields().items():
         # Checks add up the sizes of inputs, where they would not find this one.
-        if not dims.issuperset(key.split(" + ")):
+        if not {*key.split(" + ")} <= {*dims}:
             raise BundleError(f"{value.path}: {item.place} limits no dimension of an input; export the bundle again")
-        limits[key] = item.integer(1)
-    return Signature(inputs=inputs, outputs=outputs, max_length=limits)
+    return {key: item.integer(1) for key, item in value.fields().items()}
+
+
+def _check_names(value: CheckedJson, names: Collection[str], cached: bool) -> None:
+    """Check that a transformer's graph takes ids or pixels, and what it needs beside a cache."""
+    if not {"input_ids", "pixel_values"} & {*names}:
+        raise BundleError(f"{value.path}: {value.place}.inputs has no input_ids; export the bundle again")
+    # Graphs of older versions lack them, and would fail far from here without saying why.
+    for name, older in (("cache_position", "caches that grow"), ("logits_position", "logits at every position")):
+        if cached and name not in names:
+            raise BundleError(f"{value.path}: {value.place} has {older}, as older versions made; export it again")
+
+
+def _named(spec: TensorSpec) -> list[str]:
+    """The dimensions of a tensor that have names, or sums of names."""
+    return [dim for dim in spec.shape if isinstance(dim, str)]
 
 
 def _check_decoder(value: CheckedJson, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
@@ -318,7 +359,7 @@ def _check_decoder(value: CheckedJson, inputs: tuple[TensorSpec, ...], outputs: 
     for spec, item in zip(inputs, value["inputs"].items(), strict=True):
         # The cross-attention's keys and values are the encoder's, whose length is the source's.
         own = spec.name.startswith("past_key_values.") and ".encoder." not in spec.name
-        if own and not {dim for dim in spec.shape if isinstance(dim, str)} <= {"batch", "cache_length"}:
+        if own and not {*_named(spec)} <= {"batch", "cache_length"}:
             raise item["shape"].error("of sizes, batch and cache_length")
     for spec, item in zip(outputs, value["outputs"].items(), strict=True):
         if spec.name == "logits" and not (spec.shape and isinstance(spec.shape[-1], int)):

@@ -141,22 +141,28 @@ def clear_up(
     for name in names:
         if len(name) != length:  # another's, whose name begins alike
             continue
-        folder = parent / name
         try:
-            descriptor = _claim(folder, bare)
-            if isinstance(descriptor, str):
-                holders.append(descriptor)
-            elif descriptor is not None:
-                try:
-                    # The lock is ours by now, so that nobody else finishes or removes it meanwhile.
-                    before(folder)
-                except BaseException:
-                    os.close(descriptor)
-                    raise
-                _remove(folder, descriptor)
+            holder = _clear(parent / name, bare, before)
         except OSError:  # another's, or going away just now
             continue
+        if holder is not None:
+            holders.append(holder)
     return holders
+
+
+def _clear(folder: Path, bare: bool, before: Callable[[Path], None]) -> str | None:
+    """Remove a folder whose process is gone; give the number of a process that lives."""
+    descriptor = _claim(folder, bare)
+    if descriptor is None or isinstance(descriptor, str):
+        return descriptor
+    try:
+        # The lock is ours by now, so that nobody else finishes or removes it meanwhile.
+        before(folder)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    _remove(folder, descriptor)
+    return None
 
 
 _cleared = False

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .streams import say, say_json, styled
+from .conclude import conclude
+from .streams import say, styled
 
 if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
     from tfm.runtime import BundleState, CanaryState, Diagnosis
@@ -25,11 +26,7 @@ def doctor(context: click.Context, bundle: Path | None, as_json: bool) -> None:
     from tfm.runtime import diagnose
 
     diagnosis = diagnose(bundle)
-    if as_json:
-        say_json({"faults": diagnosis.faults()} | diagnosis.to_dict())
-    else:
-        _print(diagnosis)
-    context.exit(0 if diagnosis.passed else 1)
+    conclude(context, diagnosis, diagnosis.to_dict() if as_json else None, lambda: _print(diagnosis))
 
 
 def _print(diagnosis: "Diagnosis") -> None:

@@ -9,8 +9,8 @@ import click
 from tfm.errors import ExportError
 
 from . import options
+from .conclude import conclude
 from .outputs import name_after, name_after_factory
-from .streams import say_json
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -119,9 +119,5 @@ def export(
         recipe=None if recipe is None else read_recipe(recipe),
         stage=functools.partial(show_stage, messages),
     )
-    if as_json:
-        say_json({"output": str(output), "faults": report.faults()} | report.certificate)
-    else:
-        print_report(report, Screen())
-    # By what was shipped: with --force a bundle is there though a gate failed, and says so.
-    context.exit(0 if report.shipped else 1)
+    content = {"output": str(output)} | report.certificate
+    conclude(context, report, content if as_json else None, lambda: print_report(report, Screen()))

@@ -10,7 +10,8 @@ import click
 
 from tfm.errors import ExportError
 
-from .streams import say, say_json, styled
+from .conclude import conclude
+from .streams import say, styled
 
 if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
     from tfm.runtime import GoldenOutput, GoldenReport
@@ -52,8 +53,9 @@ def parity(
     if precisions == []:
         raise click.UsageError("--precision names nothing to compare")
     if ckpt is not None:
-        passed = _live(bundle, ckpt, provider=provider, precisions=precisions, threads=threads, as_json=as_json, **live)
-        context.exit(0 if passed else 1)
+        if threads is not None:
+            raise click.UsageError("--threads is for comparing without a checkpoint")
+        _live(context, bundle, ckpt, as_json=as_json, provider=provider, precisions=precisions, **live)
     given = [name for name, value in live.items() if value is not None]
     if given:
         raise click.UsageError(f"--{given[0]} is for comparing with a checkpoint: give --ckpt too")
@@ -61,19 +63,13 @@ def parity(
     from tfm.runtime import check_golden
 
     report = check_golden(bundle, provider=provider, precision=precisions, threads=threads)
-    if as_json:
-        say_json({"faults": report.faults()} | report.to_dict())
-    else:
-        _print(report)
-    context.exit(0 if report.passed else 1)
+    conclude(context, report, report.to_dict() if as_json else None, lambda: _print(report))
 
 
 def _live(
-    bundle: Path, checkpoint: Path, *, bisect: Path | None, as_json: bool, threads: int | None, **options: Any
-) -> bool:
-    """Compare with eager PyTorch, print what was found, and tell whether it passed."""
-    if threads is not None:
-        raise click.UsageError("--threads is for comparing without a checkpoint")
+    context: click.Context, bundle: Path, checkpoint: Path, *, bisect: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Compare with eager PyTorch, and end the command with what was found."""
     try:
         from tfm.export import compare_with_checkpoint
 
@@ -87,11 +83,7 @@ def _live(
     messages = Screen(err=True)
     stage = functools.partial(show_stage, messages)
     report = compare_with_checkpoint(bundle, checkpoint, bisect_into=bisect, stage=stage, **given)
-    if as_json:
-        say_json({"faults": report.faults()} | report.to_dict())
-    else:
-        print_live(report, Screen())
-    return report.passed
+    conclude(context, report, report.to_dict() if as_json else None, lambda: print_live(report, Screen()))
 
 
 def _print(report: "GoldenReport") -> None:
@@ -103,7 +95,7 @@ def _print(report: "GoldenReport") -> None:
             # Caches of all layers share a row: dozens of rows would hide the others.
             groups.setdefault(re.sub(r"\.\d+\.", ".*.", output.name), []).append(output)
         for name, outputs in groups.items():
-            worst = max(outputs, key=_excess)
+            worst = max(outputs, key=lambda output: output.nearness)
             off, limit = _figures(worst)
             rows.append((_SYMBOLS[worst.passed], name, graph.precision, graph.provider, off, limit))
         if not graph.outputs:
@@ -123,11 +115,6 @@ def _print(report: "GoldenReport") -> None:
     for fault in report.faults():
         say(styled(f"  {fault}", fg="red"))
     say(f"  {_advice(report)}")
-
-
-def _excess(output: "GoldenOutput") -> tuple[bool, float]:
-    """How to find the worst output: what failed, then what is nearest to its limit."""
-    return not output.passed, getattr(output.figures, output.measure) / output.limit if output.limit else 0.0
 
 
 def _figures(output: "GoldenOutput") -> tuple[str, str]:

@@ -8,7 +8,7 @@ import click
 from tfm.errors import QuantizeError
 
 from . import options
-from .streams import say_json
+from .conclude import conclude
 
 
 @click.command()
@@ -66,8 +66,5 @@ def quantize(
         force=force,
         stage=functools.partial(show_stage, Screen(err=True)),
     )
-    if as_json:
-        say_json(report.to_json())
-    else:
-        print_quantized(report, Screen())
-    context.exit(0 if report.shipped else 1)
+    content = report.to_json() if as_json else None
+    conclude(context, report, content, lambda: print_quantized(report, Screen()))

@@ -13,6 +13,7 @@ from tfm.bundle import all_passed
 from .screen import Screen
 
 if TYPE_CHECKING:  # importing them loads torch, which quantizing a bundle does not need
+    from tfm.bundle import Judged
     from tfm.export import CheckpointReport, ExportReport, GraphReport, OpReport, OutputReport
     from tfm.latency import Latency
     from tfm.quantize import BundleReport
@@ -33,16 +34,9 @@ def print_report(report: "ExportReport", console: Screen) -> None:
         console.print(f"  {text}", soft_wrap=True)
     console.print()
     _show_sizes(console, report.sizes)
-    if report.passed:
-        count = len({(graph.role, str(op.op)) for graph in report.graphs for op in graph.promised})
-        precisions = " and ".join(report.sizes)
-        found = f" all {count} attention and activation ops, {precisions} → {report.output}"
-        console.print(Text.assemble(("\n✓ verified", "bold green"), found), soft_wrap=True)
-        return
-    forced, refused = ("✗ forced", f", and marked so → {report.output}"), ("✗ refused", ", no bundle was written:")
-    _show_verdict(console, *(forced if report.shipped else refused))
-    for fault in report.faults():
-        console.print(f"  {fault}", style="red", soft_wrap=True)
+    count = len({(graph.role, str(op.op)) for graph in report.graphs for op in graph.promised})
+    found = f" all {count} attention and activation ops, {' and '.join(report.sizes)} → {report.output}"
+    _conclude(console, report, ("✓ verified", found), "no bundle was written")
     exact = [gate for gate in report.gates() if gate.precision == "fp32"]
     if not report.shipped and report.fidelity and all_passed(exact):
         console.print("  --precision fp32 exports it without what failed; --force ships it all the same")
@@ -54,14 +48,7 @@ def print_quantized(report: "BundleReport", console: Screen) -> None:
     print_latency(report.latency, console)
     console.print()
     _show_sizes(console, report.sizes)
-    if report.passed:
-        found = f" to {report.precision} → {report.output}"
-        console.print(Text.assemble(("\n✓ quantized", "bold green"), found), soft_wrap=True)
-        return
-    forced, refused = ("✗ forced", f", and marked so → {report.output}"), ("✗ refused", ", nothing was changed:")
-    _show_verdict(console, *(forced if report.shipped else refused))
-    for fault in report.faults():
-        console.print(f"  {fault}", style="red", soft_wrap=True)
+    _conclude(console, report, ("✓ quantized", f" to {report.precision} → {report.output}"), "nothing was changed")
     if not report.shipped:
         console.print("  --force ships it all the same")
 
@@ -92,9 +79,19 @@ def print_quantization(quantization: Mapping[str, Any], console: Screen) -> None
             console.print(f"  {more}", style="yellow", soft_wrap=True)
 
 
-def _show_verdict(console: Screen, what: str, found: str) -> None:
-    """Say that a gate failed."""
-    console.print(Text.assemble((f"\n{what}", "bold red"), found), soft_wrap=True)
+def _conclude(console: Screen, report: "ExportReport | BundleReport", right: tuple[str, str], left: str) -> None:
+    """Print the verdict on what was to be written: it is there, by force if need be, or that is how all was left."""
+    forced, refused = ("✗ forced", f", and marked so → {report.output}"), ("✗ refused", f", {left}:")
+    _show_verdict(console, report, right, forced if report.shipped else refused)
+
+
+def _show_verdict(console: Screen, report: "Judged", right: tuple[str, str], wrong: tuple[str, str]) -> None:
+    """Print the verdict, each way in a mark and words, and what is wrong."""
+    mark, found = right if report.passed else wrong
+    color = "bold green" if report.passed else "bold red"
+    console.print(Text.assemble((f"\n{mark}", color), found), soft_wrap=True)
+    for fault in report.faults():
+        console.print(f"  {fault}", style="red", soft_wrap=True)
 
 
 def _mix(precision: str, entry: Mapping[str, Any]) -> Text:
@@ -148,13 +145,10 @@ def _shorten(name: str, width: int) -> str:
 def print_live(report: "CheckpointReport", console: Screen) -> None:
     """Print every op and output of a bundle that was compared with eager PyTorch, then the verdict."""
     _show_graphs(console, report.graphs)
+    found = f" as eager PyTorch on {report.cases} inputs and every id of the vocabulary"
+    _show_verdict(console, report, ("✓ the same", found), ("✗ not the same", " as eager PyTorch:"))
     if report.passed:
-        found = f" as eager PyTorch on {report.cases} inputs and every id of the vocabulary"
-        console.print(Text.assemble(("\n✓ the same", "bold green"), found))
         return
-    _show_verdict(console, "✗ not the same", " as eager PyTorch:")
-    for fault in report.faults():
-        console.print(f"  {fault}", style="red", soft_wrap=True)
     if report.reproduction is not None:
         console.print(f"  the smallest part that differs: {report.reproduction}", soft_wrap=True)
     else:

@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from tfm.bundle import Gate, all_passed, read_manifest, staged, write_json
+from tfm.bundle import Gate, Judged, all_passed, read_manifest, staged, write_certificate, write_json
 from tfm.errors import BundleError, CheckpointError, ExportError
 from tfm.latency import Latency
 from tfm.model import TransformerConfig, load_tokenizer
@@ -53,7 +53,7 @@ PRECISIONS = ("fp32", "int8", "int4", "fp16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportReport:
+class ExportReport(Judged):
     """What `export_checkpoint` found.
 
     Attributes:
@@ -75,11 +75,6 @@ class ExportReport:
     forced: bool = False
 
     @property
-    def passed(self) -> bool:
-        """Whether every gate passed."""
-        return all_passed(self.gates())
-
-    @property
     def shipped(self) -> bool:
         """Whether there is a bundle: every gate passed, or those failed that may be overruled, and were."""
         return self.passed or (self.forced and all_passed(gate for gate in self.gates() if not gate.may_be_overruled))
@@ -92,10 +87,6 @@ class ExportReport:
     def sizes(self) -> dict[str, int]:
         """Size in bytes of the ONNX files of each precision."""
         return dict(self.certificate["sizes"])
-
-    def faults(self) -> list[str]:
-        """Name what failed, first op first."""
-        return [gate.reason for gate in self.gates() if gate.reason]
 
 
 def export_checkpoint(
@@ -253,7 +244,7 @@ def export_checkpoint(
         # the folder takes its place. Only now the search's figures may go: a run that fails before
         # leaves them, and the next one need not measure again.
         if report.shipped:
-            write_json(folder / "parity.json", report.certificate)
+            write_certificate(folder, report.certificate)
             with stage("draw report.html"):
                 draw_report(folder, subject, files, report.certificate)
             with stage("store golden outputs"):

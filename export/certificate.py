@@ -1,4 +1,4 @@
-"""The certificate of a bundle, parity.json: what was compared with what, how far apart it was, and the verdict.
+"""What goes into the certificate of a bundle: what was compared with what, how far apart it was, and the verdict.
 
 docs/parity.md says what every field means.
 """
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfm.bundle import Gate, all_passed, describe_file
+from tfm.bundle import PARITY_SCHEMA, Gate, all_passed, describe_file
 from tfm.latency import Latency, all_speeds, compare_speed
 from tfm.ops import Tolerance, tolerance_table
 from tfm.quantize import budget_gate, size_of
@@ -22,9 +22,6 @@ from .manifest import PACKAGES
 from .source import Source
 from .verify.fidelity import Fidelity
 from .verify.reports import GraphReport
-
-PARITY_SCHEMA = 3
-"""Version of parity.json."""
 
 NOT_JUDGED = {
     "fp16": "The speed of fp16 was not judged on this machine: it is for CUDA, and only the CPU ran. Its graphs were "

@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from tfm.bundle import ARRAYS, write_json
+from tfm.bundle import Golden, GoldenLimits, write_golden_files
 from tfm.ops import END_TO_END, GOLDEN_NMSE_HALF, Tolerance
 from tfm.quantize import GOLDEN_NMSE, measure_nmse
-from tfm.runtime import GOLDEN_SCHEMA, LIMITS, golden_name
 
 from .fast_path import no_fast_path
 from .graphs import Graph
@@ -59,28 +57,19 @@ def write_golden(
         files: Precision → role → ONNX file.
         tolerance: For the fp32 outputs.
     """
-    arrays: dict[str, Array] = {}
-    counts: dict[str, int] = {}
-    precisions: dict[str, dict[str, Any]] = {}
-    for name in files:
-        factor, floor = GOLDEN_NMSE_HALF if name == "fp16" else GOLDEN_NMSE
+    # Outputs are eager's, for every precision alike: what is measured is the distance from the model.
+    cases = {graph.role: [_record(graph, case) for case in golden_cases(graph)] for graph in graphs}
+    limits = {}
+    for name, paths in files.items():
+        nmse = {role: measure_nmse(paths[role], found) for role, found in cases.items()}
         # fp32 is judged by what eager gave; any other by the noise it has here already, as the
         # machine that checks it may round other ties.
-        by_nmse = {"nmse_factor": factor, "nmse_floor": floor}
-        precisions[name] = {"atol": tolerance.atol, "rtol": tolerance.rtol} if name == "fp32" else by_nmse
-        precisions[name]["nmse"] = {}
-    for graph in graphs:
-        # Outputs are eager's, for every precision alike: what is measured is the distance from the
-        # model.
-        cases = [_record(graph, case) for case in golden_cases(graph)]
-        counts[graph.role] = len(cases)
-        for number, (inputs, outputs) in enumerate(cases):
-            arrays |= {golden_name(graph.role, number, "inputs", name): array for name, array in inputs.items()}
-            arrays |= {golden_name(graph.role, number, "outputs", name): array for name, array in outputs.items()}
-        for precision, roles in files.items():
-            precisions[precision]["nmse"][graph.role] = measure_nmse(roles[graph.role], cases)
-    np.savez_compressed(folder / ARRAYS, **arrays)  # type: ignore[arg-type]  # of no array is the name allow_pickle
-    write_json(folder / LIMITS, {"schema": GOLDEN_SCHEMA, "cases": counts, "precisions": precisions})
+        if name == "fp32":
+            limits[name] = GoldenLimits(measure="max_abs", factor=tolerance.rtol, floor=tolerance.atol, nmse=nmse)
+        else:
+            factor, floor = GOLDEN_NMSE_HALF if name == "fp16" else GOLDEN_NMSE
+            limits[name] = GoldenLimits(measure="nmse", factor=factor, floor=floor, nmse=nmse)
+    write_golden_files(folder, Golden(cases=cases, limits=limits))
 
 
 def _record(graph: Graph, case: list[Tensor]) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -5,16 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tfm.bundle import describe_file, read_json, write_json
+from tfm import bundle
+from tfm.bundle import read_json
 from tfm.errors import ConfigError
 from tfm.model import Fields, TransformerConfig, shown
 from tfm.quantize import lowest_of_graphs
 
 from .generic.graph import GenericConfig
 from .graphs import Graph
-
-SCHEMA = 1
-"""Version of manifest.json."""
 
 PACKAGES = ("tfm-export", "torch", "onnx", "onnxruntime")
 """Packages whose versions a bundle names."""
@@ -62,7 +60,6 @@ def write_manifest(
         for name, roles in files.items()
     }
     content = {
-        "schema": SCHEMA,
         "kind": config.kind,
         "family": family,
         "config": config.to_dict(),
@@ -76,15 +73,8 @@ def write_manifest(
         "opset": opset,
         "requires": lowest_of_graphs(folder, paths),
         "gates": gates,
-        "files": {
-            file.relative_to(folder).as_posix(): describe_file(file)
-            # Sorted, so that the same bundle has the same manifest; all that is there at this
-            # moment.
-            for file in sorted(folder.rglob("*"))
-            if file.is_file() and file.name != "manifest.json"
-        },
     }
-    write_json(folder / "manifest.json", content)
+    bundle.write_manifest(folder, content)
 
 
 def generation_settings(folder: Path, config: TransformerConfig) -> dict[str, Any] | None:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from tfm.bundle import ARRAYS, Manifest, TensorSpec, check_digests, read_arrays, read_manifest
+from tfm.bundle import Manifest, TensorSpec, check_digests, golden_inputs, read_manifest
 from tfm.errors import ExportError
 from tfm.model import Transformer
 from tfm.ops import END_TO_END, Tolerance
-from tfm.runtime import check_graphs, golden_name
+from tfm.runtime import check_graphs
 
 from .generic.graph import GenericGraph
 from .graphs import Graph, graphs_of
@@ -99,8 +99,7 @@ def _graphs(model: nn.Module, manifest: Manifest) -> list[Graph]:
         spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
         for spec in signature.inputs
     }
-    golden = read_arrays(manifest, ARRAYS, [golden_name("model", 0, "inputs", spec.name) for spec in signature.inputs])
-    first = {spec.name: golden[golden_name("model", 0, "inputs", spec.name)] for spec in signature.inputs}
+    first = golden_inputs(manifest)[0]
     examples = {spec.name: _extend(first[spec.name], spec, signature.max_length) for spec in signature.inputs}
     return [GenericGraph(model, examples, axes)]
 

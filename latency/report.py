@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tfm.bundle import Gate
+
 from .ratios import NOISE_LIMIT, Ratio, Spread
 
 SCHEMA = 1
@@ -130,6 +132,24 @@ class LatencyReport:
     peaks: Mapping[int, Mapping[str, int | None]]
     sizes: Mapping[str, int]
 
+    def gates(self) -> list[Gate]:
+        """List, for each work, whether a precision is shown to be slower than what it is compared with."""
+        return [
+            Gate(
+                name=f"{engine} not slower than {line.baseline}",
+                stage="speed",
+                precision=engine,
+                op=f"{line.measure} {line.work}, {line.threads} threads",
+                passed=not timing.ratio.is_slower,
+                figure=timing.ratio.value,
+                limit=1.0,
+                reason=_slower(engine, line, timing.ratio) if timing.ratio.is_slower else "",
+            )
+            for line in self.lines
+            for engine, timing in line.timings.items()
+            if timing.ratio is not None and engine in self.sizes
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON values."""
         return {
@@ -145,7 +165,14 @@ class LatencyReport:
             "starts": {name: start.to_dict() for name, start in self.starts.items()},
             "peaks": {str(threads): dict(peaks) for threads, peaks in self.peaks.items()},
             "sizes": dict(self.sizes),
+            "gates": [gate.to_json() for gate in self.gates()],
         }
+
+
+def _slower(engine: str, line: Line, ratio: Ratio) -> str:
+    low, middle, high = (1 / value for value in (ratio.high, ratio.value, ratio.low))
+    what = f"{line.work} ({line.measure}, threads: {line.threads})"
+    return f"{engine} is slower than {line.baseline} on {what}: {middle:.2f}× its time ({low:.2f}–{high:.2f})"
 
 
 def _ms(seconds: float | None) -> float | None:

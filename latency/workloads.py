@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfm.bundle import ARRAYS, TOKENIZER, Manifest, Signature, read_arrays, read_proved
+from tfm.bundle import ARRAYS, TOKENIZER, Manifest, Signature, golden_inputs, read_proved
 from tfm.errors import BundleError, InputError
 from tfm.runtime import Tokenizer, length_limit
 from tfm.runtime.inputs.checks import SUM
@@ -221,14 +221,9 @@ def _images(signature: Signature, count: int, rng: np.random.Generator) -> Model
 
 def _golden_works(manifest: Manifest) -> list[ModelWork]:
     """The smallest and the largest of the inputs that a module's outputs are stored for."""
-    if ARRAYS not in manifest.files:
+    ordered = sorted(golden_inputs(manifest), key=lambda arrays: sum(array.size for array in arrays.values()))
+    if not ordered:
         raise InputError(f"{manifest.folder} has no {ARRAYS}, and nothing else says what it takes; export it again")
-    cases: dict[str, dict[str, npt.NDArray[Any]]] = {}
-    for name, array in read_arrays(manifest, ARRAYS).items():
-        _, case, side, value = name.split("/", 3)
-        if side == "inputs":
-            cases.setdefault(case, {})[value] = array
-    ordered = sorted(cases.values(), key=lambda arrays: sum(array.size for array in arrays.values()))
     workloads = {}
     for arrays in (ordered[0], ordered[-1]):
         name = " + ".join("×".join(map(str, array.shape)) for array in arrays.values())

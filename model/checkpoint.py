@@ -108,7 +108,8 @@ def load_tokenizer(path: str | os.PathLike[str]) -> "tokenizers.Tokenizer | None
 def save_checkpoint(model: Transformer, path: str | os.PathLike[str]) -> None:
     """Write a model: `.safetensors` beside a config.json, any other name as `{"config", "state_dict"}` by torch.save.
 
-    Tied weights are stored once. An earlier file stays whole until the new one is complete.
+    Tied weights are stored once. An earlier file stays whole until the new one is complete. Whoever is killed meanwhile
+    may leave weights without their config.json, which are refused, but never beside that of another model.
 
     Raises:
         CheckpointError: The file cannot be written.
@@ -129,12 +130,31 @@ def save_checkpoint(model: Transformer, path: str | os.PathLike[str]) -> None:
                 text = json.dumps(model.config.to_dict(), indent=2) + "\n"
                 file.with_name("config.json").write_text(text, encoding="utf-8")
                 safetensors.torch.save_file(weights, file)
-                os.replace(file.with_name("config.json"), path.with_name("config.json"))
+                _put_both(file, path)
             else:
                 torch.save({"config": model.config.to_dict(), "state_dict": weights}, file)
-            os.replace(file, path)
+                os.replace(file, path)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path} could not be written: {error}") from error
+
+
+def _put_both(file: Path, path: Path) -> None:
+    """Put weights in place, and the config.json beside them: the old one goes first, the new one comes last."""
+    config, place = file.with_name("config.json"), path.with_name("config.json")
+    if place.is_file() and place.read_bytes() == config.read_bytes():
+        os.replace(file, path)  # one file is all that changes, in one step
+        return
+    # Two files cannot be renamed at once. Sizes that happen to fit would be read by the other's settings.
+    earlier = file.with_name("earlier.json")
+    if place.exists():
+        os.replace(place, earlier)
+    try:
+        os.replace(file, path)
+    except OSError:
+        if earlier.exists():
+            os.replace(earlier, place)
+        raise
+    os.replace(config, place)
 
 
 def _read(file: Path, config: Path | None, nhead: int | None) -> tuple[TransformerConfig, Weights]:

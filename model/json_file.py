@@ -1,12 +1,10 @@
 """JSON that belongs to a checkpoint: of bounded size and depth, UTF-8, and saying each thing once."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from tfm.bundle import parse_once
 from tfm.errors import CheckpointError
-
-from .fields import shown
 
 _MOST_BYTES = 32 << 20
 """Of a file: an index of thousands of shards, or the names of a million labels, has less."""
@@ -28,7 +26,7 @@ def read_json(path: Path) -> Any:
             content = stream.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
             raise CheckpointError(f"{path} is larger than {_MOST_BYTES >> 20} MiB, which no part of a checkpoint is")
-        return json.loads(content.decode("utf-8"), object_pairs_hook=_once)
+        return parse_once(content)
     except RecursionError as error:
         raise CheckpointError(f"{path} is not JSON that can be read: it is nested too deeply") from error
     except (ValueError, OSError) as error:
@@ -45,13 +43,3 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict")
     return content
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object; one key that is named twice would be read differently by others."""
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in made if names.count(name) > 1)
-        raise ValueError(f"it names {shown(twice)} twice")
-    return made

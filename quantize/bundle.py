@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from tfm.bundle import Gate, Manifest, finite, write_json
+from tfm.bundle import Gate, Manifest, finite
 from tfm.runtime import count_threads, open_session
 
 from .calibration.domains import JUDGED, SEARCHED, read_domains
@@ -147,7 +147,7 @@ def quantize(
         files[role] = folder / exact.with_name(f"{exact.stem}_{SUFFIXES[precision]}{exact.suffix}")
         files[role].parent.mkdir(exist_ok=True)
         save_onnx(model, files[role])
-    write_json(folder / f"recipe_{precision}.json", tuned.recipe.to_json())
+    tuned.recipe.stored().write(folder)
     stats = _judge(manifest, judging, files, lambda what: progress(0, 1, f"judge {precision} on {what}"))
     worst = max(stats, key=lambda one: one.mean)
     report = {

@@ -1,7 +1,6 @@
 """Quantizing a bundle that is there already: new graphs beside its float32 ones, judged by them, all or nothing."""
 
 import dataclasses
-import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,19 +9,22 @@ from typing import Any
 
 from tfm.bundle import (
     Gate,
+    Judged,
     Manifest,
-    all_passed,
     check_digests,
     describe_file,
     finish,
     precision_of,
+    read_certificate,
     read_manifest,
+    renew_certificate,
+    renew_manifest,
     staged,
-    write_json,
+    write_certificate,
 )
 from tfm.errors import QuantizeError
 from tfm.latency import Latency, all_speeds, compare_speed, onnx_job, time_engines, try_engines
-from tfm.report import SCHEMAS, kept_pictures, write_report
+from tfm.report import kept_pictures, write_report
 from tfm.runtime import check_onnxruntime
 
 from .bundle import Quantized, budget_gate, quantize
@@ -36,7 +38,7 @@ from .workloads import bundle_workloads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BundleReport:
+class BundleReport(Judged):
     """What `quantize_bundle` found.
 
     Attributes:
@@ -56,21 +58,12 @@ class BundleReport:
     forced: bool
 
     @property
-    def passed(self) -> bool:
-        """Whether it keeps its budget, and is not shown to be slower than fp32 here."""
-        return all_passed(self.gates())
-
-    @property
     def shipped(self) -> bool:
         """Whether it was written."""
         return self.passed or self.forced
 
-    def faults(self) -> list[str]:
-        """Name what is wrong."""
-        return [gate.reason for gate in self.gates() if gate.reason]
-
     def gates(self) -> list[Gate]:
-        """List every gate, with its verdict."""
+        """List the gates: that it keeps its budget, and is not shown to be slower than fp32 here."""
         budget = budget_gate(self.precision, self.quantized.report)
         return [budget, *(one.gate for one in compare_speed(self.latency))]
 
@@ -170,7 +163,7 @@ def quantize_bundle(
         )
         if report.shipped:
             # The manifest last: it has the digests of all other files.
-            renew_golden(folder, precision, made.files)
+            renew_golden(manifest, folder, precision, made.files)
             _renew_certificate(manifest, folder, report)
             _renew_manifest(manifest, folder, report)
             put_in_place()
@@ -190,53 +183,26 @@ def _copy(manifest: Manifest, folder: Path, precision: str) -> None:
 
 def _renew_certificate(manifest: Manifest, folder: Path, report: BundleReport) -> None:
     """Replace what parity.json and report.html say of the precision; its ops were not compared with eager's anew."""
-    path, page = folder / "parity.json", folder / "report.html"
-    if not path.is_file():
+    certificate, page = read_certificate(folder), folder / "report.html"
+    if certificate is None:
         return
-    certificate = json.loads(path.read_text(encoding="utf-8"))
-    precision = report.precision
-    for key in ("graphs", "fidelity"):
-        certificate[key] = [entry for entry in certificate[key] if entry["precision"] != precision]
-    certificate["quantization"] = {**certificate.get("quantization", {}), **report.to_json()["quantization"]}
-    certificate["latency"] = _joined(certificate["latency"], report)
-    certificate["speed"] = _joined_speeds(certificate, report)
-    certificate["sizes"][precision] = report.sizes[precision]
-    for file in report.quantized.files.values():
-        certificate["files"][file.relative_to(folder).as_posix()] = describe_file(file)
-    certificate["schema"] = SCHEMAS[-1]  # an older one becomes this by what is put in
+    now = report.to_json()
+    files = report.quantized.files.values()
     # Bundles of earlier versions name no gates; what their certificate says as a whole stands.
-    others = [gate["passed"] for gate in _other_gates(manifest.gates, precision)]
-    certificate["passed"] = report.passed and (all(others) if others else bool(certificate["passed"]))
+    others = [gate["passed"] for gate in _other_gates(manifest.gates, report.precision)]
+    certificate = renew_certificate(
+        certificate,
+        report.precision,
+        passed=report.passed and (all(others) if others else bool(certificate["passed"])),
+        quantization=now["quantization"],
+        latency=now["latency"],
+        speed=now["speed"],
+        size=report.sizes[report.precision],
+        files={file.relative_to(folder).as_posix(): describe_file(file) for file in files},
+    )
     pictures = kept_pictures(page.read_text(encoding="utf-8")) if page.is_file() else ""
-    write_json(path, certificate)
+    write_certificate(folder, certificate)
     write_report(page, certificate, pictures=pictures)
-
-
-def _joined(lines: Sequence[Mapping[str, Any]], report: BundleReport) -> list[dict[str, Any]]:
-    """What was timed now; of what was timed before, the works that were not, without the precision."""
-    now = report.to_json()["latency"]
-    workloads = {line["work"] for line in now}
-    return [*now, *(_without(line, report.precision) for line in lines if line["work"] not in workloads)]
-
-
-def _without(line: Mapping[str, Any], precision: str) -> dict[str, Any]:
-    keyed = ("milliseconds", "ratios")  # an older certificate has no ratios
-    return {
-        key: {k: v for k, v in value.items() if k != precision} if key in keyed else value
-        for key, value in line.items()
-    }
-
-
-def _joined_speeds(certificate: Mapping[str, Any], report: BundleReport) -> list[dict[str, Any]]:
-    """What was compared now; of what was compared before, all whose times the certificate still has."""
-    times = [set(line["milliseconds"]) for line in certificate["latency"]]
-    kept = [
-        speed
-        for speed in certificate.get("speed", ())
-        if speed["precision"] != report.precision
-        and all({speed["precision"], speed["baseline"]} <= known for known in times)
-    ]
-    return [*report.to_json()["speed"], *kept]
 
 
 def _other_gates(gates: Iterable[Mapping[str, Any]], precision: str) -> list[Mapping[str, Any]]:
@@ -245,14 +211,8 @@ def _other_gates(gates: Iterable[Mapping[str, Any]], precision: str) -> list[Map
 
 
 def _renew_manifest(manifest: Manifest, folder: Path, report: BundleReport) -> None:
-    content = json.loads((manifest.folder / "manifest.json").read_text(encoding="utf-8"))
-    files = report.quantized.files
-    content["graphs"][report.precision] = {role: path.relative_to(folder).as_posix() for role, path in files.items()}
-    content["requires"] = lowest_of_graphs(folder, content["graphs"])
-    content["gates"] = _other_gates(content["gates"], report.precision) + [gate.to_json() for gate in report.gates()]
-    content["files"] = {
-        file.relative_to(folder).as_posix(): describe_file(file)
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != "manifest.json"
-    }
-    write_json(folder / "manifest.json", content)
+    made = {role: path.relative_to(folder).as_posix() for role, path in report.quantized.files.items()}
+    graphs = {**manifest.graphs, report.precision: made}
+    gates = _other_gates(manifest.gates, report.precision) + [gate.to_json() for gate in report.gates()]
+    requires = lowest_of_graphs(folder, graphs)
+    renew_manifest(manifest, folder, {"graphs": graphs, "requires": requires, "gates": gates})

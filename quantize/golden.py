@@ -1,19 +1,10 @@
 """How far quantized graphs were off on golden inputs where they were made: other machines allow a multiple of it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from tfm.bundle import ARRAYS, write_json
-from tfm.runtime import LIMITS, ErrorStats, count_threads, open_session
-
-Array = npt.NDArray[Any]
-Case = tuple[Mapping[str, Array], Mapping[str, Array]]
-"""Inputs and eager's outputs, by name."""
+from tfm.bundle import ARRAYS, LIMITS, GoldenCase, GoldenLimits, Manifest, read_golden, renew_limits
+from tfm.runtime import ErrorStats, count_threads, open_session
 
 GOLDEN_NMSE = (2.0, 1e-9)
 """A quantized output on the machine it runs on: so many times the NMSE that the exporting machine had, plus so much.
@@ -24,7 +15,7 @@ times as large in g2p, 64 times in SmolLM2's logits, and 1.07 times in MiniLM, w
 number is for outputs that no quantized product leads to: float32 alone is off by 1e-14 to 3e-12."""
 
 
-def measure_nmse(path: Path, cases: Sequence[Case]) -> dict[str, float | None]:
+def measure_nmse(path: Path, cases: Sequence[GoldenCase]) -> dict[str, float | None]:
     """NMSE of each output of an ONNX file over all cases; None of integers, and of what eager gives as all zeros."""
     session = open_session(path, "cpu", count_threads(None))
     figures = {name: ErrorStats() for name in cases[0][1]}
@@ -38,30 +29,17 @@ def measure_nmse(path: Path, cases: Sequence[Case]) -> dict[str, float | None]:
     }
 
 
-def renew_golden(folder: Path, precision: str, files: Mapping[str, Path]) -> None:
+def renew_golden(manifest: Manifest, folder: Path, precision: str, files: Mapping[str, Path]) -> None:
     """Write anew what golden.json says of one precision of a bundle.
 
     Args:
-        folder: The bundle; where it has no golden outputs, nothing is written.
+        manifest: The bundle's, with the golden cases; where it has none, nothing is written.
+        folder: Where its golden.json has been copied to.
         precision: "int8", say.
         files: Role → its ONNX file.
     """
-    if not (folder / ARRAYS).is_file() or not (folder / LIMITS).is_file():
-        return
-    with np.load(folder / ARRAYS) as archive:
-        arrays = dict(archive)
-    limits = json.loads((folder / LIMITS).read_text(encoding="utf-8"))
-    factor, floor = GOLDEN_NMSE
-    nmse = {role: measure_nmse(path, _cases(arrays, role)) for role, path in files.items()}
-    limits["precisions"][precision] = {"nmse_factor": factor, "nmse_floor": floor, "nmse": nmse}
-    write_json(folder / LIMITS, limits)
-
-
-def _cases(arrays: Mapping[str, Array], role: str) -> list[Case]:
-    cases: dict[int, tuple[dict[str, Array], dict[str, Array]]] = {}
-    for key, array in arrays.items():
-        # The name comes last, for it may have slashes of its own.
-        owner, number, side, name = key.split("/", 3)
-        if owner == role:
-            cases.setdefault(int(number), ({}, {}))[side == "outputs"][name] = array
-    return [cases[number] for number in sorted(cases)]
+    if ARRAYS in manifest.files and LIMITS in manifest.files:
+        cases = read_golden(manifest).cases
+        nmse = {role: measure_nmse(path, cases[role]) for role, path in files.items()}
+        factor, floor = GOLDEN_NMSE
+        renew_limits(folder, precision, GoldenLimits(measure="nmse", factor=factor, floor=floor, nmse=nmse))

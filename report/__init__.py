@@ -2,14 +2,13 @@
 
 from .activations import write_activations
 from .curves import ActivationCurve
-from .html import SCHEMAS, kept_pictures, write_report
+from .html import kept_pictures, write_report
 from .inspect import name_heads, write_inspect
 from .latency import write_latency
 from .maps import AttentionMap
 from .study import write_study
 
 __all__ = [
-    "SCHEMAS",
     "ActivationCurve",
     "AttentionMap",
     "kept_pictures",

@@ -7,8 +7,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from tfm.bundle import write_whole
-from tfm.errors import BundleError
+from tfm.bundle import check_schema, write_whole
 
 from . import numbers, tables, verdict
 from .bars import chart, is_float
@@ -16,9 +15,6 @@ from .curves import ActivationCurve, plot
 from .judge import fault_of_fidelity
 from .maps import AttentionMap, panel
 from .quantization import describe
-
-SCHEMAS = (2, 3)
-"""The versions of parity.json that the report can be written from."""
 
 _PICTURES, _END = "<!-- pictures -->", "<!-- end of pictures -->"
 """Around maps and curves."""
@@ -67,11 +63,7 @@ def write_report(
     Raises:
         BundleError: The certificate is of another version of the schema.
     """
-    if certificate.get("schema") not in SCHEMAS:
-        raise BundleError(
-            f"{path.name} is written from a certificate of schema {' or '.join(map(str, SCHEMAS))}, "
-            f"and this one is of schema {certificate.get('schema')!r}: export the bundle anew"
-        )
+    check_schema(f"{path.name} is written from a certificate", certificate)
     environment = make_environment()
     faults = verdict.find_faults(certificate, curves)
     graphs = [

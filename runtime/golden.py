@@ -1,47 +1,32 @@
-"""Golden inputs and outputs: whether a bundle still computes, on this machine, what eager PyTorch computed at export.
+"""The golden check: whether a bundle still computes, on this machine, what eager PyTorch computed at export."""
 
-    golden.npz     ROLE/CASE/inputs/NAME and ROLE/CASE/outputs/NAME: what eager PyTorch was given, and what it gave
-    golden.json    the number of cases per role; per precision the limits, and how far the exporting machine was off
-
-An fp32 output may differ by atol + rtol × its largest value. That of any other precision is off already where it was
-exported; here its NMSE may be `nmse_factor` times as large, since another processor rounds other ties the other way.
-"""
-
-import json
 import math
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from tfm.bundle import (
-    ARRAYS,
-    CheckedJson,
+    Gate,
+    GoldenCase,
+    GoldenLimits,
+    Judged,
     Manifest,
-    Signature,
     brief,
     check_digests,
     folder_of,
-    parse_json,
-    read_arrays,
+    nothing_compared,
+    read_golden,
     read_manifest,
-    read_proved,
 )
 from tfm.errors import BundleError, ProviderError, VerificationError
 from tfm.ops import ErrorStats
 
-from .inputs.checks import Array
 from .sessions.graph_files import GraphFiles
 from .sessions.providers import candidates, count_threads
 from .sessions.requires import too_old
 from .sessions.session import Session, reason_of
-
-GOLDEN_SCHEMA = 1
-LIMITS = "golden.json"
-
-Case = tuple[dict[str, Array], dict[str, Array]]
-"""Inputs and expected outputs, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +51,16 @@ class GoldenOutput:
     def passed(self) -> bool:
         """Whether the output is what it was."""
         return not self.fault
+
+    @property
+    def figure(self) -> float:
+        """The one of the figures that is judged."""
+        return self.figures.max_abs if self.measure == "max_abs" else self.figures.nmse
+
+    @property
+    def nearness(self) -> tuple[bool, float]:
+        """By this the worst output is found: what failed, then what is nearest to its limit."""
+        return not self.passed, self.figure / self.limit if self.limit else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +87,22 @@ class GoldenGraph:
         return not self.fault and bool(self.outputs) and all(output.passed for output in self.outputs)
 
     @property
+    def gate(self) -> Gate:
+        """Whether it gives what it gave, by the output that is off, or else is nearest to its limit."""
+        name = f"{self.precision} {self.role}"
+        shown = max(self.outputs, key=lambda output: output.nearness, default=None)
+        return Gate(
+            name=name,
+            stage="golden",
+            precision=self.precision,
+            op="" if shown is None else shown.name,
+            passed=self.passed,
+            figure=None if shown is None else shown.figure,
+            limit=None if shown is None else shown.limit,
+            reason="" if self.passed else f"{name}: {self.first_fault}",
+        )
+
+    @property
     def first_fault(self) -> str:
         """What is wrong, "" where nothing is."""
         wrong = [f"{output.name} {output.fault}" for output in self.outputs if output.fault]
@@ -100,23 +111,16 @@ class GoldenGraph:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GoldenReport:
+class GoldenReport(Judged):
     """What `check_golden` found."""
 
     bundle: Path
     cases: int
     graphs: tuple[GoldenGraph, ...]
 
-    @property
-    def passed(self) -> bool:
-        """Whether something was compared, and all of it is what it was."""
-        return bool(self.graphs) and all(graph.passed for graph in self.graphs)
-
-    def faults(self) -> list[str]:
-        """Name what failed, graph by graph."""
-        if not self.graphs:
-            return ["nothing was compared"]
-        return [f"{graph.precision} {graph.role}: {graph.first_fault}" for graph in self.graphs if not graph.passed]
+    def gates(self) -> list[Gate]:
+        """List the gates: one for each graph."""
+        return [graph.gate for graph in self.graphs] or [nothing_compared("golden")]
 
     def to_dict(self) -> dict[str, Any]:
         """Give the report as JSON values."""
@@ -137,11 +141,6 @@ class GoldenReport:
             for graph in self.graphs
         ]
         return {"bundle": str(self.bundle), "passed": self.passed, "cases": self.cases, "graphs": graphs}
-
-
-def golden_name(role: str, case: int, side: Literal["inputs", "outputs"], name: str) -> str:
-    """Name an array within golden.npz."""
-    return f"{role}/{case}/{side}/{name}"
 
 
 def check_golden(
@@ -172,66 +171,48 @@ def check_golden(
     providers = candidates(provider)
     threads = count_threads(threads)
     manifest = read_manifest(folder_of(bundle))
-    wanted = manifest.graphs if precision is None else precision
-    # What is no list of names is looked at as one name, so that the error shows it whole.
-    for name in wanted if isinstance(wanted, Collection) and not isinstance(wanted, str) else [wanted]:
-        if not isinstance(name, str) or name not in manifest.graphs:
-            raise BundleError(f"{manifest.folder} has no {brief(name)} graph; it has: {', '.join(manifest.graphs)}")
-    wanted = [wanted] if isinstance(wanted, str) else wanted
-    for name in (ARRAYS, LIMITS):
-        if name not in manifest.files:
-            raise BundleError(
-                f"{manifest.folder} holds no {name}: an older tfm-export made it, and stored no outputs to compare "
-                "with; export it again"
-            )
+    wanted = list(manifest.graphs) if precision is None else _precisions(manifest, precision)
     # Of all files, those too that nothing below opens: an altered bundle does not pass.
     check_digests(manifest, manifest.files)
-    top = _read_limits(manifest)
-    counts = {role: top["cases"][role].integer(1) for role in manifest.signature}
-    cases = _read_cases(manifest, counts)
+    golden = read_golden(manifest, wanted)
     graphs = []
-    for name in dict.fromkeys(wanted):
+    for name in wanted:
         for role, path in manifest.graphs[name].items():
-            limits = _Limits(top["precisions"][name], role, manifest.signature[role])
             # It fails by name, before onnxruntime says so in words of its own; the others still run.
             if fault := too_old(manifest, name, role):
                 graphs.append(GoldenGraph(role=role, precision=name, provider="", outputs=(), fault=fault))
                 continue
             graph = _Graph(manifest, role, path, providers, threads)
-            graphs.append(_check_graph(name, graph, cases[role], limits))
-    return GoldenReport(bundle=manifest.folder, cases=sum(counts.values()), graphs=tuple(graphs))
+            graphs.append(_check_graph(name, graph, golden.cases[role], golden.limits[name]))
+    cases = sum(map(len, golden.cases.values()))
+    return GoldenReport(bundle=manifest.folder, cases=cases, graphs=tuple(graphs))
 
 
-class _Limits:
-    """How far the outputs of one graph may be off."""
+def _precisions(manifest: Manifest, asked: Any) -> list[str]:
+    """Read which precisions are asked for, each once."""
+    # What is no list of names is looked at as one name, so that the error shows it whole.
+    names = list(asked) if isinstance(asked, Collection) and not isinstance(asked, str) else [asked]
+    for name in names:
+        if not isinstance(name, str) or name not in manifest.graphs:
+            raise BundleError(f"{manifest.folder} has no {brief(name)} graph; it has: {', '.join(manifest.graphs)}")
+    return list(dict.fromkeys(names))
 
-    def __init__(self, value: CheckedJson, role: str, signature: Signature) -> None:
-        """Read what golden.json says of one precision."""
-        # Limits of fp32 are absolute and relative; of all else, a factor of what was measured.
-        self._judged_by_nmse = "nmse_factor" in value.fields()
-        first, second = ("nmse_factor", "nmse_floor") if self._judged_by_nmse else ("atol", "rtol")
-        self._first, self._second = value[first].number(0.0), value[second].number(0.0)
-        measured = value["nmse"][role]
-        self._measured = {spec.name: measured[spec.name].optional_number(0.0) for spec in signature.outputs}
 
-    def judge(self, name: str, figures: ErrorStats) -> GoldenOutput:
-        """Judge the figures of one output."""
-        limit: float | None = self._first + self._second * figures.scale
-        off = f"is off by {figures.max_abs:.1e}, more than {limit:.1e}"
-        measure: Literal["max_abs", "nmse"] = "max_abs"
-        if self._judged_by_nmse:
-            measured, measure = self._measured[name], "nmse"
-            limit = None if measured is None else self._first * measured + self._second
-            off = f"has NMSE {figures.nmse:.1e}, more than {limit or 0:.1e}; where it was exported, {measured or 0:.1e}"
-        fault = ""
-        if figures.count == 0:
-            fault = "was compared with nothing"
-        elif math.isinf(figures.max_abs):  # in every precision, whatever the limit
-            fault = "is NaN or infinity where eager PyTorch gave another value, or the other way round"
-        # Not `>`: a figure that is NaN must fail.
-        elif limit is not None and not getattr(figures, measure) <= limit:
-            fault = off
-        return GoldenOutput(name=name, figures=figures, measure=measure, limit=limit, fault=fault)
+def _judge(role: str, name: str, figures: ErrorStats, limits: GoldenLimits) -> GoldenOutput:
+    """Judge the figures of one output."""
+    limit, measure = limits.limit(role, name, figures.scale), limits.measure
+    fault = ""
+    if figures.count == 0:
+        fault = "was compared with nothing"
+    elif math.isinf(figures.max_abs):  # in every precision, whatever the limit
+        fault = "is NaN or infinity where eager PyTorch gave another value, or the other way round"
+    # Not `>`: a figure that is NaN must fail.
+    elif limit is not None and not getattr(figures, measure) <= limit:
+        fault = f"is off by {figures.max_abs:.1e}, more than {limit:.1e}"
+        if measure == "nmse":
+            there = limits.nmse[role][name] or 0
+            fault = f"has NMSE {figures.nmse:.1e}, more than {limit:.1e}; where it was exported, {there:.1e}"
+    return GoldenOutput(name=name, figures=figures, measure=measure, limit=limit, fault=fault)
 
 
 @dataclass(frozen=True)
@@ -257,7 +238,7 @@ class _Graph:
         raise ProviderError("no provider was named")
 
 
-def _check_graph(precision: str, graph: _Graph, cases: Sequence[Case], limits: _Limits) -> GoldenGraph:
+def _check_graph(precision: str, graph: _Graph, cases: Sequence[GoldenCase], limits: GoldenLimits) -> GoldenGraph:
     figures = {spec.name: ErrorStats() for spec in graph.manifest.signature[graph.role].outputs}
     provider, fault = "", ""
     outputs: tuple[GoldenOutput, ...] = ()
@@ -271,7 +252,7 @@ def _check_graph(precision: str, graph: _Graph, cases: Sequence[Case], limits: _
                     found.add(actual[name], expected[name])
                 except VerificationError as error:
                     raise VerificationError(f"{name} of golden case {number}: {error}") from error
-        outputs = tuple(limits.judge(name, found) for name, found in figures.items())
+        outputs = tuple(_judge(graph.role, name, found, limits) for name, found in figures.items())
     # A machine without the provider says nothing about the bundle, so this is no fault in it.
     except ProviderError:
         raise
@@ -279,35 +260,3 @@ def _check_graph(precision: str, graph: _Graph, cases: Sequence[Case], limits: _
         reason = reason_of(error)
         fault = (str(reason) or type(reason).__name__).splitlines()[0]
     return GoldenGraph(role=graph.role, precision=precision, provider=provider, outputs=outputs, fault=fault)
-
-
-def _read_limits(manifest: Manifest) -> CheckedJson:
-    top = parse_json(manifest.folder / LIMITS, read_proved(manifest, LIMITS))
-    schema = top["schema"].value
-    if type(schema) is not int or schema != GOLDEN_SCHEMA:
-        raise BundleError(
-            f"{top.path}: its schema is {json.dumps(schema)}, but this tfm-export reads {GOLDEN_SCHEMA}; "
-            "upgrade tfm-export, or export the bundle again with this one"
-        )
-    return top
-
-
-def _read_cases(manifest: Manifest, counts: Mapping[str, int]) -> dict[str, list[Case]]:
-    """Read golden.npz, which must hold every input and output of every case and nothing else."""
-    path, arrays = manifest.folder / ARRAYS, read_arrays(manifest, ARRAYS)
-    cases: dict[str, list[Case]] = {}
-    try:
-        for role, signature in manifest.signature.items():
-            cases[role] = []
-            for case in range(counts[role]):
-                inputs = [(golden_name(role, case, "inputs", spec.name), spec.name) for spec in signature.inputs]
-                outputs = [(golden_name(role, case, "outputs", spec.name), spec.name) for spec in signature.outputs]
-                cases[role].append(
-                    # They are taken out, so that what is left over in the end belongs to no graph.
-                    ({name: arrays.pop(key) for key, name in inputs}, {name: arrays.pop(key) for key, name in outputs})
-                )
-    except KeyError as error:
-        raise BundleError(f"{path} holds no {error}; export the bundle again") from error
-    if arrays:
-        raise BundleError(f"{path} holds {next(iter(arrays))!r}, which no graph has; export the bundle again")
-    return cases

@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tfm.bundle import CONFIG, MASK_FILES, CheckedJson, Companions, Manifest, TensorSpec
+from tfm.bundle import CONFIG, MANIFEST, MASK_FILES, CheckedJson, Companions, Manifest, TensorSpec
 from tfm.errors import InputError
 
 from .inputs.checks import Array
@@ -79,7 +79,7 @@ def read_labels(manifest: Manifest, count: int) -> list[str]:
     labels = manifest.config.get("labels")
     if labels is None:
         return [f"LABEL_{index}" for index in range(count)]
-    value = CheckedJson(manifest.folder / "manifest.json", labels, "config.labels")
+    value = CheckedJson(manifest.folder / MANIFEST, labels, "config.labels")
     names = [item.text() for item in value.items()]
     if len(names) != count:
         raise value.error(f"a list of {count} labels, as many as there are logits")

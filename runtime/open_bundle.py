@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tfm.bundle import ARRAYS, Companions, Manifest, Signature, read_arrays
+from tfm.bundle import Companions, Manifest, Signature, golden_inputs
 from tfm.errors import BundleError, ProviderError
 
 from .inputs.checks import MAY_BE_EMPTY, SUM, Array
@@ -103,11 +103,8 @@ class OpenBundle:
         if self.manifest.kind != "module" or all(isinstance(d, int) for spec in signature.inputs for d in spec.shape):
             self._check_sizes(signature)
             return least_inputs(signature)
-        if ARRAYS not in self.manifest.files:  # a module may need more than one of anything, and says nowhere how many
-            return None
-        start = f"{role}/0/inputs/"
-        arrays = read_arrays(self.manifest, ARRAYS)
-        return {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
+        # A module may need more than one of anything, and says nowhere else how many.
+        return next(iter(golden_inputs(self.manifest, role)), None)
 
     def _check_sizes(self, signature: Signature) -> None:
         """Refuse sizes that no memory holds before arrays of them are made."""

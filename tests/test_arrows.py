@@ -11,7 +11,7 @@ ALL_MAY = {"errors", "lazy"}
 MAY_IMPORT = {
     "ops": set(),
     "bundle": {"ops"},
-    "model": {"ops"},
+    "model": {"bundle", "ops"},
     "runtime": {"bundle", "ops"},
     "report": {"bundle", "ops"},
     "latency": {"bundle", "ops", "runtime"},

@@ -56,7 +56,7 @@ if MovedFinder not in sys.meta_path:  # a module that is loaded anew is not aske
 
 _get, __dir__ = lazily(
     __name__,
-    {"TfmError": "errors", "export_checkpoint": "export", "load": "runtime", "quantize_bundle": "quantize"},
+    {"errors": "TfmError", "export": "export_checkpoint", "runtime": "load", "quantize": "quantize_bundle"},
 )
 
 

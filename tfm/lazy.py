@@ -16,23 +16,24 @@ def lazily(
 
     Args:
         package: Its `__name__`.
-        modules: Name → the module of the package that it is in.
+        modules: Module of the package → the names that are in it, with spaces between them.
         renamed: Old name → what it is called now, for the message of who still asks for it.
 
     Returns:
         Both, to be bound to these names in the package.
     """
+    places = {name: module for module, names in modules.items() for name in names.split()}
 
     def get(name: str) -> Any:
-        if name in modules:
-            value = getattr(importlib.import_module(f".{modules[name]}", package), name)
+        if name in places:
+            value = getattr(importlib.import_module(f".{places[name]}", package), name)
             setattr(sys.modules[package], name, value)  # the next access does not come here
             return value
         hint = f"; it is called {renamed[name]} now" if renamed and name in renamed else ""
         raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}")
 
     def names() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *modules})
+        return sorted({*vars(sys.modules[package]), *places})
 
     return get, names
 

@@ -3,6 +3,7 @@
 MOVED = {
     "tfm.activations": "tfm.study.activations",
     "tfm.activations.formulas": "tfm.ops.activations",
+    "tfm.bundle.stored_arrays": "tfm.bundle.golden_files",
     "tfm.export.bisect": "tfm.export.verify.bisect",
     "tfm.export.compare": "tfm.export.verify.compare",
     "tfm.export.fidelity": "tfm.export.verify.fidelity",
@@ -95,6 +96,6 @@ MOVED = {
     "tfm.runtime.shared_sessions": "tfm.runtime.sessions.shared",
     "tfm.runtime.spread": "tfm.runtime.parallel",
     "tfm.runtime.stopping": "tfm.bundle.stopping",
-    "tfm.runtime.stored_arrays": "tfm.bundle.stored_arrays",
+    "tfm.runtime.stored_arrays": "tfm.bundle.golden_files",
     "tfm.runtime.tokenizer": "tfm.runtime.inputs.tokenizer",
 }

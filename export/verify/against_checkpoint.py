@@ -10,7 +10,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor
 
-from tfm.bundle import Manifest, check_digests, folder_of, read_manifest
+from tfm.bundle import Gate, Judged, Manifest, check_digests, folder_of, nothing_compared, read_manifest
 from tfm.errors import BundleError, ProviderError, VerificationError
 from tfm.ops import END_TO_END, Tolerance
 from tfm.quantize import Stage, silent
@@ -34,7 +34,7 @@ _EVERY_ID = "all, every id of the vocabulary"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointReport:
+class CheckpointReport(Judged):
     """What comparing a bundle with eager PyTorch found.
 
     Attributes:
@@ -49,16 +49,9 @@ class CheckpointReport:
     graphs: tuple[GraphReport, ...]
     reproduction: Reproduction | None = None
 
-    @property
-    def passed(self) -> bool:
-        """Whether something was compared, and all of it agrees."""
-        return bool(self.graphs) and all(graph.passed for graph in self.graphs)
-
-    def faults(self) -> list[str]:
-        """Name what failed, graph by graph."""
-        if not self.graphs:
-            return ["nothing was compared"]
-        return [f"{graph.precision} {graph.role}: {graph.first_fault}" for graph in self.graphs if not graph.passed]
+    def gates(self) -> list[Gate]:
+        """List the gates: one for each graph."""
+        return [graph.gate for graph in self.graphs] or [nothing_compared("graph")]
 
     def to_dict(self) -> dict[str, Any]:
         """Give the report as JSON values; "graphs" are as in parity.json."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from tfm.bundle import OLDEST, folder_of, is_older, lowest_needed, read_manifest
+from tfm.bundle import OLDEST, Gate, Judged, folder_of, is_older, lowest_needed, read_manifest
 from tfm.errors import TfmError
 
 from ..loading import load
@@ -57,6 +57,22 @@ class CanaryState:
     on: tuple[str, ...]
     why: str | None
 
+    @property
+    def gate(self) -> Gate:
+        """Whether it is right, where it runs."""
+        name, right = f"{self.family} on {self.provider}", self.verdict == "right"
+        advice = "try another onnxruntime" + ("" if self.provider == "cpu" else ", or provider='cpu'")
+        return Gate(
+            name=name,
+            stage="machine",
+            precision="",
+            op=self.family,
+            passed=right,
+            figure=self.max_abs,
+            limit=self.limit,
+            reason="" if right else f"{name} is wrong: {self.why}; {advice}",
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class BundleState:
@@ -86,7 +102,7 @@ class BundleState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Diagnosis:
+class Diagnosis(Judged):
     """All that was found.
 
     Attributes:
@@ -123,27 +139,22 @@ class Diagnosis:
     canaries: tuple[CanaryState, ...]
     bundle: BundleState | None
 
-    def faults(self) -> list[str]:
-        """Say what is wrong, each in a line; nothing where all is well. What merely is not there is no fault."""
-        faults = []
-        if is_older(self.onnxruntime, OLDEST):
-            faults.append(f"onnxruntime {self.onnxruntime} is older than {OLDEST}, the oldest tested: {upgrade()}")
-        if not any(provider.runs for provider in self.providers):
-            faults.append("no provider runs here: install onnxruntime again")
-        for canary in self.canaries:
-            if canary.verdict == "wrong":
-                faults.append(
-                    f"{canary.family} on {canary.provider} is wrong: {canary.why}; try another onnxruntime"
-                    + ("" if canary.provider == "cpu" else ", or provider='cpu'")
-                )
-        if self.bundle is not None and self.bundle.why is not None:
-            faults.append(f"{self.bundle.path} does not open: {self.bundle.why}")
-        return faults
-
-    @property
-    def passed(self) -> bool:
-        """Whether anything runs, and all that runs is right."""
-        return not self.faults()
+    def gates(self) -> list[Gate]:
+        """List what must hold here. What merely is not there is no fault."""
+        gate = functools.partial(Gate, stage="machine", precision="")
+        old = is_older(self.onnxruntime, OLDEST)
+        reason = f"onnxruntime {self.onnxruntime} is older than {OLDEST}, the oldest tested: {upgrade()}"
+        gates = [gate(name="onnxruntime", passed=not old, reason=reason if old else "")]
+        runs = any(provider.runs for provider in self.providers)
+        reason = "" if runs else "no provider runs here: install onnxruntime again"
+        gates.append(gate(name="a provider", passed=runs, reason=reason))
+        gates += [canary.gate for canary in self.canaries if canary.verdict != "missing"]
+        if self.bundle is not None:
+            opens, path = self.bundle.why is None, self.bundle.path
+            gates.append(
+                gate(name=path, passed=opens, reason="" if opens else f"{path} does not open: {self.bundle.why}")
+            )
+        return gates
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything as JSON has it."""

@@ -26,14 +26,9 @@ __all__ = [
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "STUDIED": "study",
-        "ActivationRow": "rows",
-        "ActivationTable": "rows",
-        "Estimate": "study.statistics",
-        "Schedule": "study",
-        "page_content": "study",
-        "run_study": "study",
-        "summarize": "study",
-        "tabulate": "table",
+        "rows": "ActivationRow ActivationTable",
+        "study": "STUDIED Schedule page_content run_study summarize",
+        "study.statistics": "Estimate",
+        "table": "tabulate",
     },
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tfm.bundle import Gate, all_passed, precision_of
+from tfm.bundle import Gate, Judged, all_passed, nothing_compared, precision_of
 
 
 def gate(**values: Any) -> Gate:
@@ -17,6 +17,27 @@ def test_nothing_has_not_passed() -> None:
     assert not all_passed([])
     assert all_passed([gate()])
     assert not all_passed([gate(), gate(passed=False)])
+
+
+class Report(Judged):
+    def __init__(self, *gates: Gate) -> None:
+        self._gates = list(gates)
+
+    def gates(self) -> list[Gate]:
+        return self._gates
+
+
+def test_a_report_is_judged_by_its_gates_alone() -> None:
+    assert (Report(gate()).passed, Report(gate()).faults()) == (True, [])
+    wrong = Report(gate(), gate(passed=False, reason="b"), gate(passed=False, reason="a"), gate(passed=False))
+    assert (wrong.passed, wrong.faults()) == (False, ["b", "a"])
+    assert not Report().passed
+    assert Report(nothing_compared("golden")).faults() == ["nothing was compared"]
+
+
+def test_an_op_is_named_only_where_there_is_one() -> None:
+    assert "op" not in gate().to_json()
+    assert Gate(**gate(op="Gelu").to_json()) == gate(op="Gelu")
 
 
 @pytest.mark.parametrize("figure", [math.nan, math.inf, -math.inf, None])

@@ -108,7 +108,14 @@ def test_json(monkeypatch):
     result = invoke(monkeypatch, DIAGNOSIS, "--json")
     assert result.exit_code == 0
     values = json.loads(result.stdout)
-    assert values["faults"] == []
+    assert (values["passed"], values["faults"]) == (True, [])
+    assert [gate["name"] for gate in values["gates"]] == [
+        "onnxruntime",
+        "a provider",
+        "Gelu on cuda",
+        "TensorScatter on cuda",
+        "m.tfm",
+    ]
     assert values["canaries"][0]["max_abs"] == 3.5e-7
     assert values["bundle"]["skipped"] == {"cuda": "libcublas.so.12: cannot open"}
 

@@ -108,14 +108,15 @@ def test_commands_that_need_torch(
         ["tfm", "parity", out_, "--ckpt", "model.pt", "--cases", "2"],
         ["tfm", "verify-ops", "relu", "rms_norm", "--dtype", "fp32", "--level", "disabled"],
         ["tfm", "activations", "--activation", "relu", "--no-timing"],
-        ["tfm", "quantize", out_, "--force"],  # 0, whatever is found
+        ["tfm", "quantize", out_, "--force"],
         ["tfm", "prune", "--ckpt", "model.pt", "--keep", "0.5"],  # 2: it has no tokenizer
     ]
     found, out, err = codes(arguments, {"PYTHONIOENCODING": encoding})
-    assert found == ["0"] * 5 + ["2"], err
+    assert "+ quantized" in out or "x forced" in out
+    # Whether it is faster is the machine's to say, and 1 is said where it is not.
+    assert found == ["0"] * 4 + ["01"["x forced" in out], "2"], err
     assert "+ verified" in out
     assert "+ the same" in out
-    assert "+ quantized" in out or "x forced" in out
     assert "Traceback" not in err
     assert "\\u" not in out + err
 

@@ -135,6 +135,28 @@ def report_of(*lines: Line, **changes: Any) -> LatencyReport:
     return LatencyReport(**values | changes)
 
 
+def test_each_work_of_a_precision_is_a_gate() -> None:
+    """Engines that are in no bundle are none, nor is what was compared with nothing."""
+    eager = [0.020] * 8
+    report = report_of(
+        line("1×16", "first token", {"eager": eager, "torch.compile": [0.1] * 8, "int8": [0.010] * 8}),
+        line("1×16", "token", {"eager": eager, "int8": [0.030] * 8}, threads=2),
+        line("8×16", "run", {"int8": eager}),
+    )
+    faster, slower = report.gates()
+    assert (faster.name, faster.stage, faster.op) == (
+        "int8 not slower than eager",
+        "speed",
+        "first token 1×16, 1 threads",
+    )
+    assert (faster.passed, faster.figure, faster.limit, faster.reason) == (True, 2.0, 1.0, "")
+    assert not slower.passed
+    assert slower.reason == (
+        "int8 is slower than eager on 1×16 (token, threads: 2): 1.50× its time (1.50–1.50)"
+    )  # fmt: skip
+    assert report.to_dict()["gates"] == [faster.to_json(), slower.to_json()]
+
+
 def test_every_verdict_and_unit(capsys: pytest.CaptureFixture[str]) -> None:
     eager = [0.020] * 8
     report = report_of(

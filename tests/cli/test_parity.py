@@ -151,10 +151,12 @@ def test_as_json(bundle: Path, run: Run, spoil: Callable[[str], None]) -> None:
     values = json.loads(out)
     assert (code, values["passed"], values["faults"], values["cases"]) == (0, True, [], 2)
     assert [graph["provider"] for graph in values["graphs"]] == ["cpu", "cpu"]
+    assert [(gate["name"], gate["passed"]) for gate in values["gates"]] == [("fp32 model", True), ("int8 model", True)]
     spoil("model.onnx")
     code, out, _ = run(bundle, "--json", "--precision", "fp32, int8")
     values = json.loads(out)
     assert (code, values["passed"], len(values["faults"])) == (1, False, 1)
+    assert [gate["reason"] for gate in values["gates"] if not gate["passed"]] == values["faults"]
     assert [output["passed"] for output in values["graphs"][0]["outputs"]] == [False, False]
 
 

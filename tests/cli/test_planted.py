@@ -52,7 +52,8 @@ def run(here: Path) -> Run:
 
 def well(done: "subprocess.CompletedProcess[str]") -> str:
     assert "planted" not in done.stdout + done.stderr
-    assert done.returncode == 0, done.stdout + done.stderr
+    # What is forced is there though a gate failed, and whether it is faster is the machine's to say.
+    assert done.returncode == int("✗ forced" in done.stdout), done.stdout + done.stderr
     return done.stdout
 
 

@@ -113,9 +113,15 @@ def test_slow_int8_ends_with_1_and_changes_nothing(run: Run, bundle: Path, monke
     assert "int8 is slower than fp32 here: 1.50×" in out
     assert "--force ships it all the same" in out
     assert content(bundle) == before
-    code, out, _ = run("quantize", bundle, "--force")
-    assert code == 0
+    code, out, _ = run("quantize", bundle, "--force", "-o", bundle.with_name("y.tfm"))
+    assert code == 1  # a gate failed, though the bundle is there
     assert "✗ forced, and marked so" in out
+    assert "int8" in read_manifest(bundle.with_name("y.tfm")).graphs
+    code, out, _ = run("quantize", bundle, "--force", "--json")
+    values = json.loads(out)
+    assert (code, values["passed"]) == (1, False)
+    (failed,) = [gate for gate in values["gates"] if not gate["passed"]]
+    assert (failed["stage"], failed["precision"], failed["reason"]) == ("speed", "int8", values["faults"][0])
     assert "int8" in read_manifest(bundle).graphs
 
 

@@ -15,9 +15,9 @@ import pytest
 
 import tfm.export.bundle as bundle
 import tfm.export.source as subject
+from tfm.bundle import PARITY_SCHEMA
 from tfm.errors import CheckpointError, ConfigError, ExportError, QuantizeError, VerificationError
 from tfm.export import PRECISIONS, Tolerance, export_checkpoint
-from tfm.export.certificate import PARITY_SCHEMA
 from tfm.export.verify.fidelity import FLOORS, Fidelity
 from tfm.latency import Latency
 from tfm.model import save_checkpoint

@@ -6,8 +6,9 @@ from typing import Any, cast
 import pytest
 from planted_quantization import encoder_weights, planted
 
+from tfm.bundle import PARITY_SCHEMA
 from tfm.export import Tolerance
-from tfm.export.certificate import PARITY_SCHEMA, certify
+from tfm.export.certificate import certify
 from tfm.export.source import Source
 
 

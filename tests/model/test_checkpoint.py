@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -435,6 +437,56 @@ def test_failing_save_leaves_the_earlier_file_whole(
     other = Transformer(TransformerConfig(**(SIZES | {"num_encoder_layers": 2})))
     with pytest.raises(CheckpointError, match=rf"{re.escape(name)} could not be written: no space left on device"):
         save_checkpoint(other, tmp_path / name)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("moment", [1, 2, 3])
+def test_a_killed_save_never_mixes_two_models(tmp_path: Path, model: Transformer, moment: int) -> None:
+    """Both are of the same sizes, so that a mixture would be read in good faith."""
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(model, path)
+    program = f"""
+import os, torch
+from tfm.model import TransformerConfig, Transformer, save_checkpoint
+put, done = os.replace, []
+def kill(*paths):
+    done.append(paths)
+    if len(done) == {moment}:
+        os._exit(9)
+    put(*paths)
+os.replace = kill
+config = {model.config.to_dict() | {"activation": "silu"}!r}
+save_checkpoint(Transformer(TransformerConfig.from_dict(config)), {str(path)!r})
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 9, done.stderr
+    is_ours = safetensors.torch.load_file(path)["encoder.embedding.token.weight"].equal(
+        model.encoder.embedding.token.weight
+    )
+    if (tmp_path / "config.json").exists():
+        assert (load_checkpoint(path).config.activation == model.config.activation) == is_ours
+    else:
+        assert moment > 1
+        with pytest.raises(CheckpointError, match="holds weights but no configuration"):
+            load_checkpoint(path)
+
+
+def test_weights_that_cannot_be_put_leave_the_earlier_ones(
+    tmp_path: Path, model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, put = tmp_path / "model.safetensors", os.replace
+    save_checkpoint(model, path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def replace(source: Path, target: Path) -> None:
+        if target == path:
+            raise PermissionError("it is in use")
+        put(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    other = Transformer(TransformerConfig(**(SIZES | {"activation": "silu"})))
+    with pytest.raises(CheckpointError, match="could not be written: it is in use"):
+        save_checkpoint(other, path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 

@@ -114,8 +114,8 @@ def commands_on(room: Path) -> list[Command]:
     quantize = ["quantize", str(outputs["quantize"]), "--calib", str(texts), "--force"]
     prune = ["prune", *ckpt, "-o", str(outputs["prune"]), "--keep", "0.5", "--multiple", "4", "--text", str(texts)]
     commands = {
-        "export": lambda: cli.export(export),
-        "quantize": lambda: cli.main(quantize),
+        "export": lambda: forced(cli.export, export),
+        "quantize": lambda: forced(cli.main, quantize),
         "prune": lambda: cli.main([*prune, "--steps", "60", "--overwrite"]),
     }
     checks = {"export": check_bundle, "quantize": check_bundle, "prune": check_checkpoint}
@@ -123,6 +123,15 @@ def commands_on(room: Path) -> list[Command]:
         Command(name, outputs[name], run, lambda name=name: checks[name](outputs[name]))  # type: ignore[misc]
         for name, run in commands.items()
     ]
+
+
+def forced(command: Callable[[list[str]], None], arguments: list[str]) -> None:
+    """Run what ships whatever it finds: that a gate failed, 1, is as good an end here as 0."""
+    try:
+        command(arguments)
+    except SystemExit as end:
+        if end.code != 1:
+            raise
 
 
 def check_bundle(folder: Path) -> None:

@@ -264,7 +264,7 @@ def test_a_manifest_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         content.writestr("manifest.json", b"junk")
     with pytest.raises(BundleError, match=r"junk.zip.manifest.json cannot be read as JSON"):
         load(tmp_path / "junk.zip")
-    monkeypatch.setattr(archive, "_MOST_MANIFEST", 3)
+    monkeypatch.setattr(archive, "LARGEST_MANIFEST", 3)
     with pytest.raises(BundleError, match=r"its manifest.json has more than 3 bytes"):
         load(tmp_path / "junk.zip")
 

@@ -91,6 +91,31 @@ def test_another_shape_is_wrong(monkeypatch):
     )
 
 
+def test_what_must_hold_is_a_list_of_gates():
+    state = doctor.CanaryState(
+        family="Gelu", provider="cuda", verdict="wrong", max_abs=0.5, limit=2e-5, on=(), why="off by 0.5"
+    )
+    missing = dataclasses.replace(state, verdict="missing", max_abs=None)
+    bundle = doctor.BundleState(path="m.tfm", why="it is gone")
+    sick = dataclasses.replace(healthy(), onnxruntime="1.0", providers=(), canaries=(state, missing), bundle=bundle)
+    gates = sick.gates()
+    assert [(gate.name, gate.passed) for gate in gates] == [
+        ("onnxruntime", False),
+        ("a provider", False),
+        ("Gelu on cuda", False),
+        ("m.tfm", False),
+    ]
+    assert {gate.stage for gate in gates} == {"machine"}
+    assert (gates[2].op, gates[2].figure, gates[2].limit) == ("Gelu", 0.5, 2e-5)
+    assert [gate.reason for gate in gates] == sick.faults()
+    well = dataclasses.replace(
+        healthy(), onnxruntime="1.99", canaries=(dataclasses.replace(state, verdict="right"),),
+        bundle=dataclasses.replace(bundle, why=None),
+    )  # fmt: skip
+    assert [gate.passed for gate in well.gates()] == [True] * 4
+    assert well.faults() == []
+
+
 def test_what_is_not_there_is_no_fault():
     canary = dataclasses.replace(canaries()[0], model=b"junk")
     state = doctor._try_canary(canary, "cpu")

@@ -77,6 +77,29 @@ def test_the_report_is_json(make_golden: Callable[[], Path], check: Callable[...
     assert values["graphs"][0]["outputs"][1]["limit"] > 1e-5
 
 
+def test_each_graph_is_a_gate(make_golden: Callable[[], Path], check: Callable[..., GoldenReport]) -> None:
+    """Of the output that is off, or else is nearest to its limit."""
+    bundle = make_golden()
+    report = check(bundle)
+    fp32, int8 = report.gates()
+    exact = {output.name: output.figures.max_abs for output in report.graphs[0].outputs}
+    assert (fp32.name, fp32.stage, fp32.precision, fp32.passed) == ("fp32 model", "golden", "fp32", True)
+    assert (fp32.figure, fp32.reason) == (exact[fp32.op], "")
+    assert (int8.limit, int8.passed) == (2.0 + 1e-9, True)
+    edit_arrays(bundle, lambda a: a[f"model/0/outputs/{EMBEDDING}"].__setitem__((0, 0), 99.0))
+    report = check(bundle)
+    fp32 = report.gates()[0]
+    assert fp32.op == EMBEDDING
+    assert fp32.figure == report.graphs[0].outputs[1].figures.max_abs
+    assert fp32.limit == report.graphs[0].outputs[1].limit
+    assert [gate.reason for gate in report.gates() if not gate.passed] == report.faults()
+    (bundle / "onnx/model.onnx").write_bytes(b"not a graph")
+    fp32 = check(bundle).gates()[0]
+    assert (fp32.passed, fp32.op, fp32.figure, fp32.limit) == (False, "", None, None)
+    (nothing,) = check(bundle, precision=[]).gates()
+    assert (nothing.passed, nothing.reason) == (False, "nothing was compared")
+
+
 # ------------------------------------------------ what is off
 
 

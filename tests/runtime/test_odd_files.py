@@ -136,7 +136,7 @@ def bomb(member: str, size: int) -> bytes:
 
 
 def test_goldens_that_unpack_to_more_than_memory_holds(make_golden, remake_digests, monkeypatch):
-    monkeypatch.setattr("tfm.bundle.stored_arrays._MOST", 8 << 20)
+    monkeypatch.setattr("tfm.bundle.golden_files._MOST", 8 << 20)
     bundle = make_golden()
     (bundle / "golden.npz").write_bytes(bomb("model/0/inputs/input_ids.npy", 16 << 20))
     remake_digests(bundle)

