@@ -2,21 +2,20 @@
 
 from .activations import write_activations
 from .curves import ActivationCurve
-from .html import SCHEMAS, kept_pictures, write_report
+from .html import SCHEMAS, kept_pictures, make_environment, write_report
 from .inspect import name_heads, write_inspect
 from .latency import write_latency
 from .maps import AttentionMap
-from .study import write_study
 
 __all__ = [
     "SCHEMAS",
     "ActivationCurve",
     "AttentionMap",
     "kept_pictures",
+    "make_environment",
     "name_heads",
     "write_activations",
     "write_inspect",
     "write_latency",
     "write_report",
-    "write_study",
 ]

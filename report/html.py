@@ -34,10 +34,10 @@ def kept_pictures(page: str) -> str:
     return kept.strip() if end else ""
 
 
-def make_environment() -> jinja2.Environment:
-    """Templates of this room: text is escaped, and a name that is not given is an error."""
+def make_environment(*folders: Path) -> jinja2.Environment:
+    """Templates of some folders and of this one: text is escaped, and a name that is not given is an error."""
     return jinja2.Environment(
-        loader=jinja2.PackageLoader("tfm.report", package_path=""),
+        loader=jinja2.FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

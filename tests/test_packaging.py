@@ -241,10 +241,13 @@ def test_an_old_name_says_the_new_one(room: str, old: str, new: str) -> None:
 
 def test_a_module_that_has_moved_says_where_it_is() -> None:
     for old, new in MOVED.items():
-        assert importlib.util.find_spec(new), new
+        if new.startswith("tfm."):
+            assert importlib.util.find_spec(new), new
+        else:  # out of the package: where it is in a checkout
+            assert list(REPO.glob(f"{new.replace('.', '/')}*")), new
         with pytest.raises(ModuleNotFoundError) as caught:
             importlib.import_module(old)
-        said = re.fullmatch(r"(tfm\.[\w.]+) is (tfm\.[\w.]+) now", str(caught.value))
+        said = re.fullmatch(r"(tfm\.[\w.]+) is ([\w.]+) now", str(caught.value))
         assert said is not None
         assert old.startswith(said[1])  # the module, or the package that it was in
         assert MOVED[said[1]] == said[2]

@@ -64,6 +64,7 @@ MOVED = {
     "tfm.quantize.tune": "tfm.quantize.search.tune",
     "tfm.quantize.works": "tfm.quantize.workloads",
     "tfm.report.quantisation": "tfm.report.quantization",
+    "tfm.report.study": "benchmarks.activation_study.html",
     "tfm.report.whole_file": "tfm.bundle.whole_file",
     "tfm.runtime.archive": "tfm.bundle.archive",
     "tfm.runtime.arrays": "tfm.runtime.inputs.arrays",
@@ -97,4 +98,5 @@ MOVED = {
     "tfm.runtime.stopping": "tfm.bundle.stopping",
     "tfm.runtime.stored_arrays": "tfm.bundle.stored_arrays",
     "tfm.runtime.tokenizer": "tfm.runtime.inputs.tokenizer",
+    "tfm.study.activations.study": "benchmarks.activation_study",
 }

@@ -1,4 +1,4 @@
-"""What an activation function costs and buys: each of the registry by itself, and a study that trains with each."""
+"""What an activation function costs: each of the registry by itself."""
 
 from typing import TYPE_CHECKING
 
@@ -6,34 +6,17 @@ from tfm.lazy import lazily
 
 if TYPE_CHECKING:
     from .rows import ActivationRow, ActivationTable
-    from .study import STUDIED, Schedule, page_content, run_study, summarize
-    from .study.statistics import Estimate
     from .table import tabulate
 
-__all__ = [
-    "STUDIED",
-    "ActivationRow",
-    "ActivationTable",
-    "Estimate",
-    "Schedule",
-    "page_content",
-    "run_study",
-    "summarize",
-    "tabulate",
-]
+__all__ = ["ActivationRow", "ActivationTable", "tabulate"]
+
+_TRAINING = {
+    name: f"{name} of benchmarks/activation_study, in a checkout of the source"
+    for name in ("STUDIED", "Estimate", "Schedule", "page_content", "run_study", "summarize")
+}
+"""Of the study that trains with each, which is no part of the package."""
 
 # `worker`, which is timed, must not load torch
 __getattr__, __dir__ = lazily(
-    __name__,
-    {
-        "STUDIED": "study",
-        "ActivationRow": "rows",
-        "ActivationTable": "rows",
-        "Estimate": "study.statistics",
-        "Schedule": "study",
-        "page_content": "study",
-        "run_study": "study",
-        "summarize": "study",
-        "tabulate": "table",
-    },
+    __name__, {"ActivationRow": "rows", "ActivationTable": "rows", "tabulate": "table"}, _TRAINING
 )

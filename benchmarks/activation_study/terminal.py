@@ -2,26 +2,25 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from .screen import Screen
+from tfm.cli.screen import Screen
 
-if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
-    from tfm.study.activations import Estimate
-    from tfm.study.activations.study.summary import Line
+from .statistics import Estimate
+from .summary import Line
 
 _STYLES = {"better": "green", "worse": "red"}
 
 
-def print_study(lines: "Sequence[Line]") -> None:
+def print_study(lines: Sequence[Line]) -> None:
     """Print a row for every activation: its error, how it compares, and what int8 and its time come to.
 
     Args:
-        lines: As `tfm.study.activations.study.summary.summarize` gives them, the baseline first.
+        lines: As `summarize` gives them, the baseline first.
     """
     baseline, measure = lines[0].activation, next(iter(lines[0].errors))
     workloads = _works(lines)
@@ -45,19 +44,19 @@ def print_study(lines: "Sequence[Line]") -> None:
         console.print(f"  {text}", soft_wrap=True)
 
 
-def _works(lines: "Sequence[Line]") -> list[str]:
+def _works(lines: Sequence[Line]) -> list[str]:
     """The last work of each graph, which is its largest."""
     workloads = dict.fromkeys(work for line in lines for work, precision in line.ratios if precision == "int8")
     # A later work of a graph takes the place of the one before it.
     return list({work.split()[0]: work for work in workloads}.values())
 
 
-def _spread(value: "Estimate") -> Text:
+def _spread(value: Estimate) -> Text:
     mean = f"{100 * value.mean:.2f}"
     return Text(f"{mean} ± {100 * (value.high - value.mean):.2f}" if math.isfinite(value.high) else mean)
 
 
-def _difference(value: "Estimate") -> Text:
+def _difference(value: Estimate) -> Text:
     """A difference in percentage points; no figure by itself where none is shown."""
     if not math.isfinite(value.mean):
         return Text("not finite", style="red")

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from tfm.errors import VerificationError
 from tfm.model import Transformer, TransformerConfig, save_checkpoint
 from tfm.ops import is_gated
+from tfm.study.inspect import measure_units
 
-from ...inspect import measure_units
 from .run import Run
 from .schedule import Schedule
 from .task import Batch, Task

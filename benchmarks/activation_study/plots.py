@@ -5,9 +5,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from . import numbers
-from .bars import split_path
-from .numbers import Axis
+from tfm.report import numbers
+from tfm.report.bars import split_path
+from tfm.report.numbers import Axis
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""What the page of a study is made of: its raw results as `tfm.report.write_study` reads them."""
+"""What the page of a study is made of: its raw results as `write_study` reads them."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...inspect.units import FLAT, NEAR_ZERO
+from tfm.study.inspect.units import FLAT, NEAR_ZERO
+
 from .statistics import WORSE, Estimate, differences
 from .summary import Line, summarize
 from .training import SAMPLED
@@ -20,7 +21,7 @@ def page_content(results: Mapping[str, Any]) -> dict[str, Any]:
         results: The content of results.json, as `run_study` gives it.
 
     Returns:
-        The content that `tfm.report.write_study` describes.
+        The content that `write_study` describes.
     """
     lines = summarize(results)
     steps = results["schedule"]["steps"]

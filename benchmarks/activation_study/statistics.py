@@ -5,6 +5,8 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+from scipy.special import stdtrit
+
 from tfm.errors import InputError
 
 LEVEL = 0.95
@@ -37,7 +39,7 @@ def mean_of(values: Sequence[float]) -> Estimate:
     mean = statistics.fmean(values)
     if len(values) < 2:
         return Estimate(mean=mean, low=-math.inf, high=math.inf)
-    half = t_quantile(0.5 + LEVEL / 2, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    half = float(stdtrit(len(values) - 1, 0.5 + LEVEL / 2)) * statistics.stdev(values) / math.sqrt(len(values))
     return Estimate(mean=mean, low=mean - half, high=mean + half)
 
 
@@ -79,33 +81,6 @@ def differences(values: Mapping[str, Sequence[float]], baseline: str) -> dict[st
     )
     # Bonferroni: the risk is shared among the comparisons. A difference of two means has twice the
     # variance of one.
-    half = t_quantile(1 - (1 - LEVEL) / 2 / len(others), freedom) * math.sqrt(2 * rest / freedom / count)
+    half = float(stdtrit(freedom, 1 - (1 - LEVEL) / 2 / len(others))) * math.sqrt(2 * rest / freedom / count)
     gains = {name: means[name] - means[baseline] for name in others}
     return {name: Estimate(mean=gain, low=gain - half, high=gain + half) for name, gain in gains.items()}
-
-
-def t_quantile(probability: float, freedom: int) -> float:
-    """Give the quantile of Student's t above the median, by bisection."""
-    low, high = 0.0, 1.0
-    # An upper end first: with few degrees of freedom a quantile may be far out.
-    while t_probability(high, freedom) < probability:
-        high *= 2
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_probability(middle, freedom) < probability else (low, middle)
-    return (low + high) / 2
-
-
-def t_probability(t: float, freedom: int) -> float:
-    """Give P(T ≤ t) for t ≥ 0 (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
-    angle = math.atan(t / math.sqrt(freedom))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    # Two series, one for odd numbers of degrees of freedom and one for even ones.
-    term, total = (cosine, 0.0) if freedom % 2 else (1.0, 1.0)
-    if freedom % 2:
-        total = term if freedom > 1 else 0.0
-    for index in range(3 if freedom % 2 else 2, freedom - 1, 2):
-        term *= cosine**2 * (index - 1) / index
-        total += term
-    within = (angle + sine * total) * 2 / math.pi if freedom % 2 else sine * total
-    return 0.5 + within / 2

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from activation_study.summary import markdown, summarize
 
-from tfm.study.activations.study import markdown, summarize
-
-DOCS = Path(__file__).parents[4] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 @pytest.fixture(scope="module")

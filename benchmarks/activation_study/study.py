@@ -40,6 +40,9 @@ BASELINE = "relu"
 SCHEMA = 1
 """Version of a study's JSON."""
 
+_PLACE = str(Path(__file__).resolve().parents[str(__package__).count(".") + 1])
+"""What has to be on the path of a process for this package to be found."""
+
 Tell = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and of how much."""
 
@@ -194,7 +197,8 @@ def _start(stage: str, task: Path, run: Run) -> Child:
     run.folder.mkdir(parents=True, exist_ok=True)
     return Child(
         f"{stage} {run.activation}, seed {run.seed},",
-        "import sys\nfrom tfm.study.activations.study.worker import main\nmain(*sys.argv[1:])\n",
+        # Its path has no working directory, which this package may have been found in.
+        f"import sys\nsys.path.append({_PLACE!r})\nfrom {__package__}.worker import main\nmain(*sys.argv[1:])\n",
         [stage, str(task.resolve()), json.dumps(told)],
         # Before torch is imported there, which reads it then.
         changes={"OMP_NUM_THREADS": "1"},

@@ -6,10 +6,9 @@ from typing import Any
 
 from tfm.bundle import write_whole
 from tfm.errors import BundleError
+from tfm.report import make_environment, numbers
 
-from . import numbers
-from .html import make_environment
-from .study_plots import gradient_plots, loss_plots
+from .plots import gradient_plots, loss_plots
 from .whiskers import Chart, Row, mark
 
 SCHEMAS = (1,)
@@ -60,7 +59,7 @@ def write_study(path: Path, content: Mapping[str, Any]) -> None:
     # All have the same measures in the same order, and the first of them counts most.
     activations: Activations = content["activations"]
     measures = [_phrase(name) for name in activations[0]["errors"]]
-    text = make_environment().get_template("study.html.j2").render(
+    text = make_environment(Path(__file__).parent).get_template("study.html.j2").render(
         content=content,
         measure=measures[0],
         answer=answer(content),

@@ -3,10 +3,9 @@
 import re
 
 import pytest
-
-from tfm.cli.study_tables import print_study
-from tfm.study.activations.study.statistics import SAME, Estimate, mean_of
-from tfm.study.activations.study.summary import Line
+from activation_study.statistics import SAME, Estimate, mean_of
+from activation_study.summary import Line
+from activation_study.terminal import print_study
 
 WORKS = ("encoder 1×16", "encoder 1×63", "decoder step after 16")
 

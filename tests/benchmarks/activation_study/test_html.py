@@ -11,12 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from activation_study.html import (
+    against_chart,
+    answer,
+    drop_chart,
+    error_chart,
+    int8_chart,
+    time_charts,
+    unit_chart,
+    write_study,
+)
+from activation_study.page import page_content
+from activation_study.plots import gradient_plots, loss_plots, path, round_log
 
 from tfm.errors import BundleError
-from tfm.report import write_study
-from tfm.report.study import against_chart, answer, drop_chart, error_chart, int8_chart, time_charts, unit_chart
-from tfm.report.study_plots import gradient_plots, loss_plots, path, round_log
-from tfm.study.activations.study.page import page_content
 
 SAMPLES = runpy.run_path(str(Path(__file__).with_name("study_samples.py")))
 RESULTS: dict[str, Any] = SAMPLES["results"]()

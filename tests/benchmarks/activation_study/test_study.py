@@ -1,5 +1,6 @@
 """A whole study of a toy task: what is trained alike, what is kept, and what an interruption leaves."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -7,16 +8,23 @@ from typing import Any
 
 import pytest
 import torch
+from activation_study.run import Run
+from activation_study.schedule import Schedule
+from activation_study.statistics import differences
+from activation_study.study import run_study
+from activation_study.summary import markdown, summarize
+from activation_study.task import load_task
+from activation_study.training import configure, train, units_of
+from activation_study.worker import STAGES
 
 from tfm.errors import ConfigError, InputError, VerificationError
 from tfm.model import Transformer
-from tfm.study.activations.study import Schedule, differences, load_task, run_study
-from tfm.study.activations.study.run import Run
-from tfm.study.activations.study.summary import markdown, summarize
-from tfm.study.activations.study.training import configure, train, units_of
 
 TOY = Path(__file__).parent / "toy"
-SCHEDULE = Schedule(steps=60, batch_size=32)
+SCHEDULE = Schedule(steps=27, batch_size=16)
+"""Losses are kept every 25 steps, so that there are two of them."""
+
+Told = list[tuple[str, int, int]]
 
 
 @pytest.fixture(scope="module")
@@ -24,26 +32,28 @@ def task() -> Any:
     return load_task(TOY)
 
 
+def run_toy(
+    output: Path, *names: str, schedule: Schedule = SCHEDULE, folder: Path = TOY, told: Told | None = None
+) -> dict[str, Any]:
+    tell = (lambda *a: None) if told is None else (lambda *a: told.append(a))
+    return run_study(folder, output, activations=names, seeds=1, schedule=schedule, rounds=6, tell=tell)
+
+
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[tuple[str, int, int]]]:
-    told: list[tuple[str, int, int]] = []
+def study(task: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Of one activation, trained and deployed in this process: what a worker does, without its start."""
     output = tmp_path_factory.mktemp("study")
-    results = run_study(
-        TOY,
-        output,
-        activations=["relu", "swiglu"],
-        seeds=1,
-        schedule=SCHEDULE,
-        rounds=6,
-        tell=lambda *a: told.append(a),
-    )
-    return output, results, told
+    run = Run(activation="swiglu", seed=0, schedule=SCHEDULE, folder=output / "swiglu-0")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for stage in STAGES.values():
+        stage(task, run, lambda done: None)
+    torch.set_num_threads(threads)
+    return output, run_toy(output, "swiglu")
 
 
-def test_everything_is_measured(study: Any) -> None:
-    output, results, told = study
-    assert json.loads((output / "results.json").read_text()) == results
-    assert [(run["activation"], run["seed"]) for run in results["runs"]] == [("relu", 0), ("swiglu", 0)]
+def check(results: dict[str, Any], *names: str) -> None:
+    assert [(run["activation"], run["seed"]) for run in results["runs"]] == [(name, 0) for name in names]
     for run in results["runs"]:
         assert run["deployed"]["passed"], run["deployed"]["faults"]
         assert run["deployed"]["activation"]["count"] == 3
@@ -51,51 +61,64 @@ def test_everything_is_measured(study: Any) -> None:
         assert run["trained"]["loss"][-1] < run["trained"]["loss"][0]
         assert set(run["trained"]["units"]) == {"encoder.layers.0", "decoder.layers.0", "decoder.layers.1"}
     assert {line["precision"] for line in results["speed"]} == {"fp32", "int8"}
+
+
+def test_everything_is_measured(study: Any) -> None:
+    output, results = study
+    assert json.loads((output / "results.json").read_text()) == results
+    check(results, "swiglu")
+
+
+@pytest.mark.slow
+def test_a_whole_study_of_two(tmp_path: Path) -> None:
+    told: Told = []
+    results = run_toy(tmp_path, "relu", "swiglu", told=told)
+    check(results, "relu", "swiglu")
     assert told[-1][1] == told[-1][2]
-    assert ("train 2 of 2 models", 2 * 60, 2 * 60) in told
+    assert ("train 2 of 2 models", 2 * 27, 2 * 27) in told
+    assert set(results["speed"][0]["ratio"]) == {"swiglu"}
 
 
 def test_the_summary_is_of_the_raw_results(study: Any) -> None:
-    _, results, _ = study
-    lines = summarize(results)
-    rates = {
-        name: [r["deployed"]["errors"]["fp32"]["word_error"] for r in results["runs"] if r["activation"] == name]
-        for name in ("relu", "swiglu")
-    }
+    _, results = study
+    other = copy.deepcopy(results["runs"][0]) | {"activation": "relu"}
+    rates = other["deployed"]["errors"]["fp32"]
+    rates["word_error"] /= 2
+    # The other one first: it is the baseline.
+    lines = summarize(results | {"activations": ["relu", "swiglu"], "runs": [other, *results["runs"]]})
+    rate = results["runs"][0]["deployed"]["errors"]["fp32"]["word_error"]
+    assert rate > 0
     assert lines[0].against is None
-    assert lines[1].against == differences(rates, "relu")["swiglu"]
-    assert lines[1].errors["word_error"].mean == rates["swiglu"][0]
+    assert lines[1].against == differences({"relu": [rate / 2], "swiglu": [rate]}, "relu")["swiglu"]
+    assert lines[1].errors["word_error"].mean == rate
     assert markdown(lines).count("\n") == 4
 
 
 def test_what_is_finished_is_not_done_again(study: Any) -> None:
-    output, results, _ = study
-    told: list[tuple[str, int, int]] = []
-    again = run_study(
-        TOY,
-        output,
-        activations=["relu", "swiglu"],
-        seeds=1,
-        schedule=SCHEDULE,
-        rounds=6,
-        tell=lambda *a: told.append(a),
-    )
-    assert again == results
-    assert not [what for what, _, _ in told if not what.startswith(("train 0", "deploy 0"))]
+    output, results = study
+    told: Told = []
+    assert run_toy(output, "swiglu", told=told) == results
+    assert {what for what, _, _ in told} <= {"train 0 of 1 models", "deploy 0 of 1 models"}
 
 
 def test_another_study_is_not_mixed_in(study: Any) -> None:
-    output, _, _ = study
+    output, _ = study
     with pytest.raises(InputError, match="is of another study"):
-        run_study(TOY, output, activations=["relu"], seeds=1, schedule=Schedule(steps=61, batch_size=32))
+        run_toy(output, "swiglu", schedule=dataclasses.replace(SCHEDULE, steps=28))
 
 
 def test_a_run_that_breaks_down_is_named(tmp_path: Path) -> None:
+    """In a process of its own, which tells how far it is; its third step is the one that fails."""
     broken = tmp_path / "task"
     broken.mkdir()
-    (broken / "task.py").write_text((TOY / "task.py").read_text() + "\n\ndef loss(model, batch):\n    1 / 0\n")
+    fault = (
+        "\n\nsound = loss\nsteps = []\n\ndef loss(*a):\n    steps.append(1 / (2 - len(steps)))\n    return sound(*a)\n"
+    )
+    (broken / "task.py").write_text((TOY / "task.py").read_text() + fault)
+    told: Told = []
     with pytest.raises(VerificationError, match=r"train relu, seed 0, broke down: .*division by zero"):
-        run_study(broken, tmp_path / "out", activations=["relu"], seeds=1, schedule=SCHEDULE)
+        run_toy(tmp_path / "out", "relu", folder=broken, told=told)
+    assert told[-1] == ("train 1 of 1 models", 2, 27)
     assert not (tmp_path / "out/relu-0/train.json").exists()
 
 
@@ -126,9 +149,9 @@ def test_gated_widths_are_matched_in_parameters(task: Any, activation: str) -> N
 
 
 def test_a_training_repeats_itself(task: Any) -> None:
-    first, second = (train(task, task.CONFIG, 3, Schedule(steps=5, batch_size=8)) for _ in range(2))
+    first, second = (train(task, task.CONFIG, 3, Schedule(steps=2, batch_size=4)) for _ in range(2))
     assert first[1] == second[1]
-    assert train(task, task.CONFIG, 4, Schedule(steps=5, batch_size=8))[1]["loss"] != first[1]["loss"]
+    assert train(task, task.CONFIG, 4, Schedule(steps=2, batch_size=4))[1]["loss"] != first[1]["loss"]
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

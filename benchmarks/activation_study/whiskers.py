@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from . import numbers
-from .numbers import Axis
+from tfm.report import numbers
+from tfm.report.numbers import Axis
 
 
 @dataclasses.dataclass(frozen=True)

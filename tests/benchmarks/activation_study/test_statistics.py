@@ -1,19 +1,10 @@
 import math
 
-import mpmath
 import numpy as np
 import pytest
+from activation_study.statistics import BETTER, SAME, WORSE, Estimate, differences, mean_of
 
 from tfm.errors import InputError
-from tfm.study.activations.study.statistics import BETTER, SAME, WORSE, Estimate, differences, mean_of, t_quantile
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 20, 31])
-@pytest.mark.parametrize("probability", [0.6, 0.975, 0.9975])
-def test_quantiles_of_t(probability: float, freedom: int) -> None:
-    t = t_quantile(probability, freedom)
-    half = mpmath.betainc(freedom / 2, 0.5, 0, freedom / (freedom + t * t), regularized=True) / 2
-    assert 1 - half == pytest.approx(probability, abs=1e-12)
 
 
 def test_the_mean_of_three() -> None:
