@@ -3,6 +3,7 @@
 MOVED = {
     "tfm.activations": "tfm.study.activations",
     "tfm.activations.formulas": "tfm.ops.activations",
+    "tfm.cli.prune_text": "tfm.study.prune.texts",
     "tfm.export.bisect": "tfm.export.verify.bisect",
     "tfm.export.compare": "tfm.export.verify.compare",
     "tfm.export.fidelity": "tfm.export.verify.fidelity",

@@ -1,13 +1,17 @@
-"""Texts without labels, as `tfm prune` measures importance on and learns from."""
+"""Texts without labels, which importance is measured on and which encoders learn from."""
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from tfm.errors import CheckpointError, InputError
+from tfm.latency import english_sentences
+from tfm.model import Transformer, locate_checkpoint
+from tfm.runtime import Tokenizer
 
-if TYPE_CHECKING:  # importing them loads torch, which --help must not wait for
-    from tfm.model import Transformer
-    from tfm.study.prune import Batch
+from .distil import Batch
 
 BATCH = 32
 _MOST_TOKENS = 128
@@ -18,9 +22,16 @@ _HELD_OUT = 10
 """Every so manieth line is held out."""
 
 
-def read_text(
-    ckpt: Path, text: Path | None, model: "Transformer", *, needed: bool
-) -> "tuple[list[Batch], list[Batch], str]":
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Texts:
+    """Batches to learn from and batches held out, and what they are in words; empty where a model reads no text."""
+
+    train: Sequence[Batch] = ()
+    held_out: Sequence[Batch] = ()
+    about: str = ""
+
+
+def read_text(ckpt: Path, text: Path | None, model: Transformer, *, needed: bool) -> Texts:
     """Read texts for a checkpoint.
 
     Args:
@@ -30,15 +41,11 @@ def read_text(
         needed: Whether there is nothing else to measure importance on.
 
     Returns:
-        Batches to learn from and batches held out, ids (B, T) and masks (B, T), and what they are in words; none where
-        the model reads no text, or lacks a tokenizer that is not needed.
+        The texts; none where the model reads no text, or lacks a tokenizer that is not needed.
 
     Raises:
         InputError: The file cannot be read, has too few lines, or is for another kind of model.
     """
-    from tfm.latency import english_sentences
-    from tfm.model import locate_checkpoint
-
     config = model.config
     # What needs a second text, vectors or images says nothing on a line of text alone.
     if config.kind == "encoder-decoder" or config.reads_vectors or config.image_size is not None:
@@ -49,12 +56,12 @@ def read_text(
                 f"{ckpt} cannot be measured on text alone: give --fine-tune SCRIPT.py, whose losses(model) gives "
                 "functions of the model, each a batch's losses (B,)"
             )
-        return [], [], ""
+        return Texts()
     path = locate_checkpoint(ckpt)
     tokenizer = (path if path.is_dir() else path.parent) / "tokenizer.json"
     if not tokenizer.is_file():
         if not needed and text is None:
-            return [], [], ""
+            return Texts()
         raise InputError(f"texts need the checkpoint's tokenizer, but there is no {tokenizer}")
     try:
         lines = english_sentences(10**6) if text is None else text.read_text(encoding="utf-8-sig").splitlines()
@@ -69,15 +76,11 @@ def read_text(
     held_out = lines[_HELD_OUT - 1 :: _HELD_OUT][:MEASURED]
     train = [line for index, line in enumerate(lines) if index % _HELD_OUT != _HELD_OUT - 1]
     about = f"{len(train)} {'built-in sentences' if text is None else f'lines of {text}'}"
-    return _batches(tokenizer, train, model), _batches(tokenizer, held_out, model), about
+    return Texts(train=_batches(tokenizer, train, model), held_out=_batches(tokenizer, held_out, model), about=about)
 
 
-def _batches(file: Path, lines: list[str], model: "Transformer") -> "list[Batch]":
+def _batches(file: Path, lines: list[str], model: Transformer) -> list[Batch]:
     """Tokenize, and pad lines of like lengths together, in an order that does not go by length."""
-    import torch
-
-    from tfm.runtime import Tokenizer
-
     config = model.config
     tokenizer = Tokenizer(file, max_tokens=min(config.max_positions, _MOST_TOKENS))
     # (T,) each, of like lengths side by side, so that little is padded to (B, T).
