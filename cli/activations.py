@@ -63,8 +63,7 @@ def activations(
     docs/activations-table.md.
     """
     try:
-        from tfm.report import write_activations
-        from tfm.study.activations import tabulate
+        from tfm.study.activations import tabulate, write_activations
 
         from .screen import Screen
     except ModuleNotFoundError as error:

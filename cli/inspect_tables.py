@@ -6,9 +6,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tfm.report import name_heads
-from tfm.report.inspect_stream import length
-from tfm.report.numbers import percent, plain
+from tfm.report.numbers import length, percent, plain
+from tfm.study.inspect import name_heads
 
 from .screen import Screen
 

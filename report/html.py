@@ -4,17 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import markupsafe
-
-from tfm.bundle import write_whole
-from tfm.errors import BundleError
 
 from . import numbers, tables, verdict
 from .bars import chart, is_float
 from .curves import ActivationCurve, plot
 from .judge import fault_of_fidelity
 from .maps import AttentionMap, panel
+from .pages import check_schema, write_page
 from .quantization import describe
 
 SCHEMAS = (2, 3)
@@ -32,17 +29,6 @@ def kept_pictures(page: str) -> str:
     _, _, rest = page.partition(_PICTURES)
     kept, end, _ = rest.partition(_END)
     return kept.strip() if end else ""
-
-
-def make_environment(*folders: Path) -> jinja2.Environment:
-    """Templates of some folders and of this one: text is escaped, and a name that is not given is an error."""
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader([*folders, Path(__file__).parent]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def write_report(
@@ -67,12 +53,8 @@ def write_report(
     Raises:
         BundleError: The certificate is of another version of the schema.
     """
-    if certificate.get("schema") not in SCHEMAS:
-        raise BundleError(
-            f"{path.name} is written from a certificate of schema {' or '.join(map(str, SCHEMAS))}, "
-            f"and this one is of schema {certificate.get('schema')!r}: export the bundle anew"
-        )
-    environment = make_environment()
+    refusal = "written from a certificate of schema {known}, and this one is of schema {found}: export the bundle anew"
+    check_schema(path, certificate, SCHEMAS, refusal)
     faults = verdict.find_faults(certificate, curves)
     graphs = [
         {
@@ -88,7 +70,9 @@ def write_report(
         }
         for index, graph in enumerate(certificate["graphs"])
     ]
-    text = environment.get_template("report.html.j2").render(
+    write_page(
+        path,
+        Path(__file__).with_name("report.html.j2"),
         certificate=certificate,
         faults=faults,
         tiles=list(verdict.tiles(certificate, faults)),
@@ -112,4 +96,3 @@ def write_report(
         plain=numbers.plain,
         size=numbers.size,
     )
-    write_whole(path, text)

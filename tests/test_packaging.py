@@ -38,6 +38,13 @@ def test_listed_packages_are_the_folders() -> None:
 
 
 @pytest.mark.parametrize("room", ROOMS)
+def test_templates_are_installed_beside_what_draws_them(room: str) -> None:
+    data = PROJECT["tool"]["setuptools"]["package-data"]
+    for file in (REPO / room).rglob("*.j2"):
+        assert file.name in data[".".join(["tfm", *file.parent.relative_to(REPO).parts])], file
+
+
+@pytest.mark.parametrize("room", ROOMS)
 def test_each_room_is_mapped_and_linked(room: str) -> None:
     assert PROJECT["tool"]["setuptools"]["package-dir"][f"tfm.{room}"] == room
     assert (REPO / "tfm" / room).resolve() == REPO / room
@@ -237,6 +244,14 @@ def test_an_old_name_says_the_new_one(room: str, old: str, new: str) -> None:
     with pytest.raises(ImportError, match=f"cannot import name '{old}'"):
         exec(f"from tfm.{room} import {old}")
     assert getattr(module, new)
+
+
+def test_a_page_that_has_moved_says_where_it_is() -> None:
+    for name in ("write_activations", "write_inspect", "write_latency"):
+        with pytest.raises(AttributeError, match=rf"it is called tfm\.[\w.]+\.{name} now") as caught:
+            getattr(tfm.report, name)
+        place = str(caught.value).split("it is called ")[1].removesuffix(" now").rpartition(".")[0]
+        assert getattr(importlib.import_module(place), name)
 
 
 def test_a_module_that_has_moved_says_where_it_is() -> None:

@@ -4,15 +4,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfm.bundle import write_whole
-from tfm.errors import BundleError
-from tfm.report import make_environment, numbers
+from tfm.report import check_schema, numbers, write_page
 
+from .page import SCHEMA
 from .plots import gradient_plots, loss_plots
 from .whiskers import Chart, Row, mark
 
-SCHEMAS = (1,)
-"""The versions of a study's content that this is written from."""
+_REFUSAL = "written from a study of schema {known}, and this is of schema {found}: run the study anew"
 
 _TONES = {"better": "good", "worse": "bad"}
 """Class of a mark by its verdict; where nothing is shown, it is grey."""
@@ -51,15 +49,13 @@ def write_study(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         BundleError: The content is of another version of the schema.
     """
-    if content.get("schema") not in SCHEMAS:
-        raise BundleError(
-            f"{path.name} is written from a study of schema {' or '.join(map(str, SCHEMAS))}, and this is of schema "
-            f"{content.get('schema')!r}: run the study anew"
-        )
+    check_schema(path, content, (SCHEMA,), _REFUSAL)
     # All have the same measures in the same order, and the first of them counts most.
     activations: Activations = content["activations"]
     measures = [_phrase(name) for name in activations[0]["errors"]]
-    text = make_environment(Path(__file__).parent).get_template("study.html.j2").render(
+    write_page(
+        path,
+        Path(__file__).with_name("study.html.j2"),
         content=content,
         measure=measures[0],
         answer=answer(content),
@@ -72,8 +68,7 @@ def write_study(path: Path, content: Mapping[str, Any]) -> None:
         headings=[*measures, f"less {content['baseline']}’s", "lost by int8", "KL, nats", *_SHARES.values()],
         table=[_cells(one) for one in activations],
         size=numbers.size,
-    )  # fmt: skip
-    write_whole(path, text)
+    )
 
 
 def answer(content: Mapping[str, Any]) -> str:

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 from tfm.lazy import lazily
 
 if TYPE_CHECKING:
+    from .activations_page import write_activations
     from .rows import ActivationRow, ActivationTable
     from .table import tabulate
 
-__all__ = ["ActivationRow", "ActivationTable", "tabulate"]
+__all__ = ["ActivationRow", "ActivationTable", "tabulate", "write_activations"]
 
 _TRAINING = {
     name: f"{name} of benchmarks/activation_study, in a checkout of the source"
@@ -18,5 +19,12 @@ _TRAINING = {
 
 # `worker`, which is timed, must not load torch
 __getattr__, __dir__ = lazily(
-    __name__, {"ActivationRow": "rows", "ActivationTable": "rows", "tabulate": "table"}, _TRAINING
+    __name__,
+    {
+        "ActivationRow": "rows",
+        "ActivationTable": "rows",
+        "tabulate": "table",
+        "write_activations": "activations_page",
+    },
+    _TRAINING,
 )

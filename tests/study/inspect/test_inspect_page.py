@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from tfm.errors import BundleError
-from tfm.report.inspect import draw_attention, draw_axes, name_heads, write_inspect
-from tfm.report.inspect_stream import draw_stream, length
+from tfm.report.numbers import length
+from tfm.study.inspect.inspect_page import draw_attention, draw_axes, name_heads, write_inspect
+from tfm.study.inspect.inspect_stream import draw_stream
 
 TOKENS = ["<s>", "a", "<i>b</i>"]
 

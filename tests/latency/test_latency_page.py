@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tfm.errors import BundleError
-from tfm.report import write_latency
-from tfm.report.latency import chart, octaves
+from tfm.latency import write_latency
+from tfm.latency.latency_page import chart, octaves
 
 
 def timing(**changes: Any) -> dict[str, Any]:

@@ -6,15 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfm.bundle import write_whole
-from tfm.errors import BundleError
+from tfm.report import check_schema, numbers, write_page
+from tfm.report.numbers import Axis
 
-from . import numbers
-from .html import make_environment
-from .numbers import Axis
+from .report import SCHEMA
 
-SCHEMAS = (1,)
-"""The versions of the JSON of `tfm latency` that this is written from."""
+_REFUSAL = "written from figures of schema {known}, and these are of schema {found}: measure anew"
 
 _STYLES = {"faster": "own", "slower": "broken"}
 """Class of a bar by its verdict; where nothing is shown, it is pale."""
@@ -67,16 +64,13 @@ def write_latency(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         BundleError: The content is of another version of the schema.
     """
-    if content.get("schema") not in SCHEMAS:
-        raise BundleError(
-            f"{path.name} is written from figures of schema {' or '.join(map(str, SCHEMAS))}, and these are of schema "
-            f"{content.get('schema')!r}: measure anew"
-        )
-    environment = make_environment()
+    check_schema(path, content, (SCHEMA,), _REFUSAL)
     threads = dict.fromkeys(line["threads"] for line in content["lines"])
     # Of the first number of threads, as the starts are.
     peaks: Mapping[str, Any] = next(iter(content["peaks"].values()), {})
-    text = environment.get_template("latency.html.j2").render(
+    write_page(
+        path,
+        Path(__file__).with_name("latency.html.j2"),
         content=content,
         charts=[chart([line for line in content["lines"] if line["threads"] == count], count) for count in threads],
         starts=[
@@ -84,7 +78,6 @@ def write_latency(path: Path, content: Mapping[str, Any]) -> None:
             for engine in dict.fromkeys([*peaks, *content["starts"], *content["sizes"]])
         ],
     )
-    write_whole(path, text)
 
 
 def chart(lines: Sequence[Mapping[str, Any]], threads: int) -> Chart:

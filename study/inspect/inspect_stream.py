@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from . import numbers
-from .bars import split_path
-from .numbers import Axis
+from tfm.report import numbers
+from tfm.report.bars import split_path
+from tfm.report.numbers import Axis
 
 _LONGEST = 10
 """Letters of a token beside a picture."""
@@ -65,8 +65,8 @@ def draw_stream(stack: Mapping[str, Any]) -> Stream:
     for one in sublayers:
         norms = one["norm"]["tokens"]
         largest = max(range(len(norms)), key=norms.__getitem__)
-        at = f"{length(norms[largest])} at “{shorten(tokens[largest])}”"
-        rows.append((one["op"], length(one["norm"]["mean"]), at, _times(one["added"]["mean"])))
+        at = f"{numbers.length(norms[largest])} at “{shorten(tokens[largest])}”"
+        rows.append((one["op"], numbers.length(one["norm"]["mean"]), at, _times(one["added"]["mean"])))
     return Stream(
         axis=axis,
         lines=lines,
@@ -124,8 +124,3 @@ def _times(value: float | None) -> str:
 def shorten(token: str) -> str:
     """Cut a token to what there is room for beside a picture."""
     return token if len(token) <= _LONGEST else token[: _LONGEST - 1] + "…"
-
-
-def length(value: float | None) -> str:
-    """A length in three digits, or all before the point."""
-    return f"{value:,.0f}" if value is not None and 100 <= value < 1e7 else numbers.plain(value, 3)

@@ -5,15 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfm.bundle import write_whole
 from tfm.errors import BundleError
+from tfm.report import ActivationCurve, check_schema, numbers, write_page
+from tfm.report.curves import Plot, plot
 
-from . import numbers
-from .curves import ActivationCurve, Plot, plot
-from .html import make_environment
+from .rows import SCHEMA
 
-SCHEMAS = (1,)
-"""The versions of the JSON of `tfm activations` that this is written from."""
+_REFUSAL = "written from figures of schema {known}, and these are of schema {found}: measure anew"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,18 +46,13 @@ def write_activations(path: Path, content: Mapping[str, Any], curves: Sequence[A
     Raises:
         BundleError: The content is of another version of the schema, or the curves are not those of its activations.
     """
-    if content.get("schema") not in SCHEMAS:
-        raise BundleError(
-            f"{path.name} is written from figures of schema {' or '.join(map(str, SCHEMAS))}, and these are of schema "
-            f"{content.get('schema')!r}: measure anew"
-        )
+    check_schema(path, content, (SCHEMA,), _REFUSAL)
     names = [values["activation"] for values in content["activations"]]
     # Curves are no part of the JSON; another's would be drawn beside these figures.
     if names != [curve.name for curve in curves]:
         raise BundleError(f"{path.name}: the curves are of {[curve.name for curve in curves]}, the figures of {names}")
     entries = [_entry(values, curve) for values, curve in zip(content["activations"], curves, strict=True)]
-    text = make_environment().get_template("activations.html.j2").render(content=content, entries=entries)
-    write_whole(path, text)
+    write_page(path, Path(__file__).with_name("activations.html.j2"), content=content, entries=entries)
 
 
 def _entry(values: Mapping[str, Any], curve: ActivationCurve) -> Entry:

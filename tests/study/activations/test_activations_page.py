@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tfm.errors import BundleError, VerificationError
-from tfm.report import ActivationCurve, write_activations
+from tfm.report import ActivationCurve
 from tfm.report.curves import plot
+from tfm.study.activations import write_activations
 
 
 def speed(rows: int, **changes: Any) -> dict[str, Any]:

@@ -10,16 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfm.bundle import write_whole
-from tfm.errors import BundleError
+from tfm.report import check_schema, numbers, png, write_page
+from tfm.report.maps import Label
 
-from . import numbers, png
-from .html import make_environment
+from .insight import SCHEMA
 from .inspect_stream import draw_stream, shorten
-from .maps import Label
 
-SCHEMAS = (1,)
-"""The versions of the JSON of `tfm inspect` that this is drawn from."""
+_REFUSAL = "drawn from a look of schema {known}, and this one is of schema {found}: look again"
 
 _MOST_TOKENS = 64
 _MOST_LABELS = 48
@@ -96,11 +93,7 @@ def write_inspect(path: Path, content: Mapping[str, Any], maps: Maps) -> None:
     Raises:
         BundleError: The content is of another version of the schema.
     """
-    if content.get("schema") not in SCHEMAS:
-        raise BundleError(
-            f"{path.name} is drawn from a look of schema {' or '.join(map(str, SCHEMAS))}, and this one is of schema "
-            f"{content.get('schema')!r}: look again"
-        )
+    check_schema(path, content, (SCHEMA,), _REFUSAL)
     tokens = {stack["role"]: stack["tokens"] for stack in content["stacks"]}
     counter = itertools.count()
     axes = {
@@ -130,12 +123,14 @@ def write_inspect(path: Path, content: Mapping[str, Any], maps: Maps) -> None:
         }
         for stack in content["stacks"]
     ]
-    text = (
-        make_environment()
-        .get_template("inspect.html.j2")
-        .render(content=content, stacks=stacks, axes=list(axes.values()), tiles=list(_tiles(content)))
+    write_page(
+        path,
+        Path(__file__).with_name("inspect.html.j2"),
+        content=content,
+        stacks=stacks,
+        axes=list(axes.values()),
+        tiles=list(_tiles(content)),
     )
-    write_whole(path, text)
 
 
 def name_heads(heads: Iterable[Mapping[str, Any]]) -> str:
