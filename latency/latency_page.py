@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from tfm.report import check_schema, numbers, write_page
-from tfm.report.numbers import Axis
 
 from .report import SCHEMA
 
@@ -49,7 +48,7 @@ class Chart:
 
     threads: int
     baseline: str
-    axis: Axis
+    axis: numbers.Axis
     workloads: tuple[tuple[str, str, tuple[Row, ...]], ...]
     """Name, why nothing is concluded ("" where something is), and a row per engine."""
 
@@ -90,7 +89,7 @@ def chart(lines: Sequence[Mapping[str, Any]], threads: int) -> Chart:
     return Chart(threads, next((line["baseline"] for line in lines if line["baseline"]), ""), axis, workloads)
 
 
-def octaves(values: Iterable[float | None]) -> Axis:
+def octaves(values: Iterable[float | None]) -> numbers.Axis:
     """An axis of powers of two that holds 1 and all values."""
     logs = [math.log2(value) for value in map(numbers.finite, values) if value is not None and value > 0]
     low, high = math.floor(min(logs, default=0.0)), math.ceil(max(logs, default=1.0))
@@ -101,7 +100,7 @@ def octaves(values: Iterable[float | None]) -> Axis:
         (100 * (power - low) / (high - low), f"{2.0**power:g}×") for power in range(low, high + 1) if power % every == 0
     )
     # `Axis` places by decades: ends in powers of ten, ticks in powers of two.
-    return Axis(low * math.log10(2), high * math.log10(2), True, ticks, high - low)
+    return numbers.Axis(low * math.log10(2), high * math.log10(2), True, ticks, high - low)
 
 
 def name_of(line: Mapping[str, Any]) -> str:
@@ -111,7 +110,7 @@ def name_of(line: Mapping[str, Any]) -> str:
     return f"first token of {line['work']}" if line["measure"] == "first token" else str(line["work"])
 
 
-def _rows(line: Mapping[str, Any], axis: Axis) -> Iterable[Row]:
+def _rows(line: Mapping[str, Any], axis: numbers.Axis) -> Iterable[Row]:
     for engine, timing in line["engines"].items():
         ratio = timing["ratio"]
         bar = None

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING
 from tfm.lazy import lazily
 
 if TYPE_CHECKING:
-    from .curves import ActivationCurve
+    from .curves import ActivationCurve, Plot, plot
     from .html import SCHEMAS, kept_pictures, write_report
-    from .maps import AttentionMap
+    from .maps import AttentionMap, Label
     from .pages import check_schema, write_page
 
 __all__ = [
     "SCHEMAS",
     "ActivationCurve",
     "AttentionMap",
+    "Label",
+    "Plot",
     "check_schema",
     "kept_pictures",
+    "plot",
     "write_page",
     "write_report",
 ]
@@ -30,8 +33,11 @@ __getattr__, __dir__ = lazily(
         "SCHEMAS": "html",
         "ActivationCurve": "curves",
         "AttentionMap": "maps",
+        "Label": "maps",
+        "Plot": "curves",
         "check_schema": "pages",
         "kept_pictures": "html",
+        "plot": "curves",
         "write_page": "pages",
         "write_report": "html",
     },

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tfm.errors import BundleError
-from tfm.report import ActivationCurve, check_schema, numbers, write_page
-from tfm.report.curves import Plot, plot
+from tfm.report import ActivationCurve, Plot, check_schema, numbers, plot, write_page
 
 from .rows import SCHEMA
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfm.report import check_schema, numbers, png, write_page
-from tfm.report.maps import Label
+from tfm.report import Label, check_schema, numbers, png, write_page
 
 from .insight import SCHEMA
 from .inspect_stream import draw_stream, shorten

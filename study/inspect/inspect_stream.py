@@ -4,9 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tfm.report import numbers
-from tfm.report.bars import split_path
-from tfm.report.numbers import Axis
+from tfm.report import bars, numbers
 
 _LONGEST = 10
 """Letters of a token beside a picture."""
@@ -37,11 +35,11 @@ class Stream:
         rows: Sub-layer, mean norm, the token with the largest norm, mean of what is added.
     """
 
-    axis: Axis
+    axis: numbers.Axis
     lines: tuple[tuple[str, str], ...]
     mean: str
     x_ticks: tuple[tuple[float, str], ...]
-    added_axis: Axis
+    added_axis: numbers.Axis
     added: tuple[Point, ...]
     styles: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -82,7 +80,7 @@ def draw_stream(stack: Mapping[str, Any]) -> Stream:
     )
 
 
-def _axis(values: Iterable[float | None]) -> Axis:
+def _axis(values: Iterable[float | None]) -> numbers.Axis:
     found = [value for value in map(numbers.finite, values) if value is not None]
     positive = [value for value in found if value > 0]
     # Lengths that differ so much would all but one lie at the foot of an even axis.
@@ -104,7 +102,7 @@ def _layers(ops: Sequence[str], places: Sequence[float]) -> tuple[tuple[float, s
     starts: dict[str, float] = {}
     for op, place in zip(ops, places, strict=True):
         # A layer begins with its first sub-layer.
-        starts.setdefault(split_path(op)[0].rpartition(".")[2], place)
+        starts.setdefault(bars.split_path(op)[0].rpartition(".")[2], place)
     every = -(-len(starts) // _TICKS)
     ticks = [(round(place, 1), layer) for index, (layer, place) in enumerate(starts.items()) if index % every == 0]
     return ((0.0, "in"), *(tick for tick in ticks if tick[0] > _APART))
@@ -114,7 +112,7 @@ def _kind(op: str) -> str:
     """What a sub-layer is, as the picture tells apart."""
     if " + " in op:
         return "both"
-    return "cross-attention" if "cross" in op else "attention" if "att" in split_path(op)[1] else "feed-forward"
+    return "cross-attention" if "cross" in op else "attention" if "att" in bars.split_path(op)[1] else "feed-forward"
 
 
 def _times(value: float | None) -> str:
