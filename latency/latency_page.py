@@ -6,40 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfm.report import check_schema, numbers, write_page
+from tfm.report import Bar, Cell, Row, check_schema, numbers, write_page
 
 from .report import SCHEMA
 
 _REFUSAL = "written from figures of schema {known}, and these are of schema {found}: measure anew"
 
+HEADINGS = ("median", "p90", "p99", "per s")
+
 _STYLES = {"faster": "own", "slower": "broken"}
 """Class of a bar by its verdict; where nothing is shown, it is pale."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Bar:
-    """How much faster than the baseline: from 1 to the median, and the interval around it, all in % of the width."""
-
-    style: str
-    start: float
-    length: float
-    low: float
-    high: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One engine on one work: its bar, if it has one, and its figures as text."""
-
-    engine: str
-    bar: Bar | None
-    verdict: str
-    cells: tuple[str, ...]
-
-    @property
-    def words(self) -> str:
-        """What the bar shows, in words."""
-        return f"{self.engine}: {self.verdict}" if self.verdict else self.engine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +47,7 @@ def write_latency(path: Path, content: Mapping[str, Any]) -> None:
         path,
         Path(__file__).with_name("latency.html.j2"),
         content=content,
+        headings=HEADINGS,
         charts=[chart([line for line in content["lines"] if line["threads"] == count], count) for count in threads],
         starts=[
             _start(content, engine, peaks.get(engine))
@@ -112,16 +89,30 @@ def name_of(line: Mapping[str, Any]) -> str:
 
 def _rows(line: Mapping[str, Any], axis: numbers.Axis) -> Iterable[Row]:
     for engine, timing in line["engines"].items():
-        ratio = timing["ratio"]
-        bar = None
-        if ratio is not None:
-            # From 1 to the right where it is faster, to the left where it is slower.
-            one, end = axis.at(1.0), axis.at(ratio)
-            style = _STYLES.get(timing["verdict"], "quiet")
-            bar = Bar(style, min(one, end), round(abs(end - one), 1), axis.at(timing["low"]), axis.at(timing["high"]))
-        times = [_ms(timing[key]) for key in ("median_ms", "p90_ms", "p99_ms")]
+        said = timing["said"] or ""
         rate = timing["per_second"]
-        yield Row(engine, bar, timing["said"] or "", (*times, f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"))
+        texts = [_ms(timing[key]) for key in ("median_ms", "p90_ms", "p99_ms")]
+        texts.append(f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}")
+        yield Row(
+            name=engine,
+            words=f"{engine}: {said}" if said else engine,
+            said=said,
+            bars=() if timing["ratio"] is None else (_bar(timing, axis),),
+            cells=tuple(map(Cell, HEADINGS, texts)),
+        )
+
+
+def _bar(timing: Mapping[str, Any], axis: numbers.Axis) -> Bar:
+    """From 1 to the right where it is faster, to the left where it is slower."""
+    one, end = axis.at(1.0), axis.at(timing["ratio"])
+    return Bar(
+        style=_STYLES.get(timing["verdict"], "quiet"),
+        y=6,
+        start=min(one, end),
+        length=round(abs(end - one), 1),
+        low=axis.at(timing["low"]),
+        high=axis.at(timing["high"]),
+    )
 
 
 def _reason(line: Mapping[str, Any]) -> str:

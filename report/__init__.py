@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tfm.lazy import lazily
 
 if TYPE_CHECKING:
+    from .chart_rows import Bar, Cell, Row
     from .curves import ActivationCurve, Plot, plot
     from .html import SCHEMAS, kept_pictures, write_report
     from .maps import AttentionMap, Label
@@ -17,8 +18,11 @@ __all__ = [
     "SCHEMAS",
     "ActivationCurve",
     "AttentionMap",
+    "Bar",
+    "Cell",
     "Label",
     "Plot",
+    "Row",
     "check_schema",
     "kept_pictures",
     "plot",
@@ -33,8 +37,11 @@ __getattr__, __dir__ = lazily(
         "SCHEMAS": "html",
         "ActivationCurve": "curves",
         "AttentionMap": "maps",
+        "Bar": "chart_rows",
+        "Cell": "chart_rows",
         "Label": "maps",
         "Plot": "curves",
+        "Row": "chart_rows",
         "check_schema": "pages",
         "kept_pictures": "html",
         "plot": "curves",

@@ -8,7 +8,7 @@ from tfm.report import check_schema, numbers, write_page
 
 from .page import SCHEMA
 from .plots import gradient_plots, loss_plots
-from .whiskers import Chart, Row, mark
+from .whiskers import Chart, mark, row
 
 _REFUSAL = "written from a study of schema {known}, and this is of schema {found}: run the study anew"
 
@@ -105,13 +105,14 @@ def error_chart(activations: Activations, measure: str) -> Chart:
     found = [next(iter(one["errors"].values())) for one in activations]
     # Not from zero: what counts is how they differ, not how large they are.
     axis = numbers.linear(_all(found, scale=100), zero=False, unit=" %")
+    headings = ("mean ± half of its interval, %",)
     rows = []
     for one, value in zip(activations, found, strict=True):
         verdict = one["against"]["verdict"] if one["against"] else "the baseline"
         tone = _TONES.get(verdict, "")
-        style = tone or ("quiet" if one["against"] else "own")
-        rows.append(Row(one["activation"], (mark(value, axis, style, scale=100),), (_spread(value),), verdict, tone))
-    return Chart(measure, axis, None, ("mean ± half of its interval, %",), tuple(rows))
+        whisker = mark(value, axis, tone or ("quiet" if one["against"] else "own"), scale=100)
+        rows.append(row(one["activation"], headings, [whisker], [_spread(value)], verdict, tone))
+    return Chart(measure, axis, None, headings, tuple(rows))
 
 
 def against_chart(activations: Activations, baseline: str) -> Chart:
@@ -130,13 +131,15 @@ def _difference_chart(title: str, activations: Activations, key: str, words: Map
     found = [one[key] for one in activations]
     # With 0 on it, the line of no difference.
     axis = numbers.linear([0.0, *_all(found, scale=100)], zero=False)
+    headings = ("difference, percentage points",)
     rows = []
     for one, value in zip(activations, found, strict=True):
         verdict = value["verdict"] if numbers.finite(value["mean"]) is not None else "not finite"
         tone = _TONES.get(verdict, "")
         whisker = mark(value, axis, tone or "quiet", scale=100)
-        rows.append(Row(one["activation"], (whisker,), (_interval(value),), words.get(verdict, verdict), tone))
-    return Chart(title, axis, axis.at(0.0), ("difference, percentage points",), tuple(rows))
+        said = words.get(verdict, verdict)
+        rows.append(row(one["activation"], headings, [whisker], [_interval(value)], said, tone))
+    return Chart(title, axis, axis.at(0.0), headings, tuple(rows))
 
 
 def drop_chart(activations: Activations) -> Chart:
@@ -144,15 +147,13 @@ def drop_chart(activations: Activations) -> Chart:
     found = [one["drop"] for one in activations]
     # Not the lower ends: they may lie below 0, which decades do not have.
     axis = numbers.decades([value[key] for value in found for key in ("mean", "high")], least=1)
-    rows = tuple(
-        Row(
-            one["activation"],
-            (mark(value, axis, "own"),),
-            (f"{numbers.error(value['mean'])} {_bounds(value, numbers.error)}".strip(), numbers.size(one["size"])),
-        )
-        for one, value in zip(activations, found, strict=True)
-    )
-    return Chart("KL divergence of int8 from fp32, nats", axis, None, ("KL divergence, nats", "size in int8"), rows)
+    headings = ("KL divergence, nats", "size in int8")
+    rows = []
+    for one, value in zip(activations, found, strict=True):
+        divergence = f"{numbers.error(value['mean'])} {_bounds(value, numbers.error)}".strip()
+        texts = [divergence, numbers.size(one["size"])]
+        rows.append(row(one["activation"], headings, [mark(value, axis, "own")], texts))
+    return Chart("KL divergence of int8 from fp32, nats", axis, None, headings, tuple(rows))
 
 
 def time_charts(activations: Activations) -> list[Chart]:
@@ -162,6 +163,7 @@ def time_charts(activations: Activations) -> list[Chart]:
     axis = numbers.linear(
         [1.0, *(ratio[key] for ratio in ratios for key in ("value", "low", "high"))], zero=False, unit="×"
     )
+    headings = tuple(name for name, _ in _PRECISIONS)
     charts = []
     for work in dict.fromkeys(ratio["work"] for ratio in ratios):
         rows = []
@@ -175,9 +177,8 @@ def time_charts(activations: Activations) -> list[Chart]:
                 ratio = of_work[precision]
                 style = f"{style} noisy" if ratio["noisy"] else style
                 marks.append(mark(ratio, axis, style, key="value", y=7 + 11 * index))
-            cells = tuple(_time(of_work[precision]) for precision, _ in _PRECISIONS)
-            rows.append(Row(one["activation"], tuple(marks), cells))
-        charts.append(Chart(work, axis, axis.at(1.0), tuple(name for name, _ in _PRECISIONS), tuple(rows)))
+            rows.append(row(one["activation"], headings, marks, [_time(of_work[name]) for name in headings]))
+        charts.append(Chart(work, axis, axis.at(1.0), headings, tuple(rows)))
     return charts
 
 
@@ -185,14 +186,15 @@ def unit_chart(activations: Activations) -> Chart:
     """The shares of units that do not work."""
     # Shares of a whole: always the whole axis.
     axis = numbers.linear([0.0, 100.0], zero=True, unit=" %")
+    headings = tuple(f"{_SHARES[kind]}, %" for kind, _ in _UNITS)
     rows = []
     for one in activations:
         marks = [
             mark(one["units"][kind], axis, style, scale=100, y=5 + 9 * index)
             for index, (kind, style) in enumerate(_UNITS)
         ]
-        rows.append(Row(one["activation"], tuple(marks), tuple(_spread(one["units"][kind]) for kind, _ in _UNITS)))
-    return Chart("units", axis, None, tuple(f"{_SHARES[kind]}, %" for kind, _ in _UNITS), tuple(rows))
+        rows.append(row(one["activation"], headings, marks, [_spread(one["units"][kind]) for kind, _ in _UNITS]))
+    return Chart("units", axis, None, headings, tuple(rows))
 
 
 def _cells(one: Mapping[str, Any]) -> list[tuple[str, str]]:

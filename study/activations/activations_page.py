@@ -6,21 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from tfm.errors import BundleError
-from tfm.report import ActivationCurve, Plot, check_schema, numbers, plot, write_page
+from tfm.report import ActivationCurve, Cell, Plot, check_schema, numbers, plot, write_page
 
 from .rows import SCHEMA
 
 _REFUSAL = "written from figures of schema {known}, and these are of schema {found}: measure anew"
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """A figure: under which heading, its value, what is said of it, and the class of that."""
-
-    label: str
-    text: str
-    said: str = ""
-    style: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

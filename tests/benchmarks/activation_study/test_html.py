@@ -25,6 +25,7 @@ from activation_study.page import page_content
 from activation_study.plots import gradient_plots, loss_plots, path, round_log
 
 from tfm.errors import BundleError
+from tfm.report import Row
 
 SAMPLES = runpy.run_path(str(Path(__file__).with_name("study_samples.py")))
 RESULTS: dict[str, Any] = SAMPLES["results"]()
@@ -46,6 +47,10 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+
+def texts(row: Row) -> tuple[str, ...]:
+    return tuple(cell.text for cell in row.cells)
 
 
 def written(folder: Path, content: dict[str, Any]) -> Page:
@@ -143,37 +148,37 @@ def test_marks_lie_where_the_figures_say() -> None:
     drawn = error_chart(activations, "phoneme error")
     # from 9 % to 15 % in steps of 2 %: an axis from 8 to 16
     assert [label for _, label in drawn.axis.ticks] == ["8 %", "10 %", "12 %", "14 %", "16 %"]
-    assert [(m.low, m.at, m.high) for row in drawn.rows for m in row.marks] == [
+    assert [(m.low, m.length, m.high) for row in drawn.rows for m in row.bars] == [
         (12.5, 25.0, 37.5), (37.5, 50.0, 62.5), (62.5, 75.0, 87.5)
     ]  # fmt: skip
-    assert [row.cells[0] for row in drawn.rows] == ["10.00 ± 1.00", "12.00 ± 1.00", "14.00 ± 1.00"]
+    assert [row.cells[0].text for row in drawn.rows] == ["10.00 ± 1.00", "12.00 ± 1.00", "14.00 ± 1.00"]
     assert [row.said for row in drawn.rows] == ["the baseline", "worse", "worse"]
     activations[1]["against"] = {"mean": 0.01, "low": -0.01, "high": 0.03, "verdict": "no difference shown"}
     activations[2]["against"] = {"mean": -0.01, "low": -0.015, "high": -0.005, "verdict": "better"}
     less = against_chart(activations, "relu")
     assert [label for _, label in less.axis.ticks] == ["−2", "0", "2", "4"]
     assert less.one == pytest.approx(100 / 3, abs=0.06)
-    assert [(row.said, row.tone, row.marks[0].style) for row in less.rows] == [
+    assert [(row.said, row.style, row.bars[0].style) for row in less.rows] == [
         ("no difference shown", "", "quiet"), ("better", "good", "good")
     ]  # fmt: skip
-    assert less.rows[0].marks[0].low == pytest.approx(100 / 6, abs=0.06)
-    assert less.rows[0].cells[0] == "+1.00 (−1.00 to +3.00)"
+    assert less.rows[0].bars[0].low == pytest.approx(100 / 6, abs=0.06)
+    assert less.rows[0].cells[0].text == "+1.00 (−1.00 to +3.00)"
 
 
 def test_what_int8_costs() -> None:
     activations = copy.deepcopy(CONTENT["activations"][:2])
     activations[0]["int8_loss"] = {"mean": 0.01, "low": 0.005, "high": 0.015, "verdict": "worse"}
     activations[1]["int8_loss"] = {"mean": None, "low": None, "high": None, "verdict": "no difference shown"}
-    assert [(row.said, row.tone) for row in int8_chart(activations).rows] == [
+    assert [(row.said, row.style) for row in int8_chart(activations).rows] == [
         ("int8 is worse", "bad"), ("not finite", "")
     ]  # fmt: skip
     activations[0]["drop"] = {"mean": 1e-3, "low": -1e-3, "high": 3e-3}
     activations[1]["drop"] = {"mean": 1e-4, "low": 5e-5, "high": 1.5e-4}
     drawn = drop_chart(activations)
     assert [label for _, label in drawn.axis.ticks] == ["1e−5", "1e−4", "1e−3", "1e−2"]
-    assert drawn.rows[0].marks[0].at == pytest.approx(100 * 2 / 3, abs=0.06)
-    assert drawn.rows[0].marks[0].low == 0.0
-    assert drawn.rows[0].cells == ("1.0e−3 (−1.0e−3 to 3.0e−3)", "2.0 MB")
+    assert drawn.rows[0].bars[0].length == pytest.approx(100 * 2 / 3, abs=0.06)
+    assert drawn.rows[0].bars[0].low == 0.0
+    assert texts(drawn.rows[0]) == ("1.0e−3 (−1.0e−3 to 3.0e−3)", "2.0 MB")
 
 
 def test_times_in_words() -> None:
@@ -184,9 +189,9 @@ def test_times_in_words() -> None:
     charts = time_charts(activations)
     assert [chart.title for chart in charts] == list(SAMPLES["WORKS"])
     assert [row.name for row in charts[0].rows] == ["sigmoid"]
-    assert charts[0].rows[0].cells == ("1.50× (1.20 to 1.80)", "no difference shown (0.90 to 1.20)")
-    assert charts[1].rows[0].cells == ("too noisy", "1.02× (1.003 to 1.04)")
-    assert [mark.style for mark in charts[1].rows[0].marks] == ["own noisy", "hollow"]
+    assert texts(charts[0].rows[0]) == ("1.50× (1.20 to 1.80)", "no difference shown (0.90 to 1.20)")
+    assert texts(charts[1].rows[0]) == ("too noisy", "1.02× (1.003 to 1.04)")
+    assert [mark.style for mark in charts[1].rows[0].bars] == ["own noisy", "hollow"]
     assert len({chart.axis for chart in charts}) == 1
     assert charts[0].one == charts[0].axis.at(1.0)
 
@@ -194,10 +199,10 @@ def test_times_in_words() -> None:
 def test_shares_of_units() -> None:
     drawn = unit_chart(CONTENT["activations"])
     for row, one in zip(drawn.rows, CONTENT["activations"], strict=True):
-        for mark, kind in zip(row.marks, ("dead", "saturated", "near_zero"), strict=True):
-            assert mark.at == pytest.approx(100 * one["units"][kind]["mean"], abs=0.06)
-    assert drawn.rows[1].cells[0] == "0"
-    assert drawn.rows[0].cells[0] != "0"
+        for mark, kind in zip(row.bars, ("dead", "saturated", "near_zero"), strict=True):
+            assert mark.length == pytest.approx(100 * one["units"][kind]["mean"], abs=0.06)
+    assert drawn.rows[1].cells[0].text == "0"
+    assert drawn.rows[0].cells[0].text != "0"
 
 
 def test_curves_lie_where_the_figures_say() -> None:
