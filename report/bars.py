@@ -43,20 +43,22 @@ def chart(graph: Mapping[str, Any], prefix: str) -> Chart:
     format and judged by the task, by their signal-to-noise ratio in dB.
     """
     ops = graph["ops"]
-    errors = is_float(graph["precision"])
-    # What was compared with nothing has no place on the axis.
-    measured = [op[key] for op in ops for _, key in _STYLES if op[key] and op[key]["count"]]
-    if errors:
-        # Limits too, so that all of a bar's tick is on the axis.
-        axis = numbers.decades([v for f in measured for v in (f["max_abs"], f.get("limit")) if v is not None])
-    else:
-        axis = numbers.decibels(f["snr_db"] for f in measured)
+    axis = _axis(ops, is_float(graph["precision"]))
     rows = [(op, _row(op, f"{prefix}-{index}", axis)) for index, op in enumerate(ops)]
     return Chart(
         axis=axis,
         layers=_by_layer([(op, row) for op, row in rows if op["kind"] not in AROUND]),
         around=_by_layer([(op, row) for op, row in rows if op["kind"] in AROUND]),
     )
+
+
+def _axis(ops: Sequence[Mapping[str, Any]], errors: bool) -> Axis:
+    # What was compared with nothing has no place on the axis.
+    measured = [op[key] for op in ops for _, key in _STYLES if op[key] and op[key]["count"]]
+    if not errors:
+        return numbers.decibels(figures["snr_db"] for figures in measured)
+    # Limits too, so that all of a bar's tick is on the axis.
+    return numbers.decades([v for f in measured for v in (f["max_abs"], f.get("limit")) if v is not None])
 
 
 def is_float(precision: str) -> bool:
@@ -80,12 +82,11 @@ def _by_layer(rows: Sequence[tuple[Mapping[str, Any], Row]]) -> tuple[tuple[str,
 
 
 def _row(op: Mapping[str, Any], anchor: str, axis: Axis) -> Row:
-    layer, rest = split_path(op["path"])
     # Each column has a cell, those without a figure too; optimized graphs are a dot, not a bar.
     shown = [(label, key, op[key] if op[key] and op[key]["count"] else None) for label, key in _STYLES]
     cells = tuple(_cell(label, figures, axis.log) for label, _, figures in shown)
     bars = [_bar(key, figures, axis) for _, key, figures in shown if figures]
-    name = (rest or layer or "the model itself") + (f" · call {op['call'] + 1}" if op["call"] else "")
+    name = _name(op)
     return Row(
         anchor=anchor,
         name=name,
@@ -96,6 +97,11 @@ def _row(op: Mapping[str, Any], anchor: str, axis: Axis) -> Row:
         bars=tuple(bars),
         cells=cells,
     )
+
+
+def _name(op: Mapping[str, Any]) -> str:
+    layer, rest = split_path(op["path"])
+    return (rest or layer or "the model itself") + (f" · call {op['call'] + 1}" if op["call"] else "")
 
 
 def _bar(key: str, figures: Mapping[str, Any], axis: Axis) -> Bar:

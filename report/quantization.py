@@ -140,7 +140,6 @@ def _row(op: Op, index: int, anchor: str, entry: Mapping[str, Any], axis: Axis, 
     # All rows have the column or none, so that the cells stand under their headings.
     if any(other["flips_alone"] is not None for other in entry["ops"]):
         cells.append(Cell("flips", numbers.percent(op["flips_alone"])))
-    now, then = numbers.percent(op["time"]), numbers.percent(op["time_float32"])
     return OpCost(
         anchor=f"{anchor}-{index}",
         name=rest or layer,
@@ -152,8 +151,14 @@ def _row(op: Op, index: int, anchor: str, entry: Mapping[str, Any], axis: Axis, 
         bars=tuple(Bar(style=style, y=y, length=axis.at(v)) for style, y, v in effects if v is not None),
         cells=tuple(cells),
         times=tuple(Bar(style=style, y=y, length=_share(v, most)) for style, y, v in spent if v is not None),
-        time=now if now == then else f"{then} → {now}" if "—" not in (now, then) else now if then == "—" else then,
+        time=_spent(op),
     )
+
+
+def _spent(op: Op) -> str:
+    """Its share of fp32's time then and now, as far as they differ and are known."""
+    found = [numbers.percent(op[key]) for key in ("time_float32", "time")]
+    return " → ".join(dict.fromkeys(text for text in found if text != "—")) or "—"
 
 
 def _share(value: float, most: float) -> float:
@@ -190,15 +195,18 @@ def _story(entry: Mapping[str, Any], many: bool) -> str:
         return f"{text}; no op could be quantized."
     text += f"; {len(kept)} of {count} ops stay{'s' if len(kept) == 1 else ''} in float32" if kept else ""
     text += f" ({name_some([_name(op, many) for op in kept])})" if kept else f"; all {count} ops are quantized"
-    # Those left in float32 cost nothing now; what they would cost is why they are left.
-    ranked = sorted((op for op in entry["ops"] if not _kept(op) and _alone(op) is not None), key=_size, reverse=True)
-    if ranked:
-        each = [f"{_name(op, many)} ({_drop(op['alone'])})" for op in ranked]
-        text += "; of the quantized ops, by itself," if kept else "; by itself,"
-        text += f" {each[0]} costs most"
-        text += f", then {each[1]}" if len(each) > 2 else ""
-        text += f", and {each[-1]} least" if len(each) > 1 else ""
-    return f"{text}."
+    return f"{text}{_costliest(entry['ops'], many, 'of the quantized ops, ' if kept else '')}."
+
+
+def _costliest(ops: Sequence[Op], many: bool, among: str) -> str:
+    """Name the ops that cost most and least; those left in float32 cost nothing now."""
+    ranked = sorted((op for op in ops if not _kept(op) and _alone(op) is not None), key=_size, reverse=True)
+    each = [f"{_name(op, many)} ({_drop(op['alone'])})" for op in ranked]
+    if not each:
+        return ""
+    text = f"; {among}by itself, {each[0]} costs most"
+    text += f", then {each[1]}" if len(each) > 2 else ""
+    return text + (f", and {each[-1]} least" if len(each) > 1 else "")
 
 
 def _facts(entry: Mapping[str, Any]) -> Sequence[tuple[str, str]]:

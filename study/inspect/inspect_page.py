@@ -202,10 +202,18 @@ def _tiles(content: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     for stack in stacks:
         whose = "" if len(stacks) == 1 else f", {stack['role']}"
         yield str(len(stack["tokens"])), f"token{'s' if len(stack['tokens']) != 1 else ''}{whose}"
+    yield from _tiles_of_heads(stacks)
+    yield from _tiles_of_units(stacks)
+
+
+def _tiles_of_heads(stacks: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str, str]]:
     heads = [head for stack in stacks for attention in stack["attentions"] for head in attention["heads"]]
     if heads:
         named = sum(1 for head in heads if head["label"])
         yield f"{named} of {len(heads)}", "heads attend to something that has a name"
+
+
+def _tiles_of_units(stacks: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str, str]]:
     layers = [one for stack in stacks for one in stack["feed_forwards"]]
     if layers:
         units = sum(one["units"] for one in layers)

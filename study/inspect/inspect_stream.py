@@ -59,12 +59,6 @@ def draw_stream(stack: Mapping[str, Any]) -> Stream:
     added = [one["added"]["mean"] for one in sublayers]
     added_axis = _axis(added)
     kinds = [_kind(one["op"]) for one in sublayers]
-    rows = []
-    for one in sublayers:
-        norms = one["norm"]["tokens"]
-        largest = max(range(len(norms)), key=norms.__getitem__)
-        at = f"{numbers.length(norms[largest])} at “{shorten(tokens[largest])}”"
-        rows.append((one["op"], numbers.length(one["norm"]["mean"]), at, _times(one["added"]["mean"])))
     return Stream(
         axis=axis,
         lines=lines,
@@ -76,8 +70,15 @@ def draw_stream(stack: Mapping[str, Any]) -> Stream:
             for one, x, value, kind in zip(sublayers, places[1:], added, kinds, strict=True)
         ),
         styles=tuple(dict.fromkeys(kinds)),
-        rows=tuple(rows),
+        rows=tuple(_figures(one, tokens) for one in sublayers),
     )
+
+
+def _figures(sublayer: Mapping[str, Any], tokens: Sequence[str]) -> tuple[str, ...]:
+    norms = sublayer["norm"]["tokens"]
+    largest = max(range(len(norms)), key=norms.__getitem__)
+    at = f"{numbers.length(norms[largest])} at “{shorten(tokens[largest])}”"
+    return sublayer["op"], numbers.length(sublayer["norm"]["mean"]), at, _times(sublayer["added"]["mean"])
 
 
 def _axis(values: Iterable[float | None]) -> numbers.Axis:

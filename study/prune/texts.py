@@ -63,6 +63,15 @@ def read_text(ckpt: Path, text: Path | None, model: Transformer, *, needed: bool
         if not needed and text is None:
             return Texts()
         raise InputError(f"texts need the checkpoint's tokenizer, but there is no {tokenizer}")
+    lines = _read_lines(text)
+    # From all over the file, whose end may be of another kind than its beginning.
+    held_out = lines[_HELD_OUT - 1 :: _HELD_OUT][:MEASURED]
+    train = [line for index, line in enumerate(lines) if index % _HELD_OUT != _HELD_OUT - 1]
+    about = f"{len(train)} {'built-in sentences' if text is None else f'lines of {text}'}"
+    return Texts(train=_batches(tokenizer, train, model), held_out=_batches(tokenizer, held_out, model), about=about)
+
+
+def _read_lines(text: Path | None) -> list[str]:
     try:
         lines = english_sentences(10**6) if text is None else text.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -72,11 +81,7 @@ def read_text(ckpt: Path, text: Path | None, model: Transformer, *, needed: bool
         raise InputError(
             f"{text} has {len(lines)} lines of text; at least {2 * _HELD_OUT} are needed, thousands better"
         )
-    # From all over the file, whose end may be of another kind than its beginning.
-    held_out = lines[_HELD_OUT - 1 :: _HELD_OUT][:MEASURED]
-    train = [line for index, line in enumerate(lines) if index % _HELD_OUT != _HELD_OUT - 1]
-    about = f"{len(train)} {'built-in sentences' if text is None else f'lines of {text}'}"
-    return Texts(train=_batches(tokenizer, train, model), held_out=_batches(tokenizer, held_out, model), about=about)
+    return lines
 
 
 def _batches(file: Path, lines: list[str], model: Transformer) -> list[Batch]:
