@@ -1,8 +1,9 @@
 """`tfm activations`: what an activation function costs."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,7 +17,24 @@ if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
 
     from .screen import Screen
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 _COLORS = {"faster": "green", "above": "green", "slower": "red", "below": "red", "too noisy": "yellow"}
+
+
+def _study_elsewhere(command: F) -> F:
+    """Keep the options of the study that was a part of this command, hidden: who gives one reads where it is now."""
+
+    def refuse(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value:
+            raise click.UsageError(
+                f"{parameter.opts[0]} is of the study that trains with each activation, which is no part of the package"
+                " now: in a checkout of the source, python -m benchmarks.activation_study --help"
+            )
+
+    for name in ("--study", "--runs", "--seeds", "--steps", "--jobs"):
+        command = click.option(name, hidden=True, expose_value=False, callback=refuse)(command)
+    return click.option("--quick", is_flag=True, hidden=True, expose_value=False, callback=refuse)(command)
 
 
 @click.command()
@@ -28,49 +46,32 @@ _COLORS = {"faster": "green", "above": "green", "slower": "red", "below": "red",
 @click.option("--no-timing", is_flag=True, help="Leave the times out.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Draw curves and figures into this HTML file.")
 @click.option("--json", "as_json", is_flag=True, help="Print every figure as JSON, for machines.")
-@click.option("--study", "task", type=click.Path(path_type=Path), help="Train this folder's task with each instead.")
-@click.option("--runs", type=click.Path(path_type=Path), help="Folder that a study is kept in [default: study-TASK].")
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Trainings of each.")
-@click.option("--steps", type=click.IntRange(min=1), default=1200, show_default=True, help="Steps of a training.")
-@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Trainings at once.")
-@click.option("--quick", is_flag=True, help="A study of one seed, 60 steps and three activations: to see it work.")
+@_study_elsewhere
 @click.pass_context
 def activations(
     context: click.Context,
-    /,
     ckpt: Path | None,
     names: tuple[str, ...],
     rounds: int,
     no_timing: bool,
     output: Path | None,
     as_json: bool,
-    task: Path | None,
-    **study_options: Any,
 ) -> None:
     """Tell what each activation becomes in ONNX, and its error, its time beside relu's and what 8 bits leave of it.
 
     That is in dB, of standard normal inputs, or with --ckpt of a model's. What everything means:
     docs/activations-table.md.
-
-    With --study, one model is trained with each, then exported, verified, quantized and timed; an interrupted study
-    goes on where it was: docs/activations.md.
     """
-    _check_usage(context, task, ckpt, no_timing)
     try:
-        from tfm.report import write_activations
-        from tfm.study.activations import tabulate
+        from tfm.study.activations import tabulate, write_activations
 
         from .screen import Screen
     except ModuleNotFoundError as error:
         raise ExportError(f"activations need the package {error.name}: pip install 'tfm-export[export]'") from error
     from .stages import show_stage
-    from .study import study
 
-    # Before hours of training.
+    # Before minutes of timing.
     check_file("--output", output)
-    if task is not None:
-        study(task, names=names, rounds=rounds, output=output, as_json=as_json, **study_options)
-        return
     stage = functools.partial(show_stage, Screen(err=True))
     table = tabulate(names or None, checkpoint=ckpt, rounds=rounds, timing=not no_timing, stage=stage)
     if output is not None:
@@ -81,18 +82,6 @@ def activations(
     else:
         _print(table, Screen())
     context.exit(0 if table.passed else 1)
-
-
-def _check_usage(context: click.Context, task: Path | None, ckpt: Path | None, no_timing: bool) -> None:
-    """Refuse options of the other job."""
-    if task is not None and (ckpt is not None or no_timing):
-        raise click.UsageError("--study trains models of its own and times them: leave --ckpt and --no-timing out")
-    for name in ("runs", "seeds", "steps", "jobs", "quick"):
-        # By where the value came from: these options have defaults, so that their values tell
-        # nothing.
-        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        if task is None and given:
-            raise click.UsageError(f"--{name} is for a study: give --study too")
 
 
 def _print(table: "ActivationTable", console: "Screen") -> None:

@@ -29,8 +29,8 @@ def inspect(bundle: Path, text: str, output: Path | None, precision: str, as_jso
     # Before anything is opened or run.
     check_file("--output", output)
     try:
-        from tfm.report import write_inspect
         from tfm.study.inspect import inspect as look_inside
+        from tfm.study.inspect import write_inspect
 
         from .inspect_tables import print_insight
         from .screen import Screen

@@ -6,9 +6,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tfm.report import name_heads
-from tfm.report.inspect_stream import length
-from tfm.report.numbers import percent, plain
+from tfm.report import numbers
+from tfm.study.inspect import name_heads
 
 from .screen import Screen
 
@@ -60,7 +59,7 @@ def _units(stack: "Stack") -> Table:
     for one in stack.feed_forwards:
         units = one.units
         shares = (units.dead, units.saturated, units.near_zero, units.zero)
-        table.add_row(_brief(one.path), f"{one.count:,}", *map(percent, shares))
+        table.add_row(_brief(one.path), f"{one.count:,}", *map(numbers.percent, shares))
     return table
 
 
@@ -69,13 +68,13 @@ def _stream(stack: "Stack") -> Table:
     table = _table("after", "mean length", "", "added", right=(1, 3))
     rows = [] if stack.start_S is None else [("—", float(stack.start_S.mean()), "")]
     rows += [
-        (_brief(one.path), float(one.norm_S.mean()), f"{plain(float(one.added_S.mean()), 2)}×")
+        (_brief(one.path), float(one.norm_S.mean()), f"{numbers.plain(float(one.added_S.mean()), 2)}×")
         for one in stack.sublayers
     ]
     # All may be zero, in a model with such weights.
     most = max(mean for _, mean, _ in rows) or 1.0
     for path, mean, added in rows:
-        table.add_row(path, length(mean), Text("━" * round(_WIDTH * mean / most), style="blue"), added)
+        table.add_row(path, numbers.length(mean), Text("━" * round(_WIDTH * mean / most), style="blue"), added)
     return table
 
 

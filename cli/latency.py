@@ -99,7 +99,7 @@ def latency(
         say=lambda what: say(styled(what, dim=True), err=True),
     )
     if html is not None:
-        from tfm.report import write_latency
+        from tfm.latency import write_latency
 
         with written(html):
             write_latency(html, report.to_dict())
@@ -141,7 +141,7 @@ def _lines_of(file: Path) -> list[str]:
 def _check_drawing(html: Path) -> None:
     """Refuse now what would fail after all the measuring."""
     try:
-        import tfm.report  # noqa: F401
+        from tfm.latency import write_latency  # noqa: F401
     except ModuleNotFoundError as error:
         raise ExportError(f"--html needs the package {error.name}: pip install 'tfm-export[quantize]'") from error
     check_file("--html", html)

@@ -1,5 +1,7 @@
 """How fast engines are beside each other: interleaved rounds in processes of their own, and what they show."""
 
+from typing import TYPE_CHECKING
+
 from tfm.lazy import lazily
 
 from .graphs import (
@@ -23,6 +25,9 @@ from .rounds import Job, take_turns
 from .shelf import shelf, writing
 from .text import english_sentences, english_words
 from .workloads import CORPUS, random_inputs
+
+if TYPE_CHECKING:
+    from .latency_page import write_latency
 
 __all__ = [
     "CORPUS",
@@ -57,7 +62,9 @@ __all__ = [
     "take_turns",
     "time_engines",
     "try_engines",
+    "write_latency",
     "writing",
 ]
 
-__getattr__, __dir__ = lazily(__name__, {}, {"Work": "Workload"})
+# A page needs jinja2, which measuring and the runtime's install do without.
+__getattr__, __dir__ = lazily(__name__, {"latency_page": "write_latency"}, {"Work": "Workload"})

@@ -7,51 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import numbers
+from .chart_rows import Bar, Cell, Row, in_words
 from .judge import fault_of_op
 from .numbers import Axis
 
 AROUND = ("linear", "norm", "embedding")
 """Kinds of the layers around the promised ops; every other kind, an unknown one too, is shown in full."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Bar:
-    """One bar: a class of the style sheet, its height, its length and its tolerance's place (None: none) in %."""
-
-    style: str
-    y: int
-    length: float
-    tick: float | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One figure: what it is, as text; what it is judged against; in words for those who hear the page."""
-
-    label: str
-    text: str
-    limit: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One op."""
-
-    anchor: str
-    op: str
-    name: str
-    kind: str
-    source: str
-    weights: str
-    fault: str
-    bars: tuple[Bar, ...]
-    dot: float | None
-    cells: tuple[Cell, ...]
-
-    @property
-    def words(self) -> str:
-        """What the bars show, in words."""
-        return f"{self.op}: " + ", ".join(f"{c.label} {c.text} {c.limit}".strip() for c in self.cells)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,20 +43,22 @@ def chart(graph: Mapping[str, Any], prefix: str) -> Chart:
     format and judged by the task, by their signal-to-noise ratio in dB.
     """
     ops = graph["ops"]
-    errors = is_float(graph["precision"])
-    # What was compared with nothing has no place on the axis.
-    measured = [op[key] for op in ops for _, key in _STYLES if op[key] and op[key]["count"]]
-    if errors:
-        # Limits too, so that all of a bar's tick is on the axis.
-        axis = numbers.decades([v for f in measured for v in (f["max_abs"], f.get("limit")) if v is not None])
-    else:
-        axis = numbers.decibels(f["snr_db"] for f in measured)
+    axis = _axis(ops, is_float(graph["precision"]))
     rows = [(op, _row(op, f"{prefix}-{index}", axis)) for index, op in enumerate(ops)]
     return Chart(
         axis=axis,
         layers=_by_layer([(op, row) for op, row in rows if op["kind"] not in AROUND]),
         around=_by_layer([(op, row) for op, row in rows if op["kind"] in AROUND]),
     )
+
+
+def _axis(ops: Sequence[Mapping[str, Any]], errors: bool) -> Axis:
+    # What was compared with nothing has no place on the axis.
+    measured = [op[key] for op in ops for _, key in _STYLES if op[key] and op[key]["count"]]
+    if not errors:
+        return numbers.decibels(figures["snr_db"] for figures in measured)
+    # Limits too, so that all of a bar's tick is on the axis.
+    return numbers.decades([v for f in measured for v in (f["max_abs"], f.get("limit")) if v is not None])
 
 
 def is_float(precision: str) -> bool:
@@ -119,28 +82,26 @@ def _by_layer(rows: Sequence[tuple[Mapping[str, Any], Row]]) -> tuple[tuple[str,
 
 
 def _row(op: Mapping[str, Any], anchor: str, axis: Axis) -> Row:
-    layer, rest = split_path(op["path"])
-    bars, cells = [], []
     # Each column has a cell, those without a figure too; optimized graphs are a dot, not a bar.
-    for label, key in _STYLES:
-        figures = op[key]
-        shown = figures if figures and figures["count"] else None
-        cells.append(_cell(label, shown, axis.log))
-        if shown and key != "optimized":
-            bars.append(_bar(key, shown, axis))
-    after = op["optimized"]
+    shown = [(label, key, op[key] if op[key] and op[key]["count"] else None) for label, key in _STYLES]
+    cells = tuple(_cell(label, figures, axis.log) for label, _, figures in shown)
+    bars = [_bar(key, figures, axis) for _, key, figures in shown if figures]
+    name = _name(op)
     return Row(
         anchor=anchor,
-        op=op["op"],
-        name=(rest or layer or "the model itself") + (f" · call {op['call'] + 1}" if op["call"] else ""),
-        kind=op["kind"],
-        source=op["source"],
-        weights=f"weights {op['weights']}" if op["weights"] else "",
+        name=name,
+        words=in_words(op["op"], cells),
+        detail=" · ".join(filter(None, [op["source"], f"weights {op['weights']}" if op["weights"] else ""])),
+        said="" if name.endswith(op["kind"]) else op["kind"],
         fault=fault_of_op(op),
         bars=tuple(bars),
-        dot=_bar("optimized", after, axis).length if after and after["count"] else None,
-        cells=tuple(cells),
+        cells=cells,
     )
+
+
+def _name(op: Mapping[str, Any]) -> str:
+    layer, rest = split_path(op["path"])
+    return (rest or layer or "the model itself") + (f" · call {op['call'] + 1}" if op["call"] else "")
 
 
 def _bar(key: str, figures: Mapping[str, Any], axis: Axis) -> Bar:
@@ -155,7 +116,9 @@ def _bar(key: str, figures: Mapping[str, Any], axis: Axis) -> Bar:
     broken = most is None or (limit is not None and not most <= limit)
     # No signal at all, of finite error, is as low as can be; an error that is no number is long.
     length = 0.0 if value == -math.inf and most is not None else axis.at(value)
-    return Bar("broken" if broken else key, _HEIGHTS.get(key, 0), length, tick)
+    if key == "optimized":
+        return Bar(style="dot", y=22, length=length)
+    return Bar(style="broken" if broken else key, y=_HEIGHTS[key], length=length, tick=tick)
 
 
 def _cell(label: str, figures: Mapping[str, Any] | None, errors: bool) -> Cell:

@@ -95,14 +95,7 @@ def plot(curve: ActivationCurve) -> Plot:
     across = [_WIDTH * _share(point[0], low_x, high_x) for point in shown]
     up = [_TOP * (1 - _share(point[1], low_y, high_y)) for point in shown]
     axis = numbers.decades([*(point[2] for point in shown), curve.limit], _DECADES)
-    # More points than columns: a narrow peak of the error must not fall between two of them.
-    columns: dict[int, int] = {}  # the point of the largest error
-    for index, x in enumerate(across):
-        column = min(int(x / _WIDTH * _COLUMNS), _COLUMNS - 1)
-        if column not in columns or _size(shown[index][2]) > _size(shown[columns[column]][2]):
-            columns[column] = index
-    # Both ends too, so that the curve reaches from side to side.
-    keep = sorted({*columns.values(), *([0, len(shown) - 1] if shown else [])})
+    keep = _shown_points(across, [point[2] for point in shown])
     sound = [index for index in keep if math.isfinite(shown[index][2])]
     steep = [(across[index], shown[index][3]) for index in keep if math.isfinite(shown[index][3])]
     # Of all points, those without a place on the axes too.
@@ -126,6 +119,17 @@ def plot(curve: ActivationCurve) -> Plot:
         broken=tuple(round(across[index], 1) for index in keep if not math.isfinite(shown[index][2])),
         outside=len(points) - len(shown),
     )
+
+
+def _shown_points(across: Sequence[float], errors: Sequence[float]) -> list[int]:
+    """Of more points than columns, those of the largest error in each: a narrow peak must not fall between two."""
+    columns: dict[int, int] = {}
+    for index, x in enumerate(across):
+        column = min(int(x / _WIDTH * _COLUMNS), _COLUMNS - 1)
+        if column not in columns or _size(errors[index]) > _size(errors[columns[column]]):
+            columns[column] = index
+    # Both ends too, so that the curve reaches from side to side.
+    return sorted({*columns.values(), *([0, len(across) - 1] if across else [])})
 
 
 def _size(error: float) -> float:

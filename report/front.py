@@ -47,35 +47,17 @@ def front(assignments: Sequence[Mapping[str, Any]], max_drop: float | None) -> F
     if not assignments:
         return None
     drops = [numbers.finite(assignment["drop"]) for assignment in assignments]
-    positive = [value for value in (*drops, numbers.finite(max_drop)) if value is not None and value > 0]
-    # Drops that differ by powers of ten would all lie at the foot of an even axis.
-    if positive and max(positive) >= 10 * min(positive):
-        axis = numbers.decades(positive, least=1)
-    else:
-        axis = numbers.linear(positive, zero=True)
+    axis = _axis_of_drops([*drops, numbers.finite(max_drop)])
     across = numbers.linear([assignment["relative_time"] for assignment in assignments], zero=False, unit="×")
     points = []
     for assignment, drop in zip(assignments, drops, strict=True):
-        # Predicted: a mix that the search weighed by its ops alone, and did not run.
-        style = "broken" if drop is None else "measured" if assignment["measured"] is True else "predicted"
-        style += " chosen" if assignment["chosen"] is True else ""
         # From the top, as pages count; the axis counts from below.
-        points.append(Point(across.at(assignment["relative_time"]), round(100 - axis.at(drop), 1), style))
-    chosen = [
-        (assignment, point)
-        for assignment, point in zip(assignments, points, strict=True)
-        if assignment["chosen"] is True
-    ]
-    words = f"{len(assignments)} mix{'es' if len(assignments) > 1 else ''}, from the fastest to the most faithful: "
-    words += ", ".join(
-        f"{times(assignment['relative_time'])} at {numbers.error(assignment['drop'])}" for assignment in assignments
-    )
-    words += f"; the budget is {numbers.error(max_drop)}"
-    words += "".join(f"; chosen is {times(assignment['relative_time'])}" for assignment, _ in chosen)
+        y = round(100 - axis.at(drop), 1)
+        points.append(Point(across.at(assignment["relative_time"]), y, _style(assignment, drop)))
     return Front(
         points=tuple(points),
         lines=tuple((a.x, a.y, b.x, b.y) for a, b in itertools.pairwise(points)),
-        chosen=chosen[0][1] if chosen else None,
+        chosen=next((point for point in points if "chosen" in point.style), None),
         budget=round(100 - axis.at(max_drop), 1),
         x_ticks=across.ticks,
         y_ticks=tuple((100 - place, label) for place, label in axis.ticks),
@@ -83,8 +65,29 @@ def front(assignments: Sequence[Mapping[str, Any]], max_drop: float | None) -> F
         broken=None in drops,
         # A drop of 0 has no place among decades.
         without=axis.log and any(drop is not None and drop <= 0 for drop in drops),
-        words=words,
+        words=_in_words(assignments, max_drop),
     )
+
+
+def _style(assignment: Mapping[str, Any], drop: float | None) -> str:
+    # Predicted: a mix that the search weighed by its ops alone, and did not run.
+    style = "broken" if drop is None else "measured" if assignment["measured"] is True else "predicted"
+    return style + (" chosen" if assignment["chosen"] is True else "")
+
+
+def _axis_of_drops(drops: Sequence[float | None]) -> numbers.Axis:
+    positive = [value for value in drops if value is not None and value > 0]
+    # Drops that differ by powers of ten would all lie at the foot of an even axis.
+    if positive and max(positive) >= 10 * min(positive):
+        return numbers.decades(positive, least=1)
+    return numbers.linear(positive, zero=True)
+
+
+def _in_words(assignments: Sequence[Mapping[str, Any]], max_drop: float | None) -> str:
+    words = f"{len(assignments)} mix{'es' if len(assignments) > 1 else ''}, from the fastest to the most faithful: "
+    words += ", ".join(f"{times(one['relative_time'])} at {numbers.error(one['drop'])}" for one in assignments)
+    words += f"; the budget is {numbers.error(max_drop)}"
+    return words + "".join(f"; chosen is {times(one['relative_time'])}" for one in assignments if one["chosen"] is True)
 
 
 def times(ratio: float | None) -> str:

@@ -4,16 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import markupsafe
 
-from tfm.bundle import check_schema, write_whole
+from tfm.bundle import check_schema
 
 from . import numbers, tables, verdict
 from .bars import chart, is_float
 from .curves import ActivationCurve, plot
 from .judge import fault_of_fidelity
 from .maps import AttentionMap, panel
+from .pages import write_page
 from .quantization import describe
 
 _PICTURES, _END = "<!-- pictures -->", "<!-- end of pictures -->"
@@ -28,17 +28,6 @@ def kept_pictures(page: str) -> str:
     _, _, rest = page.partition(_PICTURES)
     kept, end, _ = rest.partition(_END)
     return kept.strip() if end else ""
-
-
-def make_environment() -> jinja2.Environment:
-    """Templates of this room: text is escaped, and a name that is not given is an error."""
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("tfm.report", package_path=""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def write_report(
@@ -64,7 +53,6 @@ def write_report(
         BundleError: The certificate is of another version of the schema.
     """
     check_schema(f"{path.name} is written from a certificate", certificate)
-    environment = make_environment()
     faults = verdict.find_faults(certificate, curves)
     graphs = [
         {
@@ -80,7 +68,9 @@ def write_report(
         }
         for index, graph in enumerate(certificate["graphs"])
     ]
-    text = environment.get_template("report.html.j2").render(
+    write_page(
+        path,
+        Path(__file__).with_name("report.html.j2"),
         certificate=certificate,
         faults=faults,
         tiles=list(verdict.tiles(certificate, faults)),
@@ -104,4 +94,3 @@ def write_report(
         plain=numbers.plain,
         size=numbers.size,
     )
-    write_whole(path, text)

@@ -32,6 +32,11 @@ def plain(value: float | None, digits: int = 4) -> str:
     return f"1 − {error(1 - value)}" if 0 < 1 - value < 1e-4 else prose(f"{value:.{digits}g}").replace("-", "−")
 
 
+def length(value: float | None) -> str:
+    """A length in three digits, or all before the point."""
+    return f"{value:,.0f}" if value is not None and 100 <= value < 1e7 else plain(value, 3)
+
+
 def percent(share: float | None) -> str:
     """A share as `98.4 %`; never 0 or 100 where it is not; "—" where it is not known."""
     share = finite(share)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import numbers
-from .bars import Bar, Cell, split_path
+from .bars import split_path
+from .chart_rows import Bar, Cell, Row, in_words
 from .front import Front, front, times
 from .judge import fault_of_quantization
 from .numbers import Axis
@@ -28,25 +29,13 @@ _MEASURES = {
 """Of each measure: the name of the axis, what a mix does, and the unit."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One op: its effects as bars and figures, and its share of fp32's time, then and now, as bars and text."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpCost(Row):
+    """One op: its effects, its method, and its share of fp32's time, then and now, as bars and text."""
 
-    anchor: str
-    name: str
     whole: str
-    detail: str
-    method: str
-    kept: bool
-    bars: tuple[Bar, ...]
-    cells: tuple[Cell, ...]
     times: tuple[Bar, ...]
     time: str
-
-    @property
-    def words(self) -> str:
-        """What the bars show, in words."""
-        return f"{self.whole}: " + ", ".join(f"{cell.label} {cell.text}" for cell in self.cells)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +59,8 @@ class Quantization:
     portability: str
     front: Front | None
     axis: Axis
-    layers: tuple[tuple[str, tuple[Row, ...]], ...]
-    costliest: tuple[Row, ...]
+    layers: tuple[tuple[str, tuple[OpCost, ...]], ...]
+    costliest: tuple[OpCost, ...]
     count: int
 
     @property
@@ -137,33 +126,39 @@ def _layer(op: Op, many: bool) -> str:
     return f"{op['role']} · {layer}" if many and layer else op["role"] if many else layer
 
 
-def _row(op: Op, index: int, anchor: str, entry: Mapping[str, Any], axis: Axis, most: float, many: bool) -> Row:
+def _row(op: Op, index: int, anchor: str, entry: Mapping[str, Any], axis: Axis, most: float, many: bool) -> OpCost:
     layer, rest = split_path(op["weight"])
     company = _in_company(op, numbers.finite(entry["drop"]))
     effects = (("kept" if _kept(op) else "own", 3, _alone(op)), ("inherited", 12, company))
     spent = (("inherited", 0, numbers.finite(op["time_float32"])), ("free", 6, numbers.finite(op["time"])))
     snr = numbers.finite(op["own_snr_db"])
     cells = [
-        Cell("own SNR", "—" if snr is None else f"{snr:.0f} dB".replace("-", "−"), ""),
-        Cell("alone", _drop(op["alone"]), ""),
-        Cell("all but it", _drop(op["all_but"], 3), ""),  # what is left of the drop of all differs in later digits
+        Cell("own SNR", "—" if snr is None else f"{snr:.0f} dB".replace("-", "−")),
+        Cell("alone", _drop(op["alone"])),
+        Cell("all but it", _drop(op["all_but"], 3)),  # what is left of the drop of all differs in later digits
     ]
     # All rows have the column or none, so that the cells stand under their headings.
     if any(other["flips_alone"] is not None for other in entry["ops"]):
-        cells.append(Cell("flips", numbers.percent(op["flips_alone"]), ""))
-    now, then = numbers.percent(op["time"]), numbers.percent(op["time_float32"])
-    return Row(
+        cells.append(Cell("flips", numbers.percent(op["flips_alone"])))
+    return OpCost(
         anchor=f"{anchor}-{index}",
         name=rest or layer,
         whole=_name(op, many),
+        words=in_words(_name(op, many), cells),
         detail=" · ".join((" × ".join(map(str, op["shape"])), " and ".join(op["uses"]))).strip(" ·"),
-        method=op["method"],
-        kept=_kept(op),
-        bars=tuple(Bar(style, y, axis.at(value), None) for style, y, value in effects if value is not None),
+        said=op["method"],
+        style="kept" if _kept(op) else "",
+        bars=tuple(Bar(style=style, y=y, length=axis.at(v)) for style, y, v in effects if v is not None),
         cells=tuple(cells),
-        times=tuple(Bar(style, y, _share(v, most), None) for style, y, v in spent if v is not None),
-        time=now if now == then else f"{then} → {now}" if "—" not in (now, then) else now if then == "—" else then,
+        times=tuple(Bar(style=style, y=y, length=_share(v, most)) for style, y, v in spent if v is not None),
+        time=_spent(op),
     )
+
+
+def _spent(op: Op) -> str:
+    """Its share of fp32's time then and now, as far as they differ and are known."""
+    found = [numbers.percent(op[key]) for key in ("time_float32", "time")]
+    return " → ".join(dict.fromkeys(text for text in found if text != "—")) or "—"
 
 
 def _share(value: float, most: float) -> float:
@@ -200,15 +195,18 @@ def _story(entry: Mapping[str, Any], many: bool) -> str:
         return f"{text}; no op could be quantized."
     text += f"; {len(kept)} of {count} ops stay{'s' if len(kept) == 1 else ''} in float32" if kept else ""
     text += f" ({name_some([_name(op, many) for op in kept])})" if kept else f"; all {count} ops are quantized"
-    # Those left in float32 cost nothing now; what they would cost is why they are left.
-    ranked = sorted((op for op in entry["ops"] if not _kept(op) and _alone(op) is not None), key=_size, reverse=True)
-    if ranked:
-        each = [f"{_name(op, many)} ({_drop(op['alone'])})" for op in ranked]
-        text += "; of the quantized ops, by itself," if kept else "; by itself,"
-        text += f" {each[0]} costs most"
-        text += f", then {each[1]}" if len(each) > 2 else ""
-        text += f", and {each[-1]} least" if len(each) > 1 else ""
-    return f"{text}."
+    return f"{text}{_costliest(entry['ops'], many, 'of the quantized ops, ' if kept else '')}."
+
+
+def _costliest(ops: Sequence[Op], many: bool, among: str) -> str:
+    """Name the ops that cost most and least; those left in float32 cost nothing now."""
+    ranked = sorted((op for op in ops if not _kept(op) and _alone(op) is not None), key=_size, reverse=True)
+    each = [f"{_name(op, many)} ({_drop(op['alone'])})" for op in ranked]
+    if not each:
+        return ""
+    text = f"; {among}by itself, {each[0]} costs most"
+    text += f", then {each[1]}" if len(each) > 2 else ""
+    return text + (f", and {each[-1]} least" if len(each) > 1 else "")
 
 
 def _facts(entry: Mapping[str, Any]) -> Sequence[tuple[str, str]]:

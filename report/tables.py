@@ -29,21 +29,29 @@ def fusions(graph: Mapping[str, Any]) -> list[Fusion]:
     groups: dict[tuple[Any, ...], Fusion] = {}
     for op in graph["ops"]:
         after, kernel = op["optimized"], op["kernel"]
-        swallowed = bool(after and after["swallowed"])
-        # Swallowed: onnxruntime made one node of it and others, so that it has none of its own.
-        node = "" if not after else f"inside {after['node']}" if swallowed else after["node"]
-        node += f" ({after['level']})" if after else ""
-        ran = ""
-        if kernel:
-            domain = f"{kernel['domain']}." if kernel["domain"] not in ("", "ai.onnx") else ""
-            ran = f"{domain}{kernel['op_type']} · {kernel['provider'].removesuffix('ExecutionProvider')}"
+        node, ran = _node(after), _ran(kernel)
         best, advice = (kernel["best"], kernel["advice"]) if kernel else (None, "")
         # What says the same of an op in every column is one row; the ops themselves are listed in it.
         key = (op["kind"], op["form"], node, ran, best, advice)
         group = groups.setdefault(key, Fusion(op["kind"], op["form"], node, ran, best, advice))
         call = f" · call {op['call'] + 1}" if op["call"] else ""
-        group.ops.append(((op["path"] or "the model itself") + call, after["at"] if after and swallowed else ""))
+        at = after["at"] if after and after["swallowed"] else ""
+        group.ops.append(((op["path"] or "the model itself") + call, at))
     return sorted(groups.values(), key=lambda group: group.kind in AROUND)
+
+
+def _node(after: Mapping[str, Any] | None) -> str:
+    if not after:
+        return ""
+    # Swallowed: onnxruntime made one node of it and others, so that it has none of its own.
+    return f"{'inside ' if after['swallowed'] else ''}{after['node']} ({after['level']})"
+
+
+def _ran(kernel: Mapping[str, Any] | None) -> str:
+    if not kernel:
+        return ""
+    domain = f"{kernel['domain']}." if kernel["domain"] not in ("", "ai.onnx") else ""
+    return f"{domain}{kernel['op_type']} · {kernel['provider'].removesuffix('ExecutionProvider')}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,22 +72,23 @@ def outputs(graph: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Output]]:
     for entry in graph["outputs"]:
         # "present.0.key" and "present.1.key" are one row, "present.*.key".
         groups.setdefault(re.sub(r"\.\d+(?=\.|$)", ".*", entry["name"]), []).append(entry)
-    rows = []
-    for name, entries in groups.items():
-        cells = []
-        for level in levels:
-            at = [entry for entry in entries if entry["level"] == level]
-            if at:
-                cells.append((level, _worst(at, is_float(graph["precision"])), not any(map(fault_of_output, at))))
-        limits = [entry["limit"] for entry in entries if entry["limit"] is not None]
-        row = Output(
-            name=entries[0]["name"] if len({entry["name"] for entry in entries}) == 1 else name,
-            limit=numbers.error(min(limits)) if limits else "—",
-            cells=tuple(cells),
-            faults=tuple(f"{e['name']} ({e['level']}): {fault_of_output(e)}" for e in entries if fault_of_output(e)),
-        )
-        rows.append(row)
-    return levels, rows
+    errors = is_float(graph["precision"])
+    return levels, [_output(name, entries, levels, errors) for name, entries in groups.items()]
+
+
+def _output(name: str, entries: Sequence[Mapping[str, Any]], levels: Sequence[str], errors: bool) -> Output:
+    cells = []
+    for level in levels:
+        at = [entry for entry in entries if entry["level"] == level]
+        if at:
+            cells.append((level, _worst(at, errors), not any(map(fault_of_output, at))))
+    limits = [entry["limit"] for entry in entries if entry["limit"] is not None]
+    return Output(
+        name=entries[0]["name"] if len({entry["name"] for entry in entries}) == 1 else name,
+        limit=numbers.error(min(limits)) if limits else "—",
+        cells=tuple(cells),
+        faults=tuple(f"{e['name']} ({e['level']}): {fault_of_output(e)}" for e in entries if fault_of_output(e)),
+    )
 
 
 def _worst(entries: Sequence[Mapping[str, Any]], errors: bool) -> str:
@@ -109,15 +118,17 @@ def latency(certificate: Mapping[str, Any]) -> list[tuple[str, list[Measure]]]:
     for entry in certificate["latency"]:
         times = {engine: numbers.finite(value) for engine, value in entry["milliseconds"].items()}
         most = max((value or 0.0 for value in times.values()), default=0.0)
-        said = {engine: ratio["said"] for engine, ratio in entry.get("ratios", {}).items()}
-        bars = []
-        for engine, value in times.items():
-            text = "∞" if value is None else f"{value:#.3g} ms" if value < 100 else f"{value:.0f} ms"
-            # A time that is no number is as long as can be, not missing.
-            length = 100.0 if value is None else round(100 * value / most, 1) if most else 0.0
-            bars.append(Measure(engine, text, length, said.get(engine) or ""))
-        rows.append((entry["work"], bars))
+        said = {engine: ratio["said"] or "" for engine, ratio in entry.get("ratios", {}).items()}
+        rows.append((entry["work"], [_time(name, value, most, said.get(name, "")) for name, value in times.items()]))
     return rows
+
+
+def _time(engine: str, value: float | None, most: float, said: str) -> Measure:
+    # A time that is no number is as long as can be, not missing.
+    if value is None:
+        return Measure(engine, "∞", 100.0, said)
+    text = f"{value:#.3g} ms" if value < 100 else f"{value:.0f} ms"
+    return Measure(engine, text, round(100 * value / most, 1) if most else 0.0, said)
 
 
 def sizes(certificate: Mapping[str, Any]) -> list[Measure]:

@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "model": {"bundle", "ops"},
     "runtime": {"bundle", "ops"},
     "report": {"bundle", "ops"},
-    "latency": {"bundle", "ops", "runtime"},
+    "latency": {"bundle", "ops", "report", "runtime"},
     "quantize": {"bundle", "latency", "ops", "report", "runtime"},
     "export": {"bundle", "latency", "model", "ops", "quantize", "report", "runtime"},
     "study": {"bundle", "export", "latency", "model", "ops", "quantize", "report", "runtime"},

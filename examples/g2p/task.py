@@ -1,7 +1,7 @@
 """The g2p task: what is trained, on what batches, and how wrong the answers are.
 
-`tfm activations --study examples/g2p` reads CONFIG, batches, loss, held_out, evaluate and write_files; what each is to
-be, a task of one's own included, stands in docs/activations.md.
+`python -m benchmarks.activation_study examples/g2p` reads CONFIG, batches, loss, held_out, evaluate and write_files;
+what each is to be, a task of one's own included, stands in docs/activations.md.
 """
 
 import functools

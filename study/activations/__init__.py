@@ -1,34 +1,29 @@
-"""What an activation function costs and buys: each of the registry by itself, and a study that trains with each."""
+"""What an activation function costs: each of the registry by itself."""
 
 from typing import TYPE_CHECKING
 
 from tfm.lazy import lazily
 
 if TYPE_CHECKING:
+    from .activations_page import write_activations
     from .rows import ActivationRow, ActivationTable
-    from .study import STUDIED, Schedule, page_content, run_study, summarize
-    from .study.statistics import Estimate
     from .table import tabulate
 
-__all__ = [
-    "STUDIED",
-    "ActivationRow",
-    "ActivationTable",
-    "Estimate",
-    "Schedule",
-    "page_content",
-    "run_study",
-    "summarize",
-    "tabulate",
-]
+__all__ = ["ActivationRow", "ActivationTable", "tabulate", "write_activations"]
+
+_TRAINING = {
+    name: f"{name} of benchmarks/activation_study, in a checkout of the source"
+    for name in ("STUDIED", "Estimate", "Schedule", "page_content", "run_study", "summarize")
+}
+"""Of the study that trains with each, which is no part of the package."""
 
 # `worker`, which is timed, must not load torch
 __getattr__, __dir__ = lazily(
     __name__,
     {
+        "activations_page": "write_activations",
         "rows": "ActivationRow ActivationTable",
-        "study": "STUDIED Schedule page_content run_study summarize",
-        "study.statistics": "Estimate",
         "table": "tabulate",
     },
+    _TRAINING,
 )

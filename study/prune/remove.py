@@ -101,10 +101,8 @@ def choose_by_count(
         ("heads", heads, group, max(map(len, importance.heads.values()))),
         ("units", units, multiple, max(map(len, importance.units.values()))),
     ):
-        if count is not None and not 1 <= count <= most:
-            raise ConfigError(f"the number of {name} to keep must be in [1, {most}], but is {count}")
-        if count is not None and count < most and count % step:
-            raise ConfigError(f"{name} are kept in multiples of {step}, but {count} were asked for")
+        if count is not None:
+            _check_count(name, count, step, most)
     kept = {}
     groups_of = {**_head_groups(model, importance), **_unit_groups(importance, multiple)}
     for name, groups in groups_of.items():
@@ -208,6 +206,13 @@ def _best(groups_of: Mapping[str, Groups], share: float) -> dict[str, list[int]]
         room -= len(group)
         kept[name] += group
     return {name: sorted(indices) for name, indices in kept.items()}
+
+
+def _check_count(name: str, count: int, step: int, most: int) -> None:
+    if not 1 <= count <= most:
+        raise ConfigError(f"the number of {name} to keep must be in [1, {most}], but is {count}")
+    if count < most and count % step:
+        raise ConfigError(f"{name} are kept in multiples of {step}, but {count} were asked for")
 
 
 def _check_multiple(multiple: int) -> None:

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfm.report import ActivationCurve, write_activations
+from tfm.report import ActivationCurve
+from tfm.study.activations import write_activations
 
 SHARED = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("test_report.py"))))
-CONTENT = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "report" / "test_activations.py")))
+CONTENT = SimpleNamespace(
+    **runpy.run_path(str(Path(__file__).parents[1] / "study/activations/test_activations_page.py"))
+)
 SHARED.SIZES["phone"] = (390, 844)
 NAMES = ("relu", "gelu_tanh", "swiglu")
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfm.report.inspect import write_inspect
+from tfm.study.inspect import write_inspect
 
 HELP = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("test_report.py"))))
 HELP.SIZES["phone"] = (390, 800)

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tfm.report import write_study
-from tfm.study.activations.study.page import page_content
+from activation_study.html import write_study
+from activation_study.page import page_content
 
 HERE = Path(__file__).resolve()
 TOOLS = runpy.run_path(str(HERE.with_name("test_report.py")))
@@ -37,7 +36,7 @@ OVERLAPPING = """
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, Any]]]:
     """Pages and their contents: a whole study, and a short one of a single seed."""
-    results = runpy.run_path(str(HERE.parents[1] / "report" / "study_samples.py"))["results"]
+    results = runpy.run_path(str(HERE.parents[1] / "benchmarks" / "activation_study" / "study_samples.py"))["results"]
     folder = tmp_path_factory.mktemp("studies")
     contents = {"study": page_content(results()), "quick": page_content(results(seeds=1, steps=25))}
     for name, content in contents.items():

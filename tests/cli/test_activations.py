@@ -101,3 +101,12 @@ def test_a_missing_package_is_said_with_its_pip_line(run: Run, monkeypatch: pyte
     code, out, err = run()
     assert (code, out) == (2, "")
     assert err == "tfm: activations need the package rich.console: pip install 'tfm-export[export]'\n"
+
+
+@pytest.mark.parametrize("option", ["--study", "--runs", "--seeds", "--steps", "--jobs", "--quick"])
+def test_the_study_says_where_it_is_now(run: Run, option: str) -> None:
+    code, out, err = run(option, *([] if option == "--quick" else ["3"]))
+    assert (code, out) == (2, "")
+    assert f"{option} is of the study that trains with each activation" in err
+    assert "python -m benchmarks.activation_study" in err
+    assert option not in run("--help")[1]

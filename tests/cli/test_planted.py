@@ -17,7 +17,6 @@ from tfm.model import Transformer, save_checkpoint
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 PLANTED = ("dataclasses", "tokenizers", "random", "json", "numpy", "onnxruntime", "torch", "click", "ctypes", "heapq")
 FAST = ("--rounds", "6", "--seconds", "0.002", "--starts", "1", "--batch-size", "1", "--seq", "4", "--no-corpus")
-TASK = Path(__file__).resolve().parents[1] / "activations" / "study" / "toy"
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -111,11 +110,6 @@ def test_a_factory_of_the_working_directory_is_imported_all_the_same(run: Run, h
 
 def test_activations(run: Run) -> None:
     assert "gelu" in well(run("tfm", "activations", "--activation", "gelu", "--rounds", "6"))
-
-
-@pytest.mark.slow
-def test_study(run: Run) -> None:
-    well(run("tfm", "activations", "--study", TASK, "--quick", "--rounds", "6", "--runs", "runs"))
 
 
 @pytest.mark.parametrize("command", ["tfm", "tfm-export"])

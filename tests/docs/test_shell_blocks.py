@@ -92,7 +92,9 @@ def check_pip(arguments: list[str]) -> None:
 
 def check_python(arguments: list[str]) -> None:
     if arguments[0] == "-m":
-        assert importlib.util.find_spec(arguments[1]) is not None, f"there is no module {arguments[1]}"
+        # Of a checkout, and no part of the package.
+        ours = (ROOT / arguments[1].replace(".", "/") / "__main__.py").is_file()
+        assert ours or importlib.util.find_spec(arguments[1]) is not None, f"there is no module {arguments[1]}"
     else:
         assert (ROOT / arguments[0]).is_file(), f"there is no {arguments[0]}"
 
