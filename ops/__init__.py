@@ -18,31 +18,28 @@ if TYPE_CHECKING:
         gated_by,
         is_gated,
     )
-    from .error_stats import ErrorStats
-    from .names import ACTIVATION, ATTENTION, EMBEDDING, LAYERS, LINEAR, NORM, SOFTMAX, Kind, OpId
-    from .tolerances import END_TO_END, FREE, GOLDEN_NMSE_HALF, HALF, OWN, SWEEPS, Tolerance, tolerance_table
+    from .error_stats import ErrorStats, Tolerance
+    from .kinds import ACTIVATION, ATTENTION, KINDS, SOFTMAX, OpKind, is_layer
+    from .names import OpId
+    from .tolerances import END_TO_END, FREE, GOLDEN_NMSE_HALF, HALF, SWEEPS, tolerance_table
 
 __all__ = [
     "ACTIVATION",
     "ACTIVATIONS",
     "ATTENTION",
-    "EMBEDDING",
     "END_TO_END",
     "FREE",
     "GATED",
     "GOLDEN_NMSE_HALF",
     "HALF",
-    "LAYERS",
-    "LINEAR",
-    "NORM",
-    "OWN",
+    "KINDS",
     "SOFTMAX",
     "SWEEPS",
     "Activation",
     "ErrorStats",
     "GatedActivation",
-    "Kind",
     "OpId",
+    "OpKind",
     "Tolerance",
     "activation_by_any_name",
     "activation_names",
@@ -51,6 +48,7 @@ __all__ = [
     "gate_of",
     "gated_by",
     "is_gated",
+    "is_layer",
     "tolerance_table",
 ]
 
@@ -58,27 +56,23 @@ __all__ = [
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "ACTIVATION": "names",
+        "ACTIVATION": "kinds",
         "ACTIVATIONS": "activations",
-        "ATTENTION": "names",
-        "EMBEDDING": "names",
+        "ATTENTION": "kinds",
         "END_TO_END": "tolerances",
         "FREE": "tolerances",
         "GATED": "activations",
         "GOLDEN_NMSE_HALF": "tolerances",
         "HALF": "tolerances",
-        "LAYERS": "names",
-        "LINEAR": "names",
-        "NORM": "names",
-        "OWN": "tolerances",
-        "SOFTMAX": "names",
+        "KINDS": "kinds",
+        "SOFTMAX": "kinds",
         "SWEEPS": "tolerances",
         "Activation": "activations",
         "ErrorStats": "error_stats",
         "GatedActivation": "activations",
-        "Kind": "names",
         "OpId": "names",
-        "Tolerance": "tolerances",
+        "OpKind": "kinds",
+        "Tolerance": "error_stats",
         "activation_by_any_name": "activations",
         "activation_names": "activations",
         "derivative_of": "activations",
@@ -86,6 +80,7 @@ __getattr__, __dir__ = lazily(
         "gate_of": "activations",
         "gated_by": "activations",
         "is_gated": "activations",
+        "is_layer": "kinds",
         "tolerance_table": "tolerances",
     },
 )

@@ -5,8 +5,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tfm.ops import is_layer
+
 from . import numbers
-from .bars import AROUND, decibel, is_float, snr
+from .bars import decibel, is_float, snr
 from .judge import fault_of_output
 
 
@@ -43,7 +45,7 @@ def fusions(graph: Mapping[str, Any]) -> list[Fusion]:
         group = groups.setdefault(key, Fusion(op["kind"], op["form"], node, ran, best, advice))
         call = f" · call {op['call'] + 1}" if op["call"] else ""
         group.ops.append(((op["path"] or "the model itself") + call, after["at"] if after and swallowed else ""))
-    return sorted(groups.values(), key=lambda group: group.kind in AROUND)
+    return sorted(groups.values(), key=lambda group: is_layer(group.kind))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tfm.model import FeedForward, TransformerConfig
-from tfm.ops import evaluate_activation, is_gated
+from tfm.ops import SWEEPS, evaluate_activation, is_gated
 
 from ..graphs import Value
 from .subjects import Array, Case, Check, OpGraph, Source
@@ -32,7 +32,7 @@ def subjects(name: str, dtypes: tuple[str, ...]) -> list[Source]:
         Source(
             group="activations",
             op=name,
-            kind="activation",
+            tolerances=SWEEPS["activation"],
             title=name,
             dtypes=dtypes,
             make=functools.partial(make_graph, name),

@@ -26,7 +26,7 @@ from tfm.model import (
     padding_mask,
     split_heads,
 )
-from tfm.ops import oracles
+from tfm.ops import SWEEPS, oracles
 
 from ..graphs import Value
 from .pairs import all_pairs, product
@@ -135,7 +135,7 @@ def subjects(*, full: bool) -> list[Source]:
         Source(
             group="attention",
             op="attention",
-            kind="attention",
+            tolerances=SWEEPS["attention"],
             title=describe(**row),
             make=functools.partial(make_graph, **row),
             cases=functools.partial(_cases, row),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tfm.model import TransformerConfig, make_norm
-from tfm.ops import oracles
+from tfm.ops import SWEEPS, oracles
 
 from ..graphs import Value
 from .subjects import Case, Check, OpGraph, Source
@@ -33,7 +33,7 @@ def subjects(name: str) -> list[Source]:
         Source(
             group="norms",
             op=name,
-            kind=name,
+            tolerances=SWEEPS[name],
             title=f"{name} of {size}",
             make=functools.partial(make_graph, name, size),
             cases=functools.partial(_cases, name, size),

@@ -15,7 +15,7 @@ from ..to_onnx import to_onnx
 from ..verify.optimized import LEVELS
 from . import activations, attention, norms, positions
 from .report import SweepReport, verdict
-from .subjects import Array, Case, Check, Source, to_float16
+from .subjects import Array, Case, Check, Group, Source, to_float16
 from .tally import Tally
 
 DTYPES = ("float32", "float16")
@@ -28,14 +28,20 @@ Progress = Callable[[int, int, str], None]
 """Told how many graphs are done, of how many, and what is next."""
 
 
+GROUPS: dict[str, Group] = {
+    "activations": Group(
+        names=activation_names, subjects=lambda name, dtypes, full: activations.subjects(name, dtypes), dtypes=DTYPES
+    ),
+    "attention": Group(names=lambda: ("attention",), subjects=lambda name, dtypes, full: attention.subjects(full=full)),
+    "positions": Group(names=lambda: positions.NAMES, subjects=lambda name, dtypes, full: positions.subjects(name)),
+    "norms": Group(names=lambda: norms.NAMES, subjects=lambda name, dtypes, full: norms.subjects(name)),
+}
+"""What is swept. To add ops, add a file and an entry here."""
+
+
 def groups() -> dict[str, tuple[str, ...]]:
     """Give the names of ops that can be asked for, one by one or by group."""
-    return {
-        "activations": tuple(activation_names()),
-        "attention": ("attention",),
-        "positions": positions.NAMES,
-        "norms": norms.NAMES,
-    }
+    return {name: tuple(group.names()) for name, group in GROUPS.items()}
 
 
 def sweep(
@@ -103,7 +109,7 @@ def activation_curve(name: str, points: int = 241, *, reach: float = 6.0) -> Act
     model = to_onnx(activations.make_graph(name))
     (y,) = _session(ir.to_proto(model).SerializeToString(), "all").run(None, {"x": feeds})
     exact = activations.exact(name, x)
-    tolerance = SWEEPS["float32", "activation"]
+    tolerance = SWEEPS["activation"]["float32"]
     return ActivationCurve(
         name=name,
         x=x.tolist(),
@@ -134,14 +140,11 @@ def _known(what: str, names: Collection[str], known: Collection[str]) -> None:
 
 
 def _subjects(names: Collection[str], dtypes: Collection[str], full: bool) -> list[Source]:
-    subjects = []
+    subjects: list[Source] = []
     for name in names:
-        if name in activation_names():
-            subjects += activations.subjects(name, tuple(dtype for dtype in DTYPES if dtype in dtypes))
-        elif "float32" in dtypes and name == "attention":
-            subjects += attention.subjects(full=full)
-        elif "float32" in dtypes:
-            subjects += (positions if name in positions.NAMES else norms).subjects(name)
+        group = next(group for group in GROUPS.values() if name in group.names())
+        if wanted := tuple(dtype for dtype in group.dtypes if dtype in dtypes):
+            subjects += group.subjects(name, wanted, full)
     return subjects
 
 
@@ -169,7 +172,7 @@ def _sweep_one(subject: Source, levels: Sequence[str], tallies: Tallies) -> None
                 key = (subject.group, subject.op, check.form, dtype)
                 # Several graphs have the same form, of other heads and sizes: their figures are one
                 # row.
-                tally = tallies.setdefault(key, Tally(SWEEPS[dtype, subject.kind]))
+                tally = tallies.setdefault(key, Tally(subject.tolerances[dtype]))
                 tally.cases += 1
                 tally.fail(fault)
                 checked.append((check, tally))

@@ -12,7 +12,7 @@ import onnxruntime as ort
 from torch import Tensor
 
 from tfm.errors import VerificationError
-from tfm.ops import END_TO_END, FREE, HALF, OWN, Tolerance
+from tfm.ops import END_TO_END, FREE, HALF, KINDS, Tolerance
 from tfm.quantize import Stage, silent
 from tfm.runtime import ErrorStats
 
@@ -181,7 +181,7 @@ def _cut(graph: Graph, path: Path, case: list[Tensor], report: GraphReport, prov
         alone = region.feeds(call)
         part = _region_part(model, region, alone, region.expected(call))
         other_weights = faulty.fault.startswith(WEIGHTS_DIFFER)  # by too little, perhaps, for its result to show it
-        own = HALF if half else OWN[call.op.kind]
+        own = HALF if half else KINDS[call.op.kind].tolerance
         # Not ">": NaN must count as different.
         if other_weights or not part.distance().max_abs <= own.limit(_figures(part.expected)):
             found.append(part)

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import torch
 
 from tfm.errors import VerificationError
-from tfm.ops import EMBEDDING, FREE, HALF, OWN, OpId
+from tfm.ops import FREE, HALF, KINDS, OpId
 from tfm.runtime import ErrorStats
 
 from .hooks import RecordedCall
@@ -118,7 +118,7 @@ class Comparison:
             return OpReport(op=self.op, source=self._source, fault="no node of the graph computes it")
         # Rounded weights make the op's own error a matter of the task, which `fidelity` judges.
         judged_alone = self._weights != "quantized"
-        tolerance = HALF if self._half else OWN[self.op.kind]
+        tolerance = HALF if self._half else KINDS[self.op.kind].tolerance
         own_limit = tolerance.limit(self._own) if judged_alone else None
         free_limit = None if self.region.output in rounded else FREE.limit(self.free)
         # In the order of what explains most: the op alone, then what it is fed, then what it gives
@@ -126,7 +126,7 @@ class Comparison:
         fault = self._fault or judge(self._own, own_limit, "off by itself") or self._broken
         values = dict(self.region.arguments)
         for argument, figures in self._fed.items():
-            limit = 0.0 if self.op.kind == EMBEDDING else FREE.limit(figures)  # ids are exact
+            limit = 0.0 if KINDS[self.op.kind].looks_up else FREE.limit(figures)  # ids are exact
             judged = None if values[argument] in rounded else limit
             fault = fault or judge(figures, judged, f"fed a wrong {argument}: off in the whole graph")
         fault = fault or judge(self.free, free_limit, "off in the whole graph")

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from tfm.errors import VerificationError
-from tfm.ops import ATTENTION, LAYERS
+from tfm.ops import ATTENTION, OpId
 
 from ..passes import OP_KEY
 from .hooks import RecordedCall
@@ -71,7 +71,7 @@ class Region:
     @property
     def arguments(self) -> list[tuple[str, ir.Value]]:
         """The name of each argument that the nodes take, and the value that carries it in."""
-        names = ("query", "key", "value", "mask") if self.op.startswith(ATTENTION) else ("argument",)
+        names = ("query", "key", "value", "mask") if OpId.parse(self.op).kind == ATTENTION else ("argument",)
         return [(name, value) for name, value in zip(names, self.inputs, strict=False) if value is not None]
 
     def expected(self, call: RecordedCall) -> Array:
@@ -136,8 +136,8 @@ def find_regions(model: ir.Model) -> dict[str, Region]:
 
 
 def _region(op: str, nodes: tuple[ir.Node, ...]) -> Region | None:
-    inside = set(nodes)
-    if op.startswith(ATTENTION):
+    inside, name = set(nodes), OpId.parse(op)
+    if name.kind == ATTENTION:
         # Around the Attention are the nodes of its mask, and Unsqueeze and Squeeze where there is
         # no batch. Past keys and values, inputs 4 and on, are never used by what we export.
         (core,) = [node for node in nodes if node.op_type == "Attention"] or [nodes[-1]]
@@ -154,7 +154,7 @@ def _region(op: str, nodes: tuple[ir.Node, ...]) -> Region | None:
         v for n in nodes for v in n.outputs if v.is_graph_output() or any(user not in inside for user in v.consumers())
     ]
     if len(entering) != 1 or len(leaving) != 1:
-        if op.startswith(LAYERS):
+        if name.is_layer:
             return None
         raise VerificationError(
             f"{op} became nodes with {len(entering)} arguments and {len(leaving)} results, not one of each"

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from tfm.bundle import Gate
-from tfm.ops import LAYERS, OpId
+from tfm.ops import OpId
 from tfm.runtime import ErrorStats
 
 BROKEN = "the whole graph cannot be run"
@@ -99,7 +99,7 @@ class OpReport:
     @property
     def is_layer(self) -> bool:
         """Whether it is one of the layers around the attentions and activations."""
-        return self.op.kind in LAYERS
+        return self.op.is_layer
 
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON values."""

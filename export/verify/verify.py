@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tfm.bundle import scratch_folder
 from tfm.errors import VerificationError
-from tfm.ops import END_TO_END, FREE, LAYERS, OpId, Tolerance
+from tfm.ops import END_TO_END, FREE, OpId, Tolerance
 from tfm.quantize import emulate_fp16, save_onnx
 from tfm.quantize.storage import mapped
 from tfm.runtime import ErrorStats
@@ -178,7 +178,7 @@ class _Verification:
             found = figures[place.at] if place.at in figures else at_outputs[place.at]
             swallowed, known = place.at != op, self.optimized.get(op)
             # a layer's fault shows where it was swallowed, an output's among the outputs
-            judged = place.at in figures and not (swallowed and op.startswith(LAYERS))
+            judged = place.at in figures and not (swallowed and OpId.parse(op).is_layer)
             # Behind quantized weights figures are measured, not judged.
             judged = judged and self.regions[op].output not in self.rounded
             if known is None or known.limit is None or known.figures.max_abs <= known.limit:  # keep the first fault
@@ -245,11 +245,11 @@ class _Verification:
         reports = [
             comparison.report(rounded=self.rounded, optimized=self.optimized.get(op), kernel=self.kernels.get(op))
             for op, comparison in self.comparisons.items()
-            if comparison.region is not None or comparison.op.kind not in LAYERS
+            if comparison.region is not None or not comparison.op.is_layer
         ]
         # As when the exporter doubles an op.
         for op, region in self.regions.items():
-            if op not in self.comparisons and not op.startswith(LAYERS):
+            if op not in self.comparisons and not OpId.parse(op).is_layer:
                 fault = "the graph computes it, eager does not"
                 reports.append(OpReport(op=OpId.parse(op), form=region.form, fault=fault))
         return reports
