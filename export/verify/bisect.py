@@ -17,10 +17,9 @@ from tfm.quantize import Stage, silent
 from tfm.runtime import ErrorStats
 
 from ..graphs import Graph
-from .compare import WEIGHTS_DIFFER
 from .hooks import RecordedCall, watch
 from .regions import Array, Region, cuts_of, find_regions
-from .reports import GraphReport
+from .reports import Cause, GraphReport
 from .subgraphs import Subgraphs, cut_out
 from .verify import CPU, comparable, verify
 
@@ -180,7 +179,7 @@ def _cut(graph: Graph, path: Path, case: list[Tensor], report: GraphReport, prov
         region = regions[str(call.op)]
         alone = region.feeds(call)
         part = _region_part(model, region, alone, region.expected(call))
-        other_weights = faulty.fault.startswith(WEIGHTS_DIFFER)  # by too little, perhaps, for its result to show it
+        other_weights = faulty.cause is Cause.WEIGHTS  # by too little, perhaps, for its result to show it
         own = HALF if half else KINDS[call.op.kind].tolerance
         # Not ">": NaN must count as different.
         if other_weights or not part.distance().max_abs <= own.limit(_figures(part.expected)):
