@@ -54,18 +54,6 @@ def watch(graph: Graph, inputs: list[Tensor], visit: Callable[[RecordedCall], No
     return list(outputs)
 
 
-def record(graph: Graph, inputs: list[Tensor]) -> tuple[list[Tensor], list[RecordedCall]]:
-    """Run a small model eagerly; give its outputs, and every attention, softmax and activation, copied."""
-    calls: list[RecordedCall] = []
-
-    def keep(call: RecordedCall) -> None:
-        if not call.op.is_layer:
-            given = tuple(None if tensor is None else _snapshot(tensor) for tensor in call.inputs)
-            calls.append(dataclasses.replace(call, inputs=given, output=_snapshot(call.output)))
-
-    return watch(graph, inputs, keep), calls
-
-
 class _Recorder(TorchFunctionMode):
     def __init__(self, visit: Callable[[RecordedCall], None]) -> None:
         super().__init__()

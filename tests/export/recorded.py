@@ -1,0 +1,20 @@
+"""What the recorder of eager's calls shows, kept."""
+
+import dataclasses
+
+from torch import Tensor
+
+from tfm.export import Graph
+from tfm.export.verify.hooks import RecordedCall, watch
+
+
+def record(graph: Graph, inputs: list[Tensor]) -> tuple[list[Tensor], list[RecordedCall]]:
+    """Run a small model eagerly; give its outputs, and every attention, softmax and activation, copied."""
+    calls: list[RecordedCall] = []
+
+    def keep(call: RecordedCall) -> None:
+        if not call.op.is_layer:
+            given = tuple(None if tensor is None else tensor.clone() for tensor in call.inputs)
+            calls.append(dataclasses.replace(call, inputs=given, output=call.output.clone()))
+
+    return watch(graph, inputs, keep), calls
