@@ -31,81 +31,64 @@ GOLDEN_NMSE_HALF = (8.0, 1e-7)
 That was on the CPU, which drops most of the rounding; with every result rounded as CUDA stores it, the NMSE was 2.4
 times as large in MiniLM and 5.7 times in SmolLM2. The rest is room, chosen and not derived."""
 
-SWEEPS: dict[str, dict[str, Tolerance]] = {
-    "activation": {
-        "float32": Tolerance(
-            3e-7,
-            3e-7,
-            "atol per unit of |x|: it multiplies the error of onnxruntime's erf, tanh and logistic, rational "
-            "approximations in float32 (the logistic is 0 below -18). Measured: at most 45 % of the limit (silu at "
-            "-16.4). Gelu by tanh in place of erf is 590 times the limit off.",
-        ),
-        "float16": Tolerance(
-            3e-7,
-            1.2e-3,
-            "As in float32, then one rounding to float16, 2⁻¹¹ of the result. Measured: at most 41 % of the limit; "
-            "quick-gelu, whose 1.702 is a float16 too, 74 %. Gelu by tanh in place of erf is 100 times the limit off.",
-        ),
-    },
-    "attention": {
-        "float32": Tolerance(
-            4e-7,
-            1e-6,
-            "atol per unit of (1 + the largest score, before its cap) · the largest value: a score is a rounded sum, "
-            "and its exponential makes the absolute error a relative one of the weight. Measured: at most 32 % of the "
-            "limit. A scale 1 % off fails.",
-        ),
-    },
-    "sinusoidal": {
-        "float32": Tolerance(
-            4e-8,
-            0.0,
-            "The table is rounded to float32 once: half a last place below 1 is 2⁻²⁵ = 3.0e-8, which is what was "
-            "measured.",
-        ),
-    },
-    "rotary": {
-        "float32": Tolerance(
-            3e-7,
-            0.0,
-            "atol per unit of (1 + the angle) · the largest entry: θ and p · θ are rounded, 2⁻²⁴ = 6e-8 of them each, "
-            "and so are the steps of θ's power and scaling. Measured: at most 55 % of the limit (llama3), as eager.",
-        ),
-    },
-    "relative": {
-        "float32": Tolerance(
-            1e-7,
-            0.0,
-            "Weights are looked up, nothing is computed. Measured: 0.",
-        ),
-    },
-    "alibi": {
-        "float32": Tolerance(
-            1e-7,
-            1e-7,
-            "One product of a slope and a whole number. Measured: 0.",
-        ),
-    },
-    "layer_norm": {
-        "float32": Tolerance(
-            3e-7,
-            1e-6,
-            "atol per unit of 1 + |mean| / σ: the mean is rounded, 2⁻²⁴ = 6e-8 of it, and divided by σ. Measured: at "
-            "most 69 % of the limit (mean 0, σ = 0.01); 24 % at mean 10,000, where eager is 2.6 times as far off as "
-            "ours.",
-        ),
-    },
-    "rms_norm": {
-        "float32": Tolerance(
-            2e-7,
-            5e-7,
-            "A sum of squares, a root, a division and a product in float32. Measured: at most 37 % of the limit. Twice "
-            "the ε moves a row of σ = 0.01 by 4 %.",
-        ),
-    },
+SWEEPS: dict[tuple[str, str], Tolerance] = {
+    ("float32", "activation"): Tolerance(
+        3e-7,
+        3e-7,
+        "atol per unit of |x|: it multiplies the error of onnxruntime's erf, tanh and logistic, rational "
+        "approximations in float32 (the logistic is 0 below -18). Measured: at most 45 % of the limit (silu at "
+        "-16.4). Gelu by tanh in place of erf is 590 times the limit off.",
+    ),
+    ("float16", "activation"): Tolerance(
+        3e-7,
+        1.2e-3,
+        "As in float32, then one rounding to float16, 2⁻¹¹ of the result. Measured: at most 41 % of the limit; "
+        "quick-gelu, whose 1.702 is a float16 too, 74 %. Gelu by tanh in place of erf is 100 times the limit off.",
+    ),
+    ("float32", "attention"): Tolerance(
+        4e-7,
+        1e-6,
+        "atol per unit of (1 + the largest score, before its cap) · the largest value: a score is a rounded sum, "
+        "and its exponential makes the absolute error a relative one of the weight. Measured: at most 32 % of the "
+        "limit. A scale 1 % off fails.",
+    ),
+    ("float32", "sinusoidal"): Tolerance(
+        4e-8,
+        0.0,
+        "The table is rounded to float32 once: half a last place below 1 is 2⁻²⁵ = 3.0e-8, which is what was measured.",
+    ),
+    ("float32", "rotary"): Tolerance(
+        3e-7,
+        0.0,
+        "atol per unit of (1 + the angle) · the largest entry: θ and p · θ are rounded, 2⁻²⁴ = 6e-8 of them each, "
+        "and so are the steps of θ's power and scaling. Measured: at most 55 % of the limit (llama3), as eager.",
+    ),
+    ("float32", "relative"): Tolerance(
+        1e-7,
+        0.0,
+        "Weights are looked up, nothing is computed. Measured: 0.",
+    ),
+    ("float32", "alibi"): Tolerance(
+        1e-7,
+        1e-7,
+        "One product of a slope and a whole number. Measured: 0.",
+    ),
+    ("float32", "layer_norm"): Tolerance(
+        3e-7,
+        1e-6,
+        "atol per unit of 1 + |mean| / σ: the mean is rounded, 2⁻²⁴ = 6e-8 of it, and divided by σ. Measured: at "
+        "most 69 % of the limit (mean 0, σ = 0.01); 24 % at mean 10,000, where eager is 2.6 times as far off as "
+        "ours.",
+    ),
+    ("float32", "rms_norm"): Tolerance(
+        2e-7,
+        5e-7,
+        "A sum of squares, a root, a division and a product in float32. Measured: at most 37 % of the limit. Twice "
+        "the ε moves a row of σ = 0.01 by 4 %.",
+    ),
 }
-"""An op alone, as `tfm.export.sweeps` feeds it, against float64, by dtype. Per element: atol times how large the terms
-are that it is made of, + rtol · what is expected."""
+"""An op alone, as `tfm.export.sweeps` feeds it, against float64. Per element: atol times how large the terms are that
+it is made of, + rtol · what is expected."""
 
 
 def tolerance_table(end_to_end: Tolerance = END_TO_END, *, half: bool = False) -> list[dict[str, Any]]:

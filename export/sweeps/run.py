@@ -12,6 +12,7 @@ from tfm.ops import SWEEPS, activation_names
 from tfm.report import ActivationCurve
 
 from ..to_onnx import to_onnx
+from ..verify.compare import first_line
 from ..verify.optimized import LEVELS
 from . import activations, attention, norms, positions
 from .report import SweepReport, verdict
@@ -109,7 +110,7 @@ def activation_curve(name: str, points: int = 241, *, reach: float = 6.0) -> Act
     model = to_onnx(activations.make_graph(name))
     (y,) = _session(ir.to_proto(model).SerializeToString(), "all").run(None, {"x": feeds})
     exact = activations.exact(name, x)
-    tolerance = SWEEPS["activation"]["float32"]
+    tolerance = SWEEPS["float32", "activation"]
     return ActivationCurve(
         name=name,
         x=x.tolist(),
@@ -165,7 +166,7 @@ def _sweep_one(subject: Source, levels: Sequence[str], tallies: Tallies) -> None
                 typed = to_float16(content) if dtype == "float16" else content
                 sessions = {level: _session(typed, level) for level in levels}
         except Exception as error:  # onnxruntime's errors share no narrower base
-            fault = f"onnxruntime does not load {subject.title}: {_first_line(error)}"
+            fault = f"onnxruntime does not load {subject.title}: {first_line(error)}"
         for case in subject.cases(graph, dtype):
             checked = []
             for check in case.checks:
@@ -197,7 +198,7 @@ def _compare(
         found = session.run([check.output for check, _ in checked], feeds)
     except Exception as error:  # onnxruntime's errors share no narrower base
         for _, tally in checked:
-            tally.fail(f"it cannot be run on {title} ({level}): {_first_line(error)}")
+            tally.fail(f"it cannot be run on {title} ({level}): {first_line(error)}")
         return
     for (check, tally), actual in zip(checked, found, strict=True):
         tally.add(check, actual, level, eager[check.output])
@@ -209,7 +210,3 @@ def _session(content: bytes, level: str) -> ort.InferenceSession:
     options.log_severity_level = 3
     options.intra_op_num_threads = 1  # small graphs: more threads only wait for each other
     return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

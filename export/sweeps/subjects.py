@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from tfm.ops import Tolerance
+from tfm.ops import SWEEPS, Tolerance
 
 from ..graphs import Graph, Value
 
@@ -91,7 +91,7 @@ class Source:
     Attributes:
         group: "activations", "attention", "positions" or "norms".
         op: Name of the op.
-        tolerances: By dtype, as in `SWEEPS`.
+        tolerances: By dtype.
         title: What a progress bar says.
         dtypes: What it is swept in: "float32", "float16".
         make: Builds the graph, in float32.
@@ -120,6 +120,11 @@ class Group:
     names: Callable[[], Sequence[str]]
     subjects: Callable[[str, tuple[str, ...], bool], list[Source]]
     dtypes: tuple[str, ...] = ("float32",)
+
+
+def limits_of(kind: str) -> dict[str, Tolerance]:
+    """Give the tolerances of a kind in `SWEEPS`, by dtype."""
+    return {dtype: tolerance for (dtype, each), tolerance in SWEEPS.items() if each == kind}
 
 
 def to_float16(content: bytes) -> bytes:

@@ -196,7 +196,7 @@ def _compare_weights(region: Region, weights: tuple[torch.Tensor, ...], half: bo
     """Compare a layer's constants with eager's weights, bit by bit; gives the verdict and the fault."""
     # Bit by bit: a weight goes through no arithmetic, so nothing excuses a difference. The last bit
     # of one number would show in no result.
-    constants = [value.const_value.numpy() for value in region.constants if value.const_value is not None]
+    constants = region.constant_arrays()
     if not weights or not constants:
         return None, ""
     # What is rounded cannot be eager's; its error is measured, not judged here.

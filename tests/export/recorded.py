@@ -1,5 +1,6 @@
 """What the recorder of eager's calls shows, kept."""
 
+import copy
 import dataclasses
 
 from torch import Tensor
@@ -14,7 +15,8 @@ def record(graph: Graph, inputs: list[Tensor]) -> tuple[list[Tensor], list[Recor
 
     def keep(call: RecordedCall) -> None:
         if not call.op.is_layer:
-            given = tuple(None if tensor is None else tensor.clone() for tensor in call.inputs)
-            calls.append(dataclasses.replace(call, inputs=given, output=call.output.clone()))
+            # deepcopy keeps strides, which decide how a tensor is summed; clone() would not.
+            given, output = copy.deepcopy((call.inputs, call.output))
+            calls.append(dataclasses.replace(call, inputs=given, output=output))
 
     return watch(graph, inputs, keep), calls
