@@ -105,7 +105,7 @@ def _repeat_heads(array: Array, value: ir.Value) -> Array:
     elif len(sizes) == 3 and isinstance(sizes[2], int):
         heads = sizes[2] // array.shape[3]
     several = isinstance(heads, int) and heads > array.shape[1] and heads % array.shape[1] == 0
-    return np.repeat(array, heads // array.shape[1], axis=1) if several else array  # type: ignore[operator]
+    return np.repeat(array, heads // array.shape[1], axis=1) if several else array
 
 
 _QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
