@@ -8,7 +8,7 @@ import tokenizers
 import torch
 from torch import Tensor
 
-from tfm.ops import ATTENTION, SOFTMAX
+from tfm.ops import ATTENTION, SOFTMAX, OpId
 from tfm.report import AttentionMap
 
 from .graphs import EncoderGraph, Graph, SourceGraph
@@ -39,7 +39,7 @@ def attention_maps(graph: Graph, path: Path, folder: Path) -> list[AttentionMap]
     """
     tokens, case = _sample(graph, folder)
     model = ir.load(path)
-    regions = {op: region for op, region in find_regions(model).items() if op.startswith((ATTENTION, SOFTMAX))}
+    regions = {op: region for op, region in find_regions(model).items() if OpId.parse(op).kind in (ATTENTION, SOFTMAX)}
     feeds = {value.name: tensor.numpy() for value, tensor in zip(graph.inputs, case, strict=True)}
     run = Subgraphs(model, cuts_of(regions), path.parent, [CPU]).start(feeds)
     maps = []

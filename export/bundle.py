@@ -10,12 +10,13 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from tfm.bundle import Gate, Judged, all_passed, read_manifest, staged, write_certificate, write_json
+from tfm.bundle import Gate, Judged, Manifest, all_passed, read_manifest, staged, write_certificate, write_json
 from tfm.errors import BundleError, CheckpointError, ExportError
 from tfm.latency import Latency
 from tfm.model import TransformerConfig, load_tokenizer
 from tfm.ops import END_TO_END, Tolerance
 from tfm.quantize import (
+    Calibration,
     Quantized,
     Recipe,
     Stage,
@@ -144,48 +145,18 @@ def export_checkpoint(
     with staged(place, overwrite=overwrite) as (folder, put_in_place):
         subject = open_source(checkpoint, model=model, config=config, nhead=nhead, stage=stage)
         _copy_what_belongs(subject, folder)
-        # fp32 is first whatever was asked for: all others are made from its graphs and measured by
-        # it.
-        files: dict[str, dict[str, Path]] = {name: {} for name in dict.fromkeys(["fp32", *precisions])}
-        reports: list[GraphReport] = []
-        # The same inputs for every precision, so that their figures can be compared. The golden
-        # ones are among them: what the bundle carries has been verified op by op.
-        cases_of = {graph.role: [*cases(graph), *golden_cases(graph)] for graph in subject.graphs}
-        # fp32: export and prove. A graph that fails does not end the loop, since the report is to
-        # name all.
-        for graph in subject.graphs:
-            path = files["fp32"][graph.role] = folder / "onnx" / f"{graph.file}.onnx"
-            path.parent.mkdir(exist_ok=True)
-            name = _name(graph, subject)
-            with stage(f"export {name}"):
-                save_onnx(to_onnx(graph, opset=opset), path)
-            with stage(f"verify fp32 {name}"):
-                reports.append(verify(graph, path, cases_of[graph.role], tolerance=tolerance))
-        # fp16: only of graphs that are right, since HALF's limits would let a small mistake
-        # through.
-        if "fp16" in files and all(part.passed for part in reports):
-            for graph in subject.graphs:
-                name = _name(graph, subject)
-                with stage(f"round {name} to fp16"):
-                    path = files["fp16"][graph.role] = _write_half(files["fp32"][graph.role])
-                with stage(f"verify fp16 {name}, rounded as CUDA rounds it"):
-                    reports.append(verify(graph, path, cases_of[graph.role], precision="fp16"))
-        # int8 and int4: search, then prove what was found.
-        quantized: dict[str, Quantized] = {}
-        assignments = [name for name in files if name not in ("fp32", "fp16")]
-        if assignments and all(part.passed for part in reports):  # a wrong graph is not worth quantizing
-            exact = {"fp32": files["fp32"]}
-            with stage("try what is timed at the end"):  # what cannot be started here fails now, not after the search
-                measure_latency(subject.graphs, exact, subject.path, model, config, nhead, 0)
-            # quantize reads a bundle, as `tfm quantize` does without torch: it gets one of fp32
-            # alone.
-            write_manifest(folder, subject.config, subject.family, subject.graphs, exact, opset, gates=[])
-            manifest = read_manifest(folder)
-            # Quantized graphs are verified on samples of the half that nothing is calibrated with.
-            held_out = read_calibration(calib, manifest, count=_VERIFIED, split="held-out")
-            for precision in assignments:
+        origin = (subject.path, model, config, nhead)
+        work = _Export(subject, folder, precisions, opset=opset, tolerance=tolerance, stage=stage, origin=origin)
+        work.export_fp32()
+        # Of graphs that are right alone: HALF's limits would let a small mistake through, and a
+        # wrong graph is not worth quantizing. What is wrong is known then, and may not even run.
+        if work.passed and "fp16" in work.files:
+            work.round_to_fp16()
+        if work.passed and work.to_quantize:
+            manifest, held_out = work.prepare_quantizing(calib)
+            for precision in work.to_quantize:
                 with stage(f"quantize to {precision}") as progress:
-                    made = quantized[precision] = quantize(
+                    made = quantize(
                         manifest,
                         folder,
                         precision=precision,
@@ -196,65 +167,146 @@ def export_checkpoint(
                         journal=journal_of(place, precision),
                         progress=progress,
                     )
-                files[precision] = dict(made.files)
-                for graph in subject.graphs:
-                    with stage(f"verify {precision} {_name(graph, subject)}"):
-                        inputs = [
-                            [torch.from_numpy(feeds[value.name]) for value in graph.inputs]
-                            for feeds in held_out.batches(graph.role, _BATCH)
-                        ]
-                        inputs += golden_cases(graph)
-                        reports.append(verify(graph, made.files[graph.role], inputs, precision=precision))
-        # The task's own figures, and the speed.
-        fidelity: list[Fidelity] = []
-        latency: list[Latency] = []
-        if all(part.passed for part in reports):  # else what is wrong is known, and may not even run
-            # `load` opens by the manifest, and takes no precision that is not in it.
-            write_manifest(folder, subject.config, subject.family, subject.graphs, files, opset, gates=[])
-            for name in files:
-                with stage(f"compare {name} bundle with eager"):
-                    fidelity += measure_fidelity(subject.eager, load(folder, provider="cpu", precision=name), max_drop)
-            # fp16 is for CUDA, and only the CPU runs here.
-            timed = {name: roles for name, roles in files.items() if name not in NOT_JUDGED}
-            with stage("time eager, " + ", ".join(timed)):
-                latency = measure_latency(subject.graphs, timed, subject.path, model, config, nhead)
-        # The verdict. "forced" is known only once all gates are, and is filled in afterwards.
-        report = ExportReport(
-            output=Path(output),
-            graphs=tuple(reports),
-            fidelity=tuple(fidelity),
-            latency=tuple(latency),
-            certificate=certify(
-                Path(output).name,
-                subject,
-                files,
-                opset=opset,
-                graphs=reports,
-                fidelity=fidelity,
-                latency=latency,
-                tolerance=tolerance,
-                quantization={name: {**made.report, "forced": False} for name, made in quantized.items()},
-            ),
-            quantized=quantized,
-            forced=force,
-        )
-        for entry in report.certificate["quantization"].values():
-            entry["forced"] = report.shipped and not report.passed
+                work.verify_quantized(precision, made, held_out)
+        if work.passed:
+            work.measure(max_drop)
+        report = work.report(Path(output), forced=force)
         # The manifest is last of what is written, as it has the digest of every other file; then
         # the folder takes its place. Only now the search's figures may go: a run that fails before
         # leaves them, and the next one need not measure again.
         if report.shipped:
-            write_certificate(folder, report.certificate)
-            with stage("draw report.html"):
-                draw_report(folder, subject, files, report.certificate)
-            with stage("store golden outputs"):
-                write_golden(folder, subject.graphs, files, tolerance)
-            gates = [gate.to_json() for gate in report.gates()]
-            write_manifest(folder, subject.config, subject.family, subject.graphs, files, opset, gates)
+            work.write(report)
             put_in_place()
-            for precision in quantized:
+            for precision in report.quantized:
                 drop_journal(journal_of(place, precision))
     return report
+
+
+class _Export:
+    """The stages in order, and what each leaves for the next."""
+
+    def __init__(
+        self,
+        subject: Source,
+        folder: Path,
+        precisions: Sequence[str],
+        *,
+        opset: int,
+        tolerance: Tolerance,
+        stage: Stage,
+        origin: tuple[Path | None, str | None, str | os.PathLike[str] | None, int | None],
+    ) -> None:
+        self.subject, self.folder, self.opset, self.tolerance = subject, folder, opset, tolerance
+        self.stage, self.origin = stage, origin
+        # fp32 is first whatever was asked for: all others are made from its graphs and measured by
+        # it.
+        self.files: dict[str, dict[str, Path]] = {name: {} for name in dict.fromkeys(["fp32", *precisions])}
+        self.to_quantize = [name for name in self.files if name not in ("fp32", "fp16")]
+        self.graphs: list[GraphReport] = []
+        self.quantized: dict[str, Quantized] = {}
+        self.fidelity: list[Fidelity] = []
+        self.latency: list[Latency] = []
+        # The same inputs for every precision, so that their figures can be compared. The golden
+        # ones are among them: what the bundle carries has been verified op by op.
+        self.cases = {graph.role: [*cases(graph), *golden_cases(graph)] for graph in subject.graphs}
+
+    @property
+    def passed(self) -> bool:
+        """Whether all graphs so far are right."""
+        return all(part.passed for part in self.graphs)
+
+    def export_fp32(self) -> None:
+        """Export and prove. A graph that fails does not end the loop, since the report is to name all."""
+        for graph in self.subject.graphs:
+            path = self.files["fp32"][graph.role] = self.folder / "onnx" / f"{graph.file}.onnx"
+            path.parent.mkdir(exist_ok=True)
+            name = _name(graph, self.subject)
+            with self.stage(f"export {name}"):
+                save_onnx(to_onnx(graph, opset=self.opset), path)
+            with self.stage(f"verify fp32 {name}"):
+                self.graphs.append(verify(graph, path, self.cases[graph.role], tolerance=self.tolerance))
+
+    def round_to_fp16(self) -> None:
+        for graph in self.subject.graphs:
+            name = _name(graph, self.subject)
+            with self.stage(f"round {name} to fp16"):
+                path = self.files["fp16"][graph.role] = _write_half(self.files["fp32"][graph.role])
+            with self.stage(f"verify fp16 {name}, rounded as CUDA rounds it"):
+                self.graphs.append(verify(graph, path, self.cases[graph.role], precision="fp16"))
+
+    def prepare_quantizing(self, calib: Path | None) -> tuple[Manifest, Calibration]:
+        """Give a bundle of fp32 alone, and samples of the half that nothing is calibrated with."""
+        exact = {"fp32": self.files["fp32"]}
+        with self.stage("try what is timed at the end"):  # what cannot be started here fails now, not after the search
+            measure_latency(self.subject.graphs, exact, *self.origin, 0)
+        # quantize reads a bundle, as `tfm quantize` does without torch.
+        self._write_manifest(exact, gates=[])
+        manifest = read_manifest(self.folder)
+        return manifest, read_calibration(calib, manifest, count=_VERIFIED, split="held-out")
+
+    def verify_quantized(self, precision: str, made: Quantized, held_out: Calibration) -> None:
+        """Prove what was found."""
+        self.quantized[precision], self.files[precision] = made, dict(made.files)
+        for graph in self.subject.graphs:
+            with self.stage(f"verify {precision} {_name(graph, self.subject)}"):
+                inputs = [
+                    [torch.from_numpy(feeds[value.name]) for value in graph.inputs]
+                    for feeds in held_out.batches(graph.role, _BATCH)
+                ]
+                inputs += golden_cases(graph)
+                self.graphs.append(verify(graph, made.files[graph.role], inputs, precision=precision))
+
+    def measure(self, max_drop: float | None) -> None:
+        """Measure the task's own figures, and the speed."""
+        # `load` opens by the manifest, and takes no precision that is not in it.
+        self._write_manifest(self.files, gates=[])
+        for name in self.files:
+            with self.stage(f"compare {name} bundle with eager"):
+                bundle = load(self.folder, provider="cpu", precision=name)
+                self.fidelity += measure_fidelity(self.subject.eager, bundle, max_drop)
+        # fp16 is for CUDA, and only the CPU runs here.
+        timed = {name: roles for name, roles in self.files.items() if name not in NOT_JUDGED}
+        with self.stage("time eager, " + ", ".join(timed)):
+            self.latency = measure_latency(self.subject.graphs, timed, *self.origin)
+
+    def report(self, output: Path, *, forced: bool) -> ExportReport:
+        """Give the verdict."""
+        report = ExportReport(
+            output=output,
+            graphs=tuple(self.graphs),
+            fidelity=tuple(self.fidelity),
+            latency=tuple(self.latency),
+            certificate=certify(
+                output.name,
+                self.subject,
+                self.files,
+                opset=self.opset,
+                graphs=self.graphs,
+                fidelity=self.fidelity,
+                latency=self.latency,
+                tolerance=self.tolerance,
+                quantization={name: {**made.report, "forced": False} for name, made in self.quantized.items()},
+            ),
+            quantized=self.quantized,
+            forced=forced,
+        )
+        # Known only once all gates are.
+        for entry in report.certificate["quantization"].values():
+            entry["forced"] = report.shipped and not report.passed
+        return report
+
+    def write(self, report: ExportReport) -> None:
+        """Write what tells of the graphs."""
+        write_certificate(self.folder, report.certificate)
+        with self.stage("draw report.html"):
+            draw_report(self.folder, self.subject, self.files, report.certificate)
+        with self.stage("store golden outputs"):
+            write_golden(self.folder, self.subject.graphs, self.files, self.tolerance)
+        self._write_manifest(self.files, [gate.to_json() for gate in report.gates()])
+
+    def _write_manifest(self, files: dict[str, dict[str, Path]], gates: list[dict[str, Any]]) -> None:
+        subject = self.subject
+        write_manifest(self.folder, subject.config, subject.family, subject.graphs, files, self.opset, gates)
 
 
 def _copy_what_belongs(subject: Source, folder: Path) -> None:

@@ -5,6 +5,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
@@ -44,31 +45,14 @@ def to_onnx(graph: Graph, *, opset: int = OPSET) -> ir.Model:
     Raises:
         ExportError: The opset is not supported, by this graph at least, or torch cannot export the module.
     """
-    if opset not in OPSETS:
-        raise ExportError(f"opset {opset} is not supported; choose one of {OPSETS.start} to {OPSETS[-1]}")
-    if opset < OPSET and any(value.name == "cache_position" for value in graph.inputs):
-        raise ExportError(f"opset {opset} cannot write a cache in place, as decoders do; choose {OPSET} or above")
-    # Dim(max=…) below the example's own length would be refused by torch in words of its own.
-    shortest = min(graph.max_length.values(), default=_LENGTH + _PAST)
-    if isinstance(getattr(graph.model, "config", None), TransformerConfig) and shortest < _LENGTH + _PAST:
-        raise ExportError(f"a model of {shortest} positions is too short to export: it needs {_LENGTH + _PAST} or more")
+    _check_can_export(graph, opset)
     example = graph.sample(torch.Generator().manual_seed(0), batch=2, length=_LENGTH, past=_PAST)
-    # One Dim object per name: inputs that share it are told to be equally long.
-    names = dict.fromkeys(dim for value in graph.inputs for dim in value.shape if isinstance(dim, str))
-    # torch finds out by itself how a sum of lengths depends on the others
-    dims = {
-        name: torch.export.Dim(name, max=graph.max_length.get(name)) if name.isidentifier() else torch.export.Dim.AUTO
-        for name in names
-    }
-    dynamic = tuple(
-        {axis: dims[dim] for axis, dim in enumerate(value.shape) if isinstance(dim, str)} for value in graph.inputs
-    )
     # The fast path is one native call, which has no ONNX operator and hides its ops.
     with torch.no_grad(), no_fast_path(), _quiet():
         try:
             # forward takes *tensors, so that the argument that has shapes is the one tuple
             # "tensors".
-            program = torch.export.export(graph, tuple(example), dynamic_shapes={"tensors": dynamic})
+            program = torch.export.export(graph, tuple(example), dynamic_shapes={"tensors": _dynamic_shapes(graph)})
             # Between the two: the exporter writes what it finds here into the nodes' metadata.
             _number_calls(program)
             exported = torch.onnx.export(
@@ -99,6 +83,31 @@ def to_onnx(graph: Graph, *, opset: int = OPSET) -> ir.Model:
     ir.passes.Sequential(*passes)(model)
     _describe(model, graph)
     return model
+
+
+def _check_can_export(graph: Graph, opset: int) -> None:
+    if opset not in OPSETS:
+        raise ExportError(f"opset {opset} is not supported; choose one of {OPSETS.start} to {OPSETS[-1]}")
+    if opset < OPSET and any(value.name == "cache_position" for value in graph.inputs):
+        raise ExportError(f"opset {opset} cannot write a cache in place, as decoders do; choose {OPSET} or above")
+    # Dim(max=…) below the example's own length would be refused by torch in words of its own.
+    shortest = min(graph.max_length.values(), default=_LENGTH + _PAST)
+    if isinstance(getattr(graph.model, "config", None), TransformerConfig) and shortest < _LENGTH + _PAST:
+        raise ExportError(f"a model of {shortest} positions is too short to export: it needs {_LENGTH + _PAST} or more")
+
+
+def _dynamic_shapes(graph: Graph) -> tuple[dict[int, Any], ...]:
+    """What torch.export is told of each input: axis → the dimension that may vary there."""
+    # One Dim object per name: inputs that share it are told to be equally long.
+    names = dict.fromkeys(dim for value in graph.inputs for dim in value.shape if isinstance(dim, str))
+    # torch finds out by itself how a sum of lengths depends on the others
+    dims = {
+        name: torch.export.Dim(name, max=graph.max_length.get(name)) if name.isidentifier() else torch.export.Dim.AUTO
+        for name in names
+    }
+    return tuple(
+        {axis: dims[dim] for axis, dim in enumerate(value.shape) if isinstance(dim, str)} for value in graph.inputs
+    )
 
 
 def _reason(error: Exception) -> str:

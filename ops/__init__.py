@@ -18,31 +18,28 @@ if TYPE_CHECKING:
         gated_by,
         is_gated,
     )
-    from .error_stats import ErrorStats
-    from .names import ACTIVATION, ATTENTION, EMBEDDING, LAYERS, LINEAR, NORM, SOFTMAX, Kind, OpId
-    from .tolerances import END_TO_END, FREE, GOLDEN_NMSE_HALF, HALF, OWN, SWEEPS, Tolerance, tolerance_table
+    from .error_stats import ErrorStats, Tolerance
+    from .kinds import ACTIVATION, ATTENTION, KINDS, SOFTMAX, OpKind, is_layer
+    from .names import OpId
+    from .tolerances import END_TO_END, FREE, GOLDEN_NMSE_HALF, HALF, SWEEPS, tolerance_table
 
 __all__ = [
     "ACTIVATION",
     "ACTIVATIONS",
     "ATTENTION",
-    "EMBEDDING",
     "END_TO_END",
     "FREE",
     "GATED",
     "GOLDEN_NMSE_HALF",
     "HALF",
-    "LAYERS",
-    "LINEAR",
-    "NORM",
-    "OWN",
+    "KINDS",
     "SOFTMAX",
     "SWEEPS",
     "Activation",
     "ErrorStats",
     "GatedActivation",
-    "Kind",
     "OpId",
+    "OpKind",
     "Tolerance",
     "activation_by_any_name",
     "activation_names",
@@ -51,6 +48,7 @@ __all__ = [
     "gate_of",
     "gated_by",
     "is_gated",
+    "is_layer",
     "tolerance_table",
 ]
 
@@ -60,8 +58,9 @@ __getattr__, __dir__ = lazily(
     {
         "activations": "ACTIVATIONS GATED Activation GatedActivation activation_by_any_name activation_names "
         "derivative_of evaluate_activation gate_of gated_by is_gated",
-        "error_stats": "ErrorStats",
-        "names": "ACTIVATION ATTENTION EMBEDDING LAYERS LINEAR NORM SOFTMAX Kind OpId",
-        "tolerances": "END_TO_END FREE GOLDEN_NMSE_HALF HALF OWN SWEEPS Tolerance tolerance_table",
+        "error_stats": "ErrorStats Tolerance",
+        "kinds": "ATTENTION ACTIVATION KINDS SOFTMAX OpKind is_layer",
+        "names": "OpId",
+        "tolerances": "END_TO_END FREE GOLDEN_NMSE_HALF HALF SWEEPS tolerance_table",
     },
 )

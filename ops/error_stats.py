@@ -1,4 +1,4 @@
-"""How far two tensors lie apart, accumulated over any number of comparisons."""
+"""How far two tensors lie apart, accumulated over any number of comparisons, and how far they may."""
 
 import dataclasses
 import math
@@ -99,6 +99,23 @@ class ErrorStats:
             "scale": self.scale,
         }
         return {"count": self.count} | {key: value if math.isfinite(value) else None for key, value in values.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tolerance:
+    """Largest absolute difference allowed: atol + rtol × the largest magnitude expected.
+
+    The scale is the tensor's, not the element's: an element near zero, in the tail of an activation, carries the
+    rounding of the large numbers that it is made from.
+    """
+
+    atol: float
+    rtol: float
+    reason: str = ""
+
+    def limit(self, figures: ErrorStats) -> float:
+        """Largest `max_abs` these figures may have."""
+        return self.atol + self.rtol * figures.scale
 
 
 def _dot(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:

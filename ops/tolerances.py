@@ -1,66 +1,10 @@
-"""Every tolerance of the verification, in one table, each with its reason."""
+"""The tolerances of the verification that are of no single kind of op, each with its reason; see `KINDS`."""
 
 import dataclasses
 from typing import Any
 
-from .error_stats import ErrorStats
-from .names import ACTIVATION, ATTENTION, EMBEDDING, LINEAR, NORM, SOFTMAX, Kind
-
-
-@dataclasses.dataclass(frozen=True)
-class Tolerance:
-    """Largest absolute difference allowed: atol + rtol × the largest magnitude expected.
-
-    The scale is the tensor's, not the element's: an element near zero, in the tail of an activation, carries the
-    rounding of the large numbers that it is made from.
-    """
-
-    atol: float
-    rtol: float
-    reason: str = ""
-
-    def limit(self, figures: ErrorStats) -> float:
-        """Largest `max_abs` these figures may have."""
-        return self.atol + self.rtol * figures.scale
-
-
-# Most reasons tell what was measured and what the nearest mistake would be, so that a limit can be
-# seen to lie between the two. Change one only together with its reason: both are printed in the
-# certificate.
-OWN: dict[Kind, Tolerance] = {
-    ACTIVATION: Tolerance(
-        1e-6,
-        1e-6,
-        "A few float32 roundings (2⁻²⁴ ≈ 6e-8) and onnxruntime's polynomial erf: gelu measured at most 2.8e-7 of the "
-        "scale on MiniLM and g2p. The nearest wrong form, gelu by tanh instead of erf, lies 4.7e-4 off.",
-    ),
-    ATTENTION: Tolerance(
-        2e-6,
-        4e-6,
-        "A sum of H products, a softmax over T and a sum over T, each in another order than eager's: measured at most "
-        "1.3e-6 of the scale on MiniLM (T up to 512) and g2p. A scale 1 % off moves normal Q, K, V's by 2e-2.",
-    ),
-    SOFTMAX: Tolerance(
-        1e-6,
-        1e-6,
-        "An exp per element and a sum over the row in another order than eager's; the results are at most 1: measured "
-        "at most 3e-7. A row over one element too many or too few moves by 1/T, above 1e-3 for T up to 1000.",
-    ),
-    LINEAR: Tolerance(
-        2e-6,
-        4e-6,
-        "A sum of D or F products in another order than eager's: measured at most 8.4e-7 of the scale on MiniLM "
-        "and g2p, 1.4e-6 on SmolLM2. A wrong weight is found bit by bit, whatever this is.",
-    ),
-    NORM: Tolerance(
-        2e-6,
-        2e-6,
-        "A mean and a variance over D in another order than eager's: measured at most 3.3e-7 of the scale, and 0.4 of "
-        "this limit, on MiniLM, g2p and SmolLM2. It is narrow because a wrong ε moves little.",
-    ),
-    EMBEDDING: Tolerance(0.0, 0.0, "Rows are copied, not computed."),
-}
-"""An op by itself, fed what eager fed to it; float32."""
+from .error_stats import Tolerance
+from .kinds import KINDS
 
 HALF = Tolerance(
     1e-6,
@@ -68,7 +12,7 @@ HALF = Tolerance(
     "A weight and a result are rounded by 2⁻¹¹ = 4.9e-4 of themselves each, and an op has several of both: measured at "
     "most 9.0e-4 of the scale on tiny models. The float32 graph it was made from is held to the narrow limits.",
 )
-"""An op by itself in a float16 graph, in place of `OWN`; its weights must be eager's, rounded."""
+"""An op by itself in a float16 graph, in place of its kind's; its weights must be eager's, rounded."""
 
 FREE = Tolerance(
     1e-5,
@@ -150,7 +94,7 @@ it is made of, + rtol · what is expected."""
 def tolerance_table(end_to_end: Tolerance = END_TO_END, *, half: bool = False) -> list[dict[str, Any]]:
     """Give every tolerance of a verification as JSON values, for the certificate; `half`: of float16 graphs too."""
     # The limits of sweeps are not among them: an export does not judge by those.
-    rows = {f"{kind}, by itself": tolerance for kind, tolerance in OWN.items()}
+    rows = {f"{kind}, by itself": entry.tolerance for kind, entry in KINDS.items()}
     rows |= {"any op in fp16, by itself": HALF} if half else {}
     rows |= {"any op, inside the whole graph": FREE, "outputs, end to end": end_to_end}
     return [{"what": what, **dataclasses.asdict(tolerance)} for what, tolerance in rows.items()]

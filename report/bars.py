@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tfm.ops import is_layer
+
 from . import numbers
 from .chart_rows import Bar, Cell, Row, in_words
 from .judge import fault_of_op
 from .numbers import Axis
-
-AROUND = ("linear", "norm", "embedding")
-"""Kinds of the layers around the promised ops; every other kind, an unknown one too, is shown in full."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +46,8 @@ def chart(graph: Mapping[str, Any], prefix: str) -> Chart:
     rows = [(op, _row(op, f"{prefix}-{index}", axis)) for index, op in enumerate(ops)]
     return Chart(
         axis=axis,
-        layers=_by_layer([(op, row) for op, row in rows if op["kind"] not in AROUND]),
-        around=_by_layer([(op, row) for op, row in rows if op["kind"] in AROUND]),
+        layers=_by_layer([(op, row) for op, row in rows if not is_layer(op["kind"])]),
+        around=_by_layer([(op, row) for op, row in rows if is_layer(op["kind"])]),
     )
 
 

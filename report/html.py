@@ -7,6 +7,7 @@ from typing import Any
 import markupsafe
 
 from tfm.bundle import check_schema
+from tfm.ops import KINDS, is_layer
 
 from . import numbers, tables, verdict
 from .bars import chart, is_float
@@ -81,6 +82,7 @@ def write_report(
             describe(precision, entry, f"q{index}")
             for index, (precision, entry) in enumerate(verdict.quantized(certificate).items())
         ],
+        layers=", ".join(kind for kind in KINDS if is_layer(kind)),
         maps=[panel(attention) for attention in maps],
         open_maps=_OPEN,
         curves=[plot(curve) for curve in curves],

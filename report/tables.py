@@ -5,8 +5,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tfm.ops import is_layer
+
 from . import numbers
-from .bars import AROUND, decibel, is_float, snr
+from .bars import decibel, is_float, snr
 from .judge import fault_of_output
 
 
@@ -37,7 +39,7 @@ def fusions(graph: Mapping[str, Any]) -> list[Fusion]:
         call = f" · call {op['call'] + 1}" if op["call"] else ""
         at = after["at"] if after and after["swallowed"] else ""
         group.ops.append(((op["path"] or "the model itself") + call, at))
-    return sorted(groups.values(), key=lambda group: group.kind in AROUND)
+    return sorted(groups.values(), key=lambda group: is_layer(group.kind))
 
 
 def _node(after: Mapping[str, Any] | None) -> str:

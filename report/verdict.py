@@ -5,8 +5,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tfm.ops import is_layer
+
 from . import numbers
-from .bars import AROUND, is_float
+from .bars import is_float
 from .curves import ActivationCurve
 from .judge import fault_of_fidelity, fault_of_op, fault_of_output, fault_of_quantization, fault_of_speed
 
@@ -115,7 +117,7 @@ def _faults_of_graph(graph: Mapping[str, Any], anchor: str) -> list[Fault]:
 
 def promised(graph: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The ops of a graph that are promised: all but the layers around them."""
-    return [op for op in graph["ops"] if op["kind"] not in AROUND]
+    return [op for op in graph["ops"] if not is_layer(op["kind"])]
 
 
 def tiles(certificate: Mapping[str, Any], faults: Sequence[Fault]) -> Iterator[Tile]:

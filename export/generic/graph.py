@@ -148,7 +148,7 @@ class GenericGraph(Graph):
             except ExportError:
                 raise
             except Exception as error:  # whatever a module raises
-                raise ExportError(f"the module fails on its own example inputs: {_one_line(error)}") from error
+                raise ExportError(f"the module fails on its own example inputs: {one_line(error)}") from error
         # Known by address: only what reaches the table itself, or as a view, is certain to be ids.
         # A negative number is no id, so an input with one holds something else too.
         integers = {name: x for name, x in self._examples.items() if x.dtype in (torch.int64, torch.int32)}
@@ -157,27 +157,10 @@ class GenericGraph(Graph):
     @torch.no_grad()
     def _describe_outputs(self) -> tuple[Value, ...]:
         """Name each axis of each output after the dimension that it is as long as, at two different sizes."""
-        runs = []
         # As far as the examples are long enough, no two dimensions are equal within a run, and all
         # differ between the runs, so that an output's axis follows one dimension and no other by
         # chance.
-        for batch, length in ((3, 9), (2, 4)):
-            inputs = self.sample(torch.Generator().manual_seed(0), batch, length)
-            sizes = {
-                d: s for v, x in zip(self.inputs, inputs, strict=True) for d, s in zip(v.shape, x.shape, strict=True)
-            }
-            try:
-                with no_fast_path():
-                    runs.append((sizes, self._call(inputs)))
-            except ExportError:
-                raise
-            except Exception as error:  # whatever a module raises
-                shapes = ", ".join(f"{v.name} {list(x.shape)}" for v, x in zip(self.inputs, inputs, strict=True))
-                raise ExportError(
-                    f"the module fails on inputs of other sizes than its examples ({shapes}): {_one_line(error)}; "
-                    "name only those axes in dynamic_axes that may change"
-                ) from error
-        (sizes, first), (other_sizes, second) = runs
+        (sizes, first), (other_sizes, second) = self._try(3, 9), self._try(2, 4)
         if not first:
             raise ExportError("the module returns no tensor")
         if list(first) != list(second):
@@ -192,6 +175,23 @@ class GenericGraph(Graph):
                 shape.append(same[0] if same else pair[0] if pair[0] == pair[1] else f"{name}_axis_{axis}")
             outputs.append(Value(name=name, dtype=_dtype(x), shape=tuple(shape)))
         return tuple(outputs)
+
+    def _try(self, batch: int, length: int) -> tuple[dict[str | int, int], dict[str, Tensor]]:
+        """Run the module on inputs of some sizes; give the size of each dimension, and what it returned."""
+        inputs = self.sample(torch.Generator().manual_seed(0), batch, length)
+        pairs = list(zip(self.inputs, inputs, strict=True))
+        sizes = {d: s for v, x in pairs for d, s in zip(v.shape, x.shape, strict=True)}
+        try:
+            with no_fast_path():
+                return sizes, self._call(inputs)
+        except ExportError:
+            raise
+        except Exception as error:  # whatever a module raises
+            shapes = ", ".join(f"{v.name} {list(x.shape)}" for v, x in pairs)
+            raise ExportError(
+                f"the module fails on inputs of other sizes than its examples ({shapes}): {one_line(error)}; "
+                "name only those axes in dynamic_axes that may change"
+            ) from error
 
 
 class _Embeddings(TorchFunctionMode):
@@ -251,12 +251,8 @@ def _sizes(examples: Mapping[str, Tensor], dynamic_axes: Any) -> dict[str, int]:
         if not isinstance(axes, Mapping):
             raise ExportError(f"dynamic_axes must be {form}, but {name!r} has {axes!r}")
         for axis, dim in axes.items():
-            # type(), since True would be taken for axis 1.
-            if type(axis) is not int or not isinstance(dim, str) or not dim.isidentifier():
-                raise ExportError(f"dynamic_axes must be {form}, but {name!r} has {axis!r}: {dim!r}")
-            if not 0 <= axis < examples[name].dim():
-                raise ExportError(f"dynamic_axes: {name!r} has no axis {axis}; its example is {_form(examples[name])}")
-            size = examples[name].size(axis)
+            _check_axis(name, examples[name], axis, dim, form)
+            size: int = examples[name].shape[axis]
             # One name is one size, in every input: the examples have to agree with that.
             if sizes.setdefault(dim, size) != size:
                 raise ExportError(f"the dimension {dim!r} is {sizes[dim]} in one example input and {size} in {name!r}")
@@ -267,6 +263,14 @@ def _sizes(examples: Mapping[str, Tensor], dynamic_axes: Any) -> dict[str, int]:
                     f"the dimension {dim!r} is {size} in the example input {name!r}; a dynamic one needs at least 2"
                 )
     return sizes
+
+
+def _check_axis(name: str, example: Tensor, axis: Any, dim: Any, form: str) -> None:
+    # type(), since True would be taken for axis 1.
+    if type(axis) is not int or not isinstance(dim, str) or not dim.isidentifier():
+        raise ExportError(f"dynamic_axes must be {form}, but {name!r} has {axis!r}: {dim!r}")
+    if not 0 <= axis < example.dim():
+        raise ExportError(f"dynamic_axes: {name!r} has no axis {axis}; its example is {_form(example)}")
 
 
 def _tensors(result: Any) -> dict[str, Tensor]:
@@ -308,5 +312,6 @@ def _form(tensor: Tensor) -> str:
     return f"{_dtype(tensor)} {list(tensor.shape)}"
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Say an error's class and the first line of its message."""
     return f"{type(error).__name__} {error}".strip().splitlines()[0]

@@ -21,7 +21,7 @@ import torch
 from tfm.errors import CheckpointError
 from tfm.model import open_archive
 
-from .graph import GenericConfig, GenericGraph
+from .graph import GenericConfig, GenericGraph, one_line
 
 # Lists of what is allowed, not of what is known to be bad: torch may learn to read more. A compiled
 # library or a pickled object may lie in such an archive too.
@@ -73,13 +73,19 @@ def from_program(file: Path) -> GenericGraph:
             # check_guards would compile the guards in the file as Python.
             module = program.module(check_guards=False)
     except Exception as error:  # torch raises almost anything on a damaged program
-        raise CheckpointError(f"{file} cannot be read by torch.export.load: {_one_line(error)}") from error
+        raise CheckpointError(f"{file} cannot be read by torch.export.load: {one_line(error)}") from error
     # Names of the inputs: as forward calls them, else by number.
     args, kwargs = _examples(file, program)
     signature = program.module_call_graph[0].signature
     names = list((signature.forward_arg_names if signature else None) or [])
     names = [names[i] if i < len(names) else f"input_{i}" for i in range(len(args))]
     examples = dict(zip(names, args, strict=True)) | dict(kwargs)
+    axes = _axes(file, program, examples)
+    return GenericGraph(module, examples, axes, in_order=names, config=GenericConfig(family="torch.export"))
+
+
+def _axes(file: Path, program: torch.export.ExportedProgram, examples: dict[str, Any]) -> dict[str, dict[int, str]]:
+    """Name the axes that may vary: input → axis → dimension."""
     tensors = [name for name, value in examples.items() if isinstance(value, torch.Tensor)]
     # The sizes as they were traced: numbers, or symbols such as s0 where they may vary.
     shapes = [
@@ -98,14 +104,14 @@ def from_program(file: Path) -> GenericGraph:
                     str(size), "batch" if axis == 0 and "batch" not in dims.values() else f"sequence_{len(dims)}"
                 )
                 axes.setdefault(name, {})[axis] = dims[str(size)]
-    for key, dim in dims.items():
+    for key in dims:
         # 2*s0, say: a size that follows from another cannot be sampled by itself.
         if not _SYMBOL.fullmatch(key):
             raise CheckpointError(f"{file}: an input's size is {key}; export it with a dimension of its own for each")
-        # An only length needs no number.
-        if dim != "batch" and sum(value != "batch" for value in dims.values()) == 1:
-            axes = {n: {a: "sequence" if d == dim else d for a, d in found.items()} for n, found in axes.items()}
-    return GenericGraph(module, examples, axes, in_order=names, config=GenericConfig(family="torch.export"))
+    # An only length needs no number.
+    lengths = [dim for dim in dims.values() if dim != "batch"]
+    shown = {lengths[0]: "sequence"} if len(lengths) == 1 else {}
+    return {name: {axis: shown.get(dim, dim) for axis, dim in found.items()} for name, found in axes.items()}
 
 
 def _examples(file: Path, program: torch.export.ExportedProgram) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -177,7 +183,18 @@ def _check_program(file: Path, contents: dict[str, Any]) -> None:
     for target in _values(contents, "target"):
         if not isinstance(target, str) or not _FUNCTIONS.fullmatch(target):
             raise CheckpointError(f"{file} calls {target!r:.60}, which is no operator of ATen; nothing was run")
-    specs = [_read_spec(file, spec) for key in ("in_spec", "out_spec") for spec in _values(contents, key)]
+    _check_specs(file, [_read_spec(file, s) for key in ("in_spec", "out_spec") for s in _values(contents, key)])
+    constraints = contents.get("range_constraints")
+    if not isinstance(constraints, dict):
+        raise CheckpointError(f"{file} is a damaged file of torch.export.save: it does not say how sizes may vary")
+    # sympy evaluates these as Python: names and numbers of arithmetic alone may be in them.
+    for expression in [*_values(contents, "expr_str"), *constraints]:
+        if not isinstance(expression, str) or not _is_arithmetic(expression):
+            raise CheckpointError(f"{file}: {expression!r:.60} is no arithmetic of sizes; nothing was run")
+
+
+def _check_specs(file: Path, specs: list[Any]) -> None:
+    """Refuse containers other than plain ones."""
     for name in _values(specs, "type"):
         if not (name is None or isinstance(name, str)) or name not in _CONTAINERS:
             raise CheckpointError(
@@ -187,13 +204,6 @@ def _check_program(file: Path, contents: dict[str, Any]) -> None:
     for context in _values(specs, "context"):
         if context is not None and not re.fullmatch(r'null|\[("\w*"(, )?|\d+(, )?)*\]', str(context)):
             raise CheckpointError(f"{file}: {context!r:.60} is no list of names; nothing was run")
-    constraints = contents.get("range_constraints")
-    if not isinstance(constraints, dict):
-        raise CheckpointError(f"{file} is a damaged file of torch.export.save: it does not say how sizes may vary")
-    # sympy evaluates these as Python: names and numbers of arithmetic alone may be in them.
-    for expression in [*_values(contents, "expr_str"), *constraints]:
-        if not isinstance(expression, str) or not _is_arithmetic(expression):
-            raise CheckpointError(f"{file}: {expression!r:.60} is no arithmetic of sizes; nothing was run")
 
 
 def _read_spec(file: Path, spec: Any) -> Any:
@@ -261,7 +271,3 @@ def _exponent(node: ast.BinOp | ast.Call) -> float:
         written = written.operand
     value = written.value if isinstance(written, ast.Constant) else None
     return abs(value) if isinstance(value, int | float) else math.inf
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__} {error}".strip().splitlines()[0]

@@ -52,17 +52,28 @@ def _match(product: ir.Node) -> tuple[ir.Value, float] | None:
         return None
     # Mul commutes, and the exporter writes either order.
     for x, gate in (product.inputs, reversed(product.inputs)):
-        sigmoid = gate.producer() if gate is not None else None
-        if x is None or sigmoid is None or sigmoid.op_type != "Sigmoid" or sigmoid.metadata_props.get(OP_KEY) != op:
+        sigmoid = _made_by(gate, "Sigmoid", op)
+        if x is None or sigmoid is None:
             continue
         if sigmoid.inputs[0] is x:
             return x, 1.0
-        scaled = sigmoid.inputs[0].producer() if sigmoid.inputs[0] is not None else None
-        if scaled is None or scaled.op_type != "Mul" or scaled.metadata_props.get(OP_KEY) != op:
-            continue
-        for first, second in (scaled.inputs, reversed(scaled.inputs)):
-            # α must be one constant number, as it becomes an attribute.
-            constant = ir.convenience.get_const_tensor(second) if second is not None else None
-            if first is x and constant is not None and constant.size == 1:
-                return x, float(constant.numpy().item())
+        scaled = _made_by(sigmoid.inputs[0], "Mul", op)
+        alpha = None if scaled is None else _factor(scaled, x)
+        if alpha is not None:
+            return x, alpha
+    return None
+
+
+def _made_by(value: ir.Value | None, op_type: str, op: str) -> ir.Node | None:
+    """The node of this type and of this named op that makes a value."""
+    node = None if value is None else value.producer()
+    return node if node is not None and node.op_type == op_type and node.metadata_props.get(OP_KEY) == op else None
+
+
+def _factor(product: ir.Node, x: ir.Value) -> float | None:
+    """The α of Mul(x, α): one constant number, as it becomes an attribute."""
+    for first, second in (product.inputs, reversed(product.inputs)):
+        constant = ir.convenience.get_const_tensor(second) if second is not None else None
+        if first is x and constant is not None and constant.size == 1:
+            return float(constant.numpy().item())
     return None

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from tfm.ops import ACTIVATION, OpId
+from tfm.ops import OpId
 
-from ..torch_ops import COMPOSITE_CLASSES, OPS_OF_ATEN
+from ..torch_ops import kinds_of_aten, kinds_of_modules
 
 OP_KEY = "tfm.op"
 """Metadata key of a node: the `OpId` it belongs to, as text."""
@@ -40,6 +40,7 @@ class NameOps(InPlacePass):
         """Name the ops of `model` in the order of its nodes."""
         calls: Counter[tuple[str, str]] = Counter()
         named: dict[str, OpId] = {}  # torch call → op
+        kinds, composites = kinds_of_aten(), kinds_of_modules()
         for node in model.graph:
             # Both are written as the text of a Python list, from the outermost module inwards; the
             # last entries are torch's own call and its ATen operator.
@@ -50,12 +51,12 @@ class NameOps(InPlacePass):
             # A node that the exporter or a pass made itself comes from no call.
             if len(scopes) < 2 or len(scopes) != len(classes):
                 continue
-            call, path, kind = scopes[-1], scopes[-2], OPS_OF_ATEN.get(classes[-1])
+            call, path, kind = scopes[-1], scopes[-2], kinds.get(classes[-1])
             # From the inside outwards, so that the outermost composite wins, which is the one that
             # the recorder of eager's calls shows too.
             for scope, name in reversed(list(zip(scopes[:-1], classes[:-1], strict=True))):
-                if name in COMPOSITE_CLASSES:  # all its calls together are one op
-                    call, path, kind = scope, scope, ACTIVATION
+                if name in composites:  # all its calls together are one op
+                    call, path, kind = scope, scope, composites[name]
             if kind is None:
                 continue
             # A call that became several nodes is numbered once. The order of the nodes is that of

@@ -20,7 +20,7 @@ from tfm.model import FeedForward, TransformerConfig
 from tfm.ops import evaluate_activation, is_gated
 
 from ..graphs import Value
-from .subjects import Array, Case, Check, OpGraph, Source
+from .subjects import Array, Case, Check, OpGraph, Source, limits_of
 
 _VALUES = (1.0, -1.0, 0.5, -3.0, 0.0)
 """What a gated activation multiplies the activated gate by, in turns."""
@@ -32,7 +32,7 @@ def subjects(name: str, dtypes: tuple[str, ...]) -> list[Source]:
         Source(
             group="activations",
             op=name,
-            kind="activation",
+            tolerances=limits_of("activation"),
             title=name,
             dtypes=dtypes,
             make=functools.partial(make_graph, name),

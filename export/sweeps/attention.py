@@ -30,7 +30,7 @@ from tfm.ops import oracles
 
 from ..graphs import Value
 from .pairs import all_pairs, product
-from .subjects import Array, Case, Check, OpGraph, Source
+from .subjects import Array, Case, Check, OpGraph, Source, limits_of
 
 FACTORS: dict[str, Sequence[Any]] = {
     "layout": ("self", "cached", "cross"),
@@ -135,7 +135,7 @@ def subjects(*, full: bool) -> list[Source]:
         Source(
             group="attention",
             op="attention",
-            kind="attention",
+            tolerances=limits_of("attention"),
             title=describe(**row),
             make=functools.partial(make_graph, **row),
             cases=functools.partial(_cases, row),

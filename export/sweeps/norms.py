@@ -16,7 +16,7 @@ from tfm.model import TransformerConfig, make_norm
 from tfm.ops import oracles
 
 from ..graphs import Value
-from .subjects import Case, Check, OpGraph, Source
+from .subjects import Case, Check, OpGraph, Source, limits_of
 
 NAMES = ("layer_norm", "rms_norm")
 # 20 fills no whole number of AVX vectors; 768 is a size of real models. A large mean over a small
@@ -33,7 +33,7 @@ def subjects(name: str) -> list[Source]:
         Source(
             group="norms",
             op=name,
-            kind=name,
+            tolerances=limits_of(name),
             title=f"{name} of {size}",
             make=functools.partial(make_graph, name, size),
             cases=functools.partial(_cases, name, size),

@@ -15,7 +15,7 @@ from tfm.model import Alibi, Embedding, RelativeBias, Rotary, RotaryScaling, Sca
 from tfm.ops import oracles
 
 from ..graphs import Value
-from .subjects import Case, Check, OpGraph, Source
+from .subjects import Case, Check, OpGraph, Source, limits_of
 
 NAMES = ("sinusoidal", "rotary", "relative", "alibi")
 
@@ -71,7 +71,7 @@ def subjects(name: str) -> list[Source]:
         for heads in (8, 6):
             forms[f"{heads} heads"] = functools.partial(_bias, functools.partial(Alibi, heads), heads), _alibi_cases
     return [
-        Source(group="positions", op=name, kind=name, title=f"{name}, {form}", make=make, cases=cases)
+        Source(group="positions", op=name, tolerances=limits_of(name), title=f"{name}, {form}", make=make, cases=cases)
         for form, (make, cases) in forms.items()
     ]
 

@@ -12,10 +12,11 @@ from tfm.ops import SWEEPS, activation_names
 from tfm.report import ActivationCurve
 
 from ..to_onnx import to_onnx
+from ..verify.compare import first_line
 from ..verify.optimized import LEVELS
 from . import activations, attention, norms, positions
 from .report import SweepReport, verdict
-from .subjects import Array, Case, Check, Source, to_float16
+from .subjects import Array, Case, Check, Group, Source, to_float16
 from .tally import Tally
 
 DTYPES = ("float32", "float16")
@@ -28,14 +29,20 @@ Progress = Callable[[int, int, str], None]
 """Told how many graphs are done, of how many, and what is next."""
 
 
+GROUPS: dict[str, Group] = {
+    "activations": Group(
+        names=activation_names, subjects=lambda name, dtypes, full: activations.subjects(name, dtypes), dtypes=DTYPES
+    ),
+    "attention": Group(names=lambda: ("attention",), subjects=lambda name, dtypes, full: attention.subjects(full=full)),
+    "positions": Group(names=lambda: positions.NAMES, subjects=lambda name, dtypes, full: positions.subjects(name)),
+    "norms": Group(names=lambda: norms.NAMES, subjects=lambda name, dtypes, full: norms.subjects(name)),
+}
+"""What is swept. To add ops, add a file and an entry here."""
+
+
 def groups() -> dict[str, tuple[str, ...]]:
     """Give the names of ops that can be asked for, one by one or by group."""
-    return {
-        "activations": tuple(activation_names()),
-        "attention": ("attention",),
-        "positions": positions.NAMES,
-        "norms": norms.NAMES,
-    }
+    return {name: tuple(group.names()) for name, group in GROUPS.items()}
 
 
 def sweep(
@@ -134,14 +141,11 @@ def _known(what: str, names: Collection[str], known: Collection[str]) -> None:
 
 
 def _subjects(names: Collection[str], dtypes: Collection[str], full: bool) -> list[Source]:
-    subjects = []
+    subjects: list[Source] = []
     for name in names:
-        if name in activation_names():
-            subjects += activations.subjects(name, tuple(dtype for dtype in DTYPES if dtype in dtypes))
-        elif "float32" in dtypes and name == "attention":
-            subjects += attention.subjects(full=full)
-        elif "float32" in dtypes:
-            subjects += (positions if name in positions.NAMES else norms).subjects(name)
+        group = next(group for group in GROUPS.values() if name in group.names())
+        if wanted := tuple(dtype for dtype in group.dtypes if dtype in dtypes):
+            subjects += group.subjects(name, wanted, full)
     return subjects
 
 
@@ -162,14 +166,14 @@ def _sweep_one(subject: Source, levels: Sequence[str], tallies: Tallies) -> None
                 typed = to_float16(content) if dtype == "float16" else content
                 sessions = {level: _session(typed, level) for level in levels}
         except Exception as error:  # onnxruntime's errors share no narrower base
-            fault = f"onnxruntime does not load {subject.title}: {_first_line(error)}"
+            fault = f"onnxruntime does not load {subject.title}: {first_line(error)}"
         for case in subject.cases(graph, dtype):
             checked = []
             for check in case.checks:
                 key = (subject.group, subject.op, check.form, dtype)
                 # Several graphs have the same form, of other heads and sizes: their figures are one
                 # row.
-                tally = tallies.setdefault(key, Tally(SWEEPS[dtype, subject.kind]))
+                tally = tallies.setdefault(key, Tally(subject.tolerances[dtype]))
                 tally.cases += 1
                 tally.fail(fault)
                 checked.append((check, tally))
@@ -194,7 +198,7 @@ def _compare(
         found = session.run([check.output for check, _ in checked], feeds)
     except Exception as error:  # onnxruntime's errors share no narrower base
         for _, tally in checked:
-            tally.fail(f"it cannot be run on {title} ({level}): {_first_line(error)}")
+            tally.fail(f"it cannot be run on {title} ({level}): {first_line(error)}")
         return
     for (check, tally), actual in zip(checked, found, strict=True):
         tally.add(check, actual, level, eager[check.output])
@@ -206,7 +210,3 @@ def _session(content: bytes, level: str) -> ort.InferenceSession:
     options.log_severity_level = 3
     options.intra_op_num_threads = 1  # small graphs: more threads only wait for each other
     return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

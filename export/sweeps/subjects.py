@@ -1,7 +1,7 @@
 """What is swept: an op of ours in a graph of its own, what to feed to it, and what has to come out."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ import onnx
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
+
+from tfm.ops import SWEEPS, Tolerance
 
 from ..graphs import Graph, Value
 
@@ -89,7 +91,7 @@ class Source:
     Attributes:
         group: "activations", "attention", "positions" or "norms".
         op: Name of the op.
-        kind: Key of its tolerance in `SWEEPS`.
+        tolerances: By dtype.
         title: What a progress bar says.
         dtypes: What it is swept in: "float32", "float16".
         make: Builds the graph, in float32.
@@ -98,11 +100,31 @@ class Source:
 
     group: str
     op: str
-    kind: str
+    tolerances: Mapping[str, Tolerance]
     title: str
     dtypes: tuple[str, ...] = ("float32",)
     make: Callable[[], OpGraph]
     cases: Callable[[OpGraph, str], Iterator[Case]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Group:
+    """Ops that are swept alike.
+
+    Attributes:
+        names: Gives what can be asked for.
+        subjects: Lists the sweeps of one name in some of `dtypes`; the whole product of options, or its pairs alone.
+        dtypes: What they are swept in.
+    """
+
+    names: Callable[[], Sequence[str]]
+    subjects: Callable[[str, tuple[str, ...], bool], list[Source]]
+    dtypes: tuple[str, ...] = ("float32",)
+
+
+def limits_of(kind: str) -> dict[str, Tolerance]:
+    """Give the tolerances of a kind in `SWEEPS`, by dtype."""
+    return {dtype: tolerance for (dtype, each), tolerance in SWEEPS.items() if each == kind}
 
 
 def to_float16(content: bytes) -> bytes:

@@ -130,27 +130,11 @@ def compare_graphs(
     tolerance: Tolerance = END_TO_END,
     stage: Stage = silent,
 ) -> CheckpointReport:
-    """Compare a bundle with eager graphs; see `compare_with_checkpoint`.
-
-    Args:
-        manifest: The bundle's.
-        graphs: The eager graphs of every role in it.
-        cases: See `compare_with_checkpoint`.
-        seed: See `compare_with_checkpoint`.
-        provider: See `compare_with_checkpoint`.
-        precisions: See `compare_with_checkpoint`.
-        bisect_into: See `compare_with_checkpoint`.
-        tolerance: See `compare_with_checkpoint`.
-        stage: See `compare_with_checkpoint`.
-    """
+    """Compare the bundle of a manifest with the eager graphs of every role; see `compare_with_checkpoint`."""
     # What cannot be compared is refused before the first graph is run.
     _check_same_model(manifest, graphs)
     execution = _PROVIDERS[provider]
-    if execution not in ort.get_available_providers():
-        raise ProviderError(f"this onnxruntime has no {execution}; it has {', '.join(ort.get_available_providers())}")
-    unknown = [name for name in precisions or () if name not in manifest.graphs]
-    if unknown:
-        raise BundleError(f"the bundle has no {unknown[0]!r}; it has {', '.join(manifest.graphs)}")
+    _check_asked(manifest, execution, precisions or ())
     reports: list[GraphReport] = []
     reproduction: Reproduction | None = None
     for precision in precisions or manifest.graphs:
@@ -179,6 +163,14 @@ def compare_graphs(
                     stage=stage,
                 )
     return CheckpointReport(bundle=manifest.folder, cases=len(inputs), graphs=tuple(reports), reproduction=reproduction)
+
+
+def _check_asked(manifest: Manifest, execution: str, precisions: Sequence[str]) -> None:
+    if execution not in ort.get_available_providers():
+        raise ProviderError(f"this onnxruntime has no {execution}; it has {', '.join(ort.get_available_providers())}")
+    unknown = [name for name in precisions if name not in manifest.graphs]
+    if unknown:
+        raise BundleError(f"the bundle has no {unknown[0]!r}; it has {', '.join(manifest.graphs)}")
 
 
 def _check_same_model(manifest: Manifest, graphs: Sequence[Graph]) -> None:
@@ -226,16 +218,7 @@ def _compare_stream(
     figures = {value.name: ErrorStats() for value in graph.outputs}
     fault = ""
     try:
-        # Behind a GPU the CPU takes nodes that have no kernel there, as in an app.
-        providers = [provider] if provider == CPU else [provider, CPU]
-        # At the level that apps run at; the other levels are `verify`'s.
-        session = ort.InferenceSession(path, options_for("runtime", providers), providers=providers)
-        for case in inputs:
-            with torch.no_grad(), no_fast_path():
-                expected = graph(*case)
-            feeds = {value.name: tensor.numpy() for value, tensor in zip(graph.inputs, case, strict=True)}
-            for name, actual, tensor in zip(figures, session.run(list(figures), feeds), expected, strict=True):
-                figures[name].add(actual, tensor.numpy())
+        _add_stream(figures, graph, path, inputs, provider)
     except VerificationError as error:
         # Of figures whose shapes differ.
         fault = str(error)
@@ -252,3 +235,18 @@ def _compare_stream(
             )
         )
     return reports
+
+
+def _add_stream(
+    figures: dict[str, ErrorStats], graph: Graph, path: Path, inputs: Iterator[list[Tensor]], provider: str
+) -> None:
+    # Behind a GPU the CPU takes nodes that have no kernel there, as in an app.
+    providers = [provider] if provider == CPU else [provider, CPU]
+    # At the level that apps run at; the other levels are `verify`'s.
+    session = ort.InferenceSession(path, options_for("runtime", providers), providers=providers)
+    for case in inputs:
+        with torch.no_grad(), no_fast_path():
+            expected = graph(*case)
+        feeds = {value.name: tensor.numpy() for value, tensor in zip(graph.inputs, case, strict=True)}
+        for name, actual, tensor in zip(figures, session.run(list(figures), feeds), expected, strict=True):
+            figures[name].add(actual, tensor.numpy())

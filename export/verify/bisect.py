@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +12,19 @@ import onnxruntime as ort
 from torch import Tensor
 
 from tfm.errors import VerificationError
-from tfm.ops import END_TO_END, FREE, HALF, OWN, Tolerance
+from tfm.ops import END_TO_END, FREE, HALF, KINDS, Tolerance
 from tfm.quantize import Stage, silent
 from tfm.runtime import ErrorStats
 
 from ..graphs import Graph
-from .compare import WEIGHTS_DIFFER
 from .hooks import RecordedCall, watch
 from .regions import Array, Region, cuts_of, find_regions
-from .reports import GraphReport
-from .subgraphs import Subgraphs, cut_out
+from .reports import Cause, GraphReport
+from .subgraphs import Subgraphs, behind, cut_out
 from .verify import CPU, comparable, verify
+
+_TRIED: tuple[tuple[str, ...], ...] = (("disabled",), ("disabled", "all", "runtime"))
+"""Levels to look for a failing input at: our own graph, then what onnxruntime makes of it."""
 
 MODEL, ARRAYS, SCRIPT = "differs.onnx", "differs.npz", "reproduce.py"
 
@@ -93,28 +95,29 @@ def bisect(
         VerificationError: No case fails.
     """
 
-    def check(case: list[Tensor]) -> GraphReport:
+    def check(case: list[Tensor], levels: tuple[str, ...]) -> GraphReport:
         return verify(graph, path, [case], precision=precision, tolerance=tolerance, provider=provider, levels=levels)
 
-    # Without optimization first: a fault that shows there is ours, and needs no other levels.
-    levels: tuple[str, ...] = ("disabled",)
+    # Without optimization first: a fault that shows there is ours, and needs no other levels. Else
+    # only what onnxruntime makes of the graph fails.
+    failing: list[list[Tensor]] = []
     with stage("look for an input that fails"):
-        failing = [case for case in cases if not check(case).passed]
-        if not failing:  # then only what onnxruntime makes of the graph does
-            levels = ("disabled", "all", "runtime")
-            failing = [case for case in cases if not check(case).passed]
+        for levels in _TRIED:
+            failing = [case for case in cases if not check(case, levels).passed]
+            if failing:
+                break
     if not failing:
         raise VerificationError(f"no input of {len(cases)} fails by itself: there is nothing to bisect")
     # The smallest that fails is the best start; then sizes are lowered one by one for as long as it
     # still fails. Each step keeps what failed, so the search ends, if not at the least of all.
     case = min(failing, key=lambda case: sum(tensor.numel() for tensor in case))
     with stage("make the input smaller"):
-        while (smaller := next((c for c in _smaller(graph, case) if not check(c).passed), None)) is not None:
+        while (smaller := next((c for c in _smaller(graph, case) if not check(c, levels).passed), None)) is not None:
             case = smaller
     # The file that was compared: of fp16 the float32 form that rounds, in which eager's numbers
     # fit.
     with stage("cut the graph"), comparable(path, precision) as file:
-        part = _cut(graph, file, case, check(case), provider)
+        part = _cut(graph, file, case, check(case, levels), provider)
         folder.mkdir(parents=True, exist_ok=True)
         return part.save(folder)
 
@@ -180,8 +183,8 @@ def _cut(graph: Graph, path: Path, case: list[Tensor], report: GraphReport, prov
         region = regions[str(call.op)]
         alone = region.feeds(call)
         part = _region_part(model, region, alone, region.expected(call))
-        other_weights = faulty.fault.startswith(WEIGHTS_DIFFER)  # by too little, perhaps, for its result to show it
-        own = HALF if half else OWN[call.op.kind]
+        other_weights = faulty.cause is Cause.WEIGHTS  # by too little, perhaps, for its result to show it
+        own = HALF if half else KINDS[call.op.kind].tolerance
         # Not ">": NaN must count as different.
         if other_weights or not part.distance().max_abs <= own.limit(_figures(part.expected)):
             found.append(part)
@@ -220,15 +223,9 @@ def _argument_part(
     expected: Array,
 ) -> _Part:
     """The nodes that make one argument from what came before, and is right."""
-    # The piece may compute other things as well: only what leads to this value is kept.
-    needed: set[ir.Node] = set()
-    pending = [value.producer()]
-    while pending:
-        node = pending.pop()
-        if node is not None and node in nodes and node not in needed:
-            needed.add(node)
-            pending += [source.producer() for source in node.inputs if source is not None]
-    # In the graph's order, which an ONNX file wants.
+    # The piece may compute other things as well: only what leads to this value is kept, in the
+    # graph's order, which an ONNX file wants.
+    needed = behind([value])
     kept = [node for node in nodes if node in needed]
     read = {str(source.name) for node in kept for source in node.inputs if source is not None}
     used = {name: array for name, array in feeds.items() if name in read}
@@ -265,33 +262,37 @@ def _figures(expected: Array) -> ErrorStats:
 
 def _smaller(graph: Graph, case: list[Tensor]) -> Iterator[list[Tensor]]:
     """Cases with fewer rows, then with shorter lengths."""
-    names = [value.name for value in graph.inputs]
-    sizes: dict[str, int] = {}
-    for value, tensor in zip(graph.inputs, case, strict=True):
-        sizes |= {
-            d: n for d, n in zip(value.shape, tensor.shape, strict=True) if isinstance(d, str) and d.isidentifier()
-        }
+    names, sizes = [value.name for value in graph.inputs], _sizes(graph, case)
     for dim, size in sizes.items():
         # A cache must hold the new tokens at least.
         least = sizes["sequence"] if dim == "cache_length" else 1
         # Smallest first: the first that still fails is taken, and then all is tried again from
-        # there.
-        for smaller in sorted({least, 1, 2, size // 4, size // 2, size - 1}):
-            if least <= smaller < size:  # of an empty past a cache keeps the room that the new tokens need
-                # Any single row may be the one that fails; of lengths only the beginning is kept.
-                for first in range(size) if dim == "batch" and smaller == 1 else (0,):
-                    narrowed = [
-                        _narrow(tensor, value.shape, sizes, dim, first, smaller)
-                        for value, tensor in zip(graph.inputs, case, strict=True)
-                    ]
-                    # what says places or positions is to stay within what is left
-                    if dim == "cache_length":
-                        places = names.index("cache_position")
-                        narrowed[places] = narrowed[places].clamp(max=smaller - sizes["sequence"])
-                    elif dim == "sequence" and "logits_position" in names:
-                        wanted = names.index("logits_position")
-                        narrowed[wanted] = narrowed[wanted].clamp(max=smaller - 1)
-                    yield narrowed
+        # there. Of an empty past a cache keeps the room that the new tokens need.
+        for smaller in sorted(n for n in {least, 1, 2, size // 4, size // 2, size - 1} if least <= n < size):
+            # Any single row may be the one that fails; of lengths only the beginning is kept.
+            single = dim == "batch" and smaller == 1
+            for first in range(size if single else 1):
+                narrowed = [
+                    _narrow(tensor, value.shape, sizes, dim, first, smaller)
+                    for value, tensor in zip(graph.inputs, case, strict=True)
+                ]
+                _stay_within(narrowed, names, dim, smaller, sizes)
+                yield narrowed
+
+
+def _sizes(graph: Graph, case: list[Tensor]) -> dict[str, int]:
+    pairs = [pair for v, x in zip(graph.inputs, case, strict=True) for pair in zip(v.shape, x.shape, strict=True)]
+    return {dim: size for dim, size in pairs if isinstance(dim, str) and dim.isidentifier()}
+
+
+def _stay_within(case: list[Tensor], names: list[str], dim: str, size: int, sizes: Mapping[str, int]) -> None:
+    """Keep what says places or positions within what is left of a dimension."""
+    if dim == "cache_length":
+        places = names.index("cache_position")
+        case[places] = case[places].clamp(max=size - sizes["sequence"])
+    elif dim == "sequence" and "logits_position" in names:
+        wanted = names.index("logits_position")
+        case[wanted] = case[wanted].clamp(max=size - 1)
 
 
 def _narrow(

@@ -1,22 +1,20 @@
 """One op of an ONNX graph against eager PyTorch: its weights, itself alone, and in place."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
 import torch
 
 from tfm.errors import VerificationError
-from tfm.ops import EMBEDDING, FREE, HALF, OWN, OpId
+from tfm.ops import FREE, HALF, KINDS, OpId
 from tfm.runtime import ErrorStats
 
 from .hooks import RecordedCall
 from .regions import Array, Region
-from .reports import BROKEN, OPTIMIZED, Kernel, OpReport, Optimized
+from .reports import BROKEN, Cause, Fault, Kernel, OpReport, Optimized
 from .subgraphs import Run, Subgraphs, open_nodes
-
-WEIGHTS_DIFFER = "its weights are not eager's"
 
 # -inf, finfo.min and its half, by which models and the translation mask, all lie below; no bias
 # does. float16 ends at -65504, so the bound is nearer there.
@@ -41,7 +39,7 @@ class Comparison:
         self._own, self._inherited = ErrorStats(), ErrorStats()
         self._fed: dict[str, ErrorStats] = {}
         self._weights: str | None = None
-        self._fault = self._broken = ""
+        self._fault = self._broken = Fault()
 
     def add(self, call: RecordedCall, model: ir.Model, subgraphs: Subgraphs, run: Run) -> None:
         """Compare one call: alone on what eager fed to it, then as `run` of the whole graph has it."""
@@ -50,19 +48,13 @@ class Comparison:
         try:
             # Alone first, on eager's own arguments: what is wrong here is the op's own fault.
             feeds, expected = self.region.feeds(call), self.region.expected(call)
-            # Weights are the same in every case. Once compared, the memory that they were mapped
-            # into is given back.
-            if self._own.count == 0:
-                self._weights, fault = _compare_weights(self.region, call.weights, self._half)
-                self._fault = self._fault or fault
-                self.region.release()
+            self._compare_weights(call)
             self._own.add(self._run_alone(feeds, model, subgraphs), expected)
         except VerificationError as error:
-            # The first fault stays: one that one input raised is not forgotten on the next.
-            self._fault = self._fault or str(error)
+            self._blame(str(error))
             return
         except Exception as error:  # onnxruntime's errors share no narrower base
-            self._fault = self._fault or f"it cannot be run by itself: {first_line(error)}"
+            self._blame(f"it cannot be run by itself: {first_line(error)}")
             return
         try:
             # Then in place: arguments and result as the whole graph computes them. A run that
@@ -70,9 +62,22 @@ class Comparison:
             found = dict(zip((v.name for _, v in self.region.arguments), run.take(f"{self.op} in"), strict=True))
             (result,) = run.take(str(self.op))
         except Exception as error:  # as above
-            self._broken = self._broken or f"{BROKEN}: {first_line(error)}"
+            self._broken = self._broken or Fault(f"{BROKEN}: {first_line(error)}", Cause.BREAKAGE)
             return
-        self._fault = self._fault or self._add_in_place(found, feeds, result, expected)
+        self._blame(self._add_in_place(found, feeds, result, expected))
+
+    def _blame(self, text: str, cause: Cause = Cause.RESULT) -> None:
+        # The first fault stays: one that one input raised is not forgotten on the next.
+        self._fault = self._fault or Fault(text, cause)
+
+    def _compare_weights(self, call: RecordedCall) -> None:
+        # Weights are the same in every case. Once compared, the memory that they were mapped into
+        # is given back.
+        assert self.region is not None
+        if self._own.count == 0:
+            self._weights, text = _compare_weights(self.region, call.weights, self._half)
+            self._blame(text, Cause.WEIGHTS)
+            self.region.release()
 
     def _run_alone(self, feeds: dict[str, Array], model: ir.Model, subgraphs: Subgraphs) -> Array:
         assert self.region is not None
@@ -118,23 +123,11 @@ class Comparison:
             return OpReport(op=self.op, source=self._source, fault="no node of the graph computes it")
         # Rounded weights make the op's own error a matter of the task, which `fidelity` judges.
         judged_alone = self._weights != "quantized"
-        tolerance = HALF if self._half else OWN[self.op.kind]
+        tolerance = HALF if self._half else KINDS[self.op.kind].tolerance
         own_limit = tolerance.limit(self._own) if judged_alone else None
         free_limit = None if self.region.output in rounded else FREE.limit(self.free)
-        # In the order of what explains most: the op alone, then what it is fed, then what it gives
-        # in place.
-        fault = self._fault or judge(self._own, own_limit, "off by itself") or self._broken
-        values = dict(self.region.arguments)
-        for argument, figures in self._fed.items():
-            limit = 0.0 if self.op.kind == EMBEDDING else FREE.limit(figures)  # ids are exact
-            judged = None if values[argument] in rounded else limit
-            fault = fault or judge(figures, judged, f"fed a wrong {argument}: off in the whole graph")
-        fault = fault or judge(self.free, free_limit, "off in the whole graph")
-        # A fault in our graph shows in the optimized one too, and is told already.
-        if optimized is not None and not fault:
-            swallowed = f", which swallowed it, seen at {optimized.at}" if optimized.swallowed else ""
-            what = f"{OPTIMIZED} ({optimized.level}) into {optimized.node}{swallowed}"
-            fault = judge(optimized.figures, optimized.limit, what)
+        faults = self._faults(own_limit, free_limit, rounded, optimized)
+        fault = next((fault for fault in faults if fault), Fault())
         return OpReport(
             op=self.op,
             source=self._source,
@@ -147,8 +140,33 @@ class Comparison:
             free_limit=free_limit,
             optimized=optimized,
             kernel=kernel,
-            fault=fault,
+            fault=fault.text,
+            cause=fault.cause,
         )
+
+    def _faults(
+        self,
+        own_limit: float | None,
+        free_limit: float | None,
+        rounded: Collection[ir.Value],
+        optimized: Optimized | None,
+    ) -> Iterator[Fault]:
+        """What is wrong, in the order of what explains most: the op alone, what it is fed, what it gives in place."""
+        assert self.region is not None
+        yield self._fault
+        yield Fault(judge(self._own, own_limit, "off by itself"))
+        yield self._broken
+        values = dict(self.region.arguments)
+        for argument, figures in self._fed.items():
+            limit = 0.0 if KINDS[self.op.kind].looks_up else FREE.limit(figures)  # ids are exact
+            judged = None if values[argument] in rounded else limit
+            yield Fault(judge(figures, judged, f"fed a wrong {argument}: off in the whole graph"))
+        yield Fault(judge(self.free, free_limit, "off in the whole graph"))
+        # Last: a fault in our graph shows in the optimized one too, and is told already.
+        if optimized is not None:
+            swallowed = f", which swallowed it, seen at {optimized.at}" if optimized.swallowed else ""
+            what = f"off after onnxruntime's optimization ({optimized.level}) into {optimized.node}{swallowed}"
+            yield Fault(judge(optimized.figures, optimized.limit, what), Cause.OPTIMIZATION)
 
 
 def judge(figures: ErrorStats, limit: float | None, what: str) -> str:
@@ -178,27 +196,31 @@ def _compare_weights(region: Region, weights: tuple[torch.Tensor, ...], half: bo
     """Compare a layer's constants with eager's weights, bit by bit; gives the verdict and the fault."""
     # Bit by bit: a weight goes through no arithmetic, so nothing excuses a difference. The last bit
     # of one number would show in no result.
-    constants = [value.const_value.numpy() for value in region.constants if value.const_value is not None]
+    constants = region.constant_arrays()
     if not weights or not constants:
         return None, ""
     # What is rounded cannot be eager's; its error is measured, not judged here.
     if any(constant.dtype in (np.int8, np.uint8) for constant in constants):
         return "quantized", ""
     for weight in weights:
-        array = weight.numpy()
-        # A Linear's weight (out, in) stands in a MatMul as (in, out).
-        forms = [c for constant in constants for c in (constant, constant.T) if _alike(c, array)]
-        if not forms:  # folded into something else: the op alone, and what follows, are to show whether rightly
+        differing = _differing(weight.numpy(), constants, half)
+        if differing is None:  # folded into something else: the op alone, and what follows, are to show whether rightly
             return None, ""
-        wanted = [array]
-        if half:  # what computes in float32 there has eager's weights
-            with np.errstate(over="ignore"):
-                wanted.append(array.astype(np.float16).astype(array.dtype))
-        # The nearest candidate: several constants of an op may have a weight's shape.
-        differing = min(int((_bits(form) != _bits(one)).sum()) for form in forms for one in wanted)
         if differing:
-            return None, f"{WEIGHTS_DIFFER}: {differing} of {array.size} numbers differ"
+            return None, f"its weights are not eager's: {differing} of {weight.numel()} numbers differ"
     return "rounded" if half else "identical", ""
+
+
+def _differing(weight: Array, constants: Sequence[Array], half: bool) -> int | None:
+    """How many numbers of a weight differ from the nearest constant of its shape; None where none has it."""
+    # A Linear's weight (out, in) stands in a MatMul as (in, out).
+    forms = [form for constant in constants for form in (constant, constant.T) if _alike(form, weight)]
+    wanted = [weight]
+    if half:  # what computes in float32 there has eager's weights
+        with np.errstate(over="ignore"):
+            wanted.append(weight.astype(np.float16).astype(weight.dtype))
+    # Several constants of an op may have a weight's shape.
+    return min((int((_bits(form) != _bits(one)).sum()) for form in forms for one in wanted), default=None)
 
 
 def _alike(one: Array, other: Array) -> bool:

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from tfm.ops import ACTIVATION, ATTENTION, EMBEDDING, LAYERS, Kind, OpId
+from tfm.ops import ATTENTION, KINDS, OpId, is_layer
 
 from ..fast_path import no_fast_path
 from ..graphs import Graph
-from ..torch_ops import FUNCTIONS, OPS_OF_ATEN, is_composite
+from ..torch_ops import class_name, kinds_of_aten, kinds_of_functions, kinds_of_modules
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,32 +54,21 @@ def watch(graph: Graph, inputs: list[Tensor], visit: Callable[[RecordedCall], No
     return list(outputs)
 
 
-def record(graph: Graph, inputs: list[Tensor]) -> tuple[list[Tensor], list[RecordedCall]]:
-    """Run a small model eagerly; give its outputs, and every attention, softmax and activation, copied."""
-    calls: list[RecordedCall] = []
-
-    def keep(call: RecordedCall) -> None:
-        if call.op.kind not in LAYERS:
-            given = tuple(None if tensor is None else _snapshot(tensor) for tensor in call.inputs)
-            calls.append(dataclasses.replace(call, inputs=given, output=_snapshot(call.output)))
-
-    return watch(graph, inputs, keep), calls
-
-
 class _Recorder(TorchFunctionMode):
     def __init__(self, visit: Callable[[RecordedCall], None]) -> None:
         super().__init__()
         self.visit = visit
         self.path: list[str] = []
-        self.calls: Counter[tuple[Kind, str]] = Counter()
-        self.composites: list[Tensor] = []  # arguments of the composite activations that are running
+        self.calls: Counter[tuple[str, str]] = Counter()
+        self.composites: list[Tensor] = []  # arguments of the modules that are one op and are running
+        self._of_functions, self._of_aten = kinds_of_functions(), kinds_of_aten()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         # Inside a composite its functions are parts of one op, which `leave` shows as a whole.
-        kind = None if self.composites else _kind(func)
+        kind = None if self.composites else self._kind(func)
         if kind is None:
             # A mode is switched off while it handles a call. A Python function of torch, such as
             # F.multi_head_attention_forward, would then run its attention unseen, so it is run with
@@ -95,8 +84,10 @@ class _Recorder(TorchFunctionMode):
         if kind == ATTENTION:
             given = _attention_inputs(*args, **kwargs)
             attend = functools.partial(_attend_to, func, args, kwargs)
-        elif kind in LAYERS:
-            given, weights = _layer_inputs(func, args, kwargs)
+        elif is_layer(kind):
+            # ATen has the table of a lookup first.
+            swapped = KINDS[kind].looks_up and isinstance(func, torch._ops.OpOverload)
+            given, weights = _layer_inputs(args, kwargs, swapped=swapped)
         else:
             given = (_snapshot(_argument(args, kwargs)),)
         result = func(*args, **kwargs)
@@ -105,7 +96,7 @@ class _Recorder(TorchFunctionMode):
 
     def show(
         self,
-        kind: Kind,
+        kind: str,
         inputs: tuple[Tensor | None, ...],
         output: Tensor,
         weights: tuple[Tensor, ...] = (),
@@ -119,11 +110,11 @@ class _Recorder(TorchFunctionMode):
         call = RecordedCall(op=op, inputs=inputs, output=output, weights=weights, source=_source(), attend=attend)
         self.visit(call)
 
-
-def _kind(func: Callable[..., Any]) -> Kind | None:
-    kind = FUNCTIONS.get(func)
-    # An exported program calls ATen's operators themselves, no function of torch's.
-    return OPS_OF_ATEN.get(str(func)) if kind is None and isinstance(func, torch._ops.OpOverload) else kind
+    def _kind(self, func: Callable[..., Any]) -> str | None:
+        # An exported program calls ATen's operators themselves, no function of torch's.
+        if isinstance(func, torch._ops.OpOverload):
+            return self._of_aten.get(str(func))
+        return self._of_functions.get(func)
 
 
 def _without_override_checks(func: Callable[..., Any]) -> Callable[..., Any] | None:
@@ -167,12 +158,11 @@ def _argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 
 def _layer_inputs(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    args: tuple[Any, ...], kwargs: dict[str, Any], *, swapped: bool
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """The argument of a layer, and its weights; no layer works on its argument in place."""
     # Weights are all other tensors, wherever they stand: bias may go by position or by name.
     tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-    swapped = isinstance(func, torch._ops.OpOverload) and _kind(func) == EMBEDDING  # ATen has the table first
     argument = tensors[1] if swapped else _argument(args, kwargs)
     return (argument,), tuple(tensor for tensor in tensors if tensor is not argument)
 
@@ -202,24 +192,26 @@ def _attention_inputs(
 
 @contextlib.contextmanager
 def _follow(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
-    """Keep `recorder.path` at the module that is running, and record composite activations as one op."""
+    """Keep `recorder.path` at the module that is running, and record modules that are one op as such."""
     handles = []
     flat = isinstance(model, torch.fx.GraphModule)  # has no modules to speak of
+    kinds = kinds_of_modules()
     # Defaults bind this turn's values; a closure would see the last module's in every hook.
     for name, module in () if flat else model.named_modules():
-        composite = is_composite(module)
+        composite = kinds.get(class_name(module))
 
-        def enter(module: nn.Module, args: Any, composite: bool = composite, name: str = name) -> None:
+        def enter(module: nn.Module, args: Any, composite: str | None = composite, name: str = name) -> None:
             recorder.path.append(name)
-            if composite:
+            if composite is not None:
                 recorder.composites.append(_snapshot(args[0]))
 
-        def leave(module: nn.Module, args: Any, output: Any, composite: bool = composite) -> None:
-            if composite:
+        def leave(module: nn.Module, args: Any, output: Any, composite: str | None = composite) -> None:
+            if composite is not None:
                 argument = recorder.composites.pop()
                 # A composite may be made of others: the outermost is the op.
                 if not recorder.composites:
-                    recorder.show(ACTIVATION, (argument,), output)
+                    weights = tuple(module.parameters()) if is_layer(composite) else ()
+                    recorder.show(composite, (argument,), output, weights)
             recorder.path.pop()
 
         handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]

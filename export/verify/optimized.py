@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -91,25 +91,30 @@ def locate(model: ir.Model, optimized: ir.Model, regions: Mapping[str, Region]) 
     """
     # By name: onnxruntime's file is read anew, so that no object of our graph is in it.
     left = {value.name: value for node in optimized.graph for value in node.outputs}
-    named = {region.output: op for op, region in regions.items()}
     # An op's result that is an output as well counts as the op's.
-    named |= {value: f"output {value.name}" for value in model.graph.outputs if value not in named}
+    named = {value: f"output {value.name}" for value in model.graph.outputs}
+    named |= {region.output: op for op, region in regions.items()}
     places = {}
     for op, region in regions.items():
-        # Breadth first over the readers in our graph: the nearest result that is left is the one
-        # that the least else has been added to.
-        seen, pending = {region.output}, deque([region.output])
-        while pending:
-            value = pending.popleft()
-            survivor = left.get(value.name)
+        # The nearest result that is left is the one that the least else has been added to.
+        for value in _behind(region.output):
+            survivor = left.get(value.name) if value in named else None
             producer = None if survivor is None else survivor.producer()
-            if value in named and survivor is not None and producer is not None:
+            if survivor is not None and producer is not None:
                 places[op] = Place(at=named[value], value=survivor, node=producer)
                 break
-            following = [result for node in value.consumers() for result in node.outputs if result not in seen]
-            seen.update(following)
-            pending.extend(following)
     return places
+
+
+def _behind(start: ir.Value) -> Iterator[ir.Value]:
+    """A value and all that are made of it, breadth first."""
+    seen, pending = {start}, deque([start])
+    while pending:
+        value = pending.popleft()
+        yield value
+        following = [result for node in value.consumers() for result in node.outputs if result not in seen]
+        seen.update(following)
+        pending.extend(following)
 
 
 def kernels_that_ran(profile: Path) -> dict[str, tuple[str, str]]:

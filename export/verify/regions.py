@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from tfm.errors import VerificationError
-from tfm.ops import ATTENTION, LAYERS
+from tfm.ops import ATTENTION, OpId
 
 from ..passes import OP_KEY
 from .hooks import RecordedCall
@@ -54,12 +54,9 @@ class Region:
                     f"the graph feeds {value.name!r} to the op, to which eager gave no such argument"
                 )
             array = _mask(call, value) if tensor is None or index == 3 else tensor.numpy()
-            if call.op.kind == ATTENTION and index in (1, 2) and array.ndim == 4:
+            if index in (1, 2) and array.ndim == 4:  # of an attention: no other op has as many arguments
                 array = _repeat_heads(array, value)
-            # FoldHeads let the graph take (B, S, N·H) where eager has (B, N, S, H).
-            if call.op.kind == ATTENTION and index < 3 and array.ndim == 4 and _rank(value) == 3:
-                array = _merge_heads(array)
-            feeds[str(value.name)] = np.ascontiguousarray(array)
+            feeds[str(value.name)] = np.ascontiguousarray(_as_laid_out(call, array, value) if index < 3 else array)
         return feeds
 
     def release(self) -> None:
@@ -71,15 +68,16 @@ class Region:
     @property
     def arguments(self) -> list[tuple[str, ir.Value]]:
         """The name of each argument that the nodes take, and the value that carries it in."""
-        names = ("query", "key", "value", "mask") if self.op.startswith(ATTENTION) else ("argument",)
+        names = ("query", "key", "value", "mask") if OpId.parse(self.op).kind == ATTENTION else ("argument",)
         return [(name, value) for name, value in zip(names, self.inputs, strict=False) if value is not None]
 
     def expected(self, call: RecordedCall) -> Array:
         """Lay out what eager got from the op as this region's output gives it."""
-        array = call.output.numpy()
-        return (
-            _merge_heads(array) if call.op.kind == ATTENTION and array.ndim == 4 and _rank(self.output) == 3 else array
-        )
+        return _as_laid_out(call, call.output.numpy(), self.output)
+
+    def constant_arrays(self) -> list[Array]:
+        """The same as numpy has them."""
+        return [value.const_value.numpy() for value in self.constants if value.const_value is not None]
 
     @property
     def constants(self) -> list[ir.Value]:
@@ -136,30 +134,38 @@ def find_regions(model: ir.Model) -> dict[str, Region]:
 
 
 def _region(op: str, nodes: tuple[ir.Node, ...]) -> Region | None:
-    inside = set(nodes)
-    if op.startswith(ATTENTION):
-        # Around the Attention are the nodes of its mask, and Unsqueeze and Squeeze where there is
-        # no batch. Past keys and values, inputs 4 and on, are never used by what we export.
-        (core,) = [node for node in nodes if node.op_type == "Attention"] or [nodes[-1]]
-        arguments = [*core.inputs, None, None, None, None][:4]
-        return Region(
-            op=op, nodes=nodes, inputs=tuple(_enter(value, inside) for value in arguments), output=_leave(core, inside)
-        )
+    name, inside = OpId.parse(op), set(nodes)
+    if name.kind == ATTENTION:
+        return _attention_region(op, nodes)
     # All else: nodes of one op must have one value in and one out, weights aside, or what is fed
     # and compared would not be the op's.
-    entering = {
-        v for n in nodes for v in n.inputs if v is not None and v.producer() not in inside and v.const_value is None
-    }
-    leaving = [
-        v for n in nodes for v in n.outputs if v.is_graph_output() or any(user not in inside for user in v.consumers())
-    ]
+    entering = list({value for node in nodes for value in node.inputs if _enters(value, inside)})
+    leaving = [value for node in nodes for value in node.outputs if _leaves(value, inside)]
     if len(entering) != 1 or len(leaving) != 1:
-        if op.startswith(LAYERS):
+        if name.is_layer:
             return None
         raise VerificationError(
             f"{op} became nodes with {len(entering)} arguments and {len(leaving)} results, not one of each"
         )
-    return Region(op=op, nodes=nodes, inputs=(entering.pop(),), output=leaving[0])
+    return Region(op=op, nodes=nodes, inputs=(entering[0],), output=leaving[0])
+
+
+def _enters(value: ir.Value | None, inside: set[ir.Node]) -> bool:
+    return value is not None and value.producer() not in inside and value.const_value is None
+
+
+def _leaves(value: ir.Value, inside: set[ir.Node]) -> bool:
+    return value.is_graph_output() or not inside.issuperset(value.consumers())
+
+
+def _attention_region(op: str, nodes: tuple[ir.Node, ...]) -> Region:
+    # Around the Attention are the nodes of its mask, and Unsqueeze and Squeeze where there is no
+    # batch. Past keys and values, inputs 4 and on, are never used by what we export.
+    inside = set(nodes)
+    (core,) = [node for node in nodes if node.op_type == "Attention"] or [nodes[-1]]
+    arguments = [*core.inputs, None, None, None, None][:4]
+    inputs = tuple(_enter(value, inside) for value in arguments)
+    return Region(op=op, nodes=nodes, inputs=inputs, output=_leave(core, inside))
 
 
 def _enter(value: ir.Value | None, inside: set[ir.Node]) -> ir.Value | None:
@@ -204,6 +210,12 @@ def _rank(value: ir.Value) -> int:
     return int(value.shape.rank())
 
 
+def _as_laid_out(call: RecordedCall, array: Array, value: ir.Value) -> Array:
+    """An attention's tensor as the graph has it: FoldHeads let it take (B, S, N·H) where eager has (B, N, S, H)."""
+    by_heads = call.op.kind == ATTENTION and array.ndim == 4
+    return _merge_heads(array) if by_heads and _rank(value) == 3 else array
+
+
 def _merge_heads(array_BNSH: Array) -> Array:
     batch, heads, length, size = array_BNSH.shape
     return array_BNSH.transpose(0, 2, 1, 3).reshape(batch, length, heads * size)
@@ -223,10 +235,13 @@ def rounded_values(model: ir.Model, *, half: bool = False) -> set[ir.Value]:
     rounded: set[ir.Value] = set()
     for node in model.graph:
         # In the order of the graph, so that one pass carries the mark to all that follows.
-        read = [value for value in node.inputs if value is not None]
-        weights = [value.const_value for value in read if value.const_value is not None]
-        rounds = any(weight.dtype in _QUANTIZED for weight in weights)
-        rounds = rounds or (half and any(value.dtype == ir.DataType.FLOAT16 for value in node.outputs))
-        if rounds or any(value in rounded for value in read):
+        if _rounds(node, half) or not rounded.isdisjoint(value for value in node.inputs if value is not None):
             rounded.update(node.outputs)
     return rounded
+
+
+def _rounds(node: ir.Node, half: bool) -> bool:
+    """Whether a node reads a quantized weight or, with `half`, gives float16."""
+    weights = [value.const_value for value in node.inputs if value is not None and value.const_value is not None]
+    quantized = any(weight.dtype in _QUANTIZED for weight in weights)
+    return quantized or (half and any(value.dtype == ir.DataType.FLOAT16 for value in node.outputs))

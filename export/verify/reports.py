@@ -1,14 +1,37 @@
 """What a verification found, op by op and output by output: the content of parity.json's "graphs"."""
 
 import dataclasses
+import enum
 from typing import Any
 
 from tfm.bundle import Gate
-from tfm.ops import LAYERS, OpId
+from tfm.ops import OpId
 from tfm.runtime import ErrorStats
 
 BROKEN = "the whole graph cannot be run"
-OPTIMIZED = "off after onnxruntime's optimization"
+
+
+class Cause(enum.Enum):
+    """What a fault is of."""
+
+    RESULT = enum.auto()
+    """What is computed, alone or in place, or what it is fed."""
+    WEIGHTS = enum.auto()
+    OPTIMIZATION = enum.auto()
+    """What onnxruntime made of it."""
+    BREAKAGE = enum.auto()
+    """That the whole graph cannot be run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """Why something failed, in words and by cause; false where it did not."""
+
+    text: str = ""
+    cause: Cause = Cause.RESULT
+
+    def __bool__(self) -> bool:
+        return bool(self.text)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,6 +99,7 @@ class OpReport:
         optimized: The same inside the optimized graph; None where that could not be compared.
         kernel: What ran it; None where that is not known.
         fault: Why it failed, "" where it passed.
+        cause: What the fault is of.
     """
 
     op: OpId
@@ -90,6 +114,7 @@ class OpReport:
     optimized: Optimized | None = None
     kernel: Kernel | None = None
     fault: str = ""
+    cause: Cause = Cause.RESULT
 
     @property
     def passed(self) -> bool:
@@ -99,7 +124,7 @@ class OpReport:
     @property
     def is_layer(self) -> bool:
         """Whether it is one of the layers around the attentions and activations."""
-        return self.op.kind in LAYERS
+        return self.op.is_layer
 
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON values."""
@@ -128,6 +153,7 @@ class OutputReport:
     figures: ErrorStats
     limit: float | None
     fault: str
+    cause: Cause = Cause.RESULT
 
     @property
     def passed(self) -> bool:
@@ -178,9 +204,9 @@ class GraphReport:
         """The first op or output past tolerance, why, and the line that calls it; "" where all passed."""
         called = {op.op: f", called at {op.source}" if op.source else "" for op in self.ops}
         # min() takes the first of equals: within a stage that is the order of eager's calls.
-        faults = [(_stage(op.fault), f"{op.op}: {op.fault}{called[op.op]}") for op in self.ops if op.fault]
+        faults = [(_stage(op.cause), f"{op.op}: {op.fault}{called[op.op]}") for op in self.ops if op.fault]
         faults += [
-            (_stage(out.fault, out.level), f"output {out.name} ({out.level}): {out.fault}")
+            (_stage(out.cause, out.level), f"output {out.name} ({out.level}): {out.fault}")
             for out in self.outputs
             if out.fault
         ]
@@ -201,13 +227,13 @@ class GraphReport:
         }
 
 
-def _stage(fault: str, level: str | None = None) -> int:
+def _stage(cause: Cause, level: str | None = None) -> int:
     """Rank a fault by the stage that it shows at: the earlier says more, and what breaks all that follows the least."""
     # Alone and in place come first: they name the op. Then the outputs of our own graph; then what
     # onnxruntime made of ops, and of outputs. A graph that cannot be run explains nothing, as the
     # op that breaks it has a fault of its own.
-    if BROKEN in fault:
+    if cause is Cause.BREAKAGE:
         return 4
     if level is None:
-        return 2 if fault.startswith(OPTIMIZED) else 0
+        return 2 if cause is Cause.OPTIMIZATION else 0
     return 1 if level == "disabled" else 3

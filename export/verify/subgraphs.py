@@ -1,7 +1,7 @@
 """Run an ONNX graph piece by piece, to see values inside it without holding all of them at once."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -32,11 +32,10 @@ class Subgraphs:
         self, model: ir.Model, cuts: Mapping[str, Sequence[ir.Value]], folder: Path, providers: Sequence[str]
     ) -> None:
         self._cuts = {name: [str(value.name) for value in values] for name, values in cuts.items()}
-        self._outputs = [str(value.name) for value in model.graph.outputs]
         self.folder, self.providers = folder, list(providers)
         # A value that is constant has no node that could be run for it.
-        constants = {v for values in (*cuts.values(), model.graph.outputs) for v in values if v.const_value is not None}
-        self._constants = {str(v.name): v.const_value.numpy() for v in constants if v.const_value is not None}
+        wanted = {value for values in cuts.values() for value in values}
+        self._constants = {str(v.name): v.const_value.numpy() for v in wanted if v.const_value is not None}
         self._pieces = _plan(model, cuts)
         self._by_cut = {subgraph.cut: subgraph for subgraph in self._pieces}
         # A large model's sessions would hold all weights at once: then each is opened when its turn
@@ -45,11 +44,9 @@ class Subgraphs:
 
     def start(self, feeds: Mapping[str, Array]) -> "Run":
         """Begin a run of the whole graph on these inputs."""
-        # How often each value will still be read: by pieces, by cuts, as an output. At 0 it is let
-        # go.
+        # How often each value will still be read: by pieces and by cuts. At 0 it is let go.
         uses = Counter(name for subgraph in self._pieces for name in subgraph.inputs)
         uses.update(name for names in self._cuts.values() for name in names)
-        uses.update(self._outputs)
         return Run(self, feeds, uses)
 
     def run_alone(self, cut: str, feeds: Mapping[str, Array], output: str) -> Array | None:
@@ -79,7 +76,12 @@ class Run:
 
     def take(self, cut: str) -> list[Array]:
         """Run on to a cut and give its values, once."""
-        return self._take(self._pieces._cuts[cut])
+        names = self._pieces._cuts[cut]
+        while any(name not in self._values for name in names):
+            self._advance()
+        found = [self._values[name] for name in names]
+        self._release(names)
+        return found
 
     def before(self, value: str) -> tuple[Sequence[ir.Node], dict[str, Array]]:
         """Run on to the piece that computes a value; give its nodes and what they are about to be fed.
@@ -95,17 +97,6 @@ class Run:
         while self._next < index:
             self._advance()
         return subgraphs[index].nodes, {name: self._values[name] for name in subgraphs[index].inputs}
-
-    def outputs(self) -> list[Array]:
-        """Run to the end and give the graph's outputs, once."""
-        return self._take(self._pieces._outputs)
-
-    def _take(self, names: Sequence[str]) -> list[Array]:
-        while any(name not in self._values for name in names):
-            self._advance()
-        found = [self._values[name] for name in names]
-        self._release(names)
-        return found
 
     def _advance(self) -> None:
         subgraph = self._pieces._pieces[self._next]
@@ -158,36 +149,26 @@ def open_nodes(
 
 def cut_out(model: ir.Model, nodes: Sequence[ir.Node], feeds: Mapping[str, Array], outputs: Sequence[str]) -> ir.Model:
     """Copy some nodes of a graph, with the constants that they read, into a model of their own; see `open_nodes`."""
+    # Not onnx_ir.convenience.extract: it goes back from the outputs to whatever makes them, and so
+    # takes in nodes of other ops without a word where one of these reads more than it is fed.
     # No shapes: the same session serves cases of other sizes.
     inputs = {
         name: ir.Value(name=name, type=ir.TensorType(ir.DataType.from_numpy(array.dtype)))
         for name, array in feeds.items()
     }
+    # Copies of values and nodes, since one can belong to one graph only; the weights are shared.
     copies: dict[ir.Value, ir.Value] = {}
     initializers, new_nodes = [], []
     for node in nodes:
         # A branch of an If reads values that are no inputs of the node: those are needed too, or
         # refused.
         for value in _read_by(node):
-            if value in copies:
-                continue
-            if str(value.name) in inputs:
-                copies[value] = inputs[str(value.name)]
-                continue
-            if value.const_value is None:
-                raise VerificationError(
-                    f"{node.op_type} also depends on {value.name!r}, which is none of its arguments"
-                )
-            # Copies of values and nodes, since one can belong to one graph only; the weights are
-            # shared.
-            copies[value] = ir.Value(name=value.name, type=value.type, shape=value.shape, const_value=value.const_value)
-            initializers.append(copies[value])
-        arguments = [None if value is None else copies[value] for value in node.inputs]
-        results = [ir.Value(name=value.name, type=value.type) for value in node.outputs]
-        new_nodes.append(
-            ir.Node(node.domain, node.op_type, arguments, node.attributes.values(), outputs=results, name=node.name)
-        )
-        copies.update(zip(node.outputs, results, strict=True))
+            if value not in copies:
+                fed = inputs.get(str(value.name))
+                copies[value] = _copy_of_constant(value, node) if fed is None else fed
+                initializers += [copies[value]] if fed is None else []
+        new_nodes.append(_copy_of_node(node, copies))
+        copies.update(zip(node.outputs, new_nodes[-1].outputs, strict=True))
     results_by_name = {str(value.name): copy for value, copy in copies.items()}
     graph = ir.Graph(
         list(inputs.values()),
@@ -200,64 +181,82 @@ def cut_out(model: ir.Model, nodes: Sequence[ir.Node], feeds: Mapping[str, Array
     return ir.Model(graph, ir_version=model.ir_version)
 
 
+def _copy_of_node(node: ir.Node, copies: Mapping[ir.Value, ir.Value]) -> ir.Node:
+    arguments = [None if value is None else copies[value] for value in node.inputs]
+    results = [ir.Value(name=value.name, type=value.type) for value in node.outputs]
+    return ir.Node(node.domain, node.op_type, arguments, node.attributes.values(), outputs=results, name=node.name)
+
+
+def _copy_of_constant(value: ir.Value, node: ir.Node) -> ir.Value:
+    if value.const_value is None:
+        raise VerificationError(f"{node.op_type} also depends on {value.name!r}, which is none of its arguments")
+    return ir.Value(name=value.name, type=value.type, shape=value.shape, const_value=value.const_value)
+
+
 class _Piece:
     """Consecutive work: what must run before the values of a cut are there, and has not run for an earlier one."""
 
     def __init__(self, cut: str, nodes: Sequence[ir.Node], model: ir.Model, wanted: set[ir.Value]) -> None:
         self.cut, self.nodes, self.model = cut, nodes, model
-        inside = set(nodes)
+        self.session: ort.InferenceSession | None = None
+        inside, made = set(nodes), [value for node in nodes for value in node.outputs]
+        # Read, and made by an earlier piece or by nobody: the graph's inputs and constants.
         read = dict.fromkeys(value for node in nodes for value in _read_by(node))
         outside = [value for value in read if value.producer() not in inside]
-        # Read, and made by an earlier piece or by nobody: the graph's inputs.
         self.inputs = [str(value.name) for value in outside if value.const_value is None]
-        constants = [value.const_value for value in outside if value.const_value is not None]
-        self.weight_bytes = sum(tensor.nbytes for tensor in constants)
-        # All that anybody outside reads: a later piece, a cut or the graph.
+        self.weight_bytes = sum(value.const_value.nbytes for value in outside if value.const_value is not None)
+        # All that anybody outside reads: a later piece or a cut.
         self.outputs = [
-            str(value.name)
-            for node in nodes
-            for value in node.outputs
-            if value in wanted or any(user not in inside for user in value.consumers())
+            str(value.name) for value in made if value in wanted or not inside.issuperset(value.consumers())
         ]
-        self.session: ort.InferenceSession | None = None
 
 
 def _read_by(node: ir.Node) -> list[ir.Value]:
     """What a node reads from the graph that it is in, its branches included."""
     # dict for an order that is the same each time, which a set has not.
     read = dict.fromkeys(node.inputs)
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            branch = attribute.as_graph()
-            inner = list(ir.traversal.RecursiveGraphIterator(branch))
-            read.update(dict.fromkeys(value for each in inner for value in each.inputs))
-            graphs = {branch} | {each.graph for each in inner if each.graph is not None}
-            own = [value for graph in graphs for value in (*graph.inputs, *graph.initializers.values())]
-            for value in (*own, *(value for each in inner for value in each.outputs)):
-                read.pop(value, None)
+    for branch in _branches(node):
+        inner = list(ir.traversal.RecursiveGraphIterator(branch))
+        own = _own_values(branch, inner)
+        read.update(dict.fromkeys(value for each in inner for value in each.inputs if value not in own))
     return [value for value in read if value is not None]
+
+
+def _own_values(branch: ir.Graph, inner: Sequence[ir.Node]) -> set[ir.Value | None]:
+    """What a branch and the graphs within it are given or make themselves."""
+    graphs = {branch} | {node.graph for node in inner if isinstance(node.graph, ir.Graph)}
+    own: set[ir.Value | None] = {value for graph in graphs for value in (*graph.inputs, *graph.initializers.values())}
+    return own.union(value for node in inner for value in node.outputs)
+
+
+def _branches(node: ir.Node) -> list[ir.Graph]:
+    return [each.as_graph() for each in node.attributes.values() if each.type == ir.AttributeType.GRAPH]
 
 
 def _plan(model: ir.Model, cuts: Mapping[str, Sequence[ir.Value]]) -> list[_Piece]:
     """Give each node to the first cut that needs it."""
     # The model's order is one in which each node comes behind what it reads.
     order = {node: index for index, node in enumerate(model.graph)}
-    wanted = {value for values in cuts.values() for value in values} | set(model.graph.outputs)
-    if any(attribute.type == ir.AttributeType.GRAPH for node in model.graph for attribute in node.attributes.values()):
-        return [_Piece("", list(model.graph), model, wanted)]  # branches may read any value without naming it as input
+    wanted = {value for values in cuts.values() for value in values}
+    if any(map(_branches, order)):
+        return [_Piece("", list(order), model, wanted)]  # branches may read any value without naming it as input
     done: set[ir.Node] = set()
     subgraphs = []
-    # From the cut up to what an earlier one has run already. The last, nameless piece leads to the
-    # graph's outputs.
-    for cut, values in [*cuts.items(), ("", list(model.graph.outputs))]:
-        new: set[ir.Node] = set()
-        pending = [value.producer() for value in values]
-        while pending:
-            node = pending.pop()
-            if node is not None and node not in done and node not in new:
-                new.add(node)
-                pending += [value.producer() for value in node.inputs if value is not None]
-        if new:
+    for cut, values in cuts.items():
+        # From the cut up to what an earlier one has run already.
+        if new := behind(values, done):
             subgraphs.append(_Piece(cut, sorted(new, key=order.__getitem__), model, wanted))
             done |= new
     return subgraphs
+
+
+def behind(values: Sequence[ir.Value], done: Collection[ir.Node] = ()) -> set[ir.Node]:
+    """Collect the nodes that lead to some values, those behind what is `done` left out."""
+    found: set[ir.Node] = set()
+    pending = [value.producer() for value in values]
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in done and node not in found:
+            found.add(node)
+            pending += [value.producer() for value in node.inputs if value is not None]
+    return found

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tfm.bundle import scratch_folder
 from tfm.errors import VerificationError
-from tfm.ops import END_TO_END, FREE, LAYERS, OpId, Tolerance
+from tfm.ops import END_TO_END, FREE, OpId, Tolerance
 from tfm.quantize import emulate_fp16, save_onnx
 from tfm.quantize.storage import mapped
 from tfm.runtime import ErrorStats
@@ -33,7 +33,7 @@ from .compare import Comparison, first_line, judge
 from .hooks import RecordedCall, watch
 from .optimized import LEVELS, Place, describe_kernel, locate, optimize, options_for
 from .regions import Array, cuts_of, find_regions, rounded_values
-from .reports import BROKEN, GraphReport, Kernel, OpReport, Optimized, OutputReport
+from .reports import BROKEN, Cause, Fault, GraphReport, Kernel, OpReport, Optimized, OutputReport
 from .subgraphs import Run, Subgraphs
 
 CPU = "CPUExecutionProvider"
@@ -143,7 +143,7 @@ class _Verification:
         """Compare the outputs of the graph, run whole at one of `LEVELS`; tell whether it could be run."""
         figures = {name: ErrorStats() for name in self.names}
         # Without a case nothing is proved, and nothing ran.
-        faults, ran = dict.fromkeys(self.names, ""), bool(self.feeds)
+        faults, ran = dict.fromkeys(self.names, Fault()), bool(self.feeds)
         try:
             session = ort.InferenceSession(self.path, options_for(level, self.providers), providers=self.providers)
             if session.get_providers()[0] != self.provider:  # onnxruntime only warns
@@ -151,10 +151,11 @@ class _Verification:
             for expected, feeds in zip(self.expected, self.feeds, strict=True):
                 for name, actual, tensor in zip(self.names, session.run(self.names, feeds), expected, strict=True):
                     # NaN in both would count as equal.
-                    unsound = "eager PyTorch itself gives NaN: nothing is proved" if tensor.isnan().any() else ""
+                    unsound = Fault("eager PyTorch itself gives NaN: nothing is proved" if tensor.isnan().any() else "")
                     faults[name] = faults[name] or unsound or _add(figures[name], actual, tensor.numpy())
         except Exception as error:  # onnxruntime's errors share no narrower base
-            faults, ran = dict.fromkeys(self.names, f"{BROKEN}: {self._message(error)}"), False
+            broken = Fault(f"{BROKEN}: {self._message(error)}", Cause.BREAKAGE)
+            faults, ran = dict.fromkeys(self.names, broken), False
         self.outputs += self._judge_outputs(level, figures, faults)
         return ran
 
@@ -178,7 +179,7 @@ class _Verification:
             found = figures[place.at] if place.at in figures else at_outputs[place.at]
             swallowed, known = place.at != op, self.optimized.get(op)
             # a layer's fault shows where it was swallowed, an output's among the outputs
-            judged = place.at in figures and not (swallowed and op.startswith(LAYERS))
+            judged = place.at in figures and not (swallowed and OpId.parse(op).is_layer)
             # Behind quantized weights figures are measured, not judged.
             judged = judged and self.regions[op].output not in self.rounded
             if known is None or known.limit is None or known.figures.max_abs <= known.limit:  # keep the first fault
@@ -219,7 +220,7 @@ class _Verification:
         that nobody reads: rows that it fills with zeros are left out.
         """
         figures = {name: ErrorStats() for name in self.names}
-        faults = dict.fromkeys(self.names, "")
+        faults = dict.fromkeys(self.names, Fault())
         try:
             session = ort.InferenceSession(
                 self.path, options_for(_LAST_LEVEL, self.providers), providers=self.providers
@@ -236,7 +237,7 @@ class _Verification:
                         actual, fast = actual[real], fast[real]
                     faults[name] = faults[name] or _add(figures[name], actual, fast)
         except Exception as error:  # onnxruntime's errors share no narrower base, nor do a module's
-            fault = f"the graph or eager's fast path cannot be run: {self._message(error)}"
+            fault = Fault(f"the graph or eager's fast path cannot be run: {self._message(error)}")
             faults = dict.fromkeys(self.names, fault)
         self.outputs += self._judge_outputs(f"{_LAST_LEVEL}, eager's fast path", figures, faults)
 
@@ -245,11 +246,11 @@ class _Verification:
         reports = [
             comparison.report(rounded=self.rounded, optimized=self.optimized.get(op), kernel=self.kernels.get(op))
             for op, comparison in self.comparisons.items()
-            if comparison.region is not None or comparison.op.kind not in LAYERS
+            if comparison.region is not None or not comparison.op.is_layer
         ]
         # As when the exporter doubles an op.
         for op, region in self.regions.items():
-            if op not in self.comparisons and not op.startswith(LAYERS):
+            if op not in self.comparisons and not OpId.parse(op).is_layer:
                 fault = "the graph computes it, eager does not"
                 reports.append(OpReport(op=OpId.parse(op), form=region.form, fault=fault))
         return reports
@@ -258,12 +259,16 @@ class _Verification:
         """What an error says, without the folders of this machine."""
         return first_line(error).replace(str(self.path), self.path.name)
 
-    def _judge_outputs(self, level: str, figures: dict[str, ErrorStats], faults: dict[str, str]) -> list[OutputReport]:
+    def _judge_outputs(
+        self, level: str, figures: dict[str, ErrorStats], faults: dict[str, Fault]
+    ) -> list[OutputReport]:
         reports = []
         for name, found in figures.items():
             limit = self.tolerance.limit(found) if self.judged else None
-            fault = faults[name] or judge(found, limit, "off")
-            reports.append(OutputReport(name=name, level=level, figures=found, limit=limit, fault=fault))
+            fault = faults[name] or Fault(judge(found, limit, "off"))
+            reports.append(
+                OutputReport(name=name, level=level, figures=found, limit=limit, fault=fault.text, cause=fault.cause)
+            )
         return reports
 
 
@@ -293,9 +298,9 @@ def comparable(path: Path, precision: str) -> Iterator[Path]:
             yield file
 
 
-def _add(figures: ErrorStats, actual: Array, expected: Array) -> str:
+def _add(figures: ErrorStats, actual: Array, expected: Array) -> Fault:
     try:
         figures.add(actual, expected)
     except VerificationError as error:
-        return str(error)
-    return ""
+        return Fault(str(error))
+    return Fault()

@@ -12,11 +12,11 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 import torch
+from recorded import record
 
 import tfm.export.bundle as bundle
 from tfm.cli import export, main
 from tfm.export import export_checkpoint, graphs_of
-from tfm.export.verify.hooks import record
 from tfm.export.verify.samples import cases
 from tfm.latency import Latency
 from tfm.model import Transformer, save_checkpoint

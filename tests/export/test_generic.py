@@ -14,6 +14,7 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 import torch
+from recorded import record
 from torch import nn
 
 from tfm.errors import CheckpointError, ExportError, InputError
@@ -22,7 +23,6 @@ from tfm.export.fast_path import no_fast_path
 from tfm.export.generic.graph import GenericGraph
 from tfm.export.generic.open import is_generic, open_generic
 from tfm.export.generic.program import _is_arithmetic
-from tfm.export.verify.hooks import record
 from tfm.export.verify.samples import cases
 from tfm.export.verify.verify import GraphReport
 from tfm.runtime import Module, load

@@ -8,12 +8,12 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
+from recorded import record
 from torch import nn
 
 from tfm.export.passes import NOTE_KEY, OP_KEY, FoldHeads, FuseQuickGelu
-from tfm.export.verify.hooks import record
 from tfm.export.verify.samples import cases
-from tfm.ops import LAYERS, OpId
+from tfm.ops import OpId
 
 ExportTiny = Callable[..., dict[str, Any]]
 
@@ -47,7 +47,7 @@ def test_ops_have_the_recorder_s_names_in_its_order(export_tiny: ExportTiny, opt
     for exported in export_tiny(**options).values():
         model = ir.load(exported.path)
         tags = [node.metadata_props[OP_KEY] for node in model.graph if OP_KEY in node.metadata_props]
-        names = [tag for tag in tags if OpId.parse(tag).kind not in LAYERS]
+        names = [tag for tag in tags if not OpId.parse(tag).is_layer]
         _, calls = record(exported.graph, cases(exported.graph)[0])
         assert sorted(set(names)) == sorted(str(call.op) for call in calls)
         assert list(dict.fromkeys(names)) == [str(call.op) for call in calls]

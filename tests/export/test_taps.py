@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from recorded import record
 from torch import nn
 
 from tfm.export import graphs_of
-from tfm.export.verify.hooks import record
 from tfm.model import Transformer
 from tfm.ops import ACTIVATIONS, GATED
 

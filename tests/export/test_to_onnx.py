@@ -10,11 +10,11 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
+from recorded import record
 
 from tfm.errors import ExportError
 from tfm.export import OPSET, OPSETS, graphs_of, to_onnx, verify
 from tfm.export.passes import OP_KEY
-from tfm.export.verify.hooks import record
 from tfm.export.verify.samples import cases
 from tfm.model import Transformer
 from tfm.ops import ACTIVATIONS, GATED

@@ -23,8 +23,10 @@ from tfm.export.passes import OP_KEY
 from tfm.export.verify.hooks import watch
 from tfm.export.verify.optimized import LEVELS
 from tfm.export.verify.regions import Region
+from tfm.export.verify.reports import Cause, OpReport, OutputReport
 from tfm.export.verify.samples import cases
 from tfm.export.verify.subgraphs import Run, Subgraphs
+from tfm.ops import OpId
 from tfm.runtime import ErrorStats
 
 # ------------------------------------------------ the verdicts
@@ -137,6 +139,28 @@ def test_an_op_that_onnxruntime_cannot_run_is_the_one_named(export_tiny: Any, tm
     passed = [str(op.op) for op in report.ops if op.passed]
     assert passed == ops[: ops.index(SELF[1])]  # what runs before it was compared, nothing behind it was
     assert all("the whole graph cannot be run" in output.fault for output in report.outputs)
+    assert {output.cause for output in report.outputs} == {Cause.BREAKAGE}
+
+
+@pytest.mark.parametrize(
+    ("causes", "first"),
+    [
+        ((Cause.BREAKAGE, Cause.OPTIMIZATION, Cause.RESULT), "activation 2"),
+        ((Cause.BREAKAGE, Cause.OPTIMIZATION, Cause.WEIGHTS), "activation 2"),
+        ((Cause.WEIGHTS, Cause.RESULT), "activation 0"),
+        ((Cause.BREAKAGE, Cause.OPTIMIZATION), "output y (disabled)"),
+        ((Cause.BREAKAGE,), "output y (disabled)"),
+    ],
+)
+def test_the_first_fault_is_told_by_causes_and_not_by_words(causes: tuple[Cause, ...], first: str) -> None:
+    text = "off after onnxruntime's optimization: its weights are not eager's, the whole graph cannot be run"
+    ops = [
+        OpReport(op=OpId(kind="activation", path=str(index)), fault=text, cause=cause)
+        for index, cause in enumerate(causes)
+    ]
+    output = OutputReport(name="y", level="disabled", figures=ErrorStats(), limit=None, fault=text)
+    report = GraphReport(role="model", precision="fp32", ops=tuple(ops), outputs=(output,))
+    assert report.first_fault == f"{first}: {text}"
 
 
 def test_an_operator_that_onnxruntime_does_not_have(export_tiny: Any, tmp_path: Path) -> None:

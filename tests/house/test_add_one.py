@@ -6,13 +6,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
+import torch
+from torch import Tensor, nn
 
-from tfm.export import activation_curve, verify
+from tfm.export import activation_curve, to_onnx, verify
+from tfm.export.generic.graph import GenericGraph
+from tfm.export.graphs import Value
 from tfm.export.sweeps import groups, sweep
+from tfm.export.sweeps.run import GROUPS
+from tfm.export.sweeps.subjects import Case, Check, Group, OpGraph, Source
 from tfm.export.verify.samples import cases
 from tfm.model import FAMILIES, TransformerConfig, load_checkpoint, make_activation
-from tfm.ops import ACTIVATIONS, GATED, Activation, GatedActivation, activation_names, derivative_of
+from tfm.ops import (
+    ACTIVATIONS,
+    GATED,
+    KINDS,
+    Activation,
+    GatedActivation,
+    OpKind,
+    Tolerance,
+    activation_names,
+    derivative_of,
+    tolerance_table,
+)
+from tfm.report.bars import chart
 from tfm.study.activations.table import tabulate
 
 
@@ -65,3 +84,89 @@ def test_a_family_is_a_function(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     config.write_text(config.read_text().replace('"model_type": "bert"', '"model_type": "newbert"'))
     monkeypatch.setitem(FAMILIES, "newbert", FAMILIES["bert"])
     assert load_checkpoint(folder).config.num_encoder_layers == 1
+
+
+class Block(nn.Module):
+    """A convolution by each of the two ways to pad, and an activation: what is promised of a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv1d(3, 4, 3, padding=1), nn.Conv1d(4, 2, 5, padding="same", bias=False)
+        self.act = nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.second(self.first(x)))
+
+
+def convolved(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """One channel in float64, by numpy's own convolution, which turns its second argument round."""
+    return np.convolve(x.astype(np.float64), weight[::-1].astype(np.float64), mode="same")
+
+
+def conv_sweep(name: str, dtypes: tuple[str, ...], full: bool) -> list[Source]:
+    del full
+    torch.manual_seed(0)
+    x, y = (Value(name=name, dtype="float32", shape=("batch", 1, "length")) for name in ("x", "y"))
+    module = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+
+    def cases(graph: OpGraph, dtype: str) -> Any:
+        fed = np.random.default_rng(0).standard_normal((1, 1, 21)).astype(np.float32)
+        expected = convolved(fed[0, 0], module.weight.detach().numpy()[0, 0])[None, None]
+        yield Case(feeds=(fed,), checks=(Check(form="padded", output="y", expected=expected, where="21 entries"),))
+
+    made = OpGraph(module, (x,), (y,), lambda generator, batch, length, past: [torch.randn(batch, 1, length + 5)])
+    limits = {"float32": Tolerance(1e-6, 1e-6, "three products")}
+    return [Source(group="convolutions", op=name, tolerances=limits, title=name, make=lambda: made, cases=cases)]
+
+
+@pytest.fixture
+def conv(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions as a kind of op that is verified, and their sweep."""
+    kind = OpKind(
+        functions=("nn.functional.conv1d",),
+        aten=("aten.conv1d.default", "aten.convolution.default"),  # the second where padding is said in words
+        is_layer=True,
+        tolerance=Tolerance(2e-6, 4e-6, "As of a linear layer: a sum of products in another order."),
+    )
+    monkeypatch.setitem(KINDS, "conv", kind)
+    monkeypatch.setitem(GROUPS, "convolutions", Group(names=lambda: ("conv",), subjects=conv_sweep))
+
+
+@pytest.mark.usefixtures("conv")
+def test_a_verified_kind_is_an_entry(tmp_path: Path) -> None:
+    graph = GenericGraph(Block(), {"x": torch.randn(2, 3, 9)}, {"x": {0: "batch", 2: "time"}})
+    model, path = to_onnx(graph), tmp_path / "model.onnx"
+    ir.save(model, path)
+    inputs = [graph.sample(torch.Generator().manual_seed(seed), 2, 7) for seed in range(2)]
+    report = verify(graph, path, inputs)
+    assert report.passed, report.first_fault
+    found = {str(op.op): op for op in report.ops}
+    assert list(found) == ["conv first", "conv second", "activation act"]  # watched in eager, named in the graph
+    assert [found[name].form for name in ("conv first", "conv second")] == ["Conv", "Conv"]
+    for op in (found["conv first"], found["conv second"]):  # its weights, itself, in place, and as onnxruntime has it
+        assert op.is_layer
+        assert op.weights == "identical"
+        assert op.own.count == op.free.count > 0
+        assert op.own_limit is not None
+        assert op.own.max_abs <= op.own_limit < 1e-4
+    drawn = chart(report.to_dict(), "g0")  # the report shows it among the layers
+    assert [row.kind for _, rows in drawn.around for row in rows] == ["conv", "conv"]
+    assert "conv, by itself" in [row["what"] for row in tolerance_table()]  # and the certificate its tolerance
+    # What is wrong in it is found there, not at the activation behind it.
+    weight = next(value for value in model.graph.initializers.values() if value.shape == (2, 4, 5))
+    assert weight.const_value is not None
+    array = weight.const_value.numpy().copy()
+    array[0, 0, 0] = np.nextafter(array[0, 0, 0], np.inf)
+    weight.const_value = ir.tensor(array, name=weight.name)
+    ir.save(model, path)
+    fault = verify(graph, path, inputs).first_fault
+    assert fault.startswith("conv second: its weights are not eager's: 1 of 40 numbers differ")
+
+
+@pytest.mark.usefixtures("conv")
+def test_a_sweep_is_an_entry() -> None:
+    assert groups()["convolutions"] == ("conv",)
+    found = sweep(["conv"], levels=["all"])
+    assert found.passed, found.faults()
+    assert sum(op.count for op in found.ops) == 21

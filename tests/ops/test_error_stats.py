@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from tfm.errors import VerificationError
 from tfm.export.verify.compare import judge
-from tfm.ops.tolerances import FREE, OWN, Tolerance
+from tfm.ops import FREE, KINDS, Tolerance
 from tfm.runtime import ErrorStats
 
 REL = 1e-12  # float64 sums of at most some hundred terms, in another order
@@ -81,7 +81,7 @@ def test_any_other_pairing_of_special_values_is_infinitely_wrong(actual: list[fl
     assert figures.max_abs == INF
     assert (figures.nmse, figures.snr_db) == (INF, -INF)
     assert math.isnan(figures.cosine)
-    for tolerance in (FREE, Tolerance(1e30, 1e30), *OWN.values()):
+    for tolerance in (FREE, Tolerance(1e30, 1e30), *(kind.tolerance for kind in KINDS.values())):
         assert judge(figures, tolerance.limit(figures), "off")
     assert [figures.to_dict()[name] for name in ("max_abs", "nmse", "snr_db", "cosine")] == [None] * 4
 
@@ -106,7 +106,7 @@ def test_other_shapes_are_no_comparison(actual: tuple[int, ...], expected: tuple
     assert figures.count == 0
 
 
-@pytest.mark.parametrize("tolerance", [Tolerance(INF, 0.0), FREE, *OWN.values()])
+@pytest.mark.parametrize("tolerance", [Tolerance(INF, 0.0), FREE, *(kind.tolerance for kind in KINDS.values())])
 def test_nothing_compared_never_passes(tolerance: Tolerance) -> None:
     figures = ErrorStats()
     assert judge(figures, tolerance.limit(figures), "off")
