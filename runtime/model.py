@@ -69,8 +69,6 @@ class Model:
         threads: Number of threads within an operator.
     """
 
-    run: Callable[..., dict[str, Array]]
-
     def __init__(self, opened: OpenBundle) -> None:
         self.manifest = opened.manifest
         self.precision = opened.precision
@@ -124,6 +122,33 @@ class Model:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def run(
+        self,
+        arrays: Mapping[str, Any] | None = None,
+        /,
+        *,
+        cancel: CancelToken | None = None,
+        timeout: float | None = None,
+        **named: Any,
+    ) -> dict[str, Array]:
+        """Run the graph as `Session.run` does.
+
+        Args:
+            arrays: Every input that the manifest's signature names, by name.
+            cancel: A token that ends the run.
+            timeout: Seconds after which it is ended; None: never.
+            **named: Inputs too, but those that have the name of one of these parameters.
+
+        Returns:
+            Every output that it names.
+
+        Raises:
+            InputError: An input that the graph must not see.
+            RunCancelledError: The token was cancelled.
+            RunTimeoutError: The time is up.
+        """
+        return self._sessions["model"].run(arrays, control=Control(cancel, timeout), **named)
 
     async def run_async(self, *arrays: Any, **named: Any) -> dict[str, Array]:
         """Do what `run` does without holding up the event loop; cancelling the task ends the run."""
