@@ -176,13 +176,17 @@ def _start(
     return {
         name: Start(
             starts=asked.starts,
-            imported=statistics.median(one["import"] for one in times),
-            opened=statistics.median(one["open"] for one in times),
-            answered=statistics.median(one["answer"] for one in times),
-            peak=None if times[0]["peak"] is None else int(statistics.median(one["peak"] for one in times)),
+            imported=_median(times, "import"),
+            opened=_median(times, "open"),
+            answered=_median(times, "answer"),
+            peak=None if times[0]["peak"] is None else int(_median(times, "peak")),
         )
         for name, times in found.items()
     }
+
+
+def _median(starts: Sequence[Mapping[str, Any]], what: str) -> float:
+    return statistics.median(start[what] for start in starts)
 
 
 def _lines(

@@ -161,16 +161,7 @@ class Engine:
         *,
         start_only: bool = False,
     ) -> None:
-        """Start it.
-
-        Args:
-            name: For messages.
-            job: The engine.
-            workloads: What it is told of every work.
-            folder: Where its job is written to.
-            cores: As in `take_turns`.
-            start_only: Whether it is to tell what starting took, and end.
-        """
+        """Start it, its job in the folder. `start_only` is for one that tells what starting took, and ends."""
         file = folder / f"{name}.json"
         with writing(folder):
             # By a file, as rows of ids may be longer than a command line.
@@ -188,21 +179,13 @@ class Engine:
         return self._child.process
 
     def ready(self) -> Any:
-        """Wait until it is imported and open; give its first answer.
-
-        Raises:
-            VerificationError: It broke down, or hangs.
-        """
+        """Wait until it is imported and open; give its first answer."""
         # Twice: that it is imported, then that it is open.
         self._child.answer(processes.START_SECONDS, "while it was started")
         return self._child.answer(processes.ANSWER_SECONDS)
 
     def ask(self, request: str) -> Any:
-        """Send a request, and give the answer.
-
-        Raises:
-            VerificationError: It broke down, or hangs.
-        """
+        """Send a request, and give the answer."""
         self._child.send(request)
         return self._child.answer(processes.ANSWER_SECONDS)
 
@@ -216,9 +199,6 @@ def start_once(name: str, job: Job, workloads: Sequence[Mapping[str, Any]]) -> M
 
     Returns:
         "import", "open" and "answer" in seconds, the latter two since it began to be opened; "peak" in bytes.
-
-    Raises:
-        VerificationError: It broke down.
     """
     with shelf() as folder:
         engine = Engine(name, job, workloads, folder, start_only=True)

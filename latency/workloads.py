@@ -73,9 +73,6 @@ def model_works(
         lengths: Tokens of each row; of a bundle that generates, of its prompt or source. What is longer than the model
             takes is cut to that. Images have no length, and other modules are run on their golden inputs as they are.
         new_tokens: How many tokens follow, where the bundle generates, or as many as fit.
-
-    Raises:
-        InputError: The model has no room for anything, or nobody knows what it takes.
     """
     if manifest.kind == "module":
         return _golden_works(manifest)
@@ -102,18 +99,10 @@ def model_works(
 
 
 def corpus_of(manifest: Manifest, texts: Sequence[str] | None, new_tokens: int) -> tuple[ModelWork | None, str]:
-    """Make the corpus that throughput is measured on.
-
-    Args:
-        manifest: The bundle's.
-        texts: The caller's; None: English that is built in.
-        new_tokens: Most tokens that are generated of each.
+    """Make the corpus that throughput is measured on, of the caller's texts or of built-in English.
 
     Returns:
         The work, and what it is, in words; or None, and why there is none.
-
-    Raises:
-        InputError: The bundle must not see one of the caller's texts.
     """
     ids = _ids_of(_reads(manifest))
     if manifest.kind == "module" or ids is None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .generation.state import DecoderState, from_nothing
     from .golden import GOLDEN_SCHEMA, LIMITS, GoldenOutput, GoldenReport, check_golden, golden_name
     from .heads import Entity, Fill, Label
-    from .inputs.batched import StreamOptions, TaskOptions
+    from .inputs.batched import CallOptions, StreamOptions, TaskOptions
     from .inputs.batches import batches, check_count, check_rows, length_limit, pad_rows
     from .inputs.checks import Array, InputChecks, nearest
     from .inputs.tokenizer import Tokenizer
@@ -39,6 +39,7 @@ __all__ = [
     "PROVIDERS",
     "Array",
     "BundleState",
+    "CallOptions",
     "CanaryState",
     "CancelToken",
     "Conversation",
@@ -98,7 +99,7 @@ _NAMES = {
     "generation.state": "DecoderState from_nothing",
     "golden": "ErrorStats GOLDEN_SCHEMA GoldenOutput GoldenReport LIMITS check_golden golden_name",
     "heads": "Entity Fill Label",
-    "inputs.batched": "StreamOptions TaskOptions",
+    "inputs.batched": "CallOptions StreamOptions TaskOptions",
     "inputs.batches": "batches check_count check_rows length_limit pad_rows",
     "inputs.checks": "Array InputChecks nearest",
     "inputs.tokenizer": "Tokenizer",

@@ -61,8 +61,6 @@ class Encoder(Batched):
 
         Raises:
             InputError: The bundle has no sentence embedding or no tokenizer, or an input has no tokens.
-            RunCancelledError: The token was cancelled.
-            RunTimeoutError: The time is up.
         """
         task = self._embedding()
         items = as_list(inputs)
@@ -89,8 +87,6 @@ class Encoder(Batched):
 
         Raises:
             InputError: The bundle has no labels for texts or no tokenizer, or an input has no tokens.
-            RunCancelledError: The token was cancelled.
-            RunTimeoutError: The time is up.
         """
         return self._list(self._labeling(top_k), inputs, options)
 
@@ -114,8 +110,6 @@ class Encoder(Batched):
 
         Raises:
             InputError: The bundle predicts no masked tokens or has no tokenizer, or an input has no mask.
-            RunCancelledError: The token was cancelled.
-            RunTimeoutError: The time is up.
         """
         return self._list(self._mask_filling(top_k), inputs, options)
 
@@ -140,8 +134,6 @@ class Encoder(Batched):
 
         Raises:
             InputError: The bundle has no labels for tokens or no tokenizer, or a text has no tokens.
-            RunCancelledError: The token was cancelled.
-            RunTimeoutError: The time is up.
         """
         task = self._token_labeling(ignore_labels)
         return self._list(task, inputs, options)

@@ -234,11 +234,7 @@ class Model:
 
 
 def _load_again(source: Source, digest: str) -> "Model":
-    """Open what another process had open.
-
-    Raises:
-        BundleError: The bundle there is another one now: models of one app would give different answers.
-    """
+    """Open what another process had open."""
     from .loading import load
 
     tuning = source.tuning
@@ -260,20 +256,12 @@ def _load_again(source: Source, digest: str) -> "Model":
 
 
 def as_list(inputs: Any) -> list[Any]:
-    """List inputs; one str is a list of one.
-
-    Raises:
-        InputError: They cannot be listed.
-    """
+    """List inputs; one str is a list of one."""
     return list(as_iterator(inputs))
 
 
 def as_iterator(inputs: Any) -> Iterator[Any]:
-    """Go through inputs, one after the other; one str is as a list of one.
-
-    Raises:
-        InputError: They are none, or in no order: what comes out is in the order of what goes in.
-    """
+    """Go through inputs, one after the other; one str is as a list of one."""
     if isinstance(inputs, str):
         return iter([inputs])
     if isinstance(inputs, (set, frozenset, Mapping)):

@@ -36,37 +36,39 @@ in int8) to 14 times (in fp32)."""
 _SINGLE = "model on one thread"
 
 
-class TaskOptions(TypedDict, total=False):
-    """What every task takes besides.
+class CallOptions(TypedDict, total=False):
+    """What every task takes besides, and every stream of one.
 
     Attributes:
         batch_tokens: Most tokens of a batch, padding included; None: each input alone in a quantized precision, and
             `BATCH_TOKENS` in fp32 and fp16.
-        progress: Called with how many inputs are done, and of how many; True: a line on stderr.
         cancel: Ends the call with RunCancelledError.
         timeout: Seconds for the whole call, after which it ends with RunTimeoutError.
     """
 
     batch_tokens: int | None
-    progress: Progress
     cancel: CancelToken | None
     timeout: float | None
 
 
-class StreamOptions(TypedDict, total=False):
-    """What every task's stream takes besides.
+class TaskOptions(CallOptions, total=False):
+    """What every task takes besides; more is in `CallOptions`.
+
+    Attributes:
+        progress: Called with how many inputs are done, and of how many; True: a line on stderr.
+    """
+
+    progress: Progress
+
+
+class StreamOptions(CallOptions, total=False):
+    """What every task's stream takes besides; more is in `CallOptions`.
 
     Attributes:
         window: How many inputs are read ahead.
-        batch_tokens: As of `TaskOptions`; so are `cancel` and `timeout`.
-        cancel: See `batch_tokens`.
-        timeout: See `batch_tokens`.
     """
 
     window: int
-    batch_tokens: int | None
-    cancel: CancelToken | None
-    timeout: float | None
 
 
 @dataclass(frozen=True)
@@ -119,10 +121,10 @@ class Batched(Model):
         return results()
 
     def _call(self, options: Mapping[str, Any], known: type[Any]) -> _Call:
-        names = known.__annotations__
+        names: frozenset[str] = known.__optional_keys__
         for name in options:
             if name not in names:
-                raise InputError(f"there is no option {name!r}; {nearest(name, list(names))}")
+                raise InputError(f"there is no option {name!r}; {nearest(name, names)}")
         cancel, budget = options.get("cancel"), options.get("batch_tokens")
         Control(cancel)  # refuses another thing by the caller's name for it
         if budget is not None:

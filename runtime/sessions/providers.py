@@ -29,15 +29,7 @@ _DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def candidates(provider: str | Sequence[str], fallback: bool = False) -> tuple[str, ...]:
-    """List the providers to try in turn, the best first.
-
-    Args:
-        provider: "auto", "cpu", "cuda", or several of them in order of preference.
-        fallback: Whether the CPU is to be tried when all else failed.
-
-    Raises:
-        ProviderError: A name is unknown, or there is none.
-    """
+    """List the providers to try in turn, the best first, at last the CPU where that is a fallback."""
     names = list(provider) if isinstance(provider, (list, tuple)) else [provider]
     if not names:
         raise ProviderError(f"provider is an empty list; name one of: auto, {', '.join(PROVIDERS)}")
