@@ -31,7 +31,7 @@ from side_by_side import machine, say, table
 from tfm.export import OPSET, graphs_of, to_onnx
 from tfm.export.manifest import COMPANIONS, write_manifest
 from tfm.export.verify.fidelity import eager_embeddings
-from tfm.latency import Job, measure_latency
+from tfm.latency import Job, LatencyOptions, measure_latency
 from tfm.latency.processes import python_command
 from tfm.latency.text import english_sentences
 from tfm.model import load_checkpoint, save_checkpoint
@@ -124,7 +124,8 @@ def time_of(base: Path, bundles: dict[str, Path]) -> tuple[dict[str, Any], dict[
         keep: Job(worker="tfm.latency.engine", options={"bundle": str(bundle.resolve()), "precision": "int8"})
         for keep, bundle in bundles.items()
     }
-    report = measure_latency(base, precisions=["int8"], engines=engines, baseline="int8", starts=0, progress=True)
+    options = LatencyOptions(precisions=["int8"], baseline="int8", starts=0)
+    report = measure_latency(base, options, engines=engines, progress=True)
     found: dict[str, Any] = {keep: {} for keep in ("int8", *bundles)}
     for line in report.lines:
         for engine, timing in line.timings.items():

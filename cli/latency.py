@@ -8,7 +8,7 @@ import click
 from tfm.errors import ExportError, InputError
 
 from .outputs import check_file, written
-from .streams import say, say_json, styled
+from .streams import say_json
 
 if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
     from tfm.latency import Job
@@ -78,10 +78,9 @@ def latency(
         _check_drawing(html)
     # Before the import below: wrong usage is told at once.
     engines, left_out = _engines(ckpt, **eager)
-    from tfm.latency import measure_latency
+    from tfm.latency import LatencyOptions, measure_latency
 
-    report = measure_latency(
-        bundle,
+    options = LatencyOptions(
         precisions=None if precision is None else [name.strip() for name in precision.split(",") if name.strip()],
         batch_sizes=batch_size,
         lengths=seq,
@@ -93,11 +92,8 @@ def latency(
         texts=None if text is None else _lines_of(text),
         corpus=not no_corpus,
         starts=starts,
-        engines=engines,
-        left_out=left_out,
-        progress=True,
-        say=lambda what: say(styled(what, dim=True), err=True),
     )
+    report = measure_latency(bundle, options, engines=engines, left_out=left_out, progress=True)
     if html is not None:
         from tfm.latency import write_latency
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from tfm.lazy import lazily
 
 from .graphs import (
-    ROUNDS,
     Latency,
     Speed,
     Workload,
@@ -16,12 +15,13 @@ from .graphs import (
     time_engines,
     try_engines,
 )
+from .latency_options import LatencyOptions
 from .measure import measure_latency
 from .onnx_engine import read_arrays
 from .processes import Answers, Child
 from .ratios import FASTER, LEAST_ROUNDS, NOISE_LIMIT, Ratio, bootstrap_median, noise_of, ratio_of
 from .report import LatencyReport, Line, Start, Timing
-from .rounds import Job, take_turns
+from .rounds import ROUNDS, Job, take_turns
 from .shelf import shelf, writing
 from .text import english_sentences, english_words
 from .workloads import CORPUS, random_inputs
@@ -39,6 +39,7 @@ __all__ = [
     "Child",
     "Job",
     "Latency",
+    "LatencyOptions",
     "LatencyReport",
     "Line",
     "Ratio",

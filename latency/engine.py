@@ -25,24 +25,27 @@ def open_workloads(job: Mapping[str, Any]) -> Sequence[worker.Run | None]:
 
 def _run_of(model: Any, work: Mapping[str, Any]) -> worker.Run | None:
     """Make what runs a work; None: the model has no task for it."""
-    rows, texts, new_tokens = work["rows"], work["texts"], work["new_tokens"]
     if work["file"] is not None:
         arrays = read_arrays(work["file"])
         # Read once, and outside of what is timed.
         return worker.timed(lambda: model.run(arrays))
-    if isinstance(model, Decoder | EncoderDecoder):
-        if work["kind"] == "rows":
-            return lambda: _generate(model, rows, new_tokens)
-        return worker.timed(lambda: model.generate(texts or rows, max_new_tokens=new_tokens))
-    assert isinstance(model, Encoder)
+    if isinstance(model, Encoder):
+        return _encoding(model, work["kind"], work["rows"], work["texts"])
+    rows, texts, new_tokens = work["rows"], work["texts"], work["new_tokens"]
+    if work["kind"] == "rows":
+        return lambda: _generate(model, rows, new_tokens)
+    return worker.timed(lambda: model.generate(texts or rows, max_new_tokens=new_tokens))
+
+
+def _encoding(model: Encoder, kind: str, rows: list[list[int]], texts: list[str]) -> worker.Run | None:
     task = next((name for name in model.tasks if name in (_OF_TEXTS if texts else _OF_ROWS)), None)
     if task is not None:
         call = getattr(model, task)
         return worker.timed(lambda: call(texts or rows))
     # It is of texts and ragged rows, which a graph without a task does not take.
-    if work["kind"] == CORPUS:
+    if kind == CORPUS:
         return None
-    inputs = _inputs(model, rows[:1] if work["kind"] == "answer" else rows)
+    inputs = _inputs(model, rows[:1] if kind == "answer" else rows)
     return worker.timed(lambda: model.run(inputs))
 
 

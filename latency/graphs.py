@@ -12,10 +12,9 @@ import numpy.typing as npt
 from tfm.bundle import Gate
 
 from .ratios import FASTER, NOISY, SAME, SLOWER, Ratio, ratio_of
-from .rounds import Job, take_turns
+from .rounds import ROUNDS, Job, take_turns
 from .shelf import shelf, writing
 
-ROUNDS = 15
 _TURN = 0.04
 _ATTEMPTS = 2
 

@@ -67,15 +67,7 @@ os.dup2(read, 0)
 
 
 def python_command(program: str, *arguments: str) -> list[str]:
-    """Make the command that runs a program in a Python like this one, without the working directory on its path.
-
-    Args:
-        program: Source code.
-        arguments: Its sys.argv[1:].
-
-    Raises:
-        VerificationError: There is no Python to start, as in an app that was frozen.
-    """
+    """Make the command that runs a program in a Python like this one, without the working directory on its path."""
     return [*_python(), "-c", _PATH.format(places=_places()) + program, *arguments]
 
 

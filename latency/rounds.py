@@ -6,11 +6,12 @@ changes from minute to minute: so engines never share a process, never run at on
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import random
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from tfm.runtime import Progress, reporter
 from . import processes
 from .processes import Child
 from .shelf import shelf, writing
+
+ROUNDS = 15
+"""How often each engine has its turn at each work, unless asked otherwise."""
 
 SECONDS = 0.2
 """What one engine runs of one work before the next engine has its turn, at least one run."""
@@ -96,38 +100,52 @@ def take_turns(
     Raises:
         VerificationError: An engine broke down.
     """
+    with _opened(engines, workloads, cores) as started:
+        # All were started before the first is waited for: they open at the same time.
+        answers = {name: engine.ready() for name, engine in started.items()}
+        unable = {name: answer for name, answer in answers.items() if isinstance(answer, str)}
+        for name in unable:
+            # It cannot run here, which is no fault of what is timed: the others are.
+            started.pop(name).close()
+        able = [[name for name in started if answers[name][index]] for index in range(len(workloads))]
+        if warmup:
+            for index, names in enumerate(able):
+                for name in names:
+                    # One after the other, as in the rounds: at most one engine runs.
+                    started[name].ask(f"warm {index} {warmup}")
+        times = _rounds(started, able, rounds, seconds, progress)
+        return Turns(times, {name: engine.ask("peak") for name, engine in started.items()}, unable)
+
+
+@contextlib.contextmanager
+def _opened(
+    engines: Mapping[str, Job], workloads: Sequence[Mapping[str, Any]], cores: Sequence[int] | None
+) -> "Iterator[dict[str, Engine]]":
+    """Start every engine; end those that are still open."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(shelf())
-        started: dict[str, Engine] = {}
+        started = {}
         for name, job in engines.items():
             started[name] = Engine(name, job, workloads, folder, cores)
             # At once, so that none is left running where the next one cannot be started.
             stack.callback(started[name].close)
-        # All were started before the first is waited for: they open at the same time.
-        can = {name: engine.ready() for name, engine in started.items()}
-        unable = {name: answer for name, answer in can.items() if isinstance(answer, str)}
-        for name in unable:
-            # It cannot run here, which is no fault of what is timed: the others are.
-            started.pop(name).close()
-            can[name] = [False] * len(workloads)
-        for index in range(len(workloads)):
-            for name, engine in started.items():
-                # One after the other, as in the rounds: at most one engine runs.
-                if warmup and can[name][index]:
-                    engine.ask(f"warm {index} {warmup}")
-        times: list[dict[str, list[Any]]] = [
-            {name: [] for name in engines if can[name][index]} for index in range(len(workloads))
-        ]
-        # The order of turns is drawn anew in every round, so that none always follows the same one;
-        # from a fixed seed, so that it can be told again.
-        draw = random.Random(0)
-        with reporter(progress, rounds * sum(map(len, times))) as advance:
-            for _ in range(rounds):
-                for index, found in enumerate(times):
-                    for name in draw.sample(list(found), len(found)):
-                        found[name].append(started[name].ask(f"time {index} {seconds}"))
-                        advance(1)
-        return Turns(times, {name: engine.ask("peak") for name, engine in started.items()}, unable)
+        yield started
+
+
+def _rounds(
+    started: "Mapping[str, Engine]", able: Sequence[Sequence[str]], rounds: int, seconds: float, progress: Progress
+) -> list[dict[str, list[Any]]]:
+    """Per work: engine that is able to do it → per round, what it answered."""
+    times: list[dict[str, list[Any]]] = [{name: [] for name in names} for names in able]
+    # The order of turns is drawn anew in every round, so that none always follows the same one;
+    # from a fixed seed, so that it can be told again.
+    draw = random.Random(0)
+    with reporter(progress, rounds * sum(map(len, able))) as advance:
+        for _, (index, names) in itertools.product(range(rounds), enumerate(able)):
+            for name in draw.sample(names, len(names)):
+                times[index][name].append(started[name].ask(f"time {index} {seconds}"))
+                advance(1)
+    return times
 
 
 class Engine:
@@ -143,16 +161,7 @@ class Engine:
         *,
         start_only: bool = False,
     ) -> None:
-        """Start it.
-
-        Args:
-            name: For messages.
-            job: The engine.
-            workloads: What it is told of every work.
-            folder: Where its job is written to.
-            cores: As in `take_turns`.
-            start_only: Whether it is to tell what starting took, and end.
-        """
+        """Start it, its job in the folder. `start_only` is for one that tells what starting took, and ends."""
         file = folder / f"{name}.json"
         with writing(folder):
             # By a file, as rows of ids may be longer than a command line.
@@ -170,21 +179,13 @@ class Engine:
         return self._child.process
 
     def ready(self) -> Any:
-        """Wait until it is imported and open; give its first answer.
-
-        Raises:
-            VerificationError: It broke down, or hangs.
-        """
+        """Wait until it is imported and open; give its first answer."""
         # Twice: that it is imported, then that it is open.
         self._child.answer(processes.START_SECONDS, "while it was started")
         return self._child.answer(processes.ANSWER_SECONDS)
 
     def ask(self, request: str) -> Any:
-        """Send a request, and give the answer.
-
-        Raises:
-            VerificationError: It broke down, or hangs.
-        """
+        """Send a request, and give the answer."""
         self._child.send(request)
         return self._child.answer(processes.ANSWER_SECONDS)
 
@@ -198,9 +199,6 @@ def start_once(name: str, job: Job, workloads: Sequence[Mapping[str, Any]]) -> M
 
     Returns:
         "import", "open" and "answer" in seconds, the latter two since it began to be opened; "peak" in bytes.
-
-    Raises:
-        VerificationError: It broke down.
     """
     with shelf() as folder:
         engine = Engine(name, job, workloads, folder, start_only=True)

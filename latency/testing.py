@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from tfm.errors import InputError
 from tfm.runtime import check_count
 
-from .measure import ROUNDS, measure_latency
+from .latency_options import LatencyOptions
+from .measure import measure_latency
 from .report import LatencyReport
-from .rounds import SECONDS, Job
+from .rounds import ROUNDS, SECONDS, Job
 
 __all__ = ["assert_latency"]
 
@@ -64,26 +65,25 @@ def assert_latency(
     if faster_than == precision:
         raise InputError(f"{precision} cannot be faster than itself; name another engine in faster_than")
     wanted = [precision] if faster_than in others else [precision, faster_than]
+    options = LatencyOptions(
+        precisions=wanted,
+        batch_sizes=[batch_size],
+        lengths=[length],
+        threads=[threads],
+        rounds=rounds,
+        seconds=seconds,
+        corpus=False,
+        starts=0,
+        baseline=faster_than,
+    )
+    others = {name: job for name, job in others.items() if name == faster_than}
     # Only noise is a reason to try again. A precision that is too slow would else be tried until it
     # passes by chance.
     for left in reversed(range(check_count("attempts", attempts))):
-        report = measure_latency(
-            bundle,
-            precisions=wanted,
-            batch_sizes=[batch_size],
-            lengths=[length],
-            threads=[threads],
-            rounds=rounds,
-            seconds=seconds,
-            corpus=False,
-            starts=0,
-            baseline=faster_than,
-            engines={name: job for name, job in others.items() if name == faster_than},
-        )
+        report = measure_latency(bundle, options, engines=others)
         if not left or not any(line.noisy for line in report.lines):
             break
-    faults = _faults(report, precision, faster_than, at_least)
-    if faults:
+    if faults := _faults(report, precision, faster_than, at_least):
         raise AssertionError(f"{precision} of {bundle} is not shown to be fast enough: " + "; ".join(faults))
     return report
 

@@ -65,43 +65,53 @@ def main(open_workloads: OpenWorks, imported: float | None = None) -> None:
         reply({"import": imported, "open": opened, "answer": answered, "peak": peak_memory()})
         return
     reply([work is not None for work in workloads])
-    longest: dict[int, float] = {}
+    serve = _Server(workloads)
     for line in sys.stdin:
         what, *numbers = line.split()
-        if what == "peak":
-            reply(peak_memory())
-            continue
-        index = int(numbers[0])
-        work = workloads[index]
-        if work is None:
-            raise ValueError(f"asked for work {index}, which this engine cannot do")
-        if what == "warm":
-            for _ in range(int(numbers[1])):
-                longest[index] = _once(work)
-            reply(True)
-            continue
-        seconds = float(numbers[1])
+        reply(getattr(serve, what)(*numbers))
+
+
+class _Server:
+    """Does what is asked for by lines: each of its methods is a request, and takes its words."""
+
+    def __init__(self, workloads: Sequence[Run | None]) -> None:
+        self._workloads = workloads
+        self._last: dict[str, float] = {}
+        """How long the last run of each work was."""
+
+    def peak(self) -> int | None:
+        return peak_memory()
+
+    def warm(self, index: str, runs: str) -> bool:
+        for _ in range(int(runs)):
+            self._run(index)
+        return True
+
+    def time(self, index: str, seconds: str) -> dict[str, list[float]]:
+        turn = float(seconds)
         # Not where a run takes a good part of a turn, or all of it: one more would double the time.
-        if longest.get(index, 0.0) < seconds / 4:
-            work()  # wakes caches and clock frequency after the other engines' turns
+        if self._last.get(index, 0.0) < turn / 4:
+            self._work(index)()  # wakes caches and clock frequency after the other engines' turns
         found: dict[str, list[float]] = {}
-        end = perf_counter() + seconds
+        end = perf_counter() + turn
         # At least one run, however long it takes.
         while True:
-            begun = perf_counter()
-            for measure, times in work().items():
+            for measure, times in self._run(index).items():
                 found.setdefault(measure, []).extend(times)
-            now = perf_counter()
-            longest[index] = now - begun
-            if now >= end:
-                break
-        reply(found)
+            if perf_counter() >= end:
+                return found
 
+    def _run(self, index: str) -> Times:
+        start = perf_counter()
+        times = self._work(index)()
+        self._last[index] = perf_counter() - start
+        return times
 
-def _once(work: Run) -> float:
-    start = perf_counter()
-    work()
-    return perf_counter() - start
+    def _work(self, index: str) -> Run:
+        work = self._workloads[int(index)]
+        if work is None:
+            raise ValueError(f"asked for work {index}, which this engine cannot do")
+        return work
 
 
 def peak_memory() -> int | None:

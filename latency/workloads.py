@@ -1,14 +1,14 @@
 """What the models of a bundle are timed on: rows of token ids, arrays where it reads no ids, and a ragged corpus."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tfm.bundle import ARRAYS, TOKENIZER, Manifest, Signature, golden_inputs, read_proved
+from tfm.bundle import ARRAYS, TOKENIZER, Manifest, Signature, TensorSpec, golden_inputs, read_proved
 from tfm.errors import BundleError, InputError
 from tfm.runtime import Tokenizer, length_limit
 from tfm.runtime.inputs.checks import SUM
@@ -73,16 +73,13 @@ def model_works(
         lengths: Tokens of each row; of a bundle that generates, of its prompt or source. What is longer than the model
             takes is cut to that. Images have no length, and other modules are run on their golden inputs as they are.
         new_tokens: How many tokens follow, where the bundle generates, or as many as fit.
-
-    Raises:
-        InputError: The model has no room for anything, or nobody knows what it takes.
     """
     if manifest.kind == "module":
         return _golden_works(manifest)
     # Seeds are fixed, so that every engine and every day has the same rows.
     rng = np.random.default_rng(2)
     signature = _reads(manifest)
-    ids = next((spec for spec in signature.inputs if spec.name == "input_ids"), None)
+    ids = _ids_of(signature)
     if ids is None:
         return [_images(signature, count, rng) for count in batch_sizes]
     new_tokens, longest = _room(manifest, new_tokens)
@@ -102,63 +99,61 @@ def model_works(
 
 
 def corpus_of(manifest: Manifest, texts: Sequence[str] | None, new_tokens: int) -> tuple[ModelWork | None, str]:
-    """Make the corpus that throughput is measured on.
-
-    Args:
-        manifest: The bundle's.
-        texts: The caller's; None: English that is built in.
-        new_tokens: Most tokens that are generated of each.
+    """Make the corpus that throughput is measured on, of the caller's texts or of built-in English.
 
     Returns:
         The work, and what it is, in words; or None, and why there is none.
-
-    Raises:
-        InputError: The bundle must not see one of the caller's texts.
     """
-    signature = _reads(manifest)
-    ids = next((spec for spec in signature.inputs if spec.name == "input_ids"), None)
+    ids = _ids_of(_reads(manifest))
     if manifest.kind == "module" or ids is None:
         return None, "this bundle reads no texts"
     new_tokens, longest = _room(manifest, new_tokens)
     common: dict[str, Any] = {"name": CORPUS, "kind": CORPUS, "new_tokens": new_tokens}
     words = manifest.generation is not None and manifest.generation.split_on_whitespace
+    given = texts is not None
+    encoded: list[tuple[str, list[int]]] = []
+    reason = "built-in English is none of its language"
     try:
         # An encoder cuts texts that are too long; what generates refuses them.
         encode = _encoder_of(manifest, longest if manifest.kind == "encoder" else None, words)
     except BundleError as error:
-        if texts is not None:
+        if given:
             raise
         reason = str(error)
     else:
-        given = texts is not None
-        known, rows = [], []
-        for place, text in enumerate(_built_in(manifest.kind, words) if texts is None else texts, 1):
-            # To a model of words, each word is an input of its own.
-            for part in text.split() if words else [text]:
-                try:
-                    (row,) = encode([part])
-                    if longest is not None and len(row) > longest:
-                        raise InputError(f"it has {len(row)} tokens, and there is room for {longest}")
-                except InputError as error:
-                    # The caller's own texts must fit; of those built in, what does not is left out.
-                    if given:
-                        raise InputError(f"text {place}: {error}") from error
-                    continue  # too long for this model, or none of its language
-                known.append(part)
-                rows.append(row)
-        if rows:
-            what = "words" if words else "texts" if given else "sentences"
-            about = f"{len(rows)} {what}" + ("" if given else " of built-in English")
-            return ModelWork(texts=known, rows=rows, count=len(rows), **common), about
-        if given:
-            raise InputError("there is no text to measure throughput on; give at least one that is not blank")
-        reason = "built-in English is none of its language"
+        source = _built_in(manifest.kind, words) if texts is None else texts
+        encoded = list(_encoded(source, given, encode, longest, words))
+    if encoded:
+        known, rows = map(list, zip(*encoded, strict=True))
+        what = "words" if words else "texts" if given else "sentences"
+        about = f"{len(rows)} {what}" + ("" if given else " of built-in English")
+        return ModelWork(texts=known, rows=rows, count=len(rows), **common), about
+    if given:
+        raise InputError("there is no text to measure throughput on; give at least one that is not blank")
     rng = np.random.default_rng(3)
     most = _RAGGED if longest is None else min(_RAGGED, longest)
     count = _COUNTS[manifest.kind]
     # Of any length up to that, as real texts are: what padding costs is part of throughput.
     rows = [rng.integers(ids.below or 1, size=rng.integers(1, most + 1)).tolist() for _ in range(count)]
     return ModelWork(rows=rows, count=count, **common), f"{count} rows of random ids, as {reason}"
+
+
+def _encoded(
+    texts: Sequence[str], given: bool, encode: Any, longest: int | None, words: bool
+) -> Iterator[tuple[str, list[int]]]:
+    """Texts and their rows; to a model of words, each word is an input of its own."""
+    for place, text in enumerate(texts, 1):
+        for part in text.split() if words else [text]:
+            try:
+                (row,) = encode([part])
+                if longest is not None and len(row) > longest:
+                    raise InputError(f"it has {len(row)} tokens, and there is room for {longest}")
+            except InputError as error:
+                # The caller's own texts must fit; of those built in, what does not is left out.
+                if given:
+                    raise InputError(f"text {place}: {error}") from error
+                continue  # too long for this model, or none of its language
+            yield part, row
 
 
 def random_inputs(
@@ -193,6 +188,10 @@ def random_inputs(
 def _reads(manifest: Manifest) -> Signature:
     """Of the graph that inputs go into."""
     return manifest.signature["encoder" if manifest.kind == "encoder-decoder" else "model"]
+
+
+def _ids_of(signature: Signature) -> TensorSpec | None:
+    return next((spec for spec in signature.inputs if spec.name == "input_ids"), None)
 
 
 def _room(manifest: Manifest, new_tokens: int) -> tuple[int, int | None]:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,40 +177,55 @@ def _read(file: Path, config: Path | None, nhead: int | None) -> tuple[Transform
     values, given = _split(file, content)
     weights = strip_wrappers(given)
     if is_llama(weights):
-        source = file if values else config or file.with_name("params.json")
-        values = values or _plain(file, read_json(source))
+        source, values = _settings(file, values, config, "params.json")
         # Sorted, as they are joined in the order of their numbers.
         parts = [file, *(shard for shard in shards_of(file) if shard != file)]
         shards = [strip_wrappers(_split(shard, read_file(shard))[1]) for shard in sorted(parts)]
         with _naming(source):
             return convert_llama(file, values, merge(file, values, shards), source)
     if is_litgpt(weights):
-        source = file if values else config or file.with_name("model_config.yaml")
+        source, values = _settings(file, values, config, "model_config.yaml")
         with _naming(source):
-            return convert_litgpt(file, values or read_yaml(source), weights, source)
-    source = file
-    if config is not None:
-        source, values = config, _plain(config, read_json(config))
+            return convert_litgpt(file, values, weights, source)
     if is_torch_nn(weights):
+        source, values = (file, values or {}) if config is None else (config, _plain(config, read_json(config)))
         with _naming(source):
-            return convert_torch_nn(file, values or {}, weights, nhead)
+            return convert_torch_nn(file, values, weights, nhead)
     # All that is left has a configuration with the number of heads in it.
     if nhead is not None:
         raise ConfigError("nhead (--nhead) is for a state_dict of torch.nn's modules; here the configuration tells it")
-    if values is None and not file.with_name("config.json").is_file():
-        raise CheckpointError(
-            f"{file} holds weights but no configuration: put its config.json beside it, name one with --config, or "
-            "save it with tfm.model.save_checkpoint(model, path)"
-        )
+    return _read_ours(file, config, values, given)
+
+
+def _settings(file: Path, values: dict[str, Any] | None, config: Path | None, name: str) -> tuple[Path, dict[str, Any]]:
+    """Find a form's configuration: within the checkpoint, where it is told, or beside it."""
+    if values:
+        return file, values
+    source = config or file.with_name(name)
+    return source, read_yaml(source) if name.endswith(".yaml") else _plain(file, read_json(source))
+
+
+def _read_ours(
+    file: Path, config: Path | None, values: dict[str, Any] | None, given: Weights
+) -> tuple[TransformerConfig, Weights]:
+    """Read what goes by a config.json, ours or Hugging Face's."""
+    source = config or file
+    if config is not None:
+        values = _plain(config, read_json(config))
     if values is None:
         source = file.with_name("config.json")
+        if not source.is_file():
+            raise CheckpointError(
+                f"{file} holds weights but no configuration: put its config.json beside it, name one with --config, or "
+                "save it with tfm.model.save_checkpoint(model, path)"
+            )
         values = _plain(file, read_json(source))
     # Only Hugging Face's config.json has this field, ours has `kind`. From the names as given:
     # Hugging Face's may begin with `model.`, which is no wrapper's there.
     if "model_type" in values:
         return _of_family(file, source, values, strip_wrappers(given, huggingface=True))
     with _naming(source):
-        return TransformerConfig.from_dict(values), weights
+        return TransformerConfig.from_dict(values), strip_wrappers(given)
 
 
 @contextlib.contextmanager
@@ -278,32 +293,40 @@ def _fill(file: Path, config: TransformerConfig, weights: Weights) -> Transforme
     groups: dict[int, list[str]] = {}  # tied names share one parameter
     for name, parameter in expected.items():
         groups.setdefault(id(parameter), []).append(name)
-    # Of tied names one is enough: forms differ in which they store.
-    missing = [names[0] for names in groups.values() if not any(name in weights for name in names)]
-    extra = [name for name in weights if name not in expected]
-    shapes = {n: (tuple(w.shape), tuple(expected[n].shape)) for n, w in weights.items() if n in expected}
-    misshapen = [f"{name} is {got}, not {want}" for name, (got, want) in shapes.items() if got != want]
-    packed = [f"{n} is {w.dtype}" for n, w in weights.items() if n in expected and not _is_plain(w)]
-    faults = [
-        _first_three("missing", missing),
-        _first_three("not in the model", extra),
-        _first_three("of another shape", misshapen),
-        _first_three("not plain floating point", packed),
-    ]
-    if any(faults):
-        raise CheckpointError(
-            f"{file}: the weights do not fit the configuration: {'; '.join(fault for fault in faults if fault)}"
-        )
+    known = {name: weight for name, weight in weights.items() if name in expected}
+    kinds = _misfits(expected, groups.values(), weights, known)
+    if faults := [f"{what}: {_first_three(names)}" for what, names in kinds.items() if names]:
+        raise CheckpointError(f"{file}: the weights do not fit the configuration: {'; '.join(faults)}")
     for names in groups.values():
-        present = [name for name in names if name in weights]
-        if not all(_same(weights[present[0]], weights[other]) for other in present[1:]):
-            raise CheckpointError(f"{file}: the configuration ties {' and '.join(present)}, but the weights differ")
         # Put in place of the skeleton's, not copied into it: mapped weights stay mapped.
-        parameter = nn.Parameter(weights[present[0]])
+        parameter = nn.Parameter(_one_of(file, names, weights))
         for name in names:
             owner, _, leaf = name.rpartition(".")
             setattr(skeleton.get_submodule(owner), leaf, parameter)
     return skeleton.eval()
+
+
+def _one_of(file: Path, tied: list[str], weights: Weights) -> Tensor:
+    present = [name for name in tied if name in weights]
+    if not all(_same(weights[present[0]], weights[other]) for other in present[1:]):
+        raise CheckpointError(f"{file}: the configuration ties {' and '.join(present)}, but the weights differ")
+    return weights[present[0]]
+
+
+def _misfits(expected: Weights, tied: Collection[list[str]], weights: Weights, known: Weights) -> dict[str, list[str]]:
+    """List what is wrong with weights, of which `known` have a place in the model, by its kind."""
+    shapes = {name: (tuple(weight.shape), tuple(expected[name].shape)) for name, weight in known.items()}
+    return {
+        # Of tied names one is enough: forms differ in which they store.
+        "missing": [names[0] for names in tied if known.keys().isdisjoint(names)],
+        "not in the model": [name for name in weights if name not in known],
+        "of another shape": [f"{name} is {got}, not {want}" for name, (got, want) in shapes.items() if got != want],
+        "not plain floating point": [f"{name} is {w.dtype}" for name, w in known.items() if not _is_plain(w)],
+    }
+
+
+def _first_three(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _check_width(file: Path, config: TransformerConfig, weights: Weights) -> None:
@@ -326,8 +349,3 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 def _is_plain(weight: Tensor) -> bool:
     return weight.is_floating_point() and weight.layout == torch.strided and not weight.is_meta
-
-
-def _first_three(what: str, names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{what}: {', '.join(names[:3])}{more}" if names else ""

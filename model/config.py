@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
 from tfm.errors import ConfigError
@@ -56,7 +57,14 @@ _MOST_FACTOR = 1_000_000
 _LARGEST_TABLE = 1 << 25
 """Entries of a table of positions that is computed, not read: 128 MiB."""
 
-_PER_LAYER = ("encoder_heads", "decoder_heads", "cross_heads", "encoder_feedforward", "decoder_feedforward")
+_PER_LAYER: dict[str, tuple[Part, Literal["nhead", "dim_feedforward"]]] = {
+    "encoder_heads": ("encoder", "nhead"),
+    "decoder_heads": ("decoder", "nhead"),
+    "cross_heads": ("cross", "nhead"),
+    "encoder_feedforward": ("encoder", "dim_feedforward"),
+    "decoder_feedforward": ("decoder", "dim_feedforward"),
+}
+"""Fields with a number for each layer → of what, and up to which other field."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -247,27 +255,34 @@ class TransformerConfig:
         self._check_numbers()
         self._check_layers()
         self._check_positions()
-        self._check_combinations()
-        for activation in (self.activation, self.head_activation, self.residual_activation):
-            if activation is not None:
-                check_activation(activation)
+        self._check_reads()
+        self._check_blocks()
+        self._check_kind()
+        self._check_outputs()
+        self._check_activations()
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             # One id serves both sides.
             token, size = getattr(self, name), min(self.vocab_size, self.target_vocab_size)
             if token is not None and not 0 <= token < size:
                 raise ConfigError(f"{name} must be in [0, {size}), but is {shown(token)}")
 
-    def _check_sizes(self) -> None:
-        tables = self.positions in ("sinusoidal", "learned")
+    def _counted(self) -> Iterator[str]:
+        """Names of the fields that must be at least 1."""
         # 0 stands for vectors, to which no table of positions is added. With a table it is a
         # mistake.
-        sizes = [] if self.reads_vectors and not tables else ["vocab_size"]
-        sizes += ["d_model", "nhead", "dim_feedforward", "max_positions", "patch_size", "num_channels"]
-        sizes += ["relative_buckets", "relative_max_distance"]
-        sizes += ["num_encoder_layers"] if self.has_encoder else []
-        sizes += ["num_decoder_layers"] if self.has_decoder else []
-        options = ["tgt_vocab_size", "num_kv_heads", "head_dim", "sliding_window", "rotary_dim", "embedding_size"]
-        sizes += [name for name in [*options, "image_size"] if getattr(self, name) is not None]
+        if not self.reads_vectors or self.positions in ("sinusoidal", "learned"):
+            yield "vocab_size"
+        yield from ("d_model", "nhead", "dim_feedforward", "max_positions", "patch_size", "num_channels")
+        yield from ("relative_buckets", "relative_max_distance")
+        if self.has_encoder:
+            yield "num_encoder_layers"
+        if self.has_decoder:
+            yield "num_decoder_layers"
+        options = ("tgt_vocab_size", "num_kv_heads", "head_dim", "sliding_window", "rotary_dim", "embedding_size")
+        yield from (name for name in (*options, "image_size") if getattr(self, name) is not None)
+
+    def _check_sizes(self) -> None:
+        sizes = list(self._counted())
         for name in sizes:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, but is {shown(getattr(self, name))}")
@@ -302,49 +317,35 @@ class TransformerConfig:
             raise ConfigError(f"{name} must not be negative, but is {shown(getattr(self, name))}")
 
     def _check_layers(self) -> None:
-        # Queries that share a key/value head can only be left out together with it.
-        group = self.nhead // self.kv_heads
-        for name in _PER_LAYER:
+        for name, (part, limit) in _PER_LAYER.items():
             counts = getattr(self, name)
             if counts is None:
                 continue
-            heads = name.endswith("heads")
-            part = name.removesuffix("_heads").removesuffix("_feedforward")
-            if (part != "decoder" and not self.has_encoder) or (part != "encoder" and not self.has_decoder):
+            sides = {"encoder": self.has_encoder, "decoder": self.has_decoder}
+            if not sides.get(part, self.kind == "encoder-decoder"):
                 raise ConfigError(f"{name} is for a model with what it counts, but kind is {self.kind!r}")
             depth = self.num_encoder_layers if part == "encoder" else self.num_decoder_layers
             if len(counts) != depth:
                 raise ConfigError(f"{name} needs one number for each of {depth} layers, but has {len(counts)}")
-            most, what = (self.nhead, "nhead") if heads else (self.dim_feedforward, "dim_feedforward")
-            for count in counts:
-                if not 1 <= count <= most:
-                    raise ConfigError(f"{name} must be in [1, {most}], up to {what}, but has {shown(count)}")
-                if heads and count % group:
-                    raise ConfigError(
-                        f"{name} must be multiples of the {group} heads that share a key/value head, but has {count}"
-                    )
-            if heads and part != "cross" and self.positions in ("relative", "alibi"):
+            self._check_counts(name, counts, limit)
+            if name in ("encoder_heads", "decoder_heads") and self.positions in ("relative", "alibi"):
                 raise ConfigError(f"{name} does not go with {self.positions} positions: all layers share their heads")
 
+    def _check_counts(self, name: str, counts: Sequence[int], limit: str) -> None:
+        most = getattr(self, limit)
+        # Queries that share a key/value head can only be left out together with it.
+        group = self.nhead // self.kv_heads if limit == "nhead" else 1
+        for count in counts:
+            if not 1 <= count <= most:
+                raise ConfigError(f"{name} must be in [1, {most}], up to {limit}, but has {shown(count)}")
+            if count % group:
+                raise ConfigError(
+                    f"{name} must be multiples of the {group} heads that share a key/value head, but has {count}"
+                )
+
     def _check_positions(self) -> None:
-        name = "d_model" if self.embedding_size is None else "embedding_size"
-        width = getattr(self, name)
-        if self.positions == "sinusoidal" and width % 2:
-            raise ConfigError(f"sinusoidal positions pair sines with cosines: {name} must be even, but is {width}")
-        if self.positions == "sinusoidal":
-            check_table(self.max_positions, width)
-        if not 0.0 <= self.position_noise <= _MOST_NUMBERS["logit_scale"]:
-            raise ConfigError(f"position_noise must be at least 0 and finite, but is {shown(self.position_noise)}")
-        if self.position_noise and self.positions != "sinusoidal":
-            raise ConfigError(f"position_noise is for sinusoidal positions, but positions are {self.positions!r}")
-        if self.positions == "rotary" and (self.rotary_size % 2 or self.rotary_size > self.head_size):
-            raise ConfigError(
-                f"rotary positions pair entries of a head: {self.rotary_size} of {self.head_size} cannot be turned"
-            )
-        if self.positions == "rotary" and self.rotary_base <= 1.0:
-            raise ConfigError(f"rotary_base must be above 1, but is {self.rotary_base}")
-        if self.rotary_scaling is not None and self.positions != "rotary":
-            raise ConfigError(f"rotary_scaling is for rotary positions, but positions are {self.positions!r}")
+        self._check_sinusoidal()
+        self._check_rotary()
         self._check_distances()
         if self.image_size is not None and self.positions != "learned":
             raise ConfigError(f"patches have learned positions, but positions are {self.positions!r}")
@@ -357,11 +358,35 @@ class TransformerConfig:
             if not 0 <= layer < self.num_decoder_layers:
                 raise ConfigError(f"sliding_layers must be in [0, {self.num_decoder_layers}), but has {shown(layer)}")
 
-    def _check_distances(self) -> None:
+    def _check_sinusoidal(self) -> None:
+        name = "d_model" if self.embedding_size is None else "embedding_size"
+        width = getattr(self, name)
+        if self.positions == "sinusoidal":
+            if width % 2:
+                raise ConfigError(f"sinusoidal positions pair sines with cosines: {name} must be even, but is {width}")
+            check_table(self.max_positions, width)
+        if not 0.0 <= self.position_noise <= _MOST_NUMBERS["logit_scale"]:
+            raise ConfigError(f"position_noise must be at least 0 and finite, but is {shown(self.position_noise)}")
+        if self.position_noise and self.positions != "sinusoidal":
+            raise ConfigError(f"position_noise is for sinusoidal positions, but positions are {self.positions!r}")
+
+    def _check_rotary(self) -> None:
         scaling = self.rotary_scaling
+        if self.positions != "rotary":
+            if scaling is not None:
+                raise ConfigError(f"rotary_scaling is for rotary positions, but positions are {self.positions!r}")
+            return
+        if self.rotary_size % 2 or self.rotary_size > self.head_size:
+            raise ConfigError(
+                f"rotary positions pair entries of a head: {self.rotary_size} of {self.head_size} cannot be turned"
+            )
+        if self.rotary_base <= 1.0:
+            raise ConfigError(f"rotary_base must be above 1, but is {self.rotary_base}")
         # Its base has the exponent size / (size - 2).
         if scaling is not None and scaling.kind == "dynamic" and self.rotary_size < 4:
             raise ConfigError(f"dynamic rotary scaling needs heads of at least 4 entries, but {self.rotary_size} turn")
+
+    def _check_distances(self) -> None:
         if self.positions != "relative":
             return
         # `RelativeBias` divides by ln(max_distance / near), where `near` is a quarter or a half.
@@ -373,39 +398,51 @@ class TransformerConfig:
                 f"{self.relative_buckets} and {self.relative_max_distance}"
             )
 
-    def _check_combinations(self) -> None:
-        if self.reads_vectors:
-            options = ("tgt_vocab_size", "type_vocab_size", "embedding_size", "embedding_norm", "tie_embeddings")
-            for option in (*options, "image_size"):
-                if getattr(self, option):
-                    raise ConfigError(f"{option} is for a model that reads tokens, but vocab_size is 0")
-            if self.head == "masked-lm":
-                raise ConfigError("a masked-lm head predicts tokens, but vocab_size is 0")
+    def _check_reads(self) -> None:
+        if not self.reads_vectors:
+            return
+        options = ("tgt_vocab_size", "type_vocab_size", "embedding_size", "embedding_norm", "tie_embeddings")
+        for option in (*options, "image_size"):
+            if getattr(self, option):
+                raise ConfigError(f"{option} is for a model that reads tokens, but vocab_size is 0")
+        if self.head == "masked-lm":
+            raise ConfigError("a masked-lm head predicts tokens, but vocab_size is 0")
+
+    def _check_blocks(self) -> None:
         if (self.sandwich_norm or self.parallel_blocks) and not self.norm_first:
             raise ConfigError("sandwich_norm and parallel_blocks go with norm_first, which is false")
         if self.sandwich_norm and self.parallel_blocks:
             raise ConfigError("sandwich_norm does not go with parallel_blocks")
         if self.residual_activation is not None and self.residual == "identity":
             raise ConfigError("residual_activation is for residual 'projected', but residual is 'identity'")
-        for name in ("residual_activation", "head_activation"):
-            if (activation := getattr(self, name)) is not None and is_gated(activation):
-                raise ConfigError(f"{name} must be plain, but {activation!r} is gated: it halves what it reads")
         # `Layer` has no place for cross-attention between two blocks at once.
         if self.kind == "encoder-decoder" and self.parallel_blocks:
             raise ConfigError("parallel_blocks is for an encoder or a decoder, not for both")
+
+    def _check_activations(self) -> None:
+        for name in ("activation", "head_activation", "residual_activation"):
+            activation = getattr(self, name)
+            if activation is None:
+                continue
+            check_activation(activation)
+            if name != "activation" and is_gated(activation):
+                raise ConfigError(f"{name} must be plain, but {activation!r} is gated: it halves what it reads")
+
+    def _check_kind(self) -> None:
         if self.kind != "encoder-decoder" and self.tgt_vocab_size is not None:
             raise ConfigError(f"tgt_vocab_size is for an encoder-decoder, but kind is {self.kind!r}")
         if self.kind != "encoder":
             for option in ("type_vocab_size", "pooler", "pooling", "head", "image_size"):
                 if getattr(self, option):
                     raise ConfigError(f"{option} is for an encoder, but kind is {self.kind!r}")
-        if self.kind == "encoder" and self.sliding_window is not None:
+        elif self.sliding_window is not None:
             raise ConfigError("sliding_window is for a decoder, but kind is 'encoder'")
+
+    def _check_outputs(self) -> None:
         if self.head in ("sequence", "token") and not self.labels:
             raise ConfigError(f"a {self.head!r} head needs labels, the names of what it predicts")
-        if self.image_size is not None and (
-            self.type_vocab_size or self.pooling or self.head in ("masked-lm", "token")
-        ):
+        reads_text = self.type_vocab_size or self.pooling or self.head in ("masked-lm", "token")
+        if self.image_size is not None and reads_text:
             raise ConfigError("type_vocab_size, pooling and heads on tokens are for text, but image_size says images")
         if self.normalize and self.pooling is None:
             raise ConfigError("normalize scales the sentence embedding, but pooling is None: there is none")
@@ -534,11 +571,7 @@ class TransformerConfig:
 
 
 def check_table(positions: int, size: int) -> None:
-    """Refuse a table of positions that would be computed and is absurdly large.
-
-    Raises:
-        ConfigError: It is.
-    """
+    """Refuse a table of positions that would be computed and is absurdly large."""
     if positions * size > _LARGEST_TABLE:
         raise ConfigError(
             f"a table of {positions} positions of size {size} would be computed, but it may have {_LARGEST_TABLE} "
@@ -563,21 +596,21 @@ def _check_types(values: Any) -> None:
 def _check_type(name: str, value: object, expected: Any) -> None:
     is_union = typing.get_origin(expected) in (types.UnionType, typing.Union)
     options = get_args(expected) if is_union else (expected,)
-    for option in options:
-        if typing.get_origin(option) is Literal:
-            if value in get_args(option):
-                return
-        elif option is float:
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                return
-        elif typing.get_origin(option) is tuple:
-            if isinstance(value, tuple) and all(type(item) is get_args(option)[0] for item in value):
-                return
-        # `type`: to isinstance, true is an integer.
-        elif type(value) is option:
-            return
-    wanted = " or ".join(_describe(option) for option in options)
-    raise ConfigError(f"{name} must be {wanted}, but is {shown(value)}")
+    if not any(_is_of(value, option) for option in options):
+        wanted = " or ".join(_describe(option) for option in options)
+        raise ConfigError(f"{name} must be {wanted}, but is {shown(value)}")
+
+
+def _is_of(value: object, option: Any) -> bool:
+    origin = typing.get_origin(option)
+    if origin is Literal:
+        return value in get_args(option)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(type(item) is get_args(option)[0] for item in value)
+    if option is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    # `type`: to isinstance, true is an integer.
+    return type(value) is option
 
 
 def _describe(option: Any) -> str:

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from .generation.state import DecoderState, from_nothing
     from .golden import GoldenOutput, GoldenReport, check_golden
     from .heads import Entity, Fill, Label
+    from .inputs.batched import CallOptions, StreamOptions, TaskOptions
     from .inputs.batches import batches, check_count, check_rows, length_limit, pad_rows
     from .inputs.checks import Array, InputChecks, nearest
     from .inputs.tokenizer import Tokenizer
     from .loading import load
     from .model import Model
     from .module import Module
-    from .progress import Progress, reporter
+    from .progress import Progress, StepProgress, reporter
     from .sessions.cpu import model_name, usable_cores
     from .sessions.graph_files import check_graphs, files_of_graph
     from .sessions.options import session_options
@@ -36,6 +37,7 @@ __all__ = [
     "PROVIDERS",
     "Array",
     "BundleState",
+    "CallOptions",
     "CanaryState",
     "CancelToken",
     "Conversation",
@@ -56,6 +58,9 @@ __all__ = [
     "Module",
     "Progress",
     "Session",
+    "StepProgress",
+    "StreamOptions",
+    "TaskOptions",
     "Tokenizer",
     "batches",
     "check_count",
@@ -93,13 +98,14 @@ __getattr__, __dir__ = lazily(
         "generation.state": "DecoderState from_nothing",
         "golden": "ErrorStats GoldenOutput GoldenReport check_golden",
         "heads": "Entity Fill Label",
+        "inputs.batched": "CallOptions StreamOptions TaskOptions",
         "inputs.batches": "batches check_count check_rows length_limit pad_rows",
         "inputs.checks": "Array InputChecks nearest",
         "inputs.tokenizer": "Tokenizer",
         "loading": "load",
         "model": "Model",
         "module": "Module",
-        "progress": "Progress reporter",
+        "progress": "Progress StepProgress reporter",
         "sessions.cpu": "model_name usable_cores",
         "sessions.graph_files": "check_graphs files_of_graph",
         "sessions.options": "session_options",

@@ -85,12 +85,7 @@ class Control:
         self._deadline = math.inf if timeout is None or timeout > _FOREVER else monotonic() + timeout
 
     def check(self) -> None:
-        """Return while the call may go on.
-
-        Raises:
-            RunCancelledError: The token was cancelled.
-            RunTimeoutError: The time is up.
-        """
+        """Return while the call may go on."""
         if self._cancel is not None and self._cancel.cancelled:
             raise RunCancelledError("the run was cancelled by its CancelToken; the model stays usable")
         if monotonic() >= self._deadline:

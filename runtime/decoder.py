@@ -4,50 +4,24 @@ Shapes: B batch, S new tokens, P positions with logits, C length of the cache, K
 vocabulary.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from tfm.bundle import Signature
 
-from .control import CancelToken, Control
+from .control import Control
 from .generation.conversation import Conversation
 from .generation.generator import Generator
 from .generation.loop import Begun
 from .generation.state import DecoderState
-from .inputs.checks import Array
 from .sessions.session import Session
 
 
 class Decoder(Generator):
-    """A bundle that continues a sequence."""
+    """A bundle that continues a sequence.
 
-    def run(
-        self,
-        arrays: Mapping[str, Any] | None = None,
-        /,
-        *,
-        cancel: CancelToken | None = None,
-        timeout: float | None = None,
-        **named: Any,
-    ) -> dict[str, Array]:
-        """Run the graph as `Session.run` does.
-
-        Args:
-            arrays: By name: input_ids, int64 (B, S); cache_position, how many tokens each row has in the cache
-                already, int64 (B,); logits_position, after which of the new tokens logits are wanted, int64 (B, P) in
-                [0, S); and that cache, past_key_values.…, each float32 (B, K, C, H), with room for the new
-                tokens too.
-            cancel: Ends the run from elsewhere.
-            timeout: Seconds after which the run ends.
-            **named: The same, each as a keyword.
-
-        Returns:
-            logits, float32 (B, P, V), and the cache present.…, each (B, K, C, H), with the new tokens in it.
-
-        Raises:
-            InputError: An input that the graph must not see.
-        """
-        return self._decoder.run(arrays, control=Control(cancel, timeout), **named)
+    `run` takes input_ids, int64 (B, S); cache_position, how many tokens each row has in the cache already, int64 (B,);
+    logits_position, after which of the new tokens logits are wanted, int64 (B, P) in [0, S); and that cache,
+    past_key_values.…, each float32 (B, K, C, H), with room for the new tokens too. It gives logits, float32 (B, P, V),
+    and the cache present.…, each (B, K, C, H), with the new tokens in it.
+    """
 
     def conversation(self) -> Conversation:
         """Begin a text that goes on and on, of which nothing is read twice."""

@@ -3,9 +3,9 @@
 Shapes: B batch, S sequence, D model size, L labels, V vocabulary.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,10 @@ import numpy.typing as npt
 from tfm.bundle import TensorSpec
 from tfm.errors import InputError
 
-from .control import CancelToken, Control
 from .heads import Entity, Fill, Label, Squash, Task, find_mask, labeling, mask_filling, read_squash, token_labeling
-from .inputs.batched import WINDOW, Batched, Inputs
+from .inputs.batched import Batched, Inputs, StreamOptions, TaskOptions
 from .inputs.batches import check_count, length_limit
-from .inputs.checks import Array
 from .model import as_list
-from .progress import Progress
 
 
 class Encoder(Batched):
@@ -31,43 +28,13 @@ class Encoder(Batched):
     each on one thread, as many as the model has threads; results are the same to the last bit. So that threads do not
     take turns at one graph's threads, that opens the graph once more.
 
-    What every task takes besides:
-        batch_tokens: Most tokens of a batch, padding included; None: each input alone in a quantized precision, and
-            `BATCH_TOKENS` in fp32 and fp16.
-        progress: Called with how many inputs are done, and of how many; True: a line on stderr.
-        cancel: Ends the call with RunCancelledError.
-        timeout: Seconds for the whole call, after which it ends with RunTimeoutError.
-    A task's stream takes any iterable, of any length, and yields the results in order. It holds no more than `window`
-    inputs and their results, which it reads before it yields the first of theirs.
+    What every task takes besides is in `TaskOptions`. A task's stream takes any iterable, of any length, and yields
+    the results in order. It holds no more than `window` inputs and their results, which it reads before it yields the
+    first of theirs; what it takes besides is in `StreamOptions`.
+
+    `run` takes input_ids, attention_mask and, where the model has segments, token_type_ids, each int64 (B, S); it gives
+    last_hidden_state, float32 (B, S, D), and what else the manifest's signature names.
     """
-
-    def run(
-        self,
-        arrays: Mapping[str, Any] | None = None,
-        /,
-        *,
-        cancel: CancelToken | None = None,
-        timeout: float | None = None,
-        **named: Any,
-    ) -> dict[str, Array]:
-        """Run the graph as `Session.run` does.
-
-        Args:
-            arrays: By name: input_ids, attention_mask and, where the model has segments, token_type_ids: each int64
-                (B, S).
-            cancel: Ends the run.
-            timeout: Seconds after which it ends.
-            **named: The same, each as a keyword.
-
-        Returns:
-            last_hidden_state, float32 (B, S, D), and what else the manifest's signature names.
-
-        Raises:
-            InputError: An input that the graph must not see.
-            RunCancelledError: The token was cancelled.
-            RunTimeoutError: The time is up.
-        """
-        return self._sessions["model"].run(arrays, control=Control(cancel, timeout), **named)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -86,15 +53,7 @@ class Encoder(Batched):
             found["classify_tokens"] = len(logits.shape) == 3 and head != "masked-lm"
         return tuple(task for task, has in found.items() if has)
 
-    def embed(
-        self,
-        inputs: Inputs,
-        *,
-        batch_tokens: int | None = None,
-        progress: Progress = False,
-        cancel: CancelToken | None = None,
-        timeout: float | None = None,
-    ) -> npt.NDArray[np.float32]:
+    def embed(self, inputs: Inputs, **options: Unpack[TaskOptions]) -> npt.NDArray[np.float32]:
         """Embed texts or rows of ids.
 
         Returns:
@@ -102,47 +61,25 @@ class Encoder(Batched):
 
         Raises:
             InputError: The bundle has no sentence embedding or no tokenizer, or an input has no tokens.
-            RunCancelledError: The token was cancelled.
-            RunTimeoutError: The time is up.
         """
         task = self._embedding()
         items = as_list(inputs)
         # Batches write their rows here: they end in any order, and rows stand in the caller's.
         embeddings_BD = np.empty((len(items), int(self._outputs[task.output].shape[-1])), np.float32)
-        self._fill(embeddings_BD, task, items, batch_tokens, progress, cancel, timeout)
+        self._fill(embeddings_BD, task, items, options)
         return embeddings_BD
 
-    def embed_stream(
-        self,
-        inputs: Inputs,
-        *,
-        window: int = WINDOW,
-        batch_tokens: int | None = None,
-        cancel: CancelToken | None = None,
-        timeout: float | None = None,
-    ) -> Iterator[npt.NDArray[np.float32]]:
+    def embed_stream(self, inputs: Inputs, **options: Unpack[StreamOptions]) -> Iterator[npt.NDArray[np.float32]]:
         """Embed a stream; yields float32 (D,) for each input, and raises as `embed` does."""
-        return self._stream(self._embedding(), inputs, window, batch_tokens, cancel, timeout)
+        return self._stream(self._embedding(), inputs, options)
 
-    def classify(
-        self,
-        inputs: Inputs,
-        top_k: int | None = 1,
-        *,
-        batch_tokens: int | None = None,
-        progress: Progress = False,
-        cancel: CancelToken | None = None,
-        timeout: float | None = None,
-    ) -> list[list[Label]]:
+    def classify(self, inputs: Inputs, top_k: int | None = 1, **options: Unpack[TaskOptions]) -> list[list[Label]]:
         """Label texts or rows of ids, as Hugging Face's text-classification pipeline does.
 
         Args:
             inputs: What to label.
             top_k: How many labels of each, the likeliest first; None: all.
-            batch_tokens: As of every task.
-            progress: As of every task.
-            cancel: As of every task.
-            timeout: As of every task.
+            **options: As of every task.
 
         Returns:
             For each input {"label", "score"}. Scores are probabilities, which add up to 1 over all labels, unless
@@ -150,43 +87,22 @@ class Encoder(Batched):
 
         Raises:
             InputError: The bundle has no labels for texts or no tokenizer, or an input has no tokens.
-            RunCancelledError: The token was cancelled.
-            RunTimeoutError: The time is up.
         """
-        return self._list(self._labeling(top_k), inputs, batch_tokens, progress, cancel, timeout)
+        return self._list(self._labeling(top_k), inputs, options)
 
     def classify_stream(
-        self,
-        inputs: Inputs,
-        top_k: int | None = 1,
-        *,
-        window: int = WINDOW,
-        batch_tokens: int | None = None,
-        cancel: CancelToken | None = None,
-        timeout: float | None = None,
+        self, inputs: Inputs, top_k: int | None = 1, **options: Unpack[StreamOptions]
     ) -> Iterator[list[Label]]:
         """Label a stream; yields and raises as `classify` does."""
-        return self._stream(self._labeling(top_k), inputs, window, batch_tokens, cancel, timeout)
+        return self._stream(self._labeling(top_k), inputs, options)
 
-    def fill_mask(
-        self,
-        inputs: Inputs,
-        top_k: int | None = 5,
-        *,
-        batch_tokens: int | None = None,
-        progress: Progress = False,
-        cancel: CancelToken | None = None,
-        timeout: float | None = None,
-    ) -> list[list[Fill]]:
+    def fill_mask(self, inputs: Inputs, top_k: int | None = 5, **options: Unpack[TaskOptions]) -> list[list[Fill]]:
         """Find tokens for the masks in texts ("Paris is the [MASK] of France."), as Hugging Face's pipeline does.
 
         Args:
             inputs: Texts or rows of ids, with at least one mask in each.
             top_k: How many tokens for each mask, the likeliest first; None: all.
-            batch_tokens: As of every task.
-            progress: As of every task.
-            cancel: As of every task.
-            timeout: As of every task.
+            **options: As of every task.
 
         Returns:
             For each input {"score", "token", "token_str", "sequence", "index"}: those of its first mask, then those of
@@ -194,68 +110,40 @@ class Encoder(Batched):
 
         Raises:
             InputError: The bundle predicts no masked tokens or has no tokenizer, or an input has no mask.
-            RunCancelledError: The token was cancelled.
-            RunTimeoutError: The time is up.
         """
-        return self._list(self._mask_filling(top_k), inputs, batch_tokens, progress, cancel, timeout)
+        return self._list(self._mask_filling(top_k), inputs, options)
 
     def fill_mask_stream(
-        self,
-        inputs: Inputs,
-        top_k: int | None = 5,
-        *,
-        window: int = WINDOW,
-        batch_tokens: int | None = None,
-        cancel: CancelToken | None = None,
-        timeout: float | None = None,
+        self, inputs: Inputs, top_k: int | None = 5, **options: Unpack[StreamOptions]
     ) -> Iterator[list[Fill]]:
         """Find tokens for the masks in a stream; yields and raises as `fill_mask` does."""
-        return self._stream(self._mask_filling(top_k), inputs, window, batch_tokens, cancel, timeout)
+        return self._stream(self._mask_filling(top_k), inputs, options)
 
     def classify_tokens(
-        self,
-        inputs: str | Iterable[str],
-        ignore_labels: Sequence[str] = ("O",),
-        *,
-        batch_tokens: int | None = None,
-        progress: Progress = False,
-        cancel: CancelToken | None = None,
-        timeout: float | None = None,
+        self, inputs: str | Iterable[str], ignore_labels: Sequence[str] = ("O",), **options: Unpack[TaskOptions]
     ) -> list[list[Entity]]:
         """Label the tokens of texts, as Hugging Face's token-classification pipeline does without aggregation.
 
         Args:
             inputs: Texts; not rows of ids, whose places in a text are unknown.
             ignore_labels: Tokens of these labels are left out.
-            batch_tokens: As of every task.
-            progress: As of every task.
-            cancel: As of every task.
-            timeout: As of every task.
+            **options: As of every task.
 
         Returns:
             For each text {"entity", "score", "index", "word", "start", "end"} of its tokens but the special ones.
 
         Raises:
             InputError: The bundle has no labels for tokens or no tokenizer, or a text has no tokens.
-            RunCancelledError: The token was cancelled.
-            RunTimeoutError: The time is up.
         """
         task = self._token_labeling(ignore_labels)
-        return self._list(task, inputs, batch_tokens, progress, cancel, timeout)
+        return self._list(task, inputs, options)
 
     def classify_tokens_stream(
-        self,
-        inputs: str | Iterable[str],
-        ignore_labels: Sequence[str] = ("O",),
-        *,
-        window: int = WINDOW,
-        batch_tokens: int | None = None,
-        cancel: CancelToken | None = None,
-        timeout: float | None = None,
+        self, inputs: str | Iterable[str], ignore_labels: Sequence[str] = ("O",), **options: Unpack[StreamOptions]
     ) -> Iterator[list[Entity]]:
         """Label the tokens of a stream of texts; yields and raises as `classify_tokens` does."""
         task = self._token_labeling(ignore_labels)
-        return self._stream(task, inputs, window, batch_tokens, cancel, timeout)
+        return self._stream(task, inputs, options)
 
     async def embed_async(self, inputs: Inputs, **options: Any) -> npt.NDArray[np.float32]:
         """Do what `embed` does without holding up the event loop; cancelling the task ends it."""

@@ -41,7 +41,7 @@ class EncoderDecoder(Generator):
         """Names of the methods that take texts, what the bundle is for first."""
         return ("generate", "translate")
 
-    def run(
+    def run(  # type: ignore[override]  # two graphs, of which this is neither's
         self,
         input_ids: Any,
         decoder_input_ids: Any,

@@ -71,11 +71,7 @@ class Entity(TypedDict):
 
 
 def read_labels(manifest: Manifest, count: int) -> list[str]:
-    """Read the names of `count` labels from a bundle's configuration; LABEL_0 and so on where it names none.
-
-    Raises:
-        BundleError: It names others.
-    """
+    """Read the names of `count` labels from a bundle's configuration; LABEL_0 and so on where it names none."""
     labels = manifest.config.get("labels")
     if labels is None:
         return [f"LABEL_{index}" for index in range(count)]
@@ -91,9 +87,6 @@ def read_squash(companions: Companions, count: int) -> Squash:
 
     As in Hugging Face's pipeline, by problem_type in the bundle's config.json: nothing for a regression, the sigmoid of
     each for several labels at once or for a single label, softmax else.
-
-    Raises:
-        BundleError: The file is altered or malformed.
     """
     config = companions.json(CONFIG)
     problem = None if config is None else config.get("problem_type")
@@ -104,11 +97,7 @@ def read_squash(companions: Companions, count: int) -> Squash:
 
 
 def read_mask_token(companions: Companions) -> str | None:
-    """Read which token stands for a masked one from the tokenizer's companions; None: they do not say.
-
-    Raises:
-        BundleError: A file is altered or malformed.
-    """
+    """Read which token stands for a masked one from the tokenizer's companions; None: they do not say."""
     for name in MASK_FILES:
         value = (companions.json(name) or {}).get("mask_token")
         if value is not None and value.value is not None:
@@ -152,12 +141,7 @@ def labeling(manifest: Manifest, logits: TensorSpec, squash: Squash, top_k: int 
 
 
 def find_mask(companions: Companions, tokenizer: Tokenizer) -> tuple[str, int]:
-    """Find the token that stands for a masked one, and its id.
-
-    Raises:
-        InputError: The tokenizer has no mask.
-        BundleError: What says which token it is, is altered or malformed.
-    """
+    """Find the token that stands for a masked one, and its id."""
     named = read_mask_token(companions)
     names = _MASKS if named is None else (named,)
     for name in names:

@@ -69,8 +69,6 @@ class Model:
         threads: Number of threads within an operator.
     """
 
-    run: Callable[..., dict[str, Array]]
-
     def __init__(self, opened: OpenBundle) -> None:
         self.manifest = opened.manifest
         self.precision = opened.precision
@@ -124,6 +122,33 @@ class Model:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def run(
+        self,
+        arrays: Mapping[str, Any] | None = None,
+        /,
+        *,
+        cancel: CancelToken | None = None,
+        timeout: float | None = None,
+        **named: Any,
+    ) -> dict[str, Array]:
+        """Run the graph as `Session.run` does.
+
+        Args:
+            arrays: Every input that the manifest's signature names, by name.
+            cancel: A token that ends the run.
+            timeout: Seconds after which it is ended; None: never.
+            **named: Inputs too, but those that have the name of one of these parameters.
+
+        Returns:
+            Every output that it names.
+
+        Raises:
+            InputError: An input that the graph must not see.
+            RunCancelledError: The token was cancelled.
+            RunTimeoutError: The time is up.
+        """
+        return self._sessions["model"].run(arrays, control=Control(cancel, timeout), **named)
 
     async def run_async(self, *arrays: Any, **named: Any) -> dict[str, Array]:
         """Do what `run` does without holding up the event loop; cancelling the task ends the run."""
@@ -209,11 +234,7 @@ class Model:
 
 
 def _load_again(source: Source, digest: str) -> "Model":
-    """Open what another process had open.
-
-    Raises:
-        BundleError: The bundle there is another one now: models of one app would give different answers.
-    """
+    """Open what another process had open."""
     from .loading import load
 
     tuning = source.tuning
@@ -235,20 +256,12 @@ def _load_again(source: Source, digest: str) -> "Model":
 
 
 def as_list(inputs: Any) -> list[Any]:
-    """List inputs; one str is a list of one.
-
-    Raises:
-        InputError: They cannot be listed.
-    """
+    """List inputs; one str is a list of one."""
     return list(as_iterator(inputs))
 
 
 def as_iterator(inputs: Any) -> Iterator[Any]:
-    """Go through inputs, one after the other; one str is as a list of one.
-
-    Raises:
-        InputError: They are none, or in no order: what comes out is in the order of what goes in.
-    """
+    """Go through inputs, one after the other; one str is as a list of one."""
     if isinstance(inputs, str):
         return iter([inputs])
     if isinstance(inputs, (set, frozenset, Mapping)):

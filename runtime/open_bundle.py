@@ -32,12 +32,7 @@ class OpenBundle:
     """
 
     def __init__(self, manifest: Manifest, precision: str, provider: str, threads: int, tuning: Tuning) -> None:
-        """Open the graphs.
-
-        Raises:
-            BundleError: A file is altered or cannot be read, or a graph does not run.
-            ProviderError: The provider does not run here.
-        """
+        """Open the graphs."""
         # First of all: one that is too old fails to open the graph in words that do not say what to do.
         check_onnxruntime(manifest, precision)
         self.manifest, self.precision, self.provider, self.threads = manifest, precision, provider, threads
@@ -52,11 +47,7 @@ class OpenBundle:
             self._files = {}
 
     def open_again(self, role: str, threads: int) -> Session:
-        """Open a graph for another number of threads: of the files that were opened first, whatever is there now.
-
-        Raises:
-            BundleError: Its weights were written to meanwhile, or cannot be read.
-        """
+        """Open a graph for another number of threads: of the files that were opened first, whatever is there now."""
         session = self._open(role, threads)
         # It is opened once more at most, so the files need not be held any longer.
         del self._files[role]

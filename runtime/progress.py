@@ -8,6 +8,10 @@ from time import monotonic
 from tfm.errors import InputError
 
 Progress = bool | Callable[[int, int], None]
+"""Of a call that does one thing many times: whether to count on stderr, or what is told (done, total)."""
+
+StepProgress = Callable[[int, int, str], None]
+"""Of work in several steps: what is told (done, total, what is done now)."""
 
 _TERMINAL, _LOG = 0.1, 10.0
 """Least seconds between two reports: rewriting a line on a terminal, and adding lines to a file."""

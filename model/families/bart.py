@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tfm.errors import CheckpointError, ConfigError
+from tfm.errors import ConfigError
 from tfm.ops import activation_by_any_name
 
 from ..config import TransformerConfig
@@ -15,6 +15,7 @@ from .common import (
     rename,
     same,
     strip_prefix,
+    take_embeddings,
 )
 from .start import read_start
 from .tokens import read_tokens
@@ -107,15 +108,8 @@ def _config(folder: Path, values: Fields, weights: Weights, *, embedding_norm: b
 def _name(folder: Path, weights: Weights) -> Weights:
     """Give the weights our names; an embedding that serves twice appears once."""
     weights = strip_prefix(weights, "model.")
-    # Files name a shared embedding once or under all of its names; an absent name stands for the
-    # one before it.
-    shared = weights.pop("shared.weight", None)
-    source = weights.pop("encoder.embed_tokens.weight", shared)
-    target = weights.pop("decoder.embed_tokens.weight", source if shared is None else shared)
-    head = weights.pop("lm_head.weight", target)
+    source, target, head = take_embeddings(folder, weights)
     bias = weights.pop("final_logits_bias", None)
-    if source is None or target is None or head is None:
-        raise CheckpointError(f"{folder}: the weights lack shared.weight, the embedding of tokens")
     for side in ("encoder", "decoder"):
         names = {
             f"{side}.embed_positions.weight": f"{side}.embedding.position",

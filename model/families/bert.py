@@ -101,12 +101,9 @@ def modern_names(weights: Weights) -> Weights:
 
 
 def head_options(task: str | None, values: Fields, *, two_layers: str) -> dict[str, Any]:
-    """Say which head a class has: fields of `TransformerConfig`.
+    """Say which head a class has, by the rest of its name, such as "ForTokenClassification": fields of ours.
 
-    Args:
-        task: Rest of the class's name, e.g. "ForTokenClassification".
-        values: The fields of config.json.
-        two_layers: Activation between the two layers of a head for sequences.
+    `two_layers` is the activation between the two layers of a head for sequences.
     """
     if task == "ForMaskedLM":
         tied = values.flag("tie_word_embeddings", True)

@@ -17,15 +17,7 @@ _MOST_LABELS = 1 << 20
 
 
 def check_options(values: Fields, supported: Mapping[str, Sequence[object]]) -> None:
-    """Refuse options that would make the model another function.
-
-    Args:
-        values: The fields of config.json.
-        supported: Key → the values of it that are supported; absent and null are always.
-
-    Raises:
-        ConfigError: An option has another value, or the folder asks for code of its own.
-    """
+    """Refuse options that would make the model another function: what is neither absent, null nor listed."""
     if values.values.get("auto_map"):
         raise ConfigError(
             f"{values.source}: auto_map asks for Python code that comes with the checkpoint, and none is ever run"
@@ -35,16 +27,7 @@ def check_options(values: Fields, supported: Mapping[str, Sequence[object]]) -> 
 
 
 def read_task(values: Fields, prefix: str, known: Collection[str]) -> str | None:
-    """Read which of a family's classes a checkpoint was saved from.
-
-    Args:
-        values: The fields of config.json.
-        prefix: What the family's class names begin with, e.g. "Bert".
-        known: The rest of the supported ones, e.g. "Model", "ForMaskedLM".
-
-    Returns:
-        One of `known`, or None where config.json has no `architectures`.
-    """
+    """Read which class, `prefix` and one of `known`, a checkpoint was saved from; None: it does not say."""
     named = values.texts("architectures")
     if not named:
         return None
@@ -61,14 +44,22 @@ def read_labels(values: Fields) -> tuple[str, ...]:
     names, count = values.values.get("id2label"), values.optional_size("num_labels", least=0, most=_MOST_LABELS)
     if names is None:
         return tuple(f"LABEL_{index}" for index in range(2 if count is None else count))
-    known = isinstance(names, dict) and all(type(name) in (str, int) for name in names.values())
-    # Keys are numbers in Python and text in JSON.
-    by_index = {str(index): str(name) for index, name in names.items()} if known else {}
-    if not by_index or set(by_index) != {str(index) for index in range(len(by_index))}:
+    labels = _in_order(names)
+    if not labels:
         raise values.error("id2label", "the names of labels 0, 1, 2 and so on")
-    if count not in (None, len(by_index)):
-        raise ConfigError(f"{values.source}: num_labels is {count}, but id2label names {len(by_index)} labels")
-    return tuple(by_index[str(index)] for index in range(len(by_index)))
+    if count not in (None, len(labels)):
+        raise ConfigError(f"{values.source}: num_labels is {count}, but id2label names {len(labels)} labels")
+    return labels
+
+
+def _in_order(names: object) -> tuple[str, ...]:
+    """Names by number, where they are names and none is left out; else nothing."""
+    if not isinstance(names, dict) or any(type(name) not in (str, int) for name in names.values()):
+        return ()
+    # Keys are numbers in Python and text in JSON.
+    by_index = {str(index): str(name) for index, name in names.items()}
+    order = [str(index) for index in range(len(names))]
+    return tuple(by_index[index] for index in order) if by_index.keys() == set(order) else ()
 
 
 def same(one: Tensor, other: Tensor) -> bool:
@@ -119,24 +110,42 @@ def _rename(name: str, names: Mapping[str, str], layers: Mapping[str, str], into
 def pack(folder: Path, weights: Weights, modules: Sequence[str], into: str, *, bias: bool = True) -> None:
     """Replace several projections of one input by the one that our attention has: their rows, one after another.
 
-    Args:
-        folder: Named in messages.
-        weights: Changed in place.
-        modules: Names of the modules, e.g. of query, key and value.
-        into: Name of the module that takes their place.
-        bias: They have biases.
-
-    Raises:
-        CheckpointError: One is absent, or their inputs differ in size.
+    The weights are changed in place; `bias` says whether there are biases.
     """
     for kind in ("weight", "bias") if bias else ("weight",):
-        names = [f"{module}.{kind}" for module in modules]
-        absent = [name for name in names if name not in weights]
-        if absent:
-            raise CheckpointError(f"{folder}: the weights lack {absent[0]}")
-        # Taken out, so that the parts and their packed copy are held together for one module only.
-        parts = [weights.pop(name) for name in names]
-        if any(part.ndim != 2 - (kind == "bias") or part.shape[1:] != parts[0].shape[1:] for part in parts):
-            shapes = [tuple(part.shape) for part in parts]
-            raise CheckpointError(f"{folder}: {', '.join(names)} differ in shape: {shapes}")
-        weights[f"{into}.{kind}"] = torch.cat(parts)
+        weights[f"{into}.{kind}"] = _joined(folder, weights, [f"{module}.{kind}" for module in modules])
+
+
+def _joined(folder: Path, weights: Weights, names: Sequence[str]) -> Tensor:
+    absent = [name for name in names if name not in weights]
+    if absent:
+        raise CheckpointError(f"{folder}: the weights lack {absent[0]}")
+    # Taken out, so that the parts and their packed copy are held together for one module only.
+    parts = [weights.pop(name) for name in names]
+    dims = 1 if names[0].endswith(".bias") else 2
+    if any(part.ndim != dims or part.shape[1:] != parts[0].shape[1:] for part in parts):
+        shapes = [tuple(part.shape) for part in parts]
+        raise CheckpointError(f"{folder}: {', '.join(names)} differ in shape: {shapes}")
+    return torch.cat(parts)
+
+
+def matrix(file: Path, weights: Weights, name: str) -> Tensor:
+    """Give a weight that sizes are read off."""
+    found = weights.get(name)
+    if found is None or found.ndim != 2:
+        raise CheckpointError(f"{file}: the weights lack the matrix {name}")
+    return found
+
+
+def take_embeddings(folder: Path, weights: Weights) -> tuple[Tensor, Tensor, Tensor]:
+    """Take the source's, the target's and the output's embedding out of an encoder-decoder's weights.
+
+    Files name a shared embedding once or under all of its names; an absent name stands for the one before it.
+    """
+    shared = weights.pop("shared.weight", None)
+    source = weights.pop("encoder.embed_tokens.weight", shared)
+    target = weights.pop("decoder.embed_tokens.weight", source if shared is None else shared)
+    head = weights.pop("lm_head.weight", target)
+    if source is None or target is None or head is None:
+        raise CheckpointError(f"{folder}: the weights lack shared.weight, the embedding of tokens")
+    return source, target, head

@@ -97,11 +97,7 @@ def rename_llama_like(
 
 
 def read_sliding(values: Fields, *, default: list[bool]) -> dict[str, Any]:
-    """Read which layers see a window only: `layer_types` where there is one, else `default`.
-
-    Returns:
-        Fields of `TransformerConfig`: sliding_window and sliding_layers, or none where no layer slides.
-    """
+    """Read which layers see a window only, by `layer_types` or else `default`: fields of ours, if any does."""
     slides = default
     if values.has("layer_types"):
         kinds = {"sliding_attention": True, "full_attention": False}

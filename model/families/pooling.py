@@ -13,11 +13,7 @@ _MODES = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls
 
 
 def read_pooling(folder: Path) -> dict[str, Any]:
-    """Read `pooling` and `normalize` for a `TransformerConfig`; empty where there is no modules.json.
-
-    Raises:
-        CheckpointError: A module or a way of pooling is asked for that is not supported.
-    """
+    """Read `pooling` and `normalize` for a `TransformerConfig`; empty where there is no modules.json."""
     path = folder / "modules.json"
     if not path.is_file():
         return {}

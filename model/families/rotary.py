@@ -25,9 +25,6 @@ def read_rotary(values: Fields) -> dict[str, Any]:
 
     Returns:
         Fields of `TransformerConfig`: positions, max_positions, rotary_base and rotary_scaling.
-
-    Raises:
-        ConfigError: The scaling is unknown or incomplete.
     """
     parameters = _parameters(values)
     for key in ("partial_rotary_factor", "mrope_section"):

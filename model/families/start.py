@@ -7,12 +7,7 @@ from ..json_file import read_object
 
 
 def read_start(folder: Path, values: Fields, *, default: int | None) -> int | None:
-    """Read decoder_start_token_id; `default` where neither file names it.
-
-    Raises:
-        CheckpointError: generation_config.json is not JSON.
-        ConfigError: It is no id.
-    """
+    """Read decoder_start_token_id; `default` where neither file names it."""
     start, path = values.token("decoder_start_token_id"), folder / "generation_config.json"
     if start is None and path.is_file():
         start = Fields(path, "generation", read_object(path)).token("decoder_start_token_id")

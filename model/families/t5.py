@@ -5,11 +5,9 @@ T5 has relative positions and no longest sequence: `max_positions` is the config
 
 from pathlib import Path
 
-from tfm.errors import CheckpointError
-
 from ..config import TransformerConfig
 from ..fields import Fields
-from .common import Weights, check_options, pack, read_task, rename, same
+from .common import Weights, check_options, pack, read_task, rename, same, take_embeddings
 from .start import read_start
 from .tokens import read_tokens
 
@@ -99,7 +97,7 @@ def convert_t5(folder: Path, values: Fields, weights: Weights) -> tuple[Transfor
         **read_tokens(values, pad_token_id=0, eos_token_id=1)
         | {"bos_token_id": read_start(folder, values, default=start)},
     )
-    for side, depth in {"encoder": config.num_encoder_layers, "decoder": config.num_decoder_layers}.items():
+    for side in ("encoder", "decoder") if decodes else ("encoder",):
         names = {
             f"{side}.final_layer_norm": f"{side}.norm",
             f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias": f"{side}.bias",
@@ -107,26 +105,25 @@ def convert_t5(folder: Path, values: Fields, weights: Weights) -> tuple[Transfor
         # Only the first block has the bias of positions, which all layers share.
         blocks = {f"{side}.block.*.{name}": ours for name, ours in _BLOCKS[side].items()}
         weights = rename(weights, names, blocks, f"{side}.layers")
-        for layer in range(depth if decodes or side == "encoder" else 0):
-            place = f"{side}.layers.{layer}"
-            pack(folder, weights, [f"{place}.self_attn.{p}" for p in "qkv"], f"{place}.self_attn.in_proj", bias=False)
-            if side == "decoder":
-                parts = [f"{place}.cross_attn.{part}" for part in "kv"]
-                pack(folder, weights, parts, f"{place}.cross_attn.kv_proj", bias=False)
-            if activation.startswith("gated-"):
-                parts = [f"{place}.feed_forward.{part}" for part in ("value", "gate")]
-                pack(folder, weights, parts, f"{place}.feed_forward.linear1", bias=False)
+        for layer in range(config.num_encoder_layers if side == "encoder" else config.num_decoder_layers):
+            _pack_layer(folder, weights, f"{side}.layers.{layer}", activation.startswith("gated-"))
     return config, weights
+
+
+def _pack_layer(folder: Path, weights: Weights, place: str, gated: bool) -> None:
+    pack(folder, weights, [f"{place}.self_attn.{part}" for part in "qkv"], f"{place}.self_attn.in_proj", bias=False)
+    if place.startswith("decoder."):
+        pack(
+            folder, weights, [f"{place}.cross_attn.{part}" for part in "kv"], f"{place}.cross_attn.kv_proj", bias=False
+        )
+    if gated:
+        parts = [f"{place}.feed_forward.{part}" for part in ("value", "gate")]
+        pack(folder, weights, parts, f"{place}.feed_forward.linear1", bias=False)
 
 
 def _embeddings(folder: Path, weights: Weights, decodes: bool) -> tuple[Weights, bool]:
     """Give source, target and output embeddings our names; tell whether all three are one."""
-    shared = weights.pop("shared.weight", None)
-    source = weights.pop("encoder.embed_tokens.weight", shared)
-    target = weights.pop("decoder.embed_tokens.weight", source if shared is None else shared)
-    head = weights.pop("lm_head.weight", target)
-    if source is None or target is None or head is None:
-        raise CheckpointError(f"{folder}: the weights lack shared.weight, the embedding of tokens")
+    source, target, head = take_embeddings(folder, weights)
     # the oldest files hold a bias for cross-attention, which never had a use
     weights.pop("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", None)
     weights["encoder.embedding.token.weight"] = source

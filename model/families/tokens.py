@@ -6,13 +6,9 @@ from ..fields import Fields
 
 
 def read_tokens(values: Fields, **defaults: int) -> dict[str, Any]:
-    """Read pad_token_id, bos_token_id and eos_token_id; None where one is absent or outside of the vocabulary.
+    """Read pad_token_id, bos_token_id and eos_token_id; None where one is outside of the vocabulary, or has no default.
 
     Of several ids that end a sequence this is the first; generation_config.json, which a bundle heeds, has them all.
-
-    Args:
-        values: The fields of config.json.
-        **defaults: Ids of those that are absent.
     """
     size = values.vocabulary()
     tokens: dict[str, Any] = {}

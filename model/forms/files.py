@@ -33,11 +33,7 @@ _LONGEST_HEADER = 100_000_000
 
 
 def find_file(folder: Path) -> Path:
-    """Find the weights in a folder.
-
-    Raises:
-        CheckpointError: There are none, or several that could be meant.
-    """
+    """Find the weights in a folder."""
     # By name first: a folder may hold a model twice, as safetensors and as torch.save wrote it.
     for name in _NAMES:
         if (folder / name).is_file():
@@ -53,11 +49,7 @@ def find_file(folder: Path) -> Path:
 
 
 def sniff(file: Path) -> str:
-    """Tell what a file is by its first bytes: "zip", "safetensors", "gguf", "pickle", "json", "empty" or "".
-
-    Raises:
-        CheckpointError: It is a pipe, a device or the like, which may never end, or cannot be read.
-    """
+    """Tell what a file is by its first bytes: "zip", "safetensors", "gguf", "pickle", "json", "empty" or ""."""
     head = _begin(file, 9)
     if not head:
         return "empty"
@@ -85,11 +77,7 @@ def _begin(file: Path, count: int) -> bytes:
 
 
 def read_file(file: Path) -> dict[Any, Any]:
-    """Read what a file of weights, or an index of several, holds.
-
-    Raises:
-        CheckpointError: It is damaged, would run code, or is no such file.
-    """
+    """Read what a file of weights, or an index of several, holds."""
     kind = sniff(file)
     if kind == "empty":
         raise CheckpointError(f"{file} is empty")
@@ -133,16 +121,7 @@ def _read_index(file: Path) -> dict[str, Any] | None:
         return None
     weights: dict[str, Any] = {}
     for shard in dict.fromkeys(places.values()):
-        path = file.parent / shard
-        # An index may come from anywhere, and is not to lead out of its folder.
-        if Path(shard).name != shard:
-            raise CheckpointError(f"{file} names the shard {shown(shard)}, which is not the name of a file beside it")
-        if not os.path.isfile(path):  # a name may also be too long to be one
-            raise CheckpointError(f"{file} names the shard {shown(shard)}, which is missing from {file.parent}")
-        # An index of indices, or of itself, would never end.
-        if sniff(path) == "json":
-            raise CheckpointError(f"{file} names the shard {shown(shard)}, which is JSON and holds no weights")
-        content = read_file(path)
+        content = _read_shard(file, shard)
         absent = [name for name, place in places.items() if place == shard and name not in content]
         if absent:
             raise CheckpointError(
@@ -150,3 +129,16 @@ def _read_index(file: Path) -> dict[str, Any] | None:
             )
         weights |= content
     return weights
+
+
+def _read_shard(file: Path, shard: str) -> dict[str, Any]:
+    path = file.parent / shard
+    # An index may come from anywhere, and is not to lead out of its folder.
+    if Path(shard).name != shard:
+        raise CheckpointError(f"{file} names the shard {shown(shard)}, which is not the name of a file beside it")
+    if not os.path.isfile(path):  # a name may also be too long to be one
+        raise CheckpointError(f"{file} names the shard {shown(shard)}, which is missing from {file.parent}")
+    # An index of indices, or of itself, would never end.
+    if sniff(path) == "json":
+        raise CheckpointError(f"{file} names the shard {shown(shard)}, which is JSON and holds no weights")
+    return read_file(path)

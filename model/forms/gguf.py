@@ -69,17 +69,10 @@ _CONTROL, _USER_DEFINED = 3, 4  # kinds of token
 
 
 def read_gguf(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a GGUF file as a Hugging Face checkpoint.
+    """Read a GGUF file as a Hugging Face checkpoint: values of a config.json, and weights under Hugging Face's names.
 
-    Args:
-        file: The file.
-
-    Returns:
-        Values of a Hugging Face config.json, whose model_type is "llama" or "qwen2", and the weights under Hugging
-        Face's names: float16, bfloat16 and float32 mapped as they are, any other kind dequantized to float32.
-
-    Raises:
-        CheckpointError: The package gguf is not installed, or the file is damaged or not supported.
+    Their model_type is "llama" or "qwen2". float16, bfloat16 and float32 are mapped as they are, any other kind is
+    dequantized to float32.
     """
     with _reading(file):
         reader = _open(file)
@@ -103,41 +96,21 @@ def read_gguf(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def read_gguf_tokenizer(file: Path) -> "tokenizers.Tokenizer":
-    """Rebuild the tokenizer that a GGUF file's metadata describes: byte-level BPE, as GPT-2's.
-
-    Raises:
-        CheckpointError: A package is not installed, the file is damaged, or its tokenizer is of another kind.
-    """
+    """Rebuild the tokenizer that a GGUF file's metadata describes: byte-level BPE, as GPT-2's."""
     try:
         import tokenizers
         from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
     except ImportError as error:
         raise CheckpointError(f"{file}: its tokenizer needs the package tokenizers: pip install tokenizers") from error
     with _reading(file):
-        metadata = {
-            key.removeprefix("tokenizer.ggml."): value
-            for key, value in _metadata(_open(file)).items()
-            if key.startswith("tokenizer.ggml.")
-        }
-        kind, split = metadata.get("model"), metadata.get("pre")
-        if kind != "gpt2":
-            raise CheckpointError(f"{file}: its tokenizer is of kind {kind!r}, which is not supported; known: gpt2")
-        if split not in _SPLITS:
-            raise CheckpointError(
-                f"{file}: its tokenizer splits text as {split!r} (tokenizer.ggml.pre), which is not supported; known: "
-                f"{', '.join(_SPLITS)}"
-            )
+        metadata = _read_tokenizer(file)
+        split = metadata["pre"]
         tokens = _required(file, metadata, "tokens")
         merges = [tuple(merge.split(" ", 1)) for merge in _required(file, metadata, "merges")]
         vocabulary = {token: index for index, token in enumerate(tokens)}
         # Llama 3 takes a word that is a token whole, whatever the merges would make of it.
         made = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=split == "llama-bpe"))
-        # ByteLevel splits by GPT-2's pattern itself, unless one of the family's own has split
-        # before.
-        steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if split == "smollm" else []
-        steps += [pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated") for pattern in _SPLITS[split]]
-        steps += [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not _SPLITS[split])]
-        made.pre_tokenizer = pre_tokenizers.Sequence(steps)
+        made.pre_tokenizer = pre_tokenizers.Sequence(_splitting(split))
         made.decoder = decoders.ByteLevel()
         if split == "qwen2":
             made.normalizer = normalizers.NFC()
@@ -152,6 +125,30 @@ def read_gguf_tokenizer(file: Path) -> "tokenizers.Tokenizer":
             first = tokens[_required(file, metadata, "bos_token_id")]
             made.post_processor = processors.TemplateProcessing(f"{first} $A", None, [(first, vocabulary[first])])
     return made
+
+
+def _splitting(split: str) -> list[Any]:
+    from tokenizers import Regex, pre_tokenizers
+
+    steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if split == "smollm" else []
+    steps += [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in _SPLITS[split]]
+    # ByteLevel splits by GPT-2's pattern itself, unless one of the family's own has split before.
+    return [*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not _SPLITS[split])]
+
+
+def _read_tokenizer(file: Path) -> dict[str, Any]:
+    """Read what the metadata says of the tokenizer; refuse one that is not known."""
+    own = "tokenizer.ggml."
+    found = {key.removeprefix(own): value for key, value in _metadata(_open(file)).items() if key.startswith(own)}
+    kind, split = found.get("model"), found.get("pre")
+    if kind != "gpt2":
+        raise CheckpointError(f"{file}: its tokenizer is of kind {kind!r}, which is not supported; known: gpt2")
+    if split not in _SPLITS:
+        raise CheckpointError(
+            f"{file}: its tokenizer splits text as {split!r} (tokenizer.ggml.pre), which is not supported; known: "
+            f"{', '.join(_SPLITS)}"
+        )
+    return found
 
 
 @contextmanager

@@ -18,11 +18,7 @@ _DEEPEST = 4  # arrays within arrays; none is known
 
 
 def check_layout(file: Path) -> None:
-    """Walk along all that stands before the weights.
-
-    Raises:
-        CheckpointError: It claims more than the file holds, has a type that is not known, or the other byte order.
-    """
+    """Walk along all that stands before the weights."""
     with open(file, "rb") as stream:
         _Walk(file, stream).check()
 

@@ -83,11 +83,7 @@ def is_litgpt(weights: Weights) -> bool:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file of plain values.
-
-    Raises:
-        CheckpointError: It is missing or none, or the package that reads YAML is.
-    """
+    """Read a YAML file of plain values."""
     try:
         import yaml  # type: ignore[import-untyped, unused-ignore]
     except ModuleNotFoundError as error:
@@ -100,15 +96,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if len(content) > _MOST_YAML:
             raise CheckpointError(f"{path} is larger than {_MOST_YAML >> 10} KiB, which no Config of litgpt's is")
         text = content.decode("utf-8")
-        if text.count("[") + text.count("{") > _MOST_BRACKETS:
-            raise ValueError("it is nested too deeply")
-        # Looked at before anything is made of it: aliases make a small file huge in memory, and odd
-        # tags make PyYAML raise KeyError or IndexError.
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                raise ValueError("it refers to parts of itself")
-            if getattr(event, "tag", None):
-                raise ValueError(f"it asks for {shown(event.tag)}")
+        _check_yaml(yaml, text)
         values = yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -118,22 +106,30 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def _check_yaml(yaml: Any, text: str) -> None:
+    """Look at a text before anything is made of it.
+
+    Aliases make a small file huge in memory, and odd tags make PyYAML raise KeyError or IndexError.
+    """
+    if text.count("[") + text.count("{") > _MOST_BRACKETS:
+        raise ValueError("it is nested too deeply")
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it refers to parts of itself")
+        if getattr(event, "tag", None):
+            raise ValueError(f"it asks for {shown(event.tag)}")
+
+
 def convert_litgpt(
     file: Path, written: dict[str, Any], weights: Weights, source: Path | None = None
 ) -> tuple[TransformerConfig, Weights]:
     """Map litgpt's GPT: Llama's kind, and others without experts whose blocks ours can say.
 
-    Args:
-        file: The weights', named in messages.
-        written: The fields of litgpt's Config.
-        weights: All of them, under their names.
-        source: The configuration's file, where it has one.
+    `written` are the fields of litgpt's Config, and `source` is their file, where it is another than the weights'.
     """
     values = Fields(file if source is None else source, "litgpt", written)
     values.refuse_unknown(_FIELDS)
-    # null counts as absent: litgpt's own default stands.
-    known = {key: value for key, value in written.items() if value is not None}
-    values = Fields(values.source, "litgpt", _DEFAULTS | known)
+    values = _with_defaults(values)
     _refuse(values)
     config = _config(file, values, weights)
     norm, mlp, bias = (values.any(name) for name in ("norm_class_name", "mlp_class_name", "bias"))
@@ -148,6 +144,12 @@ def convert_litgpt(
     if norm == "RMSNorm" and "Gemma" in values.text("name"):  # whose norms multiply by 1 + weight
         weights = {name: tensor + 1 if _is_norm(name) else tensor for name, tensor in weights.items()}
     return config, weights
+
+
+def _with_defaults(values: Fields) -> Fields:
+    # null counts as absent: litgpt's own default stands.
+    known = {key: value for key, value in values.values.items() if value is not None}
+    return Fields(values.source, "litgpt", _DEFAULTS | known)
 
 
 def _config(file: Path, values: Fields, weights: Weights) -> TransformerConfig:

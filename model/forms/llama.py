@@ -15,7 +15,7 @@ from torch import Tensor
 from tfm.errors import CheckpointError
 
 from ..config import RotaryScaling, TransformerConfig
-from ..families.common import Weights, pack, rename, same
+from ..families.common import Weights, matrix, pack, rename, same
 from ..fields import MOST_TOKENS, Fields
 
 _NAMES = {"tok_embeddings": "decoder.embedding.token", "norm": "decoder.norm", "output": "decoder.head"}
@@ -52,20 +52,14 @@ def convert_llama(
 ) -> tuple[TransformerConfig, Weights]:
     """Map Llama's parameters, params.json or llama2.c's model_args, and its whole weights to ours.
 
-    Args:
-        file: The weights', named in messages.
-        parameters: The fields of the configuration.
-        weights: All of them, under their names.
-        source: The configuration's file, where it has one.
+    `source` is the parameters' file, where it is another than the weights'.
     """
     values = Fields(file if source is None else source, "Llama", parameters)
     values.refuse_unknown(_FIELDS)
     weights = {name: tensor for name, tensor in weights.items() if name not in _TABLES}
     # Sizes are read off the weights: params.json may have a vocab_size of -1, and gives the
     # feed-forward's by a rule.
-    up = weights.get("layers.0.feed_forward.w1.weight")
-    if up is None or up.ndim != 2:
-        raise CheckpointError(f"{file}: the weights lack the matrix layers.0.feed_forward.w1.weight")
+    up = matrix(file, weights, "layers.0.feed_forward.w1.weight")
     embedding, head = weights["tok_embeddings.weight"], weights.get("output.weight")
     if embedding.ndim != 2:
         raise CheckpointError(f"{file}: tok_embeddings.weight has {embedding.ndim} dimensions, not 2")
@@ -101,25 +95,24 @@ def convert_llama(
     )
     weights = rename(weights, _NAMES, _LAYER, "decoder.layers")
     for layer in range(config.num_decoder_layers):
-        # Reordered before they are packed, since values stay as they are.
-        attention, ffn = f"decoder.layers.{layer}.self_attn", f"decoder.layers.{layer}.feed_forward"
-        for name, heads in ((f"{attention}.wq.weight", config.nhead), (f"{attention}.wk.weight", config.kv_heads)):
-            if name in weights:
-                weights[name] = halves(file, name, weights[name], heads)
-        pack(file, weights, [f"{attention}.w{part}" for part in "qkv"], f"{attention}.in_proj", bias=False)
-        pack(file, weights, [f"{ffn}.w3", f"{ffn}.w1"], f"{ffn}.linear1", bias=False)  # value, then gate
+        _pack_layer(file, config, weights, f"decoder.layers.{layer}")
     return config, weights
 
 
-def halves(file: Path, name: str, weight: Tensor, heads: int, turned: int | None = None) -> Tensor:
-    """Reorder the rows of queries or keys from pairs of neighbors to pairs of halves.
+def _pack_layer(file: Path, config: TransformerConfig, weights: Weights, layer: str) -> None:
+    attention, ffn = f"{layer}.self_attn", f"{layer}.feed_forward"
+    # Reordered before they are packed, since values stay as they are.
+    for name, heads in ((f"{attention}.wq.weight", config.nhead), (f"{attention}.wk.weight", config.kv_heads)):
+        if name in weights:
+            weights[name] = halves(file, name, weights[name], heads)
+    pack(file, weights, [f"{attention}.w{part}" for part in "qkv"], f"{attention}.in_proj", bias=False)
+    pack(file, weights, [f"{ffn}.w3", f"{ffn}.w1"], f"{ffn}.linear1", bias=False)  # value, then gate
 
-    Args:
-        file: Named in messages.
-        name: Named in messages.
-        weight: A projection's weight (N·H, D) or bias (N·H).
-        heads: N.
-        turned: How many of the H entries of a head turn; None: all.
+
+def halves(file: Path, name: str, weight: Tensor, heads: int, turned: int | None = None) -> Tensor:
+    """Reorder the rows of queries or keys, (N·H, D) or (N·H), from pairs of neighbors to pairs of halves.
+
+    Of each of N heads' H entries `turned` turn; None: all.
     """
     size, rest = divmod(len(weight) if weight.ndim else 0, heads)
     turned = size if turned is None else turned
@@ -134,11 +127,7 @@ def halves(file: Path, name: str, weight: Tensor, heads: int, turned: int | None
 
 
 def shards_of(file: Path) -> list[Path]:
-    """List the files over which a model-parallel checkpoint is spread: `consolidated.00.pth` and so on.
-
-    Raises:
-        CheckpointError: One of them is missing.
-    """
+    """List the files over which a model-parallel checkpoint is spread: `consolidated.00.pth` and so on."""
     pattern = re.compile(r"(consolidated\.)(\d+)(\.\w+)")
     match = pattern.fullmatch(file.name)
     if match is None:
@@ -161,21 +150,20 @@ def merge(file: Path, values: dict[str, Any], shards: Sequence[Weights]) -> Weig
         return shards[0]
     if any(shard.keys() != shards[0].keys() for shard in shards):
         raise CheckpointError(f"{file}: the files of a checkpoint in parts hold weights of different names")
-    whole = {}
-    for name, first in shards[0].items():
-        parts = [shard[name] for shard in shards]
-        kind = name.split(".")[-2] if "." in name else name
-        # Norms and tables are the same in every part.
-        if first.ndim < 2 or kind in _TABLES:
-            whole[name] = first
-            continue
-        # These two multiply what is spread over the parts. Embeddings were split by columns up to
-        # Llama 2 and by rows since: the part's own width tells.
-        by_columns = kind in ("wo", "w2") or (kind == "tok_embeddings" and first.shape[1] != values.get("dim"))
-        if len({part.shape[:1] if by_columns else part.shape[1:] for part in parts}) > 1:
-            raise CheckpointError(f"{file}: the parts of {name} do not go together: {[tuple(p.shape) for p in parts]}")
-        whole[name] = torch.cat(parts, dim=1 if by_columns else 0)
-    return whole
+    return {name: _join(file, name, [shard[name] for shard in shards], values.get("dim")) for name in shards[0]}
+
+
+def _join(file: Path, name: str, parts: Sequence[Tensor], width: Any) -> Tensor:
+    kind = name.split(".")[-2] if "." in name else name
+    # Norms and tables are the same in every part.
+    if parts[0].ndim < 2 or kind in _TABLES:
+        return parts[0]
+    # These two multiply what is spread over the parts. Embeddings were split by columns up to
+    # Llama 2 and by rows since: the part's own width tells.
+    by_columns = kind in ("wo", "w2") or (kind == "tok_embeddings" and parts[0].shape[1] != width)
+    if len({part.shape[:1] if by_columns else part.shape[1:] for part in parts}) > 1:
+        raise CheckpointError(f"{file}: the parts of {name} do not go together: {[tuple(p.shape) for p in parts]}")
+    return torch.cat(list(parts), dim=1 if by_columns else 0)
 
 
 def _scaling(values: Fields) -> RotaryScaling | None:

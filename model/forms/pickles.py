@@ -19,11 +19,7 @@ _MOST_PICKLED = 1 << 26
 
 
 def read_zip(file: Path) -> Any:
-    """Read torch.save's zip archive, its weights mapped.
-
-    Raises:
-        CheckpointError: It is damaged, of another kind, or refers to code.
-    """
+    """Read torch.save's zip archive, its weights mapped."""
     with open_archive(file, "torch.save file") as archive:
         names = archive.namelist()
         pickled = [archive.read(name) for name in names if name.endswith("/data.pkl")]
@@ -38,11 +34,7 @@ def read_zip(file: Path) -> Any:
 
 
 def read_pickle(file: Path) -> Any:
-    """Read what torch.save wrote before 1.6.
-
-    Raises:
-        CheckpointError: It is damaged or refers to code.
-    """
+    """Read what torch.save wrote before 1.6."""
     return _torch_load(file, lambda: _begin(file), mmap=False)
 
 

@@ -1,5 +1,7 @@
 """What wrappers put before the names of weights: DataParallel's `module.`, torch.compile's `_orig_mod.`, `model.`."""
 
+from collections.abc import Collection
+
 from torch import Tensor
 
 _ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -12,20 +14,18 @@ _ROOTS = ("model.", "lm_head.", "transformer.", "bert.", "roberta.", "distilbert
 def strip_wrappers(weights: dict[str, Tensor], *, huggingface: bool = False) -> dict[str, Tensor]:
     """Take wrappers' prefixes off the names, `module.` and `model.` where all names have them.
 
-    Args:
-        weights: Name → tensor.
-        huggingface: The names are those of a Hugging Face model, many of which begin with `model.` themselves.
+    Many names of Hugging Face's models begin with `model.` themselves.
     """
     for part in _ANYWHERE:
         weights = {name.replace(part, ""): tensor for name, tensor in weights.items()}
     # Wrappers may stand within each other: again, until none comes off.
-    while weights:
-        for prefix in ("module.", "model."):
-            if all(name.startswith(prefix) for name in weights):
-                inner = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
-                if prefix == "module." or not huggingface or any(name.startswith(_ROOTS) for name in inner):
-                    weights = inner
-                    break
-        else:
-            break
+    while prefix := next((one for one in ("module.", "model.") if _wraps(one, weights, huggingface)), None):
+        weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     return weights
+
+
+def _wraps(prefix: str, names: Collection[str], huggingface: bool) -> bool:
+    if not names or not all(name.startswith(prefix) for name in names):
+        return False
+    own = huggingface and prefix == "model."
+    return not own or any(name.removeprefix(prefix).startswith(_ROOTS) for name in names)

@@ -12,7 +12,7 @@ from typing import Any
 from tfm.errors import CheckpointError
 
 from ..config import TransformerConfig
-from ..families.common import Weights
+from ..families.common import Weights, matrix
 
 _LAYER = re.compile(r"((?:en|de)coder\.)?layers\.([0-9]{1,6})\.(.*)")
 
@@ -36,20 +36,32 @@ def is_torch_nn(weights: Weights) -> bool:
 def convert_torch_nn(
     file: Path, values: dict[str, Any], weights: Weights, nhead: int | None
 ) -> tuple[TransformerConfig, Weights]:
-    """Map torch.nn's names to ours.
-
-    Args:
-        file: Named in messages.
-        values: Fields of `TransformerConfig` that no weight shows.
-        weights: The whole state_dict.
-        nhead: Number of heads; None: `values` tell it.
-
-    Raises:
-        CheckpointError: The number of heads is not told, or there are other weights too.
-    """
+    """Map torch.nn's names to ours; `values` are the fields of `TransformerConfig` that no weight shows."""
     whole = any(name.startswith(("encoder.", "decoder.")) for name in weights)
-    # A bare TransformerEncoder may be a decoder by its causal mask, which no weight shows.
-    kind = "encoder-decoder" if whole else values.get("kind", "encoder")
+    _check_module(file, weights, whole)
+    if nhead is None and "nhead" not in values:
+        raise CheckpointError(
+            f"{file} is a state_dict of torch.nn.Transformer's layers, whose weights do not show the number of heads: "
+            "tell it with --nhead"
+        )
+    # What is told goes before what was inferred.
+    told = values if nhead is None else values | {"nhead": nhead}
+    config = TransformerConfig.from_dict(_infer(file, weights, whole, values.get("kind", "encoder")) | told)
+    place = "" if whole else "decoder." if config.kind == "decoder" else "encoder."
+    mapped: Weights = {}
+    for name, tensor in weights.items():
+        # torch.nn packs all three; here the queries are of the target and the rest of the source.
+        crosses = re.fullmatch(r"(decoder\.layers\.\d+\.)multihead_attn\.in_proj_(weight|bias)", name)
+        if crosses and tensor.ndim:
+            mapped[f"{crosses[1]}cross_attn.q_proj.{crosses[2]}"] = tensor[: config.d_model]
+            mapped[f"{crosses[1]}cross_attn.kv_proj.{crosses[2]}"] = tensor[config.d_model :]
+        else:
+            mapped[place + _rename(name)] = tensor
+    return config, mapped
+
+
+def _check_module(file: Path, weights: Weights, whole: bool) -> None:
+    """Refuse weights of another module, or of half of one."""
     # Other weights, such as an embedding, belong to a module whose forward is not known here.
     foreign = [name for name in weights if not _LAYER.fullmatch(name) and not re.fullmatch(_norm(whole), name)]
     if foreign:
@@ -65,44 +77,29 @@ def convert_torch_nn(
             f"{file} is a torch.nn.TransformerDecoder or half of a torch.nn.Transformer, which needs a memory from "
             f"elsewhere; {_OWN_MODULE}"
         )
-    if nhead is None and "nhead" not in values:
-        raise CheckpointError(
-            f"{file} is a state_dict of torch.nn.Transformer's layers, whose weights do not show the number of heads: "
-            "tell it with --nhead"
-        )
+
+
+def _infer(file: Path, weights: Weights, whole: bool, kind: str) -> dict[str, Any]:
+    """Read what weights show of the configuration.
+
+    A bare TransformerEncoder may be a decoder by its causal mask, which no weight shows: `kind` says that.
+    """
+    encoder, decoder = ("encoder.", "decoder.") if whole else ("", "")
     # (F, D) shows both sizes; the loader compares all other layers with them.
-    first = weights.get("encoder.layers.0.linear1.weight" if whole else "layers.0.linear1.weight")
-    if first is None or first.ndim != 2:
-        raise CheckpointError(f"{file}: the weights lack the matrix layers.0.linear1.weight")
-    place = "" if whole else "decoder." if kind == "decoder" else "encoder."
+    first = matrix(file, weights, f"{encoder}layers.0.linear1.weight")
     bias = any(name.endswith("linear1.bias") for name in weights)
-    inferred = {
-        "kind": kind,
+    return {
+        "kind": "encoder-decoder" if whole else kind,
         "vocab_size": 0,
         "d_model": first.size(1),
-        "num_encoder_layers": _depth(weights, "encoder." if whole else ""),
-        "num_decoder_layers": _depth(weights, "decoder." if whole else ""),
+        "num_encoder_layers": _depth(weights, encoder),
+        "num_decoder_layers": _depth(weights, decoder),
         "dim_feedforward": first.size(0),
         "activation": "relu",
-        "final_norm": "encoder.norm.weight" in weights if whole else "norm.weight" in weights,
-        "norm_bias": bias,
-        "qkv_bias": bias,
-        "out_bias": bias,
-        "feed_forward_bias": bias,
+        "final_norm": f"{encoder}norm.weight" in weights,
+        **dict.fromkeys(("norm_bias", "qkv_bias", "out_bias", "feed_forward_bias"), bias),
         "positions": "none",
     }
-    # What is told goes before what was inferred.
-    config = TransformerConfig.from_dict(inferred | values | ({} if nhead is None else {"nhead": nhead}))
-    mapped: Weights = {}
-    for name, tensor in weights.items():
-        # torch.nn packs all three; here the queries are of the target and the rest of the source.
-        crosses = re.fullmatch(r"(decoder\.layers\.\d+\.)multihead_attn\.in_proj_(weight|bias)", name)
-        if crosses and tensor.ndim:
-            mapped[f"{crosses[1]}cross_attn.q_proj.{crosses[2]}"] = tensor[: config.d_model]
-            mapped[f"{crosses[1]}cross_attn.kv_proj.{crosses[2]}"] = tensor[config.d_model :]
-        else:
-            mapped[place + _rename(name)] = tensor
-    return config, mapped
 
 
 def _norm(whole: bool) -> str:

@@ -37,6 +37,7 @@ def saturates() -> bool:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # fatal only
+    # Not by `open_session`, whose options depend on what this finds out.
     session = onnxruntime.InferenceSession(_PROBE, options, providers=["CPUExecutionProvider"])
     exact = _INPUTS * 255 * 127
     # one row and many may have kernels of their own

@@ -93,9 +93,6 @@ class BeamSearch:
             The running beams' new tokens, int64 (A * K,), and which of the A * K beams before the step each continues,
             int64 (A * K,): caches are to be reordered by it. At the first step the parents are of A * K beams even if
             log_probs were not.
-
-        Raises:
-            InputError: Log probabilities of a prompt that is not done are NaN, or the vocabulary is too small.
         """
         beams = self._beams
         prompts = np.arange(len(self.done_B)) if prompts is None else prompts

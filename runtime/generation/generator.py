@@ -181,27 +181,29 @@ class Generator(Model):
         control: Control,
     ) -> list[list[Any]]:
         """Generate for one batch: per row its outputs, num_return_sequences of them."""
-        each = settings.num_return_sequences
+        each, begun = settings.num_return_sequences, self._begin(rows, most, control)
         if settings.num_beams > 1:
-            found = search_beams(self._begin(rows, most, control), settings, self._ends, control)
+            found = search_beams(begun, settings, self._ends, control)
             best = [[tokens for tokens, _ in texts] for texts in found]
             return [self._tokenizer.decode(outputs) for outputs in best] if are_texts else best
-        begun = self._begin(rows, most, control)
         if each > 1:
             begun = _repeated(begun, each)
+        # Numbered by the caller's order, not by the batch: batches do not change what is drawn.
+        numbers = [place * each + copy for place in places for copy in range(each)]
+        outputs = self._draw(begun, settings, numbers, are_texts, control)
+        return [outputs[start : start + each] for start in range(0, len(outputs), each)]
+
+    def _draw(
+        self, begun: Begun, settings: GenerationSettings, numbers: list[int], are_texts: bool, control: Control
+    ) -> list[Any]:
+        """Continue each row, by the likeliest token or one that is drawn; give its text or ids."""
         # Texts are made token by token only to find stop strings in them; else once, at the end.
         stopping = self._stopping(begun, settings, are_texts and bool(settings.stop))
-        sampler = None
-        if settings.do_sample:
-            # Numbered by the caller's order, not by the batch: batches do not change what is drawn.
-            sampler = Sampler(settings.seed, [place * each + copy for place in places for copy in range(each)])
+        sampler = Sampler(settings.seed, numbers) if settings.do_sample else None
         steps = list(continue_rows(begun, settings, stopping, self._ends, sampler, control))
-        outputs: list[Any] = stopping.rows
         if are_texts and settings.stop:  # a stop string may end within a token
-            outputs = ["".join(parts) for parts in zip(*steps, strict=True)]
-        elif are_texts:
-            outputs = self._tokenizer.decode(stopping.rows)
-        return [outputs[start : start + each] for start in range(0, len(outputs), each)]
+            return ["".join(parts) for parts in zip(*steps, strict=True)]
+        return self._tokenizer.decode(stopping.rows) if are_texts else stopping.rows
 
     def _stopping(self, begun: Begun, settings: GenerationSettings, are_texts: bool) -> Stopping:
         ends = {*self._ends, *settings.stop_token_ids}

@@ -3,7 +3,7 @@
 Shapes: B rows, K beams, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from ..control import Control
 from ..inputs.checks import Array
 from .beam import BeamSearch
-from .logits import process_logits
+from .logits import LogitsProcessor, process_logits
 from .sampling import Sampler, log_softmax, softmax
 from .settings import GenerationSettings, processors
 from .state import DecoderState
@@ -33,6 +33,22 @@ class Begun:
     logits_BV: Array
     tokens: list[list[int]]
     limits: list[int]
+
+    def processors(
+        self, settings: GenerationSettings, rows: Iterable[int], prompts: Sequence[int], end_ids: Sequence[int]
+    ) -> list[LogitsProcessor]:
+        """Make the processors of so many rows, each of which goes on from the prompt of that number.
+
+        They know limits and lengths by row, so they are made anew whenever rows have left.
+        """
+        rows = list(rows)
+        return processors(
+            settings,
+            prompt_lengths=[prompts[row] for row in rows],
+            limits=[self.limits[row] for row in rows],
+            eos_token_ids=end_ids,
+            vocabulary=self.logits_BV.shape[-1],
+        )
 
 
 def continue_rows(
@@ -62,17 +78,8 @@ def continue_rows(
     prompts = [len(row) for row in begun.tokens]
     # Which prompts are still in the batch. `begun.tokens`, `limits` and `stopping` count all of them.
     places = np.arange(len(prompts))
-    chain = None
+    chain = begun.processors(settings, places, prompts, end_ids)
     while True:
-        if chain is None:
-            # Processors know limits and lengths by row, so they are made anew whenever rows have left.
-            chain = processors(
-                settings,
-                prompt_lengths=[prompts[place] for place in places],
-                limits=[begun.limits[place] for place in places],
-                eos_token_ids=end_ids,
-                vocabulary=logits_BV.shape[-1],
-            )
         scores_BV = process_logits(chain, [begun.tokens[place] for place in places], logits_BV)
         if sampler is None:
             next_B = scores_BV.argmax(-1)
@@ -93,7 +100,8 @@ def continue_rows(
         left = np.flatnonzero(~stopping.done_B[places])
         # Leaving copies the caches of those that stay, so it is not done for every single row.
         if 4 * (len(places) - len(left)) >= len(places):
-            places, next_B, chain = places[left], next_B[left], None
+            places, next_B = places[left], next_B[left]
+            chain = begun.processors(settings, places, prompts, end_ids)
             state.select(left)
             if sampler is not None:
                 sampler.select(left)
@@ -103,18 +111,9 @@ def continue_rows(
 def search_beams(
     begun: Begun, settings: GenerationSettings, end_ids: Sequence[int], control: Control | None = None
 ) -> list[list[tuple[list[int], float]]]:
-    """Search the likeliest continuations of each row by beams.
+    """Search the likeliest continuations of each row by beams: the best first, with their scores, without end tokens.
 
     Rows that are done leave the batch once they are half of it: what is left is copied for each beam.
-
-    Args:
-        begun: Where to go on from.
-        settings: Of the search, and which processors the log probabilities go through.
-        end_ids: Tokens that end a row.
-        control: What may end it before its time.
-
-    Returns:
-        Per row its best continuations, the best first, without the tokens that ended them, with their scores.
     """
     count, state = settings.num_beams, begun.state
     beams = BeamSearch(
@@ -129,20 +128,12 @@ def search_beams(
     rows = np.repeat(places, count)
     state.select(rows)
     logits_BV = begun.logits_BV[rows]
-    chain = None
+    lengths = [len(row) for row in begun.tokens]
+    chain = begun.processors(settings, rows, lengths, end_ids)
     while True:
-        if chain is None:
-            prompts = [begun.tokens[row] for row in rows]
-            chain = processors(
-                settings,
-                prompt_lengths=[len(row) for row in prompts],
-                limits=[begun.limits[row] for row in rows],
-                eos_token_ids=end_ids,
-                vocabulary=logits_BV.shape[-1],
-            )
         # Lists of all beams' tokens are made for processors alone.
         new = beams.tokens(places).tolist() if chain else []
-        tokens = [[*prompt, *row] for prompt, row in zip(prompts, new, strict=True)] if chain else []
+        tokens = [[*begun.tokens[row], *more] for row, more in zip(rows, new, strict=True)] if chain else []
         token_B, parent_B = beams.advance(process_logits(chain, tokens, log_softmax(logits_BV)), places)
         if beams.done:
             return beams.finish()
@@ -150,7 +141,8 @@ def search_beams(
         if 2 * len(left) <= len(places):
             # (left, K) → the rows of all beams of the prompts that stay.
             kept = (left[:, None] * count + np.arange(count)).ravel()
-            places, rows, token_B, chain = places[left], rows[kept], token_B[kept], None
+            places, rows, token_B = places[left], rows[kept], token_B[kept]
+            chain = begun.processors(settings, rows, lengths, end_ids)
             # Leaving and going on from other beams is one copy of the caches.
             state.select(parent_B[kept])
         else:

@@ -13,17 +13,7 @@ from ..inputs.checks import Array
 
 
 def softmax(logits_BV: Array) -> Array:
-    """Turn logits into probabilities.
-
-    Args:
-        logits_BV: float32 (B, V); −inf where a token is forbidden.
-
-    Returns:
-        Probabilities, float32 (B, V).
-
-    Raises:
-        InputError: A row allows no token at all, or holds NaN.
-    """
+    """Turn logits, −inf where a token is forbidden, into probabilities, float32."""
     # Less the greatest, so that no power overflows; all that follows is in place.
     weights_BV = logits_BV - _greatest(logits_BV)  # the one copy
     np.exp(weights_BV, out=weights_BV)
@@ -32,17 +22,7 @@ def softmax(logits_BV: Array) -> Array:
 
 
 def log_softmax(logits_BV: Array) -> Array:
-    """Turn logits into logarithms of probabilities.
-
-    Args:
-        logits_BV: float32 (B, V); −inf where a token is forbidden.
-
-    Returns:
-        Logarithms of probabilities, float32 (B, V), −inf for a forbidden token.
-
-    Raises:
-        InputError: A row allows no token at all, or holds NaN.
-    """
+    """Turn logits into logarithms of probabilities, float32, −inf for a forbidden token."""
     shifted_BV = logits_BV - _greatest(logits_BV)
     shifted_BV -= np.log(np.exp(shifted_BV).sum(1, keepdims=True))
     return shifted_BV
@@ -67,27 +47,15 @@ class Sampler:
         self._generators = [self._generators[row] for row in rows]
 
     def draw(self, probabilities_BV: Array) -> Array:
-        """Draw a token for each row, which takes one uniform number from the generator of every row.
-
-        Args:
-            probabilities_BV: float32 (B, V), as `softmax` gives them.
-
-        Returns:
-            Ids, int64 (B,).
-        """
+        """Draw a token for each row, int64 (B,), which takes one uniform number from the generator of every row."""
         uniform_B = np.array([generator.random() for generator in self._generators])
         return draw_at(probabilities_BV, uniform_B)
 
 
 def draw_at(probabilities_BV: Array, uniform_B: Array) -> Array:
-    """Find where the cumulative distribution first exceeds a number; a token of probability 0 is never found.
+    """Find where the cumulative distribution first exceeds a number in [0, 1), int64 (B,); not at a probability of 0.
 
-    Args:
-        probabilities_BV: float32 (B, V), not all 0; they need not sum to 1.
-        uniform_B: float64 (B,) in [0, 1).
-
-    Returns:
-        Ids, int64 (B,).
+    The probabilities need not sum to 1.
     """
     found = [_draw(row_V, float(uniform)) for row_V, uniform in zip(probabilities_BV, uniform_B, strict=True)]
     return np.array(found, np.int64)

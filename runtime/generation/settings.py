@@ -1,7 +1,7 @@
 """How to generate: the settings, checked, and the logits processors that they ask for."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -118,31 +118,30 @@ class GenerationSettings:
         self._check_together()
 
     def _freeze(self) -> None:
-        # The class is frozen; what it was given as lists is frozen here as well.
-        set_field = object.__setattr__
+        for name, items in self._frozen():
+            # The class is frozen; what it was given as lists is frozen here as well.
+            object.__setattr__(self, name, items)
+
+    def _frozen(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        """Each field that is a sequence, checked, as a tuple."""
         words = _sequence("bad_words_ids", self.bad_words_ids, "lists of token ids")
-        set_field(self, "bad_words_ids", tuple(_ids(f"bad_words_ids[{i}]", word) for i, word in enumerate(words)))
-        for i, word in enumerate(self.bad_words_ids):
-            if not word:
-                raise InputError(f"bad_words_ids[{i}] is empty; leave it out")
-        set_field(self, "suppress_tokens", _ids("suppress_tokens", self.suppress_tokens))
-        set_field(self, "stop_token_ids", _ids("stop_token_ids", self.stop_token_ids))
+        yield "bad_words_ids", tuple(_ids(f"bad_words_ids[{i}]", word, "leave it out") for i, word in enumerate(words))
+        yield "suppress_tokens", _ids("suppress_tokens", self.suppress_tokens)
+        yield "stop_token_ids", _ids("stop_token_ids", self.stop_token_ids)
         ends = self.forced_eos_token_id
         if ends is not None:
-            one = isinstance(ends, (int, np.integer))
-            set_field(self, "forced_eos_token_id", _ids("forced_eos_token_id", [ends] if one else ends))
-            if not self.forced_eos_token_id:
-                raise InputError("forced_eos_token_id is empty; leave it out, or None")
+            ends = (ends,) if isinstance(ends, (int, np.integer)) else ends
+            yield "forced_eos_token_id", _ids("forced_eos_token_id", ends, "leave it out, or None")
         stop = (self.stop,) if isinstance(self.stop, str) else _sequence("stop", self.stop, "strings")
-        set_field(self, "stop", stop)
         for i, text in enumerate(stop):
             if not isinstance(text, str) or not text:
                 raise InputError(f"stop[{i}] must be a string that is not empty, but is {text!r}")
+        yield "stop", stop
         calls = _sequence("logits_processors", self.logits_processors, "callables")
-        set_field(self, "logits_processors", calls)
         for i, call in enumerate(calls):
             if not callable(call):
                 raise InputError(f"logits_processors[{i}] must be callable, but is {call!r}")
+        yield "logits_processors", calls
 
     def _check_together(self) -> None:
         if not self.do_sample:
@@ -193,9 +192,6 @@ def processors(
 
     Returns:
         The processors; none at all for plain greedy search, which then needs no copy of the logits.
-
-    Raises:
-        InputError: The settings name an id that is not in the vocabulary.
     """
     # Only here, as settings are made before any model is known.
     _check_vocabulary(settings, vocabulary)
@@ -217,16 +213,19 @@ def processors(
         made.append(ForcedTokens(prompt_B + limit_B - 1, _ids("forced_eos_token_id", settings.forced_eos_token_id)))
     if settings.suppress_tokens:
         made.append(SuppressTokens(settings.suppress_tokens))
-    made.extend(settings.logits_processors)
+    return [*made, *settings.logits_processors, *_warpers(settings)]
+
+
+def _warpers(settings: GenerationSettings) -> Iterator[LogitsProcessor]:
+    """What changes how likely tokens are drawn."""
     if settings.temperature != 1:
-        made.append(Temperature(settings.temperature))
+        yield Temperature(settings.temperature)
     if settings.top_k:
-        made.append(TopK(settings.top_k))
+        yield TopK(settings.top_k)
     if settings.top_p < 1:
-        made.append(TopP(settings.top_p))
+        yield TopP(settings.top_p)
     if settings.min_p:
-        made.append(MinP(settings.min_p))
-    return made
+        yield MinP(settings.min_p)
 
 
 _LEAST = {
@@ -267,8 +266,10 @@ def _sequence(name: str, value: Any, of: str) -> tuple[Any, ...]:
         raise InputError(f"{name} must be a sequence of {of}, but is {brief(value)}") from error
 
 
-def _ids(name: str, value: Any) -> tuple[int, ...]:
+def _ids(name: str, value: Any, if_empty: str | None = None) -> tuple[int, ...]:
     ids = _sequence(name, value, "token ids")
+    if if_empty is not None and not ids:
+        raise InputError(f"{name} is empty; {if_empty}")
     for i, token in enumerate(ids):
         _check_integer(f"{name}[{i}]", token, 0)
     return tuple(map(int, ids))

@@ -28,11 +28,7 @@ class StopText:
         self.stopped = False
 
     def push(self, text: str) -> str:
-        """Add a part of the text.
-
-        Returns:
-            What can be given out: it contains no stop string, nor the beginning of one that may still be completed.
-        """
+        """Add a part; give what is no stop string, nor the beginning of one that may still be completed."""
         if self.stopped:
             return ""
         text = self._held + text
@@ -96,14 +92,7 @@ class Stopping:
         return bool(self.done_B.all())
 
     def push(self, next_B: Array) -> list[str]:
-        """Add a token to each row that goes on; those of rows that have ended are ignored.
-
-        Args:
-            next_B: Ids, int64 (B,).
-
-        Returns:
-            Per row, text that can be given out now; without `decode`, nothing but "".
-        """
+        """Add a token to each row that goes on; give the text of each that can be given out now."""
         new = [""] * len(self.rows)
         for b, token in enumerate(next_B.tolist()):
             if self.done_B[b]:

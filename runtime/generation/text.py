@@ -10,14 +10,7 @@ _UNALIGNED = 3  # characters at a window's start that may differ: the rest of a 
 
 
 def byte_token_ids(vocabulary: Mapping[str, int]) -> frozenset[int]:
-    """Find the ids of tokens that stand for one byte each, "<0x00>" to "<0xFF>", as SentencePiece falls back to.
-
-    Args:
-        vocabulary: Token → id.
-
-    Returns:
-        The ids; none for a tokenizer that has no such tokens.
-    """
+    """Find the ids of tokens that stand for one byte each, "<0x00>" to "<0xFF>", as SentencePiece falls back to."""
     return frozenset(token for name, token in vocabulary.items() if re.fullmatch("<0x[0-9A-F]{2}>", name))
 
 
@@ -44,14 +37,7 @@ class TextStream:
         self._in_run = False
 
     def push(self, token: int) -> str:
-        """Add a token.
-
-        Args:
-            token: Its id.
-
-        Returns:
-            Text that no later token changes; "" where there is nothing of it yet.
-        """
+        """Add a token; give text that no later token changes, "" where there is nothing of it yet."""
         self._window.append(token)
         # What is left out of texts, as special tokens are, does not end a run.
         self._in_run = token in self._byte_tokens or (self._in_run and not self._decode([token]))

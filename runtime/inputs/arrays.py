@@ -27,9 +27,6 @@ def to_array(value: Any, spec: TensorSpec) -> Array:
 
     Returns:
         A numpy array; of a list, in spec's dtype.
-
-    Raises:
-        InputError: It does not convert, not without loss, or lies where the processor does not read.
     """
     if isinstance(value, (list, tuple, int, float, np.number, np.bool_)):
         return _from_list(value, spec)
@@ -37,18 +34,9 @@ def to_array(value: Any, spec: TensorSpec) -> Array:
 
 
 def foreign_array(name: str, value: Any, wanted: str) -> Array:
-    """Convert a subclass of ndarray or a tensor, whose memory is shared where it allows that.
+    """Convert a subclass of ndarray or a tensor, whose memory is shared where it allows that; its dtype stays.
 
-    Args:
-        name: Of the value, for errors.
-        value: Anything with `__array__` or `__dlpack__`.
-        wanted: What it must be, for errors.
-
-    Returns:
-        A plain numpy array of the value's own dtype and shape.
-
-    Raises:
-        InputError: It is neither, is masked, does not convert, or lies where the processor does not read.
+    An error names it, and says what is wanted.
     """
     kind = type(value)
     if not hasattr(kind, "__array__") and not hasattr(kind, "__dlpack__"):
@@ -76,15 +64,8 @@ def foreign_array(name: str, value: Any, wanted: str) -> Array:
 def look_through(value: Any, depth: int) -> bool:
     """Refuse lists that numpy would take for arrays, though they are none: one that contains itself takes it forever.
 
-    Args:
-        value: A list, or anything else, which passes.
-        depth: How deep lists may be nested.
-
     Returns:
         Whether a bool is in it, which numpy takes for 0 or 1 where it is among numbers.
-
-    Raises:
-        ValueError: It is nested deeper, or a masked array is in it.
     """
     if not isinstance(value, (list, tuple)):
         return False
@@ -121,21 +102,9 @@ def _from_list(value: Any, spec: TensorSpec) -> Array:
             raise ValueError("it mixes bool with numbers")
     except Exception as error:  # the items may be somebody else's tensors: any class
         raise InputError(f"{spec.name} is no rectangular list of numbers: {error}; pass {describe(spec)}") from error
-    target = np.dtype(spec.dtype)
-    # A conversion that overflows is found by the comparisons below, and needs no warning.
-    with np.errstate(all="ignore"):
-        # Of an empty list numpy makes float64, whatever it was to hold.
-        if raw.dtype == target or (raw.size == 0 and raw.dtype.kind in "iuf"):
-            return raw.astype(target, copy=False)
-        if raw.dtype.kind in "iu" and target.kind in "iuf":
-            array = raw.astype(target)
-            # Compared as Python's numbers, which is exact; numpy would make float64 of both first.
-            if all(a == b for a, b in zip(array.ravel().tolist(), raw.ravel().tolist(), strict=True)):
-                return array
-        if raw.dtype.kind == "f" and target.kind == "f":
-            array = raw.astype(target)
-            if np.array_equal(array, raw, equal_nan=True):
-                return array
+    found = _without_loss(raw, np.dtype(spec.dtype))
+    if found is not None:
+        return found
     what = (
         f"a list of {raw.dtype}"
         if isinstance(value, (list, tuple))
@@ -145,3 +114,19 @@ def _from_list(value: Any, spec: TensorSpec) -> Array:
         f"{spec.name} is {what}, which {spec.dtype} cannot hold without loss; "
         f"convert it to a numpy array, {describe(spec)}"
     )
+
+
+def _without_loss(raw: Array, target: "np.dtype[Any]") -> Array | None:
+    # Of an empty list numpy makes float64, whatever it was to hold.
+    if raw.dtype == target or (raw.size == 0 and raw.dtype.kind in "iuf"):
+        return raw.astype(target, copy=False)
+    # A conversion that overflows is found by the comparisons below, and needs no warning.
+    with np.errstate(all="ignore"):
+        if raw.dtype.kind in "iu" and target.kind in "iuf":
+            array = raw.astype(target)
+            # Compared as Python's numbers, which is exact; numpy would make float64 of both first.
+            return array if array.ravel().tolist() == raw.ravel().tolist() else None
+        if raw.dtype.kind == "f" and target.kind == "f":
+            array = raw.astype(target)
+            return array if np.array_equal(array, raw, equal_nan=True) else None
+    return None

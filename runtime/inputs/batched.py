@@ -5,8 +5,9 @@ Shapes: B batch, S sequence.
 
 import itertools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from ..parallel import parallel_map
 from ..progress import Progress, reporter
 from ..sessions.session import Session
 from .batches import BATCH_TOKENS, check_count, check_rows, pad_rows, plan
+from .checks import nearest
 
 R = TypeVar("R")
 Inputs = str | Iterable[str] | Iterable[Sequence[int]]
@@ -34,6 +36,50 @@ in int8) to 14 times (in fp32)."""
 _SINGLE = "model on one thread"
 
 
+class CallOptions(TypedDict, total=False):
+    """What every task takes besides, and every stream of one.
+
+    Attributes:
+        batch_tokens: Most tokens of a batch, padding included; None: each input alone in a quantized precision, and
+            `BATCH_TOKENS` in fp32 and fp16.
+        cancel: Ends the call with RunCancelledError.
+        timeout: Seconds for the whole call, after which it ends with RunTimeoutError.
+    """
+
+    batch_tokens: int | None
+    cancel: CancelToken | None
+    timeout: float | None
+
+
+class TaskOptions(CallOptions, total=False):
+    """What every task takes besides; more is in `CallOptions`.
+
+    Attributes:
+        progress: Called with how many inputs are done, and of how many; True: a line on stderr.
+    """
+
+    progress: Progress
+
+
+class StreamOptions(CallOptions, total=False):
+    """What every task's stream takes besides; more is in `CallOptions`.
+
+    Attributes:
+        window: How many inputs are read ahead.
+    """
+
+    window: int
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What one call is bound by: the size of its batches, and what ends it, where the caller or a part of it does."""
+
+    batch_tokens: int | None
+    stop: CancelToken
+    control: Control
+
+
 class Batched(Model):
     """A model whose graph "model" takes ids, and gives something for each of many inputs."""
 
@@ -41,48 +87,22 @@ class Batched(Model):
         super().__init__(opened)
         self._opening = threading.Lock()
 
-    def _list(
-        self,
-        task: Task[R],
-        inputs: Inputs,
-        batch_tokens: int | None,
-        progress: Progress,
-        cancel: CancelToken | None,
-        timeout: float | None,
-    ) -> list[R]:
+    def _list(self, task: Task[R], inputs: Inputs, options: TaskOptions) -> list[R]:
         items = as_list(inputs)
         results: list[Any] = [None] * len(items)
-        self._fill(results, task, items, batch_tokens, progress, cancel, timeout)
+        self._fill(results, task, items, options)
         return results
 
-    def _fill(
-        self,
-        results: Any,
-        task: Task[Any],
-        items: list[Any],
-        batch_tokens: int | None,
-        progress: Progress,
-        cancel: CancelToken | None,
-        timeout: float | None,
-    ) -> None:
-        stop, control = _controls(cancel, timeout)
-        budget = self._budget(batch_tokens)
-        with reporter(progress, len(items)) as advance:
-            for count in self._compute(results, task, items, budget, stop, control):
+    def _fill(self, results: Any, task: Task[Any], items: list[Any], options: TaskOptions) -> None:
+        call = self._call(options, TaskOptions)
+        with reporter(options.get("progress", False), len(items)) as advance:
+            for count in self._compute(results, task, items, call):
                 advance(count)
 
-    def _stream(
-        self,
-        task: Task[R],
-        inputs: Inputs,
-        window: int,
-        batch_tokens: int | None,
-        cancel: CancelToken | None,
-        timeout: float | None,
-    ) -> Iterator[R]:
+    def _stream(self, task: Task[R], inputs: Inputs, options: StreamOptions) -> Iterator[R]:
         source = as_iterator(inputs)
-        size, budget = check_count("window", window), self._budget(batch_tokens)
-        stop, control = _controls(cancel, timeout)
+        size = check_count("window", options.get("window", WINDOW))
+        call = self._call(options, StreamOptions)
 
         def results() -> Iterator[R]:  # apart, so that what is checked above is checked when the stream is made
             for start in itertools.count(0, size):
@@ -92,7 +112,7 @@ class Batched(Model):
                 # One window at a time, of which inputs and results are let go of as they are used:
                 # a stream takes no more memory the longer it is.
                 found: list[Any] = [None] * len(items)
-                for _ in self._compute(found, task, items, budget, stop, control, start):
+                for _ in self._compute(found, task, items, call, start):
                     pass
                 del items
                 while found:
@@ -100,19 +120,24 @@ class Batched(Model):
 
         return results()
 
-    def _compute(
-        self,
-        results: Any,
-        task: Task[Any],
-        items: list[Any],
-        batch_tokens: int | None,
-        stop: CancelToken,
-        control: Control,
-        start: int = 0,
-    ) -> Iterator[int]:
+    def _call(self, options: Mapping[str, Any], known: type[Any]) -> _Call:
+        names: frozenset[str] = known.__optional_keys__
+        for name in options:
+            if name not in names:
+                raise InputError(f"there is no option {name!r}; {nearest(name, names)}")
+        cancel, budget = options.get("cancel"), options.get("batch_tokens")
+        Control(cancel)  # refuses another thing by the caller's name for it
+        if budget is not None:
+            budget = check_count("batch_tokens", budget)
+        elif self.precision in ("fp32", "fp16"):
+            budget = BATCH_TOKENS
+        stop = CancelToken(cancel)  # of this call alone, which ends when the caller's does
+        return _Call(budget, stop, Control(stop, options.get("timeout")))
+
+    def _compute(self, results: Any, task: Task[Any], items: list[Any], call: _Call, start: int = 0) -> Iterator[int]:
         """Put a task's result on each item, items[0] being input number `start`, into `results`; yield counts done."""
-        rows = self._rows(items, task, control, start)
-        batches = plan([len(row) for row in rows], batch_tokens)
+        rows = self._rows(items, task, call.control, start)
+        batches = plan([len(row) for row in rows], call.batch_tokens)
         session, threads = self._lanes(len(batches))
         segments = any(spec.name == "token_type_ids" for spec in session.signature.inputs)
 
@@ -121,12 +146,12 @@ class Batched(Model):
             feeds = {"input_ids": ids_BS, "attention_mask": mask_BS}
             if segments:
                 feeds["token_type_ids"] = np.zeros_like(ids_BS)
-            values = session.run(feeds, outputs=task.output, control=control)[task.output]
+            values = session.run(feeds, outputs=task.output, control=call.control)[task.output]
             for place, value in zip(places, values, strict=True):
                 # No lock: each place is written once, by the thread that has its batch.
                 results[place] = task.finish(items[place], rows[place], value)
 
-        for places in parallel_map(work, batches, threads, stop.cancel):
+        for places in parallel_map(work, batches, threads, call.stop.cancel):
             yield len(places)
 
     def _rows(self, items: list[Any], task: Task[Any], control: Control, start: int) -> list[list[int]]:
@@ -149,11 +174,6 @@ class Batched(Model):
             raise
         return rows
 
-    def _budget(self, batch_tokens: int | None) -> int | None:
-        if batch_tokens is not None:
-            return check_count("batch_tokens", batch_tokens)
-        return BATCH_TOKENS if self.precision in ("fp32", "fp16") else None
-
     def _lanes(self, batches: int) -> tuple[Session, int]:
         """Choose the graph for so many batches, and on how many threads to run it at once."""
         main = self._sessions["model"]
@@ -169,10 +189,3 @@ class Batched(Model):
                 # close() may have gone through the sessions before this one was among them.
                 main.opened()
         return self._sessions[_SINGLE], self.threads
-
-
-def _controls(cancel: CancelToken | None, timeout: float | None) -> tuple[CancelToken, Control]:
-    """Make a token of one call, which ends when the caller's does, and what hands it to every run."""
-    Control(cancel)  # refuses another thing by the caller's name for it
-    stop = CancelToken(cancel)
-    return stop, Control(stop, timeout)

@@ -95,16 +95,10 @@ _MOST_PADDING = 18
 
 
 def plan(lengths: Sequence[int], batch_tokens: int | None) -> list[list[int]]:
-    """Divide rows into batches of similar length, those with the longest rows first.
+    """Divide rows into batches of similar length, each a list of places, those with the longest rows first.
 
-    Threads that take one batch after the other then end at about the same time.
-
-    Args:
-        lengths: Of the rows, in tokens.
-        batch_tokens: Most tokens in a batch, padding included, where it has more than one row; None: each row alone.
-
-    Returns:
-        The places of each batch's rows in `lengths`.
+    Threads that take one batch after the other then end at about the same time. `batch_tokens` are the most of a batch
+    of several rows, padding included; None: each row alone.
     """
     planned: list[list[int]] = []
     longest = padding = 0

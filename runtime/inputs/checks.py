@@ -149,15 +149,7 @@ class InputChecks:
 
 
 def empty_outputs(signature: Signature, sizes: Mapping[str, int]) -> dict[str, Array]:
-    """Make the outputs of a graph whose batch has no rows.
-
-    Args:
-        signature: The graph's; every output has the batch as an axis.
-        sizes: Of the dimensions of its inputs, by name; 0 that of the batch.
-
-    Returns:
-        Arrays by output name, of the signature's dtypes; their shapes have the sizes, sums of them where they are sums.
-    """
+    """Make the outputs of a graph whose batch has no rows; `sizes` has its inputs' dimensions by name."""
     return {
         spec.name: np.zeros(
             [dim if isinstance(dim, int) else sum(sizes[part] for part in dim.split(SUM)) for dim in spec.shape],

@@ -44,18 +44,7 @@ class Binding:
         self._kept = inputs, outputs  # the memory must live as long as it is bound
 
     def run(self, control: Control | None = None) -> None:
-        """Run the graph.
-
-        Args:
-            control: What may end the run before its time; what it was to write is then undefined.
-
-        Raises:
-            RunCancelledError: The control's token was cancelled.
-            RunTimeoutError: The control's time is up.
-            ClosedError: The session is closed.
-            ForkError: The session was opened before this process was forked.
-            InputError: onnxruntime cannot compute it, as where memory runs out.
-        """
+        """Run the graph; where it is ended before its time, what it was to write is undefined."""
         if self._session.provider != "cpu":  # onnxruntime copied them to the device when they were bound
             self._bind_arrays()
         session = self._session.opened()

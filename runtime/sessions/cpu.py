@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 # Our name of an instruction → Linux's flag in /proc/cpuinfo.
@@ -38,11 +39,7 @@ def usable_cores() -> int:
 
 
 def default_threads(root: Path = Path("/")) -> int:
-    """Say how many threads use what this process may: its cores, or fewer where its containers have a quota.
-
-    Args:
-        root: Where /proc and /sys are.
-    """
+    """Say how many threads use what this process may: its cores, or fewer where its containers have a quota."""
     cores, limit = usable_cores(), quota(root)
     return cores if limit is None else max(1, min(cores, math.ceil(limit)))
 
@@ -52,39 +49,35 @@ def quota(root: Path = Path("/")) -> float | None:
 
     The group itself and all around it that can be seen from here limit it, so the least counts (Linux,
     Documentation/admin-guide/cgroup-v2.rst, cpu.max; scheduler/sched-bwc.rst, cpu.cfs_quota_us).
-
-    Args:
-        root: Where /proc and /sys are.
     """
     try:
         mounts = (root / "proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
         groups = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:  # no Linux, or no /proc
         return None
-    paths = {}
-    # A line is "ID:CONTROLLERS:PATH"; that of cgroup v2 has the ID 0 and names no controllers.
-    for line in groups.splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        for controller in controllers.split(",") if number != "0" else ["cgroup2"]:
-            paths[controller] = path
-    limits = []
+    paths = dict(_paths(groups))
+    limits: list[float | None] = []
     # A line is "… ROOT MOUNT-POINT … - TYPE SOURCE OPTIONS" (proc_pid_mountinfo(5)): ROOT is the
     # part of the hierarchy that is mounted, as a container may see only its own.
     for line in mounts.splitlines():
         left, _, right = line.partition(" - ")
         fields, (kind, _, options) = left.split(), (*right.split(), "", "", "")[:3]
-        if len(fields) < 5:
-            continue
-        top, point = map(_unescape, fields[3:5])
-        if kind == "cgroup2" and "cgroup2" in paths:
-            folders, read = _folders(root, point, top, paths["cgroup2"]), _read_v2
-        elif kind == "cgroup" and "cpu" in options.split(",") and "cpu" in paths:
-            folders, read = _folders(root, point, top, paths["cpu"]), _read_v1
-        else:
-            continue
-        limits += [limit for folder in folders if (limit := read(folder)) is not None]
-    return min(limits, default=None)
+        controller = {"cgroup2": "cgroup2", "cgroup": "cpu" if "cpu" in options.split(",") else ""}.get(kind)
+        if len(fields) >= 5 and controller in paths:
+            read = _read_v2 if controller == "cgroup2" else _read_v1
+            top, point = map(_unescape, fields[3:5])
+            limits += map(read, _folders(root, point, top, paths[controller]))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _paths(groups: str) -> Iterator[tuple[str, str]]:
+    """Controller, "cgroup2" for those of v2 → the path of the process's group."""
+    # A line is "ID:CONTROLLERS:PATH"; that of cgroup v2 has the ID 0 and names no controllers.
+    for line in groups.splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        for controller in controllers.split(",") if number != "0" else ["cgroup2"]:
+            yield controller, path
 
 
 def _unescape(path: str) -> str:
@@ -128,30 +121,28 @@ def _cores(limit: str, period: str) -> float | None:
 
 
 def features(root: Path = Path("/")) -> dict[str, bool]:
-    """Tell which instructions for products of matrices this processor has, as far as the system says.
-
-    Args:
-        root: Where /proc is.
-
-    Returns:
-        Name → whether it is there: of those that this kind of processor may have and that the system tells of.
-    """
+    """Tell which instructions for products of matrices this processor has, of those that its system tells of."""
     machine = platform.machine().lower()
     names = _X86 if machine in ("x86_64", "amd64", "i386", "i686") else _ARM if machine in ("arm64", "aarch64") else {}
-    if platform.system() == "Linux":
-        # "flags" on x86, "Features" on Arm; the cores of one processor need not be alike, and all may run a kernel
-        try:
-            text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return {}
-        cores = [set(line.split()) for line in re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)]
-        return {name: all(flag in flags for flags in cores) for name, flag in names.items()} if cores else {}
-    if platform.system() == "Darwin":
+    system = platform.system()
+    if system == "Linux":
+        return _cpuinfo(root, names)
+    if system == "Darwin":
         return {name: _sysctl(_SYSCTLS[name]) for name in names if name in _SYSCTLS}
-    if platform.system() == "Windows":
+    if system == "Windows":
         present = getattr(ctypes, "windll").kernel32.IsProcessorFeaturePresent  # noqa: B009 (mypy knows no windll here)
         return {name: bool(present(_WINDOWS[name])) for name in names if name in _WINDOWS}
     return {}
+
+
+def _cpuinfo(root: Path, names: Mapping[str, str]) -> dict[str, bool]:
+    # "flags" on x86, "Features" on Arm; the cores of one processor need not be alike, and all may run a kernel
+    try:
+        text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    cores = [set(line.split()) for line in re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)]
+    return {name: all(flag in flags for flags in cores) for name, flag in names.items()} if cores else {}
 
 
 def _sysctl(name: str) -> bool:

@@ -33,15 +33,7 @@ class GraphFiles:
     """
 
     def __init__(self, manifest: Manifest, name: str) -> None:
-        """Read a graph's file, and find its weights.
-
-        Args:
-            manifest: The bundle's.
-            name: The graph, one of the paths in `manifest.files`.
-
-        Raises:
-            BundleError: A file cannot be read, or has weights that the manifest does not list.
-        """
+        """Read a graph's file, one of the manifest's, and find its weights."""
         self._manifest, self._name = manifest, name
         self.path = manifest.folder / name
         try:
@@ -60,12 +52,7 @@ class GraphFiles:
             raise BundleError(f"{self.path} is no ONNX file: {error}; export the bundle again") from error
 
     def open(self, provider: str, threads: int, tuning: Tuning = DEFAULTS) -> OpenGraph:
-        """Open the graph, and prove its files meanwhile.
-
-        Raises:
-            ProviderError: The provider does not run here.
-            BundleError: A file was altered, or onnxruntime cannot load the graph.
-        """
+        """Open the graph, and prove its files meanwhile."""
         # onnxruntime maps weights by their path: only where that still leads to the files held here.
         # Elsewhere their bytes are read from what is held, and given to it.
         in_place = bool(self._data) and tuning.mapped and _fits_an_option(self.path.parent) and self._is_in_place()
@@ -86,14 +73,7 @@ class GraphFiles:
         return all(file.is_in_place for file in self._data.values())
 
     def prove(self, read: dict[str, bytes] | None = None) -> None:
-        """Compare the files with their digests.
-
-        Args:
-            read: Weights, by location, where it is not their files that are used but these.
-
-        Raises:
-            BundleError: One was altered.
-        """
+        """Compare the files with their digests, or in their place the weights that were read, by location."""
         self._prove_content()
         for location, file in self._data.items():
             name = _beside(self._name, location)

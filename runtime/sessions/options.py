@@ -96,17 +96,7 @@ DEFAULTS = Tuning()
 
 
 def check_tuning(spin: Any, arena: Any, mapped: Any, options: Any) -> Tuning:
-    """Check what a caller says.
-
-    Args:
-        spin: True, False or None.
-        arena: True or False.
-        mapped: True or False.
-        options: A mapping of names to values; None: none.
-
-    Raises:
-        InputError: A value is of another kind, or an option is not known or is set by a parameter.
-    """
+    """Check what a caller says of how a graph is opened."""
     if spin is not None and not isinstance(spin, bool):
         raise InputError(f"spin must be True, False or None, but is {brief(spin)}")
     for name, value in (("arena", arena), ("mapped", mapped)):

@@ -29,29 +29,22 @@ _DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def candidates(provider: str | Sequence[str], fallback: bool = False) -> tuple[str, ...]:
-    """List the providers to try in turn, the best first.
-
-    Args:
-        provider: "auto", "cpu", "cuda", or several of them in order of preference.
-        fallback: Whether the CPU is to be tried when all else failed.
-
-    Raises:
-        ProviderError: A name is unknown, or there is none.
-    """
+    """List the providers to try in turn, the best first, at last the CPU where that is a fallback."""
     names = list(provider) if isinstance(provider, (list, tuple)) else [provider]
     if not names:
         raise ProviderError(f"provider is an empty list; name one of: auto, {', '.join(PROVIDERS)}")
-    chosen: list[str] = []
-    for name in names:
-        if name == "auto":
-            # CUDA counts where onnxruntime was built with it; whether it starts, opening a graph shows.
-            chosen += [name for name in ("cuda", "cpu") if name == "cpu" or is_built_in(name)]
-        elif isinstance(name, str) and name in PROVIDERS:
-            chosen.append(name)
-        else:
-            hint = next((f"write {short!r}" for short, long in PROVIDERS.items() if name == long), None)
-            raise ProviderError(f"unknown provider {brief(name)}; {hint or nearest(name, ['auto', *PROVIDERS])}")
+    chosen = [one for name in names for one in _meant_by(name)]
     return tuple(dict.fromkeys([*chosen, "cpu"] if fallback else chosen))
+
+
+def _meant_by(name: Any) -> Sequence[str]:
+    if name == "auto":
+        # CUDA counts where onnxruntime was built with it; whether it starts, opening a graph shows.
+        return ["cuda", "cpu"] if is_built_in("cuda") else ["cpu"]
+    if isinstance(name, str) and name in PROVIDERS:
+        return [name]
+    hint = next((f"write {short!r}" for short, long in PROVIDERS.items() if name == long), None)
+    raise ProviderError(f"unknown provider {brief(name)}; {hint or nearest(name, ['auto', *PROVIDERS])}")
 
 
 def is_built_in(provider: str) -> bool:
@@ -105,14 +98,7 @@ def open_session(
         ProviderError: The provider does not run here.
         BundleError: onnxruntime cannot load the graph.
     """
-    wanted = PROVIDERS[provider]
-    if not is_built_in(provider):
-        hint = "; pip install onnxruntime-gpu in place of onnxruntime" if provider == "cuda" else ""
-        raise ProviderError(
-            f"this onnxruntime {onnxruntime.__version__} was built without {wanted}{hint}, or use 'cpu'"
-        )
-    if provider == "cuda":
-        _load_cuda_packages()
+    _require(provider)
     what = source or ("a graph in memory" if isinstance(graph, bytes) else graph)
     # Beside CUDA stands the CPU, which gets the nodes that CUDA has no kernel for.
     listed = [(PROVIDERS[name], _OPTIONS[name]) for name in dict.fromkeys([provider, "cpu"])]
@@ -124,13 +110,14 @@ def open_session(
         options.add_external_initializers_from_files_in_memory(
             list(weights), list(weights.values()), [len(content) for content in weights.values()]
         )
+    wanted = PROVIDERS[provider]
     try:
         # Unless told otherwise, onnxruntime's wrapper prints to stdout and tries other providers.
         session = onnxruntime.InferenceSession(graph, options, providers=listed, enable_fallback=0)
     except Exception as error:  # onnxruntime's errors have no common class below Exception
-        if provider != "cpu":
-            raise ProviderError(f"{wanted} could not open {what}: {newer_needed(error)}{error}") from error
         reason = f"{newer_needed(error)}{error}"
+        if provider != "cpu":
+            raise ProviderError(f"{wanted} could not open {what}: {reason}") from error
         raise BundleError(f"onnxruntime {onnxruntime.__version__} could not load {what}: {reason}") from error
     # A CUDA that does not load leaves a session that runs on the CPU, with only a warning.
     if session.get_providers()[0] != wanted:
@@ -139,6 +126,17 @@ def open_session(
             f"{_why_cuda_failed()}; repair that, or use 'cpu'"
         )
     return session
+
+
+def _require(provider: str) -> None:
+    """Refuse a provider that this onnxruntime was built without; load what CUDA needs."""
+    if not is_built_in(provider):
+        hint = "; pip install onnxruntime-gpu in place of onnxruntime" if provider == "cuda" else ""
+        raise ProviderError(
+            f"this onnxruntime {onnxruntime.__version__} was built without {PROVIDERS[provider]}{hint}, or use 'cpu'"
+        )
+    if provider == "cuda":
+        _load_cuda_packages()
 
 
 def assignment(session: Any) -> dict[str, tuple[str, ...]]:

@@ -104,11 +104,7 @@ class Session:
         return dict(zip(names, found, strict=True))
 
     def _compare(self, path: Path) -> None:
-        """Compare what the graph takes and gives with the signature.
-
-        Raises:
-            BundleError: They differ.
-        """
+        """Compare what the graph takes and gives with the signature."""
         for what, nodes, specs in (
             ("takes", self.opened().get_inputs(), self.signature.inputs),
             ("gives", self.opened().get_outputs(), self.signature.outputs),
@@ -189,11 +185,7 @@ def _describe_spec(spec: TensorSpec) -> str:
 
 
 def _compare_shapes(path: Path, nodes: Sequence[Any], specs: Sequence[TensorSpec]) -> None:
-    """Compare shapes where the graph says them: ranks, fixed sizes, and which sizes are not fixed; names may differ.
-
-    Raises:
-        BundleError: They differ: the checks of inputs would let through what the graph does not take.
-    """
+    """Compare shapes where the graph says them: ranks, fixed sizes, and which sizes are not fixed; names may differ."""
     said = {spec.name: spec.shape for spec in specs}
     for node in nodes:
         found, expected = tuple(node.shape), said[node.name]

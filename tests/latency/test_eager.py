@@ -15,7 +15,7 @@ from tfm.export.eager_engine import GreedyLoop
 from tfm.export.latency import COMPILED, eager_engines
 from tfm.export.manifest import write_manifest
 from tfm.export.verify.fidelity import eager_greedy
-from tfm.latency import measure_latency
+from tfm.latency import LatencyOptions, measure_latency
 from tfm.latency.worker import UnableError
 from tfm.model import Transformer, save_checkpoint
 
@@ -96,7 +96,7 @@ FAST: dict[str, Any] = {"rounds": 6, "seconds": 0.002, "warmup": 1, "batch_sizes
 def test_beside_its_bundle(exported: tuple[Path, Path]) -> None:
     bundle, checkpoint = exported
     engines, left_out = eager_engines(checkpoint, compiled=False)
-    report = measure_latency(bundle, **FAST, engines=engines, left_out=left_out)
+    report = measure_latency(bundle, LatencyOptions(**FAST), engines=engines, left_out=left_out)
     assert [(line.work, line.baseline, list(line.timings)) for line in report.lines] == [
         (work, "eager", ["eager", "fp32"]) for work in ("1×3", "2×3", "corpus")
     ]
@@ -150,6 +150,6 @@ def test_compiled(exported: tuple[Path, Path]) -> None:
     """Minutes, where nothing is in its cache."""
     bundle, checkpoint = exported
     engines, left_out = eager_engines(checkpoint)
-    report = measure_latency(bundle, **FAST, engines=engines, left_out=left_out)
+    report = measure_latency(bundle, LatencyOptions(**FAST), engines=engines, left_out=left_out)
     assert [list(line.timings) for line in report.lines] == [["eager", COMPILED, "fp32"]] * 2 + [["eager", "fp32"]]
     assert report.left_out == {}

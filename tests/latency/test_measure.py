@@ -14,7 +14,7 @@ import pytest
 
 import tfm.latency
 from tfm.errors import InputError
-from tfm.latency import LatencyReport, measure, measure_latency
+from tfm.latency import LatencyOptions, LatencyReport, latency_options, measure, measure_latency
 from tfm.latency.rounds import Job, Turns
 from tfm.latency.testing import assert_latency
 
@@ -33,15 +33,11 @@ def problems() -> Callable[[Mapping[str, Any]], list[str]]:
 
 
 def test_an_encoder(make_bundle: MakeBundle, problems: Any) -> None:
-    told: list[tuple[int, int]] = []
-    said: list[str] = []
+    told: list[tuple[int, int, str]] = []
     report = measure_latency(
         make_bundle("encoder"),
-        **FAST,
-        starts=2,
-        texts=["a b", "c", "d e f"],
-        progress=lambda done, total: told.append((done, total)),
-        say=said.append,
+        LatencyOptions(**FAST, starts=2, texts=["a b", "c", "d e f"]),
+        progress=lambda *step: told.append(step),
     )
     names = [(line.work, line.measure, line.rows) for line in report.lines]
     workloads = [("1×2", "run", 1), ("1×4", "run", 1), ("2×2", "run", 2), ("2×4", "run", 2)]
@@ -53,8 +49,10 @@ def test_an_encoder(make_bundle: MakeBundle, problems: Any) -> None:
         assert ratio is not None
         assert 0 < ratio.low <= ratio.value <= ratio.high
         assert line.per_second("int8") == pytest.approx(line.rows / line.timings["int8"].spread.median)
-    assert told[-1] == (60, 60)
-    assert said == ["start fp32, int8 anew, in turn, 2×", "open fp32, int8 on 1 thread, and warm up"]
+    opened = "open fp32, int8 on 1 thread, and warm up"
+    assert told == [(0, 1, "start fp32, int8 anew, in turn, 2×"), (0, 1, opened)] + [
+        (done, 60, opened) for done in range(1, 61)
+    ]
     assert (report.kind, report.corpus, report.left_out) == ("encoder", "3 texts", {})
     assert list(report.starts) == list(report.sizes) == list(report.peaks[1]) == ["fp32", "int8"]
     for start in report.starts.values():
@@ -66,7 +64,7 @@ def test_an_encoder(make_bundle: MakeBundle, problems: Any) -> None:
 
 
 def test_a_field_that_drifts_is_noticed(make_bundle: MakeBundle, problems: Any) -> None:
-    values = measure_latency(make_bundle("encoder"), **FAST, starts=1).to_dict()
+    values = measure_latency(make_bundle("encoder"), LatencyOptions(**FAST, starts=1)).to_dict()
     values["lines"][0]["engines"]["fp32"]["mean_ms"] = 1.0
     values["settings"]["rounds"] = "6"
     del values["bundle"]
@@ -80,7 +78,7 @@ def test_a_field_that_drifts_is_noticed(make_bundle: MakeBundle, problems: Any) 
 @pytest.mark.parametrize("kind", ["counter", "copier"])
 def test_what_generates(make_bundle: MakeBundle, kind: str) -> None:
     """The first token and each one after it, however soon the toy would have ended by itself."""
-    report = measure_latency(make_bundle(kind), **FAST, starts=1, new_tokens=4, texts=["ab", "c"])
+    report = measure_latency(make_bundle(kind), LatencyOptions(**FAST, starts=1, new_tokens=4, texts=["ab", "c"]))
     assert [(line.work, line.measure) for line in report.lines] == [
         *((work, measure) for work in ("1×2", "1×4", "2×2", "2×4") for measure in ("first token", "token")),
         ("corpus", "corpus"),
@@ -94,13 +92,13 @@ def test_what_generates(make_bundle: MakeBundle, kind: str) -> None:
 def test_a_module(make_bundle: MakeBundle, toys: Any) -> None:
     folder = toys.add_golden(make_bundle("encoder"))
     toys.write_manifest(folder, json.loads((folder / "manifest.json").read_text()) | {"kind": "module"})
-    report = measure_latency(folder, **FAST, starts=1)
+    report = measure_latency(folder, LatencyOptions(**FAST, starts=1))
     assert [line.work for line in report.lines] == ["1×1 + 1×1 + 1×1", "2×3 + 2×3 + 2×3"]
     assert report.corpus == "this bundle reads no texts"
 
 
 def test_an_encoder_without_a_task(make_bundle: MakeBundle) -> None:
-    report = measure_latency(make_bundle("encoder without pooling"), **FAST, starts=1)
+    report = measure_latency(make_bundle("encoder without pooling"), LatencyOptions(**FAST, starts=1))
     assert [line.work for line in report.lines] == ["1×2", "1×4", "2×2", "2×4"]
     assert report.corpus == "this bundle has no task for texts as they are"
 
@@ -108,7 +106,7 @@ def test_an_encoder_without_a_task(make_bundle: MakeBundle) -> None:
 def test_a_zip_and_one_precision(make_bundle: MakeBundle) -> None:
     folder = make_bundle("encoder")
     archive = shutil.make_archive(str(folder), "zip", folder)
-    report = measure_latency(archive, **FAST, starts=0, corpus=False, precisions=["int8"])
+    report = measure_latency(archive, LatencyOptions(**FAST, starts=0, corpus=False, precisions=["int8"]))
     assert (report.bundle, report.starts, report.corpus) == ("encoder.tfm.zip", {}, "not asked for")
     assert {(*line.timings, line.baseline) for line in report.lines} == {("int8", None)}
 
@@ -121,10 +119,10 @@ def test_several_numbers_of_threads(make_bundle: MakeBundle, monkeypatch: pytest
         return made_up(engines, workloads, **options)
 
     monkeypatch.setattr(measure, "take_turns", take_turns)
-    monkeypatch.setattr(measure, "usable_cores", lambda: 4)
+    monkeypatch.setattr(latency_options, "usable_cores", lambda: 4)
     if hasattr(os, "sched_getaffinity"):
         monkeypatch.setattr(measure.os, "sched_getaffinity", lambda _: {9, 2, 5, 3})
-    report = measure_latency(make_bundle("encoder"), threads=(1, 3), starts=0, corpus=False)
+    report = measure_latency(make_bundle("encoder"), LatencyOptions(threads=(1, 3), starts=0, corpus=False))
     assert list(dict.fromkeys(line.threads for line in report.lines)) == list(report.peaks) == [1, 3]
     assert [threads for threads, _ in handed] == [1, 1, 3, 3]
     if hasattr(os, "sched_getaffinity"):
@@ -151,7 +149,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("fake")
 def test_eager_is_what_all_are_compared_with(make_bundle: MakeBundle) -> None:
     eager = {"eager": Job(worker="none", options={})}
-    report = measure_latency(make_bundle("encoder"), starts=0, corpus=False, engines=eager)
+    report = measure_latency(make_bundle("encoder"), LatencyOptions(starts=0, corpus=False), engines=eager)
     for line in report.lines:
         assert (list(line.timings), line.baseline) == (["eager", "fp32", "int8"], "eager")
         assert [str(timing.ratio) for timing in line.timings.values()] == [
@@ -162,10 +160,10 @@ def test_eager_is_what_all_are_compared_with(make_bundle: MakeBundle) -> None:
 
 @pytest.mark.usefixtures("fake")
 def test_another_baseline(make_bundle: MakeBundle) -> None:
-    report = measure_latency(make_bundle("encoder"), starts=0, corpus=False, baseline="int8")
+    report = measure_latency(make_bundle("encoder"), LatencyOptions(starts=0, corpus=False, baseline="int8"))
     assert str(report.lines[0].timings["fp32"].ratio) == "slower 2.0× (2.0–2.0)"
     with pytest.raises(InputError, match="there is no engine 'int4' to compare with"):
-        measure_latency(make_bundle("counter"), baseline="int4")
+        measure_latency(make_bundle("counter"), LatencyOptions(baseline="int4"))
 
 
 def test_a_noisy_machine_is_told_of(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +173,9 @@ def test_a_noisy_machine_is_told_of(make_bundle: MakeBundle, monkeypatch: pytest
 
     monkeypatch.setattr(measure, "take_turns", noisy)
     monkeypatch.setattr(measure.os, "getloadavg", lambda: (99.0, 0.0, 0.0), raising=False)
-    report = measure_latency(make_bundle("encoder"), starts=0, corpus=False, batch_sizes=(1,), lengths=(2,))
+    report = measure_latency(
+        make_bundle("encoder"), LatencyOptions(starts=0, corpus=False, batch_sizes=(1,), lengths=(2,))
+    )
     busy, nothing = report.warnings
     assert report.made["load"] == 99.0
     assert busy.startswith("the machine was busy when this began: a load of 99.0 on ")
@@ -186,7 +186,7 @@ def test_a_noisy_machine_is_told_of(make_bundle: MakeBundle, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("asked", "message"),
     [
         ({"precisions": ["int9"]}, "has no precision 'int9'; .*int8"),
         ({"precisions": []}, "precisions is empty"),
@@ -202,9 +202,16 @@ def test_a_noisy_machine_is_told_of(make_bundle: MakeBundle, monkeypatch: pytest
     ],
     ids=str,
 )
-def test_what_makes_no_sense(make_bundle: MakeBundle, options: dict[str, Any], message: str) -> None:
+def test_what_makes_no_sense(make_bundle: MakeBundle, asked: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        measure_latency(make_bundle("encoder"), **options)
+        measure_latency(make_bundle("encoder"), LatencyOptions(**asked))
+
+
+def test_an_argument_that_is_a_field_now_is_named() -> None:
+    with pytest.raises(InputError, match=r"LatencyOptions now: measure_latency\(bundle, LatencyOptions\(rounds=…\)\)"):
+        measure_latency("nosuch.tfm", rounds=6)
+    with pytest.raises(InputError, match="no argument 'say'; progress is told that too"):
+        measure_latency("nosuch.tfm", say=print)
 
 
 @pytest.mark.usefixtures("fake")

@@ -51,6 +51,13 @@ def test_tokenize_takes_one_text_as_a_list_of_one(encoder):
         encoder.tokenize(["a", 3])
 
 
+def test_an_option_that_no_task_has(encoder):
+    with pytest.raises(InputError, match=r"^there is no option 'batch_token'; the nearest is 'batch_tokens' \(known: "):
+        encoder.embed("a", batch_token=8)
+    with pytest.raises(InputError, match=r"^there is no option 'progress'; .*window"):
+        encoder.embed_stream("a", progress=True)
+
+
 @pytest.mark.parametrize("count", [0, -1, True, 2.0, "2", None, HUGE], ids=lambda count: type(count).__name__)
 def test_counts(encoder, count):
     with pytest.raises(InputError, match=r"window must be an integer of at least 1, but is .{1,60}$"):
