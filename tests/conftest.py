@@ -12,6 +12,8 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from tests.support import toys as hand_built
+from tests.support.torchlib import read_once
 from tfm.export import Graph, graphs_of, to_onnx
 from tfm.model import Transformer, TransformerConfig
 
@@ -48,8 +50,16 @@ def random_model(seed: int = 0, **options: Any) -> Transformer:
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
+read_once()
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: Ctrl-C would be tested in vain
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def toys() -> Any:
+    """The hand-built bundles of tests/support."""
+    return hand_built
 
 
 @pytest.fixture(scope="session")

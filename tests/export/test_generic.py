@@ -53,9 +53,11 @@ OPS = {
     "unbatched": ["attention ", "attention  1"],
 }
 
+FACTORIES = "tests.support.generic_models"
+
 
 def graph_of(factory: str) -> GenericGraph:
-    return open_generic(None, f"generic_models:{factory}")
+    return open_generic(None, f"{FACTORIES}:{factory}")
 
 
 def prove(graph: GenericGraph, folder: Path) -> GraphReport:
@@ -154,11 +156,9 @@ def test_a_bundle_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         stages.append(name)
         return warnings.catch_warnings()
 
-    report = export_checkpoint(
-        None, tmp_path / "b.tfm", model="generic_models:by_hand", precisions=["fp32"], stage=stage
-    )
+    report = export_checkpoint(None, tmp_path / "b.tfm", model=f"{FACTORIES}:by_hand", precisions=["fp32"], stage=stage)
     assert report.faults() == []
-    assert stages[0] == "make generic_models:by_hand"
+    assert stages[0] == f"make {FACTORIES}:by_hand"
     assert [part.data for part in report.fidelity] == [f"rows of {n} on random inputs" for n in ("hidden", "score")]
     assert set(report.latency[0].milliseconds) == {"eager", "fp32"}
     bundle = load(tmp_path / "b.tfm")
@@ -190,11 +190,11 @@ def test_the_command_line_takes_a_factory_or_a_checkpoint() -> None:
 def test_a_state_dict_is_loaded_into_the_module(tmp_path: Path) -> None:
     weights = {name: torch.full_like(w, 0.5) for name, w in graph_of("encoder").model.state_dict().items()}
     torch.save(weights, tmp_path / "w.pt")
-    graph = open_generic(tmp_path / "w.pt", "generic_models:encoder")
+    graph = open_generic(tmp_path / "w.pt", f"{FACTORIES}:encoder")
     assert all((w == 0.5).all() for w in graph.model.state_dict().values())
     torch.save({"other": torch.ones(1)}, tmp_path / "w.pt")
     with pytest.raises(CheckpointError, match=r"w\.pt does not fit the module: .*Missing key"):
-        open_generic(tmp_path / "w.pt", "generic_models:encoder")
+        open_generic(tmp_path / "w.pt", f"{FACTORIES}:encoder")
 
 
 class Bomb:
@@ -205,25 +205,25 @@ class Bomb:
 def test_no_pickle_is_run_for_a_module_s_weights(tmp_path: Path) -> None:
     torch.save({"w": Bomb()}, tmp_path / "w.pt")
     with pytest.raises(CheckpointError, match="cannot be read as a state_dict: Weights only load failed"):
-        open_generic(tmp_path / "w.pt", "generic_models:encoder")
+        open_generic(tmp_path / "w.pt", f"{FACTORIES}:encoder")
     assert not hasattr(sys, "boom")
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("generic_models", "'generic_models' names no factory; write package.module:factory"),
+        (FACTORIES, f"'{FACTORIES}' names no factory; write package.module:factory"),
         ("no.such:thing", "there is no module 'no', in the current folder or on sys.path"),
-        ("generic_models:nothing", "the module 'generic_models' has no attribute 'nothing'"),
-        ("generic_models:IDS", "generic_models:IDS is a dict, not a function to call"),
-        ("generic_models:fails", "generic_models:fails() fails: ValueError no weights today"),
+        (f"{FACTORIES}:nothing", f"the module '{FACTORIES}' has no attribute 'nothing'"),
+        (f"{FACTORIES}:IDS", f"{FACTORIES}:IDS is a dict, not a function to call"),
+        (f"{FACTORIES}:fails", f"{FACTORIES}:fails() fails: ValueError no weights today"),
         (
-            "generic_models:not_a_triple",
-            "generic_models:not_a_triple must return (nn.Module, example inputs, dynamic axes), but returned a Encoder",
+            f"{FACTORIES}:not_a_triple",
+            f"{FACTORIES}:not_a_triple must return (nn.Module, example inputs, dynamic axes), but returned a Encoder",
         ),
         (
-            "generic_models:not_a_module",
-            "generic_models:not_a_module must return (nn.Module, example inputs, dynamic axes), but returned a tuple "
+            f"{FACTORIES}:not_a_module",
+            f"{FACTORIES}:not_a_module must return (nn.Module, example inputs, dynamic axes), but returned a tuple "
             "whose first part is a int",
         ),
     ],

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from generation_models import KINDS, V
-from tiny_bundles import EOS, PAD, write_bundle
 
+from tests.support.generation_models import KINDS, V
+from tests.support.tiny_bundles import EOS, PAD, write_bundle
 from tfm.runtime import load
 from tfm.runtime.generation import Sampler, generator
 

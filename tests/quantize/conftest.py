@@ -1,6 +1,5 @@
 """Bundles to quantize, made once, and a clock that is the same on every machine."""
 
-import runpy
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +9,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from tests.support import toys
 from tfm.bundle.manifest import Manifest, read_manifest
 from tfm.quantize.search import cost
 from tfm.quantize.search.subgraphs import size_of_piece
 from tfm.quantize.storage import save_onnx
-
-TOYS: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "runtime" / "conftest.py"))
 
 OUTLIER = "encoder.layers.0.feed_forward.linear2"
 """The op whose input has a channel 200 times as large as the others in the planted bundle."""
@@ -83,7 +81,7 @@ def module_bundle(tmp_path: Path) -> Callable[[ir.Model], Manifest]:
         graphs = {"fp32": {"model": "onnx/model.onnx"}}
         common = {"schema": 1, "family": "module", "config": {}, "max_text_tokens": None, "versions": {}, "opset": 23}
         values = {**common, "gates": [], "kind": "module", "graphs": graphs, "signature": signature, "generation": None}
-        TOYS["write_manifest"](folder, values | changes)
+        toys.write_manifest(folder, values | changes)
         return read_manifest(folder)
 
     return make

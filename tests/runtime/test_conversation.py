@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from generation_models import V
-from tiny_bundles import BOS, CHARACTERS, write_bundle
 
+from tests.support.generation_models import V
+from tests.support.tiny_bundles import BOS, CHARACTERS, write_bundle
 from tfm.errors import InputError, RunCancelledError, RunTimeoutError
 from tfm.runtime import CancelToken, load
 from tfm.runtime.generation.state import DecoderState

@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from generation_models import V
-from tiny_bundles import write_bundle
 
+from tests.support.generation_models import V
+from tests.support.tiny_bundles import write_bundle
 from tfm.errors import RunCancelledError, RunTimeoutError
 from tfm.runtime import CancelToken, load
 from tfm.runtime.generation import GenerationSettings, Sampler

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from generation_models import V
-from tiny_bundles import write_bundle
 
+from tests.support.generation_models import V
+from tests.support.tiny_bundles import write_bundle
 from tfm.errors import RunCancelledError
 from tfm.runtime import CancelToken, load
 from tfm.runtime.control import Control

@@ -5,9 +5,9 @@ import warnings
 from pathlib import Path
 
 import onnx_ir as ir
-from generation_models import V, make
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from tests.support.generation_models import V, make
 from tfm.export import graphs_of, to_onnx
 from tfm.export.manifest import write_manifest
 from tfm.model import load_checkpoint
