@@ -135,9 +135,7 @@ def test_the_front_lies_where_its_figures_say(chromium: Any, reports: dict[str, 
         assert chosen["y"] > budget["y"]
 
 
-def test_bars_of_quantized_ops_are_as_long_as_their_effects(
-    chromium: Any, reports: dict[str, Path], samples: Any
-) -> None:
+def test_bars_of_quantized_ops_are_as_long_as_their_effects(chromium: Any, reports: dict[str, Path]) -> None:
     entry = samples.encoder()["quantization"]["int8"]
     with opened(chromium, reports["encoder"], "phone") as page:
         width = page.locator("#q0-0 .bars svg").bounding_box()["width"]

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from tests.support.generation_models import V
-from tests.support.tiny_bundles import write_bundle
 from tfm.errors import RunCancelledError
 from tfm.runtime import CancelToken, load
 from tfm.runtime.control import Control
@@ -17,8 +16,8 @@ TOLERANCE = 5e-6  # absolute, of logits up to 2.4; measured over all 130 compari
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
-def pair(request, tmp_path_factory):
-    bundle, model = write_bundle(tmp_path_factory.mktemp(request.param), request.param)
+def pair(request, generation_bundle):
+    bundle, model = generation_bundle(request.param)
     return load(bundle, provider="cpu", threads=1)._sessions["model"], model
 
 
