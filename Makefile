@@ -29,7 +29,7 @@ test-slow: .venv/.installed
 
 # files of every format that is read, mutated; what fails is kept in build/fuzz/failed. FUZZ="--format gguf --minutes 5"
 fuzz: .venv/.installed
-	PYTHONPATH=tests/fuzz $(BIN)/python -m fuzzing $(or $(FUZZ),--cases 24000)
+	$(BIN)/python -m tests.fuzz.fuzzing $(or $(FUZZ),--cases 24000)
 
 # the range of versions that pyproject.toml declares, each combination in an environment that VERSIONS keeps (5 GB; what
 # is called newest is the newest of when it was made); renews docs/versions.md and what is known of each onnxruntime

@@ -1,6 +1,7 @@
 """Tiny models with random weights, and what they export to: each is exported once per session."""
 
 import dataclasses
+import hashlib
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,9 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from tests.support import toys as hand_built
+from tests.support.sharing import Shelf
+from tests.support.torchlib import read_once
 from tfm.export import Graph, graphs_of, to_onnx
 from tfm.model import Transformer, TransformerConfig
 
@@ -48,8 +52,28 @@ def random_model(seed: int = 0, **options: Any) -> Transformer:
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
+LONGEST = (
+    *("test_packaging.py", "test_fuzz.py", "test_bundle.py", "test_minilm.py", "test_generic.py", "test_sweep.py"),
+    *("test_mutations.py", "test_onnx_nodes.py", "test_planted.py", "test_odd_configs.py", "test_encodings.py"),
+)
+"""Files of more than half a minute."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files: each goes to one process as a whole, and none should be at it alone in the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+read_once()
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: Ctrl-C would be tested in vain
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def toys() -> Any:
+    """The hand-built bundles of tests/support."""
+    return hand_built
 
 
 @pytest.fixture(scope="session")
@@ -58,33 +82,55 @@ def make_model() -> Callable[..., Transformer]:
 
 
 @pytest.fixture(scope="session")
-def export_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Exported]]:
+def shelf_of_run(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    return Shelf(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def export_tiny(shelf_of_run: Shelf) -> Callable[..., dict[str, Exported]]:
     """Export a tiny model of these options; gives role → graph and file."""
-    made: dict[tuple[Any, ...], dict[str, Exported]] = {}
+    made: dict[str, dict[str, Exported]] = {}
 
     def export(opset: int = 24, **options: Any) -> dict[str, Exported]:
-        key = (opset, *sorted(options.items()))
+        key = f"tiny {opset} {sorted(options.items())}"
         if key not in made:
-            folder = tmp_path_factory.mktemp("tiny")
-            made[key] = {}
-            for graph in graphs_of(random_model(**options)):
-                ir.save(to_onnx(graph, opset=opset), folder / f"{graph.file}.onnx")
-                made[key][graph.role] = Exported(graph, folder / f"{graph.file}.onnx")
+            graphs = graphs_of(random_model(**options))
+
+            def save(folder: Path) -> None:
+                for graph in graphs:
+                    ir.save(to_onnx(graph, opset=opset), folder / f"{graph.file}.onnx")
+
+            folder = shelf_of_run.get(key, save)
+            made[key] = {graph.role: Exported(graph, folder / f"{graph.file}.onnx") for graph in graphs}
         return made[key]
 
     return export
 
 
 @pytest.fixture(scope="session")
-def to_onnx_once() -> Callable[..., ir.Model]:
+def to_onnx_once(shelf_of_run: Shelf) -> Callable[..., ir.Model]:
     """`to_onnx`, which exports a graph of the same weights only once."""
-    made: dict[tuple[Any, ...], bytes] = {}
 
     def export(graph: Graph, *, opset: int = 24) -> ir.Model:
-        weights = b"".join(value.numpy().tobytes() for value in graph.state_dict().values())
-        key = (graph.role, str(graph.model.config), opset, hash(weights))
-        if key not in made:
-            made[key] = ir.to_proto(to_onnx(graph, opset=opset)).SerializeToString()
-        return ir.from_proto(onnx.ModelProto.FromString(made[key]))
+        weights = hashlib.sha256(b"".join(value.numpy().tobytes() for value in graph.state_dict().values()))
+        key = f"{graph.role} {graph.model.config} {opset} {weights.hexdigest()}"
+
+        def save(folder: Path) -> None:
+            ir.save(to_onnx(graph, opset=opset), folder / "graph.onnx")
+
+        return ir.from_proto(onnx.load(shelf_of_run.get(key, save) / "graph.onnx"))
 
     return export
+
+
+@pytest.fixture(scope="session")
+def generation_bundle(shelf_of_run: Shelf) -> Callable[[str], tuple[Path, Any]]:
+    """A bundle of a tiny random model of transformers of one of `tiny_bundles.KINDS`, and the model."""
+
+    def make(kind: str) -> tuple[Path, Any]:
+        from tests.support.tiny_bundles import read_model, write_bundle
+
+        folder = shelf_of_run.get(f"generation {kind}", lambda folder: write_bundle(folder, kind))
+        return folder / "bundle", read_model(folder, kind)
+
+    return make

@@ -44,6 +44,7 @@ def second_moments(path: Path, names: Iterable[str], feeds: Iterable[Mapping[str
         ir.save(model, Path(folder) / "model.onnx", external_data="model.onnx.data")
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # for nothing, while numpy adds up
         session = ort.InferenceSession(Path(folder) / "model.onnx", options, providers=["CPUExecutionProvider"])
         # Products of one batch in float32, which is fast; their sum over all batches in float64.
         for feed in feeds:

@@ -1,15 +1,14 @@
 """A headless Chromium, and the pages that are looked at in it."""
 
 import os
-import runpy
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.support import samples
 from tfm.report import write_report
 
 FLAGS = (
@@ -21,7 +20,6 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-SAMPLES = Path(__file__).resolve().parents[1] / "report" / "samples.py"
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +49,7 @@ def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def samples() -> SimpleNamespace:
-    return SimpleNamespace(**runpy.run_path(str(SAMPLES)))
-
-
-@pytest.fixture(scope="session")
-def reports(samples: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The report of each sample certificate."""
     folder = tmp_path_factory.mktemp("reports")
     curves = samples.activation_curves()

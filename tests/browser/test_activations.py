@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.pages import CONTRASTS, OVERFLOWING, SCHEMES, opened
 from tfm.report import ActivationCurve
 from tfm.study.activations import write_activations
 
-SHARED = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("test_report.py"))))
 CONTENT = SimpleNamespace(
     **runpy.run_path(str(Path(__file__).parents[1] / "study/activations/test_activations_page.py"))
 )
-SHARED.SIZES["phone"] = (390, 844)
+SIZES = {"phone": (390, 844), "desktop": (1280, 900)}
 NAMES = ("relu", "gelu_tanh", "swiglu")
 
 
@@ -36,24 +36,24 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("scheme", SHARED.SCHEMES)
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("size", ["phone", "desktop"])
 def test_the_page_fits_and_can_be_read(
     chromium: Any, page_file: Path, screenshots: Path, size: str, scheme: str
 ) -> None:
-    with SHARED.opened(chromium, page_file, size, scheme) as page:
+    with opened(chromium, page_file, SIZES[size], scheme) as page:
         page.screenshot(path=screenshots / f"activations-{size}-{scheme}.png", full_page=True)
-        assert page.evaluate("innerWidth") == SHARED.SIZES[size][0]
+        assert page.evaluate("innerWidth") == SIZES[size][0]
         assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
-        assert page.evaluate(SHARED.OVERFLOWING) == []
-        found = page.evaluate(SHARED.CONTRASTS)
+        assert page.evaluate(OVERFLOWING) == []
+        found = page.evaluate(CONTRASTS)
         assert len(found) > 100
         assert [entry for entry in found if entry[0] < 4.5] == []
 
 
 @pytest.mark.parametrize("size", ["phone", "desktop"])
 def test_function_and_derivative_are_seen_and_told_apart(chromium: Any, page_file: Path, size: str) -> None:
-    with SHARED.opened(chromium, page_file, size) as page:
+    with opened(chromium, page_file, SIZES[size]) as page:
         for name in NAMES:
             card = page.locator(f"#a-{name}")
             boxes = {style: card.locator(f"path.{style}").bounding_box() for style in ("curve", "derivative", "error")}
@@ -68,7 +68,7 @@ def test_function_and_derivative_are_seen_and_told_apart(chromium: Any, page_fil
 
 
 def test_a_row_leads_to_its_card(chromium: Any, page_file: Path) -> None:
-    with SHARED.opened(chromium, page_file, "phone") as page:
+    with opened(chromium, page_file, SIZES["phone"]) as page:
         page.locator("table a", has_text="swiglu").click()
         top = page.locator("#a-swiglu").bounding_box()["y"]
-        assert -1 <= top < SHARED.SIZES["phone"][1]
+        assert -1 <= top < SIZES["phone"][1]

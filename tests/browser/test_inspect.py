@@ -1,17 +1,15 @@
 """The page of `tfm inspect` in headless Chromium: quiet, within the window, readable, and heads that open."""
 
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.support.pages import CONTRASTS, OVERFLOWING, SCHEMES, opened
 from tfm.study.inspect import write_inspect
 
-HELP = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("test_report.py"))))
-HELP.SIZES["phone"] = (390, 800)
+SIZES = {"phone": (390, 800), "desktop": (1280, 900)}
 WORDS = ["[CLS]", "the", "animal", "did", "not", "cross", "the", "street", "because", "it", "was", "tired", "[SEP]"]
 KINDS = ("encoder", "both", "deep", "long")
 
@@ -84,26 +82,26 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / f"{name}.html" for name in stacks}
 
 
-@pytest.mark.parametrize("scheme", HELP.SCHEMES)
-@pytest.mark.parametrize("size", HELP.SIZES)
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", KINDS)
 def test_it_fits_and_can_be_read(
     name: str, size: str, scheme: str, chromium: Any, pages: dict[str, Path], screenshots: Path
 ) -> None:
-    with HELP.opened(chromium, pages[name], size, scheme) as page:
+    with opened(chromium, pages[name], SIZES[size], scheme) as page:
         page.screenshot(path=screenshots / f"inspect_{name}_{size}_{scheme}.png", full_page=True)
         page.evaluate("document.querySelectorAll('details:not([name])').forEach(d => { d.open = true })")
         page.add_style_tag(content=".scroll{overflow:hidden!important}.scroll *{visibility:hidden}")
-        outside = page.evaluate(HELP.OVERFLOWING.replace("!e.closest('.heard')", "!e.closest('.heard, .scroll')"))
+        outside = page.evaluate(OVERFLOWING.replace("!e.closest('.heard')", "!e.closest('.heard, .scroll')"))
         assert outside == []
         assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
-        assert [entry for entry in page.evaluate(HELP.CONTRASTS) if entry[0] < 4.5] == []
+        assert [entry for entry in page.evaluate(CONTRASTS) if entry[0] < 4.5] == []
 
 
-@pytest.mark.parametrize("size", HELP.SIZES)
+@pytest.mark.parametrize("size", SIZES)
 def test_labels_of_maps_are_large_enough(size: str, chromium: Any, pages: dict[str, Path]) -> None:
     """Text of 10 units is drawn at least so large: where a map has no room, it is scrolled."""
-    with HELP.opened(chromium, pages["encoder"], size) as page:
+    with opened(chromium, pages["encoder"], SIZES[size]) as page:
         scales = page.evaluate(
             "[...document.querySelectorAll('.map')].filter(e => e.checkVisibility()).map(e => e.getScreenCTM().a)"
         )
@@ -113,7 +111,7 @@ def test_labels_of_maps_are_large_enough(size: str, chromium: Any, pages: dict[s
 
 def test_choosing_a_head_shows_it_large(chromium: Any, pages: dict[str, Path]) -> None:
     """One head of an attention at a time, across the whole panel, with its tokens beside it."""
-    with HELP.opened(chromium, pages["encoder"]) as page:
+    with opened(chromium, pages["encoder"]) as page:
         heads = page.locator(".panels").first.locator(":scope > details")
         assert heads.count() == 12
         (before,) = page.evaluate(
@@ -121,8 +119,8 @@ def test_choosing_a_head_shows_it_large(chromium: Any, pages: dict[str, Path]) -
         )
         chosen = 5 if before != 5 else 6
         heads.nth(chosen).locator("summary").click()
-        opened = page.evaluate("[...document.querySelector('.panels').children].map(e => e.open)")
-        assert [index for index, is_open in enumerate(opened) if is_open] == [chosen]
+        states = page.evaluate("[...document.querySelector('.panels').children].map(e => e.open)")
+        assert [index for index, is_open in enumerate(states) if is_open] == [chosen]
         box, panel = heads.nth(chosen).bounding_box(), page.locator(".panels").first.bounding_box()
         assert box["width"] == pytest.approx(panel["width"], abs=1)
         assert heads.nth(chosen).locator("svg").is_visible()
@@ -130,7 +128,7 @@ def test_choosing_a_head_shows_it_large(chromium: Any, pages: dict[str, Path]) -
 
 
 def test_the_map_lies_in_its_frame(chromium: Any, pages: dict[str, Path]) -> None:
-    with HELP.opened(chromium, pages["both"]) as page:
+    with opened(chromium, pages["both"]) as page:
         for svg in page.locator(".map").all():
             if not svg.is_visible():
                 continue

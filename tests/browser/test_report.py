@@ -1,80 +1,16 @@
 """The report in headless Chromium: quiet, within the window, readable in light and dark, and on paper."""
 
-import contextlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.support import samples
+from tests.support.pages import CONTRASTS, OVERFLOWING, SCHEMES, SIZES, open_all, opened
+
 NAMES = ("encoder", "failing", "encoder_decoder", "null_everything", "long_names", "big")
-SIZES = {"phone": (360, 740), "desktop": (1280, 900)}
-SCHEMES = ("light", "dark")
-
-OVERFLOWING = """
-[...document.querySelectorAll('body *')].filter(e => {
-  const box = e.getBoundingClientRect();
-  return box.width > 1 && box.right > innerWidth + 0.5 && !e.closest('.heard');
-}).map(e => e.tagName + '.' + e.className + ' ' + e.textContent.trim().slice(0, 40))
-"""
-
-# WCAG 2.2, contrast ratio (https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio), of every text that is seen, against the
-# colors of all its ancestors laid upon each other.
-CONTRASTS = """
-(() => {
-  const canvas = document.createElement('canvas'); canvas.width = canvas.height = 1;
-  const pen = canvas.getContext('2d', {willReadFrequently: true});
-  const cache = {};
-  const rgba = color => cache[color] ??= (() => {
-    pen.clearRect(0, 0, 1, 1); pen.fillStyle = color; pen.fillRect(0, 0, 1, 1);
-    const d = pen.getImageData(0, 0, 1, 1).data; return [d[0], d[1], d[2], d[3] / 255];
-  })();
-  const over = (top, under) => [0, 1, 2].map(i => top[i] * top[3] + under[i] * (1 - top[3]));
-  const light = c => {
-    const [r, g, b] = c.map(v => (v /= 255, v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const under = element => {
-    const layers = [];
-    for (let e = element; e; e = e.parentElement) layers.push(rgba(getComputedStyle(e).backgroundColor));
-    return layers.reverse().reduce((ground, layer) => over(layer, ground), [255, 255, 255]);
-  };
-  const found = [];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const text = walker.currentNode.textContent.trim(), e = walker.currentNode.parentElement;
-    if (!text || !e.checkVisibility() || e.closest('.heard')) continue;
-    const style = getComputedStyle(e), ground = under(e);
-    const ink = over(rgba(e instanceof SVGElement ? style.fill : style.color), ground);
-    const [high, low] = [light(ink), light(ground)].sort((a, b) => b - a);
-    const place = e.tagName + '.' + (e.className.baseVal ?? e.className);
-    found.push([(high + 0.05) / (low + 0.05), text.slice(0, 60), place]);
-  }
-  return found;
-})()
-"""
-
-
-@contextlib.contextmanager
-def opened(chromium: Any, path: Path, size: str = "desktop", scheme: str = "light") -> Iterator[Any]:
-    """A page of its own; whatever it complains of or asks for beyond its file fails the test."""
-    width, height = SIZES[size]
-    context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-    page, wrong = context.new_page(), []
-    page.on("console", lambda message: message.type in ("error", "warning") and wrong.append(message.text))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda asked: asked.url.startswith(("file:", "data:")) or wrong.append(asked.url))
-    page.on("requestfailed", lambda asked: wrong.append(f"failed: {asked.url[:100]}"))
-    page.goto(path.as_uri(), wait_until="load")
-    yield page
-    context.close()
-    assert wrong == []
-
-
-def open_all(page: Any) -> None:
-    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -126,7 +62,7 @@ def test_dark_is_dark_and_light_is_light(chromium: Any, reports: dict[str, Path]
     assert seen["dark"] < 80
 
 
-def test_every_op_is_seen_on_a_phone(chromium: Any, reports: dict[str, Path], samples: Any) -> None:
+def test_every_op_is_seen_on_a_phone(chromium: Any, reports: dict[str, Path]) -> None:
     certificate = samples.encoder_decoder()
     with opened(chromium, reports["encoder_decoder"], "phone") as page:
         open_all(page)
@@ -153,7 +89,7 @@ def test_the_first_fault_is_seen_at_once_and_leads_to_its_row(chromium: Any, rep
         assert 0 <= row.bounding_box()["y"] < SIZES["phone"][1]
 
 
-def test_bars_are_as_long_as_their_errors(chromium: Any, reports: dict[str, Path], samples: Any) -> None:
+def test_bars_are_as_long_as_their_errors(chromium: Any, reports: dict[str, Path]) -> None:
     graph = samples.encoder()["graphs"][0]
     with opened(chromium, reports["encoder"]) as page:
         ticks = page.evaluate("""[...document.querySelector('#g0 .axis').querySelectorAll('span:not(.heard)')].map(
@@ -173,7 +109,7 @@ def test_bars_are_as_long_as_their_errors(chromium: Any, reports: dict[str, Path
             assert tick["x"] == pytest.approx(left + share * (right - left), abs=1)
 
 
-def test_the_front_lies_where_its_figures_say(chromium: Any, reports: dict[str, Path], samples: Any) -> None:
+def test_the_front_lies_where_its_figures_say(chromium: Any, reports: dict[str, Path]) -> None:
     entry = samples.encoder()["quantization"]["int8"]
     with opened(chromium, reports["encoder"]) as page:
         labels = page.evaluate("""[...document.querySelectorAll('.front text:not(.said)')].map(e => {
@@ -199,9 +135,7 @@ def test_the_front_lies_where_its_figures_say(chromium: Any, reports: dict[str, 
         assert chosen["y"] > budget["y"]
 
 
-def test_bars_of_quantized_ops_are_as_long_as_their_effects(
-    chromium: Any, reports: dict[str, Path], samples: Any
-) -> None:
+def test_bars_of_quantized_ops_are_as_long_as_their_effects(chromium: Any, reports: dict[str, Path]) -> None:
     entry = samples.encoder()["quantization"]["int8"]
     with opened(chromium, reports["encoder"], "phone") as page:
         width = page.locator("#q0-0 .bars svg").bounding_box()["width"]
@@ -232,7 +166,7 @@ def test_a_long_table_is_folded(chromium: Any, reports: dict[str, Path], screens
             page.locator("#quantization").screenshot(path=screenshots / f"big-unfolded-{size}.png")
 
 
-def test_attention_maps_show_the_weights(chromium: Any, reports: dict[str, Path], samples: Any) -> None:
+def test_attention_maps_show_the_weights(chromium: Any, reports: dict[str, Path]) -> None:
     attention = samples.attention_maps()[0]
     with opened(chromium, reports["encoder"]) as page:
         for head in range(attention.eager.shape[0]):

@@ -8,11 +8,10 @@ import pytest
 from activation_study.html import write_study
 from activation_study.page import page_content
 
+from tests.support.pages import CONTRASTS, OVERFLOWING, opened
+
 HERE = Path(__file__).resolve()
-TOOLS = runpy.run_path(str(HERE.with_name("test_report.py")))
 SIZES = {"phone": (390, 844), "desktop": (1280, 900)}
-opened, OVERFLOWING, CONTRASTS = TOOLS["opened"], TOOLS["OVERFLOWING"], TOOLS["CONTRASTS"]
-TOOLS["SIZES"].update(SIZES)
 
 CLIPPED = """
 [...document.querySelectorAll('.study text, .panels text, .axis span:not(.heard), .study td, .study th, .all td, .all th')]
@@ -51,7 +50,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, d
 def test_the_page_fits_and_can_be_read(
     chromium: Any, studies: dict[str, Any], screenshots: Path, size: str, scheme: str, name: str
 ) -> None:
-    with opened(chromium, studies[name][0], size, scheme) as page:
+    with opened(chromium, studies[name][0], SIZES[size], scheme) as page:
         page.screenshot(path=screenshots / f"{name}-{size}-{scheme}.png", full_page=True)
         assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth"), page.evaluate(OVERFLOWING)
         assert page.evaluate(OVERFLOWING) == []
@@ -67,7 +66,7 @@ def test_the_page_fits_and_can_be_read(
 @pytest.mark.parametrize("size", SIZES)
 def test_dots_and_whiskers_lie_where_the_axis_says(chromium: Any, studies: dict[str, Any], size: str) -> None:
     path, content = studies["study"]
-    with opened(chromium, path, size) as page:
+    with opened(chromium, path, SIZES[size]) as page:
         table = page.locator("table.errors")
         ticks = table.evaluate(
             """e => { const svg = e.querySelector('.bars svg').getBoundingClientRect();

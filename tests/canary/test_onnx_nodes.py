@@ -393,7 +393,7 @@ MODELS: list[dict[str, Any]] = [
     },
 ]
 FACTORIES = ("by_hand", "unbatched")
-"""Of tests/export/generic_models.py: modules of a user's own."""
+"""Of tests/support/generic_models.py: modules of a user's own."""
 
 
 def name_of(options: dict[str, Any]) -> str:
@@ -442,9 +442,8 @@ def test_every_op_of_every_activation_is_watched(make_model: Callable[..., Trans
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
-def test_every_op_of_a_module_is_watched(factory: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(REPO / "tests" / "export")
-    model = to_onnx(open_generic(None, f"generic_models:{factory}"))
+def test_every_op_of_a_module_is_watched(factory: str) -> None:
+    model = to_onnx(open_generic(None, f"tests.support.generic_models:{factory}"))
     assert unwatched({(node.domain, node.op_type) for node in model.graph}) == set()
 
 

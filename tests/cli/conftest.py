@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import pty
@@ -9,17 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-CONFTEST = Path(__file__).parents[1] / "runtime" / "conftest.py"
-
-
-@pytest.fixture(scope="session")
-def toys():
-    """The hand-built bundles of tests/runtime."""
-    spec = importlib.util.spec_from_file_location("toy_bundles", CONFTEST)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """`tfm doctor` as a person and a machine read it."""
 
 import dataclasses
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -15,7 +14,6 @@ import tfm.runtime
 from tfm.cli.doctor import doctor
 from tfm.runtime.doctor import doctor as found
 
-CONFTEST = Path(__file__).parents[1] / "runtime" / "conftest.py"
 CANARY = found.CanaryState(
     family="Gelu", provider="cuda", verdict="right", max_abs=3.5e-7, limit=2e-5, on=("cuda",), why=None
 )
@@ -121,10 +119,7 @@ def test_json(monkeypatch):
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_a_real_bundle(tmp_path, zipped):
-    spec = importlib.util.spec_from_file_location("toy_bundles", CONFTEST)
-    toys = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(toys)
+def test_a_real_bundle(toys, tmp_path, zipped):
     bundle = toys.write_bundle(tmp_path / "encoder", "encoder")
     if zipped:
         bundle = Path(shutil.make_archive(str(bundle), "zip", bundle))

@@ -1,6 +1,5 @@
 """`tfm parity` without a checkpoint: a table, a verdict, an exit code, and nothing but the base install."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -19,20 +18,7 @@ from tfm.cli.parity import _print
 from tfm.runtime import ErrorStats, GoldenReport
 from tfm.runtime.golden import GoldenGraph, GoldenOutput
 
-CONFTEST = Path(__file__).parents[1] / "runtime" / "conftest.py"
-
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="session")
-def toys() -> Any:
-    """The hand-built bundles of tests/runtime."""
-    spec = importlib.util.spec_from_file_location("toy_bundles", CONFTEST)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -1,22 +1,16 @@
 """What the terminal says of a quantization: calm, in few lines, and nothing that a checkpoint's names could change."""
 
 import io
-import runpy
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.support.planted_quantization import encoder_weights, planted
 from tfm.cli.report import print_latency, print_quantization
 from tfm.cli.screen import Screen
 from tfm.latency import Latency
-
-PLANTED = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).resolve().parents[1] / "export" / "planted_quantization.py"))
-)
 
 
 class Terminal(io.StringIO):
@@ -33,7 +27,7 @@ def printed(quantization: dict[str, Any], width: int = 80, file: io.StringIO | N
 
 
 def entry(**change: Any) -> dict[str, Any]:
-    found: dict[str, Any] = PLANTED.planted(PLANTED.encoder_weights(), float32=(3, 11))
+    found: dict[str, Any] = planted(encoder_weights(), float32=(3, 11))
     return found | {"drop": 0.0016, "relative_time": 0.31} | change
 
 
@@ -97,7 +91,7 @@ def test_it_takes_few_lines_and_names_the_costliest() -> None:
 
 def test_a_table_keeps_to_the_width() -> None:
     weights = [(f"model.decoder.layers.{i}.a_very_long_name.{'x' * 60}.weight", (2, 2)) for i in range(12)]
-    found = PLANTED.planted(weights, "kl", roles=("encoder", "decoder"))
+    found = planted(weights, "kl", roles=("encoder", "decoder"))
     rows = printed({"int8": found})[2:12]
     assert max(map(len, rows)) <= 80
     assert all("…" in row for row in rows[2:])
@@ -128,7 +122,7 @@ def test_vnni_only_is_said() -> None:
 
 def test_names_are_neither_markup_nor_obeyed_by_the_terminal() -> None:
     evil = "[red]x\x1b[31m\r\x07"
-    found = PLANTED.planted([(evil, (2, 2))], float32=(0,)) | {"measure": evil}
+    found = planted([(evil, (2, 2))], float32=(0,)) | {"measure": evil}
     found["ops"][0]["method"] = "float32"
     text = "\n".join(printed({evil: found}, 120, Terminal()))
     assert text.count(r"[red]x\x1b[31m") == 4  # precision, measure, the row and the list of those in float32

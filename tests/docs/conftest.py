@@ -4,7 +4,6 @@ A fenced block that is not to be run says why in a comment above it: `<!-- not r
 """
 
 import dataclasses
-import importlib.util
 import os
 import re
 import shutil
@@ -16,6 +15,8 @@ import pytest
 from sybil import Document
 from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 from tokenizers import Regex, normalizers
+
+from tests.support import toys
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/**/*.md"))]
@@ -75,17 +76,11 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, make_model: Any) -> Path:
     from tfm.model import save_checkpoint
 
     folder = tmp_path_factory.mktemp("pages")
-    toys = _toys()
-    toys.LIMIT = 4096  # the pages' texts are longer than what the other tests give to these bundles
-    toys.tokenizer = _reading_any_text(toys.tokenizer)
-    for name, kind in (
-        ("all-MiniLM-L6-v2", "encoder"),
-        ("model", "encoder"),
-        ("g2p", "copier"),
-        ("SmolLM2-135M-Instruct", "counter"),
-    ):
-        toys.write_bundle(folder / f"{name}.tfm", kind)
-    toys.add_golden(folder / "model.tfm")
+    with pytest.MonkeyPatch.context() as patch:
+        # the pages' texts are longer than what the other tests give to these bundles
+        patch.setattr(toys, "LIMIT", 4096)
+        patch.setattr(toys, "tokenizer", _reading_any_text(toys.tokenizer))
+        _write_bundles(folder)
     (folder / "build").mkdir()
     os.symlink(folder / "g2p.tfm", folder / "build" / "g2p.tfm")
     save_checkpoint(make_model(kind="encoder"), folder / "model.pt")
@@ -102,6 +97,17 @@ def workplace(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return folder
 
 
+def _write_bundles(folder: Path) -> None:
+    for name, kind in (
+        ("all-MiniLM-L6-v2", "encoder"),
+        ("model", "encoder"),
+        ("g2p", "copier"),
+        ("SmolLM2-135M-Instruct", "counter"),
+    ):
+        toys.write_bundle(folder / f"{name}.tfm", kind)
+    toys.add_golden(folder / "model.tfm")
+
+
 def _reading_any_text(make_tokenizer: Callable[[bool], Any]) -> Callable[[bool], Any]:
     """Make tokenizers whose few letters stand for all others too."""
 
@@ -112,13 +118,3 @@ def _reading_any_text(make_tokenizer: Callable[[bool], Any]) -> Callable[[bool],
         return made
 
     return make
-
-
-def _toys() -> Any:
-    """The hand-built bundles of tests/runtime, in a module of this folder's own."""
-    spec = importlib.util.spec_from_file_location("toys_of_pages", ROOT / "tests" / "runtime" / "conftest.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

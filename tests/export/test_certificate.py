@@ -4,8 +4,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from planted_quantization import encoder_weights, planted
 
+from tests.support.planted_quantization import encoder_weights, planted
 from tfm.bundle import PARITY_SCHEMA
 from tfm.export import Tolerance
 from tfm.export.certificate import certify

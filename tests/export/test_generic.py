@@ -1,5 +1,6 @@
 """Any nn.Module: factories and exported programs; every op is found, and verified as a native model's is."""
 
+import functools
 import io
 import json
 import pickle
@@ -27,6 +28,7 @@ from tfm.export.verify.samples import cases
 from tfm.export.verify.verify import GraphReport
 from tfm.runtime import Module, load
 
+MADE = "tests.support.generic_models"
 FACTORIES = ("encoder", "attends", "by_hand", "unbatched")
 
 OPS = {
@@ -55,12 +57,28 @@ OPS = {
 
 
 def graph_of(factory: str) -> GenericGraph:
-    return open_generic(None, f"generic_models:{factory}")
+    return open_generic(None, f"{MADE}:{factory}")
 
 
 def prove(graph: GenericGraph, folder: Path) -> GraphReport:
     ir.save(to_onnx(graph), folder / "model.onnx")
     return verify(graph, folder / "model.onnx", cases(graph))
+
+
+Proved = Callable[[str], tuple[Path, GraphReport]]
+
+
+@pytest.fixture(scope="module")
+def proved(tmp_path_factory: pytest.TempPathFactory) -> Proved:
+    """The ONNX file of a factory's module, and the verdict on it; each is made once."""
+
+    @functools.cache
+    def once(factory: str) -> tuple[Path, GraphReport]:
+        folder = tmp_path_factory.mktemp(factory)
+        report = prove(graph_of(factory), folder)
+        return folder / "model.onnx", report
+
+    return once
 
 
 def program_of(factory: str, file: Path) -> Path:
@@ -80,28 +98,27 @@ def program_of(factory: str, file: Path) -> Path:
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
-def test_every_op_of_a_module_is_verified(factory: str, tmp_path: Path) -> None:
-    graph = graph_of(factory)
-    report = prove(graph, tmp_path)
+def test_every_op_of_a_module_is_verified(proved: Proved, factory: str) -> None:
+    _, report = proved(factory)
     assert report.first_fault == ""
     assert report.passed
     assert [str(op.op) for op in report.promised] == OPS[factory]
 
 
-def test_the_fast_path_is_compared_too(tmp_path: Path) -> None:
-    report = prove(graph_of("encoder"), tmp_path)
+def test_the_fast_path_is_compared_too(proved: Proved) -> None:
+    _, report = proved("encoder")
     fast, plain = ({o.level: o for o in report.outputs}[level] for level in ("runtime, eager's fast path", "runtime"))
     assert 0 < fast.figures.count < plain.figures.count  # it gives zeros for padding
     assert fast.passed
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-def test_a_wrong_graph_fails_against_the_fast_path(tmp_path: Path) -> None:
+def test_a_wrong_graph_fails_against_the_fast_path(proved: Proved) -> None:
+    file, _ = proved("encoder")
     graph = graph_of("encoder")
-    ir.save(to_onnx(graph), tmp_path / "model.onnx")
     with torch.no_grad():
         graph.model.encoder.layers[1].norm2.bias += 0.01
-    faults = [out.fault for out in verify(graph, tmp_path / "model.onnx", cases(graph)).outputs]
+    faults = [out.fault for out in verify(graph, file, cases(graph)).outputs]
     assert len(faults) == 6
     assert all(fault.startswith("off by 1.0e-02") for fault in faults)
 
@@ -154,11 +171,9 @@ def test_a_bundle_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         stages.append(name)
         return warnings.catch_warnings()
 
-    report = export_checkpoint(
-        None, tmp_path / "b.tfm", model="generic_models:by_hand", precisions=["fp32"], stage=stage
-    )
+    report = export_checkpoint(None, tmp_path / "b.tfm", model=f"{MADE}:by_hand", precisions=["fp32"], stage=stage)
     assert report.faults() == []
-    assert stages[0] == "make generic_models:by_hand"
+    assert stages[0] == f"make {MADE}:by_hand"
     assert [part.data for part in report.fidelity] == [f"rows of {n} on random inputs" for n in ("hidden", "score")]
     assert set(report.latency[0].milliseconds) == {"eager", "fp32"}
     bundle = load(tmp_path / "b.tfm")
@@ -190,11 +205,11 @@ def test_the_command_line_takes_a_factory_or_a_checkpoint() -> None:
 def test_a_state_dict_is_loaded_into_the_module(tmp_path: Path) -> None:
     weights = {name: torch.full_like(w, 0.5) for name, w in graph_of("encoder").model.state_dict().items()}
     torch.save(weights, tmp_path / "w.pt")
-    graph = open_generic(tmp_path / "w.pt", "generic_models:encoder")
+    graph = open_generic(tmp_path / "w.pt", f"{MADE}:encoder")
     assert all((w == 0.5).all() for w in graph.model.state_dict().values())
     torch.save({"other": torch.ones(1)}, tmp_path / "w.pt")
     with pytest.raises(CheckpointError, match=r"w\.pt does not fit the module: .*Missing key"):
-        open_generic(tmp_path / "w.pt", "generic_models:encoder")
+        open_generic(tmp_path / "w.pt", f"{MADE}:encoder")
 
 
 class Bomb:
@@ -205,25 +220,25 @@ class Bomb:
 def test_no_pickle_is_run_for_a_module_s_weights(tmp_path: Path) -> None:
     torch.save({"w": Bomb()}, tmp_path / "w.pt")
     with pytest.raises(CheckpointError, match="cannot be read as a state_dict: Weights only load failed"):
-        open_generic(tmp_path / "w.pt", "generic_models:encoder")
+        open_generic(tmp_path / "w.pt", f"{MADE}:encoder")
     assert not hasattr(sys, "boom")
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("generic_models", "'generic_models' names no factory; write package.module:factory"),
+        (MADE, f"'{MADE}' names no factory; write package.module:factory"),
         ("no.such:thing", "there is no module 'no', in the current folder or on sys.path"),
-        ("generic_models:nothing", "the module 'generic_models' has no attribute 'nothing'"),
-        ("generic_models:IDS", "generic_models:IDS is a dict, not a function to call"),
-        ("generic_models:fails", "generic_models:fails() fails: ValueError no weights today"),
+        (f"{MADE}:nothing", f"the module '{MADE}' has no attribute 'nothing'"),
+        (f"{MADE}:IDS", f"{MADE}:IDS is a dict, not a function to call"),
+        (f"{MADE}:fails", f"{MADE}:fails() fails: ValueError no weights today"),
         (
-            "generic_models:not_a_triple",
-            "generic_models:not_a_triple must return (nn.Module, example inputs, dynamic axes), but returned a Encoder",
+            f"{MADE}:not_a_triple",
+            f"{MADE}:not_a_triple must return (nn.Module, example inputs, dynamic axes), but returned a Encoder",
         ),
         (
-            "generic_models:not_a_module",
-            "generic_models:not_a_module must return (nn.Module, example inputs, dynamic axes), but returned a tuple "
+            f"{MADE}:not_a_module",
+            f"{MADE}:not_a_module must return (nn.Module, example inputs, dynamic axes), but returned a tuple "
             "whose first part is a int",
         ),
     ],

@@ -276,9 +276,11 @@ def test_assert_parity_fails_with_the_op(made: Path, broken: Any) -> None:
 
 def test_assert_parity_of_any_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
     monkeypatch.setattr(bundle_module, "measure_latency", lambda *_: [])
-    report = export_checkpoint(None, tmp_path / "m.tfm", model="generic_models:attends", precisions=["fp32"])
+    report = export_checkpoint(
+        None, tmp_path / "m.tfm", model="tests.support.generic_models:attends", precisions=["fp32"]
+    )
     assert report.passed
-    import generic_models
+    from tests.support import generic_models
 
     module = generic_models.attends()[0]
     assert assert_parity(module, tmp_path / "m.tfm", cases=2).passed

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from defects import ALONE, DEFECTS, LOST
-from planting import plant
 
+from tests.support.defects import ALONE, DEFECTS, LOST
+from tests.support.planting import plant
 from tfm.errors import QuantizeError
 from tfm.export import GraphReport
 

@@ -8,9 +8,9 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import pytest
-from defects import GELU, SELF
-from planting import ENCODER, plant
 
+from tests.support.defects import GELU, SELF
+from tests.support.planting import ENCODER, plant
 from tfm.export import GraphReport
 from tfm.export.passes import NOTE_KEY, OP_KEY
 from tfm.export.verify.optimized import Place, describe_kernel, kernels_that_ran, locate, optimize

@@ -9,8 +9,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from planting import GPT2, LLAMA, T5
 
+from tests.support.planting import GPT2, LLAMA, T5
 from tfm.errors import VerificationError
 from tfm.export.verify.regions import cuts_of, find_regions
 from tfm.export.verify.samples import cases

@@ -12,11 +12,11 @@ from typing import Any
 
 import onnx_ir as ir
 import pytest
-from defects import DEFECTS, GELU, SELF
-from graph_edits import attribute, becomes, find, of_type, weight
-from planting import ENCODER, MODELS, plant
 
 import tfm.model
+from tests.support.defects import DEFECTS, GELU, SELF
+from tests.support.graph_edits import attribute, becomes, find, of_type, weight
+from tests.support.planting import ENCODER, MODELS, plant
 from tfm.errors import VerificationError
 from tfm.export import GraphReport, Tolerance, verify
 from tfm.export.passes import OP_KEY

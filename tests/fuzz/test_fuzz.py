@@ -10,11 +10,12 @@ from random import Random
 from typing import Any
 
 import pytest
-from fuzzing.formats import FORMATS, MOST, mutate
-from fuzzing.watch import FAULTS, KINDS
 
-HERE = Path(__file__).parent
-CORPUS = HERE / "corpus"
+from tests.fuzz.fuzzing.formats import FORMATS, MOST, mutate
+from tests.fuzz.fuzzing.watch import FAULTS, KINDS
+
+REPO = Path(__file__).parents[2]
+CORPUS = Path(__file__).with_name("corpus")
 SEED = "0"
 """The same always, so that a test that passes goes on passing; `make fuzz` takes another one each day."""
 
@@ -31,8 +32,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fuzz(lab: Path, *options: str) -> dict[str, Any]:
     """Run the harness in a process of its own, which has forked no threads away."""
-    command = [sys.executable, "-m", "fuzzing", "--json", "--lab", str(lab), "--out", str(lab / "out"), *options]
-    ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HERE)})
+    harness = [sys.executable, "-m", "tests.fuzz.fuzzing", "--json"]
+    command = [*harness, "--lab", str(lab), "--out", str(lab / "out"), *options]
+    ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPO)})
     assert ran.returncode in (0, 1), ran.stderr
     return json.loads(ran.stdout)
 
@@ -61,7 +63,7 @@ def test_what_once_failed(lab: Path) -> None:
 PLANTED = """
     import json, os, signal, sys, time
     from pathlib import Path
-    from fuzzing.watch import watch_many, watched
+    from tests.fuzz.fuzzing.watch import watch_many, watched
     from tfm.errors import BundleError
 
     def reads(what):
@@ -98,7 +100,7 @@ def test_the_harness_sees_faults(tmp_path: Path) -> None:
         [sys.executable, "-c", script, str(tmp_path)],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(HERE)},
+        env={**os.environ, "PYTHONPATH": str(REPO)},
     )
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)

@@ -1,6 +1,5 @@
 """Tiny bundles, and engines that do nothing but sleep."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,18 +36,6 @@ def run_of(job, work):
 def main(imported=None):
     worker.main(open_works, imported)
 """
-
-
-@pytest.fixture(scope="session")
-def toys() -> Any:
-    """The hand-built bundles of tests/runtime."""
-    path = Path(__file__).parents[1] / "runtime" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("toy_bundles", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 import tfm.latency
+from tests.support import parity_schema
 from tfm.errors import InputError
 from tfm.latency import LatencyOptions, LatencyReport, latency_options, measure, measure_latency
 from tfm.latency.rounds import Job, Turns
@@ -27,9 +27,9 @@ MakeBundle = Callable[..., Path]
 @pytest.fixture
 def problems() -> Callable[[Mapping[str, Any]], list[str]]:
     """What a report and docs/latency.md do not agree in."""
-    found = runpy.run_path(str(ROOT / "tests" / "report" / "parity_schema.py"))["problems"]
-    found.__globals__["DOCUMENT"] = ROOT / "docs" / "latency.md"
-    return lambda values: [one for one in found(values) if not one.startswith("left_out")]
+    return lambda values: [
+        one for one in parity_schema.problems(values, "latency.md") if not one.startswith("left_out")
+    ]
 
 
 def test_an_encoder(make_bundle: MakeBundle, problems: Any) -> None:

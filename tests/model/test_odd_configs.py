@@ -3,8 +3,9 @@
 import random
 from pathlib import Path
 
-import odd_configs
 import pytest
+
+from tests.support import odd_configs
 
 SAMPLE = 500
 """Of some thirty thousand: as many as some seconds are enough for."""

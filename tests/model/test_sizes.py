@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import odd_configs
 import pytest
 import safetensors.torch
 import torch
 
+from tests.support import odd_configs
 from tfm.errors import CheckpointError, ConfigError, TfmError
 from tfm.model import TransformerConfig, load_checkpoint
 from tfm.model.forms import mapped

@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from graph_edits import becomes
 
+from tests.support.graph_edits import becomes
 from tfm.errors import ConfigError
 from tfm.export import Graph, verify
 from tfm.export.graphs import DecoderGraph

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 
 import tfm.export.bundle as bundle
+from tests.support.clock import make_steady
 from tfm.export import ExportReport, export_checkpoint
 from tfm.export.verify.fidelity import eager_greedy
 from tfm.model import load_checkpoint
 from tfm.runtime import load
-
-pytestmark = pytest.mark.timed
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "g2p"
 COUNT = 2000
@@ -49,6 +48,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportRepo
     output = tmp_path_factory.mktemp("g2p") / "g2p.tfm"
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(bundle, "measure_latency", lambda *_: [])  # tests/latency has it
+        make_steady(monkeypatch)  # what is chosen does not depend on what else the machine does
         return output, export_checkpoint(EXAMPLE / "model.pt", output)
 
 

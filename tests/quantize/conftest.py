@@ -1,8 +1,7 @@
 """Bundles to quantize, made once, and a clock that is the same on every machine."""
 
-import runpy
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from tests.support import toys
+from tests.support.clock import make_steady
 from tfm.bundle.manifest import Manifest, read_manifest
-from tfm.quantize.search import cost
-from tfm.quantize.search.subgraphs import size_of_piece
 from tfm.quantize.storage import save_onnx
-
-TOYS: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "runtime" / "conftest.py"))
 
 OUTLIER = "encoder.layers.0.feed_forward.linear2"
 """The op whose input has a channel 200 times as large as the others in the planted bundle."""
@@ -23,13 +20,7 @@ OUTLIER = "encoder.layers.0.feed_forward.linear2"
 
 @pytest.fixture
 def steady(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ops take as long as their constants are large, and each node a little: what is chosen is always the same."""
-
-    def time_pieces(subgraphs: Sequence[ir.Model], feeds: Mapping[str, Any], size: int) -> list[float]:
-        return [1e-6 * size_of_piece(written) + 1e-6 * len(list(written.graph)) for written in subgraphs]
-
-    monkeypatch.setattr(cost, "time_pieces", time_pieces)
-    monkeypatch.setattr(cost, "interleaved", lambda runs, size: [1e-6 * size])
+    make_steady(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +74,7 @@ def module_bundle(tmp_path: Path) -> Callable[[ir.Model], Manifest]:
         graphs = {"fp32": {"model": "onnx/model.onnx"}}
         common = {"schema": 1, "family": "module", "config": {}, "max_text_tokens": None, "versions": {}, "opset": 23}
         values = {**common, "gates": [], "kind": "module", "graphs": graphs, "signature": signature, "generation": None}
-        TOYS["write_manifest"](folder, values | changes)
+        toys.write_manifest(folder, values | changes)
         return read_manifest(folder)
 
     return make

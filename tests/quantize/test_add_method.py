@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 import pytest
-from small_graphs import graph_of
-from test_tune import tuned
 
 import tfm.quantize.methods.registry as registry
 import tfm.quantize.search.candidates as candidates
+from tests.quantize.test_tune import tuned
+from tests.support.small_graphs import graph_of
 from tfm.bundle import Manifest
 from tfm.quantize import Observed, Recipe
 from tfm.quantize.methods.edit import initializer, replace

@@ -1,16 +1,16 @@
 """Nobody's result may depend on who else is in the batch: an outlier sentence beside a normal one."""
 
 import json
-import runpy
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from small_graphs import Array, parsed
 
 import tfm.quantize.existing as existing
+from tests.support import toys
+from tests.support.small_graphs import Array, parsed
 from tfm.bundle.manifest import read_manifest
 from tfm.latency import Latency
 from tfm.quantize import BUDGETS, Recipe, quantize_bundle
@@ -44,13 +44,12 @@ def sentences(tmp_path: Path, module_bundle: Any, monkeypatch: pytest.MonkeyPatc
         middle=np.array([1]),
     )
     folder: Path = module_bundle(model, kind="encoder").folder
-    toys = runpy.run_path(str(Path(__file__).parents[1] / "runtime" / "conftest.py"))
-    toys["tokenizer"](by_character=False).save(str(folder / "tokenizer.json"))
+    toys.tokenizer(by_character=False).save(str(folder / "tokenizer.json"))
     values = json.loads((folder / "manifest.json").read_text())
     values["signature"]["model"]["max_length"] = {"sequence": LIMIT}
     for spec, below in zip(values["signature"]["model"]["inputs"], (12, 2), strict=True):
         spec["below"] = below
-    toys["write_manifest"](folder, values)
+    toys.write_manifest(folder, values)
 
     def time_engines(jobs: Any, workloads: Any) -> list[Latency]:
         return [Latency(work=w.name, rounds={n: [2.0 if n == "fp32" else 1.0] * 9 for n in jobs}) for w in workloads]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from block_graphs import constant, model_of, run, tied, types, unpack, value
 
+from tests.support.block_graphs import constant, model_of, run, tied, types, unpack, value
 from tfm.errors import QuantizeError
 from tfm.export import graphs_of, to_onnx, verify
 from tfm.export.verify.optimized import LEVELS

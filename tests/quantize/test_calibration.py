@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import pickle
-import runpy
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support import toys
 from tfm.bundle.manifest import Manifest, Signature, TensorSpec, read_manifest
 from tfm.errors import BundleError, CalibrationError, InputError
 from tfm.latency.text import english_words
@@ -25,8 +25,7 @@ from tfm.quantize.calibration.samples import is_batched, split_of
 from tfm.runtime import load
 
 # Hand-made bundles that know the letters a … h as ids 4 … 11 and take at most 8 of them; tests are no package.
-TOYS: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "runtime" / "conftest.py"))
-BOS, LIMIT = TOYS["BOS"], TOYS["LIMIT"]
+BOS, LIMIT = toys.BOS, toys.LIMIT
 
 BOTH = 200  # samples of either half, of at most as many
 
@@ -38,7 +37,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Manifest]:
 
     def get(kind: str) -> Manifest:
         if kind not in made:
-            made[kind] = read_manifest(TOYS["write_bundle"](tmp_path_factory.mktemp("toy") / kind, kind))
+            made[kind] = read_manifest(toys.write_bundle(tmp_path_factory.mktemp("toy") / kind, kind))
         return made[kind]
 
     return get
@@ -219,7 +218,7 @@ def test_a_decoder_starts_from_an_empty_cache(toy: Callable[[str], Manifest], tm
         assert feeds["cache_position"].tolist() == [0]
         assert feeds["logits_position"].tolist() == [list(range(feeds["input_ids"].shape[1]))]  # nothing goes unjudged
         said = model.run(**feeds)["logits"].argmax(-1)  # UNK wherever a place is wrong
-        following = np.where(feeds["input_ids"] == 11, TOYS["EOS"], feeds["input_ids"] + 1)
+        following = np.where(feeds["input_ids"] == 11, toys.EOS, feeds["input_ids"] + 1)
         assert (said == following).all()
         count += 1
     assert count == len(calibration) > 0

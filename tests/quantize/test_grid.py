@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from block_graphs import Array, constant, model_of, run, tied, types, unpack, value
 
+from tests.support.block_graphs import Array, constant, model_of, run, tied, types, unpack, value
 from tfm.export import graphs_of, to_onnx, verify
 from tfm.export.verify.optimized import LEVELS
 from tfm.export.verify.samples import cases

@@ -9,8 +9,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from planting import MODELS
 
+from tests.support.planting import MODELS
 from tfm.errors import QuantizeError
 from tfm.export import to_onnx
 from tfm.export.generic.open import open_generic
@@ -82,7 +82,7 @@ def exported(export_tiny: Any, where: str) -> dict[str, tuple[Any, Callable[[], 
     if where in MODELS:
         made = export_tiny(**MODELS[where][0])
         return {role: (one.graph, lambda path=one.path: ir.load(path)) for role, one in made.items()}
-    graph = open_generic(None, f"generic_models:{where}")
+    graph = open_generic(None, f"tests.support.generic_models:{where}")
     content = ir.to_proto(to_onnx(graph)).SerializeToString()
     return {"model": (graph, lambda: ir.from_proto(onnx.ModelProto.FromString(content)))}
 

@@ -1,13 +1,12 @@
 """Quantizing needs no torch: not to be imported, not to time a bundle, nor in the processes that are timed."""
 
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-TOYS: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "runtime" / "conftest.py"))
+from tests.support import toys
+
 ABSENT = ("torch", "onnxscript", "safetensors", "gguf", "transformers")
 
 PROGRAM = """
@@ -30,7 +29,7 @@ print(line.work, list(line.milliseconds))
 
 
 def test_it_works_where_torch_cannot_be_imported(tmp_path: Path) -> None:
-    bundle = TOYS["write_bundle"](tmp_path / "toy", "encoder")
+    bundle = toys.write_bundle(tmp_path / "toy", "encoder")
     (tmp_path / "absent").mkdir()
     for name in ABSENT:  # before the installed ones on the path, here and in the processes that this one starts
         (tmp_path / "absent" / f"{name}.py").write_text(f"raise ModuleNotFoundError('no {name}', name='{name}')\n")

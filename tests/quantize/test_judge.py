@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-import runpy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,13 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support import toys
 from tfm.bundle.manifest import Manifest, Signature, TensorSpec, read_manifest
 from tfm.errors import QuantizeError
 from tfm.quantize.bundle import runs_of
 from tfm.quantize.calibration.read import read_calibration
 from tfm.quantize.search.evaluator import Evaluator, Loss, measure_of
 
-TOYS: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "runtime" / "conftest.py"))
 Array = np.ndarray
 D, B, S = 6, 3, 4
 
@@ -33,7 +32,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Manifest]:
 
     def get(kind: str) -> Manifest:
         if kind not in made:
-            made[kind] = read_manifest(TOYS["write_bundle"](tmp_path_factory.mktemp("toy") / kind, kind))
+            made[kind] = read_manifest(toys.write_bundle(tmp_path_factory.mktemp("toy") / kind, kind))
         return made[kind]
 
     return get

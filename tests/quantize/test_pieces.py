@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 import pytest
-from small_graphs import FORMS, KINDS, TABLES, Array, feeds_of, forms_of, graph_of, parsed, run
 
+from tests.support.small_graphs import FORMS, KINDS, TABLES, Array, feeds_of, forms_of, graph_of, parsed, run
 from tfm.errors import QuantizeError
 from tfm.quantize.calibration.observe import observe
 from tfm.quantize.methods.edit import SHARED

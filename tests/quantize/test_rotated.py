@@ -3,8 +3,8 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from small_graphs import graph_of, parsed, run
 
+from tests.support.small_graphs import graph_of, parsed, run
 from tfm.errors import QuantizeError
 from tfm.quantize.methods.dynamic import Dynamic
 from tfm.quantize.methods.method import Method

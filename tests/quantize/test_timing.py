@@ -1,7 +1,6 @@
 """Timing engines without torch: what they are run on, that the works are those of export, and what breaks them."""
 
 import dataclasses
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from tests.support import toys
 from tfm.bundle.manifest import Manifest, Signature, TensorSpec, read_manifest
 from tfm.errors import InputError, VerificationError
 from tfm.export import latency
@@ -18,13 +18,11 @@ from tfm.latency.rounds import Turns
 from tfm.quantize.calibration.read import read_calibration
 from tfm.quantize.workloads import bundle_workloads
 
-TOYS: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "runtime" / "conftest.py"))
-
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Manifest:
     """The manifest of an encoder's bundle that takes at most 8 tokens."""
-    return read_manifest(TOYS["write_bundle"](tmp_path / "toy", "encoder"))
+    return read_manifest(toys.write_bundle(tmp_path / "toy", "encoder"))
 
 
 def described(manifest: Manifest, kind: str, graphs: list[Any]) -> Manifest:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from small_graphs import KINDS, TABLES, feeds_of, graph_of, parsed, run
 
+from tests.support.small_graphs import KINDS, TABLES, feeds_of, graph_of, parsed, run
 from tfm.bundle.manifest import Manifest
 from tfm.errors import QuantizeError
 from tfm.quantize import Recipe, read_calibration, tune

@@ -1,24 +1,21 @@
 """What the tests of the report share."""
 
-import runpy
 from collections.abc import Callable
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.support import parity_schema
+from tests.support import samples as made
+
 
 @pytest.fixture(scope="session")
-def samples() -> SimpleNamespace:
-    """The certificates of samples.py, which no test can import: tests are no package."""
-    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("samples.py"))))
+def samples() -> Any:
+    """The certificates of tests/support/samples.py."""
+    return made
 
 
 @pytest.fixture(scope="session")
 def problems() -> Callable[[dict[str, Any]], list[str]]:
-    """What a certificate and docs/parity.md do not agree in; by path, as tests are no package."""
-    found: Callable[[dict[str, Any]], list[str]] = runpy.run_path(str(Path(__file__).with_name("parity_schema.py")))[
-        "problems"
-    ]
-    return found
+    """What a certificate and docs/parity.md do not agree in."""
+    return parity_schema.problems

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from planted_quantization import decoder_weights, encoder_weights, planted
 
+from tests.support.planted_quantization import decoder_weights, encoder_weights, planted
 from tfm.report import write_report
 from tfm.report.front import front
 from tfm.report.quantization import describe

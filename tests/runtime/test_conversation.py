@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from generation_models import V
-from tiny_bundles import BOS, CHARACTERS, write_bundle
 
+from tests.support.generation_models import V
+from tests.support.tiny_bundles import BOS, CHARACTERS
 from tfm.errors import InputError, RunCancelledError, RunTimeoutError
 from tfm.runtime import CancelToken, load
 from tfm.runtime.generation.state import DecoderState
@@ -23,8 +23,8 @@ TEXTS = ["abc", "h", "transformer", "0123456789", "zz9", "q"]
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    bundle, _ = write_bundle(tmp_path_factory.mktemp("llama"), "llama")
+def llama(generation_bundle):
+    bundle, _ = generation_bundle("llama")
     return load(bundle, provider="cpu", threads=1)
 
 

@@ -1,1 +1,1 @@
-"""Files that are read, mutated by their structure, and whoever reads them watched: `python -m fuzzing --help`."""
+"""Files that are read, mutated by their structure, and whoever reads them watched: see `__main__`."""

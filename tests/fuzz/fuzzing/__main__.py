@@ -1,9 +1,9 @@
 """Mutate files of every format that is read, and watch who reads them.
 
-    python -m fuzzing --cases 20000          # so many cases over all formats
-    python -m fuzzing --minutes 2 --format gguf
-    python -m fuzzing --replay tests/fuzz/corpus
-    python -m fuzzing --case gguf:0:17       # one case again, its files kept
+    python -m tests.fuzz.fuzzing --cases 20000          # so many cases over all formats
+    python -m tests.fuzz.fuzzing --minutes 2 --format gguf
+    python -m tests.fuzz.fuzzing --replay tests/fuzz/corpus
+    python -m tests.fuzz.fuzzing --case gguf:0:17       # one case again, its files kept
 
 What failed is kept in build/fuzz/failed as a corpus keeps it; the table so far, in build/fuzz/table.txt.
 Exits with 0 where nothing failed, else with 1.

@@ -103,11 +103,6 @@ rope_adjustments:
 """
 
 
-def toys() -> dict[str, Any]:
-    """The toy bundles of the runtime's tests."""
-    return runpy.run_path(str(TESTS / "runtime" / "conftest.py"))
-
-
 def plain_weights(module: Any) -> Any:
     """Let weights count up in eighths, from -2 to 2."""
     import torch
@@ -231,7 +226,9 @@ def tokenizers() -> dict[str, Any]:
     import tokenizers as library
     from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-    made = {"words": toys()["tokenizer"](by_character=False)}
+    from tests.support import toys
+
+    made = {"words": toys.tokenizer(by_character=False)}
     pieces = {
         token: number
         for number, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "##a", "c", "d", "e"])
@@ -372,12 +369,13 @@ def make_bundles(place: Path) -> None:
     """Toy bundles of each kind, one with its weights in a file of their own."""
     import onnx
 
-    made = toys()
-    made["add_golden"](made["write_bundle"](place / "encoder", "encoder"))
-    made["write_bundle"](place / "copier", "copier")
-    made["write_bundle"](place / "counter", "counter")
-    made["write_bundle"](place / "module", "fussy")
-    path = made["add_golden"](made["write_bundle"](place / "outside", "encoder"))
+    from tests.support import toys
+
+    toys.add_golden(toys.write_bundle(place / "encoder", "encoder"))
+    toys.write_bundle(place / "copier", "copier")
+    toys.write_bundle(place / "counter", "counter")
+    toys.write_bundle(place / "module", "fussy")
+    path = toys.add_golden(toys.write_bundle(place / "outside", "encoder"))
     for name in ("model", "model_int8"):
         graph = onnx.load(path / "onnx" / f"{name}.onnx")
         (path / "onnx" / f"{name}.onnx").unlink()
@@ -388,9 +386,9 @@ def make_bundles(place: Path) -> None:
             location=f"{name}.onnx.data",
             size_threshold=100,
         )
-    made["write_manifest"](path, json.loads((path / "manifest.json").read_text()))
+    toys.write_manifest(path, json.loads((path / "manifest.json").read_text()))
     shutil.rmtree(place / "module")  # only two rows fit it, and so not the least inputs
-    made["write_bundle"](place / "module", "clashing")
+    toys.write_bundle(place / "module", "clashing")
     for kind in ("encoder", "decoder"):
         _exported(place / f"exported-{kind}", kind)
 
@@ -420,9 +418,10 @@ def _exported(path: Path, kind: str) -> None:
 
 def make_zip(place: Path) -> None:
     """Bundles as archives."""
-    made = toys()
+    from tests.support import toys
+
     for kind in ("encoder", "counter"):
-        bundle = made["write_bundle"](place / "made" / kind, kind)
+        bundle = toys.write_bundle(place / "made" / kind, kind)
         folder(place / kind)
         shutil.make_archive(str(place / kind / "bundle"), "zip", bundle)
     shutil.rmtree(place / "made")
@@ -459,7 +458,8 @@ def make_calibration(place: Path) -> None:
     """Data of each kind, beside the bundle that it is for."""
     import numpy as np
 
-    made = toys()
+    from tests.support import toys
+
     data: dict[str, Callable[[Path], object]] = {
         "data.txt": lambda file: file.write_text("a b c\nd e\nf g h a\nb\n"),
         "data.jsonl": lambda file: file.write_text(
@@ -475,7 +475,7 @@ def make_calibration(place: Path) -> None:
             rows = {"x": np.arange(640, dtype=np.float32).reshape(5, 128) / 640}
         for name, write in data.items():
             if kind == "encoder" or name == "data.npz":
-                made["write_bundle"](place / f"{kind}-{name[5:]}" / "bundle", kind)
+                toys.write_bundle(place / f"{kind}-{name[5:]}" / "bundle", kind)
                 write(place / f"{kind}-{name[5:]}" / name)
 
 

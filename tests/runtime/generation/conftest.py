@@ -1,5 +1,6 @@
 import pytest
-from generation_models import KINDS, make
+
+from tests.support.generation_models import KINDS, make
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from generation_models import KINDS, V, make
 
+from tests.support.generation_models import KINDS, V, make
 from tfm.errors import InputError
 from tfm.runtime.generation import BeamSearch, GenerationSettings, log_softmax, process_logits, processors
 

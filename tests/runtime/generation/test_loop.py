@@ -4,9 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from generation_models import V
-from tiny_bundles import write_bundle
 
+from tests.support.generation_models import V
 from tfm.errors import RunCancelledError, RunTimeoutError
 from tfm.runtime import CancelToken, load
 from tfm.runtime.generation import GenerationSettings, Sampler
@@ -24,8 +23,8 @@ WAYS = {
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    bundle, _ = write_bundle(tmp_path_factory.mktemp("llama"), "llama")
+def llama(generation_bundle):
+    bundle, _ = generation_bundle("llama")
     return load(bundle, provider="cpu", threads=1)
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from generation_models import V
 from transformers import GenerationMixin
 
+from tests.support.generation_models import V
 from tfm.errors import InputError
 from tfm.runtime.generation import (
     GenerationSettings,

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from generation_models import V
-from tiny_bundles import write_bundle
 
+from tests.support.generation_models import V
 from tfm.errors import RunCancelledError
 from tfm.runtime import CancelToken, load
 from tfm.runtime.control import Control
@@ -17,8 +16,8 @@ TOLERANCE = 5e-6  # absolute, of logits up to 2.4; measured over all 130 compari
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
-def pair(request, tmp_path_factory):
-    bundle, model = write_bundle(tmp_path_factory.mktemp(request.param), request.param)
+def pair(request, generation_bundle):
+    bundle, model = generation_bundle(request.param)
     return load(bundle, provider="cpu", threads=1)._sessions["model"], model
 
 

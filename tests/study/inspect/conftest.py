@@ -1,6 +1,5 @@
 """Bundles of tiny models, as the exporter writes them but for what a look inside does not read."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,19 +7,6 @@ from typing import Any
 import pytest
 
 from tfm.export.manifest import write_manifest
-
-TOYS = Path(__file__).resolve().parents[2] / "runtime" / "conftest.py"
-
-
-@pytest.fixture(scope="session")
-def toys() -> Any:
-    """The hand-built bundles of tests/runtime."""
-    spec = importlib.util.spec_from_file_location("toy_bundles", TOYS)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
-"""Where a certificate and docs/parity.md do not agree."""
+"""Where a certificate, or another JSON, and its page of the docs do not agree."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "parity.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 TYPES = {
     "boolean": lambda value: isinstance(value, bool),
     "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
@@ -18,10 +18,10 @@ FIGURES = {"count": "integer", "max_abs": "number or null", "nmse": "number or n
 FIGURES |= {"cosine": "number or null", "scale": "number or null"}
 
 
-def documented() -> dict[str, str]:
+def documented(page: str) -> dict[str, str]:
     """Field → type, the figures written out."""
     found: dict[str, str] = {}
-    for line in DOCUMENT.read_text(encoding="utf-8").split("<!-- fields -->")[1].splitlines():
+    for line in (DOCS / page).read_text(encoding="utf-8").split("<!-- fields -->")[1].splitlines():
         if match := re.match(r"\| `([^`]+)` \| ([^|]+) \| \S", line):
             field, kind = match.groups()
             assert field not in found, field
@@ -47,9 +47,9 @@ def fields(value: Any, known: dict[str, str], at: str = "") -> Iterator[tuple[st
         yield at, value
 
 
-def problems(certificate: dict[str, Any]) -> list[str]:
-    """What a certificate and the document do not agree in."""
-    known, seen, wrong = documented(), set(), []
+def problems(certificate: Mapping[str, Any], page: str = "parity.md") -> list[str]:
+    """What a certificate and the page do not agree in."""
+    known, seen, wrong = documented(page), set(), []
     for field, value in fields(certificate, known):
         seen.add(field)
         if field not in known:

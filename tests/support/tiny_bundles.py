@@ -5,9 +5,9 @@ import warnings
 from pathlib import Path
 
 import onnx_ir as ir
-from generation_models import V, make
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from tests.support.generation_models import V, make
 from tfm.export import graphs_of, to_onnx
 from tfm.export.manifest import write_manifest
 from tfm.model import load_checkpoint
@@ -17,12 +17,8 @@ CHARACTERS = string.ascii_lowercase + string.digits
 SEEDS = {"gpt2": 0, "llama": 0, "t5": 2, "marian": 1}  # with others T5 and Marian say little but one token
 
 
-def write_bundle(folder: Path, kind: str):
-    """Export a model's graphs in fp32 as a bundle, in which texts begin with 1 and 2 ends them.
-
-    Returns:
-        The bundle, and the model as transformers reads it from the same checkpoint.
-    """
+def write_bundle(folder: Path, kind: str) -> None:
+    """Export a model's graphs in fp32 as folder/bundle, in which texts begin with 1 and 2 ends them."""
     model = make(kind, SEEDS[kind])
     checkpoint, bundle = folder / "checkpoint", folder / "bundle"
     model.config.eos_token_id = model.generation_config.eos_token_id = EOS
@@ -38,7 +34,11 @@ def write_bundle(folder: Path, kind: str):
         ir.save(to_onnx(graph), files[graph.role])
     tokenizer().save(str(bundle / "tokenizer.json"))
     write_manifest(bundle, transformer.config, model.config.model_type, graphs, {"fp32": files}, 23, gates=[])
-    return bundle, type(model).from_pretrained(checkpoint).eval()  # Marian's table of positions is not saved
+
+
+def read_model(folder: Path, kind: str):
+    """The model of `write_bundle`, as transformers reads it from the same checkpoint."""
+    return type(make(kind, SEEDS[kind])).from_pretrained(folder / "checkpoint").eval()  # not all of Marian is saved
 
 
 def tokenizer() -> Tokenizer:

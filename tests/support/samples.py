@@ -6,8 +6,8 @@ import random
 from typing import Any
 
 import numpy as np
-from planted_quantization import decoder_weights, encoder_weights, planted
 
+from tests.support.planted_quantization import decoder_weights, encoder_weights, planted
 from tfm.report import ActivationCurve, AttentionMap
 
 Certificate = dict[str, Any]

@@ -2,7 +2,7 @@
 
 `cases` gives them, `run` tries them in a child process of bounded memory that is killed where one takes too long.
 
-    python tests/model/odd_configs.py 20000
+    python -m tests.support.odd_configs 20000
 """
 
 import copy

@@ -6,8 +6,8 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from graph_edits import Edit
 
+from tests.support.graph_edits import Edit
 from tfm.export import GraphReport, to_onnx, verify
 from tfm.export.generic.open import open_generic
 from tfm.export.graphs import Graph
@@ -35,13 +35,13 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
     "alibi": (ALIBI, "model"),
     "gemma": (GEMMA | {"attention_softcap": 5.0}, "model"),
     "long": (LLAMA | {"max_positions": 512}, "model"),
-    "by_hand": ({}, "model"),  # of generic_models
+    "by_hand": ({}, "model"),  # of tests.support.generic_models
 }
 
 
 @functools.cache
 def _by_hand() -> tuple[Graph, bytes]:
-    graph = open_generic(None, "generic_models:by_hand")
+    graph = open_generic(None, "tests.support.generic_models:by_hand")
     return graph, ir.to_proto(to_onnx(graph)).SerializeToString()
 
 

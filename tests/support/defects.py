@@ -4,7 +4,8 @@ import math
 from typing import NamedTuple
 
 import onnx_ir as ir
-from graph_edits import (
+
+from tests.support.graph_edits import (
     Edit,
     after,
     argument,
@@ -28,7 +29,6 @@ from graph_edits import (
     unnamed,
     weight,
 )
-
 from tfm.export.passes import OP_KEY
 
 

@@ -1,0 +1,1 @@
+"""What tests of several folders share, and no fixture is: bundles, models, defects and samples made by hand."""
