@@ -41,7 +41,14 @@ def read_pooling(folder: Path) -> dict[str, Any]:
 
 def _inside(path: Path, name: object) -> Path:
     """Give the folder of a module, which is within that of modules.json."""
-    if not isinstance(name, str) or PurePosixPath(name).is_absolute() or ".." in name or "\0" in name:
+    # 255 bytes are the most that a file system allows a name, and a path of ours that is as long helps nobody.
+    if (
+        not isinstance(name, str)
+        or PurePosixPath(name).is_absolute()
+        or ".." in name
+        or "\0" in name
+        or len(name) > 255
+    ):
         raise CheckpointError(f"{path}: a module's path is {shown(name)}, which is no folder beside it")
     return path.parent / name
 

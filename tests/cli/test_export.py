@@ -12,9 +12,9 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 import torch
-from recorded import record
 
 import tfm.export.bundle as bundle
+from tests.support.recorded import record
 from tfm.cli import export, main
 from tfm.export import export_checkpoint, graphs_of
 from tfm.export.verify.samples import cases

@@ -15,9 +15,9 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 import torch
-from recorded import record
 from torch import nn
 
+from tests.support.recorded import record
 from tfm.errors import CheckpointError, ExportError, InputError
 from tfm.export import export_checkpoint, to_onnx, verify
 from tfm.export.fast_path import no_fast_path

@@ -8,9 +8,9 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
-from recorded import record
 from torch import nn
 
+from tests.support.recorded import record
 from tfm.export.passes import NOTE_KEY, OP_KEY, FoldHeads, FuseQuickGelu
 from tfm.export.verify.samples import cases
 from tfm.ops import OpId

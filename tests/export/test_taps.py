@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from recorded import record
 from torch import nn
 
+from tests.support.recorded import record
 from tfm.export import graphs_of
 from tfm.model import Transformer
 from tfm.ops import ACTIVATIONS, GATED

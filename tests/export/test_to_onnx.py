@@ -10,8 +10,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
-from recorded import record
 
+from tests.support.recorded import record
 from tfm.errors import ExportError
 from tfm.export import OPSET, OPSETS, graphs_of, to_onnx, verify
 from tfm.export.passes import OP_KEY

@@ -241,7 +241,7 @@ _LONG_NAME = json.dumps([{"type": "x.Pooling", "path": "n" * 300}])  # longer th
 @pytest.mark.parametrize("text", ["{", "{}", "[]", "[1]", "[{}]", '[{"type": 3}]', "null", _LONG_NAME])
 def test_broken_modules_json_is_refused(tmp_path: Path, text: str) -> None:
     (write(tmp_path, random_weights()) / "modules.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"modules\.json|n{300}"):
+    with pytest.raises(CheckpointError, match=r"modules\.json"):
         load_checkpoint(tmp_path)
 
 
