@@ -74,6 +74,11 @@ def print_quantization(quantization: Mapping[str, Any], console: Screen) -> None
         left = ", ".join(kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
         stay = f"{len(kept)} of {len(ops)} ops stay in float32: {left}" if kept else f"all {len(ops)} ops are quantized"
         console.print(f"  {stay}", soft_wrap=True)
+        judged = entry["held_out"]
+        if judged.get("worst"):  # else there was one kind of data, or a bundle older than the others
+            count = len({one["domain"] for one in judged["domains"]})
+            worst = f"at worst {_drop(judged['drop'])} ({judged['worst']})"
+            console.print(f"  on {count} kinds of text that it was not chosen by: {worst}", soft_wrap=True)
         if entry["portability"]["vnni_only"]:
             more = "x86 without VNNI needs session.x64quantprecision=1, which tfm.runtime sets"
             console.print(f"  {more}", style="yellow", soft_wrap=True)

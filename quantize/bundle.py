@@ -34,6 +34,9 @@ _SEARCHED = {"decoder": 8}
 _OF_DOMAIN = {"decoder": (4, 8)}
 """Texts of each domain to search with and to judge by, by kind of bundle; else 16 and 32."""
 
+_BESIDE = 8
+"""Texts of each domain that are run beside an outlier, which is long."""
+
 _BATCHED = {"by 8": 8, "by 32": 32}
 """Ways that encoders are run beside one by one: libraries that batch pad what comes together."""
 
@@ -183,7 +186,7 @@ def _judge(
         # Rounded together with the longest row of rare tokens, a row must not lose what it has by itself.
         outlier = domains[-1].longest()
         tell("rows beside an outlier")
-        evaluator = Evaluator(manifest, [one.beside(outlier) for one in domains[:-1]], exact, batch_size=1)
+        evaluator = Evaluator(manifest, [one.beside(outlier, _BESIDE) for one in domains[:-1]], exact, batch_size=1)
         stats += evaluator.stats(found, {"beside an outlier": 2})
     return stats
 

@@ -43,6 +43,8 @@ class Quantization:
     """The section of one quantized precision.
 
     Attributes:
+        ways: How the rows of each kind of text were run.
+        domains: Each kind of text and its drop in each of these ways, the worst first; empty where there was one kind.
         layers: The ops in the order of the graph, by layer.
         costliest: Those that cost most by themselves, the worst first; empty where all fit a short table.
     """
@@ -54,6 +56,8 @@ class Quantization:
     story: str
     measure: str
     facts: tuple[tuple[str, str], ...]
+    ways: tuple[str, ...]
+    domains: tuple[tuple[str, tuple[str, ...]], ...]
     methods: tuple[tuple[int, str], ...]
     portable: bool
     portability: str
@@ -91,6 +95,8 @@ def describe(precision: str, entry: Mapping[str, Any], anchor: str) -> Quantizat
         story=_story(entry, many),
         measure=_measure(entry)[0],
         facts=tuple(_facts(entry)),
+        ways=tuple(dict.fromkeys(one["way"] for one in _judged(entry))),
+        domains=tuple(_domains(entry)),
         methods=tuple((n, method) for method, n in collections.Counter(op["method"] for op in ops).most_common()),
         portable=portable,
         portability=portability,
@@ -221,6 +227,26 @@ def _facts(entry: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     found.append(("measured on", str(entry["samples"])))
     found.append(("mix", "found by search" if entry["searched"] else "replayed from a recipe"))
     return found
+
+
+def _judged(entry: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """What was found on each kind of text, in each way; nothing where there was one, or in an older certificate."""
+    found: Sequence[Mapping[str, Any]] = entry["held_out"].get("domains", ())
+    return found if len({one["domain"] for one in found}) > 1 else ()
+
+
+def _domains(entry: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
+    judged = _judged(entry)
+    ways = list(dict.fromkeys(one["way"] for one in judged))
+    drops = {(one["domain"], one["way"]): one["mean"] for one in judged}
+    names = list(dict.fromkeys(one["domain"] for one in judged))
+
+    def worst(name: str) -> float:
+        known = [numbers.finite(drops.get((name, way))) for way in ways]
+        return max((drop for drop in known if drop is not None), default=float("inf"))
+
+    ranked = sorted(names, key=worst, reverse=True)
+    return [(name, tuple(_drop(drops.get((name, way))) for way in ways)) for name in ranked]
 
 
 def _portability(entry: Mapping[str, Any]) -> tuple[bool, str]:

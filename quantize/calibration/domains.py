@@ -35,8 +35,8 @@ def read_domains(manifest: Manifest, names: Sequence[str], count: int) -> list[C
     Args:
         manifest: The bundle's.
         names: Of `SEARCHED` or `JUDGED`.
-        count: Texts of each, at most; those that are too long for the model are left out, and a domain that has none
-            left.
+        count: Texts of each, at most, and a quarter of that of "long"; those that are too long for the model are left
+            out, and a domain that has none left.
 
     Returns:
         One for each domain; none where the bundle reads no texts of words, which then has to be judged by what
@@ -50,7 +50,8 @@ def read_domains(manifest: Manifest, names: Sequence[str], count: int) -> list[C
         return []
     found = []
     for name in names:
-        samples = list(itertools.islice(_samples(reader, name), count))
+        few = -(-count // 4) if name == "long" else count
+        samples = list(itertools.islice(_samples(reader, name), few))
         if samples:
             description = f"{len(samples)} texts of {name}"
             found.append(Calibration(manifest, samples, description, reads_text=True, domain=name))

@@ -120,9 +120,9 @@ class Calibration:
         ]
         return made[0], made[1]
 
-    def beside(self, other: Sample) -> "Calibration":
-        """The same samples, each followed by another one, so that batches of two put them side by side."""
-        samples = [sample for one in self._samples for sample in (one, other)]
+    def beside(self, other: Sample, count: int) -> "Calibration":
+        """The first samples, each followed by another one, so that batches of two put them side by side."""
+        samples = [sample for one in self._samples[:count] for sample in (one, other)]
         made = Calibration(self._manifest, samples, self.description, reads_text=self._reads_text, domain=self.domain)
         made.are_apart = False
         return made

@@ -246,20 +246,9 @@ class _Tuner:
 
     def _search(self) -> tuple[list[int], list[dict[str, Any]]]:
         """Find the mix, and the row of mixes that it was taken from."""
-        # One measurement for each op, of the form that shows most; the others are predicted from
-        # it.
-        # like ops of all layers are measured together, in their noisiest forms, and each is given its share by
-        # its own noise: one figure of a kind says more than one of an op, which is hardly above chance
-        alone: list[dict[int, float]] = [{} for _ in self.candidates]
-        kinds = _alike(self.candidates)
-        for number, members in enumerate(kinds):
-            self.progress(number, len(kinds), f"quantize {_kind_of(self.candidates[members[0]])} alone")
-            forms = {index: noisiest(self.candidates[index].variants) for index in members}
-            loss = self._drop([forms.get(index, 0) for index in range(len(self.candidates))]).value
-            noises = {index: counted(self.candidates[index].variants[form].nmse) for index, form in forms.items()}
-            total = sum(noises.values())
-            for index, form in forms.items():
-                alone[index][form] = loss * noises[index] / total if total > 0 else loss
+        # One measurement for each kind of op, in the forms that show most; the others are predicted from it.
+        forms = [noisiest(one.variants) for one in self.candidates]
+        alone = [{form: loss.value} for form, loss in zip(forms, self._alone(forms), strict=True)]
         assignments = frontier_of([one.variants for one in self.candidates], alone)
         steps = itertools.count()
 
@@ -271,8 +260,33 @@ class _Tuner:
         chosen, measured = choose_mix(assignments, measure, aim)
         return list(assignments[chosen].choice), front_of(assignments, measured, chosen)
 
-    def _alone(self, index: int, variant: int) -> Loss:
-        return self._drop([variant if place == index else 0 for place in range(len(self.candidates))])
+    def _alone(self, forms: Sequence[int]) -> list[Loss]:
+        """Measure what ops cost by themselves, like ones of all layers together, each by its share of the noise.
+
+        One figure of a kind says more than one of each op, which may be hardly above chance; and there are few kinds.
+        """
+        found = [Loss(value=0.0)] * len(forms)
+        kinds = _alike(self.candidates)
+        for number, members in enumerate(kinds):
+            self.progress(number, len(kinds), f"quantize {_kind_of(self.candidates[members[0]])} alone")
+            whole = self._drop([form if index in members else 0 for index, form in enumerate(forms)])
+            noises = [counted(self.candidates[index].variants[forms[index]].nmse) for index in members]
+            for index, noise in zip(members, noises, strict=True):
+                share = noise / sum(noises) if sum(noises) > 0 else 1.0
+                flips = None if whole.flips is None else whole.flips * share
+                found[index] = Loss(value=whole.value * share, flips=flips)
+        return found
+
+    def _all_but(self, choice: Sequence[int]) -> list[float]:
+        """Measure what is left of the drop of a mix where an op, and those like it, stay in float32."""
+        found = [0.0] * len(choice)
+        kinds = _alike(self.candidates)
+        for number, members in enumerate(kinds):
+            self.progress(number, len(kinds), f"quantize all but {_kind_of(self.candidates[members[0]])}")
+            rest = self._drop([0 if index in members else form for index, form in enumerate(choice)]).value
+            for index in members:
+                found[index] = rest
+        return found
 
     def _drop(self, choice: Sequence[int]) -> Loss:
         """Measure a mix."""
@@ -292,17 +306,15 @@ class _Tuner:
 
     def _report(self, choice: Sequence[int], frontier: list[dict[str, Any]]) -> dict[str, Any]:
         """What every op costs, and all of them together, as JSON values."""
-        ops, count, saved = [], len(self.candidates), 0.0
+        ops, saved = [], 0.0
+        # A replay measures the whole only: what single ops cost was told when the mix was
+        # searched for.
+        searched = self.recipe is None
+        costs, rests = (self._alone(choice), self._all_but(choice)) if searched else ([], [])
         for index, (one, variant) in enumerate(zip(self.candidates, choice, strict=True)):
-            self.progress(index, count, f"quantize all but {one.op.name}")
             chosen, exact = one.variants[variant], one.variants[0]
             saved += exact.time - chosen.time
-            # A replay measures the whole only: what single ops cost was told when the mix was
-            # searched for.
-            alone = all_but = None
-            if self.recipe is None and variant:
-                alone = self._alone(index, variant)
-                all_but = self._drop([*choice[:index], 0, *choice[index + 1 :]])
+            alone, all_but = (costs[index], rests[index]) if searched and variant else (None, None)
             ops.append(
                 {
                     "role": one.role,
@@ -312,7 +324,7 @@ class _Tuner:
                     "method": describe_piece(one.subgraphs[variant]),
                     "own_snr_db": -10 * math.log10(chosen.nmse) if variant and chosen.nmse > 0 else None,
                     "alone": alone.value if alone else None,
-                    "all_but": all_but.value if all_but else None,
+                    "all_but": all_but,
                     "flips_alone": alone.flips if alone else None,
                     "time": chosen.time,
                     "time_float32": exact.time,
@@ -326,7 +338,7 @@ class _Tuner:
             "top_1": None if drop.flips is None else 1 - drop.flips,
             "samples": self.evaluator.description,
             "relative_time": 1 - saved,
-            "searched": self.recipe is None,
+            "searched": searched,
             "ops": ops,
             "front": frontier,
         }
