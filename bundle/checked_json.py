@@ -65,6 +65,10 @@ class CheckedJson:
             raise self.error("a string")
         return self.value
 
+    def string(self) -> str:
+        """Read a string, which may be empty."""
+        return "" if self.value == "" else self.text()
+
     def integer(self, least: int) -> int:
         """Read an integer of at least `least`."""
         # Not isinstance: JSON's true is an int to Python.

@@ -96,6 +96,23 @@ class Generation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """How texts are prepared before they are tokenized.
+
+    Attributes:
+        truncation_side: "right", or "left" where a text that is too long loses its beginning.
+        lower_case: Whether texts are lower-cased before the tokenizer sees them.
+        prompts: Name → what goes in front of a text that is embedded.
+        default_prompt: Which of them does where nobody asks for another; None: none does.
+    """
+
+    truncation_side: str = "right"
+    lower_case: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class File:
     """Size in bytes and hexadecimal SHA-256 of one file."""
 
@@ -116,6 +133,7 @@ class Manifest:
         signature: Role → what its graph takes and gives; the same in every precision.
         generation: How to generate; None: not said.
         max_text_tokens: Where `embed` truncates texts; None: where the graph's limit is.
+        text: How texts are prepared.
         files: Every file of the bundle but the manifest, by path.
         versions: What wrote the bundle.
         opset: The graphs' ONNX opset.
@@ -132,6 +150,7 @@ class Manifest:
     signature: Mapping[str, Signature]
     generation: Generation | None
     max_text_tokens: int | None
+    text: TextSettings = TextSettings()
     files: Mapping[str, File]
     versions: Mapping[str, Any]
     opset: int
@@ -287,11 +306,23 @@ def _parse(folder: Path, top: CheckedJson) -> Manifest:
         signature={role: _signature(top["signature"][role], kind) for role in ROLES[kind]},
         generation=None if generation.value is None else _generation(generation, kind),
         max_text_tokens=top["max_text_tokens"].optional_integer(1),
+        text=_text(top["text"]) if "text" in top.fields() else TextSettings(),  # older bundles do not say
         files=files,
         versions=_plain(top["versions"]),
         opset=top["opset"].integer(1),
         gates=tuple(item.value for item in top["gates"].items()),
         requires=read_requires(top),
+    )
+
+
+def _text(value: CheckedJson) -> TextSettings:
+    prompts = {name: item.string() for name, item in value["prompts"].fields().items()}
+    default = value["default_prompt"]
+    return TextSettings(
+        truncation_side=value["truncation_side"].choice(("right", "left")),
+        lower_case=value["lower_case"].flag(),
+        prompts=prompts,
+        default_prompt=None if default.value is None else default.choice(prompts),
     )
 
 

@@ -37,6 +37,7 @@ from .latency import measure_latency
 from .manifest import COMPANIONS, generation_settings, write_manifest
 from .pictures import draw_report
 from .source import Source, open_source
+from .text_settings import apply_tokenizer_config, copy_modules
 from .to_onnx import OPSET, to_onnx
 from .verify.fidelity import Fidelity, measure_fidelity
 from .verify.reports import GraphReport
@@ -315,6 +316,9 @@ def _copy_what_belongs(subject: Source, folder: Path) -> None:
     for name in COMPANIONS:
         if source is not None and (source / name).is_file():
             _copy_companion(source / name, folder / name)
+    if source is not None:
+        copy_modules(source, folder)
+    apply_tokenizer_config(folder)
     # A tokenizer that the runtime cannot read would make a bundle that does not open: it is tried
     # here, by the runtime's own reader. One that is stored in another form is converted.
     native = isinstance(subject.config, TransformerConfig)

@@ -13,6 +13,7 @@ from tfm.quantize import lowest_of_graphs
 
 from .generic.graph import GenericConfig
 from .graphs import Graph
+from .text_settings import max_text_tokens, text_settings
 
 PACKAGES = ("tfm-export", "torch", "onnx", "onnxruntime")
 """Packages whose versions a bundle names."""
@@ -24,6 +25,8 @@ COMPANIONS = (
     "generation_config.json",
     "preprocessor_config.json",
     "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "modules.json",
 )
 """Files beside a checkpoint that go into the bundle as they are."""
 
@@ -68,7 +71,8 @@ def write_manifest(
         # Read from the bundle's folder, not from the checkpoint's: what is copied there is what
         # holds.
         "generation": generation_settings(folder, config) if isinstance(config, TransformerConfig) else None,
-        "max_text_tokens": _max_text_tokens(folder),
+        "max_text_tokens": max_text_tokens(folder),
+        "text": text_settings(folder),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "opset": opset,
         "requires": lowest_of_graphs(folder, paths),
@@ -144,11 +148,3 @@ def _ends(written: Fields, config: TransformerConfig) -> int | list[int] | None:
 def _check_token(written: Fields, name: str, token: int | None, config: TransformerConfig) -> None:
     if token is not None and not 0 <= token < config.target_vocab_size:
         raise ConfigError(f"{written.source}: {name} must be in [0, {config.target_vocab_size}), but is {shown(token)}")
-
-
-def _max_text_tokens(folder: Path) -> int | None:
-    """How many tokens of a text sentence-transformers reads, where it says so."""
-    path = folder / "sentence_bert_config.json"
-    if not path.is_file():
-        return None
-    return Fields(path, "sentence-transformers", read_json(path)).optional_size("max_seq_length")

@@ -16,7 +16,7 @@ from tfm.errors import InputError
 from .heads import Entity, Fill, Label, Squash, Task, find_mask, labeling, mask_filling, read_squash, token_labeling
 from .inputs.batched import Batched, Inputs, StreamOptions, TaskOptions
 from .inputs.batches import check_count, length_limit
-from .model import as_list
+from .model import as_iterator
 
 
 class Encoder(Batched):
@@ -53,8 +53,17 @@ class Encoder(Batched):
             found["classify_tokens"] = len(logits.shape) == 3 and head != "masked-lm"
         return tuple(task for task, has in found.items() if has)
 
-    def embed(self, inputs: Inputs, **options: Unpack[TaskOptions]) -> npt.NDArray[np.float32]:
+    def embed(
+        self, inputs: Inputs, prompt: str | None = None, **options: Unpack[TaskOptions]
+    ) -> npt.NDArray[np.float32]:
         """Embed texts or rows of ids.
+
+        Args:
+            inputs: What to embed.
+            prompt: What goes in front of each text: the name of one of the bundle's prompts (`manifest.text.prompts`),
+                such as "query", or the words themselves, "" for none; None: the one that the checkpoint names as its
+                default, if any, as sentence-transformers does. Rows of ids are taken as they are.
+            **options: As of every task.
 
         Returns:
             One row per input, float32 (len(inputs), D).
@@ -63,15 +72,17 @@ class Encoder(Batched):
             InputError: The bundle has no sentence embedding or no tokenizer, or an input has no tokens.
         """
         task = self._embedding()
-        items = as_list(inputs)
+        items = list(self._prompted(inputs, prompt))
         # Batches write their rows here: they end in any order, and rows stand in the caller's.
         embeddings_BD = np.empty((len(items), int(self._outputs[task.output].shape[-1])), np.float32)
         self._fill(embeddings_BD, task, items, options)
         return embeddings_BD
 
-    def embed_stream(self, inputs: Inputs, **options: Unpack[StreamOptions]) -> Iterator[npt.NDArray[np.float32]]:
+    def embed_stream(
+        self, inputs: Inputs, prompt: str | None = None, **options: Unpack[StreamOptions]
+    ) -> Iterator[npt.NDArray[np.float32]]:
         """Embed a stream; yields float32 (D,) for each input, and raises as `embed` does."""
-        return self._stream(self._embedding(), inputs, options)
+        return self._stream(self._embedding(), self._prompted(inputs, prompt), options)
 
     def classify(self, inputs: Inputs, top_k: int | None = 1, **options: Unpack[TaskOptions]) -> list[list[Label]]:
         """Label texts or rows of ids, as Hugging Face's text-classification pipeline does.
@@ -156,6 +167,16 @@ class Encoder(Batched):
     async def fill_mask_async(self, inputs: Inputs, **options: Any) -> list[list[Fill]]:
         """Do what `fill_mask` does without holding up the event loop; cancelling the task ends it."""
         return await self._async(self.fill_mask, inputs, **options)
+
+    def _prompted(self, inputs: Inputs, prompt: str | None) -> Iterator[Any]:
+        """Put a prompt in front of texts, one after the other."""
+        text = self.manifest.text
+        if prompt is None:
+            prompt = "" if text.default_prompt is None else text.default_prompt
+        elif not isinstance(prompt, str):
+            raise InputError(f"prompt must be the name of a prompt or its words, but is {prompt!r}")
+        words = text.prompts.get(prompt, prompt)
+        return (words + item if words and isinstance(item, str) else item for item in as_iterator(inputs))
 
     def _embedding(self) -> Task[npt.NDArray[np.float32]]:
         self._require("embed", "it has no sentence_embedding, since its checkpoint does not say how to pool")

@@ -200,6 +200,8 @@ class Model:
             max_tokens=self._max_text_tokens(),
             most_tokens=self._most_text_tokens(),
             refuse_unknown=by_character,
+            truncation_side=self.manifest.text.truncation_side,
+            lower_case=self.manifest.text.lower_case,
         )
         # It is parsed now, and its bytes, megabytes of some tokenizers, are not needed again.
         self._companions.forget(TOKENIZER)

@@ -36,6 +36,8 @@ class Tokenizer:
         max_tokens: int | None = None,
         most_tokens: int | None = None,
         refuse_unknown: bool = False,
+        truncation_side: str = "right",
+        lower_case: bool = False,
     ) -> None:
         """Read a tokenizer.json.
 
@@ -46,6 +48,8 @@ class Tokenizer:
             most_tokens: Refuse texts of more tokens than the model takes, without reading them to their end; None: the
                 model takes any number.
             refuse_unknown: An unknown character or word is an error, not an id.
+            truncation_side: Where texts are truncated: "right", their end, or "left", their beginning.
+            lower_case: Texts are lower-cased first, as sentence-transformers does where it is told to.
 
         Raises:
             BundleError: The file cannot be read, or the package `tokenizers` is not installed.
@@ -69,7 +73,10 @@ class Tokenizer:
                 raise BundleError(
                     f"{path} adds {self._special} special tokens, which leaves no room in {max_tokens} tokens"
                 )
-            self._tokenizer.enable_truncation(max_tokens)
+            self._tokenizer.enable_truncation(max_tokens, direction=truncation_side)
+        self._lower_case = lower_case
+        if truncation_side == "left" and max_tokens is not None:
+            self._reads = None  # what counts is the end, which is known only when all of the text has been read
         # Not every kind of model has one.
         unknown = getattr(self._tokenizer.model, "unk_token", None)
         self.unknown_id = self.id_of(unknown) if unknown else None
@@ -106,6 +113,7 @@ class Tokenizer:
         """
         if not isinstance(text, str):  # tokenizers takes more than texts
             raise InputError(f"a text must be a str, but is {brief(text)}")
+        text = text.lower() if self._lower_case else text
         with _refusing(lambda error: InputError(f"the text {brief(text)} {_why_refused(text, error)}")):
             encoding = self._encode(text, special, control)
         ids: list[int] = encoding.ids
