@@ -17,7 +17,7 @@ Kind = Literal["encoder", "decoder", "encoder-decoder"]
 Positions = Literal["sinusoidal", "learned", "rotary", "relative", "alibi", "none"]
 Norm = Literal["layer", "rms"]
 Residuals = Literal["identity", "projected"]
-Pooling = Literal["mean", "cls"]
+Pooling = Literal["mean", "cls", "max", "mean_sqrt_len", "weightedmean", "lasttoken"]
 Head = Literal["masked-lm", "sequence", "token"]
 Scaling = Literal["linear", "dynamic", "yarn", "llama3"]
 Part = Literal["encoder", "decoder", "cross"]
@@ -173,7 +173,7 @@ class TransformerConfig:
         patch_size: Side of a patch in pixels.
         num_channels: Number of the image's channels.
         pooler: A tanh layer on the first token (BERT's `pooler_output`).
-        pooling: Sentence embedding as sentence-transformers pools it: "mean" or "cls"; None for none.
+        pooling: Sentence embedding as sentence-transformers pools it, one of `POOLINGS`; None for none.
         normalize: Scale the sentence embedding to unit length.
         head: What an encoder predicts: "masked-lm", "sequence" or "token" labels; None: nothing.
         head_activation: Activation between the two layers of a head, a name of `tfm.ops.ACTIVATIONS`; None: a head of

@@ -20,6 +20,7 @@ from .embedding import Embedding, NoEmbedding, PatchEmbedding
 from .heads import LabelHead, MaskedLMHead
 from .layer import Layer
 from .norms import make_norm
+from .pooling import POOLINGS
 from .positions import Alibi, RelativeBias, Rotary
 
 _MASKED = torch.finfo(torch.float32).min / 2
@@ -286,13 +287,7 @@ class Transformer(nn.Module):
 
     def pool(self, hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         """Pool token states into one sentence embedding (B, D), as sentence-transformers does."""
-        if self.config.pooling == "cls":
-            pooled_BD = hidden_BTD[:, 0]
-        else:
-            # A row without real tokens is not divided by 0; the bound is sentence-transformers'
-            # own.
-            weight_BT1 = mask_BT[:, :, None].to(hidden_BTD.dtype)
-            pooled_BD = (hidden_BTD * weight_BT1).sum(1) / weight_BT1.sum(1).clamp(min=1e-9)
+        pooled_BD = POOLINGS[self.config.pooling or "mean"](hidden_BTD, mask_BT)
         return F.normalize(pooled_BD, dim=-1) if self.config.normalize else pooled_BD
 
     def pooler_output(self, hidden_BTD: Tensor) -> Tensor:

@@ -7,8 +7,10 @@ from tfm.errors import CheckpointError
 
 from ..fields import Fields, shown
 from ..json_file import read_json, read_object
+from ..pooling import POOLINGS
 
-_MODES = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls"}
+_OLDER = {"mean_tokens": "mean", "cls_token": "cls", "max_tokens": "max", "mean_sqrt_len_tokens": "mean_sqrt_len"}
+_MODES = {**{name: name for name in POOLINGS}, **_OLDER, "weightedmean_tokens": "weightedmean"}
 """sentence-transformers' names, new and old → ours."""
 
 
@@ -63,5 +65,7 @@ def _read_mode(file: Path) -> str:
         modes = [name.removeprefix("pooling_mode_") for name in known if values.flag(name)]
     if len(modes) != 1 or modes[0] not in _MODES:
         told = shown(" + ".join(modes) or "nothing")[1:-1]
-        raise CheckpointError(f"{file}: pooling by {told} is not supported; known: mean, cls")
+        raise CheckpointError(f"{file}: pooling by {told} is not supported; known: {', '.join(POOLINGS)}")
+    if not values.flag("include_prompt", True):
+        raise CheckpointError(f"{file}: include_prompt leaves prompts out of what is pooled, which is not supported")
     return _MODES[modes[0]]

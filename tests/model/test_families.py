@@ -184,7 +184,21 @@ POOLINGS = [
     ({"pooling_mode": "mean", "include_prompt": True}, "mean"),
     ({"pooling_mode": "cls"}, "cls"),
     ({"pooling_mode": ["mean"]}, "mean"),
+    ({"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}, "max"),
+    ({"pooling_mode_mean_sqrt_len_tokens": True}, "mean_sqrt_len"),
+    ({"pooling_mode": "mean_sqrt_len_tokens"}, "mean_sqrt_len"),
+    ({"pooling_mode_weightedmean_tokens": True}, "weightedmean"),
+    ({"pooling_mode_lasttoken": True}, "lasttoken"),
 ]
+
+POOLED = {
+    "mean": lambda rows: rows.mean(0),
+    "cls": lambda rows: rows[0],
+    "max": lambda rows: rows.max(0),
+    "mean_sqrt_len": lambda rows: rows.sum(0) / math.sqrt(len(rows)),
+    "weightedmean": lambda rows: np.average(rows, 0, range(1, len(rows) + 1)),
+    "lasttoken": lambda rows: rows[-1],
+}
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -200,7 +214,7 @@ def test_sentence_embedding(tmp_path: Path, pooling: dict[str, Any], name: str, 
         got_BD = model.pool(model(ids_BT, src_mask=real_BT), real_BT).numpy()
     for row, length in enumerate([4, 2]):
         hidden, _ = bert(weights, VALUES, ids_BT[row, :length].numpy(), np.zeros(length, int))
-        want = hidden.mean(0) if name == "mean" else hidden[0]
+        want = POOLED[name](hidden)
         want = want / math.sqrt(want @ want) if normalize else want
         np.testing.assert_allclose(got_BD[row], want, rtol=0, atol=SINGLE)
 
@@ -208,13 +222,13 @@ def test_sentence_embedding(tmp_path: Path, pooling: dict[str, Any], name: str, 
 @pytest.mark.parametrize(
     ("pooling", "told"),
     [
-        ({"pooling_mode_max_tokens": True}, "pooling by max_tokens is not supported; known: mean, cls"),
+        ({"pooling_mode": "median"}, "pooling by median is not supported; known: mean, cls, max"),
+        ({"pooling_mode": "mean", "include_prompt": False}, "include_prompt leaves prompts out"),
         (
             {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True},
             "pooling by mean_tokens + cls_token is not",
         ),
         ({"pooling_mode_mean_tokens": False}, "pooling by nothing is not supported"),
-        ({"pooling_mode": "lasttoken"}, "pooling by lasttoken is not supported"),
         ({"pooling_mode": ["mean", "max"]}, "pooling by mean + max is not supported"),
         ({"pooling_mode": 3}, "pooling by 3 is not supported"),
     ],

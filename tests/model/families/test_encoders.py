@@ -334,7 +334,7 @@ def write_modules(folder: Path, mode: str) -> None:
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": mode}))
 
 
-@pytest.mark.parametrize("mode", ["mean", "cls"])
+@pytest.mark.parametrize("mode", ["mean", "cls", "lasttoken"])
 @pytest.mark.parametrize(("name", "options"), SENTENCES, ids=name_of)
 def test_sentence_embeddings(tmp_path: Path, name: str, options: dict[str, Any], mode: str) -> None:
     theirs = make(name, options)
@@ -344,7 +344,8 @@ def test_sentence_embeddings(tmp_path: Path, name: str, options: dict[str, Any],
     got, hidden_BTD = run_ours(ours, feeds), run_theirs(theirs, feeds)["last_hidden_state"]
     assert sorted(got) == ["last_hidden_state", "sentence_embedding"]
     for row, length in enumerate(lengths):
-        want = hidden_BTD[row, 0] if mode == "cls" else hidden_BTD[row, :length].double().mean(0).float()
+        real = hidden_BTD[row, :length]
+        want = {"cls": real[0], "lasttoken": real[-1], "mean": real.double().mean(0).float()}[mode]
         torch.testing.assert_close(got["sentence_embedding"][row], want / want.norm(), rtol=0, atol=SINGLE)
 
 
