@@ -12,7 +12,8 @@ from onnx import helper
 from tfm.bundle.manifest import read_manifest
 from tfm.errors import ConfigError
 from tfm.export import graphs_of
-from tfm.export.manifest import COMPANIONS, _max_text_tokens, generation_settings, write_manifest
+from tfm.export.manifest import COMPANIONS, generation_settings, write_manifest
+from tfm.export.text_settings import max_text_tokens
 from tfm.model import TransformerConfig
 
 SIZES = {"vocab_size": 19, "d_model": 16, "nhead": 2, "num_encoder_layers": 1, "num_decoder_layers": 1}
@@ -138,12 +139,12 @@ def test_a_bad_length_of_sentences_is_refused(tmp_path: Path, value: str) -> Non
     """Not when the bundle is opened: a string was passed over, and a length below 1 made a bundle that is none."""
     (tmp_path / "sentence_bert_config.json").write_text(f'{{"max_seq_length": {value}}}')
     with pytest.raises(ConfigError, match=r"sentence_bert_config\.json: max_seq_length must be an integer from 1 to"):
-        _max_text_tokens(tmp_path)
+        max_text_tokens(tmp_path)
 
 
 def test_a_length_of_sentences_may_be_left_open(tmp_path: Path) -> None:
-    assert _max_text_tokens(tmp_path) is None
+    assert max_text_tokens(tmp_path) is None
     (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": null}')
-    assert _max_text_tokens(tmp_path) is None
+    assert max_text_tokens(tmp_path) is None
     (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 7}')
-    assert _max_text_tokens(tmp_path) == 7
+    assert max_text_tokens(tmp_path) == 7
