@@ -115,6 +115,7 @@ def test_json(run: Run, checkpoint: Path, command: Any) -> None:
     values = json.loads(out)
     assert values.pop("output") == "there/x.tfm"
     assert values.pop("faults") == []
+    assert all(gate["passed"] for gate in values.pop("gates"))
     assert values == json.loads((checkpoint.parent / "there" / "x.tfm" / "parity.json").read_text())
 
 

@@ -151,7 +151,7 @@ def test_a_verified_kind_is_an_entry(tmp_path: Path) -> None:
         assert op.own_limit is not None
         assert op.own.max_abs <= op.own_limit < 1e-4
     drawn = chart(report.to_dict(), "g0")  # the report shows it among the layers
-    assert [row.kind for _, rows in drawn.around for row in rows] == ["conv", "conv"]
+    assert [row.words.split()[0] for _, rows in drawn.around for row in rows] == ["conv", "conv"]
     assert "conv, by itself" in [row["what"] for row in tolerance_table()]  # and the certificate its tolerance
     # What is wrong in it is found there, not at the activation behind it.
     weight = next(value for value in model.graph.initializers.values() if value.shape == (2, 4, 5))
