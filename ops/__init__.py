@@ -63,4 +63,6 @@ __getattr__, __dir__ = lazily(
         "names": "OpId",
         "tolerances": "END_TO_END FREE GOLDEN_NMSE_HALF HALF SWEEPS tolerance_table",
     },
+    {name: f'KINDS["{name.lower()}"]' for name in ("LINEAR", "NORM", "EMBEDDING")}
+    | {"LAYERS": "is_layer", "OWN": "KINDS[…].tolerance", "Kind": "OpKind"},
 )

@@ -113,5 +113,5 @@ __getattr__, __dir__ = lazily(
         "sessions.requires": "check_onnxruntime",
         "sessions.session": "Session",
     },
-    {"Figures": "ErrorStats"},
+    {"Figures": "ErrorStats", "GOLDEN_SCHEMA": "tfm.bundle.golden_files.GOLDEN_SCHEMA"},
 )
