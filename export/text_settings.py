@@ -5,16 +5,18 @@ goes into the manifest and the bundle's tokenizer.json, so that the runtime read
 """
 
 import json
-import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tfm.bundle import write_json
+from tfm.bundle import read_file, write_json
 from tfm.errors import CheckpointError
 from tfm.model import Fields, read_json
 
 _NO_LIMIT = 1 << 24
 """`model_max_length` beyond which tokenizers mean that there is none: transformers writes 10³⁰."""
+
+_MOST_BYTES = 1 << 20
+"""Of a module's configuration."""
 
 _NORMALIZED = {
     "do_lower_case": "lowercase",
@@ -73,13 +75,22 @@ def copy_modules(source: Path, folder: Path) -> None:
     """
     if not (source / "modules.json").is_file():
         return
-    for module in read_json(source / "modules.json"):
-        name = module.get("path", "") if isinstance(module, dict) else ""
-        if not isinstance(name, str) or not name or ".." in name or Path(name).is_absolute():
-            continue  # `read_pooling` has refused what leads elsewhere
+    modules = read_json(source / "modules.json")
+    for module in modules if isinstance(modules, list) else []:
+        name = module.get("path") if isinstance(module, dict) else None
+        # What leads elsewhere, or is no name on some system, names no folder of the checkpoint.
+        if not isinstance(name, str) or not name or len(name) > 255 or any(c in name for c in "\\:\0"):
+            continue
+        if PurePosixPath(name).is_absolute() or ".." in name or not (source / name / "config.json").is_file():
+            continue
+        try:
+            content = read_file(source / name / "config.json", _MOST_BYTES)
+        except OSError as error:
+            raise CheckpointError(
+                f"{source / name / 'config.json'} cannot be read: {error.strerror or error}"
+            ) from error
         (folder / name).mkdir(parents=True, exist_ok=True)
-        if (source / name / "config.json").is_file():
-            shutil.copyfile(source / name / "config.json", folder / name / "config.json")
+        (folder / name / "config.json").write_bytes(content)
 
 
 def apply_tokenizer_config(folder: Path) -> None:

@@ -13,7 +13,7 @@ import transformers
 from tfm.bundle import read_manifest
 from tfm.errors import ConfigError
 from tfm.export import export_checkpoint
-from tfm.export.text_settings import apply_tokenizer_config, max_text_tokens, text_settings
+from tfm.export.text_settings import apply_tokenizer_config, copy_modules, max_text_tokens, text_settings
 from tfm.runtime import Encoder, load
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "query", ":", "A"]
@@ -57,6 +57,17 @@ def test_the_limit_is_where_the_library_has_it(tmp_path: Path, files: dict[str, 
 def test_what_cannot_be_meant_is_refused_by_its_name(tmp_path: Path, files: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         text_settings(write(tmp_path, **files))
+
+
+@pytest.mark.parametrize(
+    "name", ["a\0b", "n" * 300, "/etc", "../x", "a\\b", "c:", "", 3, None, "modules.json", "not there"]
+)
+def test_a_module_that_is_no_folder_of_the_checkpoint_is_not_copied(tmp_path: Path, name: object) -> None:
+    source = write(tmp_path / "x", config={"a": 1}) and write(
+        tmp_path / "m", modules=[{"type": "x.Y", "path": name}, 3]
+    )
+    copy_modules(source, write(tmp_path / "out"))
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_normalizer_is_set_as_transformers_sets_it(tmp_path: Path) -> None:
