@@ -184,7 +184,8 @@ def _embeddings(eager: Transformer, bundle: Encoder) -> Fidelity:
         return _hidden_states(eager, bundle)
     # The bundle's tokenizer for both: what is compared is the model.
     rows = bundle.tokenize(sentences)
-    cosines = _cosines(bundle.embed(sentences), eager_embeddings(eager, rows))
+    # No prompt, which `tokenize` does not put in front either.
+    cosines = _cosines(bundle.embed(sentences, prompt=""), eager_embeddings(eager, rows))
     return _fidelity(bundle, "cosine", float(cosines.mean()), len(cosines), "sentence embeddings of English sentences")
 
 

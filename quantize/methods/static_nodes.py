@@ -67,7 +67,7 @@ def emulate_static(
         weight_KN: Weights.
         low: The lowest of the activations' range, after smoothing.
         high: The highest.
-        scale_K: Divisors of the input channels (see `emulation.smoothing`); ones where there is none.
+        scale_K: Divisors of the input channels (see `smoothing`); ones where there is none.
         limit: The largest magnitude of the rounded weights.
 
     Returns:
