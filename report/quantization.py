@@ -118,7 +118,7 @@ def _size(op: Op) -> float:
 
 
 def _in_company(op: Op, drop: float | None) -> float | None:
-    """How much of the mix's drop goes when this op alone is left in float32."""
+    """How much of the mix's drop goes when this op and its like are left in float32."""
     all_but = numbers.finite(op["all_but"])
     return None if all_but is None or drop is None else drop - all_but
 
