@@ -13,7 +13,7 @@ from tfm.errors import CheckpointError
 from tfm.model import Fields, read_json
 
 _NO_LIMIT = 1 << 24
-"""`model_max_length` beyond which tokenizers mean that there is none: transformers writes 10³⁰."""
+"""`model_max_length` beyond which tokenizers mean that there is none: transformers writes 1e30."""
 
 _MOST_BYTES = 1 << 20
 """Of a module's configuration."""
@@ -62,7 +62,7 @@ def max_text_tokens(folder: Path) -> int | None:
         return limit
     tokenizer = _fields(folder, "tokenizer_config.json")
     told = tokenizer.any("model_max_length") if tokenizer.has("model_max_length") else None
-    # 10³⁰ is written as a float by some.
+    # 1e30 is written as a float by some.
     if told is None or (isinstance(told, int | float) and told >= _NO_LIMIT):
         return None
     return tokenizer.optional_size("model_max_length")

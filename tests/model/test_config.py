@@ -65,7 +65,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"type_vocab_size": 2}, "type_vocab_size is for an encoder, but kind is 'encoder-decoder'"),
     ({"kind": "decoder", "pooler": True}, "pooler is for an encoder, but kind is 'decoder'"),
     ({"kind": "decoder", "pooling": "mean"}, "pooling is for an encoder, but kind is 'decoder'"),
-    ({"kind": "encoder", "pooling": "max"}, "pooling must be one of 'mean', 'cls' or null, but is 'max'"),
+    ({"kind": "encoder", "pooling": "median"}, "pooling must be one of 'mean', 'cls', 'max', "),
     ({"kind": "encoder", "normalize": True}, "normalize scales the sentence embedding, but pooling is None"),
     ({"pad_token_id": 10}, "pad_token_id must be in [0, 10), but is 10"),
     ({"bos_token_id": -1}, "bos_token_id must be in [0, 10), but is -1"),
