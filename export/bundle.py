@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import onnx_ir as ir
 import torch
@@ -18,7 +18,8 @@ from tfm.ops import END_TO_END, Tolerance
 from tfm.quantize import (
     Calibration,
     Quantized,
-    Recipe,
+    QuantizeKeywords,
+    QuantizeOptions,
     Stage,
     drop_journal,
     journal_of,
@@ -103,11 +104,8 @@ def export_checkpoint(
     tolerance: Tolerance = END_TO_END,
     overwrite: bool = False,
     force: bool = False,
-    calib: Path | None = None,
-    max_drop: float | None = None,
-    objective: str = "size",
-    recipe: Recipe | None = None,
     stage: Stage = silent,
+    **options: Unpack[QuantizeKeywords],
 ) -> ExportReport:
     """Export a checkpoint, verify it, quantize it, verify that, and put the bundle in place if all of it holds.
 
@@ -124,12 +122,9 @@ def export_checkpoint(
         overwrite: Replace a bundle that is there already; it stays whole until the new one is complete.
         force: Ship a bundle whose quantized graphs are right, but too far off for the task or slower than fp32; its
             manifest and certificate say so.
-        calib: What to quantize by: a .txt, .jsonl or .npz file, or a folder of these; None: what is built in.
-        max_drop: How far quantized graphs may be from fp32: 1 - mean cosine of embeddings, or KL divergence of
-            predictions in nats; None: `tfm.quantize.BUDGETS`.
-        objective: What they are to have least of within that, bytes ("size") or time ("speed").
-        recipe: How each op is quantized, found before: nothing is searched.
         stage: Told of every stage.
+        **options: How graphs are quantized: the fields of `tfm.quantize.QuantizeOptions`, which are `calib`,
+            `max_drop`, `objective` and `recipe`.
 
     Returns:
         The report. Where a gate failed, and was not overruled, nothing was left at `output`.
@@ -141,6 +136,7 @@ def export_checkpoint(
     unknown = [name for name in precisions if name not in PRECISIONS]
     if unknown:
         raise ExportError(f"unknown precision {unknown[0]!r}; known: {', '.join(PRECISIONS)}")
+    asked = QuantizeOptions(**options)
     # What is staged is a sibling of the folder itself, not of a link to it.
     place = Path(os.path.realpath(output))
     with staged(place, overwrite=overwrite) as (folder, put_in_place):
@@ -154,23 +150,20 @@ def export_checkpoint(
         if work.passed and "fp16" in work.files:
             work.round_to_fp16()
         if work.passed and work.to_quantize:
-            manifest, held_out = work.prepare_quantizing(calib)
+            manifest, held_out = work.prepare_quantizing(asked.calib)
             for precision in work.to_quantize:
                 with stage(f"quantize to {precision}") as progress:
                     made = quantize(
                         manifest,
                         folder,
                         precision=precision,
-                        calib=calib,
-                        max_drop=max_drop,
-                        objective=objective,
-                        recipe=recipe,
+                        options=asked,
                         journal=journal_of(place, precision),
                         progress=progress,
                     )
                 work.verify_quantized(precision, made, held_out)
         if work.passed:
-            work.measure(max_drop)
+            work.measure(asked.max_drop)
         report = work.report(Path(output), forced=force)
         # The manifest is last of what is written, as it has the digest of every other file; then
         # the folder takes its place. Only now the search's figures may go: a run that fails before

@@ -18,6 +18,7 @@ from .methods.int8 import quantize_int8
 from .methods.ops import find_ops
 from .methods.rounding import round_symmetric
 from .progress import Stage, silent
+from .quantize_options import QuantizeKeywords, QuantizeOptions
 from .recipe import Recipe, read_recipe
 from .search.journal import drop_journal, journal_of
 from .search.tune import BUDGETS, tune
@@ -31,6 +32,8 @@ __all__ = [
     "Calibration",
     "Dynamic",
     "Observed",
+    "QuantizeKeywords",
+    "QuantizeOptions",
     "Quantized",
     "QuantizedWeight",
     "Recipe",

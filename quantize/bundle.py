@@ -19,7 +19,7 @@ from .calibration.domains import JUDGED, SEARCHED, read_domains
 from .calibration.read import Calibration, read_calibration
 from .methods.saturation import SATURATING, saturation
 from .progress import Progress
-from .recipe import Recipe
+from .quantize_options import QuantizeOptions, refuse_moved
 from .search.evaluator import DomainStats, Evaluator, Run
 from .search.tune import Tuned, batch_size_of, tune
 from .storage import save_onnx
@@ -93,12 +93,10 @@ def quantize(
     folder: Path,
     *,
     precision: str = "int8",
-    calib: Path | None = None,
-    max_drop: float | None = None,
-    objective: str = "size",
-    recipe: Recipe | None = None,
+    options: QuantizeOptions | None = None,
     journal: Path | None = None,
     progress: Progress = lambda *_: None,
+    **moved: Any,
 ) -> Quantized:
     """Quantize a bundle's float32 graphs and judge the result on held-out samples.
 
@@ -106,14 +104,11 @@ def quantize(
         manifest: The bundle's; its folder holds the float32 graphs.
         folder: The folder of a bundle to write the graphs into, and the recipe.
         precision: "int8", or "int4" for weights of 4 bits.
-        calib: What to quantize by and judge by: a .txt, .jsonl or .npz file, or a folder of these; None: what is built
-            in.
-        max_drop: How far from float32 it may be: 1 - mean cosine, or nats; None: `BUDGETS`.
-        objective: What it is to have least of within that, bytes ("size") or time ("speed").
-        recipe: Methods to replay, without a search.
+        options: By what, and what for; None: as `QuantizeOptions` has it.
         journal: File that the search's figures are kept in, until the caller drops it: a search may be done long before
             its graphs are in place.
         progress: Told of every step.
+        **moved: Nothing; what was an argument here is a field of `QuantizeOptions` now.
 
     Returns:
         The files and the report; whether it passed is for the caller to act on.
@@ -123,12 +118,14 @@ def quantize(
             recipe is another model's.
         CalibrationError: The samples are bad.
     """
+    refuse_moved("quantize", moved)
+    asked = QuantizeOptions() if options is None else options
     # Of one half of the data, most samples quantize and the last ones decide between mixes; the
     # other half, which nothing was chosen by, judges.
     searched = _SEARCHED.get(manifest.kind, 32)
-    samples, last = read_calibration(calib, manifest, count=_OBSERVED + searched).divided(searched)
-    searching, judging = [last], [read_calibration(calib, manifest, count=_HELD_OUT, split="held-out")]
-    if calib is None:  # of what is built in, none of the three is of a kind with another
+    samples, last = read_calibration(asked.calib, manifest, count=_OBSERVED + searched).divided(searched)
+    searching, judging = [last], [read_calibration(asked.calib, manifest, count=_HELD_OUT, split="held-out")]
+    if asked.calib is None:  # of what is built in, none of the three is of a kind with another
         counts = _OF_DOMAIN.get(manifest.kind, (16, 32))
         searching = read_domains(manifest, SEARCHED, counts[0]) or searching
         judging = read_domains(manifest, JUDGED, counts[1]) or judging
@@ -138,9 +135,7 @@ def quantize(
         searching,
         bundle_workloads(manifest, samples if manifest.kind == "module" else None),
         precision=precision,
-        max_drop=max_drop,
-        objective=objective,
-        recipe=recipe,
+        options=asked,
         journal=journal,
         progress=progress,
     )

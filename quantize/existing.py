@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from tfm.bundle import (
     Gate,
@@ -31,7 +31,7 @@ from .bundle import Quantized, budget_gate, quantize
 from .golden import renew_golden
 from .lowest_onnxruntime import lowest_of_graphs
 from .progress import Stage, silent
-from .recipe import Recipe
+from .quantize_options import QuantizeKeywords, QuantizeOptions
 from .search.journal import drop_journal, journal_of
 from .storage import size_of
 from .workloads import bundle_workloads
@@ -86,13 +86,10 @@ def quantize_bundle(
     output: str | os.PathLike[str] | None = None,
     *,
     precision: str = "int8",
-    calib: Path | None = None,
-    max_drop: float | None = None,
-    objective: str = "size",
-    recipe: Recipe | None = None,
     overwrite: bool = False,
     force: bool = False,
     stage: Stage = silent,
+    **options: Unpack[QuantizeKeywords],
 ) -> BundleReport:
     """Quantize a bundle's float32 graphs anew. Needs neither torch nor the checkpoint.
 
@@ -102,13 +99,10 @@ def quantize_bundle(
         bundle: The bundle.
         output: Folder to make; None: the bundle itself is replaced, whole.
         precision: "int8" or "int4"; graphs of it that are there already are replaced.
-        calib: As in `quantize`.
-        max_drop: As in `quantize`.
-        objective: As in `quantize`.
-        recipe: As in `quantize`.
         overwrite: Replace a bundle that is at `output` already.
         force: Ship it although it breaks the budget or is slower than fp32; marked as such.
         stage: Told of every stage.
+        **options: The fields of `QuantizeOptions`: `calib`, `max_drop`, `objective`, `recipe`.
 
     Returns:
         The report. Where a gate failed, and was not overruled, nothing was changed.
@@ -116,6 +110,7 @@ def quantize_bundle(
     Raises:
         TfmError: The bundle or the data is bad, or the bundle cannot be written; nothing is changed.
     """
+    asked = QuantizeOptions(**options)  # before the bundle is read, which may be large
     place = Path(os.path.realpath(bundle if output is None else output))
     # The bundle itself may be what a killed run left between two renames.
     if output is None:
@@ -142,10 +137,7 @@ def quantize_bundle(
                 manifest,
                 folder,
                 precision=precision,
-                calib=calib,
-                max_drop=max_drop,
-                objective=objective,
-                recipe=recipe,
+                options=asked,
                 journal=journal,
                 progress=progress,
             )

@@ -28,6 +28,7 @@ from ..methods.method import Float32, Method, method_to_json
 from ..methods.ops import find_ops
 from ..methods.rotated import share_rotations
 from ..progress import Progress
+from ..quantize_options import QuantizeOptions, refuse_moved
 from ..recipe import Recipe
 from .candidates import Candidate, candidates
 from .cost import noise_of, time_shares
@@ -83,11 +84,10 @@ def tune(
     workloads: Sequence[Workload],
     *,
     precision: str = "int8",
-    max_drop: float | None = None,
-    objective: str = "size",
-    recipe: Recipe | None = None,
+    options: QuantizeOptions | None = None,
     journal: Path | None = None,
     progress: Progress = lambda *_: None,
+    **moved: Any,
 ) -> Tuned:
     """Quantize a bundle's float32 graphs as fast as keeps a budget, or by a recipe.
 
@@ -97,22 +97,23 @@ def tune(
         judged: What drops are measured on, by kind of text: the worst counts. Other samples.
         workloads: What is timed.
         precision: "int8", or "int4" for weights of 4 bits.
-        max_drop: The budget, in the bundle's measure; None: of `BUDGETS`.
-        objective: One of `OBJECTIVES`: what the mix is to have least of within the budget, bytes or time.
-        recipe: Methods to replay, without a search.
+        options: What for; None: as `QuantizeOptions` has it. `samples` and `judged` have been read by its `calib`.
         journal: File that figures are kept in, to go on with after an interruption or a failure, until the caller drops
             it; None: nowhere.
         progress: Told of every step.
+        **moved: Nothing; what was an argument here is a field of `QuantizeOptions` now.
 
     Returns:
         The graphs, and how they came about.
 
     Raises:
         QuantizeError: A graph is quantized already, has nothing to quantize or a weight that is not finite; or the
-            recipe is another model's, or the budget is no number.
+            recipe is another model's.
         CalibrationError: The samples are bad.
     """
-    tuner = _Tuner(manifest, samples, judged, workloads, precision, max_drop, objective, recipe, journal, progress)
+    refuse_moved("tune", moved)
+    asked = QuantizeOptions() if options is None else options
+    tuner = _Tuner(manifest, samples, judged, workloads, precision, asked, journal, progress)
     try:
         return tuner.run()
     finally:
@@ -129,21 +130,15 @@ class _Tuner:
         judged: Sequence[Calibration],
         workloads: Sequence[Workload],
         precision: str,
-        max_drop: float | None,
-        objective: str,
-        recipe: Recipe | None,
+        options: QuantizeOptions,
         journal: Path | None,
         progress: Progress,
     ) -> None:
         self.manifest, self.samples, self.workloads = manifest, samples, workloads
-        self.precision, self.objective, self.recipe, self.progress = precision, objective, recipe, progress
-        if objective not in OBJECTIVES:
-            raise QuantizeError(f"objective must be one of {', '.join(OBJECTIVES)}, but is {objective!r}")
+        self.precision, self.options, self.progress = precision, options, progress
         self.paths = {role: manifest.folder / path for role, path in manifest.graphs["fp32"].items()}
-        if max_drop is not None and not 0 <= max_drop < math.inf:
-            raise QuantizeError(f"max_drop must be a number of at least 0, but is {max_drop}")
-        if recipe is not None:
-            recipe.check(precision, self.paths)
+        if options.recipe is not None:
+            options.recipe.check(precision, self.paths)
         self.observed: dict[str, dict[str, Observed]] = {}
         self.candidates = [found for role in self.paths for found in self._prepare(role)]
         if not self.candidates:
@@ -161,7 +156,7 @@ class _Tuner:
         self.evaluator = Evaluator(
             manifest, judged, self._runs([0] * len(self.candidates)), batch_size=batch_size_of(manifest)
         )
-        self.budget = BUDGETS[self.evaluator.measure, precision] if max_drop is None else max_drop
+        self.budget = BUDGETS[self.evaluator.measure, precision] if options.max_drop is None else options.max_drop
         self.journal = Journal(journal, json.dumps(subject))  # last, as `tune` closes it
 
     def run(self) -> Tuned:
@@ -177,11 +172,11 @@ class _Tuner:
         for one, nmse, time in zip(self.candidates, noises, times, strict=True):
             sizes = [size_of_piece(written) / self.size for written in one.subgraphs]
             one.variants = [
-                Variant(nmse=nmse[index], time=time[index], size=size, weight=OBJECTIVES[self.objective])
+                Variant(nmse=nmse[index], time=time[index], size=size, weight=OBJECTIVES[self.options.objective])
                 for index, size in enumerate(sizes)
             ]
         frontier: list[dict[str, Any]] = []
-        if self.recipe is None:
+        if self.options.recipe is None:
             choice, frontier = self._search()
         else:
             # A replay has two forms at most, and the recipe's is the last.
@@ -209,9 +204,9 @@ class _Tuner:
         observed = self.observed[role] = observe(self.paths[role], self.samples.batches(role, _BATCH))
         # A replay has float32, which everything is compared with, and the recipe's form: one where
         # they are the same.
-        replayed = None if self.recipe is None else self.recipe.of(role, [op.name for op in ops])
+        replayed = None if self.options.recipe is None else self.options.recipe.of(role, [op.name for op in ops])
         methods = [
-            candidates(op, self.precision, self.manifest.kind, objective=self.objective)
+            candidates(op, self.precision, self.manifest.kind, objective=self.options.objective)
             if replayed is None
             else list(dict.fromkeys([Float32(), replayed[op.name]]))
             for op in ops
@@ -256,7 +251,7 @@ class _Tuner:
             self.progress(next(steps), math.ceil(math.log2(len(assignments) + 1)) + 2, "measure mixes on the way")
             return self._drop(assignment.choice)
 
-        aim = self.budget * _AIM.get((self.evaluator.measure, self.objective), 1.0)
+        aim = self.budget * _AIM.get((self.evaluator.measure, self.options.objective), 1.0)
         chosen, measured = choose_mix(assignments, measure, aim)
         return list(assignments[chosen].choice), front_of(assignments, measured, chosen)
 
@@ -309,7 +304,7 @@ class _Tuner:
         ops, saved = [], 0.0
         # A replay measures the whole only: what single ops cost was told when the mix was
         # searched for.
-        searched = self.recipe is None
+        searched = self.options.recipe is None
         costs, rests = (self._alone(choice), self._all_but(choice)) if searched else ([], [])
         for index, (one, variant) in enumerate(zip(self.candidates, choice, strict=True)):
             chosen, exact = one.variants[variant], one.variants[0]

@@ -12,7 +12,7 @@ import pytest
 from tests.support.small_graphs import KINDS, TABLES, feeds_of, graph_of, parsed, run
 from tfm.bundle.manifest import Manifest
 from tfm.errors import QuantizeError
-from tfm.quantize import Recipe, read_calibration, tune
+from tfm.quantize import QuantizeOptions, Recipe, read_calibration, tune
 from tfm.quantize.methods.method import Float32, Method
 from tfm.quantize.methods.registry import Blocks, Dynamic, Static
 from tfm.quantize.search import cost
@@ -30,7 +30,8 @@ RNG = np.random.default_rng(0)
 def tuned(manifest: Manifest, *, count: int = 40, **options: Any) -> Tuned:
     samples, judged = read_calibration(None, manifest, count=count).divided(16)
     workloads = bundle_workloads(manifest, samples if manifest.kind == "module" else None)
-    return tune(manifest, samples, [judged], workloads, **options)
+    others = {name: options.pop(name) for name in ("precision", "journal", "progress") if name in options}
+    return tune(manifest, samples, [judged], workloads, options=QuantizeOptions(**options), **others)
 
 
 def content(found: Tuned) -> dict[str, bytes]:
