@@ -148,8 +148,11 @@ def of_the_system() -> dict[str, list[str]]:
     """Take texts of four kinds from a Debian system: what they are was looked at by nobody who chose a method."""
     found: dict[str, list[str]] = {"translations": [], "headers": [], "descriptions": [], "diagnostics": []}
     for file in sorted(Path("/usr/share/locale").glob("*/LC_MESSAGES/*.mo"))[::7]:
-        with file.open("rb") as stream:
-            catalog: dict[Any, str] = vars(gettext.GNUTranslations(stream))["_catalog"]
+        try:
+            with file.open("rb") as stream:
+                catalog: dict[Any, str] = vars(gettext.GNUTranslations(stream))["_catalog"]
+        except UnicodeDecodeError:  # an old one, in no encoding that it names
+            continue
         found["translations"] += [text for text in catalog.values() if isinstance(text, str) and 20 < len(text) < 600][
             :30
         ]

@@ -48,6 +48,7 @@ from .outputs import name_after, name_after_factory
     "of predictions in nats [default: 0.01; int4: 0.02 and 0.05].",
 )
 @options.objective
+@options.search
 @click.option(
     "--recipe", type=click.Path(path_type=Path), help="Quantize as a recipe says (recipe_int8.json of a bundle)."
 )
@@ -71,6 +72,7 @@ def export(
     calib: Path | None,
     max_drop: float | None,
     objective: str,
+    search: str,
     recipe: Path | None,
     opset: int | None,
     atol: float | None,
@@ -116,6 +118,7 @@ def export(
         calib=calib,
         max_drop=max_drop,
         objective=objective,
+        search=search,
         recipe=None if recipe is None else read_recipe(recipe),
         stage=functools.partial(show_stage, messages),
     )

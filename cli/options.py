@@ -45,6 +45,16 @@ _optimize_for = click.option(
 )
 
 
+search = click.option(
+    "--search",
+    type=click.Choice(["full", "quick", "none"]),
+    default="full",
+    show_default=True,
+    help="How much is tried for a mix: every form, those that are chosen most, or one fixed form of each kind of op. "
+    "Whatever comes of it is judged alike.",
+)
+
+
 def objective(command: F) -> F:
     """`--optimize-for`, and its old name."""
     return _optimize_for(renamed("--favour", "--optimize-for", "objective")(command))

@@ -23,6 +23,7 @@ from .conclude import conclude
     "in nats [default: 0.01; int4: 0.02 and 0.05].",
 )
 @options.objective
+@options.search
 @click.option("--recipe", type=click.Path(path_type=Path), help="Quantize as a recipe says, without a search.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is at --output already.")
 @click.option("--force", is_flag=True, help="Ship it although it is too far off, or slower than fp32; marked so.")
@@ -36,6 +37,7 @@ def quantize(
     calib: Path | None,
     max_drop: float | None,
     objective: str,
+    search: str,
     recipe: Path | None,
     overwrite: bool,
     force: bool,
@@ -61,6 +63,7 @@ def quantize(
         calib=calib,
         max_drop=max_drop,
         objective=objective,
+        search=search,
         recipe=None if recipe is None else read_recipe(recipe),
         overwrite=overwrite,
         force=force,

@@ -124,7 +124,7 @@ def export_checkpoint(
             manifest and certificate say so.
         stage: Told of every stage.
         **options: How graphs are quantized: the fields of `tfm.quantize.QuantizeOptions`, which are `calib`,
-            `max_drop`, `objective` and `recipe`.
+            `max_drop`, `objective`, `recipe` and `search`.
 
     Returns:
         The report. Where a gate failed, and was not overruled, nothing was left at `output`.

@@ -102,7 +102,7 @@ def quantize_bundle(
         overwrite: Replace a bundle that is at `output` already.
         force: Ship it although it breaks the budget or is slower than fp32; marked as such.
         stage: Told of every stage.
-        **options: The fields of `QuantizeOptions`: `calib`, `max_drop`, `objective`, `recipe`.
+        **options: The fields of `QuantizeOptions`: `calib`, `max_drop`, `objective`, `recipe`, `search`.
 
     Returns:
         The report. Where a gate failed, and was not overruled, nothing was changed.

@@ -11,6 +11,9 @@ from tfm.errors import QuantizeError
 from .recipe import Recipe
 from .search.frontier import OBJECTIVES
 
+SEARCHES = ("full", "quick", "none")
+"""Every form of every op; those that are chosen most; or one fixed form for each kind of op, gated all the same."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizeOptions:
@@ -22,6 +25,7 @@ class QuantizeOptions:
         max_drop: How far from float32 graphs may be: 1 - mean cosine, or nats; None: `BUDGETS`.
         objective: What they are to have least of within that, bytes ("size") or time ("speed").
         recipe: Methods to replay, without a search.
+        search: How much is tried for a mix: one of `SEARCHES`.
 
     Raises:
         QuantizeError: One of them makes no sense.
@@ -31,10 +35,13 @@ class QuantizeOptions:
     max_drop: float | None = None
     objective: str = "size"
     recipe: Recipe | None = None
+    search: str = "full"
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise QuantizeError(f"objective must be one of {', '.join(OBJECTIVES)}, but is {self.objective!r}")
+        if self.search not in SEARCHES:
+            raise QuantizeError(f"search must be one of {', '.join(SEARCHES)}, but is {self.search!r}")
         if self.max_drop is not None and not 0 <= self.max_drop < math.inf:
             raise QuantizeError(f"max_drop must be a number of at least 0, but is {self.max_drop}")
 
@@ -46,6 +53,7 @@ class QuantizeKeywords(TypedDict, total=False):
     max_drop: float | None
     objective: str
     recipe: Recipe | None
+    search: str
 
 
 def refuse_moved(function: str, moved: Mapping[str, Any]) -> None:

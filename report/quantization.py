@@ -189,7 +189,8 @@ def _story(entry: Mapping[str, Any], many: bool) -> str:
     _, does, unit = _measure(entry)
     drop, budget = numbers.finite(entry["drop"]), numbers.finite(entry["max_drop"])
     relative = numbers.finite(entry["relative_time"])
-    text = f"On {entry['samples']}, " + ("the mix that was found " if entry["searched"] else "the mix of the recipe ")
+    mix = "the mix that was found" if entry["searched"] else "the mix"
+    text = f"On {entry['samples']}, {mix} "
     text += f"takes {times(relative)} the time of fp32 and " if relative is not None else ""
     text += does.replace("{drop}", numbers.error(drop)) + unit
     # As the fault has it: no number is not within.
@@ -225,8 +226,16 @@ def _facts(entry: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     if entry["top_1"] is not None:
         found.append(("top-1 as in fp32", numbers.percent(entry["top_1"])))
     found.append(("measured on", str(entry["samples"])))
-    found.append(("mix", "found by search" if entry["searched"] else "replayed from a recipe"))
+    found.append(("mix", _ORIGINS[entry.get("search", "full" if entry["searched"] else None)]))
     return found
+
+
+_ORIGINS = {
+    "full": "found by search",
+    "quick": "found by a quick search",
+    "none": "one fixed form of each kind of op",
+    None: "replayed from a recipe",
+}
 
 
 def _judged(entry: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -90,7 +90,15 @@ class Blocks(Method):
             return [small, cls(bits=8)]
         if situation.kind == "decoder":
             return [cls(bits=8)]
-        return [cls(bits=8, block=32, calibrated=False)] if "matmul" in op.kinds else ()
+        return [cls(bits=8, block=32, calibrated=False)] if "matmul" in op.kinds and not situation.quick else ()
+
+    @classmethod
+    def fixed(cls, op: Op, situation: Situation) -> Method | None:
+        """For decoders, and where 4 bits are asked for; as rounded by itself, which takes neither data nor time."""
+        if situation.precision != "int4" and situation.kind != "decoder":
+            return None
+        small = situation.precision == "int4" and "embedding" not in op.kinds
+        return cls(bits=4, block=32, calibrated=False) if small else cls(bits=8, block=32, calibrated=False)
 
     @classmethod
     def fits(cls, name: str, value: Any) -> bool:

@@ -83,7 +83,13 @@ class Dynamic(Method):
             return [cls(by_row=True)] if situation.objective == "speed" and "embedding" not in op.kinds else ()
         if "matmul" not in op.kinds:
             return [cls()]
-        return [cls(), cls(by_row=True), *([] if op.tied else [cls(alpha=_ALPHA)])]
+        smoothed = [] if op.tied else [cls(alpha=_ALPHA)]
+        return [cls(), *smoothed] if situation.quick else [cls(), cls(by_row=True), *smoothed]
+
+    @classmethod
+    def fixed(cls, op: Op, situation: Situation) -> Method | None:
+        """Plain, which anything can be."""
+        return cls() if situation.precision == "int8" and situation.kind != "decoder" else None
 
     @classmethod
     def fits(cls, name: str, value: Any) -> bool:

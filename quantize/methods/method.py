@@ -22,11 +22,13 @@ class Situation:
         precision: "int8" or "int4".
         kind: The bundle's, such as "encoder" or "decoder".
         objective: What is to be least, "size" or the time ("speed").
+        quick: Whether only forms that were often chosen are to be tried, since each takes time.
     """
 
     precision: str
     kind: str
     objective: str
+    quick: bool = False
 
 
 class Method(abc.ABC):
@@ -59,6 +61,11 @@ class Method(abc.ABC):
     def proposals(cls, op: "Op", situation: Situation) -> Sequence["Method"]:
         """The settings of this method that a search tries for an op; none unless a method says so."""
         return ()
+
+    @classmethod
+    def fixed(cls, op: "Op", situation: Situation) -> "Method | None":
+        """The setting of this method that is taken for an op where nothing is searched; None: not this method."""
+        return None
 
     @property
     def needs_moments(self) -> bool:

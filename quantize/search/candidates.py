@@ -39,7 +39,7 @@ class Candidate:
         return f"{self.role} {self.op.name}"
 
 
-def candidates(op: Op, precision: str, kind: str, *, objective: str = "size") -> list[Method]:
+def candidates(op: Op, precision: str, kind: str, *, objective: str = "size", search: str = "full") -> list[Method]:
     """List the methods worth trying, float32 first: what each of `METHODS` proposes.
 
     Args:
@@ -47,11 +47,15 @@ def candidates(op: Op, precision: str, kind: str, *, objective: str = "size") ->
         precision: One of `PRECISIONS`.
         kind: The bundle's.
         objective: What is to be least, "size" or the time ("speed").
+        search: One of `SEARCHES`; with "none" float32 and one other are given.
 
     Raises:
         QuantizeError: The precision is unknown.
     """
     if precision not in PRECISIONS:
         raise QuantizeError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-    situation = Situation(precision=precision, kind=kind, objective=objective)
+    situation = Situation(precision=precision, kind=kind, objective=objective, quick=search == "quick")
+    if search == "none":
+        fixed = [method.fixed(op, situation) for method in METHODS]
+        return [Float32(), *[method for method in fixed if method is not None][-1:]]  # dearer ones are later
     return [Float32(), *(found for method in METHODS for found in method.proposals(op, situation))]

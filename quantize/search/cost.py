@@ -22,7 +22,7 @@ from .subgraphs import open_piece
 
 Array = npt.NDArray[Any]
 
-_ROUNDS = 15
+_ROUNDS = 9
 _EVICTED = 1 << 26
 """Bytes, at most, that are read between two runs."""
 

@@ -136,6 +136,7 @@ class _Tuner:
     ) -> None:
         self.manifest, self.samples, self.workloads = manifest, samples, workloads
         self.precision, self.options, self.progress = precision, options, progress
+        self.searches = options.recipe is None and options.search != "none"
         self.paths = {role: manifest.folder / path for role, path in manifest.graphs["fp32"].items()}
         if options.recipe is not None:
             options.recipe.check(precision, self.paths)
@@ -176,10 +177,10 @@ class _Tuner:
                 for index, size in enumerate(sizes)
             ]
         frontier: list[dict[str, Any]] = []
-        if self.options.recipe is None:
+        if self.searches:
             choice, frontier = self._search()
         else:
-            # A replay has two forms at most, and the recipe's is the last.
+            # There are two forms at most, and the one that was asked for is the last.
             choice = [len(one.variants) - 1 for one in self.candidates]
         report = self._report(choice, frontier)
         methods: dict[str, dict[str, Method]] = {role: {} for role in self.paths}
@@ -206,7 +207,13 @@ class _Tuner:
         # they are the same.
         replayed = None if self.options.recipe is None else self.options.recipe.of(role, [op.name for op in ops])
         methods = [
-            candidates(op, self.precision, self.manifest.kind, objective=self.options.objective)
+            candidates(
+                op,
+                self.precision,
+                self.manifest.kind,
+                objective=self.options.objective,
+                search=self.options.search,
+            )
             if replayed is None
             else list(dict.fromkeys([Float32(), replayed[op.name]]))
             for op in ops
@@ -304,8 +311,9 @@ class _Tuner:
         ops, saved = [], 0.0
         # A replay measures the whole only: what single ops cost was told when the mix was
         # searched for.
-        searched = self.options.recipe is None
-        costs, rests = (self._alone(choice), self._all_but(choice)) if searched else ([], [])
+        searched = self.searches
+        costs = self._alone(choice) if searched else []
+        rests = self._all_but(choice) if searched and self.options.search == "full" else [None] * len(choice)
         for index, (one, variant) in enumerate(zip(self.candidates, choice, strict=True)):
             chosen, exact = one.variants[variant], one.variants[0]
             saved += exact.time - chosen.time
@@ -334,6 +342,7 @@ class _Tuner:
             "samples": self.evaluator.description,
             "relative_time": 1 - saved,
             "searched": searched,
+            "search": self.options.search if self.options.recipe is None else None,
             "ops": ops,
             "front": frontier,
         }

@@ -27,6 +27,8 @@ def test_a_budget_that_is_none(value: float) -> None:
 def test_what_makes_no_sense_is_said_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(QuantizeError, match="objective must be one of size, speed, but is 'time'"):
         quantize_bundle(tmp_path / "nosuch.tfm", objective="time")
+    with pytest.raises(QuantizeError, match="search must be one of full, quick, none, but is 'fast'"):
+        quantize_bundle(tmp_path / "nosuch.tfm", search="fast")
     with pytest.raises(QuantizeError, match="max_drop must be a number"):
         export_checkpoint(tmp_path / "nosuch.pt", tmp_path / "out.tfm", max_drop=-1.0)
 

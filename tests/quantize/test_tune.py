@@ -299,3 +299,38 @@ def test_a_weight_that_is_not_finite_is_refused(module_bundle: Any) -> None:
     weight[3, 4] = np.nan
     with pytest.raises(QuantizeError, match="the weight 'w' holds NaN or infinity"):
         tuned(module_bundle(graph_of("no bias", w=weight)))
+
+
+# ------------------------------------------------ less than a whole search
+
+
+def test_a_quick_search_keeps_the_budget_with_fewer_forms(planted: Manifest) -> None:
+    tried: dict[str, set[str]] = {}
+    for search in ("full", "quick"):
+        steps: list[Any] = []
+        found = tuned(planted, search=search, progress=lambda *step, told=steps: told.append(step[2]))
+        tried[search] = {step for step in steps if step.startswith("write ")}
+        assert found.report["drop"] <= found.report["max_drop"]
+        assert (found.report["searched"], found.report["search"]) == (True, search)
+        assert all((op["all_but"] is None) == (search == "quick") for op in found.report["ops"])
+    forms = {search: sum(int(step.split()[-2]) for step in steps) for search, steps in tried.items()}
+    assert forms["quick"] < forms["full"]
+
+
+def test_without_a_search_each_kind_of_op_has_its_form(planted: Manifest) -> None:
+    found = tuned(planted, search="none")
+    assert (found.report["searched"], found.report["search"], found.report["front"]) == (False, "none", [])
+    methods = methods_of(found)
+    tables = {name for name in methods if "embedding" in name}
+    assert {methods[name] for name in tables} == {"dynamic"}
+    assert {method for name, method in methods.items() if name not in tables} == {"dynamic, rotated by 32"}
+    # It may be over the budget: the gate says so, and nothing else.
+    assert found.report["drop"] > 0
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_decoder_without_a_search(precision: str, exported_bundle: Callable[..., Manifest]) -> None:
+    decoder = exported_bundle(kind="decoder", activation="relu", d_model=64, nhead=4, dim_feedforward=128)
+    found = tuned(decoder, search="none", precision=precision)
+    products = {op["method"] for op in found.report["ops"] if op["uses"] == ["matmul"]}
+    assert products == {f"{precision[-1]} bits in blocks of 32"}

@@ -82,7 +82,7 @@ def test_the_story_says_what_was_found() -> None:
     )
     replayed = story(small(searched=False, measure="kl", relative_time=None))
     assert replayed.startswith(
-        "On 32 English sentences, the mix of the recipe moves the model's distributions by a KL divergence of "
+        "On 32 English sentences, the mix moves the model's distributions by a KL divergence of "
         "1.6e−3 nats, of the 3.0e−3 allowed; 1 of 3"
     )
     assert "; no op could be quantized." in story(small(ops=[]))
