@@ -63,7 +63,7 @@ def engines_of(
 
     def ours(name: str, precision: str, bundle: Path = bundle) -> Engine:
         path = bundle / read_manifest(bundle).graphs[precision]["model"]
-        files = [path, *path.parent.glob(f"{path.name}.data")]
+        files = [path, *path.parent.glob(f"{path.name}_data")]
         return engine(f"ours, {name}", Path(sys.executable), "tfm", bundle, files, precision=precision)
 
     def llama_cpp(name: str, file: Path) -> Engine:

@@ -159,7 +159,7 @@ def our_engines(manifest: Manifest, corpus: Path) -> list[Engine]:
                 python=Path(sys.executable),
                 worker=TOOLS / "encoder_worker.py",
                 job={**job, "side_by_side": False, "corpus": str(corpus)},
-                files=[path, *path.parent.glob(f"{path.name}.data")],
+                files=[path, *path.parent.glob(f"{path.name}_data")],
             )
         )
     return found

@@ -116,7 +116,7 @@ def main() -> int:
         files = {file.name: file.stat().st_size for file in sorted((bundle / "onnx").iterdir())}
         print("files: " + ", ".join(f"{name} {size} B" for name, size in files.items()), flush=True)
         ran = [run(_RUN, bundle, name, vocabulary) for name in precisions]
-        return int(not all(ran) or "model.onnx.data" not in files)
+        return int(not all(ran) or "model.onnx_data" not in files)
 
 
 if __name__ == "__main__":

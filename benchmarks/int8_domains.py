@@ -100,7 +100,8 @@ def compiled(path: Path) -> Embed:
     """Open what NNCF quantized by OpenVINO; its token states are averaged here."""
     import openvino
 
-    model = openvino.Core().compile_model(path, "CPU")
+    # What is not int8 in float32: on processors with AMX the default is bfloat16.
+    model = openvino.Core().compile_model(path, "CPU", {"EXECUTION_MODE_HINT": "ACCURACY"})
 
     def embed(rows: Sequence[Sequence[int]]) -> np.ndarray:
         states = model(padded(rows))["last_hidden_state"]

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .certificate_file import PARITY_SCHEMA, check_schema, read_certificate, renew_certificate, write_certificate
     from .checked_json import CheckedJson, parse_json
     from .companions import CONFIG, MASK_FILES, TOKENIZER, Companions
-    from .external_data import external_locations
+    from .external_data import external_locations, weights_file
     from .files import HeldFile, read_file
     from .gate import Gate, Judged, all_passed, nothing_compared, precision_of
     from .golden_files import (
@@ -100,6 +100,7 @@ __all__ = [
     "scratch_folder",
     "staged",
     "try_lock",
+    "weights_file",
     "write_certificate",
     "write_golden_files",
     "write_json",
@@ -113,7 +114,7 @@ __getattr__, __dir__ = lazily(
         "certificate_file": "PARITY_SCHEMA check_schema read_certificate renew_certificate write_certificate",
         "checked_json": "CheckedJson parse_json",
         "companions": "CONFIG MASK_FILES TOKENIZER Companions",
-        "external_data": "external_locations",
+        "external_data": "external_locations weights_file",
         "files": "HeldFile read_file",
         "gate": "Gate Judged all_passed nothing_compared precision_of",
         "golden_files": "ARRAYS LIMITS Golden GoldenCase GoldenLimits golden_inputs read_golden renew_limits "

@@ -26,6 +26,15 @@ _DEEPEST = 100
 """Messages within messages; protobuf's own readers stop there too."""
 
 
+def weights_file(graph: str) -> str:
+    """Name the file beside an ONNX file that holds its weights, as optimum and transformers.js do.
+
+    Args:
+        graph: Name or path of the ONNX file.
+    """
+    return f"{graph}_data"
+
+
 def external_locations(content: bytes) -> list[str]:
     """List the locations of a model's external weights.
 

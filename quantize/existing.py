@@ -20,6 +20,7 @@ from tfm.bundle import (
     renew_certificate,
     renew_manifest,
     staged,
+    weights_file,
     write_certificate,
 )
 from tfm.errors import QuantizeError
@@ -166,7 +167,9 @@ def quantize_bundle(
 
 def _copy(manifest: Manifest, folder: Path, precision: str) -> None:
     """Copy all of a bundle but what is quantized anew."""
-    old = {name for path in manifest.graphs.get(precision, {}).values() for name in (path, f"{path}.data")}
+    graphs = manifest.graphs.get(precision, {}).values()
+    # The second is what weights were called before.
+    old = {name for path in graphs for name in (path, f"{path}.data", weights_file(path))}
     for name in manifest.files:
         if name not in old:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

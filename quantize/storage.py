@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from tfm.bundle import scratch_folder
+from tfm.bundle import scratch_folder, weights_file
 
 LIMIT = 16 << 20
 """Bytes of weights from which on they get a file of their own, which onnxruntime maps instead of reading and copying:
@@ -21,17 +21,17 @@ _SMALL = 128 << 20
 
 
 def save_onnx(model: ir.Model, path: Path) -> None:
-    """Write a model to `path`, and weights of more than `LIMIT` bytes to `path` + ".data"."""
+    """Write a model to `path`, and weights of more than `LIMIT` bytes to `path` + "_data"."""
     tensors = [value.const_value for value in model.graph.initializers.values()]
     size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
     if size <= LIMIT:  # else a file made of another's graph would refer to the weights beside that one
         ir.external_data.load_to_model(model)
-    ir.save(model, path, external_data=f"{path.name}.data" if size > LIMIT else None)
+    ir.save(model, path, external_data=weights_file(path.name) if size > LIMIT else None)
 
 
 def size_of(path: Path) -> int:
     """Size in bytes of an ONNX file and its weights."""
-    data = path.with_name(f"{path.name}.data")
+    data = path.with_name(weights_file(path.name))
     return path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
 
 
@@ -50,7 +50,7 @@ def mapped(path: Path) -> Iterator[Path]:
         with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             proto.ParseFromString(memoryview(content))
         copy = Path(folder) / path.name
-        ir.save(ir.from_proto(proto), copy, external_data=f"{path.name}.data")
+        ir.save(ir.from_proto(proto), copy, external_data=weights_file(path.name))
         del proto
         gc.collect()  # a model in memory refers to itself
         yield copy

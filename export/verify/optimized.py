@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 import onnxruntime as ort
 
+from tfm.bundle import weights_file
 from tfm.ops import ACTIVATION, ATTENTION, SOFTMAX, OpId
 from tfm.runtime import PROVIDERS, session_options
 
@@ -73,9 +74,9 @@ def optimize(
     """
     options = options_for(level, providers)
     options.optimized_model_filepath = str(folder / "optimized.onnx")
-    if path.with_name(f"{path.name}.data").exists():  # then the optimized graph has its weights beside it too
+    if path.with_name(weights_file(path.name)).exists():  # then the optimized graph has its weights beside it too
         name = "session.optimized_model_external_initializers_file_name"
-        options.add_session_config_entry(name, "optimized.onnx.data")
+        options.add_session_config_entry(name, weights_file("optimized.onnx"))
     options.add_session_config_entry("session.disable_prepacking", "1")  # it saves memory, and changes no graph
     # The profile alone tells which kernel of which provider ran a node. It is complete once
     # profiling has ended.

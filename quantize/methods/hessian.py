@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 
-from tfm.bundle import scratch_folder
+from tfm.bundle import scratch_folder, weights_file
 from tfm.errors import QuantizeError
 
 _TOGETHER = 512
@@ -43,7 +43,7 @@ def second_moments(path: Path, names: Iterable[str], feeds: Iterable[Mapping[str
     model.graph.outputs.extend(values[name] for name in wanted if not values[name].is_graph_output())
     sums = {name: _Sum() for name in wanted}
     with scratch_folder() as folder:
-        ir.save(model, Path(folder) / "model.onnx", external_data="model.onnx.data")
+        ir.save(model, Path(folder) / "model.onnx", external_data=weights_file("model.onnx"))
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # for nothing, while numpy adds up

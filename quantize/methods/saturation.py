@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from tfm.bundle import scratch_folder
+from tfm.bundle import scratch_folder, weights_file
 from tfm.errors import QuantizeError
 from tfm.runtime import count_threads, open_session
 
@@ -220,7 +220,7 @@ def _save_quantized_inputs(model: ir.Model, inputs: list[tuple[str, ...]], path:
             # Several ops may share a scale: behind an Identity each has an output of its own.
             graph.extend(ir.Node("", "Identity", [values[n]], outputs=[o]) for n, o in zip(names, outputs, strict=True))
         graph.outputs.extend(outputs)
-    ir.save(copy, path, external_data=f"{path.name}.data")
+    ir.save(copy, path, external_data=weights_file(path.name))
 
 
 def _exact(a_RK: Array, b_KN: Array) -> npt.NDArray[np.int64]:

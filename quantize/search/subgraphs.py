@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from tfm.bundle import scratch_folder
+from tfm.bundle import scratch_folder, weights_file
 from tfm.runtime import count_threads, open_session
 
 from ..calibration.observe import Observed
@@ -58,7 +58,7 @@ def open_piece(model: ir.Model, threads: int | None = None) -> Any:
     """Open a piece as an `onnxruntime.InferenceSession`; threads: None for as many as there are cores."""
     with scratch_folder() as folder:
         path = Path(folder) / "piece.onnx"
-        ir.save(model, path, external_data="piece.onnx.data")
+        ir.save(model, path, external_data=weights_file(path.name))
         return open_session(path, "cpu", count_threads(threads))
 
 

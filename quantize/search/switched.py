@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from tfm.bundle import scratch_folder
+from tfm.bundle import scratch_folder, weights_file
 from tfm.runtime import count_threads, open_session
 
 from ..methods.edit import initializer
@@ -64,7 +64,7 @@ class Switched:
         common.NameFixPass()(model)
         _name_apart(graph)
         with scratch_folder() as folder:
-            ir.save(model, Path(folder) / "model.onnx", external_data="model.onnx.data")
+            ir.save(model, Path(folder) / "model.onnx", external_data=weights_file("model.onnx"))
             self._session = open_session(Path(folder) / "model.onnx", "cpu", count_threads(None))
 
     def run(

@@ -20,9 +20,9 @@ def test_bundle_with_weights_outside(make_model: Any, tmp_path: Path, monkeypatc
     save_checkpoint(make_model(kind="encoder", activation="gelu", vocab_size=100), tmp_path / "model.pt")
     report = export_checkpoint(tmp_path / "model.pt", tmp_path / "x.tfm")
     assert report.passed, report.faults()
-    weights = tmp_path / "x.tfm" / "onnx" / "model.onnx.data"
+    weights = tmp_path / "x.tfm" / "onnx" / "model.onnx_data"
     assert weights.stat().st_size > 0
-    assert report.sizes["fp32"] == weights.stat().st_size + weights.with_suffix("").stat().st_size
+    assert report.sizes["fp32"] == weights.stat().st_size + weights.with_suffix(".onnx").stat().st_size
     ids = np.ones((1, 3), np.int64)
     for precision in ("fp32", "int8"):
         found = load(tmp_path / "x.tfm", precision=precision).run(input_ids=ids, attention_mask=ids)
@@ -30,5 +30,5 @@ def test_bundle_with_weights_outside(make_model: Any, tmp_path: Path, monkeypatc
     content = bytearray(weights.read_bytes())
     content[0] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(BundleError, match=r"model\.onnx\.data"):
+    with pytest.raises(BundleError, match=r"model\.onnx_data"):
         load(tmp_path / "x.tfm", precision="fp32")

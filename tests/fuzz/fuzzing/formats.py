@@ -126,7 +126,7 @@ def read_proven(folder: Path, unharmed: Path) -> str:
     with load(folder, provider="cpu", threads=1) as model:
         _use(model)
         graphs = model.manifest.graphs[model.precision].values()
-        opened = {name for path in graphs for name in (path, f"{path}.data", "tokenizer.json")}
+        opened = {name for path in graphs for name in (path, f"{path}_data", "tokenizer.json")}
     return _altered(folder, unharmed, sorted(opened))
 
 
@@ -138,7 +138,7 @@ def read_zip(folder: Path, unharmed: Path) -> str:
         _use(model)
         manifest = model.manifest
         graphs = manifest.graphs[model.precision].values()
-        opened = {name for path in graphs for name in (path, f"{path}.data", "tokenizer.json")} & set(manifest.files)
+        opened = {name for path in graphs for name in (path, f"{path}_data", "tokenizer.json")} & set(manifest.files)
         for name in sorted(opened):
             if hashlib.sha256((manifest.folder / name).read_bytes()).hexdigest() != manifest.files[name].sha256:
                 return f"{name} is not what its digest says"
@@ -383,7 +383,7 @@ FORMATS: dict[str, Format] = {
         weight=1,
     ),
     "onnx": Format(make=seeds.make_bundles, targets={"onnx/*.onnx": edit_onnx}, read=read_bundle, seal=seal, weight=4),
-    "onnx.data": Format(
+    "onnx_data": Format(
         make=seeds.make_bundles,
         only="onnx/*.data",
         targets={"onnx/*.data": edit_bytes, "onnx/*.onnx": edit_onnx},

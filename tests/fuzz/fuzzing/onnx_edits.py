@@ -29,7 +29,7 @@ _OPS = [
 ]  # fmt: skip
 
 _TEXTS = [
-    b"", b"a", b"input_ids", b"attention_mask", b"last_hidden_state", b"model.onnx.data", b"../outside.bin",
+    b"", b"a", b"input_ids", b"attention_mask", b"last_hidden_state", b"model.onnx_data", b"../outside.bin",
     b"/etc/passwd", b"/dev/zero", b"manifest.json", b"model.onnx", b"\xff\xfe", b"x" * 5000, b"com.microsoft",
     b"ai.onnx.ml", b"location", b"offset", b"length", b"18446744073709551615", b"-1", b"4294967296", b"0",
     b"9223372036854775807", b"abc,de->x", b"batch",
@@ -166,7 +166,7 @@ def _outside(rng: Random, message: Message) -> None:
     """Let a weight lie in a file: another, none, beyond its end, or before its start."""
     numbers = [b"0", b"-1", b"1", b"4096", b"4294967296", b"9223372036854775807", b"18446744073709551615", b"x", b"1e3"]
     names = [
-        b"model.onnx.data",
+        b"model.onnx_data",
         b"model.onnx",
         b"../manifest.json",
         b"../outside.bin",

@@ -383,7 +383,7 @@ def make_bundles(place: Path) -> None:
             graph,
             path / "onnx" / f"{name}.onnx",
             save_as_external_data=True,
-            location=f"{name}.onnx.data",
+            location=f"{name}.onnx_data",
             size_threshold=100,
         )
     toys.write_manifest(path, json.loads((path / "manifest.json").read_text()))
