@@ -37,9 +37,11 @@ if TYPE_CHECKING:
         write_manifest,
     )
     from .messages import brief, kind_of
+    from .pack import Pack, PackedFile, pack_bundle
     from .recipe_file import RecipeFile, read_recipe_file
     from .requires import OLDEST, is_older, lowest_needed, newest
     from .scratch import scratch_folder, try_lock
+    from .signature import check_signature
     from .staging import finish, staged
     from .stopping import STOPPING, Patience
     from .whole_file import write_whole
@@ -64,6 +66,8 @@ __all__ = [
     "HeldFile",
     "Judged",
     "Manifest",
+    "Pack",
+    "PackedFile",
     "Patience",
     "RecipeFile",
     "Signature",
@@ -73,6 +77,7 @@ __all__ = [
     "brief",
     "check_digests",
     "check_schema",
+    "check_signature",
     "describe_file",
     "external_locations",
     "finish",
@@ -84,6 +89,7 @@ __all__ = [
     "lowest_needed",
     "newest",
     "nothing_compared",
+    "pack_bundle",
     "parse_json",
     "parse_once",
     "precision_of",
@@ -124,9 +130,11 @@ __getattr__, __dir__ = lazily(
         "manifest": "Generation Manifest Signature TensorSpec altered check_digests read_manifest read_proved "
         "renew_manifest write_manifest",
         "messages": "brief kind_of",
+        "pack": "Pack PackedFile pack_bundle",
         "recipe_file": "RecipeFile read_recipe_file",
         "requires": "OLDEST is_older lowest_needed newest",
         "scratch": "scratch_folder try_lock",
+        "signature": "check_signature",
         "staging": "finish staged",
         "stopping": "STOPPING Patience",
         "whole_file": "write_whole",

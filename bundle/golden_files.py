@@ -11,7 +11,7 @@ way.
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -123,6 +123,13 @@ def renew_limits(folder: Path, precision: str, limits: GoldenLimits) -> None:
     """Write anew what a golden.json says of one precision."""
     content = _parse(folder / LIMITS, read_file(folder / LIMITS)).value
     content["precisions"][precision] = limits.to_json()
+    write_json(folder / LIMITS, content)
+
+
+def keep_limits(folder: Path, precisions: Collection[str]) -> None:
+    """Write a golden.json anew with what it says of some precisions alone."""
+    content = _parse(folder / LIMITS, read_file(folder / LIMITS)).value
+    content["precisions"] = {name: value for name, value in content["precisions"].items() if name in precisions}
     write_json(folder / LIMITS, content)
 
 

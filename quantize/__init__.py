@@ -22,7 +22,7 @@ from .quantize_options import QuantizeKeywords, QuantizeOptions
 from .recipe import Recipe, read_recipe
 from .search.journal import drop_journal, journal_of
 from .search.tune import BUDGETS, tune
-from .storage import save_onnx, size_of
+from .storage import save_in_one_file, save_onnx, size_of
 from .workloads import bundle_workloads, steps_of
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "read_calibration",
     "read_recipe",
     "round_symmetric",
+    "save_in_one_file",
     "save_onnx",
     "silent",
     "size_of",

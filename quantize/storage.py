@@ -10,11 +10,15 @@ import onnx
 import onnx_ir as ir
 
 from tfm.bundle import scratch_folder, weights_file
+from tfm.errors import QuantizeError
 
 LIMIT = 16 << 20
 """Bytes of weights from which on they get a file of their own, which onnxruntime maps instead of reading and copying:
 with 23 MB, the first session of a process opened in 15 ms instead of 37. Above 2 GiB they must: a protobuf message ends
 there."""
+
+_ONE_FILE = (1 << 31) - (1 << 24)
+"""Bytes of weights in one ONNX file at most, beside which there are nodes and names."""
 
 _SMALL = 128 << 20
 """Bytes of a file that is read as it is."""
@@ -27,6 +31,28 @@ def save_onnx(model: ir.Model, path: Path) -> None:
     if size <= LIMIT:  # else a file made of another's graph would refer to the weights beside that one
         ir.external_data.load_to_model(model)
     ir.save(model, path, external_data=weights_file(path.name) if size > LIMIT else None)
+
+
+def save_in_one_file(path: Path, output: Path) -> None:
+    """Write an ONNX file anew with its weights in it, for readers that open one file.
+
+    Args:
+        path: The file, its weights in it or beside it.
+        output: Where to.
+
+    Raises:
+        QuantizeError: It is too large for one file: a protobuf message ends at 2 GiB.
+    """
+    model = ir.load(path)
+    size = sum(
+        tensor.nbytes for value in model.graph.initializers.values() if (tensor := value.const_value) is not None
+    )
+    if size > _ONE_FILE:
+        raise QuantizeError(
+            f"{path} has {size:,} bytes of weights, more than one ONNX file holds; pack a smaller precision"
+        )
+    ir.external_data.load_to_model(model)
+    ir.save(model, output)
 
 
 def size_of(path: Path) -> int:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from tfm.bundle import Manifest, brief, folder_of, read_manifest
+from tfm.bundle import Manifest, brief, check_signature, folder_of, read_manifest
 from tfm.errors import BundleError, InputError, ProviderError
 
 from .model import Source
@@ -32,6 +32,7 @@ def load(
     arena: bool = True,
     mapped: bool = True,
     options: Mapping[str, str | int | bool] | None = None,
+    public_key: str | os.PathLike[str] | bytes | None = None,
 ) -> "AnyModel":
     """Open a bundle that tfm-export wrote.
 
@@ -52,6 +53,8 @@ def load(
         mapped: Whether weights that have a file of their own are mapped into memory, which opens fast and is shared
             among processes: nobody may write to that file while it is open. False: they are read.
         options: Further options of onnxruntime by its own names, as {"session.set_denormal_as_zero": True}.
+        public_key: Ed25519 public key in PEM, its bytes or the path of a file of them: a bundle that its owner did not
+            sign (`tfm pack --sign`) is refused. None: signatures are not looked at.
 
     Returns:
         An `Encoder`, `Decoder`, `EncoderDecoder` or `Module`, as the manifest's kind says. Its `provider`, `device`,
@@ -69,6 +72,8 @@ def load(
     threads = count_threads(threads)
     tuning = check_tuning(spin, arena, mapped, options)
     manifest = read_manifest(folder_of(bundle))
+    if public_key is not None:
+        check_signature(manifest, public_key)
     skipped: dict[str, str] = {}
     for choice in choices:
         # Within the loop, as "auto" is int8 on the CPU and fp16 on CUDA.
