@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         write_manifest,
     )
     from .messages import brief, kind_of
-    from .pack import Pack, PackedFile, pack_bundle
+    from .packing import Pack, PackedFile, pack_bundle
     from .recipe_file import RecipeFile, read_recipe_file
     from .requires import OLDEST, is_older, lowest_needed, newest
     from .scratch import scratch_folder, try_lock
@@ -130,7 +130,7 @@ __getattr__, __dir__ = lazily(
         "manifest": "Generation Manifest Signature TensorSpec altered check_digests read_manifest read_proved "
         "renew_manifest write_manifest",
         "messages": "brief kind_of",
-        "pack": "Pack PackedFile pack_bundle",
+        "packing": "Pack PackedFile pack_bundle",
         "recipe_file": "RecipeFile read_recipe_file",
         "requires": "OLDEST is_older lowest_needed newest",
         "scratch": "scratch_folder try_lock",
