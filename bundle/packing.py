@@ -73,6 +73,11 @@ class Pack:
     notes: tuple[str, ...]
 
     @property
+    def can_be_compared(self) -> bool:
+        """Whether goldens came along, so that `tfm parity` has something to compare with."""
+        return any(file.path == LIMITS for file in self.files)
+
+    @property
     def size(self) -> int:
         """Bytes of all files, before they are zipped."""
         return sum(file.size for file in self.files)

@@ -86,5 +86,5 @@ def _print(made: "Pack") -> None:
     )
     for note in made.notes:
         say(styled(f"  {note}", fg="yellow"))
-    if made.output.suffix != ".zip" and any(file.path == "golden.json" for file in made.files):
+    if made.output.suffix != ".zip" and made.can_be_compared:
         say(f"  where it arrives: tfm parity {made.output}")
