@@ -56,9 +56,9 @@ def save_in_one_file(path: Path, output: Path) -> None:
 
 
 def size_of(path: Path) -> int:
-    """Size in bytes of an ONNX file and its weights."""
-    data = path.with_name(weights_file(path.name))
-    return path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
+    """Size in bytes of an ONNX file and its weights, by either of the names that they have had."""
+    beside = [path.with_name(name) for name in (weights_file(path.name), f"{path.name}.data")]
+    return sum(file.stat().st_size for file in [path, *beside] if file.is_file())
 
 
 @contextlib.contextmanager

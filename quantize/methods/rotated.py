@@ -67,17 +67,17 @@ class Rotated(Method):
                 look_up(graph, op, use)
                 continue
             # Before: MatMul(x, W) → Add(bias)
-            # After:  Reshape(x, [-1, b]) → MatMul(H) → Reshape(shape of x) → DynamicQuantizeMatMul(Hᵀ W, with bias)
+            # After:  Reshape(x, [0, …, K / b, b]) → MatMul(H) → Reshape([0, …, K])
+            #         → DynamicQuantizeMatMul(Hᵀ W, with bias)
             rounded_KN, scale_1N = round_symmetric(rotate_inputs(op.matrix_KN(use), back), axis=0)
             name = f"{op.weight.name}_rotated_{self.block}{'_transposed' * use.transposed}"
             values = initializer(graph, f"{name}_int8", rounded_KN)
             scale_N = initializer(graph, f"{name}_scale", scale_1N[0])
-            shape = ir.node("Shape", [use.x])
-            flat = initializer(graph, f"{SHARED}rows_of_{self.block}", np.array([-1, self.block], np.int64))
-            blocks = ir.node("Reshape", [use.x, flat])
+            before, into, back_to = self._shapes(graph, use.x, width)
+            blocks = ir.node("Reshape", [use.x, into])
             mixed = ir.node("MatMul", [blocks.outputs[0], initializer(graph, f"{SHARED}rotation_{self.block}", there)])
-            rows = ir.node("Reshape", [mixed.outputs[0], shape.outputs[0]])
-            nodes = [shape, blocks, mixed, rows]
+            rows = ir.node("Reshape", [mixed.outputs[0], back_to])
+            nodes = [*before, blocks, mixed, rows]
             for node in nodes:
                 node.metadata_props[ROTATION] = str(self.block)
             x = rows.outputs[0]
@@ -85,6 +85,20 @@ class Rotated(Method):
             multiply(graph, use, x, values, scale_N, nodes)
         graph.opset_imports.setdefault("com.microsoft", 1)
         return str(self)
+
+    def _shapes(self, graph: ir.Graph, x: ir.Value, width: int) -> tuple[list[ir.Node], ir.Value, ir.Value]:
+        """The nodes that it takes, and the shapes that x is split into blocks by and put together by again."""
+        if x.shape is None:  # of a graph whose shapes nobody inferred: they are asked for at run time
+            shape = ir.node("Shape", [x])
+            into = initializer(graph, f"{SHARED}rows_of_{self.block}", np.array([-1, self.block], np.int64))
+            return [shape], into, shape.outputs[0]
+        # A 0 keeps a size as it is, so that no node has to look for it.
+        kept = [0] * (len(x.shape) - 1)
+        into = np.array([*kept, width // self.block, self.block], np.int64)
+        back_to = np.array([*kept, width], np.int64)
+        names = [f"{SHARED}shape_{'_'.join(map(str, shape))}" for shape in (into, back_to)]
+        found = [initializer(graph, name, shape) for name, shape in zip(names, (into, back_to), strict=True)]
+        return [], found[0], found[1]
 
     @classmethod
     def proposals(cls, op: Op, situation: Situation) -> Sequence[Method]:
