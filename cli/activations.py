@@ -68,7 +68,7 @@ def activations(
         from .screen import Screen
     except ModuleNotFoundError as error:
         raise ExportError(f"activations need the package {error.name}: pip install 'tfm-export[export]'") from error
-    from .stages import show_stage
+    from .stage_progress import show_stage
 
     # Before minutes of timing.
     check_file("--output", output)

@@ -50,14 +50,14 @@ class TaskRunner:
         """
         results: list[Any] = [None] * len(texts)
         # Blank texts have no tokens, which the runtime refuses; here each has an empty result.
-        places = [place for place, text in enumerate(texts) if text.strip()]
+        positions = [position for position, text in enumerate(texts) if text.strip()]
         if "seed" in self.settings:
-            for place in places:
-                results[place] = self._call([texts[place]], self.seeded(number + place))[0]
-        elif places:
-            found = self._call([texts[place] for place in places], self.settings)
-            for place, result in zip(places, found, strict=True):
-                results[place] = result
+            for position in positions:
+                results[position] = self._call([texts[position]], self.seeded(number + position))[0]
+        elif positions:
+            found = self._call([texts[position] for position in positions], self.settings)
+            for position, result in zip(positions, found, strict=True):
+                results[position] = result
         return results
 
     def in_order(self, texts: Sequence[str], number: int = 0) -> Iterator[Any]:
@@ -65,10 +65,10 @@ class TaskRunner:
         try:
             results = self.of(texts, number)
         except InputError:
-            for place, text in enumerate(texts):
+            for position, text in enumerate(texts):
                 # One by one, so that those before it are given out; the refused one raises again
                 # here.
-                yield self.of([text], number + place)[0]
+                yield self.of([text], number + position)[0]
         else:
             yield from results
 

@@ -91,7 +91,7 @@ def export(
     except ModuleNotFoundError as error:
         raise ExportError(f"exporting needs the package {error.name}: pip install 'tfm-export[export]'") from error
     from .report import print_report
-    from .stages import show_stage
+    from .stage_progress import show_stage
 
     if ckpt is None and model is None:
         raise click.UsageError("there is nothing to export: give --ckpt, or --model for a module of your own")

@@ -6,8 +6,8 @@ import click
 
 from tfm.errors import BundleError
 
-from .lines import as_utf8
 from .outputs import check_file, written
+from .stdin_lines import as_utf8
 from .streams import say, say_json
 
 

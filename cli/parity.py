@@ -77,7 +77,7 @@ def _live(
     except ModuleNotFoundError as error:
         raise ExportError(f"--ckpt needs the package {error.name}: pip install 'tfm-export[export]'") from error
     from .report import print_live
-    from .stages import show_stage
+    from .stage_progress import show_stage
 
     given = {name: value for name, value in options.items() if value is not None}
     messages = Screen(err=True)

@@ -103,7 +103,7 @@ def prune(
 @contextlib.contextmanager
 def _timed_stage(console: "Screen", name: str) -> Iterator[Callable[[int, int, str], None]]:
     """Show a stage, and the time that is left of it after each step."""
-    from .stages import show_stage
+    from .stage_progress import show_stage
 
     start = monotonic()
     with show_stage(console, name) as show_step:

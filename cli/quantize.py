@@ -54,7 +54,7 @@ def quantize(
     except ModuleNotFoundError as error:
         raise QuantizeError(f"quantizing needs the package {error.name}: pip install 'tfm-export[quantize]'") from error
     from .report import print_quantized
-    from .stages import show_stage
+    from .stage_progress import show_stage
 
     report = quantize_bundle(
         bundle,

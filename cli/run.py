@@ -10,8 +10,8 @@ import click
 from tfm.errors import InputError
 
 from .answers import GENERATING, KEYS, TaskRunner, shortened, to_json, to_text
-from .lines import as_utf8, read_lines
 from .repl import converse
+from .stdin_lines import as_utf8, read_lines
 from .streams import input_encoding, put, say, say_json, styled, write_utf8
 
 if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for

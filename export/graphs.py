@@ -161,12 +161,12 @@ class DecoderGraph(Graph):
         own = ".decoder" if self.cross else ""
         ids = _tokens(config, config.target_vocab_size)
         source_mask = Value(name="encoder_attention_mask", dtype="int64", shape=("batch", "encoder_sequence"), below=2)
-        places = Value(name="cache_position", dtype="int64", shape=("batch",), below=config.max_positions)
+        positions = Value(name="cache_position", dtype="int64", shape=("batch",), below=config.max_positions)
         # No `below`: what bounds these is the number of new tokens, which is dynamic.
         wanted = Value(name="logits_position", dtype="int64", shape=("batch", "logits_length"))
         past = _cache(config, "decoder", "past_key_values.{}" + own, "cache_length")
         source = _cache(config, "cross", "past_key_values.{}.encoder", "encoder_sequence")
-        self.inputs = (ids, places, wanted, *((source_mask, *past, *source) if self.cross else past))
+        self.inputs = (ids, positions, wanted, *((source_mask, *past, *source) if self.cross else past))
         # A model over vectors has no vocabulary to project to.
         logits = Value(name="logits", dtype="float32", shape=("batch", "logits_length", config.target_vocab_size))
         if config.reads_vectors:

@@ -217,9 +217,9 @@ def _time(engines: Mapping[str, Job], workloads: Sequence[Workload], rounds: int
 
 
 def _tell(workloads: Sequence[Workload], folder: Path) -> list[dict[str, Any]]:
-    told = []
+    specs = []
     for index, work in enumerate(workloads):
         file = folder / f"{index}.npz"
         save_arrays(file, work.inputs)
-        told.append({"role": work.role, "file": str(file)})
-    return told
+        specs.append({"role": work.role, "file": str(file)})
+    return specs

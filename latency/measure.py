@@ -60,13 +60,13 @@ def measure_latency(
     # Before anything of ours runs, which would be counted too.
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     warnings = _warnings(load)
-    with shelf() as place:
-        first = _first_answer(workloads[0], ragged).told(place / "first.npz")
+    with shelf() as folder:
+        first = _first_answer(workloads[0], ragged).spec(folder / "first.npz")
         # Before the rounds, while no other process of ours is open.
         started = _start({name: job for name, job in jobs.items() if job.starts}, first, asked, progress)
         workloads += [ragged] if ragged else []
-        told = [work.told(place / f"{index}.npz") for index, work in enumerate(workloads)]
-        turns_of = {count: _take_turns(jobs, told, count, asked, progress) for count in asked.threads}
+        specs = [work.spec(folder / f"{index}.npz") for index, work in enumerate(workloads)]
+        turns_of = {count: _take_turns(jobs, specs, count, asked, progress) for count in asked.threads}
     lines = [
         line for count, turns in turns_of.items() for line in _lines(workloads, turns, count, jobs, asked.baseline)
     ]
@@ -135,7 +135,7 @@ def _begin(progress: bool | StepProgress, what: str) -> bool | Callable[[int, in
 
 def _take_turns(
     jobs: Mapping[str, Job],
-    told: Sequence[Mapping[str, Any]],
+    specs: Sequence[Mapping[str, Any]],
     threads: int,
     asked: LatencyOptions,
     progress: bool | StepProgress,
@@ -143,7 +143,7 @@ def _take_turns(
     # New processes for each number of threads, as a session has its threads from the start.
     return take_turns(
         {name: _on(threads, job) for name, job in jobs.items()},
-        told,
+        specs,
         rounds=asked.rounds,
         seconds=asked.seconds,
         warmup=asked.warmup,

@@ -46,7 +46,7 @@ WELL = "exit code 0"
 _PATH = """\
 import sys
 sys.path[:] = [place for place in sys.path if place]
-sys.path += [place for place in {places!r} if place not in sys.path]
+sys.path += [place for place in {paths!r} if place not in sys.path]
 """
 
 # Nothing but built-in modules and os, which Python itself has imported, so that timing an import is not falsified.
@@ -68,7 +68,7 @@ os.dup2(read, 0)
 
 def python_command(program: str, *arguments: str) -> list[str]:
     """Make the command that runs a program in a Python like this one, without the working directory on its path."""
-    return [*_python(), "-c", _PATH.format(places=_places()) + program, *arguments]
+    return [*_python(), "-c", _PATH.format(paths=_import_paths()) + program, *arguments]
 
 
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -270,7 +270,7 @@ def _python() -> list[str]:
     return [sys.executable, *(flag for flag, given in flags.items() if given)]
 
 
-def _places() -> list[str]:
+def _import_paths() -> list[str]:
     """This process's sys.path without the working directory, unless this very package lies there.
 
     A child puts them after its own: what a script or a task has put first for itself is no one else's standard library.
@@ -281,5 +281,5 @@ def _places() -> list[str]:
         here = ""
     # As where `pip install --target .` put this very package into the working directory.
     home = os.path.realpath(Path(str(sys.modules["tfm"].__file__)).parents[1])
-    found = [os.path.abspath(place) for place in sys.path if isinstance(place, str) and place and os.path.exists(place)]
-    return [place for place in dict.fromkeys(found) if os.path.realpath(place) != here or here == home]
+    found = [os.path.abspath(path) for path in sys.path if isinstance(path, str) and path and os.path.exists(path)]
+    return [path for path in dict.fromkeys(found) if os.path.realpath(path) != here or here == home]

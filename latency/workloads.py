@@ -49,7 +49,7 @@ class ModelWork:
     new_tokens: int = 0
     count: int
 
-    def told(self, file: Path) -> dict[str, Any]:
+    def spec(self, file: Path) -> dict[str, Any]:
         """Describe it to an engine as JSON values; arrays go into a file, an .npz."""
         if self.arrays:
             save_arrays(file, self.arrays)

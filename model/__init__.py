@@ -7,8 +7,8 @@ from .config import RotaryScaling, Scaling, TransformerConfig
 from .embedding import Embedding
 from .families import FAMILIES
 from .fields import Fields, shown
-from .forms.archive import entry_names, open_archive
-from .forms.hub import locate_checkpoint
+from .formats.archive import entry_names, open_archive
+from .formats.hub import locate_checkpoint
 from .json_file import read_json
 from .layer import FeedForward
 from .norms import make_norm

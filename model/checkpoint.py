@@ -1,4 +1,4 @@
-"""Checkpoints on disk, read into a `Transformer`, and ours written. What each form is like is told in `forms`.
+"""Checkpoints on disk, read into a `Transformer`, and ours written. What each format is like stands in `formats`.
 
 What a file is, is read from its content. Nothing is ever unpickled beyond tensors and plain containers.
 """
@@ -21,14 +21,14 @@ from tfm.errors import CheckpointError, ConfigError
 from .config import TransformerConfig
 from .families import FAMILIES
 from .fields import Fields, shown
-from .forms.files import find_file, read_file, sniff
-from .forms.hub import locate_checkpoint
-from .forms.litgpt import convert_litgpt, is_litgpt, read_yaml
-from .forms.llama import convert_llama, is_llama, merge, shards_of
-from .forms.mapped import GivingBack
-from .forms.nanogpt import convert_nanogpt
-from .forms.prefixes import strip_wrappers
-from .forms.torch_nn import convert_torch_nn, is_torch_nn
+from .formats.files import find_file, read_file, sniff
+from .formats.hub import locate_checkpoint
+from .formats.litgpt import convert_litgpt, is_litgpt, read_yaml
+from .formats.llama import convert_llama, is_llama, merge, shards_of
+from .formats.mapped import GivingBack
+from .formats.nanogpt import convert_nanogpt
+from .formats.prefixes import strip_wrappers
+from .formats.torch_nn import convert_torch_nn, is_torch_nn
 from .json_file import read_json
 from .transformer import Transformer
 
@@ -100,7 +100,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> "tokenizers.Tokenizer | None
     file = find_file(path) if path.is_dir() else path
     if sniff(file) != "gguf":
         return None
-    from .forms.gguf import read_gguf_tokenizer
+    from .formats.gguf import read_gguf_tokenizer
 
     return read_gguf_tokenizer(file)
 
@@ -162,7 +162,7 @@ def _read(file: Path, config: Path | None, nhead: int | None) -> tuple[Transform
     if config is not None and not os.path.isfile(config):
         raise CheckpointError(f"{file}: there is no configuration at {config}")
     if sniff(file) == "gguf":
-        from .forms.gguf import read_gguf
+        from .formats.gguf import read_gguf
 
         return _of_family(file, file, *read_gguf(file))
     content = read_file(file)
@@ -317,7 +317,7 @@ def _misfits(expected: Weights, tied: Collection[list[str]], weights: Weights, k
     """List what is wrong with weights, of which `known` have a place in the model, by its kind."""
     shapes = {name: (tuple(weight.shape), tuple(expected[name].shape)) for name, weight in known.items()}
     return {
-        # Of tied names one is enough: forms differ in which they store.
+        # Of tied names one is enough: formats differ in which they store.
         "missing": [names[0] for names in tied if known.keys().isdisjoint(names)],
         "not in the model": [name for name in weights if name not in known],
         "of another shape": [f"{name} is {got}, not {want}" for name, (got, want) in shapes.items() if got != want],

@@ -22,18 +22,18 @@ def lazily(
     Returns:
         Both, to be bound to these names in the package.
     """
-    places = {name: module for module, names in modules.items() for name in names.split()}
+    module_of = {name: module for module, names in modules.items() for name in names.split()}
 
     def get(name: str) -> Any:
-        if name in places:
-            value = getattr(importlib.import_module(f".{places[name]}", package), name)
+        if name in module_of:
+            value = getattr(importlib.import_module(f".{module_of[name]}", package), name)
             setattr(sys.modules[package], name, value)  # the next access does not come here
             return value
         hint = f"; it is called {renamed[name]} now" if renamed and name in renamed else ""
         raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}")
 
     def names() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *places})
+        return sorted({*vars(sys.modules[package]), *module_of})
 
     return get, names
 

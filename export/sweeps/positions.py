@@ -97,10 +97,10 @@ def _sinusoidal(size: int) -> OpGraph:
 def _sinusoidal_cases(graph: OpGraph, dtype: str) -> Iterator[Case]:
     del dtype
     size = int(graph.outputs[0].shape[-1])
-    place = np.arange(_LONGEST)[None]
+    position = np.arange(_LONGEST)[None]
     table = oracles.sinusoidal(_LONGEST, size)[None]
     check = Check(form=f"{size} entries", output="y", expected=table, where=f"positions below {_LONGEST}")
-    yield Case(feeds=(np.zeros_like(place), place), checks=(check,))
+    yield Case(feeds=(np.zeros_like(position), position), checks=(check,))
 
 
 def _rotary(config: TransformerConfig) -> OpGraph:
@@ -111,18 +111,18 @@ def _rotary(config: TransformerConfig) -> OpGraph:
         x_BNSH = torch.randn(batch, config.nhead, length, config.head_size, generator=generator)
         return [x_BNSH, torch.arange(length).repeat(batch, 1)]
 
-    places = Value(name="position_ids", dtype="int64", shape=("batch", "sequence"))
+    positions = Value(name="position_ids", dtype="int64", shape=("batch", "sequence"))
     x, y = (Value(name=name, dtype="float32", shape=shape) for name in ("x", "y"))
-    return OpGraph(_Rotated(config), (x, places), (y,), draw)
+    return OpGraph(_Rotated(config), (x, positions), (y,), draw)
 
 
 def _rotary_cases(form: str, config: TransformerConfig, graph: OpGraph, dtype: str) -> Iterator[Case]:
     """From the start, one token behind a long past, and up to the greatest length."""
     del graph, dtype
     random = np.random.default_rng(0)
-    for places in (np.arange(7), np.array([300]), np.arange(0, _LONGEST, 13), np.array([_LONGEST - 1])):
-        place_BS = np.stack([places, np.maximum(places - 3, 0)])  # the second row is padded on the left
-        x = random.standard_normal((2, config.nhead, len(places), config.head_size), dtype=np.float32)
+    for positions in (np.arange(7), np.array([300]), np.arange(0, _LONGEST, 13), np.array([_LONGEST - 1])):
+        place_BS = np.stack([positions, np.maximum(positions - 3, 0)])  # the second row is padded on the left
+        x = random.standard_normal((2, config.nhead, len(positions), config.head_size), dtype=np.float32)
         angle_BSI, magnitude = oracles.rotary_angles(
             place_BS, config.rotary_size, config.rotary_base, config.rotary_scaling
         )
@@ -132,7 +132,7 @@ def _rotary_cases(form: str, config: TransformerConfig, graph: OpGraph, dtype: s
         unit_BSI = 1.0 + angle_BSI
         rest = np.ones((*place_BS.shape, config.head_size - config.rotary_size))
         unit = np.concatenate([unit_BSI, unit_BSI, rest], axis=-1)[:, None] * np.abs(x).max()
-        where = f"position {places[-1]}" if len(places) == 1 else f"positions to {places[-1]}"
+        where = f"position {positions[-1]}" if len(positions) == 1 else f"positions to {positions[-1]}"
         yield Case(feeds=(x, place_BS), checks=(Check(form=form, output="y", expected=y, unit=unit, where=where),))
 
 
@@ -157,7 +157,7 @@ def _relative_cases(form: str, graph: OpGraph, dtype: str) -> Iterator[Case]:
     del dtype
     bias = graph.model
     table = bias.weight.detach().double().numpy()
-    for query, key in _places():
+    for query, key in _positions():
         bucket_ST = [
             [oracles.relative_bucket(int(k - q), bias.buckets, bias.max_distance, causal=_RELATIVE[form]) for k in key]
             for q in query
@@ -171,13 +171,13 @@ def _relative_cases(form: str, graph: OpGraph, dtype: str) -> Iterator[Case]:
 def _alibi_cases(graph: OpGraph, dtype: str) -> Iterator[Case]:
     del dtype
     heads = int(graph.outputs[0].shape[1])
-    for query, key in _places():
+    for query, key in _positions():
         y = oracles.alibi(query, key, heads)
         check = Check(form=f"{heads} heads", output="y", expected=y, where=f"S={len(query)}, T={len(key)}")
         yield Case(feeds=(query[None], key), checks=(check,))
 
 
-def _places() -> Iterator[tuple[Any, Any]]:
+def _positions() -> Iterator[tuple[Any, Any]]:
     """Positions of queries and keys: a square, one token behind a past, and every distance up to the farthest."""
     yield np.arange(9), np.arange(9)
     yield np.array([7]), np.arange(8)

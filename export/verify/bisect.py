@@ -223,7 +223,7 @@ def _argument_part(
     expected: Array,
 ) -> _Part:
     """The nodes that make one argument from what came before, and is right."""
-    # The piece may compute other things as well: only what leads to this value is kept, in the
+    # The subgraph may compute other things as well: only what leads to this value is kept, in the
     # graph's order, which an ONNX file wants.
     needed = behind([value])
     kept = [node for node in nodes if node in needed]

@@ -1,4 +1,4 @@
-"""Run an ONNX graph piece by piece, to see values inside it without holding all of them at once."""
+"""Run an ONNX graph subgraph by subgraph, to see values inside it without holding all of them at once."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -12,14 +12,14 @@ from tfm.errors import VerificationError
 from .regions import Array
 
 _KEPT_BYTES = 256 << 20
-"""Sessions of pieces are kept for the next run while all weights together are smaller than this."""
+"""Sessions of subgraphs are kept for the next run while all weights together are smaller than this."""
 
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 """Where onnxruntime looks for weights outside a model that it gets as bytes."""
 
 
 class Subgraphs:
-    """A graph cut where someone wants to look; each piece is a session of its own, run when its cut is asked for.
+    """A graph cut where someone wants to look; each subgraph is a session of its own, run when its cut is asked for.
 
     Args:
         model: The graph; it must stay as it is.
@@ -36,23 +36,23 @@ class Subgraphs:
         # A value that is constant has no node that could be run for it.
         wanted = {value for values in cuts.values() for value in values}
         self._constants = {str(v.name): v.const_value.numpy() for v in wanted if v.const_value is not None}
-        self._pieces = _plan(model, cuts)
-        self._by_cut = {subgraph.cut: subgraph for subgraph in self._pieces}
+        self._subgraphs = _plan(model, cuts)
+        self._by_cut = {subgraph.cut: subgraph for subgraph in self._subgraphs}
         # A large model's sessions would hold all weights at once: then each is opened when its turn
         # comes, and dropped.
-        self._keep = sum(subgraph.weight_bytes for subgraph in self._pieces) <= _KEPT_BYTES
+        self._keep = sum(subgraph.weight_bytes for subgraph in self._subgraphs) <= _KEPT_BYTES
 
     def start(self, feeds: Mapping[str, Array]) -> "Run":
         """Begin a run of the whole graph on these inputs."""
-        # How often each value will still be read: by pieces and by cuts. At 0 it is let go.
-        uses = Counter(name for subgraph in self._pieces for name in subgraph.inputs)
+        # How often each value will still be read: by subgraphs and by cuts. At 0 it is let go.
+        uses = Counter(name for subgraph in self._subgraphs for name in subgraph.inputs)
         uses.update(name for names in self._cuts.values() for name in names)
         return Run(self, feeds, uses)
 
     def run_alone(self, cut: str, feeds: Mapping[str, Array], output: str) -> Array | None:
-        """Run one cut's piece on inputs from outside; None where it takes other inputs than these."""
+        """Run one cut's subgraph on inputs from outside; None where it takes other inputs than these."""
         subgraph = self._by_cut.get(cut)
-        # The piece may hold more than the op, or need more than its arguments.
+        # The subgraph may hold more than the op, or need more than its arguments.
         if subgraph is None or output not in subgraph.outputs or set(subgraph.inputs) != set(feeds):
             return None
         return self._session(subgraph, feeds).run([output], dict(feeds))[0]
@@ -70,13 +70,13 @@ class Run:
     """One run of a graph, as far as it has got."""
 
     def __init__(self, subgraphs: Subgraphs, feeds: Mapping[str, Array], uses: Counter[str]) -> None:
-        self._pieces, self._uses = subgraphs, uses
+        self._subgraphs, self._uses = subgraphs, uses
         self._values: dict[str, Array] = dict(feeds) | subgraphs._constants
         self._next = 0
 
     def take(self, cut: str) -> list[Array]:
         """Run on to a cut and give its values, once."""
-        names = self._pieces._cuts[cut]
+        names = self._subgraphs._cuts[cut]
         while any(name not in self._values for name in names):
             self._advance()
         found = [self._values[name] for name in names]
@@ -84,12 +84,12 @@ class Run:
         return found
 
     def before(self, value: str) -> tuple[Sequence[ir.Node], dict[str, Array]]:
-        """Run on to the piece that computes a value; give its nodes and what they are about to be fed.
+        """Run on to the subgraph that computes a value; give its nodes and what they are about to be fed.
 
         Raises:
-            VerificationError: No piece that is still to be run computes it.
+            VerificationError: No subgraph that is still to be run computes it.
         """
-        subgraphs = self._pieces._pieces
+        subgraphs = self._subgraphs._subgraphs
         index = next((i for i, subgraph in enumerate(subgraphs) if value in subgraph.outputs), -1)
         # What has run is not run again: its inputs are gone.
         if index < self._next:
@@ -99,9 +99,9 @@ class Run:
         return subgraphs[index].nodes, {name: self._values[name] for name in subgraphs[index].inputs}
 
     def _advance(self) -> None:
-        subgraph = self._pieces._pieces[self._next]
+        subgraph = self._subgraphs._subgraphs[self._next]
         feeds = {name: self._values[name] for name in subgraph.inputs}
-        results = self._pieces._session(subgraph, feeds).run(subgraph.outputs, feeds)
+        results = self._subgraphs._session(subgraph, feeds).run(subgraph.outputs, feeds)
         self._next += 1  # not before it ran: who asks again gets the error again
         # Results before inputs are let go: a value may be both.
         self._values.update(zip(subgraph.outputs, results, strict=True))
@@ -200,12 +200,12 @@ class _Piece:
         self.cut, self.nodes, self.model = cut, nodes, model
         self.session: ort.InferenceSession | None = None
         inside, made = set(nodes), [value for node in nodes for value in node.outputs]
-        # Read, and made by an earlier piece or by nobody: the graph's inputs and constants.
+        # Read, and made by an earlier subgraph or by nobody: the graph's inputs and constants.
         read = dict.fromkeys(value for node in nodes for value in _read_by(node))
         outside = [value for value in read if value.producer() not in inside]
         self.inputs = [str(value.name) for value in outside if value.const_value is None]
         self.weight_bytes = sum(value.const_value.nbytes for value in outside if value.const_value is not None)
-        # All that anybody outside reads: a later piece or a cut.
+        # All that anybody outside reads: a later subgraph or a cut.
         self.outputs = [
             str(value.name) for value in made if value in wanted or not inside.issuperset(value.consumers())
         ]

@@ -64,8 +64,8 @@ def _read_mode(file: Path) -> str:
         known = [name for name in values.values if name.startswith("pooling_mode_")]
         modes = [name.removeprefix("pooling_mode_") for name in known if values.flag(name)]
     if len(modes) != 1 or modes[0] not in _MODES:
-        told = shown(" + ".join(modes) or "nothing")[1:-1]
-        raise CheckpointError(f"{file}: pooling by {told} is not supported; known: {', '.join(POOLINGS)}")
+        asked = shown(" + ".join(modes) or "nothing")[1:-1]
+        raise CheckpointError(f"{file}: pooling by {asked} is not supported; known: {', '.join(POOLINGS)}")
     if not values.flag("include_prompt", True):
         raise CheckpointError(f"{file}: include_prompt leaves prompts out of what is pooled, which is not supported")
     return _MODES[modes[0]]

@@ -22,8 +22,8 @@ def qwen_sliding(values: Fields) -> dict[str, Any]:
     window = None
     if values.flag("use_sliding_window"):
         # transformers' own default, where the field is absent; null means no window.
-        told = "sliding_window" in values.values
-        window = values.optional_size("sliding_window", most=MOST_TOKENS) if told else 4096
+        given = "sliding_window" in values.values
+        window = values.optional_size("sliding_window", most=MOST_TOKENS) if given else 4096
     first = values.size("max_window_layers", 28, least=0, most=MOST_LAYERS)
     default = [window is not None and layer >= first for layer in range(values.layers("num_hidden_layers"))]
     return read_sliding(values.replaced(sliding_window=window), default=default)

@@ -31,8 +31,8 @@ def read_rotary(values: Fields) -> dict[str, Any]:
         (parameters if parameters.has(key) else values).supports(key, (1, 1.0))
     longest = values.size("max_position_embeddings")
     # Newer configurations have it in `rope_parameters`, older ones beside `rope_scaling`.
-    told, older = (each.optional_number("rope_theta") for each in (parameters, values))
-    base = older if told is None else told
+    given, older = (each.optional_number("rope_theta") for each in (parameters, values))
+    base = older if given is None else given
     fields = {"positions": "rotary", "max_positions": longest, "rotary_base": 10000.0 if base is None else base}
     key = "rope_type" if "rope_type" in parameters.values else "type"
     kind = parameters.text(key, "default")
@@ -84,8 +84,8 @@ def _read_scaling(kind: Scaling, parameters: Fields, values: Fields) -> RotarySc
 def _read_yarn(parameters: Fields, longest: int, trained: int) -> RotaryScaling:
     if not parameters.flag("truncate", True):
         raise ConfigError(f"{parameters.source}: rotary scaling 'yarn' with truncate = False is not supported")
-    told = parameters.any("factor") is not None
-    factor = parameters.number("factor", least=1.0, most=_MOST_FACTOR) if told else longest / trained
+    given = parameters.any("factor") is not None
+    factor = parameters.number("factor", least=1.0, most=_MOST_FACTOR) if given else longest / trained
     magnitude = parameters.optional_number("attention_factor", most=_MOST_FACTOR)
     up, down = (parameters.optional_number(key, least=0.0, most=_MOST_FACTOR) for key in ("mscale", "mscale_all_dim"))
     # DeepSeek's two numbers, as Hugging Face reads them: the ratio of two temperatures.

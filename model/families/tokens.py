@@ -14,7 +14,7 @@ def read_tokens(values: Fields, **defaults: int) -> dict[str, Any]:
     tokens: dict[str, Any] = {}
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         # null is told too: it means that there is none, whatever the default.
-        told = name in values.values or name not in defaults
-        found = values.tokens(name) if told else [defaults[name]]
+        given = name in values.values or name not in defaults
+        found = values.tokens(name) if given else [defaults[name]]
         tokens[name] = found[0] if found and 0 <= found[0] < size else None
     return tokens

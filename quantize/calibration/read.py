@@ -166,13 +166,13 @@ class Calibration:
     def _padded(self, size: int, in_order: bool = False) -> Iterator[tuple[list[int], dict[str, Array]]]:
         """Make batches of the samples' ids, with their places among the samples."""
         rows = [sample["input_ids"].tolist() for sample in self._samples]
-        for places, ids_BS, mask_BS in batches(rows, size, self._pad, in_order=in_order):
+        for positions, ids_BS, mask_BS in batches(rows, size, self._pad, in_order=in_order):
             feeds = {"input_ids": ids_BS, "attention_mask": mask_BS}
             if "token_type_ids" in self._samples[0]:
                 feeds["token_type_ids"] = np.zeros_like(ids_BS)
-                types = np.concatenate([self._samples[place]["token_type_ids"] for place in places])
+                types = np.concatenate([self._samples[place]["token_type_ids"] for place in positions])
                 feeds["token_type_ids"][mask_BS == 1] = types
-            yield places, feeds
+            yield positions, feeds
 
     def _teach(self, signature: Signature, size: int) -> Iterator[dict[str, Array]]:
         manifest = self._manifest
@@ -189,14 +189,14 @@ class Calibration:
         # The decoder is fed what it reads in use: the float32 encoder's keys and values, and
         # targets that the float32 model itself generates.
         caches = [spec.name for spec in encoder.signature.outputs if spec.name.startswith("present.")]
-        for places, feeds in self._padded(size):
+        for positions, feeds in self._padded(size):
             presents = encoder.run(feeds, outputs=caches)
             context = {name.replace("present.", "past_key_values."): array for name, array in presents.items()}
             context["encoder_attention_mask"] = feeds["attention_mask"]
             # Generated once: batches are asked for again by whoever observes, searches or judges.
-            if any(place not in self._targets for place in places):
-                self._targets.update(zip(places, self._generate(decoder, context), strict=True))
-            targets = [self._targets[place] for place in places]
+            if any(place not in self._targets for place in positions):
+                self._targets.update(zip(positions, self._generate(decoder, context), strict=True))
+            targets = [self._targets[place] for place in positions]
             ids_BS = np.full((len(targets), max(map(len, targets))), self._pad, np.int64)
             for b, target in enumerate(targets):
                 ids_BS[b, : len(target)] = target

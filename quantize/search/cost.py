@@ -18,7 +18,7 @@ from ..progress import Progress
 from .candidates import Candidate
 from .figures import numbers
 from .journal import Journal
-from .subgraphs import open_piece
+from .subgraphs import open_subgraph
 
 Array = npt.NDArray[Any]
 
@@ -57,7 +57,7 @@ def time_shares(
         progress(number, len(workloads), f"time the forms of the ops of {work.name}")
         mine = [(index, one) for index, one in enumerate(candidates) if one.role == work.role]
         arrays = _inputs_of([one for _, one in mine], work, paths[work.role])
-        # One thread, as for the pieces: the clock counts no other's work.
+        # One thread, as for the subgraphs: the clock counts no other's work.
         session = open_session(paths[work.role], "cpu", 1)
         whole = functools.partial(session.run, None, dict(work.inputs))
         (total,) = journal.recall(
@@ -70,7 +70,7 @@ def time_shares(
             shapes = [(feeds[str(use.x.name)].shape, use.is_lookup, use.bias is not None) for use in one.op.uses]
             classes = [method.speed_class for method in one.methods]
             key = f"time {work.name} {one.op.values.shape} {shapes} {classes}"
-            find = functools.partial(time_pieces, one.subgraphs, feeds, size)
+            find = functools.partial(time_subgraphs, one.subgraphs, feeds, size)
             found = journal.recall(key, find, numbers(len(one.subgraphs), positive=True))
             for variant, seconds in enumerate(found):
                 times[index][variant] += seconds / total / len(workloads)
@@ -87,7 +87,7 @@ def _inputs_of(candidates: Sequence[Candidate], work: Workload, path: Path) -> d
     return arrays
 
 
-def time_pieces(subgraphs: Sequence[ir.Model], feeds: Mapping[str, Array], size: int) -> list[float]:
+def time_subgraphs(subgraphs: Sequence[ir.Model], feeds: Mapping[str, Array], size: int) -> list[float]:
     """Time the forms of one op on one thread.
 
     Args:
@@ -98,7 +98,7 @@ def time_pieces(subgraphs: Sequence[ir.Model], feeds: Mapping[str, Array], size:
     Returns:
         Seconds per run of each, as `interleaved` finds them.
     """
-    sessions = [open_piece(written, threads=1) for written in subgraphs]
+    sessions = [open_subgraph(written, threads=1) for written in subgraphs]
     return interleaved([functools.partial(session.run, None, dict(feeds)) for session in sessions], size)
 
 
@@ -138,8 +138,8 @@ def noise_of(
         Σ(found - exact)² / Σ exact² over all results, per form.
     """
     signal, nmse = 0.0, [0.0] * len(subgraphs)
-    reference = open_piece(exact)
-    sessions = [open_piece(written) for written in subgraphs]
+    reference = open_subgraph(exact)
+    sessions = [open_subgraph(written) for written in subgraphs]
     for feeds, real_R in inputs:
         expected = [_rows(array, real_R) for array in reference.run(None, dict(feeds))]
         signal += sum(float(np.square(array).sum(dtype=np.float64)) for array in expected)

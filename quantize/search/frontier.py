@@ -95,14 +95,14 @@ def frontier_of(ops: Sequence[Sequence[Variant]], alone: Sequence[Mapping[int, f
             steps.append((-gain, op, place))
     # All ops begin in their cheapest form; each step moves one of them on.
     choice = [hull[0][2] for hull in hulls]
-    assignments = [_mix(ops, drops, choice)]
+    assignments = [_assignment(ops, drops, choice)]
     for _, op, place in sorted(steps):
         choice[op] = hulls[op][place][2]
-        assignments.append(_mix(ops, drops, choice))
+        assignments.append(_assignment(ops, drops, choice))
     return assignments
 
 
-def choose_mix(
+def choose_assignment(
     assignments: Sequence[Assignment], measure: Callable[[Assignment], Loss], budget: float
 ) -> tuple[int, dict[int, Loss]]:
     """Find the fastest mix that keeps a budget; a more faithful one where that costs next to nothing.
@@ -182,7 +182,9 @@ def _bends_up(a: tuple[float, float, int], b: tuple[float, float, int], c: tuple
     return (b[1] - a[1]) * (c[0] - a[0]) >= (c[1] - a[1]) * (b[0] - a[0])
 
 
-def _mix(ops: Sequence[Sequence[Variant]], drops: Sequence[Sequence[float]], choice: Sequence[int]) -> Assignment:
+def _assignment(
+    ops: Sequence[Sequence[Variant]], drops: Sequence[Sequence[float]], choice: Sequence[int]
+) -> Assignment:
     chosen = [variants[index] for variants, index in zip(ops, choice, strict=True)]
     saved = sum(variants[0].time - variant.time for variants, variant in zip(ops, chosen, strict=True))
     smaller = sum(variants[0].size - variant.size for variants, variant in zip(ops, chosen, strict=True))
@@ -190,7 +192,7 @@ def _mix(ops: Sequence[Sequence[Variant]], drops: Sequence[Sequence[float]], cho
     return Assignment(choice=tuple(choice), time=1 - saved, size=1 - smaller, drop=drop)
 
 
-def front_of(
+def frontier_to_json(
     assignments: Sequence[Assignment], measured: Mapping[int, Loss], chosen: int, most: int = 24
 ) -> list[dict[str, Any]]:
     """What to draw: the mixes that no other beats in both time and drop, thinned out, as JSON values."""

@@ -19,7 +19,7 @@ from ..methods.method import Method
 from ..methods.ops import Op, Use, find_ops
 
 _METHOD = "tfm.method"
-"""Key of what was done to a piece, in words."""
+"""Key of what was done to a subgraph, in words."""
 
 
 def subgraph(op: Op, method: Method, observed: Mapping[str, Observed], hessian: Hessian | None = None) -> ir.Model:
@@ -36,26 +36,26 @@ def subgraph(op: Op, method: Method, observed: Mapping[str, Observed], hessian: 
         order, by those of theirs.
     """
     model = _alone(op)
-    # The piece has one weight, and so one op.
+    # The subgraph has one weight, and so one op.
     (copied,) = find_ops(model.graph)
     model.metadata_props[_METHOD] = method.write(model.graph, copied, observed, hessian)
     _drop_unused(model)
     return model
 
 
-def describe_piece(model: ir.Model) -> str:
-    """The method of a piece in words."""
+def describe_subgraph(model: ir.Model) -> str:
+    """The method of a subgraph in words."""
     return model.metadata_props[_METHOD]
 
 
-def size_of_piece(model: ir.Model) -> int:
+def size_of_subgraph(model: ir.Model) -> int:
     """Bytes of its constants, but for those that all ops of a graph share."""
     own = [value for name, value in model.graph.initializers.items() if not name.startswith(SHARED)]
     return sum(value.const_value.nbytes for value in own if value.const_value is not None)
 
 
-def open_piece(model: ir.Model, threads: int | None = None) -> Any:
-    """Open a piece as an `onnxruntime.InferenceSession`; threads: None for as many as there are cores."""
+def open_subgraph(model: ir.Model, threads: int | None = None) -> Any:
+    """Open a subgraph as an `onnxruntime.InferenceSession`; threads: None for as many as there are cores."""
     with scratch_folder() as folder:
         path = Path(folder) / "piece.onnx"
         ir.save(model, path, external_data=weights_file(path.name))
@@ -86,10 +86,10 @@ def splice(graph: ir.Graph, op: Op, written: ir.Model) -> None:
 def copy_nodes(
     written: ir.Model, output: ir.Value, known: dict[ir.Value, ir.Value], names: Collection[str | None] = ()
 ) -> list[ir.Node]:
-    """Copy the nodes that give one output of a piece, in order, the one that gives it last.
+    """Copy the nodes that give one output of a subgraph, in order, the one that gives it last.
 
     Args:
-        written: The piece.
+        written: The subgraph.
         output: One of its outputs.
         known: What its values are in the other graph; the new ones are added.
         names: Those that nodes may keep; the others get new ones.
@@ -118,7 +118,7 @@ def copy_nodes(
                 new.shape, new.type = old.shape, old.type
                 known[old] = new
             nodes.append(copied)
-    # A stable sort: the order is the piece's, but for the one that `replace` expects at the end.
+    # A stable sort: the order is the subgraph's, but for the one that `replace` expects at the end.
     last = known[output].producer()
     return sorted(nodes, key=lambda node: node is last)
 

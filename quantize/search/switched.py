@@ -30,7 +30,7 @@ class Switched:
 
         Args:
             path: The float32 graph.
-            variants: Per op, as `find_ops` lists them, the pieces to choose from besides float32.
+            variants: Per op, as `find_ops` lists them, the subgraphs to choose from besides float32.
 
         Raises:
             BundleError: onnxruntime cannot load it.
@@ -73,7 +73,7 @@ class Switched:
         """Run a mix.
 
         Args:
-            choice: Per op 0 for float32, else the number of a piece, counted from 1.
+            choice: Per op 0 for float32, else the number of a subgraph, counted from 1.
             outputs: Names of the graph's outputs to compute.
             feeds: The graph's own inputs by name.
         """
@@ -89,7 +89,7 @@ def _name_apart(graph: ir.Graph) -> None:
 
 
 def _share(graph: ir.Graph, written: ir.Model, prefix: str) -> dict[ir.Value, ir.Value]:
-    """A piece's constants in the outer graph, once for all its uses."""
+    """A subgraph's constants in the outer graph, once for all its uses."""
     return {
         value: initializer(graph, f"tfm.{prefix}.{name}", value.const_value.numpy())
         for name, value in written.graph.initializers.items()

@@ -34,9 +34,18 @@ from .candidates import Candidate, candidates
 from .cost import noise_of, time_shares
 from .evaluator import Evaluator, Loss, Run
 from .figures import is_loss, numbers
-from .frontier import OBJECTIVES, Assignment, Variant, choose_mix, counted, front_of, frontier_of, noisiest
+from .frontier import (
+    OBJECTIVES,
+    Assignment,
+    Variant,
+    choose_assignment,
+    counted,
+    frontier_of,
+    frontier_to_json,
+    noisiest,
+)
 from .journal import Journal
-from .subgraphs import describe_piece, size_of_piece, splice, subgraph
+from .subgraphs import describe_subgraph, size_of_subgraph, splice, subgraph
 from .switched import Switched
 
 Array = npt.NDArray[Any]
@@ -148,7 +157,7 @@ class _Tuner:
         subject: list[Any] = [precision, samples.digest, [one.digest for one in judged], ort.__version__]
         subject += [manifest.files[path].sha256 for path in manifest.graphs["fp32"].values()]
         subject += [[one.key, *map(method_to_json, one.methods)] for one in self.candidates]  # figures tell by number
-        self.size = sum(size_of_piece(one.subgraphs[0]) for one in self.candidates)
+        self.size = sum(size_of_subgraph(one.subgraphs[0]) for one in self.candidates)
         self.switched = {
             role: Switched(path, [one.subgraphs[1:] for one in self.candidates if one.role == role])
             for role, path in self.paths.items()
@@ -171,7 +180,7 @@ class _Tuner:
             noises.append(self.journal.recall(f"noise {one.key}", find, numbers(len(one.methods))))
         times = time_shares(self.candidates, self.workloads, self.paths, self.size, self.journal, self.progress)
         for one, nmse, time in zip(self.candidates, noises, times, strict=True):
-            sizes = [size_of_piece(written) / self.size for written in one.subgraphs]
+            sizes = [size_of_subgraph(written) / self.size for written in one.subgraphs]
             one.variants = [
                 Variant(nmse=nmse[index], time=time[index], size=size, weight=OBJECTIVES[self.options.objective])
                 for index, size in enumerate(sizes)
@@ -249,8 +258,8 @@ class _Tuner:
     def _search(self) -> tuple[list[int], list[dict[str, Any]]]:
         """Find the mix, and the row of mixes that it was taken from."""
         # One measurement for each kind of op, in the forms that show most; the others are predicted from it.
-        forms = [noisiest(one.variants) for one in self.candidates]
-        alone = [{form: loss.value} for form, loss in zip(forms, self._alone(forms), strict=True)]
+        most = [noisiest(one.variants) for one in self.candidates]
+        alone = [{variant: loss.value} for variant, loss in zip(most, self._alone(most), strict=True)]
         assignments = frontier_of([one.variants for one in self.candidates], alone)
         steps = itertools.count()
 
@@ -259,20 +268,20 @@ class _Tuner:
             return self._drop(assignment.choice)
 
         aim = self.budget * _AIM.get((self.evaluator.measure, self.options.objective), 1.0)
-        chosen, measured = choose_mix(assignments, measure, aim)
-        return list(assignments[chosen].choice), front_of(assignments, measured, chosen)
+        chosen, measured = choose_assignment(assignments, measure, aim)
+        return list(assignments[chosen].choice), frontier_to_json(assignments, measured, chosen)
 
-    def _alone(self, forms: Sequence[int]) -> list[Loss]:
+    def _alone(self, choice: Sequence[int]) -> list[Loss]:
         """Measure what ops cost by themselves, like ones of all layers together, each by its share of the noise.
 
         One figure of a kind says more than one of each op, which may be hardly above chance; and there are few kinds.
         """
-        found = [Loss(value=0.0)] * len(forms)
+        found = [Loss(value=0.0)] * len(choice)
         kinds = _alike(self.candidates)
         for number, members in enumerate(kinds):
             self.progress(number, len(kinds), f"quantize {_kind_of(self.candidates[members[0]])} alone")
-            whole = self._drop([form if index in members else 0 for index, form in enumerate(forms)])
-            noises = [counted(self.candidates[index].variants[forms[index]].nmse) for index in members]
+            whole = self._drop([variant if index in members else 0 for index, variant in enumerate(choice)])
+            noises = [counted(self.candidates[index].variants[choice[index]].nmse) for index in members]
             for index, noise in zip(members, noises, strict=True):
                 share = noise / sum(noises) if sum(noises) > 0 else 1.0
                 flips = None if whole.flips is None else whole.flips * share
@@ -324,7 +333,7 @@ class _Tuner:
                     "weight": one.op.name,
                     "shape": list(one.op.values.shape),
                     "uses": one.op.kinds,
-                    "method": describe_piece(one.subgraphs[variant]),
+                    "method": describe_subgraph(one.subgraphs[variant]),
                     "own_snr_db": -10 * math.log10(chosen.nmse) if variant and chosen.nmse > 0 else None,
                     "alone": alone.value if alone else None,
                     "all_but": all_but,

@@ -143,10 +143,10 @@ def _quick_gelu(_: np.random.Generator) -> Canary:
 
 def _scatter(rng: np.random.Generator) -> Canary:
     # Each row has a place of its own, and the second ends with the last place of the cache.
-    past, update, places = _normal(rng, 2, 1, 6, 4), _normal(rng, 2, 1, 2, 4), np.array([1, 4])
+    past, update, positions = _normal(rng, 2, 1, 6, 4), _normal(rng, 2, 1, 2, 4), np.array([1, 4])
     expected = past.copy()
     expected[0, :, 1:3], expected[1, :, 4:6] = update
-    feeds = {"past": past, "update": update, "places": places}
+    feeds = {"past": past, "update": update, "places": positions}
     nodes = [node("TensorScatter", list(feeds), ["y"], attributes={"axis": -2})]
     return _canary("TensorScatter", nodes, feeds, {}, expected, 0.0, opset=24)
 

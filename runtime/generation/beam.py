@@ -211,15 +211,15 @@ def _largest(values_GX: Array, count: int) -> Array:
     """Places of each row's largest values, largest first, (G, count); of equal ones the first. NaN is the largest."""
     row_G1 = np.arange(len(values_GX))[:, None]
     # A sort of all K · V numbers would take longer than to find these, and to sort them alone.
-    places = np.argpartition(values_GX, values_GX.shape[1] - count, 1)[:, -count:]
+    positions = np.argpartition(values_GX, values_GX.shape[1] - count, 1)[:, -count:]
     # By place, so that the stable sort at the end puts the first of equals first.
-    places.sort(1)
-    found = values_GX[row_G1, places]
+    positions.sort(1)
+    found = values_GX[row_G1, positions]
     least_G1 = found.min(1, keepdims=True)
     tied_G = (values_GX == least_G1).sum(1) > (found == least_G1).sum(1)
     if tied_G.any():  # some that equal the least of them are left out, and may be the first
         for row in np.flatnonzero(tied_G):
             candidates = np.flatnonzero(values_GX[row] >= least_G1[row])
-            places[row] = candidates[np.argsort(-values_GX[row, candidates], kind="stable")[:count]]
-        found = values_GX[row_G1, places]
-    return places[row_G1, np.argsort(-found, 1, kind="stable")]
+            positions[row] = candidates[np.argsort(-values_GX[row, candidates], kind="stable")[:count]]
+        found = values_GX[row_G1, positions]
+    return positions[row_G1, np.argsort(-found, 1, kind="stable")]

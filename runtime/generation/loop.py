@@ -77,31 +77,31 @@ def continue_rows(
     state, logits_BV = begun.state, begun.logits_BV
     prompts = [len(row) for row in begun.tokens]
     # Which prompts are still in the batch. `begun.tokens`, `limits` and `stopping` count all of them.
-    places = np.arange(len(prompts))
-    chain = begun.processors(settings, places, prompts, end_ids)
+    active = np.arange(len(prompts))
+    chain = begun.processors(settings, active, prompts, end_ids)
     while True:
-        scores_BV = process_logits(chain, [begun.tokens[place] for place in places], logits_BV)
+        scores_BV = process_logits(chain, [begun.tokens[prompt] for prompt in active], logits_BV)
         if sampler is None:
             next_B = scores_BV.argmax(-1)
         else:
-            ended_B = stopping.done_B[places]
+            ended_B = stopping.done_B[active]
             if ended_B.any():  # processors may leave nothing to a row that has ended
                 scores_BV = np.where(ended_B[:, None], np.float32(0), scores_BV)
             next_B = sampler.draw(softmax(scores_BV))
         # `stopping` counts all prompts, and passes over the token of those that have left.
         token_B = np.zeros(len(prompts), np.int64)
-        token_B[places] = next_B
-        for place in places[~stopping.done_B[places]]:
-            begun.tokens[place].append(int(token_B[place]))
+        token_B[active] = next_B
+        for prompt in active[~stopping.done_B[active]]:
+            begun.tokens[prompt].append(int(token_B[prompt]))
         # Before the next step: what is known is given out while that is still to be computed.
         yield stopping.push(token_B)
         if stopping.done:
             return
-        left = np.flatnonzero(~stopping.done_B[places])
+        left = np.flatnonzero(~stopping.done_B[active])
         # Leaving copies the caches of those that stay, so it is not done for every single row.
-        if 4 * (len(places) - len(left)) >= len(places):
-            places, next_B = places[left], next_B[left]
-            chain = begun.processors(settings, places, prompts, end_ids)
+        if 4 * (len(active) - len(left)) >= len(active):
+            active, next_B = active[left], next_B[left]
+            chain = begun.processors(settings, active, prompts, end_ids)
             state.select(left)
             if sampler is not None:
                 sampler.select(left)
@@ -124,24 +124,24 @@ def search_beams(
         early_stopping=settings.early_stopping,
         num_return_sequences=settings.num_return_sequences,
     )
-    places = np.arange(len(begun.tokens))  # prompts that are still in the batch
-    rows = np.repeat(places, count)
+    active = np.arange(len(begun.tokens))  # prompts that are still in the batch
+    rows = np.repeat(active, count)
     state.select(rows)
     logits_BV = begun.logits_BV[rows]
     lengths = [len(row) for row in begun.tokens]
     chain = begun.processors(settings, rows, lengths, end_ids)
     while True:
         # Lists of all beams' tokens are made for processors alone.
-        new = beams.tokens(places).tolist() if chain else []
+        new = beams.tokens(active).tolist() if chain else []
         tokens = [[*begun.tokens[row], *more] for row, more in zip(rows, new, strict=True)] if chain else []
-        token_B, parent_B = beams.advance(process_logits(chain, tokens, log_softmax(logits_BV)), places)
+        token_B, parent_B = beams.advance(process_logits(chain, tokens, log_softmax(logits_BV)), active)
         if beams.done:
             return beams.finish()
-        left = np.flatnonzero(~beams.done_B[places])
-        if 2 * len(left) <= len(places):
+        left = np.flatnonzero(~beams.done_B[active])
+        if 2 * len(left) <= len(active):
             # (left, K) → the rows of all beams of the prompts that stay.
             kept = (left[:, None] * count + np.arange(count)).ravel()
-            places, rows, token_B = places[left], rows[kept], token_B[kept]
+            active, rows, token_B = active[left], rows[kept], token_B[kept]
             chain = begun.processors(settings, rows, lengths, end_ids)
             # Leaving and going on from other beams is one copy of the caches.
             state.select(parent_B[kept])

@@ -73,8 +73,8 @@ def batches(
     """
     order = list(range(len(rows))) if in_order else sorted(range(len(rows)), key=lambda index: len(rows[index]))
     for start in range(0, len(order), size):
-        places = order[start : start + size]
-        yield places, *pad_rows([rows[place] for place in places], pad)
+        positions = order[start : start + size]
+        yield positions, *pad_rows([rows[position] for position in positions], pad)
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad: int = 0) -> tuple[Array, Array]:
@@ -102,15 +102,15 @@ def plan(lengths: Sequence[int], batch_tokens: int | None) -> list[list[int]]:
     """
     planned: list[list[int]] = []
     longest = padding = 0
-    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+    for position in sorted(range(len(lengths)), key=lambda position: -lengths[position]):
         # Rows come longest first, so the first one of a batch says how long all of it is.
-        padding += longest - lengths[place]
+        padding += longest - lengths[position]
         fits = batch_tokens is not None and planned and (len(planned[-1]) + 1) * longest <= batch_tokens
         if fits and padding <= _MOST_PADDING:
-            planned[-1].append(place)
+            planned[-1].append(position)
         else:
-            planned.append([place])
-            longest, padding = lengths[place], 0
+            planned.append([position])
+            longest, padding = lengths[position], 0
     return planned
 
 

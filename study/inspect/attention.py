@@ -73,8 +73,8 @@ def describe_heads(
             "attention weights are not finite, negative or do not add up to 1: the graph computes no softmax here"
         )
     open_NST = np.broadcast_to(open_NST, weights_NST.shape)
-    places = _places(weights_NST.shape[1], weights_NST.shape[2], ids, cross)
-    return tuple(_describe(w_ST, o_ST, places) for w_ST, o_ST in zip(weights_NST, open_NST, strict=True))
+    positions = _positions(weights_NST.shape[1], weights_NST.shape[2], ids, cross)
+    return tuple(_describe(w_ST, o_ST, positions) for w_ST, o_ST in zip(weights_NST, open_NST, strict=True))
 
 
 def open_keys(mask: npt.NDArray[Any] | None, shape: tuple[int, int], *, causal: bool) -> npt.NDArray[np.bool_]:
@@ -93,7 +93,7 @@ def open_keys(mask: npt.NDArray[Any] | None, shape: tuple[int, int], *, causal: 
     return seen & np.tri(*shape, dtype=np.bool_) if causal else seen
 
 
-def _places(queries: int, keys: int, ids: Sequence[int], cross: bool) -> dict[str, npt.NDArray[np.bool_]]:
+def _positions(queries: int, keys: int, ids: Sequence[int], cross: bool) -> dict[str, npt.NDArray[np.bool_]]:
     """Each place as the keys (S, T) that it is."""
     key_T, query_S1 = np.arange(keys), np.arange(queries)[:, None]
     ends = {
@@ -110,7 +110,7 @@ def _places(queries: int, keys: int, ids: Sequence[int], cross: bool) -> dict[st
 
 
 def _describe(
-    weights_ST: npt.NDArray[np.float64], open_ST: npt.NDArray[np.bool_], places: dict[str, npt.NDArray[np.bool_]]
+    weights_ST: npt.NDArray[np.float64], open_ST: npt.NDArray[np.bool_], positions: dict[str, npt.NDArray[np.bool_]]
 ) -> Head:
     strongest = tuple(int(key) for key in weights_ST.argmax(axis=-1))
     count_S = open_ST.sum(axis=-1)
@@ -122,8 +122,10 @@ def _describe(
     entropy_S = -(chosen * np.log(np.where(chosen > 0, chosen, 1.0))).sum(axis=-1)
     # Each query by its own greatest: under a causal mask they have different numbers of keys.
     relative = float((entropy_S / np.log(count_S[chooses_S])).mean())
-    shares = {name: float((chosen * place[chooses_S]).sum(axis=-1).mean()) for name, place in places.items()}
-    place, share = max(shares.items(), key=lambda item: item[1])
+    shares = {name: float((chosen * position[chooses_S]).sum(axis=-1).mean()) for name, position in positions.items()}
+    position, share = max(shares.items(), key=lambda item: item[1])
     # Evenness first: of two keys, each has half of the attention of an even head.
-    label, told = ("spread evenly", None) if relative >= EVEN else (place, share) if share >= NAMED else ("", None)
-    return Head(entropy=float(entropy_S.mean()), relative=relative, strongest=strongest, label=label, share=told)
+    label, named_share = (
+        ("spread evenly", None) if relative >= EVEN else (position, share) if share >= NAMED else ("", None)
+    )
+    return Head(entropy=float(entropy_S.mean()), relative=relative, strongest=strongest, label=label, share=named_share)

@@ -52,9 +52,10 @@ def draw_stream(stack: Mapping[str, Any]) -> Stream:
     # The stream before the first sub-layer, then after each.
     steps = [residual["start"], *(one["norm"] for one in sublayers)]
     axis = _axis([value for step in steps for value in step["tokens"]])
-    places = [100 * index / (len(steps) - 1) for index in range(len(steps))]
+    positions = [100 * index / (len(steps) - 1) for index in range(len(steps))]
     lines = tuple(
-        (_line(places, [axis.at(step["tokens"][token]) for step in steps]), name) for token, name in enumerate(tokens)
+        (_line(positions, [axis.at(step["tokens"][token]) for step in steps]), name)
+        for token, name in enumerate(tokens)
     )
     added = [one["added"]["mean"] for one in sublayers]
     added_axis = _axis(added)
@@ -62,12 +63,12 @@ def draw_stream(stack: Mapping[str, Any]) -> Stream:
     return Stream(
         axis=axis,
         lines=lines,
-        mean=_line(places, [axis.at(step["mean"]) for step in steps]),
-        x_ticks=_layers([one["op"] for one in sublayers], places[1:]),
+        mean=_line(positions, [axis.at(step["mean"]) for step in steps]),
+        x_ticks=_layers([one["op"] for one in sublayers], positions[1:]),
         added_axis=added_axis,
         added=tuple(
             Point(round(x, 1), 100 - added_axis.at(value), kind, f"{one['op']}: {_times(value)}")
-            for one, x, value, kind in zip(sublayers, places[1:], added, kinds, strict=True)
+            for one, x, value, kind in zip(sublayers, positions[1:], added, kinds, strict=True)
         ),
         styles=tuple(dict.fromkeys(kinds)),
         rows=tuple(_figures(one, tokens) for one in sublayers),
@@ -94,14 +95,14 @@ def _axis(values: Iterable[float | None]) -> numbers.Axis:
     return numbers.linear(found, zero=True)
 
 
-def _line(places: Sequence[float], heights: Sequence[float]) -> str:
-    return "M" + "L".join(f"{x:.1f} {100 - y:.1f}" for x, y in zip(places, heights, strict=True))
+def _line(positions: Sequence[float], heights: Sequence[float]) -> str:
+    return "M" + "L".join(f"{x:.1f} {100 - y:.1f}" for x, y in zip(positions, heights, strict=True))
 
 
-def _layers(ops: Sequence[str], places: Sequence[float]) -> tuple[tuple[float, str], ...]:
+def _layers(ops: Sequence[str], positions: Sequence[float]) -> tuple[tuple[float, str], ...]:
     """Where the stream comes in and each layer begins; of many layers, every so many."""
     starts: dict[str, float] = {}
-    for op, place in zip(ops, places, strict=True):
+    for op, place in zip(ops, positions, strict=True):
         # A layer begins with its first sub-layer.
         starts.setdefault(bars.split_path(op)[0].rpartition(".")[2], place)
     every = -(-len(starts) // _TICKS)

@@ -146,7 +146,7 @@ import click, tfm.cli, warnings
 @click.command()
 def planted():
     from tfm.cli.screen import Screen
-    from tfm.cli.stages import show_stage
+    from tfm.cli.stage_progress import show_stage
     from rich.table import Table
     evil = {EVIL!r}
     with show_stage(Screen(err=True), "[red]" + evil) as step:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tfm.errors import CheckpointError, TfmError
 from tfm.model import FAMILIES, TransformerConfig, load_checkpoint
 from tfm.model.fields import Fields
-from tfm.model.forms.gguf import read_gguf, read_gguf_tokenizer
+from tfm.model.formats.gguf import read_gguf, read_gguf_tokenizer
 
 # float32 on both sides: two layers of sums of some dozens of terms of order 1, each rounded at 6e-8
 SINGLE = 1e-5

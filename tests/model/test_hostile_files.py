@@ -16,8 +16,8 @@ import torch
 from tfm.errors import CheckpointError
 from tfm.export import export_checkpoint
 from tfm.model import TransformerConfig, load_checkpoint, save_checkpoint
-from tfm.model.forms.files import sniff
-from tfm.model.forms.litgpt import read_yaml
+from tfm.model.formats.files import sniff
+from tfm.model.formats.litgpt import read_yaml
 from tfm.model.transformer import Transformer
 
 SECONDS = 5

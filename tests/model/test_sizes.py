@@ -14,7 +14,7 @@ import torch
 from tests.support import odd_configs
 from tfm.errors import CheckpointError, ConfigError, TfmError
 from tfm.model import TransformerConfig, load_checkpoint
-from tfm.model.forms import mapped
+from tfm.model.formats import mapped
 
 LITTLE = 128 << 10
 """KiB by which refusing may raise the greatest memory."""

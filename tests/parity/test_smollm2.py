@@ -12,7 +12,7 @@ import torch
 from tfm.export import graphs_of, to_onnx, verify
 from tfm.export.manifest import write_manifest
 from tfm.model import Transformer, load_checkpoint
-from tfm.model.forms.gguf import read_gguf_tokenizer
+from tfm.model.formats.gguf import read_gguf_tokenizer
 from tfm.runtime import load
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfm.quantize.search.evaluator import Loss
-from tfm.quantize.search.frontier import SLACK, Assignment, Variant, choose_mix, front_of, frontier_of, noisiest
+from tfm.quantize.search.frontier import (
+    SLACK,
+    Assignment,
+    Variant,
+    choose_assignment,
+    frontier_of,
+    frontier_to_json,
+    noisiest,
+)
 
 FLOAT32 = Variant(nmse=0.0, time=0.3, size=0.3)
 POSITIVE = st.floats(1e-6, 1.0)
@@ -158,7 +166,7 @@ def measured_by(alone: Sequence[dict[int, float]], seen: list[Assignment]) -> ob
 def test_the_budget_is_kept_and_nothing_of_the_row_that_keeps_it_is_cheaper(problem: Problem, budget: float) -> None:
     ops, alone = problem
     row, seen = frontier_of(ops, alone), []
-    chosen, found = choose_mix(row, measured_by(alone, seen), budget)
+    chosen, found = choose_assignment(row, measured_by(alone, seen), budget)
     assert additive(alone, row[chosen].choice) <= budget
     assert found[chosen].value == additive(alone, row[chosen].choice)
     first = next(index for index, assignment in enumerate(row) if additive(alone, assignment.choice) <= budget)
@@ -166,20 +174,20 @@ def test_the_budget_is_kept_and_nothing_of_the_row_that_keeps_it_is_cheaper(prob
     near = row[chosen].time <= row[0].time * SLACK[0] and row[chosen].size <= row[0].size * SLACK[1]
     assert chosen == first or near
     assert len(seen) == len(found) <= math.ceil(math.log2(len(row) + 1)) + 2  # each is measured once
-    assert choose_mix(row, measured_by(alone, []), budget)[0] == chosen
+    assert choose_assignment(row, measured_by(alone, []), budget)[0] == chosen
 
 
 @given(st.lists(st.sampled_from([math.inf, math.nan, 0.0, 0.5, 1.0, 2.0]), min_size=1, max_size=20))
 def test_whatever_is_measured_what_is_chosen_keeps_the_budget_or_is_the_last(drops: list[float]) -> None:
     row = [Assignment(choice=(i,), time=1 + i, size=1, drop=0) for i in range(len(drops))]
-    chosen, found = choose_mix(row, lambda assignment: Loss(value=drops[assignment.choice[0]]), 1.0)
+    chosen, found = choose_assignment(row, lambda assignment: Loss(value=drops[assignment.choice[0]]), 1.0)
     assert chosen == len(drops) - 1 or drops[chosen] <= 1.0
     np.testing.assert_equal(found[chosen].value, drops[chosen])
 
 
 def test_one_mix_is_measured_all_the_same() -> None:
     (assignment,) = [Assignment(choice=(1,), time=0.5, size=0.5, drop=9)]
-    assert choose_mix([assignment], lambda _: Loss(value=9.0), 1.0) == (0, {0: Loss(value=9.0)})
+    assert choose_assignment([assignment], lambda _: Loss(value=9.0), 1.0) == (0, {0: Loss(value=9.0)})
 
 
 def test_a_more_faithful_mix_that_costs_next_to_nothing_is_taken() -> None:
@@ -188,9 +196,9 @@ def test_a_more_faithful_mix_that_costs_next_to_nothing_is_taken() -> None:
         for i, (t, s) in enumerate([(1, 1), (1.05, 1), (1.06, 1.02), (2, 1)])
     ]
     drops = [0.5, 0.4, 0.3, 0.0]
-    assert choose_mix(row, lambda assignment: Loss(value=drops[assignment.choice[0]]), 1.0)[0] == 1
+    assert choose_assignment(row, lambda assignment: Loss(value=drops[assignment.choice[0]]), 1.0)[0] == 1
     drops[1] = 0.6  # it is not more faithful after all
-    assert choose_mix(row, lambda assignment: Loss(value=drops[assignment.choice[0]]), 1.0)[0] == 0
+    assert choose_assignment(row, lambda assignment: Loss(value=drops[assignment.choice[0]]), 1.0)[0] == 0
 
 
 # ------------------------------------------------ what is drawn
@@ -199,7 +207,7 @@ def test_a_more_faithful_mix_that_costs_next_to_nothing_is_taken() -> None:
 def test_the_front() -> None:
     drops = [0.5, 0.6, 0.2, 0.0]
     row = [Assignment(choice=(i, 0), time=0.2 * (i + 1), size=1, drop=drop) for i, drop in enumerate(drops)]
-    frontier = front_of(row, {2: Loss(value=0.3)}, 2)
+    frontier = frontier_to_json(row, {2: Loss(value=0.3)}, 2)
     assert [point["drop"] for point in frontier] == [0.5, 0.3, 0.0]  # 0.6 is slower and worse than 0.5
     assert [point["measured"] for point in frontier] == [False, True, False]
     assert [point["chosen"] for point in frontier] == [False, True, False]
@@ -210,7 +218,7 @@ def test_the_front() -> None:
 def test_a_front_of_many_is_thinned_but_what_was_measured_stays() -> None:
     row = [Assignment(choice=(1,), time=0.001 * i, size=1, drop=1 - i / 1000) for i in range(500)]
     measured = {i: Loss(value=row[i].drop) for i in (3, 7, 301)}
-    frontier = front_of(row, measured, 301)
+    frontier = frontier_to_json(row, measured, 301)
     assert len(frontier) <= 30
     assert sum(point["measured"] for point in frontier) == 3
     assert frontier[-1]["drop"] == row[-1].drop

@@ -166,7 +166,7 @@ def test_times_are_kept_too(planted: Manifest, tmp_path: Path, monkeypatch: pyte
     """What decides between mixes is the clock, which never shows the same twice."""
     assert interrupted(planted, tmp_path / "journal", 30)
     whole = tuned(planted)
-    for name in ("time_pieces", "interleaved"):
+    for name in ("time_subgraphs", "interleaved"):
         monkeypatch.setattr(cost, name, lambda *_: pytest.fail("timed again"))
     assert tuned(planted, journal=tmp_path / "journal").report == whole.report
 

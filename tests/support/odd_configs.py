@@ -521,7 +521,7 @@ def child(root: Path, seed: int, pairs: int, generic: bool, numbers: Iterable[in
 
     from tfm.errors import TfmError
     from tfm.model import fields
-    from tfm.model.forms import mapped
+    from tfm.model.formats import mapped
 
     formats = make_formats(root, generic=generic)
     plain = fields.Fields.__init__

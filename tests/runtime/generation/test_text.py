@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from tfm.model.forms.gguf import read_gguf_tokenizer
+from tfm.model.formats.gguf import read_gguf_tokenizer
 from tfm.runtime.generation import TextStream, byte_token_ids
 
 TEXTS = [

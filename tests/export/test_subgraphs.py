@@ -78,7 +78,7 @@ def test_a_value_is_released_after_its_last_use() -> None:
 
 def test_each_node_runs_once_whatever_is_asked_for() -> None:
     subgraphs = cut(chain(), "b", "a", "d")
-    assert [[node.op_type for node in subgraph.nodes] for subgraph in subgraphs._pieces] == [
+    assert [[node.op_type for node in subgraph.nodes] for subgraph in subgraphs._subgraphs] == [
         ["Relu", "Mul"],
         ["Add", "Neg"],
     ]
@@ -97,7 +97,7 @@ def test_a_graph_with_branches_stays_whole() -> None:
     branches = "then_branch = t () => (float[2] p) { p = Add(a, w) }, else_branch = e () => (float[2] q) { q = Neg(x) }"
     model = model_of(f"a = Relu(x)  c = If (yes) <{branches}>  d = Neg(c)")
     subgraphs = cut(model, "a", "c", "d")
-    assert len(subgraphs._pieces) == 1
+    assert len(subgraphs._subgraphs) == 1
     run = subgraphs.start({"x": X})
     np.testing.assert_array_equal(run.take("a"), [[1.0, 0.0]])
     np.testing.assert_array_equal(run.take("c"), [[4.0, 4.0]])

@@ -116,13 +116,13 @@ def _read_index(file: Path) -> dict[str, Any] | None:
         index = read_json(file)
     except CheckpointError:
         return None
-    places = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+    shard_of = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(shard_of, dict) or not all(isinstance(name, str) for name in shard_of.values()):
         return None
     weights: dict[str, Any] = {}
-    for shard in dict.fromkeys(places.values()):
+    for shard in dict.fromkeys(shard_of.values()):
         content = _read_shard(file, shard)
-        absent = [name for name, place in places.items() if place == shard and name not in content]
+        absent = [name for name, holder in shard_of.items() if holder == shard and name not in content]
         if absent:
             raise CheckpointError(
                 f"{file} places the tensor {shown(absent[0])} in {shown(shard)}, which does not hold it"

@@ -18,7 +18,7 @@ from tfm.quantize.methods.hessian import second_moments
 from tfm.quantize.methods.method import Float32, Method
 from tfm.quantize.methods.ops import Op, find_ops
 from tfm.quantize.methods.registry import Blocks, Dynamic, Static
-from tfm.quantize.search.subgraphs import open_piece, size_of_piece, splice, subgraph
+from tfm.quantize.search.subgraphs import open_subgraph, size_of_subgraph, splice, subgraph
 from tfm.quantize.search.switched import Switched
 
 MIXED = (
@@ -91,7 +91,7 @@ def test_a_piece_alone_computes_what_it_does_in_its_graph(kind: str, tmp_path: P
         produced = [value for node in whole.graph for value in node.outputs]
         whole.graph.outputs.extend(value for value in produced if value.name in inner - known)
         values = batches[0] | run(whole, batches[0])
-        alone = open_piece(written, threads=1).run(None, {v.name: values[v.name] for v in written.graph.inputs})
+        alone = open_subgraph(written, threads=1).run(None, {v.name: values[v.name] for v in written.graph.inputs})
         assert [value.name for value in written.graph.outputs] == [use.output.name for use in op.uses]
         for use, array in zip(op.uses, alone, strict=True):
             # with its bias and what follows fused or not, float32 sums end in other last bits
@@ -126,7 +126,7 @@ def test_weights_are_stored_once_and_names_are_their_nodes_own(method: Method, t
         lasts = {str(use.last.name) for use in find_ops(model.graph)[0].uses}
         assert lasts <= set(names)  # by them saturation finds the products of an op
         own = [tensor for tensor in stored if tensor is not None and not str(tensor.name).startswith(SHARED)]
-        assert size_of_piece(subgraphs[0][0]) == sum(tensor.nbytes for tensor in own)
+        assert size_of_subgraph(subgraphs[0][0]) == sum(tensor.nbytes for tensor in own)
 
 
 def test_every_mix_of_two_ops(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_what_comes_of_float32_is_the_op(tmp_path: Path) -> None:
         written = subgraph(op, Float32(), {})
         kinds = {node.op_type for node in written.graph}
         assert kinds <= {"MatMul", "Add", "Gather", "Transpose"}
-        assert size_of_piece(written) == 4 * (
+        assert size_of_subgraph(written) == 4 * (
             op.values.size + sum(use.bias.const_value.size for use in op.uses if use.bias)
         )
 
@@ -194,7 +194,7 @@ def test_constants_may_be_called_as_new_values_are(names: tuple[str, str], metho
     ir.save(model, tmp_path / "model.onnx")
     x = rng.standard_normal((4, 64)).astype(np.float32)
     ((written,),) = pieces_of(tmp_path / "model.onnx", [[method]], [{"x": x}])
-    (y,) = open_piece(written, threads=1).run(None, {"x": x})
+    (y,) = open_subgraph(written, threads=1).run(None, {"x": x})
     assert np.abs(y - run(model, {"x": x})["y"]).max() < 0.5  # of values up to 30
 
 

@@ -45,8 +45,8 @@ def convert_torch_nn(
             "tell it with --nhead"
         )
     # What is told goes before what was inferred.
-    told = values if nhead is None else values | {"nhead": nhead}
-    config = TransformerConfig.from_dict(_infer(file, weights, whole, values.get("kind", "encoder")) | told)
+    given = values if nhead is None else values | {"nhead": nhead}
+    config = TransformerConfig.from_dict(_infer(file, weights, whole, values.get("kind", "encoder")) | given)
     place = "" if whole else "decoder." if config.kind == "decoder" else "encoder."
     mapped: Weights = {}
     for name, tensor in weights.items():

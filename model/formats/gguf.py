@@ -243,11 +243,11 @@ def _read_values(file: Path, metadata: Mapping[str, Any], stored: Mapping[str, A
 def _kv_heads(own: Fields, heads: int) -> int:
     """Read the number of key/value heads, which may be told for each layer, if it is one for all."""
     key = "attention.head_count_kv"
-    told = own.values.get(key)
-    if isinstance(told, list):
-        if not told or any(type(each) is not int or each != told[0] for each in told):
+    given = own.values.get(key)
+    if isinstance(given, list):
+        if not given or any(type(each) is not int or each != given[0] for each in given):
             raise own.error(key, "one number of heads for all layers")
-        own = own.replaced(**{key: told[0]})
+        own = own.replaced(**{key: given[0]})
     return own.size(key, heads)
 
 

@@ -1,4 +1,4 @@
-"""Forms of checkpoint: each against the module it was saved from, and each one's malformed twin refused."""
+"""Formats of checkpoint: each against the module it was saved from, and each one's malformed twin refused."""
 
 import json
 import os

@@ -31,7 +31,7 @@ def locate_checkpoint(path: str | os.PathLike[str]) -> Path:
             "to fetch it, or download it and give its folder"
         ) from error
     try:
-        # JSON and safetensors hold no code. What is left out are the same weights in other forms.
+        # JSON and safetensors hold no code. What is left out are the same weights in other formats.
         folder = huggingface_hub.snapshot_download(
             name,
             allow_patterns=["*.json", "*.safetensors"],
