@@ -1,7 +1,7 @@
 """`tfm activations`: what an activation function costs."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,9 @@ from .outputs import check_file, written
 from .streams import say_json
 
 if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
+    from rich.table import Table
+    from rich.text import Text
+
     from tfm.study.activations import ActivationRow, ActivationTable
 
     from .screen import Screen
@@ -20,6 +23,12 @@ if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
 F = TypeVar("F", bound=Callable[..., Any])
 
 _COLORS = {"faster": "green", "above": "green", "slower": "red", "below": "red", "too noisy": "yellow"}
+"""By verdict of `Ratio` or `Sqnr`."""
+
+_BESIDE = ("beside relu", "left")
+_FORM_HEADS = [("", "left"), ("formula", "left"), ("exported as", "left"), ("runs as", "left")]
+_ERROR_HEADS = [("", "left"), ("fp32", "right"), ("at", "left"), ("fp16", "right"), ("at", "left")]
+_ROUNDED_HEADS = [("", "left"), ("a scale per tensor", "left"), _BESIDE, ("per token", "left"), _BESIDE]
 
 
 def _study_elsewhere(command: F) -> F:
@@ -93,11 +102,9 @@ def _print(table: "ActivationTable", console: "Screen") -> None:
         say(Text.assemble((f"\n{title}", "bold"), f", {more}"))
 
     say_title("what they become in ONNX", "and the kernels that run")
-    heads = [("", "left"), ("formula", "left"), ("exported as", "left"), ("runs as", "left")]
-    _print_table(console, heads, [_forms(row) for row in table.rows])
+    console.print(_grid(_FORM_HEADS, [_forms(row) for row in table.rows]))
     say_title("own error", "against float64, largest for |x| ≤ 20")
-    heads = [("", "left"), ("fp32", "right"), ("at", "left"), ("fp16", "right"), ("at", "left")]
-    _print_table(console, heads, [_errors(row) for row in table.rows])
+    console.print(_grid(_ERROR_HEADS, [_errors(row) for row in table.rows]))
     timed = [row for row in table.rows if row.speed]
     # An engine's call takes a part of every time, and is the same for all of them.
     if timed and table.call is not None:
@@ -105,13 +112,10 @@ def _print(table: "ActivationTable", console: "Screen") -> None:
         say_title("time of the whole graph", f"µs, {of}")
         heads = [("", "left")]
         for speed in timed[0].speed:
-            heads += [(f"{speed.rows}×{speed.width}", "right"), ("beside relu", "left")]
-        _print_table(console, heads, [_times(row) for row in timed])
+            heads += [(f"{speed.rows}×{speed.width}", "right"), _BESIDE]
+        console.print(_grid(heads, [_times(row) for row in timed]))
     say_title("what 8 bits leave of the output", "SQNR in dB: median over texts, 95 % interval")
-    heads = [("", "left")]
-    for scale in ("a scale per tensor", "per token"):
-        heads += [(scale, "left"), ("beside relu", "left")]
-    _print_table(console, heads, [_rounded(row) for row in table.rows])
+    console.print(_grid(_ROUNDED_HEADS, [_rounded(row) for row in table.rows]))
     say(f"  on {table.about}")
     say("  no two others than relu and one other were compared with each other", style="dim")
     for warning in table.warnings:
@@ -121,22 +125,29 @@ def _print(table: "ActivationTable", console: "Screen") -> None:
             say(f"✗ {row.fault}", style="red")
 
 
-def _print_table(console: "Screen", heads: list[tuple[str, Any]], rows: list[list[str]]) -> None:
+def _grid(heads: Sequence[tuple[str, Any]], rows: "Sequence[Sequence[str | Text]]") -> "Table":
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     grid = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
     for head, justify in heads:
         grid.add_column(head, justify=justify)
     for cells in rows:
-        grid.add_row(*(Text(cell, style=_COLORS.get(_verdict(cell), "")) for cell in cells))
-    console.print(grid)
+        grid.add_row(*(_plain(cell) if isinstance(cell, str) else cell for cell in cells))
+    return grid
 
 
-def _verdict(cell: str) -> str:
-    # A cell begins with its verdict in words, so that nothing depends on colors alone.
-    return next((verdict for verdict in _COLORS if cell.startswith(verdict)), "")
+def _plain(cell: str) -> "Text":
+    from rich.text import Text
+
+    return Text(cell)  # not markup: a formula may hold brackets
+
+
+def _judged(verdict: str | None, said: str) -> "Text":
+    """What a comparison shows, in the color of its verdict, which the words say too."""
+    from rich.text import Text
+
+    return Text(said, style=_COLORS.get(verdict or "", ""))
 
 
 def _forms(row: "ActivationRow") -> list[str]:
@@ -154,16 +165,17 @@ def _errors(row: "ActivationRow") -> list[str]:
     return cells
 
 
-def _times(row: "ActivationRow") -> list[str]:
-    cells = [row.name]
+def _times(row: "ActivationRow") -> "list[str | Text]":
+    cells: list[str | Text] = [row.name]
     for speed in row.speed:
-        time = speed.seconds * 1e6
-        cells += [f"{time:,.0f}" if time >= 99.95 else f"{time:#.3g}", "" if speed.ratio is None else str(speed.ratio)]
+        time, ratio = speed.seconds * 1e6, speed.ratio
+        cells.append(f"{time:,.0f}" if time >= 99.95 else f"{time:#.3g}")
+        cells.append("" if ratio is None else _judged(ratio.verdict, str(ratio)))
     return cells
 
 
-def _rounded(row: "ActivationRow") -> list[str]:
-    cells = [row.name]
+def _rounded(row: "ActivationRow") -> "list[str | Text]":
+    cells: list[str | Text] = [row.name]
     for sqnr in row.sqnr.values():
-        cells += ["—" if sqnr.own is None else str(sqnr.own), sqnr.said]
+        cells += ["—" if sqnr.own is None else str(sqnr.own), _judged(sqnr.verdict, sqnr.said)]
     return cells

@@ -32,6 +32,11 @@ def plain(value: float | None, digits: int = 4) -> str:
     return f"1 − {error(1 - value)}" if 0 < 1 - value < 1e-4 else prose(f"{value:.{digits}g}").replace("-", "−")
 
 
+def factor(value: float) -> str:
+    """How many times, as `1.8`: two decimals where one would make 1.04 of it 1.0."""
+    return f"{value:.2f}" if value < 1.195 else f"{value:.1f}" if value < 99.5 else f"{value:.0f}"
+
+
 def length(value: float | None) -> str:
     """A length in three digits, or all before the point."""
     return f"{value:,.0f}" if value is not None and 100 <= value < 1e7 else plain(value, 3)

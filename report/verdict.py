@@ -1,7 +1,6 @@
 """What the report says first: whether the bundle is verified, and if not, what failed first, by name."""
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -97,22 +96,33 @@ def _faults_of_graph(graph: Mapping[str, Any], anchor: str) -> list[Fault]:
             found.append(Fault(op["op"], text, where, op["source"], f"{anchor}-{index}"))
     for output in graph["outputs"]:
         if text := fault_of_output(output):
-            found.append(Fault(f"output {output['name']} ({output['level']})", text, where, anchor=f"{anchor}-outputs"))
+            name = _output_name(output["name"], output["level"])
+            found.append(Fault(name, text, where, anchor=f"{anchor}-outputs"))
     if not (graph["ops"] and graph["outputs"]):
         found.append(Fault(f"the {graph['role']} graph", "nothing was compared in it", where, anchor=anchor))
-    # The export knows which of them came first, along the graph; that one is to be read first.
-    first = graph["first_fault"]
-    # Not within a longer name: "attention a.1" is not about "attention a.10".
-    named = [fault for fault in found if re.search(re.escape(fault.what) + r"(?![\w.])", first)]
-    if named:
-        longest = max((fault.what for fault in named), key=len)  # "attention a 1" names the second call, not the first
-        found.sort(key=lambda fault: fault.what != longest)
-    elif first:
+    # The export knows which of them came first, along the graph; that one is to be read first. An older certificate
+    # says so in words alone, which are not taken apart: its faults are read in their own order.
+    first = _name_of(graph.get("first_failed"))
+    if any(fault.what == first for fault in found):
+        found.sort(key=lambda fault: fault.what != first)
+    elif graph["first_fault"] and not (found and "first_failed" not in graph):
         # It names nothing that stands here, and is said all the same.
-        found.insert(0, Fault(f"the {graph['role']} graph", numbers.prose(first), where, anchor=anchor))
+        text = numbers.prose(graph["first_fault"])
+        found.insert(0, Fault(f"the {graph['role']} graph", text, where, anchor=anchor))
     if graph["passed"] is not True and not found:
         found.append(Fault(f"the {graph['role']} graph", "it failed, and nothing in it says why", where, anchor=anchor))
     return found
+
+
+def _name_of(key: Mapping[str, Any] | None) -> str | None:
+    """What a graph's `first_failed` is called here; None where it names nothing."""
+    if not key:
+        return None
+    return str(key["op"]) if "op" in key else _output_name(key["output"], key["level"])
+
+
+def _output_name(name: str, level: str) -> str:
+    return f"output {name} ({level})"
 
 
 def promised(graph: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -191,12 +201,16 @@ def _speed_and_size(certificate: Mapping[str, Any]) -> Iterator[Tile]:
 def _speed(entry: Mapping[str, Any]) -> Tile:
     """How fast a precision is beside eager, or fp32 where eager was not timed: with its interval, or nothing."""
     baseline = "eager PyTorch" if entry["baseline"] == "eager" else entry["baseline"]
-    said, precision = str(entry["said"]), entry["precision"]
-    # What was said by the one rule for what is faster is taken apart, not concluded anew.
-    if figures := re.fullmatch(r"(faster|slower) (\S+×) \((\S+)\)", said):
-        verdict, factor, interval = figures.groups()
-        what = "as fast as" if verdict == "faster" else "the time of"
-        return Tile(factor, f"{what} {baseline}, in {precision}", f"95 % interval {interval}, one thread")
-    if said == "too noisy":
+    precision, verdict = entry["precision"], entry["verdict"]
+    value, low, high = (numbers.finite(entry[name]) for name in ("ratio", "low", "high"))
+    # The verdict is that of the one rule for what is faster, and not concluded anew.
+    if verdict in ("faster", "slower") and value and low and high:
+        what = "as fast as"
+        if verdict == "slower":
+            what, value, low, high = "the time of", 1 / value, 1 / high, 1 / low
+        interval = f"{numbers.factor(low)}–{numbers.factor(high)}"
+        note = f"95 % interval {interval}, one thread"
+        return Tile(f"{numbers.factor(value)}×", f"{what} {baseline}, in {precision}", note)
+    if verdict == "too noisy":
         return Tile("—", f"too noisy a machine to compare {precision} with {baseline}", "one thread")
     return Tile("—", f"no difference shown between the time of {precision} and {baseline}", "one thread")

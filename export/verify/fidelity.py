@@ -319,9 +319,7 @@ def _next_tokens(eager: Transformer, bundle: Decoder) -> Fidelity:
         expected = eager.decoder(torch.from_numpy(feeds["input_ids"]))[0].argmax(-1).numpy()
         same += int((bundle.run(feeds)["logits"].argmax(-1) == expected).sum())
         count += expected.size
-    # "64 built-in …, held out" → what they are, without their number.
-    data = held_out.description.partition(" ")[2].removesuffix(", held out")
-    return _fidelity(bundle, "top-1", same / max(count, 1), count, f"next tokens for {data}")
+    return _fidelity(bundle, "top-1", same / max(count, 1), count, f"next tokens for {held_out.what}")
 
 
 def _reads_text(bundle: Model) -> bool:

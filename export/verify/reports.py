@@ -126,6 +126,21 @@ class OpReport:
         """Whether it is one of the layers around the attentions and activations."""
         return self.op.is_layer
 
+    @property
+    def stage(self) -> int:
+        """At which stage its fault shows: see `_stage`."""
+        return _stage(self.cause)
+
+    @property
+    def key(self) -> dict[str, str]:
+        """What names it among the entries of a graph, as JSON values."""
+        return {"op": str(self.op)}
+
+    @property
+    def said(self) -> str:
+        """Its fault in words, with its name and the line that calls it."""
+        return f"{self.op}: {self.fault}" + (f", called at {self.source}" if self.source else "")
+
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON values."""
         return {
@@ -159,6 +174,21 @@ class OutputReport:
     def passed(self) -> bool:
         """Whether the output is verified."""
         return not self.fault
+
+    @property
+    def stage(self) -> int:
+        """At which stage its fault shows: see `_stage`."""
+        return _stage(self.cause, self.level)
+
+    @property
+    def key(self) -> dict[str, str]:
+        """What names it among the entries of a graph, as JSON values."""
+        return {"output": self.name, "level": self.level}
+
+    @property
+    def said(self) -> str:
+        """Its fault in words, with its name."""
+        return f"output {self.name} ({self.level}): {self.fault}"
 
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON values."""
@@ -202,17 +232,17 @@ class GraphReport:
     @property
     def first_fault(self) -> str:
         """The first op or output past tolerance, why, and the line that calls it; "" where all passed."""
-        called = {op.op: f", called at {op.source}" if op.source else "" for op in self.ops}
-        # min() takes the first of equals: within a stage that is the order of eager's calls.
-        faults = [(_stage(op.cause), f"{op.op}: {op.fault}{called[op.op]}") for op in self.ops if op.fault]
-        faults += [
-            (_stage(out.cause, out.level), f"output {out.name} ({out.level}): {out.fault}")
-            for out in self.outputs
-            if out.fault
-        ]
-        if faults:
-            return min(faults, key=lambda fault: fault[0])[1]
+        first = self._first_failed
+        if first is not None:
+            return first.said
         return "" if self.passed else f"nothing was compared in the {self.role} graph"
+
+    @property
+    def _first_failed(self) -> OpReport | OutputReport | None:
+        # min() takes the first of equals: within a stage that is the order of eager's calls.
+        parts: list[OpReport | OutputReport] = [*self.ops, *self.outputs]
+        failed = [part for part in parts if part.fault]
+        return min(failed, key=lambda part: part.stage, default=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the report as JSON values."""
@@ -222,6 +252,7 @@ class GraphReport:
             "provider": self.provider,
             "passed": self.passed,
             "first_fault": self.first_fault,
+            "first_failed": None if self._first_failed is None else self._first_failed.key,
             "ops": [op.to_dict() for op in self.ops],
             "outputs": [output.to_dict() for output in self.outputs],
         }

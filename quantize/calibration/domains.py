@@ -53,8 +53,7 @@ def read_domains(manifest: Manifest, names: Sequence[str], count: int) -> list[C
         few = -(-count // 4) if name == "long" else count
         samples = list(itertools.islice(_samples(reader, name), few))
         if samples:
-            description = f"{len(samples)} texts of {name}"
-            found.append(Calibration(manifest, samples, description, reads_text=True, domain=name))
+            found.append(Calibration(manifest, samples, f"texts of {name}", reads_text=True, domain=name))
     return found
 
 

@@ -72,16 +72,18 @@ def read_calibration(
             f"{source or manifest.folder} gives no sample for the {split} half, to which a hash assigns about every "
             "second one; give more data"
         )
-    description = f"{len(samples)} {what}" if source is None else f"{len(samples)} samples of {what}"
-    description += ", held out" if split == "held-out" else ""
-    return Calibration(manifest, samples, description, reads_text=reader.reads_text)
+    what = what if source is None else f"samples of {what}"
+    note = ", held out" if split == "held-out" else ""
+    return Calibration(manifest, samples, what, note=note, reads_text=reader.reads_text)
 
 
 class Calibration:
     """Samples for a bundle's graphs, made by `read_calibration`.
 
     Attributes:
-        description: How many of what, in words.
+        what: What samples they are, in words.
+        note: What is to be said of them besides; "" where nothing is.
+        description: How many of what, in words, and the note.
         domain: Which kind of text, one word.
         are_apart: Whether no sample is there twice, so that it means something which are alike.
     """
@@ -90,12 +92,14 @@ class Calibration:
         self,
         manifest: Manifest,
         samples: Sequence[Sample],
-        description: str,
+        what: str,
         *,
         reads_text: bool,
+        note: str = "",
         domain: str = "samples",
     ) -> None:
-        self.description, self.domain, self.are_apart = description, domain, True
+        self.what, self.note, self.domain, self.are_apart = what, note, domain, True
+        self.description = f"{len(samples)} {what}{note}"
         self._manifest, self._samples, self._reads_text = manifest, samples, reads_text
         self._targets: dict[int, list[int]] = {}
         if manifest.kind == "encoder-decoder" and manifest.generation is None:
@@ -113,9 +117,8 @@ class Calibration:
         """Set the last `count` samples apart, or a quarter where there are few; one sample serves as both."""
         apart = min(count, max(1, len(self) // 4))
         first, last = self._samples[: len(self) - apart] or self._samples, self._samples[len(self) - apart :]
-        what = self.description.partition(" ")[2]
         made = [
-            Calibration(self._manifest, part, f"{len(part)} {what}", reads_text=self._reads_text)
+            Calibration(self._manifest, part, self.what, reads_text=self._reads_text, note=self.note)
             for part in (first, last)
         ]
         return made[0], made[1]
@@ -123,8 +126,10 @@ class Calibration:
     def beside(self, other: Sample, count: int) -> "Calibration":
         """The first samples, each followed by another one, so that batches of two put them side by side."""
         samples = [sample for one in self._samples[:count] for sample in (one, other)]
-        made = Calibration(self._manifest, samples, self.description, reads_text=self._reads_text, domain=self.domain)
-        made.are_apart = False
+        made = Calibration(
+            self._manifest, samples, self.what, reads_text=self._reads_text, note=self.note, domain=self.domain
+        )
+        made.are_apart, made.description = False, self.description  # which counts none twice
         return made
 
     def longest(self) -> Sample:

@@ -5,14 +5,17 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx_ir as ir
 import pytest
+from rich.text import Text
 
 from tests.support.parity_schema import problems
-from tfm.cli import main
+from tfm.cli import activations, main
 from tfm.export import to_onnx
+from tfm.study.activations.sqnr import Estimate, Sqnr
 
 ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[..., tuple[int, str, str]]
@@ -108,3 +111,14 @@ def test_the_study_says_where_it_is_now(run: Run, option: str) -> None:
     assert f"{option} is of the study that trains with each activation" in err
     assert "python -m benchmarks.activation_study" in err
     assert option not in run("--help")[1]
+
+
+def test_a_comparison_has_the_color_of_its_verdict_and_no_other_cell_has_one() -> None:
+    below = Sqnr(own=None, beside_relu=Estimate(-2.0, -3.0, -1.0))
+    above = Sqnr(own=None, beside_relu=Estimate(2.0, 1.0, 3.0))
+    unlike = Sqnr(own=None, beside_relu=Estimate(0.0, -1.0, 1.0))
+    row: Any = SimpleNamespace(name="below_relu", sqnr={"a": below, "b": above, "c": unlike})
+    cells = activations._rounded(row)
+    table = activations._grid([("", "left")] * len(cells), [cells])
+    styles = [str(cell.style) for column in table.columns for cell in column.cells if isinstance(cell, Text)]
+    assert styles == ["", "", "red", "", "green", "", ""]

@@ -161,6 +161,8 @@ def test_the_first_fault_is_told_by_causes_and_not_by_words(causes: tuple[Cause,
     output = OutputReport(name="y", level="disabled", figures=ErrorStats(), limit=None, fault=text)
     report = GraphReport(role="model", precision="fp32", ops=tuple(ops), outputs=(output,))
     assert report.first_fault == f"{first}: {text}"
+    key = {"op": first} if first.startswith("activation") else {"output": "y", "level": "disabled"}
+    assert report.to_dict()["first_failed"] == key
 
 
 def test_an_operator_that_onnxruntime_does_not_have(export_tiny: Any, tmp_path: Path) -> None:

@@ -266,6 +266,7 @@ def test_without_generation_settings_targets_are_random_and_said_to_be(
     lines = [{"input_ids": [letter, 4]} for letter in range(4, 12)]
     calibration = read_calibration(write(tmp_path / "a.jsonl", *lines), manifest)
     assert calibration.description.endswith("with random targets, as the bundle does not say how to generate")
+    assert [one.description.count("with random targets") for one in calibration.divided(1)] == [1, 1]
     for feeds in calibration.batches("decoder", 3):
         assert feeds["input_ids"].shape == (len(feeds["encoder_attention_mask"]), 2)
 

@@ -150,10 +150,10 @@ def test_the_certificate_decides_which_fault_is_first(page: Any, samples: Simple
     certificate = samples.failing()
     graph = certificate["graphs"][0]
     other = next(op for op in graph["ops"] if op["op"] == "attention encoder.layers.4.self_attn")
-    graph["first_fault"] = f"{other['op']}: {other['fault']}"
+    graph |= {"first_fault": f"{other['op']}: {other['fault']}", "first_failed": {"op": other["op"]}}
     text = page(certificate).text
     assert text.index(other["op"]) < text.index("activation encoder.layers.2.feed_forward.activation")
-    graph["first_fault"] = "the whole graph cannot be run: no such file"
+    graph |= {"first_fault": "the whole graph cannot be run: no such file", "first_failed": None}
     assert "First fault the model graph the whole graph cannot be run: no such file" in page(certificate).text
 
 
@@ -164,8 +164,27 @@ def test_a_fault_is_not_taken_for_one_whose_name_begins_likewise(page: Any, samp
     for op, name in zip(graph["ops"], names, strict=False):
         op |= {"op": name, "passed": False, "fault": "off", "source": f"{name}.py"}
     for name in names:
-        graph["first_fault"] = f"{name}: off"
+        graph |= {"first_fault": f"{name}: off", "first_failed": {"op": name}}
         assert f"First fault {name} off model · fp32 · CPU · {name}.py" in page(certificate).text
+
+
+def test_an_output_may_be_the_first_fault(page: Any, samples: SimpleNamespace) -> None:
+    certificate = samples.failing()
+    graph = certificate["graphs"][0]
+    output = graph["outputs"][-1]
+    graph["first_failed"] = {"output": output["name"], "level": output["level"]}
+    assert f"First fault output {output['name']} ({output['level']}) off by 2.0e−3" in page(certificate).text
+
+
+def test_what_an_older_certificate_says_in_words_is_not_taken_apart(page: Any, samples: SimpleNamespace) -> None:
+    certificate = samples.failing()
+    graph = certificate["graphs"][0]
+    del graph["first_failed"]
+    first = next(op for op in graph["ops"] if op["fault"])
+    graph["first_fault"] = f"{[op for op in graph['ops'] if op['fault']][-1]['op']}: off"
+    assert f"First fault {first['op']} off by itself" in page(certificate).text
+    certificate["speed"][1]["said"] = "1.2 times as fast, perhaps"
+    assert "as fast as eager PyTorch, in int8 5.3× 95 % interval 4.6–6.2" in page(certificate).text
 
 
 def hide(change: Any) -> Any:

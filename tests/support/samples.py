@@ -90,7 +90,7 @@ def graph(rng: random.Random, role: str, precision: str, layers: int, attentions
         for name in names
     ]
     head = {"role": role, "precision": precision, "provider": "CPUExecutionProvider"}
-    return head | {"passed": True, "first_fault": "", "ops": ops, "outputs": outputs}
+    return head | {"passed": True, "first_fault": "", "first_failed": None, "ops": ops, "outputs": outputs}
 
 
 def certificate(name: str, kind: str, graphs: list[Any]) -> Certificate:
@@ -209,7 +209,7 @@ def failing() -> Certificate:
     last["fault"] = "off in the whole graph: NaN or infinity where eager has another value, or the other way round"
     for output in bad["outputs"]:
         output |= {"passed": False, "fault": "off by 2.0e-03, more than 7.3e-05", "max_abs": 2e-3, "snr_db": 60.0}
-    bad["first_fault"] = f"{wrong['op']}: {wrong['fault']}"
+    bad |= {"first_fault": f"{wrong['op']}: {wrong['fault']}", "first_failed": {"op": wrong["op"]}}
     return found
 
 
