@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -356,10 +356,14 @@ def _signature(value: CheckedJson, kind: str) -> Signature:
     if cached:
         _check_decoder(value, inputs, outputs)
     dims = {dim for spec in inputs for dim in _named(spec)}
+    _check_sums(value, inputs, dims)
+    return Signature(inputs=inputs, outputs=outputs, max_length=_max_length(value["max_length"], dims))
+
+
+def _check_sums(value: CheckedJson, inputs: Sequence[TensorSpec], dims: Collection[str]) -> None:
     for spec, item in zip(inputs, value["inputs"].items(), strict=True):
         if not all(_is_sum(dim, dims) for dim in _named(spec)):
             raise item["shape"].error("of sizes, plain names and sums of plain names")
-    return Signature(inputs=inputs, outputs=outputs, max_length=_max_length(value["max_length"], dims))
 
 
 def _max_length(value: CheckedJson, dims: Collection[str]) -> dict[str, int]:

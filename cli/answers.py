@@ -96,9 +96,7 @@ def to_text(task: str, result: Any) -> str:
     if result is None:
         return ""
     if task == "embed":
-        values = result.tolist()
-        beginning = " ".join(f"{value:+.4f}" for value in values[:_SHOWN])
-        return f"[{len(values)}]  {beginning}" + (fitting(" …") if len(values) > _SHOWN else "")
+        return _vector(result.tolist())
     if task == "classify":
         return "  ".join(f"{one_line(one['label'])} {one['score']:.3f}" for one in result)
     if task == "fill_mask":
@@ -106,6 +104,11 @@ def to_text(task: str, result: Any) -> str:
     if task == "classify_tokens":
         return "  ".join(f"{one_line(one['word'])}={one_line(one['entity'])} {one['score']:.3f}" for one in result)
     return one_line(str(result))
+
+
+def _vector(values: list[float]) -> str:
+    beginning = " ".join(f"{value:+.4f}" for value in values[:_SHOWN])
+    return f"[{len(values)}]  {beginning}" + (fitting(" …") if len(values) > _SHOWN else "")
 
 
 def one_line(text: str) -> str:

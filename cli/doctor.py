@@ -85,16 +85,18 @@ def _bundle(bundle: "BundleState") -> list[tuple[str, str]]:
     return [("bundle", f"✓ {bundle.path}: {runs}"), *skipped, *needs]
 
 
+def _canary_row(one: "CanaryState") -> tuple[str, str, str, str, str, str]:
+    off = "—" if one.max_abs is None else f"{one.max_abs:.1e}"
+    # A node that CUDA has no kernel for runs on the CPU, which is right, but slow.
+    elsewhere = [name for name in one.on if name != one.provider]
+    note = f"its nodes are on {', '.join(elsewhere)}" if elsewhere else ""
+    if one.why is not None:
+        note = " ".join(one.why.split())
+    return _MARKS[one.verdict], one.family, one.provider, off, f"{one.limit:.1e}", note
+
+
 def _print_canaries(canaries: "tuple[CanaryState, ...]") -> None:
-    rows = [("", "ops", "on", "off by", "limit", "")]
-    for one in canaries:
-        off = "—" if one.max_abs is None else f"{one.max_abs:.1e}"
-        # A node that CUDA has no kernel for runs on the CPU, which is right, but slow.
-        elsewhere = [name for name in one.on if name != one.provider]
-        note = f"its nodes are on {', '.join(elsewhere)}" if elsewhere else ""
-        if one.why is not None:
-            note = " ".join(one.why.split())
-        rows.append((_MARKS[one.verdict], one.family, one.provider, off, f"{one.limit:.1e}", note))
+    rows = [("", "ops", "on", "off by", "limit", ""), *map(_canary_row, canaries)]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     for mark, family, on, off, limit, note in rows:
         cells = [f"{cell:<{width}}" for cell, width in zip((mark, family, on), widths, strict=False)]

@@ -91,11 +91,14 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, MemoryError) or _NO_MEMORY.search(message):
         return f"there is not enough memory for this{message and f' ({message})'}"
     if isinstance(error, OSError) and error.strerror:
-        at = error.filename or f"temporary files are in {_temporary_folder() or 'no folder'}"
-        return f"the system refused something: {error.strerror} ({at})"
+        return f"the system refused something: {error.strerror} ({_where(error)})"
     if isinstance(error, SystemExit):
         return f"Python code that was imported ended the command, with exit code {message or 'none'}"
     return f"something went wrong that tfm did not foresee: {type(error).__name__}{message and f': {message}'}"
+
+
+def _where(error: OSError) -> str:
+    return str(error.filename or f"temporary files are in {_temporary_folder() or 'no folder'}")
 
 
 def _details(error: BaseException) -> str:

@@ -96,11 +96,12 @@ def _print_table(heads: Sequence[str], rows: Sequence[Row]) -> None:
     names = 2 if verdicts else 1
     table: list[Sequence[str]] = [heads, *(cells for cells, _ in rows)]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(heads))]
+    left = {*range(names), *([len(heads) - 1] if verdicts else [])}
     for cells, verdict in [(heads, None), *rows]:
-        shown: list[str] = []
-        for column, (cell, width) in enumerate(zip(cells, widths, strict=True)):
-            last = verdicts and column == len(cells) - 1
-            shown.append(f"{cell:<{width}}" if last or column < names else f"{cell:>{width}}")
+        shown = [
+            f"{cell:<{width}}" if column in left else f"{cell:>{width}}"
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
         color = _COLORS.get(verdict or "")
         if color is None:
             say("  " + "  ".join(shown).rstrip())

@@ -9,6 +9,8 @@ from tfm.errors import ExportError
 from .streams import say_json
 
 if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
+    from rich.text import Text
+
     from tfm.export import OpSweep, SweepReport
 
     from .screen import Screen
@@ -74,12 +76,7 @@ def _print(report: "SweepReport", console: "Screen") -> None:
 
     for group in dict.fromkeys(op.group for op in report.ops):
         _print_group(group, [op for op in report.ops if op.group == group], console)
-    notes: dict[str, dict[str, None]] = {}
-    for op in report.ops:
-        for note in op.notes:
-            # Each note once, with the ops that it is about.
-            notes.setdefault(note, {})[op.op] = None
-    if notes:
+    if notes := _ops_of_notes(report):
         console.print(Text("\nnotes", style="bold"))
         for note, ops in notes.items():
             console.print(f"  {', '.join(ops)}: {note}", soft_wrap=True)
@@ -93,6 +90,15 @@ def _print(report: "SweepReport", console: "Screen") -> None:
             console.print(f"  {fault}", style="red", soft_wrap=True)
 
 
+def _ops_of_notes(report: "SweepReport") -> dict[str, dict[str, None]]:
+    """Each note once, with the ops that it is about, in order."""
+    notes: dict[str, dict[str, None]] = {}
+    for op in report.ops:
+        for note in op.notes:
+            notes.setdefault(note, {})[op.op] = None
+    return notes
+
+
 def _print_group(group: str, ops: "list[OpSweep]", console: "Screen") -> None:
     from rich import box
     from rich.table import Table
@@ -100,7 +106,8 @@ def _print_group(group: str, ops: "list[OpSweep]", console: "Screen") -> None:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     activations = group == "activations"
-    names = ["op", "dtype"] if activations else ["form" if group == "attention" else "op"]
+    by_form = group == "attention"
+    names = ["op", "dtype"] if activations else ["form" if by_form else "op"]
     for name in ("", *names):
         table.add_column(name, no_wrap=True)
     figures = ["compared", "max abs", "limit", *(["ULP"] if activations else []), "torch", "of limit"]
@@ -108,12 +115,24 @@ def _print_group(group: str, ops: "list[OpSweep]", console: "Screen") -> None:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("at" if activations else "where")  # the one to give way on a narrow terminal
     for op in ops:
-        named = op.form if group == "attention" else f"{op.op}, {op.form}" if op.form else op.op
-        cells = [named, *([op.dtype] if activations else []), f"{op.count:,}", f"{op.max_abs:.1e}", f"{op.limit:.1e}"]
-        cells += [f"{op.max_ulp:.1f}" if op.max_ulp is not None else "—"] if activations else []
-        cells += [f"{op.torch_max_abs:.1e}", f"{op.share:.0%}"]
+        cells = _activation_cells(op) if activations else _cells(op, by_form=by_form)
         where = Text(op.where if op.max_abs else "—", no_wrap=True, overflow="ellipsis")
-        mark = Text("✓", style="green") if op.passed else Text("✗", style="red")
-        table.add_row(mark, *cells, where)
+        table.add_row(_mark(op), *cells, f"{op.torch_max_abs:.1e}", f"{op.share:.0%}", where)
     console.print(Text(f"\n{_TITLES[group]}", style="bold"), soft_wrap=True)
     console.print(table)
+
+
+def _mark(op: "OpSweep") -> "Text":
+    from rich.text import Text
+
+    return Text("✓", style="green") if op.passed else Text("✗", style="red")
+
+
+def _activation_cells(op: "OpSweep") -> list[str]:
+    name, *figures = _cells(op, by_form=False)
+    return [name, op.dtype, *figures, f"{op.max_ulp:.1f}" if op.max_ulp is not None else "—"]
+
+
+def _cells(op: "OpSweep", *, by_form: bool) -> list[str]:
+    name = op.form if by_form else f"{op.op}, {op.form}" if op.form else op.op
+    return [name, f"{op.count:,}", f"{op.max_abs:.1e}", f"{op.limit:.1e}"]

@@ -10,7 +10,7 @@ from .calibration.samples import SampleReader, split_of
 from .existing import BundleReport, quantize_bundle
 from .golden import GOLDEN_NMSE, measure_nmse
 from .lowest_onnxruntime import lowest_of_graphs
-from .methods.blocks import quantize_blocks, quantize_to_blocks
+from .methods.blocks import BlockOptions, quantize_blocks, quantize_to_blocks
 from .methods.dynamic import Dynamic
 from .methods.edit import QuantizedWeight
 from .methods.fp16 import emulate_fp16, to_fp16
@@ -28,6 +28,7 @@ from .workloads import bundle_workloads, steps_of
 __all__ = [
     "BUDGETS",
     "GOLDEN_NMSE",
+    "BlockOptions",
     "BundleReport",
     "Calibration",
     "Dynamic",

@@ -137,15 +137,8 @@ def _row(op: Op, index: int, anchor: str, entry: Mapping[str, Any], axis: Axis, 
     company = _in_company(op, numbers.finite(entry["drop"]))
     effects = (("kept" if _kept(op) else "own", 3, _alone(op)), ("inherited", 12, company))
     spent = (("inherited", 0, numbers.finite(op["time_float32"])), ("free", 6, numbers.finite(op["time"])))
-    snr = numbers.finite(op["own_snr_db"])
-    cells = [
-        Cell("own SNR", "—" if snr is None else f"{snr:.0f} dB".replace("-", "−")),
-        Cell("alone", _drop(op["alone"])),
-        Cell("all but it", _drop(op["all_but"], 3)),  # what is left of the drop of all differs in later digits
-    ]
     # All rows have the column or none, so that the cells stand under their headings.
-    if any(other["flips_alone"] is not None for other in entry["ops"]):
-        cells.append(Cell("flips", numbers.percent(op["flips_alone"])))
+    cells = _cells(op, flips=any(other["flips_alone"] is not None for other in entry["ops"]))
     return OpCost(
         anchor=f"{anchor}-{index}",
         name=rest or layer,
@@ -159,6 +152,16 @@ def _row(op: Op, index: int, anchor: str, entry: Mapping[str, Any], axis: Axis, 
         times=tuple(Bar(style=style, y=y, length=_share(v, most)) for style, y, v in spent if v is not None),
         time=_spent(op),
     )
+
+
+def _cells(op: Op, *, flips: bool) -> list[Cell]:
+    snr = numbers.finite(op["own_snr_db"])
+    cells = [
+        Cell("own SNR", "—" if snr is None else f"{snr:.0f} dB".replace("-", "−")),
+        Cell("alone", _drop(op["alone"])),
+        Cell("all but it", _drop(op["all_but"], 3)),  # what is left of the drop of all differs in later digits
+    ]
+    return [*cells, Cell("flips", numbers.percent(op["flips_alone"]))] if flips else cells
 
 
 def _spent(op: Op) -> str:

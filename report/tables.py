@@ -79,17 +79,15 @@ def outputs(graph: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Output]]:
 
 
 def _output(name: str, entries: Sequence[Mapping[str, Any]], levels: Sequence[str], errors: bool) -> Output:
-    cells = []
-    for level in levels:
-        at = [entry for entry in entries if entry["level"] == level]
-        if at:
-            cells.append((level, _worst(at, errors), not any(map(fault_of_output, at))))
+    at_levels = {level: [entry for entry in entries if entry["level"] == level] for level in levels}
+    cells = [(level, _worst(at, errors), not any(map(fault_of_output, at))) for level, at in at_levels.items() if at]
+    faults = [(entry, fault_of_output(entry)) for entry in entries]
     limits = [entry["limit"] for entry in entries if entry["limit"] is not None]
     return Output(
         name=entries[0]["name"] if len({entry["name"] for entry in entries}) == 1 else name,
         limit=numbers.error(min(limits)) if limits else "—",
         cells=tuple(cells),
-        faults=tuple(f"{e['name']} ({e['level']}): {fault_of_output(e)}" for e in entries if fault_of_output(e)),
+        faults=tuple(f"{entry['name']} ({entry['level']}): {fault}" for entry, fault in faults if fault),
     )
 
 

@@ -46,14 +46,25 @@ def _call(name: str) -> Any:
     place, _, attribute = name.partition(":")
     if not place or not attribute:
         raise ExportError(f"{name!r} names no factory; write package.module:factory")
+    factory = _import(place, attribute)
+    if not callable(factory):
+        raise ExportError(f"{name} is a {type(factory).__name__}, not a function to call")
+    try:
+        return factory()
+    except Exception as error:  # whatever user code raises
+        raise ExportError(f"{name}() fails: {type(error).__name__} {error}") from error
+
+
+def _import(place: str, attribute: str) -> Any:
     # First on the path while the module is imported, and never otherwise: a random.py in the folder
     # must not take the place of Python's own for anybody else.
     here = os.getcwd()  # which the user's code may change
     sys.path.insert(0, here)
     try:
-        factory: Any = importlib.import_module(place)
+        found: Any = importlib.import_module(place)
         for part in attribute.split("."):
-            factory = getattr(factory, part)
+            found = getattr(found, part)
+        return found
     except AttributeError as error:
         raise ExportError(f"the module {place!r} has no attribute {attribute!r}") from error
     except ModuleNotFoundError as error:
@@ -66,12 +77,6 @@ def _call(name: str) -> Any:
     finally:
         with contextlib.suppress(ValueError):  # it may have taken it away, too
             sys.path.remove(here)
-    if not callable(factory):
-        raise ExportError(f"{name} is a {type(factory).__name__}, not a function to call")
-    try:
-        return factory()
-    except Exception as error:  # whatever user code raises
-        raise ExportError(f"{name}() fails: {type(error).__name__} {error}") from error
 
 
 def _load(module: nn.Module, checkpoint: Path) -> None:

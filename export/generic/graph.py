@@ -215,12 +215,7 @@ def _arguments(module: nn.Module, examples: Any) -> dict[str, Any]:
     if isinstance(examples, Mapping):
         named = dict(examples)
     elif isinstance(examples, Sequence) and not isinstance(examples, str):
-        # **kwargs has no name of its own to give.
-        parameters = [p.name for p in inspect.signature(module.forward).parameters.values() if p.kind != p.VAR_KEYWORD]
-        named = {
-            (parameters[i] if i < len(parameters) and parameters[i] != "args" else f"input_{i}"): value
-            for i, value in enumerate(examples)
-        }
+        named = _named(module, examples)
     else:
         raise ExportError(f"example inputs must be a dict or a tuple, but are a {type(examples).__name__}")
     for name, value in named.items():
@@ -230,6 +225,15 @@ def _arguments(module: nn.Module, examples: Any) -> dict[str, Any]:
                 "stays as it is"
             )
     return named
+
+
+def _named(module: nn.Module, examples: Sequence[Any]) -> dict[str, Any]:
+    # **kwargs has no name of its own to give.
+    parameters = [p.name for p in inspect.signature(module.forward).parameters.values() if p.kind != p.VAR_KEYWORD]
+    return {
+        (parameters[i] if i < len(parameters) and parameters[i] != "args" else f"input_{i}"): value
+        for i, value in enumerate(examples)
+    }
 
 
 def _plain(name: str, tensor: Tensor) -> Tensor:

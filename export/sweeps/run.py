@@ -160,13 +160,7 @@ def _sweep_one(subject: Source, levels: Sequence[str], tallies: Tallies) -> None
     except ExportError as error:
         refused = str(error)
     for dtype in subject.dtypes:
-        fault, sessions = refused, {}
-        try:
-            if not fault:
-                typed = to_float16(content) if dtype == "float16" else content
-                sessions = {level: _session(typed, level) for level in levels}
-        except Exception as error:  # onnxruntime's errors share no narrower base
-            fault = f"onnxruntime does not load {subject.title}: {first_line(error)}"
+        fault, sessions = (refused, {}) if refused else _open(subject.title, content, dtype, levels)
         for case in subject.cases(graph, dtype):
             checked = []
             for check in case.checks:
@@ -181,6 +175,15 @@ def _sweep_one(subject: Source, levels: Sequence[str], tallies: Tallies) -> None
             eager = {} if fault else graph.outputs_of(case.feeds)
             for level, session in sessions.items():
                 _compare(session, level, subject.title, case, checked, eager)
+
+
+def _open(title: str, content: bytes, dtype: str, levels: Sequence[str]) -> tuple[str, dict[str, ort.InferenceSession]]:
+    """Open a graph at every level; a fault in words, or ""."""
+    try:
+        typed = to_float16(content) if dtype == "float16" else content
+        return "", {level: _session(typed, level) for level in levels}
+    except Exception as error:  # onnxruntime's errors share no narrower base
+        return f"onnxruntime does not load {title}: {first_line(error)}", {}
 
 
 def _compare(

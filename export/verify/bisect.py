@@ -266,9 +266,7 @@ def _smaller(graph: Graph, case: list[Tensor]) -> Iterator[list[Tensor]]:
     for dim, size in sizes.items():
         # A cache must hold the new tokens at least.
         least = sizes["sequence"] if dim == "cache_length" else 1
-        # Smallest first: the first that still fails is taken, and then all is tried again from
-        # there. Of an empty past a cache keeps the room that the new tokens need.
-        for smaller in sorted(n for n in {least, 1, 2, size // 4, size // 2, size - 1} if least <= n < size):
+        for smaller in _sizes_below(size, least):
             # Any single row may be the one that fails; of lengths only the beginning is kept.
             single = dim == "batch" and smaller == 1
             for first in range(size if single else 1):
@@ -280,16 +278,22 @@ def _smaller(graph: Graph, case: list[Tensor]) -> Iterator[list[Tensor]]:
                 yield narrowed
 
 
+def _sizes_below(size: int, least: int) -> list[int]:
+    # Smallest first: the first that still fails is taken, and then all is tried again from there. Of an empty past a
+    # cache keeps the room that the new tokens need.
+    return sorted(n for n in {least, 1, 2, size // 4, size // 2, size - 1} if least <= n < size)
+
+
 def _sizes(graph: Graph, case: list[Tensor]) -> dict[str, int]:
     pairs = [pair for v, x in zip(graph.inputs, case, strict=True) for pair in zip(v.shape, x.shape, strict=True)]
     return {dim: size for dim, size in pairs if isinstance(dim, str) and dim.isidentifier()}
 
 
 def _stay_within(case: list[Tensor], names: list[str], dim: str, size: int, sizes: Mapping[str, int]) -> None:
-    """Keep what says places or positions within what is left of a dimension."""
+    """Keep what says positions within what is left of a dimension."""
     if dim == "cache_length":
-        places = names.index("cache_position")
-        case[places] = case[places].clamp(max=size - sizes["sequence"])
+        starts = names.index("cache_position")
+        case[starts] = case[starts].clamp(max=size - sizes["sequence"])
     elif dim == "sequence" and "logits_position" in names:
         wanted = names.index("logits_position")
         case[wanted] = case[wanted].clamp(max=size - 1)

@@ -98,16 +98,18 @@ def locate(model: ir.Model, optimized: ir.Model, regions: Mapping[str, Region]) 
     # An op's result that is an output as well counts as the op's.
     named = {value: f"output {value.name}" for value in model.graph.outputs}
     named |= {region.output: op for op, region in regions.items()}
-    places = {}
-    for op, region in regions.items():
-        # The nearest result that is left is the one that the least else has been added to.
-        for value in _behind(region.output):
-            survivor = left.get(value.name) if value in named else None
-            producer = None if survivor is None else survivor.producer()
-            if survivor is not None and producer is not None:
-                places[op] = Place(at=named[value], value=survivor, node=producer)
-                break
-    return places
+    # The nearest result that is left is the one that the least else has been added to.
+    nearest = {op: next(_survivors(region.output, named, left), None) for op, region in regions.items()}
+    return {op: place for op, place in nearest.items() if place is not None}
+
+
+def _survivors(start: ir.Value, named: Mapping[ir.Value, str], left: Mapping[str | None, ir.Value]) -> Iterator[Place]:
+    """The named values from one on that the optimized graph still computes."""
+    for value in _behind(start):
+        survivor = left.get(value.name) if value in named else None
+        producer = None if survivor is None else survivor.producer()
+        if survivor is not None and producer is not None:
+            yield Place(at=named[value], value=survivor, node=producer)
 
 
 def _behind(start: ir.Value) -> Iterator[ir.Value]:

@@ -98,16 +98,7 @@ def rename_llama_like(
 
 def read_sliding(values: Fields, *, default: list[bool]) -> dict[str, Any]:
     """Read which layers see a window only, by `layer_types` or else `default`: fields of ours, if any does."""
-    slides = default
-    if values.has("layer_types"):
-        kinds = {"sliding_attention": True, "full_attention": False}
-        types = values.texts("layer_types")
-        if any(kind not in kinds for kind in types) or len(types) != len(default):
-            raise ConfigError(
-                f"{values.source}: {values.form} with layer_types = {shown(types)} is not supported; expected one of "
-                f"{', '.join(kinds)} for each of {len(default)} layers"
-            )
-        slides = [kinds[kind] for kind in types]
+    slides = _listed(values, len(default)) if values.has("layer_types") else default
     if not any(slides):
         return {}
     window = values.optional_size("sliding_window", most=MOST_TOKENS)
@@ -115,3 +106,14 @@ def read_sliding(values: Fields, *, default: list[bool]) -> dict[str, Any]:
         raise ConfigError(f"{values.form} with sliding layers needs a sliding_window, which this configuration lacks")
     layers = None if all(slides) else tuple(index for index, slide in enumerate(slides) if slide)
     return {"sliding_window": window, "sliding_layers": layers}
+
+
+def _listed(values: Fields, depth: int) -> list[bool]:
+    kinds = {"sliding_attention": True, "full_attention": False}
+    types = values.texts("layer_types")
+    if any(kind not in kinds for kind in types) or len(types) != depth:
+        raise ConfigError(
+            f"{values.source}: {values.form} with layer_types = {shown(types)} is not supported; expected one of "
+            f"{', '.join(kinds)} for each of {depth} layers"
+        )
+    return [kinds[kind] for kind in types]

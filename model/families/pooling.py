@@ -55,14 +55,18 @@ def _inside(path: Path, name: object) -> Path:
     return path.parent / name
 
 
-def _read_mode(file: Path) -> str:
-    values = Fields(file, "pooling", read_object(file))
+def _modes(values: Fields) -> list[str]:
     if "pooling_mode" in values.values:  # newer sentence-transformers: one name, or a list of names
         named = values.values["pooling_mode"]
-        modes = values.texts("pooling_mode") if isinstance(named, list) else [shown(named).strip("'")]
-    else:  # older: a boolean for each
-        known = [name for name in values.values if name.startswith("pooling_mode_")]
-        modes = [name.removeprefix("pooling_mode_") for name in known if values.flag(name)]
+        return values.texts("pooling_mode") if isinstance(named, list) else [shown(named).strip("'")]
+    # Older: a boolean for each.
+    known = [name for name in values.values if name.startswith("pooling_mode_")]
+    return [name.removeprefix("pooling_mode_") for name in known if values.flag(name)]
+
+
+def _read_mode(file: Path) -> str:
+    values = Fields(file, "pooling", read_object(file))
+    modes = _modes(values)
     if len(modes) != 1 or modes[0] not in _MODES:
         asked = shown(" + ".join(modes) or "nothing")[1:-1]
         raise CheckpointError(f"{file}: pooling by {asked} is not supported; known: {', '.join(POOLINGS)}")

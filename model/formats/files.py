@@ -112,12 +112,8 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
 
 def _read_index(file: Path) -> dict[str, Any] | None:
     """Read all the shards that an index names; None where the file is no index."""
-    try:
-        index = read_json(file)
-    except CheckpointError:
-        return None
-    shard_of = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(shard_of, dict) or not all(isinstance(name, str) for name in shard_of.values()):
+    shard_of = _weight_map(file)
+    if shard_of is None:
         return None
     weights: dict[str, Any] = {}
     for shard in dict.fromkeys(shard_of.values()):
@@ -129,6 +125,15 @@ def _read_index(file: Path) -> dict[str, Any] | None:
             )
         weights |= content
     return weights
+
+
+def _weight_map(file: Path) -> dict[str, str] | None:
+    try:
+        index = read_json(file)
+    except CheckpointError:
+        return None
+    found = index.get("weight_map") if isinstance(index, dict) else None
+    return found if isinstance(found, dict) and all(isinstance(name, str) for name in found.values()) else None
 
 
 def _read_shard(file: Path, shard: str) -> dict[str, Any]:

@@ -160,10 +160,10 @@ def _join(file: Path, name: str, parts: Sequence[Tensor], width: Any) -> Tensor:
         return parts[0]
     # These two multiply what is spread over the parts. Embeddings were split by columns up to
     # Llama 2 and by rows since: the part's own width tells.
-    by_columns = kind in ("wo", "w2") or (kind == "tok_embeddings" and parts[0].shape[1] != width)
-    if len({part.shape[:1] if by_columns else part.shape[1:] for part in parts}) > 1:
+    dim = int(kind in ("wo", "w2") or (kind == "tok_embeddings" and parts[0].shape[1] != width))
+    if len({(*part.shape[:dim], *part.shape[dim + 1 :]) for part in parts}) > 1:
         raise CheckpointError(f"{file}: the parts of {name} do not go together: {[tuple(p.shape) for p in parts]}")
-    return torch.cat(list(parts), dim=1 if by_columns else 0)
+    return torch.cat(list(parts), dim=dim)
 
 
 def _scaling(values: Fields) -> RotaryScaling | None:

@@ -9,7 +9,7 @@ A weight that lies on a grid already, as those of a GGUF file do, is kept exactl
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -112,94 +112,14 @@ class Blocks(Method):
         return type(value) is int and 16 <= value <= _LARGEST_BLOCK and value & (value - 1) == 0
 
 
-def quantize_blocks(
-    model: ir.Model,
-    *,
-    bits: Bits = 8,
-    block: int | None = None,
-    table_bits: Bits | None = None,
-    symmetric: bool | None = None,
-    search: bool | None = None,
-    accuracy_level: int = 4,
-    hessian: Hessian | None = None,
-    smoothing: float = 0.5,
-    keep_grid: bool = True,
-    outliers: float | None = None,
-) -> list[QuantizedWeight]:
-    """Quantize the weights of a float32 ONNX model in place.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockOptions:
+    """How weights are quantized in blocks.
 
-    Args:
-        model: MatMuls by a constant (itself or transposed by a node), with or without a constant bias added, and
-            Gathers from a constant are quantized. Weights in a file beside the model are read one at a time.
+    Attributes:
         bits: 4 or 8.
-        block: Inputs that share a scale: 16, 32, 64, …; None for 64 at 8 bits, 32 at 4.
-        table_bits: Bits of tables that rows are looked up in, tied output heads included; None for `bits`.
-        symmetric: See `quantize_to_blocks`.
-        search: See `quantize_to_blocks`.
-        accuracy_level: See `quantize_to_blocks`.
-        hessian: See `quantize_to_blocks`.
-        smoothing: See `quantize_to_blocks`.
-        keep_grid: See `quantize_to_blocks`.
-        outliers: See `quantize_to_blocks`.
-
-    Returns:
-        What was quantized, in the order of the graph.
-
-    Raises:
-        QuantizeError: The graph is quantized already, there is nothing to quantize, or a weight is not finite.
-    """
-    refuse_quantized(model.graph)
-    # Found first: the product by a tied table may come before or after the lookup, and both read
-    # the same bits.
-    tables = {node.inputs[0] for node in model.graph if is_lookup(node)}
-    done = []
-    for node in list(model.graph):
-        size = table_bits if table_bits is not None and weight_of(node) in tables else bits
-        done.append(
-            quantize_to_blocks(
-                model.graph,
-                node,
-                bits=size,
-                block=block,
-                symmetric=symmetric,
-                search=search,
-                accuracy_level=accuracy_level,
-                hessian=hessian,
-                smoothing=smoothing,
-                keep_grid=keep_grid,
-                outliers=outliers,
-            )
-        )
-    found = [weight for weight in done if weight is not None]
-    if not found:
-        raise QuantizeError(f"the graph {model.graph.name!r} has no MatMul or Gather by a constant to quantize")
-    common.RemoveUnusedNodesPass()(model)
-    common.RemoveUnusedOpsetsPass()(model)
-    return found
-
-
-def quantize_to_blocks(
-    graph: ir.Graph,
-    node: ir.Node,
-    *,
-    bits: Bits = 8,
-    block: int | None = None,
-    symmetric: bool | None = None,
-    search: bool | None = None,
-    accuracy_level: int = 4,
-    hessian: Hessian | None = None,
-    smoothing: float = 0.5,
-    keep_grid: bool = True,
-    outliers: float | None = None,
-) -> QuantizedWeight | None:
-    """Quantize the weight of one node in place; what nothing reads any more stays for `RemoveUnusedNodesPass`.
-
-    Args:
-        graph: The graph of the node.
-        node: A MatMul by a constant, itself or transposed by a node, or a Gather from one.
-        bits: 4 or 8.
-        block: Inputs (of a table: entries of a row) that share a scale, a power of two from 16 on; None for the default
-            of `quantize_blocks`.
+        block: Inputs (of a table: entries of a row) that share a scale, a power of two from 16 on; None for 64 at
+            8 bits, 32 at 4.
         symmetric: Whether blocks have no zero point of their own; None to have one at 4 bits alone.
         search: Whether ranges are clipped where that makes the squared error less; None to do so at 4 bits alone.
         accuracy_level: Of `MatMulNBits`: 4 lets it round activations to int8, 0 and 1 compute in float32.
@@ -214,54 +134,138 @@ def quantize_to_blocks(
             sixteenth where a grid is kept and `accuracy_level` is 4, so that nothing but rounded inputs is lost, else
             for none.
 
+    Raises:
+        QuantizeError: The block size is not one that onnxruntime has.
+    """
+
+    bits: Bits = 8
+    block: int | None = None
+    symmetric: bool | None = None
+    search: bool | None = None
+    accuracy_level: int = 4
+    hessian: Hessian | None = None
+    smoothing: float = 0.5
+    keep_grid: bool = True
+    outliers: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < 16 or self.size & (self.size - 1):
+            raise QuantizeError(
+                f"blocks of {self.size} are not possible; choose a power of two from 16 on, such as 32 or 64"
+            )
+
+    @property
+    def size(self) -> int:
+        """Inputs that share a scale."""
+        return self.block or {8: 64, 4: 32}[self.bits]
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether blocks have no zero point."""
+        return self.bits == 8 if self.symmetric is None else self.symmetric
+
+    @property
+    def searches(self) -> bool:
+        """Whether ranges are clipped."""
+        return self.bits == 4 if self.search is None else self.search
+
+    def share_apart(self, blocks: StoredBlocks) -> float:
+        """Which share of the inputs of stored blocks is multiplied apart."""
+        if self.outliers is not None:
+            return self.outliers
+        return 1 / 16 if blocks.on_grid and self.accuracy_level == 4 else 0
+
+
+class BlockKeywords(TypedDict, total=False):
+    """The fields of `BlockOptions`, as keywords."""
+
+    bits: Bits
+    block: int | None
+    symmetric: bool | None
+    search: bool | None
+    accuracy_level: int
+    hessian: Hessian | None
+    smoothing: float
+    keep_grid: bool
+    outliers: float | None
+
+
+def quantize_blocks(
+    model: ir.Model, *, table_bits: Bits | None = None, **options: Unpack[BlockKeywords]
+) -> list[QuantizedWeight]:
+    """Quantize the weights of a float32 ONNX model in place.
+
+    Args:
+        model: MatMuls by a constant (itself or transposed by a node), with or without a constant bias added, and
+            Gathers from a constant are quantized. Weights in a file beside the model are read one at a time.
+        table_bits: Bits of tables that rows are looked up in, tied output heads included; None for `bits`.
+        **options: The fields of `BlockOptions`.
+
+    Returns:
+        What was quantized, in the order of the graph.
+
+    Raises:
+        QuantizeError: The graph is quantized already, there is nothing to quantize, or a weight is not finite; or the
+            block size is not one that onnxruntime has.
+    """
+    asked = BlockOptions(**options)
+    of_tables = asked if table_bits is None else dataclasses.replace(asked, bits=table_bits)
+    refuse_quantized(model.graph)
+    # Found first: the product by a tied table may come before or after the lookup, and both read
+    # the same bits.
+    tables = {node.inputs[0] for node in model.graph if is_lookup(node)}
+    done = [
+        _quantize_node(model.graph, node, of_tables if weight_of(node) in tables else asked)
+        for node in list(model.graph)
+    ]
+    found = [weight for weight in done if weight is not None]
+    if not found:
+        raise QuantizeError(f"the graph {model.graph.name!r} has no MatMul or Gather by a constant to quantize")
+    common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedOpsetsPass()(model)
+    return found
+
+
+def quantize_to_blocks(graph: ir.Graph, node: ir.Node, **options: Unpack[BlockKeywords]) -> QuantizedWeight | None:
+    """Quantize the weight of one node in place; what nothing reads any more stays for `RemoveUnusedNodesPass`.
+
+    Args:
+        graph: The graph of the node.
+        node: A MatMul by a constant, itself or transposed by a node, or a Gather from one.
+        **options: The fields of `BlockOptions`.
+
     Returns:
         What was quantized, or None where the node has no weight worth it.
 
     Raises:
         QuantizeError: The weight is not finite, or the block size is not one that onnxruntime has.
     """
-    block = block or {8: 64, 4: 32}[bits]
-    if block < 16 or block & (block - 1):
-        raise QuantizeError(f"blocks of {block} are not possible; choose a power of two from 16 on, such as 32 or 64")
+    return _quantize_node(graph, node, BlockOptions(**options))
+
+
+def _quantize_node(graph: ir.Graph, node: ir.Node, options: BlockOptions) -> QuantizedWeight | None:
     weight = weight_of(node)
     values = constant_of(weight)
     if weight is None or values is None:
         return None
-    size = tuple(values.shape)
+    shape = tuple(values.shape)
     by_rows = is_lookup(node) or node.inputs[1] is not weight  # each row of the stored matrix is one output
     weight_NK = values if by_rows else values.T
+    moments_KK = _moments_of(weight, by_rows, options.hessian or {})
     prefix = f"{weight.name}_rows" if by_rows else str(weight.name)
-    name = f"{prefix}_int{bits}_{block}"
-    moments_KK = _moments_of(weight, by_rows, hessian or {})
+    name = f"{prefix}_int{options.bits}_{options.size}"
     # First of all the checkpoint's own grid, which loses nothing; then what another node with the
     # same weight has stored already.
-    blocks = _on_grid(graph, f"{prefix}_grid", weight_NK, bits) if keep_grid else None
+    blocks = _on_grid(graph, f"{prefix}_grid", weight_NK, options.bits) if options.keep_grid else None
     blocks = blocks or stored(graph, name)
     if blocks is None:
-        # Inputs come divided by the factors and weights multiplied, so their moments are divided
-        # twice.
-        factors_K = None if moments_KK is None or not smoothing else _factors(moments_KK, smoothing)
-        of_inputs_KK = (
-            moments_KK if moments_KK is None or factors_K is None else moments_KK / np.outer(factors_K, factors_K)
-        )
-        rounded = round_to_blocks(
-            weight_NK,
-            bits=bits,
-            block=block,
-            symmetric=bits == 8 if symmetric is None else symmetric,
-            search=bits == 4 if search is None else search,
-            # GPTQ moves errors between columns, which rows that are looked up would show as they
-            # are.
-            moments_KK=None if any(is_lookup(user) for user in weight.consumers()) else of_inputs_KK,
-            factors_K=factors_K,
-        )
-        blocks = store(graph, name, rounded, weight_NK.shape[1], bits, block, factors_K)
-    if outliers is None:
-        outliers = 1 / 16 if blocks.on_grid and accuracy_level == 4 else 0
+        # GPTQ moves errors between columns, which rows that are looked up would show as they are.
+        is_table = any(is_lookup(user) for user in weight.consumers())
+        blocks = _store_rounded(graph, name, weight_NK, moments_KK, is_table, options)
     # Only a product has inputs to take apart.
-    apart = None
-    if outliers and moments_KK is not None and not is_lookup(node):
-        apart = outliers_of(weight_NK, blocks.factors_K, moments_KK, blocks.block, round(outliers * blocks.columns))
+    apart, share = None, options.share_apart(blocks)
+    if share and moments_KK is not None and not is_lookup(node):
+        apart = outliers_of(weight_NK, blocks.factors_K, moments_KK, blocks.block, round(share * blocks.columns))
     if isinstance(weight.const_value, ir.ExternalTensor):
         # Both are views of the mapped file, which cannot be closed while there are any.
         del values, weight_NK
@@ -269,15 +273,41 @@ def quantize_to_blocks(
     if is_lookup(node):
         look_up(graph, node, blocks)
     else:
-        multiply(graph, node, blocks, accuracy_level, apart)
+        multiply(graph, node, blocks, options.accuracy_level, apart)
     graph.opset_imports.setdefault("com.microsoft", 1)
     return QuantizedWeight(
         name=str(weight.name),
         op="embedding" if is_lookup(node) else "matmul",
-        shape=size,
+        shape=shape,
         method=_described(blocks, apart),
         snr_db=blocks.snr_db,
     )
+
+
+def _store_rounded(
+    graph: ir.Graph,
+    name: str,
+    weight_NK: Float,
+    moments_KK: npt.NDArray[np.float64] | None,
+    is_table: bool,
+    options: BlockOptions,
+) -> StoredBlocks:
+    """Round a matrix, by the moments of what it is multiplied by where they are known, and store it."""
+    factors_K = None
+    if moments_KK is not None and options.smoothing:
+        factors_K = _factors(moments_KK, options.smoothing)
+        # Inputs come divided by the factors and weights multiplied, so their moments are divided twice.
+        moments_KK = moments_KK / np.outer(factors_K, factors_K)
+    rounded = round_to_blocks(
+        weight_NK,
+        bits=options.bits,
+        block=options.size,
+        symmetric=options.is_symmetric,
+        search=options.searches,
+        moments_KK=None if is_table else moments_KK,
+        factors_K=factors_K,
+    )
+    return store(graph, name, rounded, weight_NK.shape[1], options.bits, options.size, factors_K)
 
 
 def _described(blocks: StoredBlocks, apart: Outliers | None) -> str:
@@ -301,9 +331,10 @@ def _moments_of(weight: ir.Value, by_rows: bool, hessian: Hessian) -> npt.NDArra
     """Moments of all that a weight is multiplied by, transposed by a node or not; None where any are unknown."""
     held = [node.outputs[0] for node in weight.consumers() if node.op_type == "Transpose"] if by_rows else [weight]
     products = [node for value in held for node in value.consumers() if node.op_type == "MatMul"]
-    found = [hessian.get(str(node.inputs[0].name)) for node in products if node.inputs[0] is not None]
-    known = [array for array in found if array is not None]
-    return sum(known[1:], known[0]) if known and len(known) == len(found) else None
+    names = [str(node.inputs[0].name) for node in products if node.inputs[0] is not None]
+    if not names or any(name not in hessian for name in names):
+        return None
+    return sum((hessian[name] for name in names[1:]), hessian[names[0]])
 
 
 def _factors(moments_KK: npt.NDArray[np.float64], smoothing: float) -> npt.NDArray[np.float32]:

@@ -131,13 +131,17 @@ def _refuse(model: ir.Model) -> None:
     if model.functions:
         raise QuantizeError(f"the graph {model.graph.name!r} has functions; inline them first (onnx.inliner)")
     for node in model.graph:
-        name, kinds = node.name or node.outputs[0].name, {attribute.type for attribute in node.attributes.values()}
-        if kinds & {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}:
-            raise QuantizeError(f"{name!r}, a {node.op_type}, has a graph within; only plain graphs become float16")
-        for value in (*node.inputs, *node.outputs):
-            if value is not None and value.name and value.dtype in (None, _HALF):
-                what = "is float16 already" if value.dtype == _HALF else "has no type; infer types first"
-                raise QuantizeError(f"{value.name!r} at {name!r} {what}; a float32 graph was expected")
+        _refuse_node(node)
+
+
+def _refuse_node(node: ir.Node) -> None:
+    name, kinds = node.name or node.outputs[0].name, {attribute.type for attribute in node.attributes.values()}
+    if kinds & {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}:
+        raise QuantizeError(f"{name!r}, a {node.op_type}, has a graph within; only plain graphs become float16")
+    for value in (*node.inputs, *node.outputs):
+        if value is not None and value.name and value.dtype in (None, _HALF):
+            what = "is float16 already" if value.dtype == _HALF else "has no type; infer types first"
+            raise QuantizeError(f"{value.name!r} at {name!r} {what}; a float32 graph was expected")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

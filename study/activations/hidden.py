@@ -3,9 +3,11 @@
 Shapes: T tokens of a text, S tokens that a decoder writes, F feed-forward size.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -34,6 +36,11 @@ class Hidden:
 
     gate_TF: Tensor
     value_TF: Tensor
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether neither holds NaN or infinity."""
+        return bool(self.gate_TF.isfinite().all() and self.value_TF.isfinite().all())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +103,7 @@ def record_states(checkpoint: str | os.PathLike[str]) -> HiddenStates:
     recorder = _Recorder(model)
     texts = [recorder.run(row, target) for row, target in zip(rows, targets, strict=True)]
     # Figures of NaN would be left out later, and the rest would look sound.
-    if not all(one.gate_TF.isfinite().all() and one.value_TF.isfinite().all() for layers in texts for one in layers):
+    if not all(one.is_finite for layers in texts for one in layers):
         raise CheckpointError(f"{path}: NaN or infinity enters an activation; its weights are not sound")
     gated = recorder.gated
     if not gated:
@@ -161,25 +168,24 @@ def _rows(path: Path, model: Transformer) -> tuple[list[list[int]], str]:
     by_word = generation is not None and generation.get("split_on_whitespace") is True
     tokenizer = _tokenizer(path, folder, by_word)
     limit = min(TOKENS, model.config.max_positions)
-    rows = []
-    for text in english_words(10_000) if by_word else english_sentences(10_000):
-        try:
-            # Sentences are not of every tokenizer's language.
-            (row,) = tokenizer.encode([text])
-        except InputError:  # none of its language
-            continue
-        # A word that is cut is another word; a sentence that is cut is still English.
-        if len(row) > limit and by_word:
-            continue
-        rows.append(row[:limit])
-        if len(rows) == TEXTS:
-            break
+    texts = english_words(10_000) if by_word else english_sentences(10_000)
+    read = _readable(tokenizer, texts)
+    # A word that is cut is another word; a sentence that is cut is still English.
+    whole = (row[:limit] for row in read if len(row) <= limit or not by_word)
+    rows = list(itertools.islice(whole, TEXTS))
     if len(rows) < LEAST_ROUNDS:
         raise CheckpointError(
             f"{path}: its tokenizer reads {len(rows)} of the built-in English texts, fewer than {LEAST_ROUNDS}, which "
             "show nothing; leave the checkpoint out for normal inputs"
         )
     return rows, "words" if by_word else "sentences"
+
+
+def _readable(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[list[int]]:
+    """Token ids of each text, but of those that are not of the tokenizer's language."""
+    for text in texts:
+        with contextlib.suppress(InputError):
+            yield from tokenizer.encode([text])
 
 
 def _tokenizer(path: Path, folder: Path, by_word: bool) -> Tokenizer:

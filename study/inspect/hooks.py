@@ -118,22 +118,26 @@ def _attention(path: str, nodes: list[ir.Node]) -> AttentionTap | None:
             assert scores is not None
             return AttentionTap(path=path, weights=_name(node.outputs[0]), mask=_name(scores), causal=False)
         if node.op_type == "Attention" and node.domain == "":
-            # Y, present_key, present_value, qk_matmul_output: outputs are told by their place, so
-            # those in between are there too, without a name.
-            node.resize_outputs(4)
-            for output in node.outputs[1:3]:
-                output.name = output.name or ""
-            weights, query = node.outputs[3], node.inputs[0]
-            weights.name = f"{node.outputs[0].name}_weights"
-            # An output of the graph must have a type, and nobody has inferred this one's.
-            weights.dtype = (query.dtype if query is not None else None) or ir.DataType.FLOAT
-            node.attributes["qk_matmul_output_mode"] = ir.AttrInt64("qk_matmul_output_mode", _AFTER_SOFTMAX)
+            weights = _give_weights(node)
             mask = node.inputs[3] if len(node.inputs) > 3 else None
             causal = node.attributes.get_int("is_causal", 0) == 1
-            return AttentionTap(
-                path=path, weights=weights.name, mask=None if mask is None else _name(mask), causal=causal
-            )
+            return AttentionTap(path=path, weights=weights, mask=None if mask is None else _name(mask), causal=causal)
     return None
+
+
+def _give_weights(node: ir.Node) -> str:
+    """Let an Attention give its weights too; name them."""
+    # Y, present_key, present_value, qk_matmul_output: outputs are told by their place, so those in between are there
+    # too, without a name.
+    node.resize_outputs(4)
+    for output in node.outputs[1:3]:
+        output.name = output.name or ""
+    weights, query = node.outputs[3], node.inputs[0]
+    weights.name = f"{node.outputs[0].name}_weights"
+    # An output of the graph must have a type, and nobody has inferred this one's.
+    weights.dtype = (query.dtype if query is not None else None) or ir.DataType.FLOAT
+    node.attributes["qk_matmul_output_mode"] = ir.AttrInt64("qk_matmul_output_mode", _AFTER_SOFTMAX)
+    return weights.name
 
 
 def _units(path: str, nodes: list[ir.Node]) -> UnitsTap | None:

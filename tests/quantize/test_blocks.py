@@ -1,5 +1,6 @@
 """Blocks of 8 and 4 bits against their definition in numpy: packing, zero points, ragged rows, tied tables, levels."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from tfm.errors import QuantizeError
 from tfm.export import graphs_of, to_onnx, verify
 from tfm.export.verify.optimized import LEVELS
 from tfm.export.verify.samples import cases
-from tfm.quantize import quantize_blocks, quantize_int8, quantize_to_blocks
+from tfm.quantize import BlockOptions, quantize_blocks, quantize_int8, quantize_to_blocks
 from tfm.quantize.methods.block_rounding import round_to_blocks
+from tfm.quantize.methods.blocks import BlockKeywords
 from tfm.quantize.methods.hessian import second_moments
 
 RNG = np.random.default_rng(0)
@@ -340,3 +342,8 @@ def test_a_tied_decoder_is_verified(make_model: Any, tmp_path: Path, opset: int,
     assert report.passed, report.first_fault
     assert {op.weights for op in report.ops if op.is_layer} <= {"identical", "quantized"}
     assert all(output.figures.max_abs > 0 for output in report.outputs)
+
+
+def test_the_keywords_are_the_fields_of_the_options() -> None:
+    fields = {field.name: field.type for field in dataclasses.fields(BlockOptions)}
+    assert fields == BlockKeywords.__annotations__
