@@ -1,20 +1,16 @@
 """The page of `tfm activations` in headless Chromium: within the window, quiet, readable, and the curves are seen."""
 
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.study.activations.test_activations_page import CONTENT, activation
 from tests.support.pages import CONTRASTS, OVERFLOWING, SCHEMES, opened
 from tfm.report import ActivationCurve
 from tfm.study.activations import write_activations
 
-CONTENT = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).parents[1] / "study/activations/test_activations_page.py"))
-)
 SIZES = {"phone": (390, 844), "desktop": (1280, 900)}
 NAMES = ("relu", "gelu_tanh", "swiglu")
 
@@ -29,10 +25,10 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for name in NAMES
     ]
-    values = [CONTENT.activation(name, formula="½x (1 + tanh(√(2/π) (x + 0.044715 x³)))") for name in NAMES]
+    values = [activation(name, formula="½x (1 + tanh(√(2/π) (x + 0.044715 x³)))") for name in NAMES]
     path = tmp_path_factory.mktemp("page") / "activations.html"
     warnings = ["the machine was busy when this began: a load of 3.9 on 2 usable cores"]
-    write_activations(path, CONTENT.CONTENT | {"activations": values, "warnings": warnings}, curves)
+    write_activations(path, CONTENT | {"activations": values, "warnings": warnings}, curves)
     return path
 
 

@@ -1,6 +1,5 @@
 """The page of a study in headless Chromium: within the window, readable, and its marks where the axis says."""
 
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +7,9 @@ import pytest
 from activation_study.html import write_study
 from activation_study.page import page_content
 
+from tests.benchmarks.activation_study.study_samples import results
 from tests.support.pages import CONTRASTS, OVERFLOWING, opened
 
-HERE = Path(__file__).resolve()
 SIZES = {"phone": (390, 844), "desktop": (1280, 900)}
 
 CLIPPED = """
@@ -35,7 +34,6 @@ OVERLAPPING = """
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, Any]]]:
     """Pages and their contents: a whole study, and a short one of a single seed."""
-    results = runpy.run_path(str(HERE.parents[1] / "benchmarks" / "activation_study" / "study_samples.py"))["results"]
     folder = tmp_path_factory.mktemp("studies")
     contents = {"study": page_content(results()), "quick": page_content(results(seeds=1, steps=25))}
     for name, content in contents.items():

@@ -1,11 +1,12 @@
 """The soak harness, for seconds: that it finds nothing, and that it would find something."""
 
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.reliability.soak import soak
 
 SOAK = Path(__file__).parents[1] / "reliability" / "soak.py"
 
@@ -25,7 +26,6 @@ def test_mixed_work_of_many_threads(make_bundle):
 def test_a_wrong_answer_is_found(make_bundle, monkeypatch, capsys):
     from tfm.runtime import Encoder
 
-    module = runpy.run_path(str(SOAK))
     embed, calls = Encoder.embed, []
 
     def wrong_after_a_while(self, inputs, **named):
@@ -34,5 +34,5 @@ def test_a_wrong_answer_is_found(make_bundle, monkeypatch, capsys):
         return answer * (2 if len(calls) > 50 else 1)
 
     monkeypatch.setattr(Encoder, "embed", wrong_after_a_while)
-    assert not module["soak"]([make_bundle("encoder")], threads=2, minutes=0.05, opens=10)
+    assert not soak([make_bundle("encoder")], threads=2, minutes=0.05, opens=10)
     assert "another answer to" in capsys.readouterr().out

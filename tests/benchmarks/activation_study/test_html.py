@@ -4,7 +4,6 @@ import copy
 import json
 import math
 import re
-import runpy
 import statistics
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,11 +23,11 @@ from activation_study.html import (
 from activation_study.page import page_content
 from activation_study.plots import gradient_plots, loss_plots, path, round_log
 
+from tests.benchmarks.activation_study.study_samples import WORKS, results
 from tfm.errors import BundleError
 from tfm.report import Row
 
-SAMPLES = runpy.run_path(str(Path(__file__).with_name("study_samples.py")))
-RESULTS: dict[str, Any] = SAMPLES["results"]()
+RESULTS: dict[str, Any] = results()
 CONTENT = page_content(RESULTS)
 NAMES = RESULTS["activations"]
 
@@ -61,10 +60,10 @@ def written(folder: Path, content: dict[str, Any]) -> Page:
 def with_errors(*rows: tuple[str, list[float]]) -> dict[str, Any]:
     """A study whose activations have these error rates, one for each seed."""
     names = tuple(name for name, _ in rows)
-    results: dict[str, Any] = SAMPLES["results"](names=names, seeds=len(rows[0][1]), steps=25)
-    for run in results["runs"]:
+    made: dict[str, Any] = results(names=names, seeds=len(rows[0][1]), steps=25)
+    for run in made["runs"]:
         run["deployed"]["errors"]["fp32"]["phoneme_error"] = dict(rows)[run["activation"]][run["seed"]]
-    return page_content(results)
+    return page_content(made)
 
 
 def test_content_is_json_and_matches_the_raw_results() -> None:
@@ -88,7 +87,7 @@ def test_content_is_json_and_matches_the_raw_results() -> None:
 
 
 def test_a_short_training_has_its_last_step() -> None:
-    content = page_content(SAMPLES["results"](names=("relu", "silu"), steps=4))
+    content = page_content(results(names=("relu", "silu"), steps=4))
     assert [step for step, _ in content["activations"][0]["loss"]] == [4]
 
 
@@ -187,7 +186,7 @@ def test_times_in_words() -> None:
     for entry, ratio in zip(activations[1]["ratios"], ratios, strict=False):
         entry |= dict(zip(("value", "low", "high", "noisy"), ratio, strict=True))
     charts = time_charts(activations)
-    assert [chart.title for chart in charts] == list(SAMPLES["WORKS"])
+    assert [chart.title for chart in charts] == list(WORKS)
     assert [row.name for row in charts[0].rows] == ["sigmoid"]
     assert texts(charts[0].rows[0]) == ("1.50× (1.20 to 1.80)", "no difference shown (0.90 to 1.20)")
     assert texts(charts[1].rows[0]) == ("too noisy", "1.02× (1.003 to 1.04)")
@@ -260,7 +259,7 @@ def test_what_it_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("names", [("relu",), ("relu", "silu")])
 def test_one_seed_shows_nothing(tmp_path: Path, names: tuple[str, ...]) -> None:
-    text = written(tmp_path, page_content(SAMPLES["results"](names=names, seeds=1))).text
+    text = written(tmp_path, page_content(results(names=names, seeds=1))).text
     assert "From one seed no difference in phoneme error can be shown" in text
     assert "±" not in text.replace("± half", "")
     assert "inf" not in text.replace("info", "")

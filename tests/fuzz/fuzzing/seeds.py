@@ -4,14 +4,12 @@ Weights count up in eighths, so that what a corpus keeps of them is small.
 """
 
 import json
-import runpy
 import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parents[2]
 SIZES: dict[str, Any] = {"vocab_size": 11, "d_model": 8, "nhead": 2, "dim_feedforward": 12, "max_positions": 16}
 
 _DECODER = {
@@ -255,8 +253,9 @@ def tokenizers() -> dict[str, Any]:
 
 def make_gguf(place: Path) -> None:
     """Llamas and a Qwen 2, one quantized, with a tokenizer."""
-    writers = runpy.run_path(str(TESTS / "model" / "test_gguf.py"))
-    kinds = writers["GGMLQuantizationType"]
+    from tests.support import gguf_files
+
+    kinds = gguf_files.GGMLQuantizationType
 
     def tokenizer(writer: Any) -> None:
         writer.add_tokenizer_model("gpt2")
@@ -274,7 +273,7 @@ def make_gguf(place: Path) -> None:
         ("quantized", "llama", kinds.Q8_0),
         ("half", "qwen2", kinds.F16),
     ):
-        writers["write"](folder(place / name) / "model.gguf", writers["theirs"](family), kind, tokenizer)
+        gguf_files.write(folder(place / name) / "model.gguf", gguf_files.theirs(family), kind, tokenizer)
 
 
 def make_params(place: Path) -> None:
