@@ -94,10 +94,10 @@ class Rotated(Method):
             return [shape], into, shape.outputs[0]
         # A 0 keeps a size as it is, so that no node has to look for it.
         kept = [0] * (len(x.shape) - 1)
-        into = np.array([*kept, width // self.block, self.block], np.int64)
-        back_to = np.array([*kept, width], np.int64)
-        names = [f"{SHARED}shape_{'_'.join(map(str, shape))}" for shape in (into, back_to)]
-        found = [initializer(graph, name, shape) for name, shape in zip(names, (into, back_to), strict=True)]
+        split = np.array([*kept, width // self.block, self.block], np.int64)
+        whole = np.array([*kept, width], np.int64)
+        names = [f"{SHARED}shape_{'_'.join(map(str, shape))}" for shape in (split, whole)]
+        found = [initializer(graph, name, shape) for name, shape in zip(names, (split, whole), strict=True)]
         return [], found[0], found[1]
 
     @classmethod
