@@ -30,6 +30,15 @@ class Observed:
     largest_K: npt.NDArray[np.float32]
     batches: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]]
 
+    @property
+    def power_K(self) -> npt.NDArray[np.float64]:
+        """Mean square of each channel over the rows that are no padding."""
+        total_K, count = np.zeros(len(self.largest_K)), 0
+        for rows_RK, real_R in self.batches:
+            total_K += np.square(rows_RK[real_R], dtype=np.float64).sum(0)
+            count += int(real_R.sum())
+        return total_K / max(count, 1)
+
 
 def joined(op: Op, observed: Mapping[str, Observed]) -> Observed | None:
     """What goes into all products of an op together, since they share a weight; None where one was not seen."""

@@ -29,25 +29,25 @@ class Outliers:
 
 
 def outliers_of(
-    weight_NK: Float, factors_K: Float | None, moments_KK: npt.NDArray[np.float64], block: int, count: int
+    weight_NK: Float, factors_K: Float | None, input_K: npt.NDArray[np.floating], block: int, count: int
 ) -> Outliers | None:
     """Choose a product's outliers.
 
     Args:
         weight_NK: Its exact weight.
         factors_K: What its columns are multiplied by, and the inputs divided; None for nothing.
-        moments_KK: Mean outer product of the inputs before that.
+        input_K: Mean square of each input before that.
         block: Inputs that are rounded together.
         count: How many at most.
 
     Returns:
         The outliers, or None where there are none.
     """
-    factors_K = np.ones(len(moments_KK), np.float32) if factors_K is None else factors_K
+    factors_K = np.ones(len(input_K), np.float32) if factors_K is None else factors_K
     # The product gets x / factors and factors · W: so the powers of both are divided and
     # multiplied.
     power_K = np.einsum("nk,nk->k", weight_NK, weight_NK) * np.square(factors_K)
-    inputs = choose_outliers(moments_KK.diagonal() / np.square(factors_K), power_K, block, count)
+    inputs = choose_outliers(input_K / np.square(factors_K), power_K, block, count)
     # float16 if it is off by no more than half a unit of its 11 bits at the largest.
     weight_oN = (weight_NK[:, inputs] * factors_K[inputs]).T
     return Outliers(inputs=inputs, weight_oN=as_half(weight_oN, np.abs(weight_oN).max() / 2048)) if inputs else None
