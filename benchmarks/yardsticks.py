@@ -1,16 +1,13 @@
 """What other tools' checks say of the defects that our own verification is tested with.
 
-    python -m pip install --no-deps --target build/yardsticks \\
-      polygraphy==0.53.6 optimum==2.3.0 optimum-onnx==0.1.0 transformers==4.57.6 huggingface-hub==0.36.2 tokenizers==0.22.2 \\
-      requests urllib3 idna certifi charset-normalizer
-    PYTHONPATH=build/yardsticks python benchmarks/yardsticks.py [--defects NAME …]
+    PYTHONPATH=build/yardsticks python benchmarks/yardsticks.py [--defects NAME …]   # docs/verification.md says what to install there
 
 Each defect of tests/support/defects.py is planted into our export of a tiny model. The file goes, beside the PyTorch
 module, before each tool twice. By default: with the tool's tolerances and inputs as the tool makes them. At its best:
 with our inputs where it takes any (optimum: five draws of its own), at the tightest tolerance, none or a power of ten
 from 1e-7, that the right export of the same model passes. A value that a tool reports of the right export too, at any
-tolerance, counts against neither. A defect is named where the first value that the tool reports is of the
-op that is wrong, or lies between it and the op before; tools that see outputs alone can name outputs alone.
+tolerance, counts against neither. A defect is named where the first value that the tool reports is of the op that is
+wrong, or lies between it and the op before; tools that see outputs alone can name outputs alone.
 
 Prints Markdown, and writes benchmarks/results/yardsticks.json.
 """
