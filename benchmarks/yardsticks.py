@@ -1,6 +1,8 @@
 """What other tools' checks say of the defects that our own verification is tested with.
 
-    PYTHONPATH=build/yardsticks python benchmarks/yardsticks.py [--defects NAME …]   # docs/verification.md says what to install there
+    python benchmarks/yardsticks.py [--defects NAME …]
+
+The tools are looked for in build/yardsticks first; docs/verification.md says what to install there.
 
 Each defect of tests/support/defects.py is planted into our export of a tiny model. The file goes, beside the PyTorch
 module, before each tool twice. By default: with the tool's tolerances and inputs as the tool makes them. At its best:
@@ -24,6 +26,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+if __name__ == "__main__":  # what imports this as a module keeps its own packages
+    sys.path.insert(0, str(Path(__file__).parents[1] / "build" / "yardsticks"))
 
 import onnx_ir as ir
 import torch
