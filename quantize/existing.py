@@ -134,8 +134,9 @@ def quantize_bundle(
         with stage("try what is timed at the end"):  # what cannot be started here fails now, not after the search
             try_engines({"fp32": onnx_job(fp32)}, workloads)
         with stage(f"quantize to {precision}") as progress:
+            # By the copies: files that are linked elsewhere too are not read by onnx-ir, and nobody writes to these.
             made = quantize(
-                manifest,
+                dataclasses.replace(manifest, folder=folder),
                 folder,
                 precision=precision,
                 options=asked,

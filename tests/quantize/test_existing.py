@@ -17,6 +17,7 @@ import onnxruntime as ort
 import pytest
 
 import tfm.quantize.existing as existing
+from tests.support import toys
 from tfm.bundle.json_files import describe_file
 from tfm.bundle.manifest import check_digests, read_manifest
 from tfm.bundle.scratch import LOCK
@@ -214,6 +215,17 @@ def test_a_new_folder_and_the_old_one_stays(bundle: Path, tmp_path: Path) -> Non
         quantize_bundle(bundle, tmp_path / "out" / "y.tfm")
     assert quantize_bundle(bundle, tmp_path / "out" / "y.tfm", overwrite=True).shipped
     assert not [path.name for path in tmp_path.rglob(".*")]
+
+
+def test_files_that_are_linked_elsewhere(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As installers of packages link them; onnx-ir reads no weights that have another name too."""
+    model = ir.load(bundle / "onnx" / "model.onnx")
+    ir.external_data.load_to_model(model)
+    ir.save(model, bundle / "onnx" / "model.onnx", external_data="model.onnx_data", size_threshold_bytes=256)
+    toys.write_manifest(bundle, json.loads((bundle / "manifest.json").read_text()))
+    for number, path in enumerate(sorted((bundle / "onnx").iterdir())):
+        os.link(path, tmp_path / f"{number}.link")
+    assert quantize_bundle(bundle, tmp_path / "linked.tfm").shipped
 
 
 def test_anew_and_in_another_precision(bundle: Path) -> None:
