@@ -42,7 +42,7 @@ from tfm.export.passes import OP_KEY
 from tfm.export.verify.samples import cases
 
 if TYPE_CHECKING:
-    from peers.yardsticks import Check, Subject
+    from peers.yardstick_checks import Check, Subject
 
 RESULTS = Path(__file__).with_name("results") / "yardsticks.json"
 OURS = "ours"
@@ -183,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--defects", nargs="*", default=list(DEFECTS), help="only these; nothing is written then")
     options = parser.parse_args()
-    from peers.yardsticks import CHECKS
+    from peers.yardstick_checks import CHECKS
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -218,7 +218,7 @@ def run(checks: "Mapping[str, Check]", defects: Sequence[str], folder: Path) -> 
 
 def subject_of(name: str, folder: Path) -> "Subject":
     """Export one of the tests' models, and keep what torch knows of its graph."""
-    from peers.yardsticks import Subject
+    from peers.yardstick_checks import Subject
 
     if name == "by_hand":
         graph = open_generic(None, "tests.support.generic_models:by_hand")
