@@ -5,6 +5,8 @@ from .manifest import Manifest, read_proved
 
 TOKENIZER = "tokenizer.json"
 CONFIG = "config.json"
+SENTENCES = "config_sentence_transformers.json"
+PIXELS = "preprocessor_config.json"
 MASK_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -19,8 +21,10 @@ class Companions:
         """
         self.manifest = manifest
         names = [TOKENIZER]
-        if _has_logits(manifest):  # nothing else needs them
-            names += [CONFIG, *MASK_FILES]
+        if manifest.kind in ("encoder", "module"):
+            # The first of them says whether a model is told which text of a pair a token is of.
+            names += [CONFIG, *MASK_FILES] if _has_logits(manifest) else MASK_FILES[:1]
+            names += [SENTENCES, PIXELS]
         self._contents = {name: read_proved(manifest, name) for name in names if name in manifest.files}
 
     def content(self, name: str) -> bytes | None:
@@ -40,7 +44,16 @@ class Companions:
         content = self.content(name)
         return None if content is None else parse_json(self.manifest.folder / name, content).fields()
 
+    def texts(self, name: str, key: str) -> list[str] | None:
+        """Give a list of strings in the object of a JSON file; None: there is no such key, or no such file.
+
+        Raises:
+            BundleError: It is malformed.
+        """
+        value = (self.json(name) or {}).get(key)
+        return None if value is None or value.value is None else [item.text() for item in value.items()]
+
 
 def _has_logits(manifest: Manifest) -> bool:
     signature = manifest.signature.get("model")
-    return manifest.kind == "encoder" and signature is not None and any(s.name == "logits" for s in signature.outputs)
+    return signature is not None and any(spec.name.endswith("logits") for spec in signature.outputs)

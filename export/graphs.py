@@ -102,7 +102,9 @@ class EncoderGraph(Graph):
         hidden = Value(name="last_hidden_state", dtype="float32", shape=("batch", _length(config), config.d_model))
         rows: dict[str, Shape] = {"sentence_embedding": ("batch", config.d_model)} if config.pooling else {}
         rows |= {"pooler_output": ("batch", config.d_model)} if config.pooler else {}
-        if config.head is not None:
+        if config.head == "question-answering":
+            rows |= {name: ("batch", _length(config)) for name in ("start_logits", "end_logits")}
+        elif config.head is not None:
             size = config.vocab_size if config.head == "masked-lm" else config.num_labels
             rows["logits"] = ("batch", size) if config.head == "sequence" else ("batch", _length(config), size)
         self.outputs = (hidden, *(Value(name=name, dtype="float32", shape=shape) for name, shape in rows.items()))
@@ -115,7 +117,10 @@ class EncoderGraph(Graph):
         config, outputs = self.model.config, [hidden_BTD]
         outputs += [self.model.pool(hidden_BTD, tensors[1])] if config.pooling else []
         outputs += [self.model.pooler_output(hidden_BTD)] if config.pooler else []
-        outputs += [self.model.predict(hidden_BTD)] if config.head else []
+        if config.head == "question-answering":
+            outputs += self.model.predict(hidden_BTD).unbind(-1)
+        elif config.head:
+            outputs.append(self.model.predict(hidden_BTD))
         return tuple(outputs)
 
     def sample(self, generator: torch.Generator, batch: int, length: int, past: int = 0) -> list[Tensor]:

@@ -41,7 +41,7 @@ def _encoding(model: Encoder, kind: str, rows: list[list[int]], texts: list[str]
     task = next((name for name in model.tasks if name in (_OF_TEXTS if texts else _OF_ROWS)), None)
     if task is not None:
         call = getattr(model, task)
-        return worker.timed(lambda: call(texts or rows))
+        return worker.timed(lambda: call(texts or rows, long_texts="cut"))
     # It is of texts and ragged rows, which a graph without a task does not take.
     if kind == CORPUS:
         return None

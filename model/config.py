@@ -18,7 +18,7 @@ Positions = Literal["sinusoidal", "learned", "rotary", "relative", "alibi", "non
 Norm = Literal["layer", "rms"]
 Residuals = Literal["identity", "projected"]
 Pooling = Literal["mean", "cls", "max", "mean_sqrt_len", "weightedmean", "lasttoken"]
-Head = Literal["masked-lm", "sequence", "token"]
+Head = Literal["masked-lm", "sequence", "token", "question-answering"]
 Scaling = Literal["linear", "dynamic", "yarn", "llama3"]
 Part = Literal["encoder", "decoder", "cross"]
 
@@ -175,7 +175,8 @@ class TransformerConfig:
         pooler: A tanh layer on the first token (BERT's `pooler_output`).
         pooling: Sentence embedding as sentence-transformers pools it, one of `POOLINGS`; None for none.
         normalize: Scale the sentence embedding to unit length.
-        head: What an encoder predicts: "masked-lm", "sequence" or "token" labels; None: nothing.
+        head: What an encoder predicts: "masked-lm", "sequence" or "token" labels, or, for "question-answering", whether
+            an answer starts and whether it ends at a token; None: nothing.
         head_activation: Activation between the two layers of a head, a name of `tfm.ops.ACTIVATIONS`; None: a head of
             labels is one layer, and masked-lm takes `activation`'s, or that of its gate.
         labels: Names of the labels of a "sequence" or "token" head, in the order of its logits.
@@ -441,7 +442,7 @@ class TransformerConfig:
     def _check_outputs(self) -> None:
         if self.head in ("sequence", "token") and not self.labels:
             raise ConfigError(f"a {self.head!r} head needs labels, the names of what it predicts")
-        reads_text = self.type_vocab_size or self.pooling or self.head in ("masked-lm", "token")
+        reads_text = self.type_vocab_size or self.pooling or self.head in ("masked-lm", "token", "question-answering")
         if self.image_size is not None and reads_text:
             raise ConfigError("type_vocab_size, pooling and heads on tokens are for text, but image_size says images")
         if self.normalize and self.pooling is None:
@@ -506,8 +507,8 @@ class TransformerConfig:
 
     @property
     def num_labels(self) -> int:
-        """Number of labels of a "sequence" or "token" head."""
-        return len(self.labels or ())
+        """Number of labels of a "sequence" or "token" head; of "question-answering" two, start and end."""
+        return 2 if self.head == "question-answering" else len(self.labels or ())
 
     @property
     def target_vocab_size(self) -> int:

@@ -1,4 +1,4 @@
-"""What encoders predict with: labels of a sequence, labels of tokens, or masked tokens."""
+"""What encoders predict with: labels of a sequence, labels of tokens, where an answer is, or masked tokens."""
 
 from torch import Tensor, nn
 

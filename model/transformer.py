@@ -295,5 +295,8 @@ class Transformer(nn.Module):
         return self.pooler_activation(self.pooler(hidden_BTD[:, 0]))
 
     def predict(self, hidden_BTD: Tensor) -> Tensor:
-        """Compute the head's logits: (B, labels) for a sequence, (B, T, labels) or (B, T, V) for tokens."""
+        """Compute the head's logits: (B, labels) for a sequence, (B, T, labels) or (B, T, V) for tokens.
+
+        Of question answering they are (B, T, 2): whether an answer starts there, and whether it ends.
+        """
         return self.head(hidden_BTD[:, 0] if self.config.head == "sequence" else hidden_BTD)

@@ -3,6 +3,7 @@
 from tfm.lazy import lazily
 
 from .bundle import Quantized, budget_gate, quantize
+from .calibration.domains import one_of_each
 from .calibration.hooked import open_hooked
 from .calibration.observe import Observed, observe
 from .calibration.read import Calibration, read_calibration
@@ -49,6 +50,7 @@ __all__ = [
     "lowest_of_graphs",
     "measure_nmse",
     "observe",
+    "one_of_each",
     "open_hooked",
     "quantize",
     "quantize_blocks",

@@ -10,14 +10,13 @@ if TYPE_CHECKING:
     from .control import CancelToken
     from .decoder import Decoder
     from .doctor.doctor import BundleState, CanaryState, Diagnosis, diagnose
-    from .encoder import Encoder
+    from .encoder import EmbedOptions, EmbedStreamOptions, Encoder
     from .encoder_decoder import EncoderDecoder
     from .generation.conversation import Conversation
     from .generation.loop import continue_greedily
     from .generation.settings import GenerationSettings
     from .generation.state import DecoderState, from_nothing
     from .golden import GoldenOutput, GoldenReport, check_golden
-    from .heads import Entity, Fill, Label
     from .inputs.batched import CallOptions, StreamOptions, TaskOptions
     from .inputs.batches import batches, check_count, check_rows, length_limit, pad_rows
     from .inputs.checks import Array, InputChecks, nearest
@@ -32,9 +31,17 @@ if TYPE_CHECKING:
     from .sessions.providers import PROVIDERS, count_threads, open_session
     from .sessions.requires import check_onnxruntime
     from .sessions.session import Session
+    from .tasks.embeddings import VectorOptions, embedding_ranges
+    from .tasks.entities import Entity, EntityGroup
+    from .tasks.labeling import Label
+    from .tasks.masks import Fill
+    from .tasks.ranking import Ranked
+    from .tasks.spans import Answer
+    from .tasks.zero_shot import ZeroShot
 
 __all__ = [
     "PROVIDERS",
+    "Answer",
     "Array",
     "BundleState",
     "CallOptions",
@@ -44,9 +51,12 @@ __all__ = [
     "Decoder",
     "DecoderState",
     "Diagnosis",
+    "EmbedOptions",
+    "EmbedStreamOptions",
     "Encoder",
     "EncoderDecoder",
     "Entity",
+    "EntityGroup",
     "ErrorStats",
     "Fill",
     "GenerationSettings",
@@ -57,11 +67,14 @@ __all__ = [
     "Model",
     "Module",
     "Progress",
+    "Ranked",
     "Session",
     "StepProgress",
     "StreamOptions",
     "TaskOptions",
     "Tokenizer",
+    "VectorOptions",
+    "ZeroShot",
     "batches",
     "check_count",
     "check_golden",
@@ -71,6 +84,7 @@ __all__ = [
     "continue_greedily",
     "count_threads",
     "diagnose",
+    "embedding_ranges",
     "files_of_graph",
     "from_nothing",
     "length_limit",
@@ -90,14 +104,13 @@ __getattr__, __dir__ = lazily(
         "control": "CancelToken",
         "decoder": "Decoder",
         "doctor.doctor": "BundleState CanaryState Diagnosis diagnose",
-        "encoder": "Encoder",
+        "encoder": "EmbedOptions EmbedStreamOptions Encoder",
         "encoder_decoder": "EncoderDecoder",
         "generation.conversation": "Conversation",
         "generation.loop": "continue_greedily",
         "generation.settings": "GenerationSettings",
         "generation.state": "DecoderState from_nothing",
         "golden": "ErrorStats GoldenOutput GoldenReport check_golden",
-        "heads": "Entity Fill Label",
         "inputs.batched": "CallOptions StreamOptions TaskOptions",
         "inputs.batches": "batches check_count check_rows length_limit pad_rows",
         "inputs.checks": "Array InputChecks nearest",
@@ -112,6 +125,13 @@ __getattr__, __dir__ = lazily(
         "sessions.providers": "PROVIDERS count_threads open_session",
         "sessions.requires": "check_onnxruntime",
         "sessions.session": "Session",
+        "tasks.embeddings": "VectorOptions embedding_ranges",
+        "tasks.entities": "Entity EntityGroup",
+        "tasks.labeling": "Label",
+        "tasks.masks": "Fill",
+        "tasks.ranking": "Ranked",
+        "tasks.spans": "Answer",
+        "tasks.zero_shot": "ZeroShot",
     },
     {"Figures": "ErrorStats", "GOLDEN_SCHEMA": "tfm.bundle.golden_files.GOLDEN_SCHEMA"},
 )

@@ -3,26 +3,41 @@
 Shapes: B batch, S sequence, D model size, L labels, V vocabulary.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from tfm.bundle import TensorSpec
 from tfm.errors import InputError
 
-from .heads import Entity, Fill, Label, Squash, Task, find_mask, labeling, mask_filling, read_squash, token_labeling
-from .inputs.batched import Batched, Inputs, StreamOptions, TaskOptions
-from .inputs.batches import check_count, length_limit
-from .model import as_iterator
+from .image_tasks import ImageTasks
+from .inputs.batched import Inputs, StreamOptions, TaskOptions
+from .inputs.batches import length_limit
+from .pair_tasks import PairTasks
+from .tasks.base import Task
+from .tasks.embeddings import SIMILARITIES, VectorForm, VectorOptions, read_similarity, vector_form
+from .tasks.entities import Aggregation, check_aggregation, token_labeling
+from .tasks.labeling import Label, check_top_k, labeling
+from .tasks.masks import Fill, find_mask, mask_filling, read_special
+from .tasks.which import tasks_of
 
 
-class Encoder(Batched):
+class EmbedOptions(VectorOptions, TaskOptions, total=False):
+    """What `embed` takes besides: in what form, and what every task does."""
+
+
+class EmbedStreamOptions(VectorOptions, StreamOptions, total=False):
+    """What a stream of embeddings takes besides: in what form, and what every stream does."""
+
+
+class Encoder(PairTasks, ImageTasks):
     """A bundle that encodes: token states, and sentence embeddings, labels or masked tokens where it has them.
 
-    Each task takes texts, truncated to the model's greatest length, or rows of token ids; one str is as a list of one.
+    Each task takes texts, truncated to the model's greatest length, pairs of texts that are read together, `(a, b)`,
+    the longer of which is truncated first, or rows of token ids; one str is as a list of one. Which text of a pair a
+    token is of reaches the model as the tokenizer's own template says it.
     Inputs are sorted by length and put into batches of similar length; in a quantized precision each runs alone, since
     activations have scales that batch-mates and padding would share. More than a handful of batches run side by side,
     each on one thread, as many as the model has threads; results are the same to the last bit. So that threads do not
@@ -38,24 +53,10 @@ class Encoder(Batched):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the methods that the bundle's graph has an output for; where images come in, there are none."""
-        signature = self._sessions["model"].signature
-        if all(spec.name != "input_ids" for spec in signature.inputs):
-            return ()
-        found = {"embed": "sentence_embedding" in self._outputs}
-        logits = self._outputs.get("logits")
-        if logits is not None:
-            head = self.manifest.config.get("head")
-            # (B, L) are labels of texts. (B, S, L) and (B, S, V) have one rank: the configuration says
-            # whether they are labels of tokens or masked tokens.
-            found["classify"] = len(logits.shape) == 2
-            found["fill_mask"] = len(logits.shape) == 3 and head == "masked-lm"
-            found["classify_tokens"] = len(logits.shape) == 3 and head != "masked-lm"
-        return tuple(task for task, has in found.items() if has)
+        """Names of the methods that the bundle's graph has an output for."""
+        return tasks_of(self.manifest)
 
-    def embed(
-        self, inputs: Inputs, prompt: str | None = None, **options: Unpack[TaskOptions]
-    ) -> npt.NDArray[np.float32]:
+    def embed(self, inputs: Inputs, prompt: str | None = None, **options: Unpack[EmbedOptions]) -> npt.NDArray[Any]:
         """Embed texts or rows of ids.
 
         Args:
@@ -63,26 +64,44 @@ class Encoder(Batched):
             prompt: What goes in front of each text: the name of one of the bundle's prompts (`manifest.text.prompts`),
                 such as "query", or the words themselves, "" for none; None: the one that the checkpoint names as its
                 default, if any, as sentence-transformers does. Rows of ids are taken as they are.
-            **options: As of every task.
+            **options: In what form embeddings are given, `VectorOptions`, and those of every task.
 
         Returns:
-            One row per input, float32 (len(inputs), D).
+            One row per input, float32 (len(inputs), D) unless another form is asked for.
 
         Raises:
             InputError: The bundle has no sentence embedding or no tokenizer, or an input has no tokens.
         """
-        task = self._embedding()
+        task, (form, others) = self._embedding(), self._form(options)
         items = list(self._prompted(inputs, prompt))
         # Batches write their rows here: they end in any order, and rows stand in the caller's.
-        embeddings_BD = np.empty((len(items), int(self._outputs[task.output].shape[-1])), np.float32)
-        self._fill(embeddings_BD, task, items, options)
-        return embeddings_BD
+        embeddings_BD = np.empty((len(items), self._width), np.float32)
+        self._fill(embeddings_BD, task, items, cast(TaskOptions, others))
+        return form.of(embeddings_BD)
 
     def embed_stream(
-        self, inputs: Inputs, prompt: str | None = None, **options: Unpack[StreamOptions]
-    ) -> Iterator[npt.NDArray[np.float32]]:
-        """Embed a stream; yields float32 (D,) for each input, and raises as `embed` does."""
-        return self._stream(self._embedding(), self._prompted(inputs, prompt), options)
+        self, inputs: Inputs, prompt: str | None = None, **options: Unpack[EmbedStreamOptions]
+    ) -> Iterator[npt.NDArray[Any]]:
+        """Embed a stream; yields (D,) for each input, and raises as `embed` does."""
+        task, (form, others) = self._embedding(), self._form(options)
+        found = self._stream(task, self._prompted(inputs, prompt), cast(StreamOptions, others))
+        return (form.of(row_D[None])[0] for row_D in found)
+
+    def similarity(self, a: Any, b: Any, prompt: str | None = None) -> npt.NDArray[np.float32]:
+        """Say how near each of `a` is to each of `b`, by the measure that the checkpoint names, as cosine.
+
+        Args:
+            a: Texts, which are embedded first, or their embeddings (N, D).
+            b: Texts or embeddings (M, D).
+            prompt: As of `embed`.
+
+        Returns:
+            (N, M): the greater, the nearer; distances are negative.
+        """
+        one, other = (self._embedded(side, prompt) for side in (a, b))
+        if one.shape[1] != other.shape[1]:
+            raise InputError(f"embeddings of {one.shape[1]} and {other.shape[1]} dimensions cannot be compared")
+        return SIMILARITIES[self._similarity](one, other).astype(np.float32)
 
     def classify(self, inputs: Inputs, top_k: int | None = 1, **options: Unpack[TaskOptions]) -> list[list[Label]]:
         """Label texts or rows of ids, as Hugging Face's text-classification pipeline does.
@@ -131,32 +150,44 @@ class Encoder(Batched):
         return self._stream(self._mask_filling(top_k), inputs, options)
 
     def classify_tokens(
-        self, inputs: str | Iterable[str], ignore_labels: Sequence[str] = ("O",), **options: Unpack[TaskOptions]
-    ) -> list[list[Entity]]:
-        """Label the tokens of texts, as Hugging Face's token-classification pipeline does without aggregation.
+        self,
+        inputs: str | Iterable[str],
+        ignore_labels: Sequence[str] = ("O",),
+        aggregation: Aggregation = "none",
+        **options: Unpack[TaskOptions],
+    ) -> list[list[Any]]:
+        """Label the tokens of texts, as Hugging Face's token-classification pipeline does.
 
         Args:
             inputs: Texts; not rows of ids, whose places in a text are unknown.
             ignore_labels: Tokens of these labels are left out.
+            aggregation: "none": each token alone; "simple": neighbors of one label are one; "first", "average", "max":
+                so are whole words before that, whose label is that of their first token, of the mean of their tokens'
+                scores, or of the token that is surest.
             **options: As of every task.
 
         Returns:
-            For each text {"entity", "score", "index", "word", "start", "end"} of its tokens but the special ones.
+            For each text an `Entity`, {"entity", "score", "index", "word", "start", "end"}, of each of its tokens but
+            the special ones; aggregated an `EntityGroup`, {"entity_group", "score", "word", "start", "end"}.
 
         Raises:
             InputError: The bundle has no labels for tokens or no tokenizer, or a text has no tokens.
         """
-        task = self._token_labeling(ignore_labels)
+        task = self._token_labeling(ignore_labels, aggregation)
         return self._list(task, inputs, options)
 
     def classify_tokens_stream(
-        self, inputs: str | Iterable[str], ignore_labels: Sequence[str] = ("O",), **options: Unpack[StreamOptions]
-    ) -> Iterator[list[Entity]]:
+        self,
+        inputs: str | Iterable[str],
+        ignore_labels: Sequence[str] = ("O",),
+        aggregation: Aggregation = "none",
+        **options: Unpack[StreamOptions],
+    ) -> Iterator[list[Any]]:
         """Label the tokens of a stream of texts; yields and raises as `classify_tokens` does."""
-        task = self._token_labeling(ignore_labels)
+        task = self._token_labeling(ignore_labels, aggregation)
         return self._stream(task, inputs, options)
 
-    async def embed_async(self, inputs: Inputs, **options: Any) -> npt.NDArray[np.float32]:
+    async def embed_async(self, inputs: Inputs, **options: Any) -> npt.NDArray[Any]:
         """Do what `embed` does without holding up the event loop; cancelling the task ends it."""
         return await self._async(self.embed, inputs, **options)
 
@@ -168,56 +199,58 @@ class Encoder(Batched):
         """Do what `fill_mask` does without holding up the event loop; cancelling the task ends it."""
         return await self._async(self.fill_mask, inputs, **options)
 
-    def _prompted(self, inputs: Inputs, prompt: str | None) -> Iterator[Any]:
-        """Put a prompt in front of texts, one after the other."""
-        text = self.manifest.text
-        if prompt is None:
-            prompt = "" if text.default_prompt is None else text.default_prompt
-        elif not isinstance(prompt, str):
-            raise InputError(f"prompt must be the name of a prompt or its words, but is {prompt!r}")
-        words = text.prompts.get(prompt, prompt)
-        return (words + item if words and isinstance(item, str) else item for item in as_iterator(inputs))
-
     def _embedding(self) -> Task[npt.NDArray[np.float32]]:
         self._require("embed", "it has no sentence_embedding, since its checkpoint does not say how to pool")
-        return Task("sentence_embedding", lambda item, row, values: values.copy())  # not a view of the whole batch's
+        name = "sentence_embedding"
+        return Task((name,), lambda item, row, values: values[name].copy())  # not a view of the whole batch's
+
+    @property
+    def _width(self) -> int:
+        return int(self._outputs["sentence_embedding"].shape[-1])
+
+    def _form(self, options: Mapping[str, Any]) -> tuple[VectorForm, dict[str, Any]]:
+        """Divide options into the form of embeddings and the rest."""
+        asked = {name: value for name, value in options.items() if name in VectorOptions.__optional_keys__}
+        rest = {name: value for name, value in options.items() if name not in asked}
+        return vector_form(cast(VectorOptions, asked), self._width), rest
+
+    def _embedded(self, side: Any, prompt: str | None) -> npt.NDArray[np.float32]:
+        if isinstance(side, np.ndarray) and side.ndim == 2 and side.dtype.kind == "f":
+            return side.astype(np.float32, copy=False)
+        return self.embed(side, prompt)
 
     def _labeling(self, top_k: int | None) -> Task[list[Label]]:
         self._require("classify", "it has no labels for texts")
-        return labeling(self.manifest, self._outputs["logits"], self._squash, _check_top_k(top_k))
+        return labeling(self.manifest, self._outputs["logits"], self._squash, check_top_k(top_k))
 
     def _mask_filling(self, top_k: int | None) -> Task[list[Fill]]:
         self._require("fill_mask", "it predicts no masked tokens")
-        return mask_filling(self._tokenizer, *self._mask, _check_top_k(top_k))
+        return mask_filling(self._tokenizer, *self._mask, check_top_k(top_k))
 
-    def _token_labeling(self, ignore_labels: Sequence[str]) -> Task[list[Entity]]:
+    def _token_labeling(self, ignore_labels: Sequence[str], aggregation: Aggregation) -> Task[list[Any]]:
         self._require("classify_tokens", "it has no labels for tokens")
         if isinstance(ignore_labels, str):
             raise InputError(f"ignore_labels must be a list of labels, but is the str {ignore_labels!r}")
-        return token_labeling(self.manifest, self._outputs["logits"], self._tokenizer, ignore_labels)
+        unknown = read_special(self._companions, "unk_token")
+        return token_labeling(
+            self.manifest,
+            self._outputs["logits"],
+            self._tokenizer,
+            ignore_labels,
+            aggregation=check_aggregation(aggregation),
+            unknown_id=self._tokenizer.unknown_id if unknown is None else self._tokenizer.id_of(unknown),
+        )
 
     @cached_property
-    def _squash(self) -> Squash:  # cached, as is _mask, since their files are read and compared with their digests
-        return read_squash(self._companions, int(self._outputs["logits"].shape[-1]))
+    def _similarity(self) -> str:
+        self._require("embed", "it has no sentence_embedding, since its checkpoint does not say how to pool")
+        return read_similarity(self._companions)
 
     @cached_property
     def _mask(self) -> tuple[str, int]:
         return find_mask(self._companions, self._tokenizer)
 
-    def _require(self, task: str, why: str) -> None:
-        if task not in self.tasks:
-            has = f"it has {', '.join(self.tasks)}, and run()" if self.tasks else "run() gives what it has"
-            raise InputError(f"{self.manifest.folder} has no task {task!r}: {why}; {has}")
-
-    @property
-    def _outputs(self) -> dict[str, TensorSpec]:
-        return {spec.name: spec for spec in self._sessions["model"].signature.outputs}
-
     def _max_text_tokens(self) -> int | None:
         # Where the checkpoint says that texts are cut, or where its positions end, if that is earlier.
         limits = [self.manifest.max_text_tokens, length_limit(self._sessions["model"].signature)]
         return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _check_top_k(top_k: int | None) -> int | None:
-    return None if top_k is None else check_count("top_k", top_k)

@@ -11,6 +11,7 @@ from .model import Source
 from .open_bundle import OpenBundle
 from .sessions.options import check_tuning
 from .sessions.providers import candidates, count_threads
+from .tasks.which import tasks_of
 
 if TYPE_CHECKING:
     from .decoder import Decoder
@@ -57,7 +58,8 @@ def load(
             sign (`tfm pack --sign`) is refused. None: signatures are not looked at.
 
     Returns:
-        An `Encoder`, `Decoder`, `EncoderDecoder` or `Module`, as the manifest's kind says. Its `provider`, `device`,
+        An `Encoder`, `Decoder`, `EncoderDecoder` or `Module`, as the manifest's kind says; a `Module` that transformers
+        names a task for has the methods of an `Encoder` too. Its `provider`, `device`,
         `precision` and `threads` say what runs, its `skipped` what was tried before, and why that does not.
 
     Raises:
@@ -102,6 +104,10 @@ def _make(opened: OpenBundle) -> "AnyModel":
         from .encoder import Encoder
 
         return Encoder(opened)
+    if kind == "module" and tasks_of(opened.manifest):
+        from .task_module import TaskModule
+
+        return TaskModule(opened)
     if kind == "decoder":
         from .decoder import Decoder
 

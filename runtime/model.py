@@ -18,16 +18,23 @@ from .sessions.providers import DEVICES
 
 _TASKS = frozenset(
     {
+        "answer",
         "classify",
+        "classify_images",
+        "classify_images_stream",
         "classify_stream",
         "classify_tokens",
         "classify_tokens_stream",
+        "classify_zero_shot",
+        "classify_zero_shot_stream",
         "conversation",
         "embed",
         "embed_stream",
         "fill_mask",
         "fill_mask_stream",
         "generate",
+        "rank",
+        "similarity",
         "stream",
         "translate",
     }

@@ -14,6 +14,7 @@ from .sessions.options import Tuning
 from .sessions.requires import check_onnxruntime
 from .sessions.session import Session, reason_of
 from .sessions.shared import OpenGraph, share
+from .tasks.which import tasks_of
 
 _MOST_BYTES = 1 << 30
 """Of the least inputs that a graph takes; more is no transformer's, but a manifest's mistake."""
@@ -42,8 +43,8 @@ class OpenBundle:
         self.companions = Companions(manifest)
         for role in self._files:
             self._try(role)
-        # Only an encoder ever opens a graph again, for one thread; what else would keep the files is waste.
-        if manifest.kind != "encoder" or threads == 1 or provider != "cpu":
+        # Only what takes many texts ever opens a graph again, for one thread; what else would keep the files is waste.
+        if not tasks_of(manifest) or threads == 1 or provider != "cpu":
             self._files = {}
 
     def open_again(self, role: str, threads: int) -> Session:

@@ -18,6 +18,10 @@
 
 A message says what is wrong, where, what was expected, and what to do about it.
 The command line prints it as one line and exits with 2.
+
+What is no error, but may be no answer either, is a warning:
+
+    TextWarning            a text that was not read, or not written, as a whole
 """
 
 __all__ = [
@@ -34,6 +38,7 @@ __all__ = [
     "QuantizeError",
     "RunCancelledError",
     "RunTimeoutError",
+    "TextWarning",
     "TfmError",
     "VerificationError",
 ]
@@ -97,3 +102,7 @@ class ClosedError(TfmError):
 
 class ForkError(TfmError):
     """A model that is used in a process forked after it was loaded."""
+
+
+class TextWarning(UserWarning):
+    """A text that was not read as a whole, being too long; or not written as a whole, as the tokenizer lacks ids."""

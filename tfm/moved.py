@@ -92,6 +92,7 @@ MOVED = {
     "tfm.runtime.files": "tfm.bundle.files",
     "tfm.runtime.generator": "tfm.runtime.generation.generator",
     "tfm.runtime.graph_files": "tfm.runtime.sessions.graph_files",
+    "tfm.runtime.heads": "tfm.runtime.tasks",
     "tfm.runtime.locate": "tfm.bundle.locate",
     "tfm.runtime.manifest": "tfm.bundle.manifest",
     "tfm.runtime.messages": "tfm.bundle.messages",

@@ -243,7 +243,7 @@ def _shorten(module: Any, examples: dict[str, Any], axes: dict[str, dict[int, st
         cut = {n: x[:, : x.size(1) - less] if 1 in axes.get(n, ()) else x for n, x in examples.items()}
         try:
             module(**cut)
-        except IndexError:
+        except (IndexError, RuntimeError):  # of an embedding, and of a gather from a table of types
             continue
         except Exception:  # whatever a module raises is told where its graph is made
             break

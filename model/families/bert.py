@@ -57,29 +57,31 @@ _HEADS: dict[str | None, dict[str, str]] = {
     },
     "ForSequenceClassification": {"pooler.dense": "head.hidden", "classifier": "head.output"},
     "ForTokenClassification": {"classifier": "head.output"},
+    "ForQuestionAnswering": {"qa_outputs": "head.output"},
 }
 
 _UNUSED = {
     "Model": ("cls.",),
     "ForMaskedLM": ("pooler.", "cls.seq_relationship."),
     "ForTokenClassification": ("pooler.",),
+    "ForQuestionAnswering": ("pooler.",),
 }
 """What a checkpoint may hold beside what the class it names has."""
 
 
 def convert_bert(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
-    """Map a BertModel, or one with a head for masked tokens, sequences or tokens, as `architectures` says.
+    """Map a BertModel, or one with a head for masked tokens, sequences, tokens or answers, as `architectures` says.
 
     Of a BertForPreTraining, the head for masked tokens is taken. A pretraining head is dropped where `architectures`
     is BertModel. Sentence-transformers' pooling, where modules.json asks for it, takes the place of pooler and head.
     """
     values = values.of("BERT")
-    known = ("Model", "ForMaskedLM", "ForPreTraining", "ForSequenceClassification", "ForTokenClassification")
+    known = ("Model", "ForPreTraining", *(task for task in _HEADS if task))
     task, pooling = read_task(values, "Bert", known), read_pooling(folder)
     task = "ForMaskedLM" if task == "ForPreTraining" else task
     weights = modern_names(strip_prefix(weights, "bert."))
     if pooling:
-        task, weights = None, drop(weights, ("pooler.", "cls.", "classifier."))
+        task, weights = None, drop(weights, ("pooler.", "cls.", "classifier.", "qa_outputs."))
     weights = drop(weights, CONSTANTS + _UNUSED.get(task or "", ()))
     options = head_options(task, values, two_layers="tanh") | pooling
     # A head for sequences has the pooler as its first layer; other heads do not read it.
@@ -112,6 +114,9 @@ def head_options(task: str | None, values: Fields, *, two_layers: str) -> dict[s
         return {"head": "sequence", "head_activation": two_layers, "labels": read_labels(values)}
     if task == "ForTokenClassification":
         return {"head": "token", "labels": read_labels(values)}
+    if task == "ForQuestionAnswering":
+        values.supports("num_labels", [2])
+        return {"head": "question-answering"}
     return {}
 
 

@@ -33,13 +33,14 @@ _HEADS: dict[str | None, dict[str, str]] = {
     },
     "ForSequenceClassification": {"pre_classifier": "head.hidden", "classifier": "head.output"},
     "ForTokenClassification": {"classifier": "head.output"},
+    "ForQuestionAnswering": {"qa_outputs": "head.output"},
 }
 
 _PRETRAINING = ("vocab_transform.", "vocab_layer_norm.", "vocab_projector.")
 
 
 def convert_distilbert(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
-    """Map a DistilBertModel, or one with a head for masked tokens, sequences or tokens, as `architectures` says.
+    """Map a DistilBertModel, or one with a head for masked tokens, sequences, tokens or answers: `architectures` says.
 
     A pretraining head is dropped where `architectures` is DistilBertModel. Sentence-transformers' pooling, where
     modules.json asks for it, takes the place of the head.
@@ -48,7 +49,7 @@ def convert_distilbert(folder: Path, values: Fields, weights: Weights) -> tuple[
     task, pooling = read_task(values, "DistilBert", ("Model", *(task for task in _HEADS if task))), read_pooling(folder)
     weights = strip_prefix(weights, "distilbert.")
     if pooling:
-        task, weights = None, drop(weights, (*_PRETRAINING, "pre_classifier.", "classifier."))
+        task, weights = None, drop(weights, (*_PRETRAINING, "pre_classifier.", "classifier.", "qa_outputs."))
     weights = drop(weights, CONSTANTS + (_PRETRAINING if task == "Model" else ()))
     check_options(values, {"pruned_heads": [{}]})
     config = TransformerConfig(

@@ -24,13 +24,14 @@ _HEADS: dict[str | None, dict[str, str]] = {
     },
     "ForSequenceClassification": {"classifier.dense": "head.hidden", "classifier.out_proj": "head.output"},
     "ForTokenClassification": {"classifier": "head.output"},
+    "ForQuestionAnswering": {"qa_outputs": "head.output"},
 }
 
 _PRETRAINING = ("generator_predictions.", "generator_lm_head.", "discriminator_predictions.")
 
 
 def convert_electra(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
-    """Map an ElectraModel, or one with a head for masked tokens, sequences or tokens, as `architectures` says.
+    """Map an ElectraModel, or one with a head for masked tokens, sequences, tokens or answers, as `architectures` says.
 
     ElectraForPreTraining, the discriminator, has a head for tokens with the one label "replaced". A pretraining head is
     dropped where `architectures` is ElectraModel. Sentence-transformers' pooling, where modules.json asks for it, takes
@@ -40,7 +41,7 @@ def convert_electra(folder: Path, values: Fields, weights: Weights) -> tuple[Tra
     task, pooling = read_task(values, "Electra", ("Model", *(task for task in _HEADS if task))), read_pooling(folder)
     weights = modern_names(strip_prefix(weights, "electra."))
     if pooling:
-        task, weights = None, drop(weights, (*_PRETRAINING, "classifier."))
+        task, weights = None, drop(weights, (*_PRETRAINING, "classifier.", "qa_outputs."))
     weights = drop(weights, CONSTANTS + (_PRETRAINING if task == "Model" else ()))
     options = head_options(task, values, two_layers="gelu") | pooling
     if task == "ForMaskedLM":

@@ -30,11 +30,12 @@ _HEADS: dict[str | None, dict[str, str]] = {
     },
     "ForSequenceClassification": {"classifier.dense": "head.hidden", "classifier.out_proj": "head.output"},
     "ForTokenClassification": {"classifier": "head.output"},
+    "ForQuestionAnswering": {"qa_outputs": "head.output"},
 }
 
 
 def convert_roberta(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
-    """Map a RobertaModel, or one with a head for masked tokens, sequences or tokens, as `architectures` says.
+    """Map a RobertaModel, or one with a head for masked tokens, sequences, tokens or answers, as `architectures` says.
 
     Its position table begins with rows that no real token has, up to the padding id: they are dropped, so that
     positions count from zero; rows are padded on the right. Its only segment, where there is one, is added to the
@@ -53,7 +54,7 @@ def _convert(folder: Path, values: Fields, weights: Weights, prefix: str) -> tup
     task, pooling = read_task(values, prefix, ("Model", *(task for task in _HEADS if task))), read_pooling(folder)
     weights = modern_names(strip_prefix(weights, "roberta."))
     if pooling:
-        task, weights = None, drop(weights, ("pooler.", "lm_head.", "classifier."))
+        task, weights = None, drop(weights, ("pooler.", "lm_head.", "classifier.", "qa_outputs."))
     unused: dict[str | None, tuple[str, ...]] = {None: (), "Model": ("lm_head.",)}
     weights = drop(weights, CONSTANTS + unused.get(task, ("pooler.",)))
     options = head_options(task, values, two_layers="tanh") | pooling

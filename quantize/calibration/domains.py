@@ -22,6 +22,9 @@ from .samples import Sample, SampleReader
 SEARCHED = ("documentation", "code", "chat")
 JUDGED = ("formal", "logs", "tables", "languages", "short", "long", "repeated", "rare")
 
+WRITTEN = ("documentation", "code", "chat", "formal", "logs", "tables", "languages", "short")
+"""Those that lie beside this file."""
+
 _LONGEST = 512
 """Tokens of the texts of "long", where the model reads so many."""
 
@@ -55,6 +58,11 @@ def read_domains(manifest: Manifest, names: Sequence[str], count: int) -> list[C
         if samples:
             found.append(Calibration(manifest, samples, f"texts of {name}", reads_text=True, domain=name))
     return found
+
+
+def one_of_each() -> dict[str, str]:
+    """Give a text of each kind that is written down, by its kind: prose, code, tables, other scripts and so on."""
+    return {name: _texts(name)[0] for name in WRITTEN}
 
 
 def _samples(reader: SampleReader, name: str) -> Iterator[Sample]:

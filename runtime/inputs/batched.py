@@ -7,24 +7,28 @@ import itertools
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypedDict, TypeVar
 
-import numpy as np
-
+from tfm.bundle import TensorSpec
 from tfm.errors import InputError
 
 from ..control import CancelToken, Control
-from ..heads import Task
 from ..model import Model, as_iterator, as_list
 from ..open_bundle import OpenBundle
 from ..parallel import parallel_map
 from ..progress import Progress, reporter
 from ..sessions.session import Session
-from .batches import BATCH_TOKENS, check_count, check_rows, pad_rows, plan
+from ..tasks.base import Task
+from .batches import BATCH_TOKENS, check_count
 from .checks import nearest
+from .cut import LongTexts, check_long_texts, tell_of_cut
+from .pixels import PixelReader, read_preparation
+from .reader import Reader, TextReader
 
 R = TypeVar("R")
-Inputs = str | Iterable[str] | Iterable[Sequence[int]]
+Inputs = str | Iterable[str] | Iterable[tuple[str, str]] | Iterable[Sequence[int]]
+"""Texts, pairs of texts that are read together, or rows of ids; one str is as a list of one."""
 
 WINDOW = 256
 """How many inputs of a stream are read ahead: enough that those of a batch are of similar length."""
@@ -44,11 +48,14 @@ class CallOptions(TypedDict, total=False):
             `BATCH_TOKENS` in fp32 and fp16.
         cancel: Ends the call with RunCancelledError.
         timeout: Seconds for the whole call, after which it ends with RunTimeoutError.
+        long_texts: What becomes of a text that has more tokens than the model reads: "warn", it is cut, and a
+            `TextWarning` says so; "cut", without a word; "refuse", an InputError.
     """
 
     batch_tokens: int | None
     cancel: CancelToken | None
     timeout: float | None
+    long_texts: LongTexts
 
 
 class TaskOptions(CallOptions, total=False):
@@ -78,6 +85,7 @@ class _Call:
     batch_tokens: int | None
     stop: CancelToken
     control: Control
+    long_texts: LongTexts
 
 
 class Batched(Model):
@@ -87,7 +95,34 @@ class Batched(Model):
         super().__init__(opened)
         self._opening = threading.Lock()
 
-    def _list(self, task: Task[R], inputs: Inputs, options: TaskOptions) -> list[R]:
+    @cached_property
+    def _reader(self) -> Reader:
+        """How the inputs of this model's tasks are read."""
+        signature = self._sessions["model"].signature
+        if signature.inputs[0].name == "pixel_values":
+            return PixelReader(signature.inputs[0], read_preparation(self._companions))
+        below = next((spec.below for spec in signature.inputs if spec.name == "input_ids"), None)
+        pad = self.manifest.config.get("pad_token_id")
+        # It matters where a model looks for the last token that is none.
+        pad = pad if isinstance(pad, int) and not isinstance(pad, bool) and 0 <= pad < (below or 0) else 0
+        names = self._companions.texts("tokenizer_config.json", "model_input_names")
+        return TextReader(
+            signature,
+            lambda: self._tokenizer,
+            pad=pad,
+            has_types=names is None or "token_type_ids" in names,
+        )
+
+    def _require(self, task: str, why: str) -> None:
+        if task not in self.tasks:
+            has = f"it has {', '.join(self.tasks)}, and run()" if self.tasks else "run() gives what it has"
+            raise InputError(f"{self.manifest.folder} has no task {task!r}: {why}; {has}")
+
+    @property
+    def _outputs(self) -> dict[str, TensorSpec]:
+        return {spec.name: spec for spec in self._sessions["model"].signature.outputs}
+
+    def _list(self, task: Task[R], inputs: Any, options: TaskOptions) -> list[R]:
         items = as_list(inputs)
         results: list[Any] = [None] * len(items)
         self._fill(results, task, items, options)
@@ -99,7 +134,7 @@ class Batched(Model):
             for count in self._compute(results, task, items, call):
                 advance(count)
 
-    def _stream(self, task: Task[R], inputs: Inputs, options: StreamOptions) -> Iterator[R]:
+    def _stream(self, task: Task[R], inputs: Any, options: StreamOptions) -> Iterator[R]:
         source = as_iterator(inputs)
         size = check_count("window", options.get("window", WINDOW))
         call = self._call(options, StreamOptions)
@@ -132,42 +167,33 @@ class Batched(Model):
         elif self.precision in ("fp32", "fp16"):
             budget = BATCH_TOKENS
         stop = CancelToken(cancel)  # of this call alone, which ends when the caller's does
-        return _Call(budget, stop, Control(stop, options.get("timeout")))
+        long_texts = check_long_texts(options.get("long_texts", "warn"))
+        return _Call(budget, stop, Control(stop, options.get("timeout")), long_texts)
 
     def _compute(self, results: Any, task: Task[Any], items: list[Any], call: _Call, start: int = 0) -> Iterator[int]:
         """Put a task's result on each item, items[0] being input number `start`, into `results`; yield counts done."""
-        rows = self._rows(items, task, call.control, start)
-        batches = plan([len(row) for row in rows], call.batch_tokens)
+        rows = self._rows(items, task, call, start)
+        batches = self._reader.plan(rows, call.batch_tokens)
         session, threads = self._lanes(len(batches))
-        segments = any(spec.name == "token_type_ids" for spec in session.signature.inputs)
 
         def work(places: list[int]) -> None:
-            ids_BS, mask_BS = pad_rows([rows[place] for place in places])
-            feeds = {"input_ids": ids_BS, "attention_mask": mask_BS}
-            if segments:
-                feeds["token_type_ids"] = np.zeros_like(ids_BS)
-            values = session.run(feeds, outputs=task.output, control=call.control)[task.output]
-            for place, value in zip(places, values, strict=True):
+            feeds = self._reader.feeds([rows[place] for place in places])
+            found = session.run(feeds, outputs=task.outputs, control=call.control)
+            for share, place in enumerate(places):
+                values = {name: value[share] for name, value in found.items()}
                 # No lock: each place is written once, by the thread that has its batch.
-                results[place] = task.finish(items[place], rows[place], value)
+                results[place] = task.finish(items[place], rows[place], values)
 
         for places in parallel_map(work, batches, threads, call.stop.cancel):
             yield len(places)
 
-    def _rows(self, items: list[Any], task: Task[Any], control: Control, start: int) -> list[list[int]]:
-        """Turn texts or rows of ids into checked rows of ids."""
-        texts = sum(isinstance(item, str) for item in items)
-        if 0 < texts < len(items):
-            raise InputError("inputs mix texts with token ids; pass all as one or the other")
-        rows: list[Any] = []
-        for item in items:
-            # Tokenizing may take longer than the model, so the time is looked at here too.
-            control.check()
-            rows += self._tokenizer.encode([item], control) if texts else [item]
+    def _rows(self, items: list[Any], task: Task[Any], call: _Call, start: int) -> list[Any]:
+        """Turn inputs into checked rows."""
         try:
-            rows = check_rows(rows, self._sessions["model"].signature)
+            rows = self._reader.rows(items, call.control, keep=task.keep)
             for place, row in enumerate(rows):
                 task.check(place, row)
+            tell_of_cut(rows, self._max_text_tokens(), call.long_texts, start)
         except InputError as error:
             if start:
                 raise InputError(f"from the stream's input {start} on, {error}") from error

@@ -26,12 +26,15 @@ def check_count(name: str, value: Any) -> int:
     return int(value)
 
 
-def check_rows(rows: Sequence[Any], signature: Signature) -> list[list[int]]:
+def check_rows(
+    rows: Sequence[Any], signature: Signature, places: Sequence[int | None] | None = None
+) -> list[list[int]]:
     """Check rows of token ids before they are sorted and padded, so that an error names the caller's own row.
 
     Args:
         rows: Sequences of integers.
         signature: Of the graph that they go into as `input_ids`.
+        places: Numbers that the caller knows them by; None: their own.
 
     Returns:
         The rows as lists of int.
@@ -42,7 +45,8 @@ def check_rows(rows: Sequence[Any], signature: Signature) -> list[list[int]]:
     below = next((spec.below for spec in signature.inputs if spec.name == "input_ids"), None) or 2**63  # int64's end
     most = length_limit(signature)
     checked = []
-    for index, row in enumerate(rows):
+    for number, row in enumerate(rows):
+        index = number if places is None or places[number] is None else places[number]
         array = _as_integers(index, row)
         if array.size == 0:
             raise InputError(f"inputs[{index}] has no tokens; leave it out")
@@ -114,7 +118,7 @@ def plan(lengths: Sequence[int], batch_tokens: int | None) -> list[list[int]]:
     return planned
 
 
-def _as_integers(index: int, row: Any) -> Array:
+def _as_integers(index: int | None, row: Any) -> Array:
     name, wanted = f"inputs[{index}]", "a text or a sequence of token ids"
     if isinstance(row, bytearray) or (isinstance(row, memoryview) and row.itemsize == 1):  # a text's bytes, not ids
         raise InputError(f"{name} must be {wanted}, but is {kind_of(row)} of bytes; decode it, or pass a list of ids")

@@ -1,15 +1,22 @@
 """A bundle's tokenizer.json: from texts to ids and back."""
 
 import contextlib
+import copy
+import threading
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tfm.bundle import brief, read_file
 from tfm.errors import BundleError, InputError, TfmError
 
 from ..control import Control
+from .cut import warn
+from .row import Row, is_pair, row_of
+
+Strategy = Literal["longest_first", "only_first", "only_second"]
+"""Which text of a pair is cut where both are too long together, as tokenizers calls it."""
 
 _PER_TOKEN = 16
 """Characters of a text, four times as many as an English token has on average, read for each token that counts."""
@@ -67,6 +74,7 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._special: int = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+        self.max_tokens, self._side = max_tokens, truncation_side
         self._most, self._reads = most_tokens, most_tokens if max_tokens is None else max_tokens
         if max_tokens is not None:
             if max_tokens <= self._special:
@@ -75,6 +83,8 @@ class Tokenizer:
                 )
             self._tokenizer.enable_truncation(max_tokens, direction=truncation_side)
         self._lower_case = lower_case
+        self._cutting: dict[tuple[Strategy, int | None, int], Any] = {}
+        self._copying = threading.Lock()
         if truncation_side == "left" and max_tokens is not None:
             self._reads = None  # what counts is the end, which is known only when all of the text has been read
         # Not every kind of model has one.
@@ -97,6 +107,98 @@ class Tokenizer:
         """
         # not encode_batch: its pool of threads does not survive a fork
         return [self.encoding(text, control=control).ids for text in texts]
+
+    def rows(self, items: list[Any], control: Control | None = None, *, keep: bool = False) -> list[Row]:
+        """Tokenize texts, and pairs of texts, special tokens included.
+
+        Args:
+            items: Texts, or pairs of them.
+            control: What may end it before its time.
+            keep: Whether rows have their encodings.
+
+        Raises:
+            InputError: As `encode`.
+            RunCancelledError: As `encode`.
+            RunTimeoutError: As `encode`.
+        """
+        found = []
+        for item in items:
+            encoding = self.pair(*item, control=control) if is_pair(item) else self.encoding(item, control=control)
+            found.append(row_of(encoding, keep=keep))
+        return found
+
+    def pair(
+        self,
+        first: str,
+        second: str,
+        *,
+        strategy: Strategy = "longest_first",
+        max_tokens: int | None = None,
+        stride: int = 0,
+        control: Control | None = None,
+    ) -> Any:
+        """Tokenize two texts that are read together into a `tokenizers.Encoding`, by the tokenizer's own template.
+
+        Args:
+            first: The text before the separator.
+            second: The one behind it.
+            strategy: Which is cut where both are too long together.
+            max_tokens: Of both, special ones included; None: what texts are truncated to.
+            stride: How many tokens each part of what is cut shares with the one before, in `overflowing`.
+            control: What may end it before its time.
+
+        Raises:
+            InputError: As `encode`; or what may be cut is too short for it.
+            RunCancelledError: As `encode`.
+            RunTimeoutError: As `encode`.
+        """
+        texts = [text.lower() if self._lower_case else text for text in (first, second)]
+        if control is not None:
+            control.check()
+        tokenizer = self._cutting_by(strategy, max_tokens, stride)
+        for text in texts:
+            _check_unicode(text)
+        with _refusing(lambda error: InputError(f"the pair {brief(first)}, {brief(second)} cannot be read: {error}")):
+            encoding = tokenizer.encode(*(texts if stride else self._beginnings_of(texts)))
+        if control is not None:
+            control.check()
+        if self._refused_id in encoding.ids:
+            raise InputError(f"the pair {brief(first)}, {brief(second)} has parts that are not in the vocabulary")
+        if self._most is not None and len(encoding) > self._most:
+            raise InputError(
+                f"the pair {brief(first)}, {brief(second)} has more tokens than the {self._most} that this model takes "
+                "at most; shorten it"
+            )
+        return encoding
+
+    def _beginnings_of(self, texts: list[str]) -> list[str]:
+        """Shorten the one long text of a pair to what the model reads of it, and some more."""
+        if self._reads is None:
+            return texts
+        enough = self._reads + _MARGIN
+        long = [text for text in texts if len(text) > _PER_TOKEN * enough]
+        # Of two long ones the shorter loses a token less, and which that is shows at their ends. A
+        # byte is a token at most, but where normalizing writes a letter out.
+        short = [text for text in texts if len(text.encode()) * (1 if text.isascii() else 6) <= enough]
+        if len(long) != 1 or len(short) != 1:
+            return texts
+        for beginning in _beginnings(long[0], _PER_TOKEN * enough):
+            if self._count(self._tokenizer.encode(beginning)) >= enough:
+                return [beginning if text is long[0] else text for text in texts]
+        return texts
+
+    def _cutting_by(self, strategy: Strategy, max_tokens: int | None, stride: int) -> Any:
+        """Give a tokenizer that truncates in a way of its own: another thread may be in the first one."""
+        limit = self.max_tokens if max_tokens is None else max_tokens
+        key = (strategy, limit, stride)
+        if limit is None or key == ("longest_first", self.max_tokens, 0):
+            return self._tokenizer
+        with self._copying:
+            if key not in self._cutting:
+                made = copy.deepcopy(self._tokenizer)
+                made.enable_truncation(limit, stride=stride, strategy=strategy, direction=self._side)
+                self._cutting[key] = made
+            return self._cutting[key]
 
     def encoding(self, text: str, *, special: bool = True, control: Control | None = None) -> Any:
         """Tokenize one text into a `tokenizers.Encoding`, which knows where in the text each token is.
@@ -166,6 +268,16 @@ class Tokenizer:
 
         return byte_token_ids(self._tokenizer.get_vocab())
 
+    @cached_property
+    def continuing_prefix(self) -> str | None:
+        """What marks the later parts of a word, as "##" does; None: nothing."""
+        return getattr(self._tokenizer.model, "continuing_subword_prefix", None) or None
+
+    def text_of(self, tokens: list[str]) -> str:
+        """Write tokens, not ids, as the text that they are."""
+        decoder = self._tokenizer.decoder
+        return " ".join(tokens) if decoder is None else str(decoder.decode(tokens))
+
     def id_of(self, token: str) -> int | None:
         """Look a token's id up; None: there is no such token."""
         found: int | None = self._tokenizer.token_to_id(token)
@@ -174,11 +286,21 @@ class Tokenizer:
     def decode(self, rows: list[list[int]], *, skip_special: bool = True) -> list[str]:
         """Turn ids into texts, special tokens left out unless `skip_special` is False.
 
+        An id that the tokenizer lacks, as where a model's vocabulary was rounded up, has no text: a `TextWarning` names
+        it.
+
         Raises:
             BundleError: The tokenizer cannot tell them.
         """
         with _refusing(lambda error: BundleError(f"the tokenizer cannot turn ids into a text: {error}")):
-            return [self._tokenizer.decode(row, skip_special_tokens=skip_special) for row in rows]
+            texts = [self._tokenizer.decode(row, skip_special_tokens=skip_special) for row in rows]
+            lost = sorted({id for row in rows for id in row if self._tokenizer.id_to_token(id) is None})
+        if lost:
+            more = f" and {len(lost) - 3} others" if len(lost) > 3 else ""
+            warn(
+                f"the tokenizer has no text for {', '.join(map(str, lost[:3]))}{more}, and so none of it is in the text"
+            )
+        return texts
 
 
 @contextlib.contextmanager
@@ -206,6 +328,11 @@ def _beginnings(text: str, size: int) -> Iterator[str]:
         end = next((place for place in ends if not text[place - 1].isspace()), size)
         yield text[:end]
         size *= 4
+
+
+def _check_unicode(text: str) -> None:
+    with _refusing(lambda error: InputError(f"the text {brief(text)} {_why_refused(text, error)}")):
+        text.encode()
 
 
 def _why_refused(text: str, error: BaseException) -> str:

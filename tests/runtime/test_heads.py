@@ -12,10 +12,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 import tfm.export.bundle as bundle
 from tfm.bundle.json_files import describe_file
-from tfm.errors import BundleError, InputError
+from tfm.errors import BundleError, InputError, TextWarning
 from tfm.export import export_checkpoint
 from tfm.runtime import load
-from tfm.runtime.heads import best, scores_of
+from tfm.runtime.tasks.base import best, scores_of
 
 torch = pytest.importorskip("torch", reason="what the checkpoints are made with")
 transformers = pytest.importorskip("transformers", reason="the oracle: pip install transformers")
@@ -128,7 +128,7 @@ def test_classify(
     opened: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem_type: str | None, num_labels: int
 ) -> None:
     ours, theirs = opened("SequenceClassification", num_labels=num_labels)
-    assert ours.tasks == ("classify",)
+    assert ours.tasks == (("classify", "rank") if num_labels == 1 else ("classify",))
     folder = shutil.copytree(ours.manifest.folder, tmp_path / "x.tfm")
     edit(folder, "config.json", lambda values: values.update(problem_type=problem_type))
     ours = load(folder, provider="cpu", threads=1)
@@ -168,7 +168,25 @@ def test_classify_tokens(opened: Load) -> None:
 def test_a_text_is_cut_to_the_greatest_length(opened: Load) -> None:
     ours, theirs = opened("SequenceClassification", num_labels=3)
     long = "new york " * 30
-    assert same(ours.classify(long), theirs([long], top_k=1, truncation=True)) == 1
+    with pytest.warns(TextWarning, match=r"inputs\[0\] has more tokens than the 24 that are read") as caught:
+        found = ours.classify(long)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert same(found, theirs([long], top_k=1, truncation=True)) == 1
+    assert ours.classify(long, long_texts="cut") == found
+    with pytest.raises(InputError, match=r'inputs\[0\] has more .* shorten it, or pass long_texts="cut"'):
+        ours.classify(long, long_texts="refuse")
+    with pytest.raises(InputError, match=r"long_texts must be one of warn, cut, refuse, but is 'no'"):
+        ours.classify(long, long_texts="no")
+
+
+def test_a_stream_says_which_text_was_cut(opened: Load) -> None:
+    ours, _ = opened("SequenceClassification", num_labels=3)
+    texts = ["a town"] * 5 + ["new york " * 30, "a town", "walk " * 40]
+    with pytest.warns(TextWarning) as caught:
+        assert len(list(ours.classify_stream(iter(texts), window=4))) == len(texts)
+    assert [str(warning.message).partition(":")[0] for warning in caught] == [
+        "inputs[5] has more tokens than the 24 that are read, and so have 1 others"
+    ]
 
 
 def test_streams_are_as_lists(opened: Load) -> None:

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from tfm.errors import BundleError, InputError
+from tfm.errors import BundleError, InputError, TextWarning
 from tfm.runtime.inputs.tokenizer import Tokenizer
 
 
@@ -109,3 +109,30 @@ def test_messages_are_short(letters, text):
     with pytest.raises(InputError) as caught:
         tokenizer.encode([text])
     assert len(str(caught.value)) < 300
+
+
+def test_ids_that_the_tokenizer_lacks(letters):
+    tokenizer = Tokenizer(letters)
+    with pytest.warns(TextWarning, match=r"has no text for 99, 101, 102 and 1 others, and so none of it is"):
+        assert tokenizer.decode([[4, 99, 5], [103, 101, 102]]) == ["a b", ""]
+
+
+def test_a_pair_of_which_one_text_is_long(words):
+    tokenizer = Tokenizer(words, max_tokens=9)
+    for first, second in (("a b", "c " * 10**6), ("c d " * 10**6, "a"), ("a " * 10**5, "b " * 10**5 + "c")):
+        whole = tokenizer._tokenizer.encode(first, second)
+        assert tokenizer.pair(first, second).ids == whole.ids
+        assert tokenizer.rows([(first, second)])[0].cut
+    calls = []
+
+    class Counts:
+        def encode(self, *texts):
+            calls.append(sum(map(len, texts)))
+            return whole_tokenizer.encode(*texts)
+
+        def __getattr__(self, name):
+            return getattr(whole_tokenizer, name)
+
+    whole_tokenizer, tokenizer._tokenizer = tokenizer._tokenizer, Counts()
+    tokenizer.pair("a b", "c " * 10**6)
+    assert max(calls) < 10_000

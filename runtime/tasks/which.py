@@ -1,0 +1,88 @@
+"""Which tasks a bundle is for, as its graph's inputs and outputs and its configuration say."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tfm.bundle import Manifest, Signature, TensorSpec
+
+from .zero_shot import entailment_of
+
+TEXT_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
+"""What a graph is given of a text."""
+
+_HEADS = {
+    "masked-lm": "fill_mask",
+    "sequence": "classify",
+    "token": "classify_tokens",
+    "question-answering": "answer",
+}
+"""A native model's head → what it is for."""
+
+_CLASSES = {
+    "ForMaskedLM": "fill_mask",
+    "ForSequenceClassification": "classify",
+    "ForTokenClassification": "classify_tokens",
+    "ForQuestionAnswering": "answer",
+    "ForImageClassification": "classify_images",
+}
+"""How the class that transformers made of a checkpoint ends → what it is for."""
+
+_RANKS = {"fill_mask": 3, "classify": 2, "classify_tokens": 3, "classify_images": 2}
+"""Task → how many axes its logits have."""
+
+
+def tasks_of(manifest: Manifest) -> tuple[str, ...]:
+    """List the tasks that a bundle of one graph has an output for, and inputs that are known here.
+
+    Where `architectures` and heads are silent, logits (B, L) are labels of texts, and (B, S, L) labels of tokens.
+    """
+    signature = manifest.signature.get("model")
+    if signature is None:
+        return ()
+    inputs = {spec.name for spec in signature.inputs}
+    if inputs == {"pixel_values"}:
+        return ("classify_images",) if _labels_images(manifest, signature) else ()
+    if "input_ids" not in inputs or not inputs <= TEXT_INPUTS:
+        return ()
+    outputs = {spec.name: spec for spec in signature.outputs}
+    found = ["embed"] if "sentence_embedding" in outputs else []
+    head = _head(manifest)
+    if head is not None and _gives(head, outputs):
+        found.append(head)
+        if head == "classify" and outputs["logits"].shape[-1] == 1:
+            found.append("rank")
+        if head == "classify" and entailment_of(_labels(manifest)) is not None:
+            found.append("classify_zero_shot")
+    return tuple(found)
+
+
+def _labels(manifest: Manifest) -> list[str]:
+    """List the names of labels, where they are names; what is wrong with them is told where they are used."""
+    named = manifest.config.get("labels") or manifest.config.get("id2label") or ()
+    return [name for name in (named.values() if isinstance(named, dict) else named) if isinstance(name, str)]
+
+
+def _gives(task: str, outputs: Mapping[str, TensorSpec]) -> bool:
+    """Whether the outputs of a graph are those of a task."""
+    if task == "answer":
+        return {"start_logits", "end_logits"} <= outputs.keys()
+    return "logits" in outputs and len(outputs["logits"].shape) == _RANKS[task]
+
+
+def _head(manifest: Manifest) -> str | None:
+    """Tell what a head is for; of logits that nobody names, by what native models have had from the first."""
+    config = manifest.config
+    if config.get("head") is not None:
+        return _HEADS.get(config["head"])
+    named: Any = config.get("architectures")
+    if isinstance(named, list) and named and isinstance(named[0], str):
+        return next((task for ending, task in _CLASSES.items() if named[0].endswith(ending)), None)
+    if manifest.kind != "encoder":
+        return None
+    ranks = {len(spec.shape) for spec in manifest.signature["model"].outputs if spec.name == "logits"}
+    return "classify" if ranks == {2} else "classify_tokens" if ranks == {3} else None
+
+
+def _labels_images(manifest: Manifest, signature: Signature) -> bool:
+    logits = next((spec for spec in signature.outputs if spec.name == "logits"), None)
+    return logits is not None and len(logits.shape) == 2 and _head(manifest) in ("classify", "classify_images")
