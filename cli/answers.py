@@ -1,11 +1,13 @@
 """What a bundle makes of texts, for `tfm run`: computed, and as a line for people or an object for machines."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tfm.errors import InputError
 
+from .items import Items
 from .streams import fitting
 
 if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
@@ -16,10 +18,29 @@ KEYS = {
     "classify": "labels",
     "fill_mask": "fills",
     "classify_tokens": "entities",
+    "classify_images": "labels",
+    "classify_zero_shot": "labels",
+    "rank": "documents",
+    "answer": "answers",
     "generate": "output",
     "translate": "output",
 }
 """What the result of each task is called in JSON."""
+
+TAKES = {
+    "embed": ("prompt", "dimensions", "normalize", "dtype"),
+    "classify": ("top_k",),
+    "fill_mask": ("top_k",),
+    "classify_tokens": ("aggregation",),
+    "classify_images": ("top_k",),
+    "classify_zero_shot": ("candidate_labels", "hypothesis_template", "multi_label"),
+    "rank": ("top_k", "prompt"),
+    "answer": ("top_k", "max_answer_len", "handle_impossible_answer"),
+}
+"""Task that does not generate → settings that it takes, beside those of every task."""
+
+READ_TOGETHER = ("embed", "classify", "fill_mask", "rank", "answer")
+"""Tasks that take two texts at once."""
 
 GENERATING = ("generate", "translate")
 _WIDEST = 40
@@ -34,11 +55,13 @@ class TaskRunner:
         model: The bundle.
         task: The name of a method of it.
         settings: What that takes beside texts.
+        items: What each text stands for; None: itself.
     """
 
     model: "Model"
     task: str
     settings: dict[str, Any]
+    items: Items | None = None
 
     def of(self, texts: Sequence[str], number: int = 0) -> list[Any]:
         """Compute the results of texts; of blank ones, None.
@@ -78,7 +101,11 @@ class TaskRunner:
             yield from getattr(self.model, "stream")(text, **self.seeded(number))  # noqa: B009 - not every Model's
 
     def _call(self, texts: list[str], settings: dict[str, Any]) -> Any:
-        return getattr(self.model, self.task)(texts, **settings)
+        call = getattr(self.model, self.task)
+        items = texts if self.items is None else [self.items.of(text) for text in texts]
+        if self.task == "rank":  # of one query at a time
+            return [call(*item, **settings) for item in items]
+        return call(items, **settings)
 
     def seeded(self, number: int) -> dict[str, Any]:
         """Give the settings of the text that so many came before."""
@@ -86,9 +113,10 @@ class TaskRunner:
         return self.settings if seed is None else self.settings | {"seed": seed + number}
 
 
-def to_json(task: str, text: str, result: Any) -> dict[str, Any]:
-    """Describe a result for machines."""
-    return {"text": text, KEYS[task]: result.tolist() if task == "embed" and result is not None else result}
+def to_json(task: str, text: str, result: Any, items: Items | None = None) -> dict[str, Any]:
+    """Describe a result for machines, beside what it is of."""
+    given = {"input": json.loads(text)} if items is not None and items.as_json and text.strip() else {"text": text}
+    return given | {KEYS[task]: result.tolist() if task == "embed" and result is not None else result}
 
 
 def to_text(task: str, result: Any) -> str:
@@ -97,13 +125,24 @@ def to_text(task: str, result: Any) -> str:
         return ""
     if task == "embed":
         return _vector(result.tolist())
-    if task == "classify":
-        return "  ".join(f"{one_line(one['label'])} {one['score']:.3f}" for one in result)
-    if task == "fill_mask":
-        return "  ".join(f"{one_line(one['token_str'].strip())} {one['score']:.3f}" for one in result)
-    if task == "classify_tokens":
-        return "  ".join(f"{one_line(one['word'])}={one_line(one['entity'])} {one['score']:.3f}" for one in result)
-    return one_line(str(result))
+    if task == "classify_zero_shot":
+        result = [{"label": label, "score": score} for label, score in zip(*_columns(result), strict=True)]
+    if task in GENERATING:
+        return one_line(str(result))
+    return "  ".join(f"{one_line(_name(one))} {one['score']:.3f}" for one in result)
+
+
+def _columns(result: dict[str, Any]) -> tuple[list[str], list[float]]:
+    return result["labels"], result["scores"]
+
+
+def _name(one: dict[str, Any]) -> str:
+    """Name what has a score: a token or words and their label, a document's number, a label or an answer."""
+    if "word" in one:
+        return f"{one['word']}={one.get('entity') or one['entity_group']}"
+    if "token_str" in one:
+        return str(one["token_str"]).strip()
+    return str(one.get("label") or one.get("answer") or ("" if "answer" in one else one["index"] + 1))
 
 
 def _vector(values: list[float]) -> str:

@@ -68,6 +68,6 @@ def _print(answers: TaskRunner, text: str, number: int, parts: Iterator[str] | N
         return
     result: Any = answers.of([text], number)[0] if parts is None else "".join(parts)
     if as_json:
-        say_json(to_json(answers.task, text, result))
+        say_json(to_json(answers.task, text, result, answers.items))
     else:
         put(to_text(answers.task, result))

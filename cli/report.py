@@ -244,7 +244,7 @@ def _outputs(graphs: "Sequence[GraphReport]") -> tuple[str, Table]:
 
 
 def _fidelity(report: "ExportReport") -> tuple[str, Table]:
-    title = "the bundle, run as an app runs it, against eager"
+    title = "the bundle, run as an app runs it, against eager, and against the library that its checkpoint comes with"
     table = _table(["measure", "precision", "on"], ["value", "floor"])
     for part in report.fidelity:
         floor = f"{part.floor:g}" if part.floor else "—"

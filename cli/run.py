@@ -9,10 +9,11 @@ import click
 
 from tfm.errors import InputError
 
-from .answers import GENERATING, KEYS, TaskRunner, shortened, to_json, to_text
+from .answers import GENERATING, KEYS, READ_TOGETHER, TAKES, TaskRunner, shortened, to_json, to_text
+from .items import Items
 from .repl import converse
 from .stdin_lines import as_utf8, read_lines
-from .streams import input_encoding, put, say, say_json, styled, write_utf8
+from .streams import input_encoding, put, said_warnings, say, say_json, styled, write_utf8
 
 if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
     import numpy as np
@@ -40,10 +41,22 @@ _AT_LEAST_1 = click.IntRange(min=1)
 @click.option("--num-beams", type=_AT_LEAST_1, help="Search the likeliest text by so many beams.")
 @click.option("--do-sample", is_flag=True, default=None, help="Draw tokens, rather than take the likeliest.")
 @click.option("--temperature", type=float, help="Below 1: rather the likely tokens; above: the others too.")
-@click.option("--top-k", type=_AT_LEAST_1, help="Draw from so many tokens; of labels and fills, give so many.")
+@click.option("--top-k", type=_AT_LEAST_1, help="Draw from so many tokens; of labels, fills, answers, give so many.")
 @click.option("--top-p", type=float, help="Draw from the likeliest tokens that have this probability together.")
 @click.option("--seed", type=click.IntRange(min=0), help="Draw the same again: the n-th text by SEED + n - 1.")
 @click.option("--stop", multiple=True, help="End the text before this string; may be given more than once.")
+@click.option("--prompt", help="What goes in front of a text to embed: a name of the bundle's prompts, or words.")
+@click.option("--dimensions", type=_AT_LEAST_1, help="Only the first so many dimensions of embeddings.")
+@click.option("--normalize", is_flag=True, default=None, help="Embeddings of length 1.")
+@click.option("--dtype", type=click.Choice(["float32", "binary", "ubinary"]), help="Embeddings by a bit a dimension.")
+@click.option("--aggregation", type=click.Choice(["none", "simple", "first", "average", "max"]), help="Of entities.")
+@click.option("--candidate-labels", help="Labels that classify-zero-shot chooses from, with commas between.")
+@click.option("--hypothesis-template", help='What a text is to entail, with {} for the label ["This example is {}."].')
+@click.option("--multi-label", is_flag=True, default=None, help="Several candidate labels may be right.")
+@click.option("--max-answer-len", type=_AT_LEAST_1, help="Most tokens of an answer [default: 15].")
+@click.option("--handle-impossible-answer", is_flag=True, default=None, help="That there is no answer is one too.")
+@click.option("--pairs", is_flag=True, help="Each TEXT or line is two texts that are read together, a tab between.")
+@click.option("--jsonl", is_flag=True, help="Each TEXT or line is JSON: a text, a list of two, or an object.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: one object for TEXTs, else one per line.")
 @click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--precision", default="auto", show_default=True, help="fp32, int8, …: one that the bundle has.")
@@ -56,8 +69,6 @@ def run(
     task: str | None,
     stream: bool,
     as_json: bool,
-    provider: str,
-    precision: str,
     threads: int | None,
     **settings: Any,
 ) -> None:
@@ -67,6 +78,10 @@ def run(
 
     Each line gives one line: itself, a tab, and what became of it, line breaks escaped; a blank one gives a blank one.
     Where a bundle reads single words, each word counts as a line. Long texts are cut, though not in JSON.
+
+    A line of rank is a query and its documents, one of answer a question and its context, with tabs between; one of
+    classify-images is the path of a file. With --jsonl they are lists, or objects with the keys query and documents,
+    question and context, image, or text and text_pair.
     """
     from tfm.runtime import GenerationSettings, Module, load
 
@@ -74,15 +89,17 @@ def run(
     texts, settings["stop"] = tuple(map(as_utf8, texts)), tuple(map(as_utf8, settings["stop"]))
     _check_usage(texts, file, stream, as_json)
     # What was not given is left to the runtime's defaults, and is so not refused as without effect.
+    given = {name: settings.pop(name) for name in ("provider", "precision", "pairs", "jsonl")}
     chosen = {name: value for name, value in settings.items() if value not in (None, ())}
-    model = load(bundle, provider=provider, precision=precision, threads=threads)
-    if isinstance(model, Module):
+    model = load(bundle, provider=given["provider"], precision=given["precision"], threads=threads)
+    if isinstance(model, Module) and not model.tasks:
         raise click.UsageError("this bundle takes arrays, not texts: open it with tfm.runtime.load and call run()")
-    answers = TaskRunner(model=model, task=_task(model, task), settings=chosen)
+    chosen_task = _task(model, task)
+    items = Items(task=chosen_task, pairs=given["pairs"], as_json=given["jsonl"])
+    answers = TaskRunner(model=model, task=chosen_task, settings=chosen, items=items)
+    _check_settings(answers.task, [*chosen, *(["stream"] if stream else [])], given["pairs"])
     if answers.task in GENERATING:
         GenerationSettings(**{name: value for name, value in chosen.items() if name != "timeout"})  # before any line
-    else:
-        _check_settings(answers.task, [*chosen, *(["stream"] if stream else [])])
     threads_text = "1 thread" if model.threads == 1 else f"{model.threads} threads"
     # On standard error, so that between pipes nothing but results is on standard output.
     say(styled(f"{model.provider} · {model.precision} · {threads_text}", dim=True), err=True)
@@ -90,16 +107,23 @@ def run(
     words = generation is not None and generation.split_on_whitespace
     write_utf8()
     try:
-        if texts:
-            _run_texts(answers, [text for line in texts for text in _split(line, words)], stream, as_json)
-        elif file is None and _is_terminal(sys.stdin) and _is_terminal(sys.stdout):
-            converse(answers, words=words, stream=stream, as_json=as_json)
-        else:
-            source = _standard_input() if file is None else file
-            _run_lines(answers, source, words, stream, as_json)
+        with said_warnings():
+            _run(answers, texts, file, words, stream, as_json)
     except KeyboardInterrupt:
         # Quietly: between pipes, Ctrl-C is how one leaves.
         sys.exit(_INTERRUPTED)
+
+
+def _run(
+    answers: TaskRunner, texts: tuple[str, ...], file: BufferedReader | None, words: bool, stream: bool, as_json: bool
+) -> None:
+    """Run what was given: TEXTs, a conversation, or lines."""
+    if texts:
+        _run_texts(answers, [text for line in texts for text in _split(line, words)], stream, as_json)
+    elif file is None and _is_terminal(sys.stdin) and _is_terminal(sys.stdout):
+        converse(answers, words=words, stream=stream, as_json=as_json)
+    else:
+        _run_lines(answers, _standard_input() if file is None else file, words, stream, as_json)
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
@@ -135,13 +159,29 @@ def _task(model: "Model", asked: str | None) -> str:
     return asked.replace("-", "_")
 
 
-def _check_settings(task: str, names: list[str]) -> None:
-    """Refuse what a task that does not generate does not take."""
-    takes = {"timeout"} | ({"top_k"} if task in ("classify", "fill_mask") else set())
+def _check_settings(task: str, names: list[str], pairs: bool) -> None:
+    """Refuse what a task does not take, and ask for what it needs."""
+    asked = task.replace("_", "-")
+    if pairs and task not in READ_TOGETHER:
+        raise click.UsageError(f"--pairs is for tasks that read two texts together; the task here is {asked}")
     for name in names:
-        if name not in takes:
-            option, asked = name.replace("_", "-"), task.replace("_", "-")
-            raise click.UsageError(f"--{option} is for bundles that generate; the task here is {asked}")
+        if not _takes(task, name):
+            raise click.UsageError(f"--{name.replace('_', '-')} is for {_whose(name)}; the task here is {asked}")
+    if task == "classify_zero_shot" and "candidate_labels" not in names:
+        raise click.UsageError("classify-zero-shot needs --candidate-labels, such as 'sport, politics'")
+
+
+def _whose(name: str) -> str:
+    """Say which tasks take a setting."""
+    of = [other.replace("_", "-") for other, takes in TAKES.items() if name in takes and name != "top_k"]
+    return ", ".join(of) or "bundles that generate"
+
+
+def _takes(task: str, name: str) -> bool:
+    if task not in GENERATING:
+        return name == "timeout" or name in TAKES[task]
+    # What is not another task's is a setting of generating.
+    return name in ("timeout", "top_k") or not any(name in takes for takes in TAKES.values())
 
 
 def _split(line: str, words: bool) -> list[str]:
@@ -157,7 +197,8 @@ def _run_texts(answers: TaskRunner, texts: list[str], stream: bool, as_json: boo
     results = answers.of(texts)
     if as_json:
         model, task = answers.model, answers.task
-        objects = [to_json(task, text, result) for text, result in zip(texts, results, strict=True)]
+        pairs = zip(texts, results, strict=True)
+        objects = [to_json(task, text, result, answers.items) for text, result in pairs]
         say_json({"provider": model.provider, "precision": model.precision, "results": objects})
         return
     shown = [shortened(text) for text in texts]
@@ -165,7 +206,7 @@ def _run_texts(answers: TaskRunner, texts: list[str], stream: bool, as_json: boo
     for number, (text, result) in enumerate(zip(shown, results, strict=True), 1):
         place = f"{number:>3}  " if answers.task == "embed" else ""
         put(f"{place}{text:<{width}}  {to_text(answers.task, result)}".rstrip())
-    if answers.task == "embed" and 1 < len(results) <= MOST_COMPARED and all(row is not None for row in results):
+    if _are_compared(answers, results):
         _print_similarities(results)
 
 
@@ -186,7 +227,7 @@ def _run_lines(answers: TaskRunner, source: BufferedReader, words: bool, stream:
                     _stream(answers, text, number + done)
             else:
                 for text, result in zip(texts, answers.in_order(texts, number), strict=True):
-                    _print_row(answers.task, text, result, as_json)
+                    _print_row(answers, text, result, as_json)
                     done += 1
         except InputError as error:
             # `done` is how many results were printed, and so the place of the one that was refused.
@@ -196,17 +237,24 @@ def _run_lines(answers: TaskRunner, source: BufferedReader, words: bool, stream:
         say(styled(f"{name} has no lines", dim=True), err=True)
 
 
-def _print_row(task: str, text: str, result: Any, as_json: bool) -> None:
+def _print_row(answers: TaskRunner, text: str, result: Any, as_json: bool) -> None:
     if as_json:
-        say_json(to_json(task, text, result))
+        say_json(to_json(answers.task, text, result, answers.items))
     else:
-        put("" if result is None else f"{shortened(text)}\t{to_text(task, result)}")
+        put("" if result is None else f"{shortened(text)}\t{to_text(answers.task, result)}")
 
 
 def _stream(answers: TaskRunner, text: str, number: int) -> None:
     for part in answers.parts(text, number):
         put(part, nl=False)
     say()
+
+
+def _are_compared(answers: TaskRunner, results: list[Any]) -> bool:
+    """Whether how near embeddings are to each other is shown: of a few, and not of their bits."""
+    if answers.task != "embed" or answers.settings.get("dtype", "float32") != "float32":
+        return False
+    return 1 < len(results) <= MOST_COMPARED and all(row is not None for row in results)
 
 
 def _print_similarities(rows: "list[NDArray[np.float32]]") -> None:

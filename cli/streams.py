@@ -13,12 +13,13 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO, cast
 
 import click
 
-from tfm.errors import InputError
+from tfm.errors import InputError, TextWarning
 
 FALLBACKS = {
     "✓": "+", "✗": "x", "×": "x", "⊙": "*", "·": "-", "—": "-", "–": "-", "−": "-", "…": "...", "→": "->", "±": "+-",
@@ -205,6 +206,22 @@ def say(*parts: str | Styled, err: bool = False, nl: bool = True) -> None:
         text = "".join(part.text if isinstance(part, Styled) else part for part in parts)
         stream.write(f"{text}\n" if nl else text)
         stream.flush()
+
+
+@contextlib.contextmanager
+def said_warnings() -> Iterator[None]:
+    """Say warnings of texts, each once, on standard error, while this context lasts."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in said:
+            said.add(str(message))
+            say(styled(f"warning: {message}", fg="yellow"), err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TextWarning)
+        warnings.showwarning = show
+        yield
 
 
 def say_json(content: Any) -> None:

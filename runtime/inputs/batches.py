@@ -46,7 +46,7 @@ def check_rows(
     most = length_limit(signature)
     checked = []
     for number, row in enumerate(rows):
-        index = number if places is None or places[number] is None else places[number]
+        index = _place(number, places)
         array = _as_integers(index, row)
         if array.size == 0:
             raise InputError(f"inputs[{index}] has no tokens; leave it out")
@@ -118,7 +118,12 @@ def plan(lengths: Sequence[int], batch_tokens: int | None) -> list[list[int]]:
     return planned
 
 
-def _as_integers(index: int | None, row: Any) -> Array:
+def _place(number: int, places: Sequence[int | None] | None) -> int:
+    place = None if places is None else places[number]
+    return number if place is None else place
+
+
+def _as_integers(index: int, row: Any) -> Array:
     name, wanted = f"inputs[{index}]", "a text or a sequence of token ids"
     if isinstance(row, bytearray) or (isinstance(row, memoryview) and row.itemsize == 1):  # a text's bytes, not ids
         raise InputError(f"{name} must be {wanted}, but is {kind_of(row)} of bytes; decode it, or pass a list of ids")

@@ -176,15 +176,12 @@ class Tokenizer:
         if self._reads is None:
             return texts
         enough = self._reads + _MARGIN
-        long = [text for text in texts if len(text) > _PER_TOKEN * enough]
-        # Of two long ones the shorter loses a token less, and which that is shows at their ends. A
-        # byte is a token at most, but where normalizing writes a letter out.
-        short = [text for text in texts if len(text.encode()) * (1 if text.isascii() else 6) <= enough]
-        if len(long) != 1 or len(short) != 1:
-            return texts
-        for beginning in _beginnings(long[0], _PER_TOKEN * enough):
-            if self._count(self._tokenizer.encode(beginning)) >= enough:
-                return [beginning if text is long[0] else text for text in texts]
+        # Of two long ones the shorter loses a token less, and which that is shows at their ends.
+        for place, other in ((0, texts[1]), (1, texts[0])):
+            if len(texts[place]) > _PER_TOKEN * enough and _most_tokens(other) <= enough:
+                beginnings = _beginnings(texts[place], _PER_TOKEN * enough)
+                whole = (one for one in beginnings if self._count(self._tokenizer.encode(one)) >= enough)
+                texts[place] = next(whole, texts[place])
         return texts
 
     def _cutting_by(self, strategy: Strategy, max_tokens: int | None, stride: int) -> Any:
@@ -328,6 +325,11 @@ def _beginnings(text: str, size: int) -> Iterator[str]:
         end = next((place for place in ends if not text[place - 1].isspace()), size)
         yield text[:end]
         size *= 4
+
+
+def _most_tokens(text: str) -> int:
+    """How many tokens a text has at most: a byte is one, but where normalizing writes a letter out."""
+    return len(text.encode()) * (1 if text.isascii() else 6)
 
 
 def _check_unicode(text: str) -> None:

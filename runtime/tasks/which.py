@@ -30,6 +30,9 @@ _CLASSES = {
 _RANKS = {"fill_mask": 3, "classify": 2, "classify_tokens": 3, "classify_images": 2}
 """Task → how many axes its logits have."""
 
+_BY_RANK = {2: "classify", 3: "classify_tokens"}
+"""How many axes logits have → what they are for, where nothing says so."""
+
 
 def tasks_of(manifest: Manifest) -> tuple[str, ...]:
     """List the tasks that a bundle of one graph has an output for, and inputs that are known here.
@@ -42,17 +45,20 @@ def tasks_of(manifest: Manifest) -> tuple[str, ...]:
     inputs = {spec.name for spec in signature.inputs}
     if inputs == {"pixel_values"}:
         return ("classify_images",) if _labels_images(manifest, signature) else ()
-    if "input_ids" not in inputs or not inputs <= TEXT_INPUTS:
-        return ()
+    return _text_tasks(manifest, signature) if "input_ids" in inputs and inputs <= TEXT_INPUTS else ()
+
+
+def _text_tasks(manifest: Manifest, signature: Signature) -> tuple[str, ...]:
     outputs = {spec.name: spec for spec in signature.outputs}
     found = ["embed"] if "sentence_embedding" in outputs else []
     head = _head(manifest)
-    if head is not None and _gives(head, outputs):
-        found.append(head)
-        if head == "classify" and outputs["logits"].shape[-1] == 1:
-            found.append("rank")
-        if head == "classify" and entailment_of(_labels(manifest)) is not None:
-            found.append("classify_zero_shot")
+    if head is None or not _gives(head, outputs):
+        return tuple(found)
+    found.append(head)
+    if head == "classify":
+        # What a label is good for beside itself: one alone is a score, and entailment is asked about any other.
+        found += ["rank"] if outputs["logits"].shape[-1] == 1 else []
+        found += ["classify_zero_shot"] if entailment_of(_labels(manifest)) is not None else []
     return tuple(found)
 
 
@@ -75,12 +81,12 @@ def _head(manifest: Manifest) -> str | None:
     if config.get("head") is not None:
         return _HEADS.get(config["head"])
     named: Any = config.get("architectures")
-    if isinstance(named, list) and named and isinstance(named[0], str):
-        return next((task for ending, task in _CLASSES.items() if named[0].endswith(ending)), None)
+    if isinstance(named, list) and named:
+        return next((task for ending, task in _CLASSES.items() if str(named[0]).endswith(ending)), None)
     if manifest.kind != "encoder":
         return None
     ranks = {len(spec.shape) for spec in manifest.signature["model"].outputs if spec.name == "logits"}
-    return "classify" if ranks == {2} else "classify_tokens" if ranks == {3} else None
+    return _BY_RANK.get(max(ranks, default=0))
 
 
 def _labels_images(manifest: Manifest, signature: Signature) -> bool:
