@@ -40,6 +40,7 @@ test-versions: .venv/.installed
 # renews the tables in docs/families.md and docs/checkpoints.md with what these tests see, slow ones included
 families: .venv/.installed
 	$(BIN)/pytest -q tests/model/families --families-table docs/families.md --families-table docs/checkpoints.md
+	$(BIN)/python -m tests.support.tasks_table
 
 # side by side with what else one would run, for which the machine must do nothing else. Makes every environment in PEERS
 # (20 GB). SMOLLM2, a bundle that takes an hour to make, is optional; BENCH=--quick only sees whether all of it runs.

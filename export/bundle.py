@@ -29,7 +29,7 @@ from tfm.quantize import (
     silent,
     to_fp16,
 )
-from tfm.runtime import Tokenizer, load
+from tfm.runtime import Encoder, Tokenizer, load
 
 from .certificate import NOT_JUDGED, certify, gates_of
 from .golden import golden_cases, write_golden
@@ -41,6 +41,7 @@ from .source import Source, open_source
 from .text_settings import apply_tokenizer_config, copy_modules
 from .to_onnx import OPSET, to_onnx
 from .verify.fidelity import Fidelity, measure_fidelity
+from .verify.library import NotCompared, Reference, ask_library, compare_with_library
 from .verify.reports import GraphReport
 from .verify.samples import cases
 from .verify.verify import verify
@@ -199,6 +200,7 @@ class _Export:
         self.graphs: list[GraphReport] = []
         self.quantized: dict[str, Quantized] = {}
         self.fidelity: list[Fidelity] = []
+        self.reference: Reference | NotCompared | None = None
         self.latency: list[Latency] = []
         # The same inputs for every precision, so that their figures can be compared. The golden
         # ones are among them: what the bundle carries has been verified op by op.
@@ -258,10 +260,21 @@ class _Export:
             with self.stage(f"compare {name} bundle with eager"):
                 bundle = load(self.folder, provider="cpu", precision=name)
                 self.fidelity += measure_fidelity(self.subject.eager, bundle, max_drop)
+            if isinstance(bundle, Encoder):
+                self._compare_with_library(bundle)
         # fp16 is for CUDA, and only the CPU runs here.
         timed = {name: roles for name, roles in self.files.items() if name not in NOT_JUDGED}
         with self.stage("time eager, " + ", ".join(timed)):
             self.latency = measure_latency(self.subject.graphs, timed, *self.origin)
+
+    def _compare_with_library(self, bundle: Encoder) -> None:
+        """Compare with what the checkpoint's own library gives, which is asked once."""
+        if bundle.precision == "fp32":  # the first of all
+            with self.stage("run the checkpoint by its own library"):
+                self.reference = ask_library(self.subject.folder, bundle)
+        if isinstance(self.reference, Reference):
+            with self.stage(f"compare {bundle.precision} bundle with {self.reference.library}"):
+                self.fidelity += compare_with_library(self.reference, bundle)
 
     def report(self, output: Path, *, forced: bool) -> ExportReport:
         """Give the verdict."""
@@ -280,6 +293,7 @@ class _Export:
                 latency=self.latency,
                 tolerance=self.tolerance,
                 quantization={name: {**made.report, "forced": False} for name, made in self.quantized.items()},
+                reference=self.reference,
             ),
             quantized=self.quantized,
             forced=forced,

@@ -21,6 +21,7 @@ from tfm.quantize import budget_gate, size_of
 from .manifest import PACKAGES
 from .source import Source
 from .verify.fidelity import Fidelity
+from .verify.library import NotCompared, Reference
 from .verify.reports import GraphReport
 
 NOT_JUDGED = {
@@ -28,6 +29,8 @@ NOT_JUDGED = {
     "compared with eager PyTorch in a form that rounds every result as float16 stores it."
 }
 """Precision → what an export does not show of it, in words. The speed of these precisions is not measured."""
+
+NOT_COMPARED = "The task was not compared with the library that the checkpoint comes with: {}."
 
 Files = Mapping[str, Mapping[str, Path]]
 """Precision → role → ONNX file."""
@@ -44,6 +47,7 @@ def certify(
     latency: Sequence[Latency],
     tolerance: Tolerance,
     quantization: Mapping[str, Any] | None = None,
+    reference: Reference | NotCompared | None = None,
 ) -> dict[str, Any]:
     """Put together the content of parity.json, as JSON values.
 
@@ -57,7 +61,9 @@ def certify(
         latency: Eager and every precision but those of `NOT_JUDGED`.
         tolerance: Of the fp32 outputs.
         quantization: Precision → what its mix of methods is and costs, op by op; None where nothing was quantized.
+        reference: What the checkpoint's own library gave, or why it was not asked.
     """
+    not_compared = [NOT_COMPARED.format(reference.why)] if isinstance(reference, NotCompared) else []
     paths = [path for roles in files.values() for path in roles.values()]
     return {
         "schema": PARITY_SCHEMA,
@@ -84,7 +90,7 @@ def certify(
         ],
         "latency": [part.to_dict() for part in latency],
         "speed": [speed.to_dict() for speed in all_speeds(latency)],
-        "not_judged": [NOT_JUDGED[name] for name in files if name in NOT_JUDGED],
+        "not_judged": [*(NOT_JUDGED[name] for name in files if name in NOT_JUDGED), *not_compared],
         "quantization": dict(quantization or {}),
         "sizes": {name: sum(size_of(file) for file in roles.values()) for name, roles in files.items() if roles},
     }

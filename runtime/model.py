@@ -183,7 +183,7 @@ class Model:
         """Turn texts into token ids as `embed` and `generate` do, special tokens and truncation included.
 
         Args:
-            texts: Texts; one str is as a list of one.
+            texts: Texts, or pairs of them, `(a, b)`; one str is as a list of one.
 
         Returns:
             Per text its ids.

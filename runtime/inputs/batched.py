@@ -21,7 +21,7 @@ from ..progress import Progress, reporter
 from ..sessions.session import Session
 from ..tasks.base import Task
 from .batches import BATCH_TOKENS, check_count
-from .checks import nearest
+from .checks import Array, nearest
 from .cut import LongTexts, check_long_texts, tell_of_cut
 from .pixels import PixelReader, read_preparation
 from .reader import Reader, TextReader
@@ -112,6 +112,26 @@ class Batched(Model):
             pad=pad,
             has_types=names is None or "token_type_ids" in names,
         )
+
+    def feeds(self, inputs: Any, long_texts: LongTexts = "warn") -> dict[str, Array]:
+        """Make of texts, pairs of texts, rows of ids or images what `run` takes: one batch, padded.
+
+        Args:
+            inputs: As of the tasks, at least one.
+            long_texts: As of the tasks.
+
+        Returns:
+            The graph's inputs by name.
+
+        Raises:
+            InputError: There is none, or one that a task would refuse.
+        """
+        items = as_list(inputs)
+        if not items:
+            raise InputError("inputs are none; run() has nothing to do")
+        rows = self._reader.rows(items, Control(None), keep=False)
+        tell_of_cut(rows, self._max_text_tokens(), check_long_texts(long_texts))
+        return self._reader.feeds(rows)
 
     def _require(self, task: str, why: str) -> None:
         if task not in self.tasks:

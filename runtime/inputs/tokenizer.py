@@ -93,7 +93,7 @@ class Tokenizer:
         self._refused_id = self.unknown_id if refuse_unknown else None
 
     def encode(self, texts: list[str], control: Control | None = None) -> list[list[int]]:
-        """Tokenize texts, special tokens included.
+        """Tokenize texts, or pairs of them, special tokens included.
 
         Args:
             texts: The texts.
@@ -106,7 +106,7 @@ class Tokenizer:
             RunTimeoutError: The control's time is up.
         """
         # not encode_batch: its pool of threads does not survive a fork
-        return [self.encoding(text, control=control).ids for text in texts]
+        return [row.ids for row in self.rows(texts, control)]
 
     def rows(self, items: list[Any], control: Control | None = None, *, keep: bool = False) -> list[Row]:
         """Tokenize texts, and pairs of texts, special tokens included.

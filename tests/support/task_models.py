@@ -69,7 +69,27 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 NATIVE = ("bert", "electra", "distilbert", "roberta", "xlm-roberta")
 
-CLASSES = {"bert": "BertTokenizerFast", "roberta": "RobertaTokenizerFast"}
+COMPARED: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "embed": ("sentence-transformers", "`SentenceTransformer.encode`", NATIVE),
+    "similarity": ("sentence-transformers", "`util.similarity`, `quantize_embeddings`", ("bert",)),
+    "rank": ("sentence-transformers", "`CrossEncoder.rank` and `.predict`", ("bert", "roberta", "deberta-v2")),
+    "classify": ("transformers", "the tokenizer and the model, of pairs", tuple(FAMILIES)),
+    "classify_zero_shot": ("transformers", "`zero-shot-classification`", ("bert", "roberta", "deberta-v2")),
+    "classify_tokens": (
+        "transformers",
+        "`token-classification`, every aggregation",
+        ("bert", "roberta", "xlm-roberta", "deberta-v2"),
+    ),
+    "fill_mask": ("transformers", "`fill-mask`", ("bert", "roberta", "xlm-roberta", "albert", "modernbert")),
+    "answer": (
+        "transformers",
+        "`question-answering` of transformers 4, and every span by hand",
+        ("bert", "electra", "distilbert", "roberta", "xlm-roberta", "deberta-v2"),
+    ),
+    "classify_images": ("transformers", "`image-classification`", ("vit", "deit")),
+}
+"""Task → the library that its results are compared with, what of it, and on tiny random models of which families: the
+parameters of the tests in tests/runtime/tasks, and the tables of docs/tasks.md."""
 
 
 def tokenizer(kind: str, longest: int | None = LONGEST) -> Any:

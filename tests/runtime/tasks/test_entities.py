@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.task_models import COMPARED
 from tfm.errors import InputError
 
 torch = pytest.importorskip("torch", reason="what the checkpoints are made with")
@@ -20,7 +21,6 @@ TEXTS = [
     "a small TOWN is in new york and what it does not say",
     "x [SEP] <mask> in </s>",
 ]
-FAMILIES = ["bert", "roberta", "xlm-roberta", "deberta-v2"]
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def same(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> int:
 
 
 @pytest.mark.parametrize("aggregation", ["none", "simple", "first", "average", "max"])
-@pytest.mark.parametrize("both", FAMILIES, indirect=True)
+@pytest.mark.parametrize("both", COMPARED["classify_tokens"][2], indirect=True)
 def test_as_the_pipeline_aggregates(both: tuple[Any, Any], aggregation: str) -> None:
     ours, theirs = both
     assert ours.tasks == ("classify_tokens",)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.task_models import edit_json, quick
+from tests.support.task_models import COMPARED, edit_json, quick
 from tfm.errors import BundleError, InputError
 from tfm.runtime import load
 from tfm.runtime.inputs.pixels import Preparation, prepare
@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
     "initializer_range": 0.6,
     "num_labels": 7,
 }
-FAMILIES = {"vit": "ViT", "deit": "DeiT"}
+FAMILIES = dict(zip(COMPARED["classify_images"][2], ("ViT", "DeiT"), strict=True))
 rng = np.random.default_rng(0)
 IMAGES = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((12, 12), (31, 17), (5, 40), (9, 8))]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.task_models import LONGEST, edit_json, make, quick
+from tests.support.task_models import COMPARED, LONGEST, edit_json, make, quick
 from tfm.bundle.json_files import describe_file
 from tfm.errors import BundleError, InputError, MissingTaskError
 from tfm.runtime import load
@@ -48,7 +48,7 @@ def logits_of(folder: Path) -> np.ndarray:
     return np.array(found)
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2"])
+@pytest.mark.parametrize("family", COMPARED["rank"][2])
 def test_rank(checkpoint: Callable[[str], Path], family: str) -> None:
     folder = checkpoint(family)
     model = load(folder.with_name("x.tfm"), provider="cpu", threads=1)
@@ -63,7 +63,7 @@ def test_rank(checkpoint: Callable[[str], Path], family: str) -> None:
 
 
 @pytest.mark.skipif(not HAS_THEIRS, reason="needs the package sentence-transformers")
-@pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2"])
+@pytest.mark.parametrize("family", COMPARED["rank"][2])
 def test_as_a_cross_encoder_ranks(checkpoint: Callable[[str], Path], family: str) -> None:
     from sentence_transformers import CrossEncoder
 

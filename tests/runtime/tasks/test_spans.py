@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.task_models import LONGEST
+from tests.support.task_models import COMPARED, LONGEST
 from tfm.errors import InputError
 
 torch = pytest.importorskip("torch", reason="what the checkpoints are made with")
@@ -22,7 +22,7 @@ PAIRS = [
     ("who", "é 你 😀 zzz lives"),
     ("is a small town not what it does say?", "who lives in paris? the walkers, the town's, new york; a walk. " * 4),
 ]
-FAMILIES = ["bert", "electra", "distilbert", "roberta", "xlm-roberta", "deberta-v2"]
+FAMILIES = COMPARED["answer"][2]
 
 
 def by_hand(both: Any, question: str, context: str, *, none: bool, most: int = 15, stride: int = 24) -> dict[str, Any]:

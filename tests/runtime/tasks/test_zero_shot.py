@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.task_models import LONGEST
+from tests.support.task_models import COMPARED, LONGEST
 from tfm.errors import InputError, TextWarning
 
 torch = pytest.importorskip("torch", reason="what the checkpoints are made with")
@@ -26,7 +26,10 @@ def compare(ours: list[Any], theirs: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-@pytest.mark.parametrize(("family", "names"), [("bert", INFERENCE), ("roberta", TURNED), ("deberta-v2", INFERENCE)])
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [(family, TURNED if family == "roberta" else INFERENCE) for family in COMPARED["classify_zero_shot"][2]],
+)
 def test_as_the_pipeline(open_both: Callable[..., Any], family: str, names: dict[int, str], multi_label: bool) -> None:
     both = open_both(family, "ForSequenceClassification", id2label=names)
     theirs = transformers.pipeline("zero-shot-classification", model=both.theirs, tokenizer=both.words)
