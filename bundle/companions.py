@@ -24,6 +24,7 @@ class Companions:
         if manifest.kind in ("encoder", "module"):
             # The first of them says whether a model is told which text of a pair a token is of.
             names += [CONFIG, *MASK_FILES] if _has_logits(manifest) else MASK_FILES[:1]
+            # Small, and read only if asked for.
             names += [SENTENCES, PIXELS]
         self._contents = {name: read_proved(manifest, name) for name in names if name in manifest.files}
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from tfm.errors import BundleError
 
-from .companions import CONFIG, MASK_FILES, TOKENIZER
+from .companions import CONFIG, MASK_FILES, PIXELS, SENTENCES, TOKENIZER
 from .external_data import external_locations
 from .golden_files import ARRAYS, LIMITS, keep_limits
 from .json_files import read_json
@@ -31,11 +31,12 @@ _REASONS = {
     CONFIG: "what the outputs mean",
     ARRAYS: "inputs and outputs that tfm parity compares with; left out by --no-golden",
     LIMITS: "how far tfm parity lets them be off",
-    "preprocessor_config.json": "makes pixels of images",
+    PIXELS: "makes pixels of images",
+    SENTENCES: "by which measure embeddings are compared",
     "genai_config.json": "what onnxruntime-genai reads",
     **dict.fromkeys(MASK_FILES, "special tokens"),
 }
-_OF_READERS = ("preprocessor_config.json", "generation_config.json", "chat_template.jinja")
+_OF_READERS = (PIXELS, SENTENCES, "generation_config.json", "chat_template.jinja")
 """Files that readers other than tfm.runtime look for, where a bundle has them."""
 
 

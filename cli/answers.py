@@ -115,6 +115,7 @@ class TaskRunner:
 
 def to_json(task: str, text: str, result: Any, items: Items | None = None) -> dict[str, Any]:
     """Describe a result for machines, beside what it is of."""
+    # What was JSON stays JSON, so that a line finds back to its data set.
     given = {"input": json.loads(text)} if items is not None and items.as_json and text.strip() else {"text": text}
     return given | {KEYS[task]: result.tolist() if task == "embed" and result is not None else result}
 
@@ -125,6 +126,7 @@ def to_text(task: str, result: Any) -> str:
         return ""
     if task == "embed":
         return _vector(result.tolist())
+    # Two lists in place of a list of labels, as the pipeline gives them.
     if task == "classify_zero_shot":
         result = [{"label": label, "score": score} for label, score in zip(*_columns(result), strict=True)]
     if task in GENERATING:

@@ -42,6 +42,7 @@ class Items:
         """
         if self.as_json:
             return self._of_json(line)
+        # A tab is a letter like any other, unless somebody says that it separates.
         if not self.pairs and self.task not in SEVERAL:
             return line
         return self._of_parts(line.split("\t"), SEVERAL.get(self.task, "text, text"))
@@ -66,8 +67,10 @@ class Items:
 
     def _of_object(self, value: Mapping[str, Any]) -> Any:
         names = _NAMED.get(self.task, _OF_TEXTS)
+        # Lines of a data set have other keys too, such as an id.
         known = [value[name] for name in names if name in value]
         # One text may stand alone; what is more than these is the caller's own, and stays out of it.
+        # A text may stand alone, but no question without its context.
         if len(known) < (1 if names == _OF_TEXTS and "text" in value else len(names)):
             raise InputError(f"it must be {self._wanted()}, but is an object with {', '.join(value) or 'nothing'}")
         if self.task == "rank":

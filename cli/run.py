@@ -89,6 +89,7 @@ def run(
     texts, settings["stop"] = tuple(map(as_utf8, texts)), tuple(map(as_utf8, settings["stop"]))
     _check_usage(texts, file, stream, as_json)
     # What was not given is left to the runtime's defaults, and is so not refused as without effect.
+    # These are of the command, and no task's.
     given = {name: settings.pop(name) for name in ("provider", "precision", "pairs", "jsonl")}
     chosen = {name: value for name, value in settings.items() if value not in (None, ())}
     model = load(bundle, provider=given["provider"], precision=given["precision"], threads=threads)
@@ -162,6 +163,7 @@ def _task(model: "Model", asked: str | None) -> str:
 def _check_settings(task: str, names: list[str], pairs: bool) -> None:
     """Refuse what a task does not take, and ask for what it needs."""
     asked = task.replace("_", "-")
+    # A tab would be read as part of the text, without a word.
     if pairs and task not in READ_TOGETHER:
         raise click.UsageError(f"--pairs is for tasks that read two texts together; the task here is {asked}")
     for name in names:

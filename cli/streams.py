@@ -214,6 +214,7 @@ def said_warnings() -> Iterator[None]:
     said: set[str] = set()
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        # Of a file of a million lines one line is enough.
         if str(message) not in said:
             said.add(str(message))
             say(styled(f"warning: {message}", fg="yellow"), err=True)

@@ -260,6 +260,7 @@ class _Export:
             with self.stage(f"compare {name} bundle with eager"):
                 bundle = load(self.folder, provider="cpu", precision=name)
                 self.fidelity += measure_fidelity(self.subject.eager, bundle, max_drop)
+            # What generates is compared by its tokens, with eager, above.
             if isinstance(bundle, Encoder):
                 self._compare_with_library(bundle)
         # fp16 is for CUDA, and only the CPU runs here.

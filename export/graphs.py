@@ -117,6 +117,7 @@ class EncoderGraph(Graph):
         config, outputs = self.model.config, [hidden_BTD]
         outputs += [self.model.pool(hidden_BTD, tensors[1])] if config.pooling else []
         outputs += [self.model.pooler_output(hidden_BTD)] if config.pooler else []
+        # Two outputs rather than one of two columns: so transformers names them.
         if config.head == "question-answering":
             outputs += self.model.predict(hidden_BTD).unbind(-1)
         elif config.head:

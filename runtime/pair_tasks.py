@@ -70,8 +70,10 @@ class PairTasks(Batched):
                 raise InputError(f"{name} must be a text, but is {type(text).__name__}")
         if top_k is not None:
             check_count("top_k", top_k)
+        # CrossEncoder puts its prompt in front of the query alone, never of a document.
         pairs = self._prompted([(query, text) for text in texts], prompt)
         scores = self._list(scoring(self._score), pairs, options)
+        # Stable: of two documents with one score the first stays first, as in sentence-transformers.
         order = sorted(range(len(texts)), key=lambda place: -scores[place])
         return [{"index": place, "score": scores[place], "text": texts[place]} for place in order[:top_k]]
 
@@ -110,6 +112,8 @@ class PairTasks(Batched):
         """
         texts, labels = as_list(inputs), check_candidates(candidate_labels, hypothesis_template)
         entailment = self._entailing()
+        # One pair for each text and label. They are planned into batches together, so that many short
+        # texts cost no more than a few long ones.
         items = [
             self._hypothesis(place, text, hypothesis_template.format(label))
             for place, text in enumerate(texts)
@@ -133,10 +137,12 @@ class PairTasks(Batched):
         labels, entailment = check_candidates(candidate_labels, hypothesis_template), self._entailing()
         hypotheses = [hypothesis_template.format(label) for label in labels]
         texts = enumerate(as_iterator(inputs))
+        # A generator of generators: a stream holds no more than its window of pairs.
         items = (self._hypothesis(place, text, words) for place, text in texts for words in hypotheses)
         found = self._stream(kept(entailing()), items, options)
 
         def results() -> Iterator[ZeroShot]:
+            # Results come in the order of the pairs, and so all of one text's are next to each other.
             while group := list(itertools.islice(found, len(labels))):
                 logits_NL = np.stack([logits for _, logits in group])
                 yield choose(group[0][0], labels, logits_NL, entailment, multi_label=multi_label)
@@ -180,10 +186,14 @@ class PairTasks(Batched):
             may_be_none=handle_impossible_answer,
             whole_words=align_to_words,
         )
+        # Two texts alone can only be one pair here: a list of two questions without contexts is no
+        # input.
         given = [pairs] if is_pair(pairs) else as_list(pairs)
         for place, pair in enumerate(given):
             if not is_pair(pair):
                 raise InputError(f"inputs[{place}] must be a question and its context, but is {brief(pair)}")
+        # The parts of all contexts go into batches together, and find back to their pair by its
+        # number.
         window = self._window(max_seq_len, doc_stride)
         parts = [part for place, pair in enumerate(given) for part in self._parts(place, pair, window)]
         found = self._list(kept(span_finding(settings, self._context_side, self._cls_id)), parts, options)
@@ -221,6 +231,7 @@ class PairTasks(Batched):
             raise InputError(f"inputs[{place}] must be a text, but is {brief(text)}")
 
         def row(control: Control) -> Row:
+            # Never the label: half of it would be another label.
             try:
                 encoding = self._tokenizer.pair(text, words, strategy="only_first", control=control)
             except InputError:
@@ -234,6 +245,8 @@ class PairTasks(Batched):
         """Tell how many tokens a part has, and how many of them it shares with the one before."""
         most = self._max_text_tokens() or _PART
         size = min(most, _PART) if max_seq_len is None else check_count("max_seq_len", max_seq_len)
+        # An answer that lies across the end of a part lies whole in the next one, if it is no longer
+        # than this.
         stride = min(size // 2, _STRIDE) if doc_stride is None else check_count("doc_stride", doc_stride)
         if size > most:
             raise InputError(f"max_seq_len is {size}, but this model reads at most {most} tokens")
@@ -244,6 +257,7 @@ class PairTasks(Batched):
     def _parts(self, place: int, pair: tuple[str, str], window: tuple[int, int]) -> list[Made]:
         """Tokenize a question beside each part of its context."""
         question_first = self._context_side == 1
+        # Models that are padded on the left have learned the context first.
         first, second = pair if question_first else pair[::-1]
         size, stride = window
         cut: Strategy = "only_second" if question_first else "only_first"
@@ -262,12 +276,14 @@ class PairTasks(Batched):
     @cached_property
     def _context_side(self) -> int:
         """Where the context stands: behind the question, unless the tokenizer pads on the left."""
+        # The pipeline goes by the same key.
         value = (self._companions.json("tokenizer_config.json") or {}).get("padding_side")
         return 0 if value is not None and value.value == "left" else 1
 
     @cached_property
     def _cls_id(self) -> int | None:
         named = read_special(self._companions, "cls_token")
+        # Where no file names it, it is called as in BERT or in RoBERTa.
         names = ("[CLS]", "<s>") if named is None else (named,)
         return next((found for name in names if (found := self._tokenizer.id_of(name)) is not None), None)
 

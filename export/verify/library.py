@@ -86,12 +86,15 @@ def ask_library(folder: Path | None, bundle: Encoder) -> Reference | NotCompared
     library = None if folder is None else _library_of(folder, task)
     if folder is None or library is None:
         return None
+    # Asked without importing it, which takes seconds.
     try:
         version = importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
         return NotCompared(f"{library} is not installed: pip install {library}")
     if TOKENIZER not in bundle.manifest.files:
         return NotCompared("the bundle has no tokenizer, and takes ids alone")
+    # The library might take what the runtime refuses, such as a text without tokens; of that nothing
+    # can be compared.
     lengths = _lengths(bundle)
     try:
         with _quietly():
@@ -119,6 +122,7 @@ def compare_with_library(reference: Reference, bundle: Encoder) -> list[Fidelity
     Of fp32 and fp16 all that the library gives must be the same; of quantized graphs what is made of it: how texts are
     ordered by their similarity or their score, and which label is the likeliest.
     """
+    # All labels are asked for: an order that is right by chance would say less.
     call = getattr(bundle, reference.task)
     options: dict[str, Any] = {"long_texts": "cut"}
     if reference.task in ("classify", "fill_mask"):
@@ -137,6 +141,7 @@ def compare_with_library(reference: Reference, bundle: Encoder) -> list[Fidelity
 
 def _embeddings(reference: Reference, bundle: Encoder, found: npt.NDArray[Any]) -> Fidelity:
     expected = np.asarray(reference.expected)
+    # As where pooling, or a layer behind it, was left out.
     if found.shape != expected.shape:
         return _fidelity(reference, bundle, "task cosine", 0.0, f"texts ({found.shape}, not {expected.shape})")
     if bundle.precision in ("fp32", "fp16"):
@@ -145,6 +150,7 @@ def _embeddings(reference: Reference, bundle: Encoder, found: npt.NDArray[Any]) 
         # Of a vector that has another length, the ratio: that it was not normalized is no matter of direction.
         ratios = np.minimum(lengths, others) / np.maximum(np.maximum(lengths, others), 1e-12)
         return _fidelity(reference, bundle, "task cosine", float(np.minimum(cosines, ratios).min()), "texts")
+    # Each two texts once, and none with itself.
     above = np.triu_indices(len(found), 1)
     ours, theirs = (bundle.similarity(rows, rows)[above] for rows in (found, expected.astype(np.float32)))
     return _fidelity(reference, bundle, "task Spearman", spearman(ours, theirs), "texts' similarities")
@@ -153,6 +159,7 @@ def _embeddings(reference: Reference, bundle: Encoder, found: npt.NDArray[Any]) 
 def _labels(reference: Reference, bundle: Encoder, ours: Sequence[Scores], theirs: Sequence[Scores]) -> Fidelity:
     """Compare scores, each text's by the name of what has it."""
     pairs = list(zip(ours, theirs, strict=True))
+    # Other labels, or other tokens: there is no score to compare.
     if not all(one.keys() >= other.keys() for one, other in pairs):
         return _fidelity(reference, bundle, "task scores", 0.0, "texts (not the same labels or tokens)")
     scores = np.array([(one[name], score) for one, other in pairs for name, score in other.items()])
@@ -171,6 +178,7 @@ def _agree(ours: Scores, theirs: Scores) -> float:
     for place in {place for place, _ in theirs}:
         labels = [name for name in theirs if name[0] == place]
         best = max(theirs[name] for name in labels)
+        # By the library's own score of what is chosen here: a tie is no disagreement.
         chosen = max((name for name in ours if name[0] == place), key=lambda name: ours[name])
         same.append(theirs.get(chosen, -np.inf) >= best - _TIE)
     return float(np.mean(same))
@@ -213,6 +221,7 @@ def _pipe(folder: Path, task: str, texts: list[str], longest: int) -> tuple[Sequ
     name, cls = _PIPELINES[task]
     words = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = getattr(transformers, cls).from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+    # Otherwise the library's own limit holds, and a bundle that reads more or less differs.
     if words.model_max_length > _NO_LIMIT:
         words.model_max_length = longest
     pipe: Any = transformers.pipeline(name, model=model, tokenizer=words, device="cpu")
@@ -221,6 +230,7 @@ def _pipe(folder: Path, task: str, texts: list[str], longest: int) -> tuple[Sequ
 
 
 def _classify(pipe: Any, texts: list[str]) -> tuple[Sequence[Any], Sequence[Any]]:
+    # Pairs of texts of different kinds, the last with one that is empty or odd.
     pairs = list(zip([*texts[:3], texts[-2]], texts[1:5], strict=True))
     options = {"truncation": True, "top_k": None}
     found = [pipe({"text": text}, **options) for text in texts]
@@ -230,6 +240,7 @@ def _classify(pipe: Any, texts: list[str]) -> tuple[Sequence[Any], Sequence[Any]
 
 def _fill(pipe: Any, texts: list[str]) -> tuple[Sequence[Any], Sequence[Any]]:
     mask = pipe.tokenizer.mask_token
+    # In texts that are short enough to keep their mask.
     masked = [" ".join([*text.split()[:2], mask, *text.split()[3:]]) for text in texts if 3 < len(text.split()) < 40]
     return masked, [pipe(text, top_k=5) for text in masked]
 
@@ -256,6 +267,7 @@ def _texts() -> list[str]:
     """Texts of every kind that is known to differ: of eight subjects, too long, of odd signs, and none at all."""
     kinds = list(one_of_each().values())
     words = " ".join(kinds).split()
+    # Whole words, repeated until there are enough.
     long = " ".join((words * (1 + _LONG // len(words)))[:_LONG])
     return [*kinds, long, _UNUSUAL, ""]
 
@@ -290,6 +302,8 @@ def _quietly() -> Iterator[None]:
     """Keep libraries from printing, and from asking anybody for files."""
     with warnings.catch_warnings(), contextlib.ExitStack() as stack:
         warnings.simplefilter("ignore")
+        # A checkpoint is a folder here: a library that misses a file of it must not look for it
+        # elsewhere.
         before = os.environ.get("HF_HUB_OFFLINE"), logging.root.manager.disable
         os.environ["HF_HUB_OFFLINE"] = "1"
         logging.disable(logging.WARNING)

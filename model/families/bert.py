@@ -115,6 +115,7 @@ def head_options(task: str | None, values: Fields, *, two_layers: str) -> dict[s
     if task == "ForTokenClassification":
         return {"head": "token", "labels": read_labels(values)}
     if task == "ForQuestionAnswering":
+        # A start and an end; other numbers are of models with further outputs.
         values.supports("num_labels", [2])
         return {"head": "question-answering"}
     return {}

@@ -99,12 +99,15 @@ class Batched(Model):
     def _reader(self) -> Reader:
         """How the inputs of this model's tasks are read."""
         signature = self._sessions["model"].signature
+        # A model of images has no other input.
         if signature.inputs[0].name == "pixel_values":
             return PixelReader(signature.inputs[0], read_preparation(self._companions))
         below = next((spec.below for spec in signature.inputs if spec.name == "input_ids"), None)
         pad = self.manifest.config.get("pad_token_id")
         # It matters where a model looks for the last token that is none.
         pad = pad if isinstance(pad, int) and not isinstance(pad, bool) and 0 <= pad < (below or 0) else 0
+        # transformers' tokenizers give no types where this does not name them, whatever their
+        # template says.
         names = self._companions.texts("tokenizer_config.json", "model_input_names")
         return TextReader(
             signature,
@@ -192,6 +195,7 @@ class Batched(Model):
 
     def _compute(self, results: Any, task: Task[Any], items: list[Any], call: _Call, start: int = 0) -> Iterator[int]:
         """Put a task's result on each item, items[0] being input number `start`, into `results`; yield counts done."""
+        # All of the rows before the first batch: their lengths decide what goes together.
         rows = self._rows(items, task, call, start)
         batches = self._reader.plan(rows, call.batch_tokens)
         session, threads = self._lanes(len(batches))
@@ -200,6 +204,7 @@ class Batched(Model):
             feeds = self._reader.feeds([rows[place] for place in places])
             found = session.run(feeds, outputs=task.outputs, control=call.control)
             for share, place in enumerate(places):
+                # A view: whoever keeps it copies it.
                 values = {name: value[share] for name, value in found.items()}
                 # No lock: each place is written once, by the thread that has its batch.
                 results[place] = task.finish(items[place], rows[place], values)

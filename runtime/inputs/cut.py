@@ -52,6 +52,7 @@ def tell_of_cut(rows: Sequence[Any], most: int | None, how: LongTexts, start: in
 
 def warn(message: str) -> None:
     """Give a `TextWarning` at the line that called into this package."""
+    # By hand, since `skip_file_prefixes` is not in Python 3.11.
     level, frame = 1, sys._getframe()
     while frame is not None and str(frame.f_globals.get("__name__", "")).startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1  # type: ignore[assignment]  # None at the end

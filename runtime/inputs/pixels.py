@@ -69,8 +69,10 @@ def read_preparation(companions: Companions) -> Preparation | None:
     config = companions.json(PIXELS)
     if config is None:
         return None
+    # By the processor's own name first: a model may come with that of another family.
     kind = _kind(companions, config)
     known = _KNOWN.get(kind)
+    # An image that is prepared otherwise has other labels, without a word: better none.
     if known is None:
         raise BundleError(
             f"{companions.manifest.folder}/{PIXELS}: what the image processor {kind!r} does is not known here "
@@ -93,6 +95,7 @@ def _kind(companions: Companions, config: dict[str, CheckedJson]) -> str:
     for key in ("image_processor_type", "feature_extractor_type"):
         if not _absent(config.get(key)):
             name = config[key].text()
+            # transformers has had several names for one processor.
             for ending in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
                 name = name.removesuffix(ending)
             return name.lower()
@@ -115,6 +118,7 @@ def _scale(value: CheckedJson | None) -> float:
 def _numbers(value: CheckedJson | None, default: tuple[float, ...]) -> tuple[float, ...]:
     if value is None or value.value is None:
         return default
+    # One for each channel, or one for all.
     if isinstance(value.value, list):
         return tuple(item.number(-math.inf) for item in value.items())
     return (value.number(-math.inf),)
@@ -127,6 +131,7 @@ def _size(value: CheckedJson | None, default: tuple[int, int] | int | None, kind
         if value.value.keys() == {"shortest_edge"}:
             return value["shortest_edge"].integer(1)
         return _pair(value, (0, 0))
+    # Older files have one number: a square's side, but of CLIP the shorter side.
     return value.integer(1) if kind == "clip" else (value.integer(1), value.integer(1))
 
 
@@ -155,6 +160,7 @@ class PixelReader:
             )
         found = []
         for place, item in enumerate(items):
+            # Reading and resizing a photo takes as long as a small model's run.
             control.check()
             pixels_CHW = prepare(read_image(f"inputs[{place}]", item), self._preparation)
             if any(isinstance(d, int) and d != n for d, n in zip(self._shape, pixels_CHW.shape, strict=True)):
@@ -166,6 +172,7 @@ class PixelReader:
 
     def plan(self, rows: Sequence[Array], batch_tokens: int | None) -> list[list[int]]:
         """Put a few of one shape together."""
+        # In a quantized precision each alone, as texts are.
         most = 1 if batch_tokens is None else _MOST
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for place, row in enumerate(rows):
@@ -189,8 +196,10 @@ def read_image(name: str, item: Any) -> npt.NDArray[np.uint8]:
     """
     if isinstance(item, (str, os.PathLike)):
         return _from_pil(_open(name, item))
+    # An app that passes its own arrays needs no pillow.
     if hasattr(item, "getbands"):  # PIL's, which need not be imported to tell
         return _from_pil(item)
+    # Floats are refused: whether they are 0 to 1 or 0 to 255 would be a guess.
     array = np.asarray(item)
     if array.dtype != np.uint8 or array.ndim not in (2, 3):
         raise InputError(
@@ -237,6 +246,7 @@ def prepare(pixels_CHW: npt.NDArray[np.uint8], preparation: Preparation) -> npt.
         pixels_CHW = _cropped(pixels_CHW, preparation.crop)
     values_CHW = pixels_CHW.astype(np.float32)
     if preparation.scale is not None:
+        # In float64 first, as transformers scales: to the last bit the same pixels.
         values_CHW = (pixels_CHW.astype(np.float64) * preparation.scale).astype(np.float32)
     if preparation.mean is not None:
         mean_C11, std_C11 = (
@@ -251,11 +261,14 @@ def prepare(pixels_CHW: npt.NDArray[np.uint8], preparation: Preparation) -> npt.
 def _resized(pixels_CHW: npt.NDArray[np.uint8], size: tuple[int, int] | int, resample: int) -> npt.NDArray[np.uint8]:
     height, width = pixels_CHW.shape[1:]
     if isinstance(size, int):
+        # Rounded down, as transformers does it.
         long = int(size * max(height, width) / min(height, width))
         size = (long, size) if width <= height else (size, long)
+    # PIL would copy it, and is not needed for that.
     if size == (height, width):
         return pixels_CHW
     image = _pil(f"to resize an image of {height} × {width} pixels to {size[0]} × {size[1]}")
+    # PIL has the channels last, and of a single one none.
     whole = pixels_CHW[0] if len(pixels_CHW) == 1 else np.moveaxis(pixels_CHW, 0, -1)
     found = np.asarray(image.fromarray(np.ascontiguousarray(whole)).resize(size[::-1], resample=resample))
     return found[None] if found.ndim == 2 else np.moveaxis(found, -1, 0)

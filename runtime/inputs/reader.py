@@ -69,6 +69,7 @@ class TextReader:
 
     def rows(self, items: Sequence[Any], control: Control, *, keep: bool) -> list[Row]:
         """Tokenize texts and pairs, and check rows of ids; a `Made` is asked for its row."""
+        # A pair of texts may stand beside texts, but ids beside texts are a mistake.
         texts = sum(isinstance(item, str) or is_pair(item) for item in items)
         if 0 < texts < len(items):
             raise InputError("inputs mix texts with token ids; pass all as one or the other")
@@ -80,6 +81,7 @@ class TextReader:
     def _row(self, item: Any, control: Control, keep: bool) -> Row:
         # Tokenizing may take longer than the model, so the time is looked at here too.
         control.check()
+        # It was checked when it was made.
         if isinstance(item, Made):
             return item.row(control)
         if isinstance(item, str) or is_pair(item):
@@ -96,6 +98,7 @@ class TextReader:
         feeds = {"input_ids": ids_BS} | ({"attention_mask": mask_BS} if self._masked else {})
         if self._typed:
             types_BS = np.zeros_like(ids_BS)
+            # Padding is of the first text, as transformers pads.
             for b, row in enumerate(rows):
                 if row.types is not None and self._has_types:
                     types_BS[b, : len(row)] = row.types

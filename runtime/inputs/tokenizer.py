@@ -155,6 +155,7 @@ class Tokenizer:
         texts = [text.lower() if self._lower_case else text for text in (first, second)]
         if control is not None:
             control.check()
+        # Each way to cut has a tokenizer of its own: see there.
         tokenizer = self._cutting_by(strategy, max_tokens, stride)
         for text in texts:
             _check_unicode(text)
@@ -188,8 +189,10 @@ class Tokenizer:
         """Give a tokenizer that truncates in a way of its own: another thread may be in the first one."""
         limit = self.max_tokens if max_tokens is None else max_tokens
         key = (strategy, limit, stride)
+        # What most calls want is there already.
         if limit is None or key == ("longest_first", self.max_tokens, 0):
             return self._tokenizer
+        # Two threads that come at once must not copy it twice: a large vocabulary takes a second.
         with self._copying:
             if key not in self._cutting:
                 made = copy.deepcopy(self._tokenizer)

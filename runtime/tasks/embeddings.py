@@ -57,14 +57,17 @@ class VectorForm:
         Raises:
             InputError: int8 has no ranges, and fewer than two embeddings to take them of.
         """
+        # In the order of sentence-transformers: cut first, so that what is left has length 1.
         rows_BD = rows_BD[:, : self.size]
         if self.normalize:
             rows_BD = rows_BD / np.maximum(np.linalg.norm(rows_BD, axis=1, keepdims=True), _LEAST_NORM)
         if self.dtype == "float32":
             return rows_BD
         if self.dtype in ("binary", "ubinary"):
+            # The first dimension is the highest bit of the first byte.
             bits = np.packbits(rows_BD > 0, axis=1)
             return bits if self.dtype == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
+        # What is compared later must have the same steps, which no single call can know.
         ranges = self.ranges
         if ranges is None:
             if len(rows_BD) == 0:
@@ -75,6 +78,7 @@ class VectorForm:
                     "your documents)"
                 )
             ranges = embedding_ranges(rows_BD)
+        # A dimension that is always the same has no steps; dividing by 1 leaves it where it is.
         steps = (ranges[1] - ranges[0]) / np.float32(_LEVELS)
         levels = np.floor((rows_BD - ranges[0]) / np.where(steps == 0, np.float32(1), steps))
         levels = np.clip(levels, 0, _LEVELS)
@@ -102,6 +106,7 @@ def vector_form(options: VectorOptions, width: int) -> VectorForm:
     Raises:
         InputError: There are fewer dimensions than asked for, or there is no such dtype, or ranges are of other sizes.
     """
+    # All of it before the first text is run.
     size, dtype = options.get("dimensions"), options.get("dtype", "float32")
     size = width if size is None else check_count("dimensions", size)
     if size > width:

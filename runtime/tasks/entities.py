@@ -97,10 +97,12 @@ def token_labeling(
         # Without the padding of the batch.
         scores_SL = scores_of(values[logits.name][: len(row)], squash)
         tokens = _tokens(item, row, scores_SL, tokenizer.continuing_prefix is not None, unknown_id)
+        # Left out by the label of each token, before anything is put together.
         if aggregation == "none":
             return [_entity(token, labels) for token in tokens if labels[token.place] not in ignore_labels]
         if aggregation != "simple":
             tokens = [_word(parts, aggregation, tokenizer) for parts in _words(tokens)]
+        # And here after it: a group has its label without "B-" or "I-".
         groups = [_group(part, labels, tokenizer) for part in _runs(tokens, labels)]
         return [group for group in groups if group["entity_group"] not in ignore_labels]
 
@@ -110,6 +112,7 @@ def token_labeling(
 def _refuse_ids(place: int, row: Row) -> None:
     if row.encoding is None:
         raise InputError("classify_tokens takes texts, not rows of token ids: run() does, and gives logits")
+    # Of two texts nobody could say which of them a place is in.
     if row.types is not None:
         raise InputError(f"inputs[{place}] is a pair, and classify_tokens takes single texts")
 
@@ -157,6 +160,7 @@ def _words(tokens: Sequence[_Token]) -> list[list[_Token]]:
 
 def _word(parts: Sequence[_Token], aggregation: Aggregation, tokenizer: Tokenizer) -> _Token:
     """Make one of the parts of a word."""
+    # "first", unless another is asked for.
     scores_L = parts[0].scores_L
     if aggregation == "max":
         scores_L = max(parts, key=lambda part: part.score).scores_L
@@ -170,6 +174,7 @@ def _runs(tokens: Sequence[_Token], labels: Sequence[str]) -> list[list[_Token]]
     """Put neighbors of one label together; one that is marked as a beginning, "B-", begins another."""
     runs: list[list[_Token]] = []
     for token in tokens:
+        # Two neighbors of one kind are two entities where the second is marked as a beginning.
         begins, name = _split(labels[token.place])
         if runs and not begins and name == _split(labels[runs[-1][-1].place])[1]:
             runs[-1].append(token)

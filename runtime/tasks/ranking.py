@@ -28,7 +28,9 @@ def read_score(companions: Companions) -> Squash:
         BundleError: It names what is not known here.
     """
     for named in _named(companions):
+        # The first that says anything holds, whatever the others say.
         if named is not None and named.value is not None:
+            # A path of Python's, of which nothing is ever imported here.
             name = named.text().rpartition(".")[2]
             if name not in _FUNCTIONS:
                 raise BundleError(

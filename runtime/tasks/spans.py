@@ -74,15 +74,19 @@ def span_finding(settings: SpanSettings, context: int, cls_id: int | None) -> Ta
 
     def finish(item: Any, row: Row, values: Mapping[str, Array]) -> PartSpans:
         ids = np.array(row.ids)
+        # Of a question and of special tokens no answer is made.
         may_S = np.array([text == context for text in row.encoding.sequence_ids])
+        # But the first token says that there is none, where a model was trained to.
         if cls_id is not None:
             may_S |= ids == cls_id
         start_S, end_S = (_shares(values[name][: len(ids)], may_S) for name in ("start_logits", "end_logits"))
+        # Taken before it is put out of the running, as in the pipeline.
         none = float(start_S[0] * end_S[0])
         start_S[0] = end_S[0] = 0.0
         # Some fall together when they are extended to whole words.
         count = 2 * settings.top_k + 10 if settings.whole_words else settings.top_k
         found = _best_spans(start_S, end_S, count, settings.most_tokens)
+        # Where a context has few tokens, spans of nothing fill the list.
         spans = [_Span(row.encoding, *span) for span in found if may_S[span[0]] and may_S[span[1]]]
         return PartSpans(spans, none)
 
@@ -93,6 +97,7 @@ def _shares(logits_S: Array, may_S: npt.NDArray[np.bool_]) -> npt.NDArray[np.flo
     """Softmax over the tokens that an answer may begin or end with."""
     # In float32 as the pipeline: among spans that all but tie, the order is then its order.
     masked_S = np.where(may_S, logits_S.astype(np.float32), np.float32(_LEAST))
+    # Less the greatest, so that no power overflows.
     powers_S = np.exp(masked_S - masked_S.max())
     shares: npt.NDArray[np.float32] = powers_S / powers_S.sum()
     return shares
@@ -104,6 +109,7 @@ def _best_spans(
     """List the likeliest spans: first token, last token, probability."""
     # (S, S): from a row's token to a column's, none that ends before it begins, or is too long.
     scores = np.tril(np.triu(np.outer(start_S, end_S)), most_tokens - 1).reshape(-1)
+    # In numpy's own order of ties, which is the pipeline's.
     if count == 1:
         order = np.array([scores.argmax()])
     elif len(scores) < count:
@@ -128,11 +134,13 @@ def best_answers(context: str, side: int, parts: Sequence[PartSpans], settings: 
     for span in (span for part in parts for span in part.spans):
         start, end = _characters(span, side, settings.whole_words)
         text = context[start:end]
+        # One answer may be found in two parts, or by two spans that grow into the same words.
         same = next((answer for answer in answers if answer["answer"].lower() == text.lower()), None)
         if same is not None:
             same["score"] += span.score
         else:
             answers.append({"score": span.score, "start": start, "end": end, "answer": text})
+    # It is not in any part: the least sure of them decides.
     if settings.may_be_none:
         answers.append({"score": min(part.none for part in parts), "start": 0, "end": 0, "answer": ""})
     return sorted(answers, key=lambda answer: -answer["score"])[: settings.top_k]

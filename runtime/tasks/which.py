@@ -42,6 +42,7 @@ def tasks_of(manifest: Manifest) -> tuple[str, ...]:
     signature = manifest.signature.get("model")
     if signature is None:
         return ()
+    # A graph that wants anything else, such as a decoder's ids, is one that only `run` can serve.
     inputs = {spec.name for spec in signature.inputs}
     if inputs == {"pixel_values"}:
         return ("classify_images",) if _labels_images(manifest, signature) else ()
@@ -51,6 +52,7 @@ def tasks_of(manifest: Manifest) -> tuple[str, ...]:
 def _text_tasks(manifest: Manifest, signature: Signature) -> tuple[str, ...]:
     outputs = {spec.name: spec for spec in signature.outputs}
     found = ["embed"] if "sentence_embedding" in outputs else []
+    # By what the checkpoint's class is for, and only if the graph has what that gives.
     head = _head(manifest)
     if head is None or not _gives(head, outputs):
         return tuple(found)
@@ -78,11 +80,13 @@ def _gives(task: str, outputs: Mapping[str, TensorSpec]) -> bool:
 def _head(manifest: Manifest) -> str | None:
     """Tell what a head is for; of logits that nobody names, by what native models have had from the first."""
     config = manifest.config
+    # Native models say it themselves; of all others it is in the name of their class.
     if config.get("head") is not None:
         return _HEADS.get(config["head"])
     named: Any = config.get("architectures")
     if isinstance(named, list) and named:
         return next((task for ending, task in _CLASSES.items() if str(named[0]).endswith(ending)), None)
+    # Logits of a module may be anything.
     if manifest.kind != "encoder":
         return None
     ranks = {len(spec.shape) for spec in manifest.signature["model"].outputs if spec.name == "logits"}

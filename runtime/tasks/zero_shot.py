@@ -34,6 +34,7 @@ def check_candidates(labels: str | Iterable[str], template: str) -> list[str]:
     Raises:
         InputError: There is none, or one is no text, or the template has no place for one.
     """
+    # As the pipeline reads them: "sport, politics".
     if isinstance(labels, str):
         labels = [label.strip() for label in labels.split(",") if label.strip()]
     listed = list(labels)
@@ -41,6 +42,7 @@ def check_candidates(labels: str | Iterable[str], template: str) -> list[str]:
         raise InputError(f"candidate_labels must be at least one text, but is {brief(labels)}")
     if not isinstance(template, str):
         raise InputError(f"hypothesis_template must be a text, but is {brief(template)}")
+    # A template that is wrong is found now, not after a thousand texts.
     try:
         filled = template.format(listed[0])
     except (IndexError, KeyError, ValueError) as error:
@@ -74,6 +76,7 @@ def choose(
         scores_N = scores_of(logits_NL[:, [contradiction, entailment]], "softmax")[:, 1]
     else:
         scores_N = scores_of(logits_NL[:, entailment], "softmax")
+    # Not by the negated scores: of two labels that tie, the pipeline gives the later one first.
     order = scores_N.argsort()[::-1].tolist()
     return {
         "sequence": text,
