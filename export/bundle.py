@@ -40,8 +40,9 @@ from .pictures import draw_report
 from .source import Source, open_source
 from .text_settings import apply_tokenizer_config, copy_modules
 from .to_onnx import OPSET, to_onnx
+from .verify.ask_library import NotCompared, Reference, ask_library
 from .verify.fidelity import Fidelity, measure_fidelity
-from .verify.library import NotCompared, Reference, ask_library, compare_with_library
+from .verify.library import compare_with_library
 from .verify.reports import GraphReport
 from .verify.samples import cases
 from .verify.verify import verify

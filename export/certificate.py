@@ -20,8 +20,8 @@ from tfm.quantize import budget_gate, size_of
 
 from .manifest import PACKAGES
 from .source import Source
+from .verify.ask_library import NotCompared, Reference
 from .verify.fidelity import Fidelity
-from .verify.library import NotCompared, Reference
 from .verify.reports import GraphReport
 
 NOT_JUDGED = {

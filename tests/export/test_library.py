@@ -14,7 +14,8 @@ import pytest
 import tfm.export.bundle as export_bundle
 from tests.support.task_models import edit_json, make, quick
 from tfm.export import export_checkpoint
-from tfm.export.verify.library import NotCompared, Reference, ask_library, compare_with_library, spearman
+from tfm.export.verify.ask_library import NotCompared, Reference, ask_library
+from tfm.export.verify.library import compare_with_library, spearman
 from tfm.runtime import load
 
 pytest.importorskip("torch", reason="what the checkpoints are made with")
@@ -108,7 +109,7 @@ def test_what_is_not_installed_is_told(made: Callable[..., Any], monkeypatch: py
     def missing(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr("tfm.export.verify.library.importlib.metadata.version", missing)
+    monkeypatch.setattr(importlib.metadata, "version", missing)
     found = ask_library(folder, bundle)
     assert found == NotCompared("transformers is not installed: pip install transformers")
 
@@ -134,7 +135,7 @@ def test_an_export_says_whether_it_was_compared(
     _, folder = made("bert", "classify")
     monkeypatch.setattr(export_bundle, "measure_latency", lambda *_: [])  # it has its own tests, and takes longest
     if not installed:
-        monkeypatch.setattr(export_bundle, "ask_library", lambda *_: NotCompared("transformers is not installed"))
+        monkeypatch.setattr(export_bundle, "ask_library", lambda *_: NotCompared("transformers is not here"))
     report = export_checkpoint(folder, tmp_path / "x.tfm", precisions=["fp32"])
     assert report.passed
     certificate = json.loads((tmp_path / "x.tfm" / "parity.json").read_text())
@@ -146,10 +147,8 @@ def test_an_export_says_whether_it_was_compared(
         assert f"against transformers {transformers.__version__}" in page
         assert "fp32 task scores" in [gate["name"] for gate in json.loads(read(tmp_path))["gates"]]
     else:
-        said = (
-            "The task was not compared with the library that the checkpoint comes with: transformers is not installed."
-        )
-        assert (measures, certificate["not_judged"]) == (["cosine"], [f"{said}."])
+        said = "The task was not compared with the library that the checkpoint comes with: transformers is not here."
+        assert (measures, certificate["not_judged"]) == (["cosine"], [said])
         assert said in page
 
 
@@ -157,10 +156,29 @@ def read(folder: Path) -> str:
     return (folder / "x.tfm" / "manifest.json").read_text()
 
 
+@pytest.mark.skipif(importlib.util.find_spec("PIL") is None, reason="needs the package pillow")
+def test_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    config = transformers.ViTConfig(image_size=12, patch_size=4, initializer_range=0.6, num_labels=7, **sizes)
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "checkpoint")
+    processor = transformers.ViTImageProcessorPil(size={"height": 12, "width": 12})
+    processor.save_pretrained(tmp_path / "checkpoint")
+    bundle = load(quick(tmp_path / "checkpoint", tmp_path / "x.tfm"), provider="cpu", threads=1)
+    reference = ask_library(tmp_path / "checkpoint", bundle)
+    assert isinstance(reference, Reference), reference
+    [found] = compare_with_library(reference, bundle)
+    assert (found.measure, found.passed, found.count) == ("task scores", True, 4)
+    monkeypatch.setattr(bundle._reader, "_preparation", dataclasses.replace(bundle._reader._preparation, resample=0))
+    assert not compare_with_library(reference, bundle)[0].passed
+
+
 @pytest.mark.skipif(not HAS_SENTENCES, reason="needs the package sentence-transformers")
 def test_sentence_transformers(tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
     make("bert", "Model", tmp_path / "base")
     words = Transformer(str(tmp_path / "base"), max_seq_length=24)

@@ -26,7 +26,7 @@ TEXTS: list[Any] = [
 @pytest.mark.parametrize("family", COMPARED["embed"][2])
 def test_as_sentence_transformers_encodes(tmp_path: Path, family: str) -> None:
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     make(family, "Model", tmp_path / "base")
     words = Transformer(str(tmp_path / "base"), max_seq_length=24)

@@ -1,0 +1,254 @@
+"""What the library that a checkpoint comes with gives, on texts as people write them.
+
+The library is what the checkpoint's owner would use: sentence-transformers where modules.json asks for it, else the
+pipeline of transformers for the class that config.json names. It opens the checkpoint by itself, tokenizer and all.
+"""
+
+import contextlib
+import importlib
+import importlib.metadata
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfm.bundle import TOKENIZER
+from tfm.errors import InputError
+from tfm.quantize import one_of_each
+from tfm.runtime import Encoder
+
+_PIPELINES = {
+    "classify": ("text-classification", "AutoModelForSequenceClassification"),
+    "classify_tokens": ("token-classification", "AutoModelForTokenClassification"),
+    "fill_mask": ("fill-mask", "AutoModelForMaskedLM"),
+    "answer": ("question-answering", "AutoModelForQuestionAnswering"),
+    "classify_images": ("image-classification", "AutoModelForImageClassification"),
+}
+"""Task → transformers' pipeline for it, and the class it takes."""
+
+_QUESTION = "What is this about, and who wrote it?"
+_UNUSUAL = "Ça coûte 3 €, 你好 — привет, 🙂👩‍👩‍👧 naïve\u00a0café\u200b!"
+_NO_LIMIT = 1 << 24
+"""A tokenizer's limit above which there is none: transformers writes 1e30."""
+
+_LONG = 700
+"""Words of the text that is longer than most models read."""
+
+
+@dataclass(frozen=True)
+class NotCompared:
+    """Why a bundle was not compared with a library."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a checkpoint's own library gives.
+
+    Attributes:
+        library: Its name and version.
+        task: The task, as the runtime calls it.
+        inputs: What it was given.
+        expected: What it gave for each.
+    """
+
+    library: str
+    task: str
+    inputs: Sequence[Any]
+    expected: Sequence[Any]
+
+
+def ask_library(folder: Path | None, bundle: Encoder) -> Reference | NotCompared | None:
+    """Run a checkpoint by the library that it comes with.
+
+    Args:
+        folder: The checkpoint's.
+        bundle: What was made of it, which says what it is for.
+
+    Returns:
+        What the library gave; why it was not asked; None where no library is known for it.
+    """
+    task = bundle.tasks[0] if bundle.tasks else ""
+    library = None if folder is None else _library_of(folder, task)
+    if folder is None or library is None:
+        return None
+    # Asked without importing it, which takes seconds.
+    try:
+        version = importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return NotCompared(f"{library} is not installed: pip install {library}")
+    if task != "classify_images" and TOKENIZER not in bundle.manifest.files:
+        return NotCompared("the bundle has no tokenizer, and takes ids alone")
+    # The library might take what the runtime refuses, such as a text without tokens; of that nothing
+    # can be compared.
+    lengths = {} if task == "classify_images" else _lengths(bundle)
+    try:
+        with _quietly():
+            inputs, expected = _ways(library, task)(folder, task, list(lengths), max(lengths.values(), default=0))
+    except Exception as error:  # of a library, which has no common class; that it fails is told, never passed over
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        return NotCompared(f"{library} {version} could not run the checkpoint: {reason[:200]}")
+    return Reference(f"{library} {version}", task, inputs, expected)
+
+
+def _library_of(folder: Path, task: str) -> str | None:
+    """Name the package that a checkpoint's owner would use for a task; None: none is known."""
+    if not (folder / "config.json").is_file():
+        return None
+    # Pooling of token states is what sentence-transformers adds; all else is transformers'.
+    if task == "embed":
+        return "sentence-transformers" if (folder / "modules.json").is_file() else None
+    return "transformers" if task in _PIPELINES else None
+
+
+def _ways(library: str, task: str) -> Callable[[Path, str, list[str], int], tuple[Sequence[Any], Sequence[Any]]]:
+    """Choose what calls the library."""
+    if library == "sentence-transformers":
+        return _encode
+    return _see if task == "classify_images" else _pipe
+
+
+def _see(folder: Path, task: str, texts: list[str], longest: int) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Run transformers' pipeline on pictures of other sizes than the model's, prepared by PIL."""
+    del texts, longest
+    import torch
+    from PIL import Image
+
+    transformers = _transformers()
+    name, cls = _PIPELINES[task]
+    # Its other way to resize, by torchvision, gives other pixels.
+    by_pil = {"backend": "pil"} if int(transformers.__version__.partition(".")[0]) >= 5 else {"use_fast": False}
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, **by_pil)
+    model = getattr(transformers, cls).from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+    pipe: Any = transformers.pipeline(name, model=model, image_processor=processor, device="cpu")
+    pictures = [Image.fromarray(pixels) for pixels in _pictures()]
+    return pictures, [pipe(picture, top_k=model.config.num_labels) for picture in pictures]
+
+
+def _pictures() -> Iterator[Any]:
+    """Slopes of color with noise on them, wide, high and small."""
+    rng = np.random.default_rng(0)
+    for height, width in ((240, 320), (500, 333), (97, 64), (224, 224)):
+        slopes_HWC = np.linspace(0, 200, height)[:, None, None] * rng.random(3) + np.linspace(0, 55, width)[:, None]
+        yield (slopes_HWC + rng.integers(0, 40, slopes_HWC.shape)).clip(0, 255).astype(np.uint8)
+
+
+def _encode(folder: Path, task: str, texts: list[str], longest: int) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Run sentence-transformers, whose limits are its own."""
+    del task, longest
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    return texts, list(model.encode(texts, show_progress_bar=False))
+
+
+def _pipe(folder: Path, task: str, texts: list[str], longest: int) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Run transformers' pipeline of a task; give what it was given, as the runtime takes it, and what it gave.
+
+    Where the tokenizer has no limit, as its owner would have to know, texts are cut to what the bundle reads.
+    """
+    import torch
+
+    transformers = _transformers()
+    name, cls = _PIPELINES[task]
+    words = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = getattr(transformers, cls).from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+    # Otherwise the library's own limit holds, and a bundle that reads more or less differs.
+    if words.model_max_length > _NO_LIMIT:
+        words.model_max_length = longest
+    pipe: Any = transformers.pipeline(name, model=model, tokenizer=words, device="cpu")
+    texts = [*texts, f"Is {' or '.join(words.all_special_tokens[:4])} a word?"]
+    return _CALLS[task](pipe, texts)
+
+
+def _classify(pipe: Any, texts: list[str]) -> tuple[Sequence[Any], Sequence[Any]]:
+    # Pairs of texts of different kinds, the last with one that is empty or odd.
+    pairs = list(zip([*texts[:3], texts[-2]], texts[1:5], strict=True))
+    options = {"truncation": True, "top_k": None}
+    found = [pipe({"text": text}, **options) for text in texts]
+    found += [pipe({"text": text, "text_pair": other}, **options) for text, other in pairs]
+    return [*texts, *pairs], found
+
+
+def _fill(pipe: Any, texts: list[str]) -> tuple[Sequence[Any], Sequence[Any]]:
+    mask = pipe.tokenizer.mask_token
+    # In texts that are short enough to keep their mask.
+    masked = [" ".join([*text.split()[:2], mask, *text.split()[3:]]) for text in texts if 3 < len(text.split()) < 40]
+    return masked, [pipe(text, top_k=5) for text in masked]
+
+
+def _label_tokens(pipe: Any, texts: list[str]) -> tuple[Sequence[Any], Sequence[Any]]:
+    return texts, [pipe(text, ignore_labels=[""]) for text in texts]
+
+
+def _answer(pipe: Any, texts: list[str]) -> tuple[Sequence[Any], Sequence[Any]]:
+    given = [(_QUESTION, text) for text in texts if text]
+    return given, [pipe(question=question, context=context) for question, context in given]
+
+
+_CALLS: dict[str, Callable[[Any, list[str]], tuple[Sequence[Any], Sequence[Any]]]] = {
+    "classify": _classify,
+    "classify_tokens": _label_tokens,
+    "fill_mask": _fill,
+    "answer": _answer,
+}
+"""Task → what calls its pipeline with texts."""
+
+
+def _texts() -> list[str]:
+    """Texts of every kind that is known to differ: of eight subjects, too long, of odd signs, and none at all."""
+    kinds = list(one_of_each().values())
+    words = " ".join(kinds).split()
+    # Whole words, repeated until there are enough.
+    long = " ".join((words * (1 + _LONG // len(words)))[:_LONG])
+    return [*kinds, long, _UNUSUAL, ""]
+
+
+def _lengths(bundle: Encoder) -> dict[str, int]:
+    """Give the texts that have tokens, and how many of each are read."""
+    return {text: length for text in _texts() if (length := _count(bundle, text))}
+
+
+def _count(bundle: Encoder, text: str) -> int:
+    """How many tokens of a text are read; 0 of one that has none, which the runtime refuses."""
+    try:
+        return len(bundle.tokenize(text)[0])
+    except InputError:
+        return 0
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep libraries from printing, and from asking anybody for files."""
+    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+        warnings.simplefilter("ignore")
+        # A checkpoint is a folder here: a library that misses a file of it must not look for it
+        # elsewhere.
+        before = os.environ.get("HF_HUB_OFFLINE"), logging.root.manager.disable
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        logging.disable(logging.WARNING)
+        stack.callback(_restore, *before)
+        bars = _transformers().utils.logging
+        if bars.is_progress_bar_enabled():
+            bars.disable_progress_bar()
+            stack.callback(bars.enable_progress_bar)
+        yield
+
+
+def _transformers() -> Any:
+    """Import the package, whose own types say less than they cost."""
+    return importlib.import_module("transformers")
+
+
+def _restore(offline: str | None, level: int) -> None:
+    logging.disable(level)
+    if offline is None:
+        os.environ.pop("HF_HUB_OFFLINE", None)
+    else:
+        os.environ["HF_HUB_OFFLINE"] = offline
