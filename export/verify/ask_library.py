@@ -117,18 +117,34 @@ def _ways(library: str, task: str) -> Callable[[Path, str, list[str], int], tupl
 def _see(folder: Path, task: str, texts: list[str], longest: int) -> tuple[Sequence[Any], Sequence[Any]]:
     """Run transformers' pipeline on pictures of other sizes than the model's, prepared by PIL."""
     del texts, longest
-    import torch
     from PIL import Image
 
     transformers = _transformers()
-    name, cls = _PIPELINES[task]
     # Its other way to resize, by torchvision, gives other pixels.
     by_pil = {"backend": "pil"} if int(transformers.__version__.partition(".")[0]) >= 5 else {"use_fast": False}
     processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, **by_pil)
-    model = getattr(transformers, cls).from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+    name, model = _model_for(task, folder)
     pipe: Any = transformers.pipeline(name, model=model, image_processor=processor, device="cpu")
     pictures = [Image.fromarray(pixels) for pixels in _pictures()]
     return pictures, [pipe(picture, top_k=model.config.num_labels) for picture in pictures]
+
+
+def _model_for(task: str, folder: Path) -> tuple[str, Any]:
+    """Name the pipeline of a task, and open the checkpoint by the class that it takes.
+
+    Raises:
+        ValueError: The checkpoint is of another class, whose weights this one lacks and would draw at random.
+    """
+    import torch
+
+    name, cls = _PIPELINES[task]
+    opened = getattr(_transformers(), cls).from_pretrained(
+        folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+    )
+    model, report = opened
+    if report["missing_keys"]:
+        raise ValueError(f"it has no weights for {type(model).__name__}, such as {min(report['missing_keys'])}")
+    return name, model.eval()
 
 
 def _pictures() -> Iterator[Any]:
@@ -153,12 +169,9 @@ def _pipe(folder: Path, task: str, texts: list[str], longest: int) -> tuple[Sequ
 
     Where the tokenizer has no limit, as its owner would have to know, texts are cut to what the bundle reads.
     """
-    import torch
-
     transformers = _transformers()
-    name, cls = _PIPELINES[task]
     words = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = getattr(transformers, cls).from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+    name, model = _model_for(task, folder)
     # Otherwise the library's own limit holds, and a bundle that reads more or less differs.
     if words.model_max_length > _NO_LIMIT:
         words.model_max_length = longest

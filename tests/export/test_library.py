@@ -122,6 +122,15 @@ def test_what_the_library_cannot_run_is_told(made: Callable[..., Any], tmp_path:
     assert found.why.startswith(f"transformers {transformers.__version__} could not run the checkpoint: ")
 
 
+def test_a_head_that_the_library_would_draw_at_random(tmp_path: Path) -> None:
+    make("electra", "ForPreTraining", tmp_path / "checkpoint")
+    bundle = load(quick(tmp_path / "checkpoint", tmp_path / "x.tfm"), provider="cpu", threads=1)
+    assert bundle.tasks == ("classify_tokens",)
+    found = ask_library(tmp_path / "checkpoint", bundle)
+    assert isinstance(found, NotCompared)
+    assert "it has no weights for ElectraForTokenClassification, such as classifier.bias" in found.why
+
+
 def test_a_checkpoint_of_no_library(made: Callable[..., Any], tmp_path: Path) -> None:
     bundle, _ = made("bert", "classify")
     assert ask_library(None, bundle) is None

@@ -288,7 +288,7 @@ def test_normalize_without_pooling_is_refused(tmp_path: Path) -> None:
         ({"add_cross_attention": True}, ConfigError, "BERT with add_cross_attention = True is not supported"),
         ({"pruned_heads": {"0": [1]}}, ConfigError, "BERT with pruned_heads = {'0': [1]} is not supported"),
         ({"auto_map": {"AutoModel": "a--b.C"}}, ConfigError, "auto_map asks for Python code"),
-        ({"architectures": ["BertForQuestionAnswering"]}, ConfigError, "is not supported; known: one of BertModel, "),
+        ({"architectures": ["BertForMultipleChoice"]}, ConfigError, "is not supported; known: one of BertModel, "),
         ({"architectures": ["BertModel", "BertForMaskedLM"]}, ConfigError, "is not supported; known: one of "),
         ({"architectures": "BertModel"}, ConfigError, "architectures must be a list of strings, but is 'BertModel'"),
         ({"hidden_act": "gelo"}, ConfigError, "unknown activation 'gelo'; the nearest is 'gelu'"),

@@ -91,6 +91,11 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ),
     ("ViTForImageClassification", IMAGE | THREE),
     ("ViTForImageClassification", IMAGE | {"hidden_act": "gelu_new", "image_size": [12, 12], "patch_size": [3, 3]}),
+    ("BertForQuestionAnswering", SIZES),
+    ("RobertaForQuestionAnswering", ODD | {"type_vocab_size": 1}),
+    ("XLMRobertaForQuestionAnswering", SIZES | {"type_vocab_size": 1}),
+    ("DistilBertForQuestionAnswering", DISTIL),
+    ("ElectraForQuestionAnswering", ODD | {"embedding_size": 8}),
 ]
 
 
@@ -133,6 +138,8 @@ def run_theirs(model: transformers.PreTrainedModel, feeds: dict[str, Tensor]) ->
                 outputs["pooler_output"] = base.pooler_output
             return outputs
         head = model(**feeds)
+    if "start_logits" in head:
+        return outputs | {"start_logits": head.start_logits, "end_logits": head.end_logits}
     logits = head.prediction_logits if "prediction_logits" in head else head.logits
     if type(model).__name__ == "ElectraForPreTraining":
         logits = logits[:, :, None]  # one label; transformers has no dimension for it
@@ -176,7 +183,8 @@ def check(theirs: transformers.PreTrainedModel, ours: Transformer, *, more: tupl
         assert got[name].shape == want.shape
         assert want.std() > 1000 * SINGLE  # so that a mistake shows
         for row, length in enumerate(lengths):
-            each = slice(length if want.ndim == 3 else None)
+            # of each token, or of a row
+            each = slice(length if want.ndim == 3 or name in ("start_logits", "end_logits") else None)
             torch.testing.assert_close(got[name][row][each], want[row][each], rtol=0, atol=SINGLE)
             pairs.append((got[name][row][each], want[row][each]))
     return pairs
