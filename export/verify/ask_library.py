@@ -75,8 +75,11 @@ def ask_library(folder: Path | None, bundle: Encoder) -> Reference | NotCompared
         What the library gave; why it was not asked; None where no library is known for it.
     """
     task = bundle.tasks[0] if bundle.tasks else ""
-    library = None if folder is None else _library_of(folder, task)
-    if folder is None or library is None:
+    # A checkpoint of our own comes from no library.
+    if folder is None or bundle.manifest.family == "transformer":
+        return None
+    library = _library_of(folder, task)
+    if library is None:
         return None
     # Asked without importing it, which takes seconds.
     try:

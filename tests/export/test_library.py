@@ -131,9 +131,12 @@ def test_a_head_that_the_library_would_draw_at_random(tmp_path: Path) -> None:
     assert "it has no weights for ElectraForTokenClassification, such as classifier.bias" in found.why
 
 
-def test_a_checkpoint_of_no_library(made: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_checkpoint_of_no_library(made: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle, _ = made("bert", "classify")
     assert ask_library(None, bundle) is None
+    assert ask_library(tmp_path, bundle) is None
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(bundle, "manifest", dataclasses.replace(bundle.manifest, family="transformer"))
     assert ask_library(tmp_path, bundle) is None
 
 
