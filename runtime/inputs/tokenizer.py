@@ -160,7 +160,7 @@ class Tokenizer:
         for text in texts:
             _check_unicode(text)
         with _refusing(lambda error: InputError(f"the pair {brief(first)}, {brief(second)} cannot be read: {error}")):
-            encoding = tokenizer.encode(*(texts if stride else self._beginnings_of(texts)))
+            encoding = tokenizer.encode(*(self._shortened(texts) if strategy == "longest_first" else texts))
         if control is not None:
             control.check()
         if self._refused_id in encoding.ids:
@@ -172,18 +172,50 @@ class Tokenizer:
             )
         return encoding
 
-    def _beginnings_of(self, texts: list[str]) -> list[str]:
-        """Shorten the one long text of a pair to what the model reads of it, and some more."""
-        if self._reads is None:
+    def _shortened(self, texts: list[str]) -> list[str]:
+        """Shorten the texts of a pair to what the model reads of them, and some more.
+
+        What tokenizers cuts off it keeps, in parts, and of two texts every part of one beside every part of the other:
+        of two long ones more than memory holds.
+        """
+        if self.max_tokens is None:
             return texts
-        enough = self._reads + _MARGIN
-        # Of two long ones the shorter loses a token less, and which that is shows at their ends.
+        enough = self.max_tokens + _MARGIN
+        if all(_most_tokens(text) <= enough for text in texts):
+            return texts
+        if self._reads is not None and (found := self._with_one_beginning(texts, enough)) is not None:
+            return found
+        whole = [self._without_cutting.encode(text, add_special_tokens=False) for text in texts]
+        # Of two that are too long the shorter loses a token less: which it is must stay so.
+        short = 0 if len(whole[0]) <= len(whole[1]) else 1
+        keep = [0, 0]
+        keep[short] = min(len(whole[short]), enough)
+        keep[1 - short] = max(enough, keep[short] + _MARGIN)
+        return [self._part_of(text, one, count) for text, one, count in zip(texts, whole, keep, strict=True)]
+
+    def _with_one_beginning(self, texts: list[str], enough: int) -> list[str] | None:
+        """Shorten the one long text of a pair, without reading it to its end; None: there are two."""
         for place, other in ((0, texts[1]), (1, texts[0])):
-            if len(texts[place]) > _PER_TOKEN * enough and _most_tokens(other) <= enough:
+            if _most_tokens(other) <= enough:
                 beginnings = _beginnings(texts[place], _PER_TOKEN * enough)
-                whole = (one for one in beginnings if self._count(self._tokenizer.encode(one)) >= enough)
-                texts[place] = next(whole, texts[place])
-        return texts
+                long_enough = (one for one in beginnings if self._count(self._tokenizer.encode(one)) >= enough)
+                found = next(long_enough, texts[place])
+                return [found, other] if place == 0 else [other, found]
+        return None
+
+    def _part_of(self, text: str, encoding: Any, count: int) -> str:
+        """Give as much of a text as its first tokens are, or its last ones where its beginning is cut off."""
+        if len(encoding) <= count:
+            return text
+        if self._side == "left":
+            return text[encoding.offsets[-count][0] :]
+        return text[: encoding.offsets[count - 1][1]]
+
+    @cached_property
+    def _without_cutting(self) -> Any:
+        made = copy.deepcopy(self._tokenizer)
+        made.no_truncation()
+        return made
 
     def _cutting_by(self, strategy: Strategy, max_tokens: int | None, stride: int) -> Any:
         """Give a tokenizer that truncates in a way of its own: another thread may be in the first one."""

@@ -117,22 +117,36 @@ def test_ids_that_the_tokenizer_lacks(letters):
         assert tokenizer.decode([[4, 99, 5], [103, 101, 102]]) == ["a b", ""]
 
 
-def test_a_pair_of_which_one_text_is_long(words):
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("most", [9, 10])
+@pytest.mark.parametrize(("first", "second"), [(2, 400), (400, 2), (300, 300), (300, 301), (301, 300), (80, 400)])
+def test_a_pair_of_long_texts_is_cut_as_tokenizers_cuts_it(words, side, most, first, second):
+    tokenizer = Tokenizer(words, max_tokens=most, truncation_side=side)
+    texts = [" ".join(letters[n % 3] for n in range(count)) for letters, count in (("abc", first), ("def", second))]
+    [row] = tokenizer.rows([texts])
+    assert row.ids == tokenizer._tokenizer.encode(*texts).ids
+    assert row.cut
+    assert not tokenizer.rows([("a b", "c")])[0].cut
+
+
+def test_what_is_cut_off_a_pair_takes_no_memory(words):
+    """Every part of one text beside every part of the other would be 10**10 of them."""
     tokenizer = Tokenizer(words, max_tokens=9)
-    for first, second in (("a b", "c " * 10**6), ("c d " * 10**6, "a"), ("a " * 10**5, "b " * 10**5 + "c")):
-        whole = tokenizer._tokenizer.encode(first, second)
-        assert tokenizer.pair(first, second).ids == whole.ids
-        assert tokenizer.rows([(first, second)])[0].cut
-    calls = []
+    assert len(tokenizer.pair("a " * 10**5, "b " * 10**5).overflowing) < 1000
+
+
+def test_of_one_long_text_of_a_pair_only_the_beginning_is_read(words):
+    tokenizer = Tokenizer(words, max_tokens=9)
+    whole, lengths = tokenizer._tokenizer, []
 
     class Counts:
         def encode(self, *texts):
-            calls.append(sum(map(len, texts)))
-            return whole_tokenizer.encode(*texts)
+            lengths.append(sum(map(len, texts)))
+            return whole.encode(*texts)
 
         def __getattr__(self, name):
-            return getattr(whole_tokenizer, name)
+            return getattr(whole, name)
 
-    whole_tokenizer, tokenizer._tokenizer = tokenizer._tokenizer, Counts()
-    tokenizer.pair("a b", "c " * 10**6)
-    assert max(calls) < 10_000
+    tokenizer._tokenizer = Counts()
+    assert tokenizer.pair("a b", "c " * 10**6).ids == whole.encode("a b", "c " * 50).ids
+    assert max(lengths) < 10_000
