@@ -12,6 +12,7 @@ from tests.support.task_models import COMPARED, LONGEST, edit_json, make, quick
 from tfm.bundle.json_files import describe_file
 from tfm.errors import InputError
 from tfm.runtime import load
+from tfm.runtime.tasks.base import scores_of
 
 torch = pytest.importorskip("torch", reason="what the checkpoints are made with")
 transformers = pytest.importorskip("transformers", reason="the oracle: pip install transformers")
@@ -72,8 +73,9 @@ def test_what_run_takes(opened: Opened) -> None:
     )  # fmt: skip
     assert {name: value.tolist() for name, value in feeds.items()} == {n: v.tolist() for n, v in inputs.items()}
     with torch.no_grad():
-        expected = theirs(**inputs).logits.numpy()
-    np.testing.assert_allclose(ours.run(feeds)["logits"], expected, rtol=0, atol=1e-5)
+        expected = theirs(**inputs).logits.softmax(-1).numpy()
+    found = scores_of(ours.run(feeds)["logits"], "softmax")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     assert ours.tokenize(PAIRS[:1]) == [inputs["input_ids"][0][inputs["attention_mask"][0] == 1].tolist()]
 
 
