@@ -40,7 +40,7 @@ from .pictures import draw_report
 from .source import Source, open_source
 from .text_settings import apply_tokenizer_config, copy_modules
 from .to_onnx import OPSET, to_onnx
-from .verify.ask_library import NotCompared, Reference, ask_library
+from .verify.ask_library import NotCompared, Reference, ask_library, library_of
 from .verify.fidelity import Fidelity, measure_fidelity
 from .verify.library import compare_with_library
 from .verify.reports import GraphReport
@@ -271,9 +271,10 @@ class _Export:
 
     def _compare_with_library(self, bundle: Encoder) -> None:
         """Compare with what the checkpoint's own library gives, which is asked once."""
-        if bundle.precision == "fp32":  # the first of all
+        folder = self.subject.folder
+        if bundle.precision == "fp32" and library_of(folder, bundle) is not None:  # the first of all
             with self.stage("run the checkpoint by its own library"):
-                self.reference = ask_library(self.subject.folder, bundle)
+                self.reference = ask_library(folder, bundle)
         if isinstance(self.reference, Reference):
             with self.stage(f"compare {bundle.precision} bundle with {self.reference.library}"):
                 self.fidelity += compare_with_library(self.reference, bundle)

@@ -75,11 +75,8 @@ def ask_library(folder: Path | None, bundle: Encoder) -> Reference | NotCompared
         What the library gave; why it was not asked; None where no library is known for it.
     """
     task = bundle.tasks[0] if bundle.tasks else ""
-    # A checkpoint of our own comes from no library.
-    if folder is None or bundle.manifest.family == "transformer":
-        return None
-    library = _library_of(folder, task)
-    if library is None:
+    library = library_of(folder, bundle)
+    if folder is None or library is None:
         return None
     # Asked without importing it, which takes seconds.
     try:
@@ -100,10 +97,12 @@ def ask_library(folder: Path | None, bundle: Encoder) -> Reference | NotCompared
     return Reference(f"{library} {version}", task, inputs, expected)
 
 
-def _library_of(folder: Path, task: str) -> str | None:
-    """Name the package that a checkpoint's owner would use for a task; None: none is known."""
-    if not (folder / "config.json").is_file():
+def library_of(folder: Path | None, bundle: Encoder) -> str | None:
+    """Name the package that a checkpoint's owner would use for what a bundle is for; None: none is known."""
+    # A checkpoint of our own comes from no library.
+    if folder is None or bundle.manifest.family == "transformer" or not (folder / "config.json").is_file():
         return None
+    task = bundle.tasks[0] if bundle.tasks else ""
     # Pooling of token states is what sentence-transformers adds; all else is transformers'.
     if task == "embed":
         return "sentence-transformers" if (folder / "modules.json").is_file() else None

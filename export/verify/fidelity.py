@@ -42,17 +42,6 @@ FLOORS = {
     ("greedy", "int8"): 0.0,
     ("greedy", "fp16"): 0.0,
     ("greedy", "fp32"): 0.99,
-    # Against the checkpoint's own library, the worst of a dozen texts: what differs is the order of additions. MiniLM
-    # has 0.9999999.
-    ("task cosine", "fp32"): 0.99999,
-    ("task scores", "fp32"): 0.9999,
-    ("task cosine", "fp16"): 0.9999,
-    ("task scores", "fp16"): 0.99,
-    # Of a quantized graph what a user makes of it: the order of what is found, and the likeliest label. Chosen.
-    ("task Spearman", "int8"): 0.95,
-    ("task labels", "int8"): 0.9,
-    ("task Spearman", "int4"): 0.85,
-    ("task labels", "int4"): 0.8,
 }
 """Least value of each measure, by precision."""
 

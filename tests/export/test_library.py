@@ -15,7 +15,7 @@ import tfm.export.bundle as export_bundle
 from tests.support.task_models import edit_json, make, quick
 from tfm.export import export_checkpoint
 from tfm.export.verify.ask_library import NotCompared, Reference, ask_library
-from tfm.export.verify.library import compare_with_library, spearman
+from tfm.export.verify.library import TASK_FLOORS, compare_with_library, spearman
 from tfm.runtime import load
 
 pytest.importorskip("torch", reason="what the checkpoints are made with")
@@ -206,6 +206,12 @@ def test_sentence_transformers(tmp_path: Path) -> None:
     assert not compare_with_library(longer, bundle)[0].passed
     other = dataclasses.replace(reference, expected=np.asarray(reference.expected)[::-1])
     assert not compare_with_library(other, bundle)[0].passed
+
+
+def test_every_measure_has_a_floor_in_every_precision_that_it_is_of() -> None:
+    exact = {(f"task {measure}", precision) for measure in ("cosine", "scores") for precision in ("fp32", "fp16")}
+    rounded = {(f"task {measure}", precision) for measure in ("Spearman", "labels") for precision in ("int8", "int4")}
+    assert set(TASK_FLOORS) == exact | rounded
 
 
 def test_spearman() -> None:
