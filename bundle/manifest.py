@@ -86,6 +86,10 @@ class Generation:
         eos_token_ids: Each ends it; where there is none, only the length does.
         max_new_tokens: Greatest number of new tokens unless asked otherwise.
         split_on_whitespace: Texts are words, tokenized by character.
+        max_length: Greatest length of a text with its prompt or start token, unless asked otherwise; None: not said,
+            and max_new_tokens alone limits it.
+        defaults: Settings of generating that hold unless asked otherwise, by name.
+        not_carried: What else the checkpoint says of generating, which changes no answer or asks for several.
     """
 
     pad_token_id: int | None
@@ -93,6 +97,9 @@ class Generation:
     eos_token_ids: tuple[int, ...]
     max_new_tokens: int
     split_on_whitespace: bool
+    max_length: int | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    not_carried: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -426,4 +433,15 @@ def _generation(value: CheckedJson, kind: str) -> Generation:
         eos_token_ids=tuple(end for end in ends if end is not None),
         max_new_tokens=value["max_new_tokens"].integer(1),
         split_on_whitespace=value["split_on_whitespace"].flag(),
+        **_generation_defaults(value),
     )
+
+
+def _generation_defaults(value: CheckedJson) -> dict[str, Any]:
+    """What older bundles do not say. The settings themselves are checked by what generates."""
+    said = value.fields()
+    return {
+        "max_length": said["max_length"].optional_integer(1) if "max_length" in said else None,
+        "defaults": _plain(said["defaults"]) if "defaults" in said else {},
+        "not_carried": tuple(item.text() for item in said["not_carried"].items()) if "not_carried" in said else (),
+    }

@@ -83,7 +83,7 @@ def run(
     classify-images is the path of a file. With --jsonl they are lists, or objects with the keys query and documents,
     question and context, image, or text and text_pair.
     """
-    from tfm.runtime import GenerationSettings, Module, load
+    from tfm.runtime import GenerationSettings, Module, load, merged_settings
 
     # Before anything else is done with them: what is no UTF-8 has an error of its own.
     texts, settings["stop"] = tuple(map(as_utf8, texts)), tuple(map(as_utf8, settings["stop"]))
@@ -100,7 +100,10 @@ def run(
     answers = TaskRunner(model=model, task=chosen_task, settings=chosen, items=items)
     _check_settings(answers.task, [*chosen, *(["stream"] if stream else [])], given["pairs"])
     if answers.task in GENERATING:
-        GenerationSettings(**{name: value for name, value in chosen.items() if name != "timeout"})  # before any line
+        asked = {name: value for name, value in chosen.items() if name != "timeout"}
+        generation = model.manifest.generation
+        # Before any line is read.
+        GenerationSettings(**merged_settings(generation.defaults if generation else {}, asked, one_text=stream))
     threads_text = "1 thread" if model.threads == 1 else f"{model.threads} threads"
     # On standard error, so that between pipes nothing but results is on standard output.
     say(styled(f"{model.provider} · {model.precision} · {threads_text}", dim=True), err=True)

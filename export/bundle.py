@@ -35,6 +35,7 @@ from .certificate import NOT_JUDGED, certify, gates_of
 from .golden import golden_cases, write_golden
 from .graphs import Graph
 from .latency import measure_latency
+from .made_tokenizer import make_tokenizer, tokenizer_files
 from .manifest import COMPANIONS, generation_settings, write_manifest
 from .pictures import draw_report
 from .source import Source, open_source
@@ -143,7 +144,7 @@ def export_checkpoint(
     place = Path(os.path.realpath(output))
     with staged(place, overwrite=overwrite) as (folder, put_in_place):
         subject = open_source(checkpoint, model=model, config=config, nhead=nhead, stage=stage)
-        _copy_what_belongs(subject, folder)
+        notes = _copy_what_belongs(subject, folder, stage)
         origin = (subject.path, model, config, nhead)
         work = _Export(subject, folder, precisions, opset=opset, tolerance=tolerance, stage=stage, origin=origin)
         work.export_fp32()
@@ -166,7 +167,7 @@ def export_checkpoint(
                 work.verify_quantized(precision, made, held_out)
         if work.passed:
             work.measure(asked.max_drop)
-        report = work.report(Path(output), forced=force)
+        report = work.report(Path(output), forced=force, notes=notes)
         # The manifest is last of what is written, as it has the digest of every other file; then
         # the folder takes its place. Only now the search's figures may go: a run that fails before
         # leaves them, and the next one need not measure again.
@@ -279,8 +280,8 @@ class _Export:
             with self.stage(f"compare {bundle.precision} bundle with {self.reference.library}"):
                 self.fidelity += compare_with_library(self.reference, bundle)
 
-    def report(self, output: Path, *, forced: bool) -> ExportReport:
-        """Give the verdict."""
+    def report(self, output: Path, *, forced: bool, notes: Sequence[str]) -> ExportReport:
+        """Give the verdict, and what there is to say beside it."""
         report = ExportReport(
             output=output,
             graphs=tuple(self.graphs),
@@ -301,6 +302,7 @@ class _Export:
             quantized=self.quantized,
             forced=forced,
         )
+        report.certificate["not_judged"] += notes
         # Known only once all gates are.
         for entry in report.certificate["quantization"].values():
             entry["forced"] = report.shipped and not report.passed
@@ -320,9 +322,13 @@ class _Export:
         write_manifest(self.folder, subject.config, subject.family, subject.graphs, files, self.opset, gates)
 
 
-def _copy_what_belongs(subject: Source, folder: Path) -> None:
-    """Put what stands beside the weights into the bundle; refuse what cannot be used now, not after the long work."""
-    source = subject.folder
+def _copy_what_belongs(subject: Source, folder: Path, stage: Stage = silent) -> list[str]:
+    """Put what stands beside the weights into the bundle; refuse what cannot be used now, not after the long work.
+
+    Returns:
+        What of it the bundle will not do, in words.
+    """
+    source, notes = subject.folder, []
     for name in COMPANIONS:
         if source is not None and (source / name).is_file():
             _copy_companion(source / name, folder / name)
@@ -339,6 +345,10 @@ def _copy_what_belongs(subject: Source, folder: Path) -> None:
             raise CheckpointError(f"{source}/tokenizer.json cannot be read by tokenizers: {error}") from error
     elif native and subject.path is not None and (tokenizer := load_tokenizer(subject.path)) is not None:
         tokenizer.save(str(folder / "tokenizer.json"))
+    elif source is not None and (names := tokenizer_files(source)):
+        with stage(f"make a tokenizer.json of {', '.join(names)}"):
+            refusal = make_tokenizer(source, names, folder / "tokenizer.json")
+        notes += [] if refusal is None else [f"The bundle takes token ids only, no texts: {refusal}."]
     if subject.path is not None and (subject.path / "config.json").is_file():
         shutil.copyfile(subject.path / "config.json", folder / "config.json")
     else:  # ours where there is none
@@ -346,6 +356,7 @@ def _copy_what_belongs(subject: Source, folder: Path) -> None:
     # Only to have bad settings refused now; write_manifest reads them again.
     if isinstance(subject.config, TransformerConfig) and source is not None:
         generation_settings(source, subject.config)
+    return notes
 
 
 def _copy_companion(source: Path, target: Path) -> None:

@@ -11,6 +11,7 @@ from tfm.errors import ConfigError
 from tfm.model import Fields, TransformerConfig, shown
 from tfm.quantize import lowest_of_graphs
 
+from .generation_defaults import generation_defaults
 from .generic.graph import GenericConfig
 from .graphs import Graph
 from .text_settings import max_text_tokens, text_settings
@@ -32,9 +33,6 @@ COMPANIONS = (
 
 _MAX_NEW_TOKENS = 128
 """How many tokens are generated where no generation_config.json says otherwise."""
-
-_MOST_NEW_TOKENS = (1 << 31) - 1
-"""The most that a generation_config.json may ask for. The runtime stops at the longest sequence anyway."""
 
 
 def write_manifest(
@@ -106,11 +104,13 @@ def generation_settings(folder: Path, config: TransformerConfig) -> dict[str, An
         # As Hugging Face does it: padding stands behind the end, and is read by nobody.
         ends = settings["eos_token_id"]
         settings["pad_token_id"] = ends[0] if isinstance(ends, list) else ends
+    said = generation_defaults(folder, config.target_vocab_size)
     # A limit that somebody wrote is kept even beyond the positions: the runtime stops there.
-    most = min(_MAX_NEW_TOKENS, config.max_positions)
-    told = written.has("max_new_tokens")
-    settings["max_new_tokens"] = written.size("max_new_tokens", most=_MOST_NEW_TOKENS) if told else most
+    settings["max_new_tokens"] = said.max_new_tokens or min(_MAX_NEW_TOKENS, config.max_positions)
+    settings["max_length"] = said.max_length
     settings["split_on_whitespace"] = written.flag("split_on_whitespace")
+    settings["defaults"] = dict(said.settings)
+    settings["not_carried"] = list(said.not_carried)
     return settings
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfm.runtime import Decoder, Encoder, EncoderDecoder, load
+from tfm.runtime import PLAIN_SETTINGS, Decoder, Encoder, EncoderDecoder, load
 
 from . import worker
 from .onnx_engine import read_arrays
@@ -34,7 +34,7 @@ def _run_of(model: Any, work: Mapping[str, Any]) -> worker.Run | None:
     rows, texts, new_tokens = work["rows"], work["texts"], work["new_tokens"]
     if work["kind"] == "rows":
         return lambda: _generate(model, rows, new_tokens)
-    return worker.timed(lambda: model.generate(texts or rows, max_new_tokens=new_tokens))
+    return worker.timed(lambda: model.generate(texts or rows, max_new_tokens=new_tokens, **PLAIN_SETTINGS))
 
 
 def _encoding(model: Encoder, kind: str, rows: list[list[int]], texts: list[str]) -> worker.Run | None:
@@ -62,8 +62,12 @@ def _generate(model: Decoder | EncoderDecoder, rows: list[list[int]], new_tokens
     model.generate(
         # In one batch, and to the last token: where rows end early, there would be fewer steps to
         # time.
-        rows, new_tokens, batch_size=len(rows), min_new_tokens=new_tokens, logits_processors=[stamp]
-    )  # fmt: skip
+        rows,
+        new_tokens,
+        batch_size=len(rows),
+        logits_processors=[stamp],
+        **{**PLAIN_SETTINGS, "min_new_tokens": new_tokens},
+    )
     return {"first token": [times[0] - start], "token": np.diff(times).tolist()}
 
 

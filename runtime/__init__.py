@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .encoder import EmbedOptions, EmbedStreamOptions, Encoder
     from .encoder_decoder import EncoderDecoder
     from .generation.conversation import Conversation
+    from .generation.defaults import PLAIN_SETTINGS, check_defaults, merged_settings
     from .generation.loop import continue_greedily
     from .generation.settings import GenerationSettings
     from .generation.state import DecoderState, from_nothing
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .tasks.zero_shot import ZeroShot
 
 __all__ = [
+    "PLAIN_SETTINGS",
     "PROVIDERS",
     "Answer",
     "Array",
@@ -77,6 +79,7 @@ __all__ = [
     "ZeroShot",
     "batches",
     "check_count",
+    "check_defaults",
     "check_golden",
     "check_graphs",
     "check_onnxruntime",
@@ -89,6 +92,7 @@ __all__ = [
     "from_nothing",
     "length_limit",
     "load",
+    "merged_settings",
     "model_name",
     "nearest",
     "open_session",
@@ -107,6 +111,7 @@ __getattr__, __dir__ = lazily(
         "encoder": "EmbedOptions EmbedStreamOptions Encoder",
         "encoder_decoder": "EncoderDecoder",
         "generation.conversation": "Conversation",
+        "generation.defaults": "PLAIN_SETTINGS check_defaults merged_settings",
         "generation.loop": "continue_greedily",
         "generation.settings": "GenerationSettings",
         "generation.state": "DecoderState from_nothing",

@@ -8,6 +8,7 @@ from tfm.bundle import Signature
 
 from .control import Control
 from .generation.conversation import Conversation
+from .generation.defaults import Limit
 from .generation.generator import Generator
 from .generation.loop import Begun
 from .generation.state import DecoderState
@@ -35,9 +36,9 @@ class Decoder(Generator):
     def _reads(self) -> Signature:
         return self._decoder.signature
 
-    def _begin(self, rows: list[list[int]], most: int, control: Control) -> Begun:
+    def _begin(self, rows: list[list[int]], limit: Limit, control: Control) -> Begun:
         state = DecoderState(self._decoder, len(rows))
-        limits = self._limits([len(row) for row in rows], most)
+        limits = self._limits([len(row) for row in rows], limit)
         return Begun(
             state=state, logits_BV=state.read(rows, control), tokens=[list(row) for row in rows], limits=limits
         )

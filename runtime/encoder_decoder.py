@@ -13,6 +13,7 @@ from tfm.bundle import Signature
 from tfm.errors import InputError
 
 from .control import CancelToken, Control
+from .generation.defaults import Limit
 from .generation.generator import Generator
 from .generation.loop import Begun
 from .generation.state import DecoderState, from_nothing
@@ -107,13 +108,13 @@ class EncoderDecoder(Generator):
     def _reads(self) -> Signature:
         return self._sessions["encoder"].signature
 
-    def _begin(self, rows: list[list[int]], most: int, control: Control) -> Begun:
+    def _begin(self, rows: list[list[int]], limit: Limit, control: Control) -> Begun:
         generation, _ = self._generation(None)
         _, context = self._encode(*pad_rows(rows, generation.pad_token_id or 0), control)
         state = DecoderState(self._decoder, len(rows), context)
         # A manifest of this kind must name a start token; `or 0` is for the type checker.
         start = [[generation.bos_token_id or 0] for _ in rows]
-        limits = self._limits([1] * len(rows), most)
+        limits = self._limits([1] * len(rows), limit)
         return Begun(state=state, logits_BV=state.read(start, control), tokens=start, limits=limits)
 
     def _encode(self, ids_BT: Array, mask_BT: Array, control: Control) -> tuple[Array, dict[str, Array]]:

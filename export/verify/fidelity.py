@@ -15,7 +15,7 @@ from tfm.errors import CalibrationError, VerificationError
 from tfm.latency import english_sentences, english_words
 from tfm.model import Transformer, TransformerConfig
 from tfm.quantize import SampleReader, read_calibration, split_of
-from tfm.runtime import Decoder, Encoder, EncoderDecoder, Model, Module
+from tfm.runtime import PLAIN_SETTINGS, Decoder, Encoder, EncoderDecoder, Model, Module
 
 from ..fast_path import no_fast_path
 from ..generic.graph import GenericGraph
@@ -263,7 +263,7 @@ def _generation(eager: Transformer, bundle: EncoderDecoder) -> list[Fidelity]:
     # One place less, as the start token takes one.
     limit = min(generation.max_new_tokens, eager.config.max_positions - 1)
     expected = eager_greedy(eager, sources, limit)
-    found = bundle.generate(sources, max_new_tokens=limit)
+    found = bundle.generate(sources, max_new_tokens=limit, **PLAIN_SETTINGS)
     same = sum(left == right for left, right in zip(found, expected, strict=True))
     greedy = _fidelity(bundle, "greedy", same / len(sources), len(sources), f"whole greedy outputs for {data}")
     # Next tokens are compared after eager's own output: one early difference would otherwise make

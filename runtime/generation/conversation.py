@@ -58,7 +58,7 @@ class Conversation:
                 iterator, it has gone on without this reply.
         """
         control = Control(cancel, timeout)
-        chosen, most = self._model._stream_settings(max_new_tokens, settings)
+        chosen, limit = self._model._stream_settings(max_new_tokens, settings)
         is_text = isinstance(input, str)
         new = self._model._tokenizer.encoding(input, special=not self.tokens, control=control).ids if is_text else input
         [row] = check_rows([new], self._model._reads)
@@ -68,6 +68,7 @@ class Conversation:
                 f"the conversation has {had} tokens, so {len(row)} more do not fit into the {longest} that this model "
                 "takes; rewind it, or begin another"
             )
+        limits = self._model._limits([had + len(row)], limit)
         np.minimum(self._state.length_B, had, out=self._state.length_B)  # where Ctrl-C came before the tokens were kept
         # The last token of a reply was chosen, but not read yet; nor were those of a reply cut short.
         unread = [*self.tokens[int(self._state.length_B[0]) :], *row]
@@ -75,7 +76,6 @@ class Conversation:
         self.tokens += row
         # From here on an earlier reply that is still held may not go on: both would use one cache.
         self._turns += 1
-        limits = self._model._limits([len(self.tokens)], most)
         begun = Begun(state=self._state, logits_BV=logits_BV, tokens=[self.tokens], limits=limits)
         return self._of_this_turn(self._turns, self._model._parts(begun, chosen, is_text, control))
 

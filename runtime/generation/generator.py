@@ -4,13 +4,14 @@ Shapes: B batch, S new tokens, V vocabulary.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
 
 from tfm.bundle import Signature
-from tfm.errors import InputError
+from tfm.errors import BundleError, InputError
 
 from ..control import CancelToken, Control
 from ..inputs.batches import check_count, length_limit
@@ -18,6 +19,7 @@ from ..inputs.checks import nearest
 from ..model import Model
 from ..progress import Progress, reporter
 from ..sessions.session import Session
+from .defaults import Limit, check_defaults, merged_settings
 from .loop import Begun, continue_rows, search_beams
 from .sampling import Sampler
 from .settings import GenerationSettings
@@ -48,8 +50,8 @@ class Generator(Model):
     def _most_text_tokens(self) -> int | None:
         return length_limit(self._reads)
 
-    def _begin(self, rows: list[list[int]], most: int, control: Control) -> Begun:
-        """Read prompts or sources, to go on from with at most so many new tokens."""
+    def _begin(self, rows: list[list[int]], limit: Limit, control: Control) -> Begun:
+        """Read prompts or sources, to go on from as far as the limit."""
         raise NotImplementedError
 
     @overload
@@ -87,11 +89,14 @@ class Generator(Model):
         timeout: float | None = None,
         **settings: Any,
     ) -> list[Any]:
-        """Generate: what follows each prompt, or what each source becomes. Greedily, unless the settings say otherwise.
+        """Generate: what follows each prompt, or what each source becomes.
+
+        What no setting says is as in the checkpoint's generation_config.json; where that says nothing, it is greedy.
 
         Args:
             inputs: Texts, or rows of token ids; one str is as a list of one.
-            max_new_tokens: At most so many new tokens; None: as the manifest says. The model's limit may come first.
+            max_new_tokens: At most so many new tokens; None: as the manifest says, which may limit the prompt and
+                them together. The model's limit may come first.
             batch_size: How many go into the graphs at once, at least 1; None: 16, or 64 into an encoder-decoder.
             progress: Whether to count inputs on stderr, or a function to tell (done, total).
             cancel: Ends the call from elsewhere.
@@ -109,7 +114,7 @@ class Generator(Model):
             RunTimeoutError: The time is up.
         """
         control = Control(cancel, timeout)
-        chosen, most = self._settings(max_new_tokens, settings)
+        chosen, limit = self._settings(max_new_tokens, settings)
         size = self._batch_size if batch_size is None else check_count("batch_size", batch_size)
         rows, are_texts = self._to_rows(inputs, self._reads, control)
         each = chosen.num_return_sequences
@@ -119,7 +124,7 @@ class Generator(Model):
         with reporter(progress, len(order)) as tell:
             for start in range(0, len(order), size):
                 places = order[start : start + size]
-                found = self._generate([rows[place] for place in places], places, chosen, most, are_texts, control)
+                found = self._generate([rows[place] for place in places], places, chosen, limit, are_texts, control)
                 for place, outputs in zip(places, found, strict=True):
                     results[place] = outputs
                 tell(len(places))
@@ -141,7 +146,8 @@ class Generator(Model):
             max_new_tokens: As for `generate`.
             cancel: Ends the stream from elsewhere.
             timeout: Seconds after which it ends.
-            **settings: As for `generate`; one output, and no beams.
+            **settings: As for `generate`; one output, and no beams: where those are the bundle's default, a stream
+                goes without.
 
         Yields:
             Parts of the text, none of them empty, which together are what `generate` gives; or the ids.
@@ -150,10 +156,10 @@ class Generator(Model):
             InputError: As for `generate`, before the first part.
         """
         control = Control(cancel, timeout)
-        chosen, most = self._stream_settings(max_new_tokens, settings)
+        chosen, limit = self._stream_settings(max_new_tokens, settings)
         [row], are_texts = self._to_rows([input], self._reads, control)
         # The prompt is read now, not in the iterator: what is wrong with it raises in this call.
-        return self._parts(self._begin([row], most, control), chosen, are_texts, control)
+        return self._parts(self._begin([row], limit, control), chosen, are_texts, control)
 
     def _parts(self, begun: Begun, settings: GenerationSettings, are_texts: bool, control: Control) -> Iterator[Any]:
         """Continue one row: parts of its text, or its ids."""
@@ -176,12 +182,12 @@ class Generator(Model):
         rows: list[list[int]],
         places: list[int],
         settings: GenerationSettings,
-        most: int,
+        limit: Limit,
         are_texts: bool,
         control: Control,
     ) -> list[list[Any]]:
         """Generate for one batch: per row its outputs, num_return_sequences of them."""
-        each, begun = settings.num_return_sequences, self._begin(rows, most, control)
+        each, begun = settings.num_return_sequences, self._begin(rows, limit, control)
         if settings.num_beams > 1:
             found = search_beams(begun, settings, self._ends, control)
             best = [[tokens for tokens, _ in texts] for texts in found]
@@ -218,29 +224,49 @@ class Generator(Model):
             byte_tokens=tokenizer.byte_tokens,
         )
 
-    def _settings(self, max_new_tokens: int | None, settings: dict[str, Any]) -> tuple[GenerationSettings, int]:
-        _, most = self._generation(max_new_tokens)
+    def _settings(
+        self, max_new_tokens: int | None, settings: dict[str, Any], *, one_text: bool = False
+    ) -> tuple[GenerationSettings, Limit]:
+        """Put together what is asked for and the bundle's defaults, and tell how far a text goes."""
+        generation, most = self._generation(max_new_tokens)
         # Else the dataclass would raise TypeError, and name no setting that is near.
         known = [field.name for field in dataclasses.fields(GenerationSettings)]
         for name in settings:
             if name not in known:
                 raise InputError(f"there is no setting {name!r}; {nearest(name, known)}")
-        return GenerationSettings(max_new_tokens=most, **settings), most
+        limit = Limit(None, generation.max_length) if max_new_tokens is None and generation.max_length else Limit(most)
+        asked = settings if limit.new is None else {"max_new_tokens": most, **settings}
+        return GenerationSettings(**merged_settings(self._defaults, asked, one_text=one_text)), limit
 
-    def _stream_settings(self, max_new_tokens: int | None, settings: dict[str, Any]) -> tuple[GenerationSettings, int]:
+    @cached_property
+    def _defaults(self) -> Mapping[str, Any]:
+        """The bundle's settings, checked."""
+        defaults = self._generation(None)[0].defaults
+        logits = next(spec for spec in self._decoder.signature.outputs if spec.name == "logits")
+        try:
+            check_defaults(defaults, int(logits.shape[-1]))
+        except InputError as error:
+            raise BundleError(
+                f"{self.manifest.folder}: generation.defaults in its manifest.json: {error}; "
+                "upgrade tfm-export, or export the bundle again"
+            ) from error
+        return defaults
+
+    def _stream_settings(
+        self, max_new_tokens: int | None, settings: dict[str, Any]
+    ) -> tuple[GenerationSettings, Limit]:
         """Check settings of what is given out early: they must not make several texts side by side."""
-        chosen, most = self._settings(max_new_tokens, settings)
+        chosen, limit = self._settings(max_new_tokens, settings, one_text=True)
         if chosen.num_beams > 1 or chosen.num_return_sequences > 1:
             raise InputError(
                 "a stream is one text of which nothing is taken back; leave num_beams and num_return_sequences out, or "
                 "use generate()"
             )
-        return chosen, most
+        return chosen, limit
 
-    def _limits(self, lengths: Sequence[int], most: int) -> list[int]:
-        """How many new tokens rows may get; the last of them is not read, so it needs no place."""
-        longest = length_limit(self._decoder.signature)
-        return [most if longest is None else min(most, longest - length + 1) for length in lengths]
+    def _limits(self, lengths: Sequence[int], limit: Limit) -> list[int]:
+        """How many new tokens rows may get."""
+        return limit.of(lengths, length_limit(self._decoder.signature))
 
     @property
     def _ends(self) -> tuple[int, ...]:

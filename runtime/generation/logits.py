@@ -149,6 +149,20 @@ class SuppressTokens:
         return logits_BV
 
 
+class SuppressAtLength:
+    """Forbid tokens where a row, its prompt included, has exactly a length, int64 (B,)."""
+
+    def __init__(self, length_B: Array, token_ids: Sequence[int]) -> None:
+        self._length_B = length_B
+        self._ids = np.array(token_ids, np.int64)
+
+    def __call__(self, tokens: Tokens, logits_BV: Array) -> Array:
+        """Overwrite and return the logits."""
+        here = np.flatnonzero(_lengths(tokens) == self._length_B)
+        logits_BV[np.ix_(here, self._ids)] = _FORBIDDEN
+        return logits_BV
+
+
 class Temperature:
     """Divide the logits: below 1 the likely becomes likelier."""
 

@@ -18,6 +18,7 @@ from .logits import (
     NoBadWords,
     NoRepeatNGram,
     RepetitionPenalty,
+    SuppressAtLength,
     SuppressTokens,
     Temperature,
     TopK,
@@ -27,8 +28,9 @@ from .logits import (
 _MOST_FACTOR = 1000.0  # of logits, which float32 must hold
 _MOST_BEAMS = 1024  # as many rows as that go into the graph for each prompt
 LENGTH_PENALTY_LIMIT = 5.0  # beyond it, the power of a long text's length leaves float32
-_ONLY_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
-_ONLY_BEAMS = ("length_penalty", "early_stopping")
+ONLY_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
+ONLY_BEAMS = ("length_penalty", "early_stopping")
+_OF_IDS = ("suppress_tokens", "begin_suppress_tokens", "stop_token_ids", "forced_eos_token_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,7 @@ class GenerationSettings:
         no_repeat_ngram_size: So many tokens in a row occur only once; 0: no such rule.
         bad_words_ids: Sequences of ids that must not occur.
         suppress_tokens: Ids that must not occur.
+        begin_suppress_tokens: Ids that must not come first; after a forced first token, not after it.
         forced_bos_token_id: What follows a prompt of one token, as an encoder-decoder's start token is.
         forced_eos_token_id: Id or ids, one of which comes last where the greatest length is reached.
         num_beams: 1: no beam search.
@@ -78,6 +81,7 @@ class GenerationSettings:
     no_repeat_ngram_size: int = 0
     bad_words_ids: Sequence[Sequence[int]] = ()
     suppress_tokens: Sequence[int] = ()
+    begin_suppress_tokens: Sequence[int] = ()
     forced_bos_token_id: int | None = None
     forced_eos_token_id: int | Sequence[int] | None = None
     num_beams: int = 1
@@ -117,6 +121,20 @@ class GenerationSettings:
         self._freeze()
         self._check_together()
 
+    def check_ids(self, vocabulary: int) -> None:
+        """Check that all ids are of a model with so many.
+
+        Raises:
+            InputError: One is not.
+        """
+        named: dict[str, Any] = {f"bad_words_ids[{i}]": word for i, word in enumerate(self.bad_words_ids)}
+        named |= {name: getattr(self, name) for name in _OF_IDS}
+        named["forced_bos_token_id"] = None if self.forced_bos_token_id is None else (self.forced_bos_token_id,)
+        for name, ids in named.items():
+            for token in ids or ():
+                if token >= vocabulary:
+                    raise InputError(f"{name} names the id {token}; this model's ids are in [0, {vocabulary})")
+
     def _freeze(self) -> None:
         for name, items in self._frozen():
             # The class is frozen; what it was given as lists is frozen here as well.
@@ -126,8 +144,8 @@ class GenerationSettings:
         """Each field that is a sequence, checked, as a tuple."""
         words = _sequence("bad_words_ids", self.bad_words_ids, "lists of token ids")
         yield "bad_words_ids", tuple(_ids(f"bad_words_ids[{i}]", word, "leave it out") for i, word in enumerate(words))
-        yield "suppress_tokens", _ids("suppress_tokens", self.suppress_tokens)
-        yield "stop_token_ids", _ids("stop_token_ids", self.stop_token_ids)
+        for name in ("suppress_tokens", "begin_suppress_tokens", "stop_token_ids"):
+            yield name, _ids(name, getattr(self, name))
         ends = self.forced_eos_token_id
         if ends is not None:
             ends = (ends,) if isinstance(ends, (int, np.integer)) else ends
@@ -145,9 +163,9 @@ class GenerationSettings:
 
     def _check_together(self) -> None:
         if not self.do_sample:
-            self._refuse(_ONLY_SAMPLING, "without do_sample=True; set do_sample=True")
+            self._refuse(ONLY_SAMPLING, "without do_sample=True; set do_sample=True")
         if self.num_beams == 1:
-            self._refuse(_ONLY_BEAMS, "without num_beams of at least 2; set num_beams")
+            self._refuse(ONLY_BEAMS, "without num_beams of at least 2; set num_beams")
         elif self.do_sample:
             raise InputError("do_sample=True and num_beams > 1 exclude each other; leave one of them out")
         elif self.stop:
@@ -194,7 +212,7 @@ def processors(
         The processors; none at all for plain greedy search, which then needs no copy of the logits.
     """
     # Only here, as settings are made before any model is known.
-    _check_vocabulary(settings, vocabulary)
+    settings.check_ids(vocabulary)
     prompt_B, limit_B = np.array(prompt_lengths, np.int64), np.array(limits, np.int64)
     ends = {*eos_token_ids, *settings.stop_token_ids}
     made: list[LogitsProcessor] = []
@@ -213,6 +231,10 @@ def processors(
         made.append(ForcedTokens(prompt_B + limit_B - 1, _ids("forced_eos_token_id", settings.forced_eos_token_id)))
     if settings.suppress_tokens:
         made.append(SuppressTokens(settings.suppress_tokens))
+    if settings.begin_suppress_tokens:
+        # Where a prompt of one token is followed by a forced one, the text begins behind that.
+        forced_B = (prompt_B == 1) & (settings.forced_bos_token_id is not None)
+        made.append(SuppressAtLength(prompt_B + forced_B, settings.begin_suppress_tokens))
     return [*made, *settings.logits_processors, *_warpers(settings)]
 
 
@@ -273,13 +295,3 @@ def _ids(name: str, value: Any, if_empty: str | None = None) -> tuple[int, ...]:
     for i, token in enumerate(ids):
         _check_integer(f"{name}[{i}]", token, 0)
     return tuple(map(int, ids))
-
-
-def _check_vocabulary(settings: GenerationSettings, vocabulary: int) -> None:
-    named: dict[str, Any] = {f"bad_words_ids[{i}]": word for i, word in enumerate(settings.bad_words_ids)}
-    named |= {name: getattr(settings, name) for name in ("suppress_tokens", "stop_token_ids", "forced_eos_token_id")}
-    named["forced_bos_token_id"] = None if settings.forced_bos_token_id is None else (settings.forced_bos_token_id,)
-    for name, ids in named.items():
-        for token in ids or ():
-            if token >= vocabulary:
-                raise InputError(f"{name} names the id {token}; this model's ids are in [0, {vocabulary})")

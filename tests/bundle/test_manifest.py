@@ -5,6 +5,7 @@ import pytest
 
 from tfm.bundle.manifest import check_digests, read_manifest
 from tfm.errors import BundleError
+from tfm.runtime import load
 
 
 def test_reads_what_the_exporter_wrote(make_bundle):
@@ -153,6 +154,42 @@ def test_an_encoder_decoder_needs_a_start(make_bundle, edit_manifest):
     edit_manifest(bundle, lambda m: m["generation"].update(bos_token_id=1))
     with pytest.raises(BundleError, match=r"generation.split_on_whitespace must be true or false, but is 1"):
         read_manifest(bundle)
+
+
+def test_what_older_bundles_do_not_say_of_generating(make_bundle):
+    generation = read_manifest(make_bundle("counter")).generation
+    assert (generation.max_length, dict(generation.defaults), generation.not_carried) == (None, {}, ())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_length": 0}, "generation.max_length must be an integer of at least 1, but is 0"),
+        ({"defaults": [1]}, r"generation.defaults must be an object, but is \[1\]"),
+        ({"not_carried": [1]}, r"generation.not_carried\[0\] must be a string, but is 1"),
+    ],
+)
+def test_wrong_defaults(make_bundle, edit_manifest, values, message):
+    bundle = make_bundle("counter")
+    edit_manifest(bundle, lambda m: m["generation"].update(values))
+    with pytest.raises(BundleError, match=message):
+        read_manifest(bundle)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "message"),
+    [
+        ({"num_beams": 0}, "num_beams must be an integer of at least 1, but is 0"),
+        ({"of_tomorrow": 1}, "there is no setting 'of_tomorrow'"),
+        ({"top_k": "x"}, "top_k must be an integer"),
+        ({"suppress_tokens": [99]}, "suppress_tokens names the id 99"),
+    ],
+)
+def test_defaults_that_cannot_be_generated_with(make_bundle, edit_manifest, defaults, message):
+    bundle = make_bundle("counter")
+    edit_manifest(bundle, lambda m: m["generation"].update(defaults=defaults))
+    with pytest.raises(BundleError, match=f"generation.defaults in its manifest.json: {message}.*; upgrade tfm-export"):
+        load(bundle).generate([[4]])
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "a//b", "./x", "a\\..\\x", "C:x", "x\0", ""])

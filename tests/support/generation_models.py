@@ -2,6 +2,8 @@
 
 import torch
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -36,6 +38,25 @@ def make(kind: str, seed: int = 0):
     elif kind == "t5":
         model = T5ForConditionalGeneration(
             T5Config(vocab_size=V, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0)
+        )
+    elif kind == "bart":
+        model = BartForConditionalGeneration(
+            BartConfig(
+                vocab_size=V,
+                d_model=16,
+                encoder_layers=2,
+                decoder_layers=2,
+                encoder_attention_heads=2,
+                decoder_attention_heads=2,
+                encoder_ffn_dim=32,
+                decoder_ffn_dim=32,
+                max_position_embeddings=64,
+                decoder_start_token_id=2,
+                bos_token_id=1,
+                pad_token_id=0,
+                eos_token_id=2,
+                forced_eos_token_id=None,
+            )
         )
     else:
         model = MarianMTModel(

@@ -14,7 +14,7 @@ from tfm.model import load_checkpoint
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 CHARACTERS = string.ascii_lowercase + string.digits
-SEEDS = {"gpt2": 0, "llama": 0, "t5": 2, "marian": 1}  # with others T5 and Marian say little but one token
+SEEDS = {"gpt2": 0, "llama": 0, "t5": 2, "marian": 1, "bart": 1}  # with others T5 and Marian say little but one token
 
 
 def write_bundle(folder: Path, kind: str) -> None:

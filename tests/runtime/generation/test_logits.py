@@ -65,6 +65,16 @@ CASES = {
     ),
     "forced start, too late": (ours.ForcedTokens(np.ones(B), [5]), theirs.ForcedBOSTokenLogitsProcessor(5), V),
     "suppressed": (ours.SuppressTokens([0, 3]), theirs.SuppressTokensLogitsProcessor([0, 3]), V),
+    "suppressed at the beginning": (
+        ours.SuppressAtLength(np.full(B, S), [0, 3]),
+        theirs.SuppressTokensAtBeginLogitsProcessor([0, 3], S),
+        V,
+    ),
+    "suppressed at the beginning, too late": (
+        ours.SuppressAtLength(np.full(B, S - 1), [0, 3]),
+        theirs.SuppressTokensAtBeginLogitsProcessor([0, 3], S - 1),
+        V,
+    ),
     "temperature": (ours.Temperature(0.7), theirs.TemperatureLogitsWarper(0.7), V),
     "top-k 1": (ours.TopK(1), theirs.TopKLogitsWarper(1), V),
     "top-k": (ours.TopK(50), theirs.TopKLogitsWarper(50), V),
@@ -98,7 +108,7 @@ def test_top_p_keeps_the_first_of_equals():
 def test_the_cases_do_something():
     """Where nothing is changed, the comparison above shows nothing; only these leave all as it was."""
     idle = {"n-grams longer than the row", "min length", "forced end, later", "forced start, too late"}
-    idle |= {"top-k of all", "min-p 0.0"}
+    idle |= {"suppressed at the beginning, too late", "top-k of all", "min-p 0.0"}
     unchanged = set()
     for case, (our, _, below) in CASES.items():
         logits_BV = random_logits(0)

@@ -35,6 +35,7 @@ REFUSED = [
     ({"bad_words_ids": [[1], []]}, "bad_words_ids[1] is empty; leave it out"),
     ({"bad_words_ids": [[1, -1]]}, "bad_words_ids[0][1] must be an integer of at least 0, but is -1"),
     ({"suppress_tokens": 5}, "suppress_tokens must be a sequence of token ids, but is 5"),
+    ({"begin_suppress_tokens": [-1]}, "begin_suppress_tokens[0] must be an integer of at least 0, but is -1"),
     ({"stop_token_ids": "12"}, "stop_token_ids must be a sequence of token ids, but is '12'"),
     ({"forced_bos_token_id": [1]}, "forced_bos_token_id must be an integer of at least 0, or None, but is [1]"),
     ({"forced_eos_token_id": []}, "forced_eos_token_id is empty; leave it out, or None"),
