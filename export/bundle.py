@@ -328,13 +328,27 @@ def _copy_what_belongs(subject: Source, folder: Path, stage: Stage = silent) -> 
     Returns:
         What of it the bundle will not do, in words.
     """
-    source, notes = subject.folder, []
+    source = subject.folder
     for name in COMPANIONS:
         if source is not None and (source / name).is_file():
             _copy_companion(source / name, folder / name)
     if source is not None:
         copy_modules(source, folder)
     apply_tokenizer_config(folder)
+    notes = _put_tokenizer(subject, folder, stage)
+    if subject.path is not None and (subject.path / "config.json").is_file():
+        shutil.copyfile(subject.path / "config.json", folder / "config.json")
+    else:  # ours where there is none
+        write_json(folder / "config.json", subject.config.to_dict())
+    # Only to have bad settings refused now; write_manifest reads them again.
+    if isinstance(subject.config, TransformerConfig) and source is not None:
+        generation_settings(source, subject.config)
+    return notes
+
+
+def _put_tokenizer(subject: Source, folder: Path, stage: Stage) -> list[str]:
+    """Try the tokenizer that was copied, or make one of what the checkpoint has; tell why there is none."""
+    source = subject.folder
     # A tokenizer that the runtime cannot read would make a bundle that does not open: it is tried
     # here, by the runtime's own reader. One that is stored in another form is converted.
     native = isinstance(subject.config, TransformerConfig)
@@ -348,15 +362,9 @@ def _copy_what_belongs(subject: Source, folder: Path, stage: Stage = silent) -> 
     elif source is not None and (names := tokenizer_files(source)):
         with stage(f"make a tokenizer.json of {', '.join(names)}"):
             refusal = make_tokenizer(source, names, folder / "tokenizer.json")
-        notes += [] if refusal is None else [f"The bundle takes token ids only, no texts: {refusal}."]
-    if subject.path is not None and (subject.path / "config.json").is_file():
-        shutil.copyfile(subject.path / "config.json", folder / "config.json")
-    else:  # ours where there is none
-        write_json(folder / "config.json", subject.config.to_dict())
-    # Only to have bad settings refused now; write_manifest reads them again.
-    if isinstance(subject.config, TransformerConfig) and source is not None:
-        generation_settings(source, subject.config)
-    return notes
+        if refusal is not None:
+            return [f"The bundle takes token ids only, no texts: {refusal}."]
+    return []
 
 
 def _copy_companion(source: Path, target: Path) -> None:

@@ -98,16 +98,11 @@ def generation_defaults(folder: Path, vocabulary: int) -> GenerationDefaults:
     """
     told = _told(folder)
     _refuse(told, _REFUSED)
+    # What narrows a draw changes nothing where none is made: it is named then, not refused.
     drawn = told.flag("do_sample")
     if drawn:
         _refuse(told, _REFUSED_WHEN_DRAWN)
-    settings = {name: told.any(name) for name in _CARRIED if told.has(name) and told.any(name) != _NEUTRAL[name]}
-    if told.has("stop_strings") and told.any("stop_strings"):
-        settings["stop"] = told.any("stop_strings")
-    if told.has("min_new_tokens"):
-        settings.pop("min_length", None)  # of both, transformers minds this one
-    if drawn and not told.has("top_k"):
-        settings["top_k"] = _LIKELIEST
+    settings = _carried(told, drawn)
     dropped = [] if drawn else _drop_what_cannot_be_drawn_with(settings)
     _check(told, settings, vocabulary)
     most = told.optional_size("max_new_tokens", most=_MOST_NEW_TOKENS)
@@ -119,6 +114,19 @@ def generation_defaults(folder: Path, vocabulary: int) -> GenerationDefaults:
     )
 
 
+def _carried(told: Fields, drawn: bool) -> dict[str, Any]:
+    """What the runtime has too, but for values that change nothing."""
+    settings = {name: told.any(name) for name in _CARRIED if told.has(name) and told.any(name) != _NEUTRAL[name]}
+    if told.has("stop_strings") and told.any("stop_strings"):
+        settings["stop"] = told.any("stop_strings")
+    # Of the two, transformers minds the first.
+    if told.has("min_new_tokens"):
+        settings.pop("min_length", None)
+    if drawn and not told.has("top_k"):
+        settings["top_k"] = _LIKELIEST
+    return settings
+
+
 def _told(folder: Path) -> Fields:
     """What the checkpoint says of generating. Of config.json, only what is known to be of that."""
     path = folder / "generation_config.json"
@@ -126,17 +134,19 @@ def _told(folder: Path) -> Fields:
         return Fields(path, "generation", read_json(path))
     path = folder / "config.json"
     written = read_json(path) if path.is_file() else {}
-    known = {*_CARRIED, *_REFUSED, *_REFUSED_WHEN_DRAWN, "max_new_tokens", "max_length"}
+    # As transformers does it: what the decoder's own part says counts where the whole says nothing.
     inner: Any = next((written[name] for name in ("decoder", "generator", "text_config") if written.get(name)), {})
-    values = {
-        name: value
-        for part in (inner if isinstance(inner, dict) else {}, written)
-        for name, value in part.items()
-        if name in known and value is not None
-    }
+    values = {**_of_generating(inner if isinstance(inner, dict) else {}), **_of_generating(written)}
+    # The name that forced_bos_token_id had in the first BART.
     if written.get("force_bos_token_to_be_generated") is True and written.get("bos_token_id") is not None:
         values["forced_bos_token_id"] = written["bos_token_id"]
     return Fields(path, "generation", values)
+
+
+def _of_generating(written: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an older config.json that say how to generate."""
+    known = {*_CARRIED, *_REFUSED, *_REFUSED_WHEN_DRAWN, "max_new_tokens", "max_length"}
+    return {name: value for name, value in written.items() if name in known and value is not None}
 
 
 def _refuse(told: Fields, names: Mapping[str, tuple[Any, ...]]) -> None:
@@ -165,6 +175,7 @@ def _check(told: Fields, settings: dict[str, Any], vocabulary: int) -> None:
     for name in ("suppress_tokens", "begin_suppress_tokens"):
         if name in settings:  # transformers passes over ids that no token has
             settings[name] = [token for token in told.tokens(name) if token < vocabulary]
+    # The runtime's own rules, so that no bundle is written that it would not generate with.
     try:
         check_defaults(settings, vocabulary)
     except InputError as error:

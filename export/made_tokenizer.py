@@ -77,6 +77,7 @@ def make_tokenizer(source: Path, names: Sequence[str], target: Path) -> str | No
         target.unlink(missing_ok=True)
         reason = " ".join(str(error).split())[:200]
         return f"transformers makes no tokenizer.json of {files} ({type(error).__name__}: {reason})"
+    # A text that is read otherwise gives another answer, and nobody would notice.
     if differs is not None:
         target.unlink()
         return f"a tokenizer.json made of {files} reads {differs[:60]!r} otherwise than {type(slow).__name__} does"
@@ -124,6 +125,7 @@ def _texts(slow: Any) -> Sequence[str]:
 def _first_difference(slow: Any, reader: Tokenizer, texts: Sequence[str]) -> str | None:
     """The first text that is read otherwise."""
     for text in texts:
+        # Some have no tokens for a text of spaces, which the runtime refuses.
         expected = slow(text)["input_ids"]
         if expected and reader.encode([text]) != [list(expected)]:
             return text

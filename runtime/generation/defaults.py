@@ -29,20 +29,26 @@ def merged_settings(defaults: Mapping[str, Any], asked: Mapping[str, Any], *, on
     kept = {name: value for name, value in defaults.items() if name not in asked}
     if one_text:
         kept.pop("num_beams", None)
+    _drop_the_other(kept, asked)
     chosen = {**kept, **asked}
-    draws, beams = chosen.get("do_sample", False) is True, chosen.get("num_beams", 1) != 1
-    if draws and beams and ("do_sample" in asked) != ("num_beams" in asked):
-        # They exclude each other, and the caller has chosen.
-        draws, beams = "do_sample" in asked, "num_beams" in asked
-        kept.pop("num_beams" if draws else "do_sample")
-    without_effect = [*([] if draws else ONLY_SAMPLING), *([] if beams else ONLY_BEAMS)]
-    if "min_new_tokens" in asked:
-        without_effect.append("min_length")  # as in transformers, which minds only one of the two
+    without_effect = [
+        *(ONLY_SAMPLING if not chosen.get("do_sample") else ()),
+        *(ONLY_BEAMS if chosen.get("num_beams", 1) == 1 else ()),
+        # Transformers minds only one of the two.
+        *(["min_length"] if "min_new_tokens" in asked else ()),
+    ]
     kept = {name: value for name, value in kept.items() if name not in without_effect}
-    most = asked.get("max_new_tokens")
-    if "min_new_tokens" in kept and isinstance(most, int):
-        kept["min_new_tokens"] = min(kept["min_new_tokens"], most)
+    if "min_new_tokens" in kept and "max_new_tokens" in asked:
+        kept["min_new_tokens"] = min(kept["min_new_tokens"], asked["max_new_tokens"])
     return {**kept, **asked}
+
+
+def _drop_the_other(kept: dict[str, Any], asked: Mapping[str, Any]) -> None:
+    """Drawing and beams exclude each other: where a caller asks for one, a default of the other goes."""
+    if asked.get("do_sample"):
+        kept.pop("num_beams", None)
+    if asked.get("num_beams", 1) != 1:
+        kept.pop("do_sample", None)
 
 
 def check_defaults(defaults: Mapping[str, Any], vocabulary: int) -> None:

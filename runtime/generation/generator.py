@@ -234,6 +234,7 @@ class Generator(Model):
         for name in settings:
             if name not in known:
                 raise InputError(f"there is no setting {name!r}; {nearest(name, known)}")
+        # A length that counts the prompt holds only where nobody asks for a number of new tokens.
         limit = Limit(None, generation.max_length) if max_new_tokens is None and generation.max_length else Limit(most)
         asked = settings if limit.new is None else {"max_new_tokens": most, **settings}
         return GenerationSettings(**merged_settings(self._defaults, asked, one_text=one_text)), limit

@@ -10,6 +10,7 @@ import numpy as np
 from tfm.bundle import brief
 from tfm.errors import InputError
 
+from ..inputs.checks import Array
 from .logits import (
     ForcedTokens,
     LogitsProcessor,
@@ -144,8 +145,9 @@ class GenerationSettings:
         """Each field that is a sequence, checked, as a tuple."""
         words = _sequence("bad_words_ids", self.bad_words_ids, "lists of token ids")
         yield "bad_words_ids", tuple(_ids(f"bad_words_ids[{i}]", word, "leave it out") for i, word in enumerate(words))
-        for name in ("suppress_tokens", "begin_suppress_tokens", "stop_token_ids"):
-            yield name, _ids(name, getattr(self, name))
+        yield "suppress_tokens", _ids("suppress_tokens", self.suppress_tokens)
+        yield "begin_suppress_tokens", _ids("begin_suppress_tokens", self.begin_suppress_tokens)
+        yield "stop_token_ids", _ids("stop_token_ids", self.stop_token_ids)
         ends = self.forced_eos_token_id
         if ends is not None:
             ends = (ends,) if isinstance(ends, (int, np.integer)) else ends
@@ -229,13 +231,18 @@ def processors(
         made.append(ForcedTokens(np.ones_like(prompt_B), [settings.forced_bos_token_id]))
     if settings.forced_eos_token_id is not None:
         made.append(ForcedTokens(prompt_B + limit_B - 1, _ids("forced_eos_token_id", settings.forced_eos_token_id)))
+    made += _suppressing(settings, prompt_B)
+    return [*made, *settings.logits_processors, *_warpers(settings)]
+
+
+def _suppressing(settings: GenerationSettings, prompt_B: Array) -> Iterator[LogitsProcessor]:
+    """What forbids tokens everywhere, and at the beginning."""
     if settings.suppress_tokens:
-        made.append(SuppressTokens(settings.suppress_tokens))
+        yield SuppressTokens(settings.suppress_tokens)
     if settings.begin_suppress_tokens:
         # Where a prompt of one token is followed by a forced one, the text begins behind that.
         forced_B = (prompt_B == 1) & (settings.forced_bos_token_id is not None)
-        made.append(SuppressAtLength(prompt_B + forced_B, settings.begin_suppress_tokens))
-    return [*made, *settings.logits_processors, *_warpers(settings)]
+        yield SuppressAtLength(prompt_B + forced_B, settings.begin_suppress_tokens)
 
 
 def _warpers(settings: GenerationSettings) -> Iterator[LogitsProcessor]:
