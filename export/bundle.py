@@ -328,42 +328,49 @@ def _copy_what_belongs(subject: Source, folder: Path, stage: Stage = silent) -> 
     Returns:
         What of it the bundle will not do, in words.
     """
-    source = subject.folder
     for name in COMPANIONS:
-        if source is not None and (source / name).is_file():
-            _copy_companion(source / name, folder / name)
-    if source is not None:
+        for source in subject.folders:
+            if (source / name).is_file():
+                _copy_companion(source / name, folder / name)
+                break
+    for source in subject.folders:
         copy_modules(source, folder)
     apply_tokenizer_config(folder)
     notes = _put_tokenizer(subject, folder, stage)
-    if subject.path is not None and (subject.path / "config.json").is_file():
-        shutil.copyfile(subject.path / "config.json", folder / "config.json")
+    described = subject.base or subject.path
+    if described is not None and (described / "config.json").is_file():
+        shutil.copyfile(described / "config.json", folder / "config.json")
     else:  # ours where there is none
         write_json(folder / "config.json", subject.config.to_dict())
-    # Only to have bad settings refused now; write_manifest reads them again.
-    if isinstance(subject.config, TransformerConfig) and source is not None:
-        generation_settings(source, subject.config)
-    return notes
+    return notes + _not_carried(subject, folder)
+
+
+def _not_carried(subject: Source, folder: Path) -> list[str]:
+    """What the checkpoint says of generating and the bundle does not do, in words; bad settings are refused now."""
+    native = isinstance(subject.config, TransformerConfig)
+    settings = generation_settings(folder, subject.config) if native and subject.folders else None
+    names = settings["not_carried"] if settings is not None else []
+    return [f"Not carried from the checkpoint's settings of generating: {', '.join(names)}."] if names else []
 
 
 def _put_tokenizer(subject: Source, folder: Path, stage: Stage) -> list[str]:
     """Try the tokenizer that was copied, or make one of what the checkpoint has; tell why there is none."""
-    source = subject.folder
     # A tokenizer that the runtime cannot read would make a bundle that does not open: it is tried
     # here, by the runtime's own reader. One that is stored in another form is converted.
-    native = isinstance(subject.config, TransformerConfig)
+    inside = subject.base or subject.path if isinstance(subject.config, TransformerConfig) else None
     if (folder / "tokenizer.json").is_file():
         try:
             Tokenizer(folder / "tokenizer.json")
         except BundleError as error:
-            raise CheckpointError(f"{source}/tokenizer.json cannot be read by tokenizers: {error}") from error
-    elif native and subject.path is not None and (tokenizer := load_tokenizer(subject.path)) is not None:
+            found = next(source for source in subject.folders if (source / "tokenizer.json").is_file())
+            raise CheckpointError(f"{found}/tokenizer.json cannot be read by tokenizers: {error}") from error
+    elif inside is not None and (tokenizer := load_tokenizer(inside)) is not None:
         tokenizer.save(str(folder / "tokenizer.json"))
-    elif source is not None and (names := tokenizer_files(source)):
-        with stage(f"make a tokenizer.json of {', '.join(names)}"):
-            refusal = make_tokenizer(source, names, folder / "tokenizer.json")
-        if refusal is not None:
-            return [f"The bundle takes token ids only, no texts: {refusal}."]
+    for source in () if (folder / "tokenizer.json").is_file() else subject.folders:
+        if names := tokenizer_files(source):
+            with stage(f"make a tokenizer.json of {', '.join(names)}"):
+                refusal = make_tokenizer(source, names, folder / "tokenizer.json")
+            return [] if refusal is None else [f"The bundle takes token ids only, no texts: {refusal}."]
     return []
 
 

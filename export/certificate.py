@@ -15,11 +15,10 @@ from typing import Any
 
 from tfm.bundle import PARITY_SCHEMA, Gate, all_passed, describe_file
 from tfm.latency import Latency, all_speeds, compare_speed
-from tfm.model import TransformerConfig
 from tfm.ops import Tolerance, tolerance_table
 from tfm.quantize import budget_gate, size_of
 
-from .manifest import PACKAGES, generation_settings
+from .manifest import PACKAGES
 from .source import Source
 from .verify.ask_library import NotCompared, Reference
 from .verify.fidelity import Fidelity
@@ -91,23 +90,10 @@ def certify(
         ],
         "latency": [part.to_dict() for part in latency],
         "speed": [speed.to_dict() for speed in all_speeds(latency)],
-        "not_judged": [
-            *(NOT_JUDGED[name] for name in files if name in NOT_JUDGED),
-            *not_compared,
-            *_not_carried(subject),
-        ],
+        "not_judged": [*(NOT_JUDGED[name] for name in files if name in NOT_JUDGED), *not_compared],
         "quantization": dict(quantization or {}),
         "sizes": {name: sum(size_of(file) for file in roles.values()) for name, roles in files.items() if roles},
     }
-
-
-def _not_carried(subject: Source) -> list[str]:
-    """What the checkpoint says of generating and the bundle does not do, in words."""
-    if subject.folder is None or not isinstance(subject.config, TransformerConfig):
-        return []
-    settings = generation_settings(subject.folder, subject.config)
-    names = settings["not_carried"] if settings is not None else []
-    return [f"Not carried from the checkpoint's settings of generating: {', '.join(names)}."] if names else []
 
 
 def gates_of(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tfm.bundle import read_json
 from tfm.errors import CheckpointError
-from tfm.model import Transformer, TransformerConfig, load_checkpoint, locate_checkpoint
+from tfm.model import Transformer, TransformerConfig, find_adapter, load_checkpoint, locate_checkpoint
 from tfm.quantize import Stage, silent
 
 from .generic.graph import GenericConfig, GenericGraph
@@ -27,6 +27,7 @@ class Source:
         family: Where its weights came from: "transformer" for our own checkpoints, a Hugging Face model_type, or how a
             module that is not native was read.
         path: The checkpoint on this machine, None where a factory alone made it.
+        base: Of an adapter, the folder with the weights that it is for; None: the checkpoint is no adapter.
     """
 
     eager: Transformer | GenericGraph
@@ -34,6 +35,12 @@ class Source:
     config: TransformerConfig | GenericConfig
     family: str
     path: Path | None
+    base: Path | None = None
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where what belongs to the checkpoint is looked for: with an adapter, then with its base."""
+        return [folder for folder in dict.fromkeys((self.folder, self.base)) if folder is not None]
 
     @property
     def folder(self) -> Path | None:
@@ -68,20 +75,25 @@ def open_source(
         TfmError: It cannot be read.
     """
     path = None if checkpoint is None else Path(locate_checkpoint(checkpoint))
+    adapter = None if path is None or model is not None else find_adapter(path)
+    base = None if adapter is None else adapter.base
+    merges = "" if base is None else f" and merge the LoRA adapter of {path} into {base}"
     if path is None or is_generic(path, model):
-        with stage(describe_generic(path, model)):
+        with stage(describe_generic(path, model) + merges):
             generic = open_generic(path, model)
-        return Source(eager=generic, graphs=[generic], config=generic.config, family=generic.config.family, path=path)
-    with stage("read checkpoint"):
+        about = generic.config
+        return Source(eager=generic, graphs=[generic], config=about, family=about.family, path=path, base=base)
+    with stage("read checkpoint" + merges):
         # float32 whatever the weights are stored in: it is what ONNX graphs are compared with.
         native = load_checkpoint(path, config, nhead).float()
         _check_finite(path, native)
-        family = family_of((path if path.is_dir() else path.parent) / "config.json" if config is None else Path(config))
+        beside = base or (path if path.is_dir() else path.parent)
+        family = family_of(beside / "config.json" if config is None else Path(config))
     # What it would generate are vectors, of which no next token can be chosen: no cache, one graph.
     if native.config.reads_vectors:
         whole = from_vectors(native)
-        return Source(eager=whole, graphs=[whole], config=whole.config, family=family, path=path)
-    return Source(eager=native, graphs=graphs_of(native), config=native.config, family=family, path=path)
+        return Source(eager=whole, graphs=[whole], config=whole.config, family=family, path=path, base=base)
+    return Source(eager=native, graphs=graphs_of(native), config=native.config, family=family, path=path, base=base)
 
 
 def family_of(config: Path) -> str:

@@ -9,6 +9,7 @@ from .families import FAMILIES
 from .fields import Fields, shown
 from .formats.archive import entry_names, open_archive
 from .formats.hub import locate_checkpoint
+from .formats.lora import Adapter, find_adapter
 from .json_file import read_json
 from .layer import FeedForward
 from .norms import make_norm
@@ -17,6 +18,7 @@ from .transformer import Transformer
 
 __all__ = [
     "FAMILIES",
+    "Adapter",
     "Alibi",
     "ComposedActivation",
     "CrossAttention",
@@ -33,6 +35,7 @@ __all__ = [
     "causal_mask",
     "check_activation",
     "entry_names",
+    "find_adapter",
     "load_checkpoint",
     "load_tokenizer",
     "locate_checkpoint",

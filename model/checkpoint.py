@@ -25,6 +25,7 @@ from .formats.files import find_file, read_file, sniff
 from .formats.hub import locate_checkpoint
 from .formats.litgpt import convert_litgpt, is_litgpt, read_yaml
 from .formats.llama import convert_llama, is_llama, merge, shards_of
+from .formats.lora import Adapter, find_adapter
 from .formats.mapped import GivingBack
 from .formats.nanogpt import convert_nanogpt
 from .formats.prefixes import strip_wrappers
@@ -52,6 +53,7 @@ def load_checkpoint(
             - ours: a `.pt` of `save_checkpoint`, or safetensors with its config.json
             - a Hugging Face folder of a family in `tfm.model.FAMILIES`, its weights in one file or several, with
               sentence-transformers' pooling where modules.json asks for it; or the id of one on the hub
+            - a LoRA adapter of peft beside such a model, or with the folder of one as its base_model_name_or_path
             - a state_dict of either, alone or within a training checkpoint, with its configuration in `config`
             - nanoGPT's and llama2.c's checkpoints; Meta's consolidated.*.pth with params.json; litgpt's lit_model.pth
               with model_config.yaml
@@ -69,25 +71,35 @@ def load_checkpoint(
         ConfigError: Its configuration contradicts itself.
     """
     path = locate_checkpoint(path)
-    file = find_file(path) if path.is_dir() else path
+    adapter = find_adapter(path)
+    file = _file_of(path, adapter)
     if not file.is_file():
         raise CheckpointError(f"{file} is neither a folder nor a plain file, and so no checkpoint")
     with GivingBack(file.parent) as mode:
-        made, weights = _read(file, None if config is None else Path(config), nhead)
+        made, weights = _read(file, None if config is None else Path(config), nhead, adapter)
         model = _fill(file, made, weights)
         mode.give_back()
     return model
 
 
 def read_weights(path: str | os.PathLike[str]) -> Weights:
-    """Read the weights of a checkpoint that is no GGUF, under the names that they have there.
+    """Read the weights of a checkpoint that is no GGUF, under the names that they have there; an adapter is merged.
 
     Raises:
         CheckpointError: There are none, or they cannot be read.
     """
     path = locate_checkpoint(path)
-    file = find_file(path) if path.is_dir() else path
-    return _split(file, read_file(file))[1]
+    adapter = find_adapter(path)
+    file = _file_of(path, adapter)
+    weights = _split(file, read_file(file))[1]
+    return weights if adapter is None else adapter.merged_into(weights)
+
+
+def _file_of(path: Path, adapter: Adapter | None) -> Path:
+    """The file of weights, of an adapter those of its base."""
+    if adapter is not None:
+        return find_file(adapter.base)
+    return find_file(path) if path.is_dir() else path
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> "tokenizers.Tokenizer | None":
@@ -157,11 +169,15 @@ def _put_both(file: Path, path: Path) -> None:
     os.replace(config, place)
 
 
-def _read(file: Path, config: Path | None, nhead: int | None) -> tuple[TransformerConfig, Weights]:
+def _read(
+    file: Path, config: Path | None, nhead: int | None, adapter: Adapter | None = None
+) -> tuple[TransformerConfig, Weights]:
     """Recognize the form, and map it to our configuration and weights."""
     if config is not None and not os.path.isfile(config):
         raise CheckpointError(f"{file}: there is no configuration at {config}")
     if sniff(file) == "gguf":
+        if adapter is not None:
+            raise CheckpointError(f"{adapter.folder} holds an adapter, and its base is GGUF, which none is merged into")
         from .formats.gguf import read_gguf
 
         return _of_family(file, file, *read_gguf(file))
@@ -175,6 +191,7 @@ def _read(file: Path, config: Path | None, nhead: int | None) -> tuple[Transform
     # Names of weights tell the form, and the form where its configuration is: within the
     # checkpoint, named by `config`, or beside it under the form's own name.
     values, given = _split(file, content)
+    given = given if adapter is None else adapter.merged_into(given)
     weights = strip_wrappers(given)
     if is_llama(weights):
         source, values = _settings(file, values, config, "params.json")

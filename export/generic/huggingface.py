@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tfm.errors import CheckpointError, ConfigError, ExportError, TfmError
-from tfm.model import read_json, read_weights
+from tfm.model import find_adapter, read_json, read_weights
 
 from .graph import GenericConfig, GenericGraph
 from .sizes import check_counts, check_parts, left_out
@@ -51,7 +51,8 @@ def from_huggingface(folder: Path) -> GenericGraph:
         raise ExportError(
             f"{folder} is of a family that is not native, and needs the package transformers: pip install transformers"
         ) from error
-    source = folder / "config.json"
+    adapter = find_adapter(folder)
+    source = (folder if adapter is None else adapter.base) / "config.json"
     values = read_json(source)
     if not isinstance(values, dict):
         raise ConfigError(f"{source} holds a {type(values).__name__}, not a dict")
@@ -63,14 +64,16 @@ def from_huggingface(folder: Path) -> GenericGraph:
     weights = read_weights(folder)
     check_counts(source, values, weights)
     with _quiet(transformers):
-        module, config = _load(transformers, folder, values, weights)
+        module, config = _load(transformers, source.parent, values, weights, merged=adapter is not None)
         examples, dynamic_axes = _examples(source, module)
         about = GenericConfig(family=f"transformers:{config.model_type}", values=_describe(source, config))
     return GenericGraph(_Outputs(module), examples, dynamic_axes, config=about)
 
 
-def _load(transformers: Any, folder: Path, values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
-    """Give the module, filled with the folder's weights, and its configuration."""
+def _load(
+    transformers: Any, folder: Path, values: Mapping[str, Any], weights: Mapping[str, Tensor], *, merged: bool
+) -> Any:
+    """Give the module, filled with the folder's weights, or with those that an adapter made of them; and its config."""
     with _reading(transformers, folder):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     cls = _class(transformers, folder, values)
@@ -84,7 +87,10 @@ def _load(transformers: Any, folder: Path, values: Mapping[str, Any], weights: M
         # So that each attention is one call, and becomes one Attention; written by hand it would be
         # two products and a Softmax.
         options |= {"attn_implementation": "sdpa"} if getattr(cls, "_supports_sdpa", True) else {}
-        module, report = cls.from_pretrained(folder, output_loading_info=True, **options)
+        # Transformers would look for peft where an adapter is beside the weights.
+        place = None if merged else folder
+        options |= {"state_dict": dict(weights)} if merged else {}
+        module, report = cls.from_pretrained(place, output_loading_info=True, **options)
     kind = type(module).__name__
     # transformers only warns of all three, and fills what is missing with random numbers.
     if missing := sorted(report["missing_keys"]):

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from tfm.errors import CheckpointError, ExportError
-from tfm.model import FAMILIES, entry_names, read_json
+from tfm.model import FAMILIES, entry_names, find_adapter, read_json
 
 from .factory import from_factory
 from .graph import GenericGraph
@@ -21,7 +21,7 @@ def is_generic(checkpoint: str | os.PathLike[str] | None, model: str | None = No
     if checkpoint.is_file():
         return _is_program(checkpoint)
     try:
-        values = read_json(checkpoint / "config.json")
+        values = read_json(base_of(checkpoint) / "config.json")
     except CheckpointError:
         return False  # the native reader says what is wrong
     # A configuration without a family is our own, or nothing; both are the native reader's.
@@ -36,8 +36,14 @@ def describe_generic(checkpoint: str | os.PathLike[str] | None, model: str | Non
     path = Path(checkpoint)
     if path.is_file():
         return "read exported program"
-    family = read_json(path / "config.json")["model_type"]
+    family = read_json(base_of(path) / "config.json")["model_type"]
     return f"read checkpoint by transformers ({family[:80]} is not a native family)"
+
+
+def base_of(checkpoint: Path) -> Path:
+    """The folder that a checkpoint's configuration is in: of an adapter, its base's."""
+    adapter = find_adapter(checkpoint)
+    return checkpoint if adapter is None else adapter.base
 
 
 def open_generic(checkpoint: str | os.PathLike[str] | None, model: str | None = None) -> GenericGraph:

@@ -28,6 +28,9 @@ _NAMES = (
 )
 """Where to look in a folder first; then at the content of every file in it."""
 
+ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+"""Weights that are of no use without those of a base."""
+
 _LONGEST_HEADER = 100_000_000
 """Of safetensors, by its specification."""
 
@@ -39,7 +42,9 @@ def find_file(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     found = sorted(
-        path for path in folder.iterdir() if path.is_file() and sniff(path) in ("zip", "safetensors", "gguf")
+        path
+        for path in folder.iterdir()
+        if path.is_file() and path.name not in ADAPTERS and sniff(path) in ("zip", "safetensors", "gguf")
     )
     if len(found) > 1:
         raise CheckpointError(f"the folder {folder} holds {', '.join(path.name for path in found)}; name the one meant")
