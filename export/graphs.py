@@ -100,7 +100,7 @@ class EncoderGraph(Graph):
         self.inputs = _source_inputs(config)
         # In the order of forward's results.
         hidden = Value(name="last_hidden_state", dtype="float32", shape=("batch", _length(config), config.d_model))
-        rows: dict[str, Shape] = {"sentence_embedding": ("batch", config.d_model)} if config.pooling else {}
+        rows: dict[str, Shape] = {"sentence_embedding": ("batch", config.pooled_sizes[-1])} if config.pooling else {}
         rows |= {"pooler_output": ("batch", config.d_model)} if config.pooler else {}
         if config.head == "question-answering":
             rows |= {name: ("batch", _length(config)) for name in ("start_logits", "end_logits")}

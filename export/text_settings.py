@@ -5,6 +5,7 @@ goes into the manifest and the bundle's tokenizer.json, so that the runtime read
 """
 
 import json
+import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,6 +18,8 @@ _NO_LIMIT = 1 << 24
 
 _MOST_BYTES = 1 << 20
 """Of a module's configuration."""
+
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 _NORMALIZED = {
     "do_lower_case": "lowercase",
@@ -91,6 +94,10 @@ def copy_modules(source: Path, folder: Path) -> None:
             ) from error
         (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / name / "config.json").write_bytes(content)
+        # Dense layers have weights, which these readers apply to what they pooled.
+        for weights in _WEIGHTS if str(module.get("type")).endswith(".Dense") else ():
+            if (source / name / weights).is_file():
+                shutil.copyfile(source / name / weights, folder / name / weights)
 
 
 def apply_tokenizer_config(folder: Path) -> None:

@@ -20,6 +20,7 @@ from tfm.errors import CheckpointError, ConfigError
 
 from .config import TransformerConfig
 from .families import FAMILIES
+from .families.pooling import dense_weights
 from .fields import Fields, shown
 from .formats.files import find_file, read_file, sniff
 from .formats.hub import locate_checkpoint
@@ -292,7 +293,8 @@ def _of_family(file: Path, source: Path, values: dict[str, Any], weights: Weight
             f"{source}: model_type {shown(family)} is not supported; known: {', '.join(sorted(FAMILIES))}"
         )
     with _naming(source):
-        return FAMILIES[family](file.parent, Fields(source, family, values), weights)
+        made, mapped = FAMILIES[family](file.parent, Fields(source, family, values), weights)
+    return made, mapped if made.dense_sizes is None else {**mapped, **dense_weights(file.parent)}
 
 
 def _fill(file: Path, config: TransformerConfig, weights: Weights) -> Transformer:

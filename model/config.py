@@ -173,7 +173,11 @@ class TransformerConfig:
         patch_size: Side of a patch in pixels.
         num_channels: Number of the image's channels.
         pooler: A tanh layer on the first token (BERT's `pooler_output`).
-        pooling: Sentence embedding as sentence-transformers pools it, one of `POOLINGS`; None for none.
+        pooling: Sentence embedding as sentence-transformers pools it, one of `POOLINGS`, or several, one beside the
+            other; None for none.
+        dense_sizes: Sizes of the linear layers that the pooled embedding goes through; None: it does not.
+        dense_activation: After each of them, a name of `tfm.ops.ACTIVATIONS`; None for none.
+        dense_bias: They have biases.
         normalize: Scale the sentence embedding to unit length.
         head: What an encoder predicts: "masked-lm", "sequence" or "token" labels, or, for "question-answering", whether
             an answer starts and whether it ends at a token; None: nothing.
@@ -239,7 +243,10 @@ class TransformerConfig:
     patch_size: int = 16
     num_channels: int = 3
     pooler: bool = False
-    pooling: Pooling | None = None
+    pooling: Pooling | tuple[str, ...] | None = None
+    dense_sizes: tuple[int, ...] | None = None
+    dense_activation: str | None = "tanh"
+    dense_bias: bool = True
     normalize: bool = False
     head: Head | None = None
     head_activation: str | None = None
@@ -421,7 +428,7 @@ class TransformerConfig:
             raise ConfigError("parallel_blocks is for an encoder or a decoder, not for both")
 
     def _check_activations(self) -> None:
-        for name in ("activation", "head_activation", "residual_activation"):
+        for name in ("activation", "head_activation", "residual_activation", "dense_activation"):
             activation = getattr(self, name)
             if activation is None:
                 continue
@@ -445,8 +452,29 @@ class TransformerConfig:
         reads_text = self.type_vocab_size or self.pooling or self.head in ("masked-lm", "token", "question-answering")
         if self.image_size is not None and reads_text:
             raise ConfigError("type_vocab_size, pooling and heads on tokens are for text, but image_size says images")
+        self._check_embedding()
+
+    def _check_embedding(self) -> None:
+        for name in self.poolings:
+            if name not in get_args(Pooling):
+                raise ConfigError(f"pooling must be of {', '.join(get_args(Pooling))}, but has {shown(name)}")
+        if self.dense_sizes is not None and self.pooling is None:
+            raise ConfigError("dense_sizes are for the sentence embedding, but pooling is None: there is none")
+        for size in self.dense_sizes or ():
+            if not 1 <= size <= MOST_SIZE:
+                raise ConfigError(f"dense_sizes must be from 1 to {MOST_SIZE}, but have {shown(size)}")
         if self.normalize and self.pooling is None:
             raise ConfigError("normalize scales the sentence embedding, but pooling is None: there is none")
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """The ways of pooling that make the sentence embedding, in their order; none where there is none."""
+        return (self.pooling,) if isinstance(self.pooling, str) else self.pooling or ()
+
+    @property
+    def pooled_sizes(self) -> tuple[int, ...]:
+        """Sizes of the sentence embedding: as it is pooled, then after each dense layer."""
+        return (self.d_model * len(self.poolings), *(self.dense_sizes or ()))
 
     @property
     def reads_vectors(self) -> bool:
@@ -561,7 +589,7 @@ class TransformerConfig:
             except TypeError as error:
                 raise ConfigError(f"rotary_scaling is incomplete: {error}") from error
         # JSON has no tuples.
-        for name in ("sliding_layers", "labels", *_PER_LAYER):
+        for name in ("sliding_layers", "labels", "pooling", "dense_sizes", *_PER_LAYER):
             if isinstance(values.get(name), list):
                 values[name] = tuple(values[name])
         return cls(**values)

@@ -6,14 +6,20 @@ Shapes: B batch, T tokens, D model size.
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .activations import make_activation
+from .config import TransformerConfig
 
 LEAST_WEIGHT = 1e-9
 """What is divided by at least: a row without real tokens has none. The bound is sentence-transformers' own."""
 
 
 def _cls(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-    return hidden_BTD[:, 0]
+    # The first real token: where rows are padded on the left, it is not the first.
+    first_B = mask_BT.to(torch.int32).argmax(1)
+    return hidden_BTD.gather(1, first_B[:, None, None].expand(-1, 1, hidden_BTD.shape[2]))[:, 0]
 
 
 def _mean(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
@@ -53,3 +59,25 @@ POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "lasttoken": _last_token,
 }
 """Name → function of token states (B, T, D) and which tokens are real (B, T), int64 0 or 1, that gives (B, D)."""
+
+
+class SentenceEmbedding(nn.Module):
+    """From token states to one sentence embedding: pooled in one or several ways, then dense layers, then scaled."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.poolings, self.normalize = config.poolings or ("mean",), config.normalize
+        sizes = zip(config.pooled_sizes, config.pooled_sizes[1:], strict=False)
+        self.layers = nn.ModuleList(nn.Linear(before, after, bias=config.dense_bias) for before, after in sizes)
+        named = config.dense_activation
+        self.activations = nn.ModuleList(
+            nn.Identity() if named is None else make_activation(named) for _ in self.layers
+        )
+
+    def forward(self, hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        """(B, T, D), and which tokens are real, (B, T) → (B, the last of `pooled_sizes`)."""
+        parts = [POOLINGS[name](hidden_BTD, mask_BT) for name in self.poolings]
+        x_BE = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        for layer, activation in zip(self.layers, self.activations, strict=True):
+            x_BE = activation(layer(x_BE))
+        return F.normalize(x_BE, dim=-1) if self.normalize else x_BE

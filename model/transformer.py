@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, cast, overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tfm.errors import ConfigError
@@ -20,7 +19,7 @@ from .embedding import Embedding, NoEmbedding, PatchEmbedding
 from .heads import LabelHead, MaskedLMHead
 from .layer import Layer
 from .norms import make_norm
-from .pooling import POOLINGS
+from .pooling import SentenceEmbedding
 from .positions import Alibi, RelativeBias, Rotary
 
 _MASKED = torch.finfo(torch.float32).min / 2
@@ -246,6 +245,8 @@ class Transformer(nn.Module):
         if config.pooler:
             self.pooler = nn.Linear(config.d_model, config.d_model)
             self.pooler_activation = nn.Tanh()
+        if config.has_encoder:  # mean pooling by itself has no weights, and any encoder can be asked for it
+            self.embed = SentenceEmbedding(config)
         if config.head == "masked-lm":
             self.head: LabelHead | MaskedLMHead = MaskedLMHead(config)
             if config.tie_embeddings:
@@ -286,9 +287,8 @@ class Transformer(nn.Module):
         return self.decoder(tgt, tgt_mask, cross=cross, cross_mask_BT=src_mask)[0]
 
     def pool(self, hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        """Pool token states into one sentence embedding (B, D), as sentence-transformers does."""
-        pooled_BD = POOLINGS[self.config.pooling or "mean"](hidden_BTD, mask_BT)
-        return F.normalize(pooled_BD, dim=-1) if self.config.normalize else pooled_BD
+        """Make one sentence embedding of token states, as sentence-transformers does: (B, D), or of another size."""
+        return self.embed(hidden_BTD, mask_BT)
 
     def pooler_output(self, hidden_BTD: Tensor) -> Tensor:
         """Compute BERT's pooled output (B, D): tanh of a linear layer on the first token."""

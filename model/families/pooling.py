@@ -3,15 +3,23 @@
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from torch import Tensor
+
 from tfm.errors import CheckpointError
 
 from ..fields import Fields, shown
+from ..formats.files import find_file, read_file
 from ..json_file import read_json, read_object
 from ..pooling import POOLINGS
+from .common import Weights
 
 _OLDER = {"mean_tokens": "mean", "cls_token": "cls", "max_tokens": "max", "mean_sqrt_len_tokens": "mean_sqrt_len"}
 _MODES = {**{name: name for name in POOLINGS}, **_OLDER, "weightedmean_tokens": "weightedmean"}
 """sentence-transformers' names, new and old → ours."""
+
+_ORDER = ("cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+_DENSE = {"Tanh": "tanh", "Identity": None, "ReLU": "relu", "GELU": "gelu", "Sigmoid": "sigmoid", "SiLU": "silu"}
+"""Activations of Dense modules, by torch.nn's names → ours."""
 
 
 def read_pooling(folder: Path) -> dict[str, Any]:
@@ -29,16 +37,55 @@ def read_pooling(folder: Path) -> dict[str, Any]:
         if not isinstance(module, dict) or not isinstance(module.get("type"), str):
             raise CheckpointError(f"{path}: a module is {shown(module)}, not a dict with a type and a path")
         kind = module["type"].rsplit(".", 1)[-1]
-        if kind == "Pooling":
-            options["pooling"] = _read_mode(_inside(path, module.get("path", "")) / "config.json")
-        elif kind == "Normalize":
-            options["normalize"] = True
-        elif kind != "Transformer":
-            raise CheckpointError(
-                f"{path}: the module {shown(module['type'])[1:-1]} is not supported; known: Transformer, Pooling, "
-                "Normalize"
-            )
+        _read_module(path, kind, module, options)
     return options
+
+
+def _read_module(path: Path, kind: str, module: dict[str, Any], options: dict[str, Any]) -> None:
+    """Read one module into the options; modules that come in another order make another embedding."""
+    late = {"Pooling": bool(options), "Dense": options.get("normalize", "pooling" not in options)}
+    if late.get(kind):
+        raise CheckpointError(
+            f"{path}: the module {shown(module['type'])[1:-1]} is not supported where it stands; known is Transformer, "
+            "Pooling, any number of Dense, Normalize, in this order"
+        )
+    if kind == "Pooling":
+        options["pooling"] = _read_mode(_inside(path, module.get("path", "")) / "config.json")
+    elif kind == "Dense":
+        _read_dense(_inside(path, module.get("path", "")), options)
+    elif kind == "Normalize":
+        options["normalize"] = True
+    elif kind != "Transformer":
+        raise CheckpointError(
+            f"{path}: the module {shown(module['type'])[1:-1]} is not supported; known: Transformer, Pooling, Dense, "
+            "Normalize"
+        )
+
+
+def dense_weights(folder: Path) -> Weights:
+    """Read the weights of the Dense modules that modules.json names, under our names."""
+    path, weights = folder / "modules.json", dict[str, Tensor]()
+    dense = [module for module in read_json(path) if module["type"].rsplit(".", 1)[-1] == "Dense"]
+    for number, module in enumerate(dense):
+        for name, weight in read_file(find_file(_inside(path, module.get("path", "")))).items():
+            weights[f"embed.layers.{number}.{str(name).removeprefix('linear.')}"] = weight
+    return weights
+
+
+def _read_dense(folder: Path, options: dict[str, Any]) -> None:
+    """Read one dense layer: its size, and what it has in common with the others."""
+    file = folder / "config.json"
+    values = Fields(file, "Dense", read_object(file))
+    values.supports("use_residual", [False])
+    values.supports("module_input_name", ["sentence_embedding"])
+    values.supports("module_output_name", ["sentence_embedding"])
+    kind = values.text("activation_function", "torch.nn.modules.activation.Tanh").rsplit(".", 1)[-1]
+    if kind not in _DENSE:
+        raise values.error("activation_function", f"one of torch.nn's {', '.join(_DENSE)}")
+    shared = {"dense_activation": _DENSE[kind], "dense_bias": values.flag("bias", True)}
+    if "dense_sizes" in options and any(options[name] != value for name, value in shared.items()):
+        raise CheckpointError(f"{file}: Dense modules of different activations or biases are not supported")
+    options |= {**shared, "dense_sizes": (*options.get("dense_sizes", ()), values.size("out_features"))}
 
 
 def _inside(path: Path, name: object) -> Path:
@@ -59,17 +106,18 @@ def _modes(values: Fields) -> list[str]:
     if "pooling_mode" in values.values:  # newer sentence-transformers: one name, or a list of names
         named = values.values["pooling_mode"]
         return values.texts("pooling_mode") if isinstance(named, list) else [shown(named).strip("'")]
-    # Older: a boolean for each.
+    # Older: a boolean for each. Several stand beside each other in one order, whatever the file's is.
     known = [name for name in values.values if name.startswith("pooling_mode_")]
-    return [name.removeprefix("pooling_mode_") for name in known if values.flag(name)]
+    modes = [name.removeprefix("pooling_mode_") for name in known if values.flag(name)]
+    return sorted(modes, key=lambda mode: [*_ORDER, mode].index(mode))
 
 
-def _read_mode(file: Path) -> str:
+def _read_mode(file: Path) -> str | tuple[str, ...]:
     values = Fields(file, "pooling", read_object(file))
     modes = _modes(values)
-    if len(modes) != 1 or modes[0] not in _MODES:
+    if not modes or any(mode not in _MODES for mode in modes):
         asked = shown(" + ".join(modes) or "nothing")[1:-1]
         raise CheckpointError(f"{file}: pooling by {asked} is not supported; known: {', '.join(POOLINGS)}")
     if not values.flag("include_prompt", True):
         raise CheckpointError(f"{file}: include_prompt leaves prompts out of what is pooled, which is not supported")
-    return _MODES[modes[0]]
+    return _MODES[modes[0]] if len(modes) == 1 else tuple(_MODES[mode] for mode in modes)

@@ -225,11 +225,11 @@ def test_sentence_embedding(tmp_path: Path, pooling: dict[str, Any], name: str, 
         ({"pooling_mode": "median"}, "pooling by median is not supported; known: mean, cls, max"),
         ({"pooling_mode": "mean", "include_prompt": False}, "include_prompt leaves prompts out"),
         (
-            {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True},
-            "pooling by mean_tokens + cls_token is not",
+            {"pooling_mode_mean_tokens": True, "pooling_mode_some_token": True},
+            "pooling by mean_tokens + some_token is not",
         ),
         ({"pooling_mode_mean_tokens": False}, "pooling by nothing is not supported"),
-        ({"pooling_mode": ["mean", "max"]}, "pooling by mean + max is not supported"),
+        ({"pooling_mode": ["mean", "most"]}, "pooling by mean + most is not supported"),
         ({"pooling_mode": 3}, "pooling by 3 is not supported"),
     ],
     ids=str,
@@ -241,11 +241,76 @@ def test_unsupported_pooling_is_refused(tmp_path: Path, pooling: dict[str, Any],
     assert told in str(caught.value)
 
 
-def test_unsupported_module_is_refused(tmp_path: Path) -> None:
-    write_modules(write(tmp_path, random_weights()), POOLINGS[0][0], "Dense")
-    with pytest.raises(
-        CheckpointError, match=r"the module sentence_transformers\.models\.Dense is not supported; known:"
-    ):
+def write_dense(folder: Path, number: int, weight: Tensor, activation: str, **values: Any) -> np.ndarray:
+    """Write a Dense module without a bias; give its weight as numpy has it."""
+    (folder / f"{number}_Dense").mkdir(exist_ok=True)
+    outside, inside = weight.shape
+    about = {"in_features": inside, "out_features": outside, "bias": False, "activation_function": activation}
+    (folder / f"{number}_Dense" / "config.json").write_text(json.dumps(about | values))
+    safetensors.torch.save_file({"linear.weight": weight}, folder / f"{number}_Dense" / "model.safetensors")
+    return weight.double().numpy()
+
+
+TANH, PLAIN = "torch.nn.modules.activation.Tanh", "torch.nn.modules.linear.Identity"
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("activation", [TANH, PLAIN])
+def test_several_poolings_and_dense_layers(tmp_path: Path, normalize: bool, activation: str) -> None:
+    weights = random_weights()
+    # Older files' flags stand in an order of their own.
+    pooling = {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True, "pooling_mode_cls_token": True}
+    write_modules(write(tmp_path, weights), pooling, "Dense", "Dense", *(["Normalize"] if normalize else []))
+    first = write_dense(tmp_path, 2, torch.randn(7, 36) / 4, activation)
+    second = write_dense(tmp_path, 3, torch.randn(5, 7), activation)
+    model = load_checkpoint(tmp_path)
+    assert model.config.pooled_sizes == (36, 7, 5)
+    ids_BT = torch.tensor([[5, 6, 7, 8], [9, 3, 0, 0]])
+    real_BT = ids_BT != 0
+    with torch.no_grad():
+        got_BE = model.pool(model(ids_BT, src_mask=real_BT), real_BT).numpy()
+    act = np.tanh if activation == TANH else lambda x: x
+    for row, length in enumerate([4, 2]):
+        hidden, _ = bert(weights, VALUES, ids_BT[row, :length].numpy(), np.zeros(length, int))
+        want = act(second @ act(first @ np.concatenate([POOLED[name](hidden) for name in ("cls", "max", "mean")])))
+        want = want / math.sqrt(want @ want) if normalize else want
+        np.testing.assert_allclose(got_BE[row], want, rtol=0, atol=SINGLE)
+
+
+def test_the_first_token_of_a_row_that_is_padded_on_the_left(tmp_path: Path) -> None:
+    write_modules(write(tmp_path, random_weights()), {"pooling_mode": "cls"})
+    model = load_checkpoint(tmp_path)
+    hidden_BTD = torch.randn(2, 4, 12)
+    pooled_BD = model.pool(hidden_BTD, torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]]))
+    torch.testing.assert_close(pooled_BD, torch.stack([hidden_BTD[0, 2], hidden_BTD[1, 0]]))
+
+
+@pytest.mark.parametrize(
+    ("extra", "values", "told"),
+    [
+        (["WordWeights"], {}, r"the module sentence_transformers\.models\.WordWeights is not supported; known:"),
+        (["Dense"], {"use_residual": True}, "Dense with use_residual = True is not supported"),
+        (
+            ["Dense"],
+            {"activation_function": "mine.Act"},
+            "activation_function must be one of torch.nn's Tanh",
+        ),
+        (
+            ["Dense"],
+            {"module_input_name": "token_embeddings"},
+            "module_input_name = 'token_embeddings' is not",
+        ),
+        (["Dense", "Normalize", "Dense"], {}, r"models\.Dense is not supported where it stands"),
+        (["Dense", "Dense"], {}, "Dense modules of different activations or biases are not supported"),
+    ],
+    ids=str,
+)
+def test_unsupported_modules_are_refused(tmp_path: Path, extra: list[str], values: dict[str, Any], told: str) -> None:
+    write_modules(write(tmp_path, random_weights()), POOLINGS[0][0], *extra)
+    for number, kind in enumerate(extra, 2):
+        if kind == "Dense":
+            write_dense(tmp_path, number, torch.randn(12, 12), TANH if number == 2 else PLAIN, **values)
+    with pytest.raises((CheckpointError, ConfigError), match=told):
         load_checkpoint(tmp_path)
 
 
