@@ -5,7 +5,8 @@ from .attention import CrossAttention, SelfAttention, causal_mask, merge_heads, 
 from .checkpoint import load_checkpoint, load_tokenizer, read_weights, save_checkpoint
 from .config import RotaryScaling, Scaling, TransformerConfig
 from .embedding import Embedding
-from .families import FAMILIES
+from .families import FAMILIES, POOLED
+from .families.pooling import load_pooling
 from .fields import Fields, shown
 from .formats.archive import entry_names, open_archive
 from .formats.hub import locate_checkpoint
@@ -18,6 +19,7 @@ from .transformer import Transformer
 
 __all__ = [
     "FAMILIES",
+    "POOLED",
     "Adapter",
     "Alibi",
     "ComposedActivation",
@@ -37,6 +39,7 @@ __all__ = [
     "entry_names",
     "find_adapter",
     "load_checkpoint",
+    "load_pooling",
     "load_tokenizer",
     "locate_checkpoint",
     "make_activation",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tfm.errors import CheckpointError, ConfigError, ExportError, TfmError
-from tfm.model import find_adapter, read_json, read_weights
+from tfm.model import find_adapter, load_pooling, read_json, read_weights
 
 from .graph import GenericConfig, GenericGraph
 from .sizes import check_counts, check_parts, left_out
@@ -67,7 +67,21 @@ def from_huggingface(folder: Path) -> GenericGraph:
         module, config = _load(transformers, source.parent, values, weights, merged=adapter is not None)
         examples, dynamic_axes = _examples(source, module)
         about = GenericConfig(family=f"transformers:{config.model_type}", values=_describe(source, config))
-    return GenericGraph(_Outputs(module), examples, dynamic_axes, config=about)
+        pooling = _pooling(source.parent, module, examples)
+    return GenericGraph(_Outputs(module, pooling), examples, dynamic_axes, config=about)
+
+
+@torch.no_grad()
+def _pooling(folder: Path, module: Any, examples: Mapping[str, Any]) -> nn.Module | None:
+    """What pools the module's states as sentence-transformers does; None: the folder does not say."""
+    if not (folder / "modules.json").is_file():
+        return None
+    states = getattr(module(**examples, return_dict=True), "last_hidden_state", None)
+    if states is None or "attention_mask" not in examples:
+        raise CheckpointError(
+            f"{folder}: its modules.json pools the states of tokens, which {type(module).__name__} does not give"
+        )
+    return load_pooling(folder, states.size(-1))
 
 
 def _load(
@@ -77,6 +91,10 @@ def _load(
     with _reading(transformers, folder):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     cls = _class(transformers, folder, values)
+    if cls is transformers.AutoModel:
+        # The class itself knows which kinds of attention it has.
+        found = transformers.MODEL_MAPPING.get(type(config), cls)
+        cls = found if isinstance(found, type) else cls
     with _reading(transformers, folder):
         # AutoModel is no class to make; it finds one by the configuration.
         make = cls.from_config if cls is transformers.AutoModel else cls
@@ -138,20 +156,27 @@ def _describe(source: Path, config: Any) -> Mapping[str, Any]:
 
 
 class _Outputs(nn.Module):
-    """Gives the tensors of a ModelOutput, and leaves out its caches and its layers' states."""
+    """Gives the tensors of a ModelOutput without its caches and its layers' states, and what the last are pooled to."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, pooling: nn.Module | None = None) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.pooling = module, pooling
 
     def forward(self, **inputs: Any) -> dict[str, Tensor]:
         # return_dict: names of outputs in place of positions, which differ between families.
         outputs: Mapping[str, Any] = self.module(**inputs, return_dict=True)
-        return {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
+        tensors = {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
+        if self.pooling is not None:
+            tensors["sentence_embedding"] = self.pooling(tensors["last_hidden_state"], inputs["attention_mask"])
+        return tensors
 
 
 def _class(transformers: Any, folder: Path, values: Mapping[str, Any]) -> Any:
     names, source = values.get("architectures"), folder / "config.json"
+    if (folder / "modules.json").is_file():
+        # As sentence-transformers does: the model without a head, of T5 the encoder alone.
+        t5 = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel"}
+        return getattr(transformers, t5.get(str(values.get("model_type")), "AutoModel"))
     if names is None or names == []:
         return transformers.AutoModel
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from tfm.errors import CheckpointError, ExportError
-from tfm.model import FAMILIES, entry_names, find_adapter, read_json
+from tfm.model import FAMILIES, POOLED, entry_names, find_adapter, read_json
 
 from .factory import from_factory
 from .graph import GenericGraph
@@ -26,7 +26,9 @@ def is_generic(checkpoint: str | os.PathLike[str] | None, model: str | None = No
         return False  # the native reader says what is wrong
     # A configuration without a family is our own, or nothing; both are the native reader's.
     family = values.get("model_type") if isinstance(values, dict) else None
-    return isinstance(family, str) and family not in FAMILIES
+    if not isinstance(family, str):
+        return False
+    return family not in FAMILIES or _is_pooled(base_of(checkpoint), family)
 
 
 def describe_generic(checkpoint: str | os.PathLike[str] | None, model: str | None = None) -> str:
@@ -37,6 +39,8 @@ def describe_generic(checkpoint: str | os.PathLike[str] | None, model: str | Non
     if path.is_file():
         return "read exported program"
     family = read_json(base_of(path) / "config.json")["model_type"]
+    if family in FAMILIES:
+        return f"read checkpoint by transformers (pooled as sentence-transformers does, {family} is not native)"
     return f"read checkpoint by transformers ({family[:80]} is not a native family)"
 
 
@@ -58,6 +62,11 @@ def open_generic(checkpoint: str | os.PathLike[str] | None, model: str | None = 
     if path is None:
         raise ExportError("there is nothing to export: name a checkpoint with --ckpt, or a factory with --model")
     return from_program(path) if path.is_file() else from_huggingface(path)
+
+
+def _is_pooled(folder: Path, family: str) -> bool:
+    """Whether sentence-transformers pools the states of a native family that gives logits here, or an image's."""
+    return family not in POOLED and (folder / "modules.json").is_file()
 
 
 def _is_program(file: Path) -> bool:

@@ -42,3 +42,6 @@ FAMILIES: dict[str, Convert] = {
     "vit": convert_vit,
     "xlm-roberta": convert_xlm_roberta,
 }
+
+POOLED = ("bert", "distilbert", "electra", "roberta", "xlm-roberta")
+"""Families whose states are pooled as a folder of sentence-transformers says; of others, transformers' class is."""

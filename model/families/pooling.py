@@ -7,10 +7,11 @@ from torch import Tensor
 
 from tfm.errors import CheckpointError
 
+from ..config import TransformerConfig
 from ..fields import Fields, shown
 from ..formats.files import find_file, read_file
 from ..json_file import read_json, read_object
-from ..pooling import POOLINGS
+from ..pooling import POOLINGS, SentenceEmbedding
 from .common import Weights
 
 _OLDER = {"mean_tokens": "mean", "cls_token": "cls", "max_tokens": "max", "mean_sqrt_len_tokens": "mean_sqrt_len"}
@@ -60,6 +61,26 @@ def _read_module(path: Path, kind: str, module: dict[str, Any], options: dict[st
             f"{path}: the module {shown(module['type'])[1:-1]} is not supported; known: Transformer, Pooling, Dense, "
             "Normalize"
         )
+
+
+def load_pooling(folder: Path, size: int) -> SentenceEmbedding | None:
+    """Make what pools token states of a size as a folder's modules.json says; None: it says nothing of that.
+
+    Raises:
+        CheckpointError: It asks for what is not supported, or lacks weights that fit.
+        ConfigError: It contradicts itself.
+    """
+    options = read_pooling(folder)
+    if not options:
+        return None
+    made = SentenceEmbedding(TransformerConfig(kind="encoder", vocab_size=1, d_model=size, nhead=1, **options))
+    weights = {name.removeprefix("embed."): weight.float() for name, weight in dense_weights(folder).items()}
+    try:
+        made.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{folder}: the weights of its Dense modules do not fit: {reason}") from error
+    return made.eval()
 
 
 def dense_weights(folder: Path) -> Weights:

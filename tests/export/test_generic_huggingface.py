@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 import pytest
+import safetensors.torch
 import torch
 
 from tfm.errors import CheckpointError, ConfigError
@@ -154,3 +155,60 @@ def test_what_is_refused(
     config.write_text(json.dumps(change(json.loads(config.read_text()))))
     with pytest.raises(error, match=message):
         open_generic(tmp_path)
+
+
+POOLED_FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "mpnet": ("MPNetModel", "MPNetConfig", SIZES),
+    "albert": ("AlbertModel", "AlbertConfig", SIZES | {"embedding_size": 16}),
+    "t5": ("T5EncoderModel", "T5Config", {"vocab_size": 61, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1}),
+    "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", SIZES | {"num_key_value_heads": 2, "head_dim": 8}),
+}
+
+
+def write_pooled(folder: Path, family: str, pooling: str, *more: str) -> Any:
+    """Save a tiny model as sentence-transformers does, with a Dense of 32 to 5; give the model and that weight."""
+    cls, config, options = POOLED_FAMILIES[family]
+    torch.manual_seed(0)
+    model = getattr(transformers, cls)(getattr(transformers, config)(**options)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(8)
+    model.save_pretrained(folder)
+    kinds = ["Transformer", "Pooling", "Dense", *more]
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": f"{i}_{kind}"} for i, kind in enumerate(kinds)]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": pooling}))
+    (folder / "2_Dense").mkdir()
+    (folder / "2_Dense" / "config.json").write_text(json.dumps({"in_features": 32, "out_features": 5, "bias": False}))
+    weight = torch.randn(5, 32)
+    safetensors.torch.save_file({"linear.weight": weight}, folder / "2_Dense" / "model.safetensors")
+    return model, weight
+
+
+@pytest.mark.parametrize("family", POOLED_FAMILIES)
+def test_sentence_transformers_folders_are_pooled_too(tmp_path: Path, family: str) -> None:
+    """Also those of native families that are decoders, or have one: they lost pooling, Dense and Normalize."""
+    pooling = "lasttoken" if family == "qwen3" else "mean"
+    model, weight = write_pooled(tmp_path, family, pooling, "Normalize")
+    assert is_generic(tmp_path)
+    graph = open_generic(tmp_path)
+    lengths, ids_BS = torch.tensor([7, 3]), torch.randint(3, 61, (2, 7))
+    mask_BS = (torch.arange(7) < lengths[:, None]).long()
+    with torch.no_grad():
+        base = getattr(model, "model", model)
+        hidden = base(input_ids=ids_BS, attention_mask=mask_BS).last_hidden_state
+        given = {"input_ids": ids_BS, "attention_mask": mask_BS, "token_type_ids": 0 * ids_BS}
+        found = dict(zip((o.name for o in graph.outputs), graph(*[given[i.name] for i in graph.inputs]), strict=True))
+    for row, length in enumerate(lengths.tolist()):
+        pooled = hidden[row, length - 1] if pooling == "lasttoken" else hidden[row, :length].mean(0)
+        expected = torch.tanh(weight @ pooled)
+        torch.testing.assert_close(found["sentence_embedding"][row], expected / expected.norm(), rtol=0, atol=1e-5)
+
+
+def test_what_cannot_be_pooled_as_sentence_transformers_does_is_refused(tmp_path: Path) -> None:
+    write_pooled(tmp_path, "qwen3", "lasttoken", "WordWeights")
+    with pytest.raises(CheckpointError, match=r"WordWeights is not supported; known: Transformer, Pooling, Dense"):
+        open_generic(tmp_path)
+    assert "pooled as sentence-transformers does, qwen3 is not native" in describe_generic(tmp_path)

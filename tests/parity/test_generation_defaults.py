@@ -41,7 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
     "bad_words_ids": {"bad_words_ids": [[14], [4], [25, 28], [19, 19], [PAD]], "max_length": 30},
     "language of a translation": {"forced_bos_token_id": 31, "max_length": 20},
     "forced_eos_token_id": {"forced_eos_token_id": EOS, "suppress_tokens": [5], "max_length": 18},
-    "several ends": {"eos_token_id": [EOS, 9, 11, 20, 35], "max_length": 30},
+    "several ends": {"eos_token_id": [EOS, 9, 10, 11, 20, 35], "max_length": 30},
     "num_beams": {"num_beams": 4, "max_length": 20},
     "length_penalty": {"num_beams": 3, "length_penalty": 2.0, "early_stopping": True, "max_length": 20},
     "without effect": {
@@ -113,9 +113,10 @@ kinds = pytest.mark.parametrize("kind", ["gpt2", "llama", "t5", "marian", "bart"
 
 
 def _mostly_slow(kind: str, case: str) -> Any:
-    """Each case of one family, and of the others what they differ in, are enough for every day."""
-    daily = kind == "bart" or case in ("max_length", "begin_suppress_tokens", "num_beams")
-    return pytest.param(kind, case, marks=[] if daily else [pytest.mark.slow])
+    """Of one family what it comes with, and of two what they differ in, are enough for every day."""
+    daily = {"bart": ("summaries of news", "bad_words_ids", "several ends"), "gpt2": ("max_length", "min_new_tokens")}
+    daily["t5"] = ("begin_suppress_tokens behind a forced one", "length_penalty")
+    return pytest.param(kind, case, marks=[] if case in daily.get(kind, ()) else [pytest.mark.slow])
 
 
 @pytest.mark.parametrize(
@@ -126,13 +127,15 @@ def test_without_arguments(folder_with: FolderWith, kind: str, case: str) -> Non
     assert pair.ours.generate(PROMPTS) == pair.theirs()
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "t5", "bart"])
-@pytest.mark.parametrize("case", ["max_length", "no_repeat_ngram_size", "summaries of news"])
+@pytest.mark.parametrize(
+    ("kind", "case"), [("gpt2", "max_length"), ("t5", "no_repeat_ngram_size"), ("bart", "num_beams")]
+)
 def test_without_arguments_of_an_older_folder(folder_with: FolderWith, kind: str, case: str) -> None:
     pair = folder_with(kind, "config.json", CASES[case])
     assert pair.ours.generate(PROMPTS) == pair.theirs()
 
 
+@pytest.mark.slow
 @kinds
 def test_the_settings_do_something(folder_with: FolderWith, kind: str, tmp_path: Path) -> None:
     plain = folder_with(kind, "generation_config.json", {"max_length": 30}).ours
@@ -154,7 +157,7 @@ def test_what_is_asked_for_goes_before_the_folder(folder_with: FolderWith, kind:
         assert pair.ours.generate(PROMPTS, **asked) == pair.theirs(**asked)
 
 
-@kinds
+@pytest.mark.parametrize("kind", ["llama", "bart"])
 def test_a_stream_goes_without_the_folders_beams(folder_with: FolderWith, kind: str) -> None:
     """Transformers refuses a streamer beside beams; only who asks for them himself is refused here."""
     pair = folder_with(kind, "generation_config.json", CASES["summaries of news"])
