@@ -156,6 +156,8 @@ class TransformerConfig:
         positions: "sinusoidal" (fixed), "learned", "rotary", "relative" (T5), "alibi" or "none".
         max_positions: Longest sequence, in tokens.
         position_noise: Standard deviation of the noise on sinusoidal positions, in training only.
+        count_tokens: An encoder's learned positions count the tokens that are not pad_token_id, from 1 on (RoBERTa);
+            position 0, a row more of the table, is that of padding.
         rotary_base: θ of rotary positions.
         rotary_dim: How many of a head's H entries turn; None: all.
         rotary_scaling: Stretching of rotary positions, or None.
@@ -226,6 +228,7 @@ class TransformerConfig:
     positions: Positions = "sinusoidal"
     max_positions: int = 512
     position_noise: float = 0.0
+    count_tokens: bool = False
     rotary_base: float = 10000.0
     rotary_dim: int | None = None
     rotary_scaling: RotaryScaling | None = None
@@ -352,6 +355,7 @@ class TransformerConfig:
                 )
 
     def _check_positions(self) -> None:
+        self._check_counted()
         self._check_sinusoidal()
         self._check_rotary()
         self._check_distances()
@@ -365,6 +369,12 @@ class TransformerConfig:
         for layer in self.sliding_layers or ():
             if not 0 <= layer < self.num_decoder_layers:
                 raise ConfigError(f"sliding_layers must be in [0, {self.num_decoder_layers}), but has {shown(layer)}")
+
+    def _check_counted(self) -> None:
+        if self.count_tokens and (self.kind != "encoder" or self.positions != "learned" or self.pad_token_id is None):
+            raise ConfigError("count_tokens is for an encoder with learned positions and a pad_token_id")
+        if self.count_tokens and (self.image_size is not None or self.reads_vectors):
+            raise ConfigError("count_tokens counts tokens, which a model of images or vectors does not read")
 
     def _check_sinusoidal(self) -> None:
         name = "d_model" if self.embedding_size is None else "embedding_size"

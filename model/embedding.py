@@ -30,9 +30,12 @@ class Embedding(nn.Module):
             # `normal_` has filled the row of the padding, too.
             self.token._fill_padding_idx_with_zero()
         self.noise = config.position_noise
+        # Only where there is one: what a padding id is, no other model asks.
+        self.padding_id = config.pad_token_id if config.count_tokens else None
         self.position: Tensor | None = None
         if config.positions == "learned":
-            self.position = nn.Parameter(torch.randn(config.max_positions, size) * 0.02)
+            rows = config.max_positions + config.count_tokens
+            self.position = nn.Parameter(torch.randn(rows, size) * 0.02)
         elif config.positions == "sinusoidal":
             # `register_buffer` refuses the name of an attribute that is there.
             del self.position
@@ -51,6 +54,9 @@ class Embedding(nn.Module):
             segment_ids_BS = torch.zeros_like(ids_BS) if token_type_ids_BS is None else token_type_ids_BS
             x_BSE = x_BSE + self.segment(segment_ids_BS)
         if self.position is not None:
+            if self.padding_id is not None:
+                real_BS = (ids_BS != self.padding_id).long()
+                position_ids = real_BS.cumsum(1) * real_BS
             position_BSE = F.embedding(position_ids, self.position)
             if self.training and self.noise:
                 position_BSE = position_BSE + self.noise * torch.randn_like(position_BSE)

@@ -37,8 +37,8 @@ _HEADS: dict[str | None, dict[str, str]] = {
 def convert_roberta(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
     """Map a RobertaModel, or one with a head for masked tokens, sequences, tokens or answers, as `architectures` says.
 
-    Its position table begins with rows that no real token has, up to the padding id: they are dropped, so that
-    positions count from zero; rows are padded on the right. Its only segment, where there is one, is added to the
+    Its position table begins with rows that no token has, up to that of padding: they are dropped, so that tokens
+    count from one, wherever padding stands. Its only segment, where there is one, is added to the
     table, so that the model reads no segment ids. A pretraining head is dropped where `architectures` is RobertaModel.
     Sentence-transformers' pooling, where modules.json asks for it, takes the place of pooler and head.
     """
@@ -69,14 +69,14 @@ def _convert(folder: Path, values: Fields, weights: Weights, prefix: str) -> tup
 
 
 def _count_from_zero(family: str, config: TransformerConfig, weights: Weights) -> TransformerConfig:
-    """Drop the position table's first rows, and put an only segment into the others."""
+    """Drop the position table's first rows, so that padding is 0, and put an only segment into the others."""
     if config.pad_token_id is None or config.max_positions <= config.pad_token_id + 1:
         raise ConfigError(
             f"{family} counts {config.max_positions} positions from pad_token_id + 1, but pad_token_id is "
             f"{config.pad_token_id}"
         )
-    # Positions of real tokens begin behind the padding id; the rows before are never read.
-    start = config.pad_token_id + 1
+    # The padding id is the position of padding too, and tokens begin behind it; the rows before are never read.
+    start = config.pad_token_id
     table, segment = weights.get("encoder.embedding.position"), weights.get("encoder.embedding.segment.weight")
     if table is not None and (table.ndim != 2 or len(table) != config.max_positions):
         found = len(table) if table.ndim == 2 else "no table of"
@@ -88,4 +88,4 @@ def _count_from_zero(family: str, config: TransformerConfig, weights: Weights) -
         config = dataclasses.replace(config, type_vocab_size=0)
     if table is not None:
         weights["encoder.embedding.position"] = table[start:]
-    return dataclasses.replace(config, max_positions=config.max_positions - start)
+    return dataclasses.replace(config, max_positions=config.max_positions - start - 1, count_tokens=True)

@@ -492,3 +492,21 @@ def test_export_is_verified(tmp_path: Path, name: str, options: dict[str, Any], 
     heads = bool(ours.config.head_activation or ours.config.head == "masked-lm") + bool(ours.config.pooler)
     assert (kinds.count("attention"), kinds.count("activation")) == (layers, layers + heads)
     families.note_verified(theirs, options)
+
+
+@pytest.mark.parametrize("cls", ["RobertaModel", "XLMRobertaModel"])
+def test_positions_count_tokens_wherever_padding_stands(tmp_path: Path, cls: str) -> None:
+    """On the left, or in the middle: RoBERTa counts what is not its padding id."""
+    torch.manual_seed(0)
+    config = getattr(transformers, cls).config_class(**SIZES, pad_token_id=1, type_vocab_size=1, initializer_range=1.0)
+    theirs = getattr(transformers, cls)(config).eval()
+    theirs.save_pretrained(tmp_path)
+    ours = load_checkpoint(tmp_path).float()
+    ids_BT = torch.tensor([[1, 1, 1, 5, 6, 7], [5, 1, 6, 7, 1, 1], [5, 6, 7, 8, 9, 10]])
+    mask_BT = (ids_BT != 1).long()
+    with torch.no_grad():
+        expected_BTD = theirs(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
+        found_BTD = ours(ids_BT, src_mask=mask_BT)
+    real_BT = mask_BT.bool()
+    torch.testing.assert_close(found_BTD[real_BT], expected_BTD[real_BT], rtol=0, atol=SINGLE)
+    assert (ours(ids_BT[:, 3:])[0] - found_BTD[0, 3:]).abs().max() < SINGLE  # as the same row without padding
