@@ -327,11 +327,14 @@ def _reads_text(bundle: Model) -> bool:
 
 
 def _cosines(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    a, e = found.astype(np.float64), expected.astype(np.float64)
-    # Two vectors of zeros have cosine 0 here, and fail: nothing was proved of them.
+    # A number by itself is a row of one.
+    a, e = (np.atleast_1d(x.astype(np.float64)) for x in (found, expected))
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(e, axis=-1)
     cosines: npt.NDArray[np.float64] = (a * e).sum(-1) / np.maximum(norms, np.finfo(np.float64).tiny)
-    return cosines
+    # Rows that are zero on both sides are alike: those of padding often are, and where outputs are masked. Where
+    # there is no other row, nothing was proved, and 0 stays.
+    zero = ~a.any(-1) & ~e.any(-1)
+    return cosines if zero.all() else np.where(zero, 1.0, cosines)
 
 
 def _fidelity(bundle: Model, measure: str, value: float, count: int, data: str) -> Fidelity:

@@ -11,6 +11,7 @@ of its weights twice, and of one op.
 """
 
 import contextlib
+import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -246,7 +247,8 @@ class _Verification:
         reports = [
             comparison.report(rounded=self.rounded, optimized=self.optimized.get(op), kernel=self.kernels.get(op))
             for op, comparison in self.comparisons.items()
-            if comparison.region is not None or not comparison.op.is_layer
+            if comparison.region is not None
+            or not (comparison.op.is_layer or self._is_unread(op) or self._is_repeated(comparison.op))
         ]
         # As when the exporter doubles an op.
         for op, region in self.regions.items():
@@ -254,6 +256,36 @@ class _Verification:
                 fault = "the graph computes it, eager does not"
                 reports.append(OpReport(op=OpId.parse(op), form=region.form, fault=fault))
         return reports
+
+    def _is_unread(self, op: str) -> bool:
+        """Whether eager's outputs stay as they are whatever an op gives: a part that nobody reads is in no graph."""
+
+        def disturb(call: RecordedCall) -> None:
+            # Eager's own tensor: what follows works on other numbers.
+            if str(call.op) == op:
+                call.output.copy_(torch.rand_like(call.output) + 1)
+
+        for case, expected in zip(self.cases, self.expected, strict=True):
+            found = watch(self.graph, case, disturb)
+            if not all(torch.equal(one, other) for one, other in zip(found, expected, strict=True)):
+                return False
+        return bool(self.cases)
+
+    def _is_repeated(self, op: OpId) -> bool:
+        """Whether eager does again what another op of the kind has done of the same: the exporter computes it once."""
+        for case in self.cases:
+            calls: list[RecordedCall] = []
+
+            def keep(call: RecordedCall, calls: list[RecordedCall] = calls) -> None:
+                if call.op.kind == op.kind and (call.op == op or str(call.op) in self.regions):
+                    given = tuple(None if x is None else x.clone() for x in call.inputs)
+                    calls.append(dataclasses.replace(call, inputs=given, output=call.output.clone()))
+
+            watch(self.graph, case, keep)
+            (own,) = (call for call in calls if call.op == op)
+            if not any(call.op != op and _are_alike(call, own) for call in calls):
+                return False
+        return bool(self.cases)
 
     def _message(self, error: Exception) -> str:
         """What an error says, without the folders of this machine."""
@@ -296,6 +328,12 @@ def comparable(path: Path, precision: str) -> Iterator[Path]:
         del model
         with mapped(emulated) as file:
             yield file
+
+
+def _are_alike(one: RecordedCall, other: RecordedCall) -> bool:
+    """Whether two calls of a kind are of the same values, to the bit."""
+    pairs = [*zip((*one.inputs, one.output), (*other.inputs, other.output), strict=True)]
+    return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
 
 
 def _add(figures: ErrorStats, actual: Array, expected: Array) -> Fault:
