@@ -330,6 +330,7 @@ def _copy_what_belongs(subject: Source, folder: Path, stage: Stage = silent) -> 
     """
     for name in COMPANIONS:
         for source in subject.folders:
+            # What was trained with an adapter, such as a tokenizer with more tokens, goes before its base's.
             if (source / name).is_file():
                 _copy_companion(source / name, folder / name)
                 break
@@ -347,8 +348,9 @@ def _copy_what_belongs(subject: Source, folder: Path, stage: Stage = silent) -> 
 
 def _not_carried(subject: Source, folder: Path) -> list[str]:
     """What the checkpoint says of generating and the bundle does not do, in words; bad settings are refused now."""
-    native = isinstance(subject.config, TransformerConfig)
-    settings = generation_settings(folder, subject.config) if native and subject.folders else None
+    # Read from the bundle, as write_manifest will.
+    config = subject.config
+    settings = generation_settings(folder, config) if isinstance(config, TransformerConfig) else None
     names = settings["not_carried"] if settings is not None else []
     return [f"Not carried from the checkpoint's settings of generating: {', '.join(names)}."] if names else []
 
@@ -366,7 +368,14 @@ def _put_tokenizer(subject: Source, folder: Path, stage: Stage) -> list[str]:
             raise CheckpointError(f"{found}/tokenizer.json cannot be read by tokenizers: {error}") from error
     elif inside is not None and (tokenizer := load_tokenizer(inside)) is not None:
         tokenizer.save(str(folder / "tokenizer.json"))
-    for source in () if (folder / "tokenizer.json").is_file() else subject.folders:
+    else:
+        return _make_tokenizer(subject.folders, folder, stage)
+    return []
+
+
+def _make_tokenizer(sources: Sequence[Path], folder: Path, stage: Stage) -> list[str]:
+    """Make a tokenizer.json of what a checkpoint has instead; tell why there is none."""
+    for source in sources:
         if names := tokenizer_files(source):
             with stage(f"make a tokenizer.json of {', '.join(names)}"):
                 refusal = make_tokenizer(source, names, folder / "tokenizer.json")

@@ -103,9 +103,11 @@ def generation_defaults(folder: Path, vocabulary: int) -> GenerationDefaults:
     if drawn:
         _refuse(told, _REFUSED_WHEN_DRAWN)
     settings = _carried(told, drawn)
+    # Out of range, they are left out, as nothing can be drawn with them whoever asks.
     dropped = [] if drawn else _drop_what_cannot_be_drawn_with(settings)
     _check(told, settings, vocabulary)
     most = told.optional_size("max_new_tokens", most=_MOST_NEW_TOKENS)
+    # Of two limits, that of new tokens counts, as in transformers.
     return GenerationDefaults(
         settings=settings,
         max_new_tokens=most,
@@ -184,6 +186,7 @@ def _check(told: Fields, settings: dict[str, Any], vocabulary: int) -> None:
 
 def _unknown(told: Fields) -> list[str]:
     """What else is there and not null: of what other programs read, and of how much transformers gives."""
+    # What has been refused by now is as if it were not there.
     known = {*_CARRIED, *_REFUSED, *_ELSEWHERE.split(), *_WITHOUT_EFFECT.split()}
     neutral = {"num_return_sequences": (1,), **_REFUSED_WHEN_DRAWN}
     return [

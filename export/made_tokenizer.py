@@ -66,6 +66,7 @@ def make_tokenizer(source: Path, names: Sequence[str], target: Path) -> str | No
         import transformers
     except ImportError:
         return f"there is no tokenizer.json, and transformers, which makes one of {files}, is not installed"
+    # It may know these files and yet not be able to convert them: that is told, and the export goes on.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -106,6 +107,7 @@ def _converted(transformers: Any, source: Path, slow: Any) -> Any:
     """What `tokenizers` has of the same: transformers' own object, or what its converter makes of a slow one."""
     from transformers.convert_slow_tokenizer import SLOW_TO_FAST_CONVERTERS, convert_slow_tokenizer
 
+    # Since transformers 5 most have no other form, and this is the tokenizer itself.
     fast = transformers.AutoTokenizer.from_pretrained(source, use_fast=True, local_files_only=True)
     if getattr(fast, "is_fast", False):
         return fast.backend_tokenizer
@@ -117,6 +119,7 @@ def _converted(transformers: Any, source: Path, slow: Any) -> Any:
 
 def _texts(slow: Any) -> Sequence[str]:
     """Documentation, code, languages, signs, and the tokenizer's own special tokens within a text."""
+    # Within a text they are read as themselves, or not, which is where tokenizers differ most.
     special = [token for token in slow.all_special_tokens if isinstance(token, str)]
     within = [f"a {token} b{token}c" for token in special]
     return [*TEXTS, *special, *within, *english_sentences(_SENTENCES)]

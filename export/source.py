@@ -75,8 +75,8 @@ def open_source(
         TfmError: It cannot be read.
     """
     path = None if checkpoint is None else Path(locate_checkpoint(checkpoint))
-    adapter = None if path is None or model is not None else find_adapter(path)
-    base = None if adapter is None else adapter.base
+    base = None if path is None or model is not None else _base_of(path)
+    # Said aloud: what is exported is in neither folder by itself.
     merges = "" if base is None else f" and merge the LoRA adapter of {path} into {base}"
     if path is None or is_generic(path, model):
         with stage(describe_generic(path, model) + merges):
@@ -87,13 +87,22 @@ def open_source(
         # float32 whatever the weights are stored in: it is what ONNX graphs are compared with.
         native = load_checkpoint(path, config, nhead).float()
         _check_finite(path, native)
-        beside = base or (path if path.is_dir() else path.parent)
-        family = family_of(beside / "config.json" if config is None else Path(config))
+        family = family_of(_config_of(path, base) if config is None else Path(config))
     # What it would generate are vectors, of which no next token can be chosen: no cache, one graph.
     if native.config.reads_vectors:
         whole = from_vectors(native)
         return Source(eager=whole, graphs=[whole], config=whole.config, family=family, path=path, base=base)
     return Source(eager=native, graphs=graphs_of(native), config=native.config, family=family, path=path, base=base)
+
+
+def _base_of(path: Path) -> Path | None:
+    adapter = find_adapter(path)
+    return None if adapter is None else adapter.base
+
+
+def _config_of(path: Path, base: Path | None) -> Path:
+    # An adapter has a configuration of its own, which says nothing of the model.
+    return (base or (path if path.is_dir() else path.parent)) / "config.json"
 
 
 def family_of(config: Path) -> str:

@@ -94,10 +94,15 @@ def copy_modules(source: Path, folder: Path) -> None:
             ) from error
         (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / name / "config.json").write_bytes(content)
-        # Dense layers have weights, which these readers apply to what they pooled.
-        for weights in _WEIGHTS if str(module.get("type")).endswith(".Dense") else ():
-            if (source / name / weights).is_file():
-                shutil.copyfile(source / name / weights, folder / name / weights)
+        if str(module.get("type")).endswith(".Dense"):
+            _copy_dense(source / name, folder / name)
+
+
+def _copy_dense(source: Path, folder: Path) -> None:
+    # Dense layers have weights, which these readers apply to what they pooled.
+    for name in _WEIGHTS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 def apply_tokenizer_config(folder: Path) -> None:

@@ -55,6 +55,7 @@ class Embedding(nn.Module):
             x_BSE = x_BSE + self.segment(segment_ids_BS)
         if self.position is not None:
             if self.padding_id is not None:
+                # From 1 on, by what the ids are, whatever the mask says; padding has position 0.
                 real_BS = (ids_BS != self.padding_id).long()
                 position_ids = real_BS.cumsum(1) * real_BS
             position_BSE = F.embedding(position_ids, self.position)

@@ -76,6 +76,7 @@ class SentenceEmbedding(nn.Module):
 
     def forward(self, hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         """(B, T, D), and which tokens are real, (B, T) → (B, the last of `pooled_sizes`)."""
+        # One beside the other, where there are several, in the order of the configuration.
         parts = [POOLINGS[name](hidden_BTD, mask_BT) for name in self.poolings]
         x_BE = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         for layer, activation in zip(self.layers, self.activations, strict=True):

@@ -76,6 +76,7 @@ def _pooling(folder: Path, module: Any, examples: Mapping[str, Any]) -> nn.Modul
     """What pools the module's states as sentence-transformers does; None: the folder does not say."""
     if not (folder / "modules.json").is_file():
         return None
+    # A head's logits are no states, and pixels no tokens.
     states = getattr(module(**examples, return_dict=True), "last_hidden_state", None)
     if states is None or "attention_mask" not in examples:
         raise CheckpointError(

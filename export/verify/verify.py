@@ -265,6 +265,7 @@ class _Verification:
             if str(call.op) == op:
                 call.output.copy_(torch.rand_like(call.output) + 1)
 
+        # To the last bit: what is read has some effect on random numbers.
         for case, expected in zip(self.cases, self.expected, strict=True):
             found = watch(self.graph, case, disturb)
             if not all(torch.equal(one, other) for one, other in zip(found, expected, strict=True)):

@@ -44,6 +44,7 @@ def read_pooling(folder: Path) -> dict[str, Any]:
 
 def _read_module(path: Path, kind: str, module: dict[str, Any], options: dict[str, Any]) -> None:
     """Read one module into the options; modules that come in another order make another embedding."""
+    # Each works on what those before it have made.
     late = {"Pooling": bool(options), "Dense": options.get("normalize", "pooling" not in options)}
     if late.get(kind):
         raise CheckpointError(
@@ -103,6 +104,7 @@ def _read_dense(folder: Path, options: dict[str, Any]) -> None:
     kind = values.text("activation_function", "torch.nn.modules.activation.Tanh").rsplit(".", 1)[-1]
     if kind not in _DENSE:
         raise values.error("activation_function", f"one of torch.nn's {', '.join(_DENSE)}")
+    # One field each in the configuration, for all of them.
     shared = {"dense_activation": _DENSE[kind], "dense_bias": values.flag("bias", True)}
     if "dense_sizes" in options and any(options[name] != value for name, value in shared.items()):
         raise CheckpointError(f"{file}: Dense modules of different activations or biases are not supported")

@@ -64,7 +64,8 @@ class Adapter:
         found = False
         for key in sorted(parts):
             module, part = _place_of(key)
-            if part is None:  # saved whole: a new head, or a bias
+            # Saved whole: a new head, or a bias.
+            if part is None:
                 merged[_find(merged, module, self.folder, new=True)] = parts[key].float()
             elif part.endswith("_A"):
                 other = parts.get(key.replace("_A", "_B"))
@@ -91,16 +92,22 @@ def find_adapter(path: Path) -> Adapter | None:
     if (path / "config.json").is_file() and _has_weights(path):
         return Adapter(path, path)
     named = read_object(path / CONFIG).get("base_model_name_or_path")
-    if isinstance(named, str) and named:
-        # As it was given when the adapter was trained, or beside the adapter.
-        for base in (Path(named), path / named, path.parent / named):
-            if base.is_dir() and base.resolve() != path.resolve() and (base / "config.json").is_file():
-                return Adapter(path, base)
+    base = _named_base(path, named) if isinstance(named, str) and named else None
+    if base is not None:
+        return Adapter(path, base)
     raise CheckpointError(
         f"{path} holds an adapter (adapter_config.json) for the model {shown(named)}, which is not on this machine "
         "under that name: download that model and put its config.json and weights into the adapter's folder, or its "
         "folder's path into base_model_name_or_path of adapter_config.json"
     )
+
+
+def _named_base(path: Path, named: str) -> Path | None:
+    # As it was given when the adapter was trained, or beside the adapter.
+    for base in (Path(named), path / named, path.parent / named):
+        if base.is_dir() and base.resolve() != path.resolve() and (base / "config.json").is_file():
+            return base
+    return None
 
 
 def _has_weights(folder: Path) -> bool:
@@ -121,6 +128,7 @@ def _checked(config: Fields) -> Fields:
             f"{config.source}: use_dora (DoRA) is not supported; merge it with peft (merge_and_unload) and save that"
         )
     begins = config.values.get("init_lora_weights", True)
+    # What was subtracted from the base then is not in its files.
     if begins is not None and begins not in _WITHOUT_TRACE:
         raise CheckpointError(
             f"{config.source}: init_lora_weights = {shown(begins)} changes the base's weights and is not supported; "

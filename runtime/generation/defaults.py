@@ -30,17 +30,21 @@ def merged_settings(defaults: Mapping[str, Any], asked: Mapping[str, Any], *, on
     if one_text:
         kept.pop("num_beams", None)
     _drop_the_other(kept, asked)
-    chosen = {**kept, **asked}
-    without_effect = [
-        *(ONLY_SAMPLING if not chosen.get("do_sample") else ()),
-        *(ONLY_BEAMS if chosen.get("num_beams", 1) == 1 else ()),
-        # Transformers minds only one of the two.
-        *(["min_length"] if "min_new_tokens" in asked else ()),
-    ]
-    kept = {name: value for name, value in kept.items() if name not in without_effect}
+    idle = _without_effect({**kept, **asked}, asked)
+    kept = {name: value for name, value in kept.items() if name not in idle}
+    # Where a caller wants fewer tokens than a text has at least, it has as many as he wants.
     if "min_new_tokens" in kept and "max_new_tokens" in asked:
         kept["min_new_tokens"] = min(kept["min_new_tokens"], asked["max_new_tokens"])
     return {**kept, **asked}
+
+
+def _without_effect(chosen: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Which defaults have nothing to change: of sampling, of beams, or beside what was asked for."""
+    idle = [] if chosen.get("do_sample") else [*ONLY_SAMPLING]
+    if chosen.get("num_beams", 1) == 1:
+        idle += ONLY_BEAMS
+    # Transformers minds only one of the two.
+    return [*idle, "min_length"] if "min_new_tokens" in asked else idle
 
 
 def _drop_the_other(kept: dict[str, Any], asked: Mapping[str, Any]) -> None:
