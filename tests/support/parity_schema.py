@@ -36,6 +36,8 @@ def fields(value: Any, known: dict[str, str], at: str = "") -> Iterator[tuple[st
     """Every field of a certificate and its value; a key of a free object is `*`, and so is a list's index `[]`."""
     if at in known:
         yield at, value
+        if not any(field.startswith((f"{at}.", f"{at}[]")) for field in known):
+            return  # an object whose own line says what is in it
     if isinstance(value, dict):
         free = any(field.startswith(f"{at}.*") for field in known)
         for key, inner in value.items():

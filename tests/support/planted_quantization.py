@@ -69,6 +69,7 @@ def planted(
         "samples": "32 English sentences" if measure == "cosine" else "24 passages of English prose, 4,096 tokens",
         "relative_time": relative,
         "searched": True,
+        "search": "full",
         "forced": False,
         "ops": ops,
         "front": [
