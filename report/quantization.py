@@ -229,7 +229,7 @@ def _facts(entry: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     if entry["top_1"] is not None:
         found.append(("top-1 as in fp32", numbers.percent(entry["top_1"])))
     found.append(("measured on", str(entry["samples"])))
-    found.append(("mix", _ORIGINS[entry.get("search", "full" if entry["searched"] else None)]))
+    found.append(("mix", _origin(entry)))
     return found
 
 
@@ -239,6 +239,12 @@ _ORIGINS = {
     "none": "one fixed form of each kind of op",
     None: "replayed from a recipe",
 }
+
+
+def _origin(entry: Mapping[str, Any]) -> str:
+    """How the mix came about; a way that a later tfm-export has is called as it calls it."""
+    search = entry.get("search", "full" if entry["searched"] else None)
+    return _ORIGINS.get(search, str(search))
 
 
 def _judged(entry: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
