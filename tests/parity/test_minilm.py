@@ -146,5 +146,5 @@ def test_long_texts_are_cut_where_sentence_transformers_cuts_them(
     (row,) = model.tokenize([long])
     assert len(row) == 256
     assert (row[0], row[-1]) == (101, 102)  # [CLS] and [SEP] are kept
-    found = model.embed([long, sentences[0]])
+    found = model.embed([long, sentences[0]], long_texts="cut")
     np.testing.assert_allclose(found, eager_embeddings(eager, [row, *model.tokenize(sentences[:1])]), atol=2e-6, rtol=0)

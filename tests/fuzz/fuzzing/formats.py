@@ -385,8 +385,8 @@ FORMATS: dict[str, Format] = {
     "onnx": Format(make=seeds.make_bundles, targets={"onnx/*.onnx": edit_onnx}, read=read_bundle, seal=seal, weight=4),
     "onnx_data": Format(
         make=seeds.make_bundles,
-        only="onnx/*.data",
-        targets={"onnx/*.data": edit_bytes, "onnx/*.onnx": edit_onnx},
+        only="onnx/*_data",
+        targets={"onnx/*_data": edit_bytes, "onnx/*.onnx": edit_onnx},
         read=read_bundle,
         seal=seal,
     ),
