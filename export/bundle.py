@@ -348,9 +348,10 @@ def _copy_what_belongs(subject: Source, folder: Path, stage: Stage = silent) -> 
 
 def _not_carried(subject: Source, folder: Path) -> list[str]:
     """What the checkpoint says of generating and the bundle does not do, in words; bad settings are refused now."""
-    # Read from the bundle, as write_manifest will.
+    # Read where it was copied from, so that an error names the user's own file; without one, as write_manifest will.
+    written = (source for source in subject.folders if (source / "generation_config.json").is_file())
     config = subject.config
-    settings = generation_settings(folder, config) if isinstance(config, TransformerConfig) else None
+    settings = generation_settings(next(written, folder), config) if isinstance(config, TransformerConfig) else None
     names = settings["not_carried"] if settings is not None else []
     return [f"Not carried from the checkpoint's settings of generating: {', '.join(names)}."] if names else []
 
