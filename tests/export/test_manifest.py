@@ -68,11 +68,16 @@ def test_every_file_is_listed_with_its_digest(make_model: Any, tmp_path: Path) -
     assert manifest.requires == values["requires"]["onnxruntime"]
 
 
+NOTHING_SAID: dict[str, Any] = {"defaults": {}, "max_length": None, "not_carried": []}
+"""Of how to generate."""
+
+
 def test_generation_from_the_configuration(tmp_path: Path) -> None:
     assert generation_settings(tmp_path, config(**IDS)) == {
         **IDS,
         "max_new_tokens": 16,
         "split_on_whitespace": False,
+        **NOTHING_SAID,
     }
     assert generation_settings(tmp_path, config(**IDS, max_positions=9999))["max_new_tokens"] == 128
 
@@ -85,6 +90,8 @@ def test_generation_from_the_file(tmp_path: Path) -> None:
         "eos_token_id": 5,
         "max_new_tokens": 7,
         "split_on_whitespace": True,
+        **NOTHING_SAID,
+        "defaults": {"temperature": 0.7},
     }
 
 
@@ -127,7 +134,8 @@ def test_a_bad_generation_config_is_refused(tmp_path: Path, text: str, message: 
 def test_an_id_that_is_null_in_the_file_is_the_configuration_s(tmp_path: Path) -> None:
     """Hugging Face writes null for what is not set."""
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": null, "max_new_tokens": null}')
-    assert generation_settings(tmp_path, config(**IDS)) == {**IDS, "max_new_tokens": 16, "split_on_whitespace": False}
+    expected = {**IDS, "max_new_tokens": 16, "split_on_whitespace": False, **NOTHING_SAID}
+    assert generation_settings(tmp_path, config(**IDS)) == expected
 
 
 def test_companions_are_what_the_ecosystem_reads() -> None:
