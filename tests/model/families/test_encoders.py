@@ -405,7 +405,7 @@ REFUSED = [
     ("ElectraModel", SIZES, {"embedding_size": ...}, "a ELECTRA configuration needs 'embedding_size'"),
     ("ElectraModel", SIZES, {"embedding_size": 9}, "of another shape: "),
     ("ElectraModel", SIZES, {"position_embedding_type": "relative_key"}, "ELECTRA with position_embedding_type = "),
-    ("ElectraModel", SIZES, {"architectures": ["ElectraForQuestionAnswering"]}, "known: one of ElectraModel, "),
+    ("ElectraModel", SIZES, {"architectures": ["ElectraForMultipleChoice"]}, "known: one of ElectraModel, "),
     (
         "ViTModel",
         IMAGE,
