@@ -71,9 +71,11 @@ def check_signature(manifest: Manifest, public_key: str | os.PathLike[str] | byt
     # What is checked is what was read: the file may have been exchanged since.
     if hashlib.sha256(signed).hexdigest() != manifest.digest:
         raise foreign
+    from cryptography.exceptions import InvalidSignature  # which is there: the key was read by it
+
     try:
         public.verify(signature, signed)
-    except Exception as error:  # cryptography's InvalidSignature, which is known once it is imported
+    except InvalidSignature as error:
         raise foreign from error
 
 

@@ -154,6 +154,10 @@ def test_a_signed_bundle_runs_and_no_other(toy: Path, tmp_path: Path) -> None:
         load(tmp_path / "app", public_key=foreign)
     with pytest.raises(BundleError, match="is not signed by this key"):
         load(tmp_path / "unsigned", public_key=public)
+    for damaged in (b"", b"AAAA\n", b"no base64!"):
+        (tmp_path / "unsigned" / "manifest.json.sig").write_bytes(damaged)
+        with pytest.raises(BundleError, match="is not signed by this key"):
+            load(tmp_path / "unsigned", public_key=public)
     # A manifest that was made to fit altered weights is another one than was signed.
     values = json.loads((tmp_path / "app" / "manifest.json").read_text())
     values["family"] = "another"
