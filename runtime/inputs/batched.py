@@ -5,10 +5,11 @@ Shapes: B batch, S sequence.
 
 import itertools
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, cast
 
 from tfm.bundle import TensorSpec
 from tfm.errors import InputError
@@ -109,9 +110,11 @@ class Batched(Model):
         # transformers' tokenizers give no types where this does not name them, whatever their
         # template says.
         names = self._companions.texts("tokenizer_config.json", "model_input_names")
+        # Not this model itself, which holds the reader: a model that is dropped goes at once, graphs and all.
+        model = weakref.ref(self)
         return TextReader(
             signature,
-            lambda: self._tokenizer,
+            lambda: cast(Batched, model())._tokenizer,  # whoever reads by it holds the model
             pad=pad,
             has_types=names is None or "token_type_ids" in names,
         )

@@ -315,11 +315,11 @@ class Tokenizer:
         found: int | None = self._tokenizer.token_to_id(token)
         return found
 
-    def decode(self, rows: list[list[int]], *, skip_special: bool = True) -> list[str]:
+    def decode(self, rows: list[list[int]], *, skip_special: bool = True, warns: bool = True) -> list[str]:
         """Turn ids into texts, special tokens left out unless `skip_special` is False.
 
         An id that the tokenizer lacks, as where a model's vocabulary was rounded up, has no text: a `TextWarning` names
-        it.
+        it, unless `warns` is False.
 
         Raises:
             BundleError: The tokenizer cannot tell them.
@@ -327,7 +327,7 @@ class Tokenizer:
         with _refusing(lambda error: BundleError(f"the tokenizer cannot turn ids into a text: {error}")):
             texts = [self._tokenizer.decode(row, skip_special_tokens=skip_special) for row in rows]
             lost = sorted({id for row in rows for id in row if self._tokenizer.id_to_token(id) is None})
-        if lost:
+        if lost and warns:
             more = f" and {len(lost) - 3} others" if len(lost) > 3 else ""
             warn(
                 f"the tokenizer has no text for {', '.join(map(str, lost[:3]))}{more}, and so none of it is in the text"

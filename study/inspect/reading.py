@@ -74,11 +74,13 @@ class Reader:
         if self._tokenizer is None:
             return tuple(map(str, ids))
         # Each token by itself, special ones too: labels stand beside rows and columns.
-        return tuple(_visible(self._tokenizer.decode([[one]], skip_special=False)[0]) for one in ids)
+        return tuple(_visible(self._tokenizer.decode([[one]], skip_special=False, warns=False)[0]) for one in ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; the numbers where there is no tokenizer."""
-        return " ".join(self.show(ids)) if self._tokenizer is None else self._tokenizer.decode([list(ids)])[0]
+        return (
+            " ".join(self.show(ids)) if self._tokenizer is None else self._tokenizer.decode([list(ids)], warns=False)[0]
+        )
 
 
 def feeds_of(signature: Signature, ids: Sequence[int]) -> dict[str, Array]:
