@@ -117,11 +117,13 @@ class EncoderGraph(Graph):
         config, outputs = self.model.config, [hidden_BTD]
         outputs += [self.model.pool(hidden_BTD, tensors[1])] if config.pooling else []
         outputs += [self.model.pooler_output(hidden_BTD)] if config.pooler else []
+        # The mask is there where the mean of the tokens is what predicts.
+        pooled = tensors[1:2] if config.head_pooling == "mean" else ()
         # Two outputs rather than one of two columns: so transformers names them.
         if config.head == "question-answering":
             outputs += self.model.predict(hidden_BTD).unbind(-1)
         elif config.head:
-            outputs.append(self.model.predict(hidden_BTD))
+            outputs.append(self.model.predict(hidden_BTD, *pooled))
         return tuple(outputs)
 
     def sample(self, generator: torch.Generator, batch: int, length: int, past: int = 0) -> list[Tensor]:

@@ -33,8 +33,8 @@ class SelfAttention(nn.Module):
         width = (self.nhead + 2 * self.kv_heads) * self.head_size
         self.in_proj = nn.Linear(config.d_model, width, bias=config.qkv_bias)  # rows: Q, then K, then V
         self.out_proj = nn.Linear(self.nhead * self.head_size, config.d_model, bias=config.out_bias)
-        self.q_norm = make_head_norm(config)
-        self.k_norm = make_head_norm(config)
+        self.q_norm, self.k_norm = make_head_norm(config, self.nhead), make_head_norm(config, self.kv_heads)
+        self.norm_span = config.qk_norm_span
 
     def forward(
         self,
@@ -60,9 +60,12 @@ class SelfAttention(nn.Module):
         own, shared = self.nhead * self.head_size, self.kv_heads * self.head_size
         # (B, S, (N + 2K) · H) → (B, N, S, H) and twice (B, K, S, H).
         q, k, v = self.in_proj(x_BSD).split([own, shared, shared], dim=-1)
+        # Over all heads while they are one vector, or over each once they are apart.
+        if self.norm_span == "all":
+            q, k = self._normed(q, k)
         q, k, v = split_heads(q, self.nhead), split_heads(k, self.kv_heads), split_heads(v, self.kv_heads)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+        if self.norm_span == "head":
+            q, k = self._normed(q, k)
         # After the norms, as in Qwen 3; and before the cache, so that keys are turned once: their
         # positions do not change.
         if rotation is not None:
@@ -76,6 +79,11 @@ class SelfAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         y_BNSH = attend(q, k, v, mask, scale=self.scale, softcap=self.softcap, dropout=dropout)
         return self.out_proj(merge_heads(y_BNSH)), (k, v)
+
+    def _normed(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        if self.q_norm is None or self.k_norm is None:
+            return q, k
+        return self.q_norm(q), self.k_norm(k)
 
 
 class CrossAttention(nn.Module):
@@ -193,6 +201,11 @@ def merge_heads(y_BNSH: Tensor) -> Tensor:
 def padding_mask(mask_BT: Tensor, query_length: int) -> Tensor:
     """Spread a mask of real tokens (B, T), boolean or 0/1, over S queries: boolean (B, 1, S, T)."""
     return mask_BT.to(torch.bool)[:, None, None, :].expand(-1, 1, query_length, -1)
+
+
+def window_mask(query_BS: Tensor, key_T: Tensor, window: int) -> Tensor:
+    """Let each query see fewer than `window` keys to either side, and its own: boolean (B, 1, S, T)."""
+    return ((key_T - query_BS[:, :, None]).abs() < window)[:, None]
 
 
 def causal_mask(query_BS: Tensor, key_T: Tensor, window: int | None = None) -> Tensor:

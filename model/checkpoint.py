@@ -20,6 +20,7 @@ from tfm.errors import CheckpointError, ConfigError
 
 from .config import TransformerConfig
 from .families import FAMILIES
+from .families.headless import without_head
 from .families.pooling import dense_weights
 from .fields import Fields, shown
 from .formats.files import find_file, read_file, sniff
@@ -293,7 +294,8 @@ def _of_family(file: Path, source: Path, values: dict[str, Any], weights: Weight
             f"{source}: model_type {shown(family)} is not supported; known: {', '.join(sorted(FAMILIES))}"
         )
     with _naming(source):
-        made, mapped = FAMILIES[family](file.parent, Fields(source, family, values), weights)
+        fields = Fields(source, family, values)
+        made, mapped = without_head(file.parent, fields, *FAMILIES[family](file.parent, fields, weights))
     return made, mapped if made.dense_sizes is None else {**mapped, **dense_weights(file.parent)}
 
 

@@ -19,7 +19,8 @@ Norm = Literal["layer", "rms"]
 Residuals = Literal["identity", "projected"]
 Pooling = Literal["mean", "cls", "max", "mean_sqrt_len", "weightedmean", "lasttoken"]
 Head = Literal["masked-lm", "sequence", "token", "question-answering"]
-Scaling = Literal["linear", "dynamic", "yarn", "llama3"]
+NormSpan = Literal["head", "all"]
+Scaling = Literal["linear", "dynamic", "yarn", "llama3", "longrope"]
 Part = Literal["encoder", "decoder", "cross"]
 
 _MOST = {
@@ -43,6 +44,9 @@ _MOST_NUMBERS = {
     "rotary_base": 1e18,
     "attention_scale": 1e6,
     "attention_softcap": 1e9,
+    "embedding_scale": 1e6,
+    "residual_scale": 1e6,
+    "local_rotary_base": 1e18,
     "logit_scale": 1e6,
     "logit_softcap": 1e9,
 }
@@ -72,14 +76,17 @@ class RotaryScaling:
     """How rotary positions are stretched beyond the length a model was trained at; names follow the papers.
 
     Attributes:
-        kind: "linear", "dynamic" (NTK-aware), "yarn" or "llama3".
+        kind: "linear", "dynamic" (NTK-aware), "yarn", "llama3" or "longrope".
         factor: How many times longer.
         original_max_positions: The trained length, in tokens.
         low_frequency_factor: llama3: wavelengths above trained length / this are stretched in full.
         high_frequency_factor: llama3: wavelengths below trained length / this are left alone.
         beta_fast: yarn: pairs that turn more often than this over the trained length are left alone.
         beta_slow: yarn: pairs that turn less often are stretched in full.
-        attention_factor: yarn: factor on cosines and sines; None: 0.1 ln(factor) + 1.
+        attention_factor: yarn, longrope: factor on cosines and sines; None: 0.1 ln(factor) + 1, and of longrope
+            √(1 + ln(factor) / ln(trained length)).
+        short_factors: longrope: how much slower each pair turns up to the trained length.
+        long_factors: longrope: the same once the longest sequence is longer.
     """
 
     kind: Scaling
@@ -90,6 +97,8 @@ class RotaryScaling:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     attention_factor: float | None = None
+    short_factors: tuple[float, ...] | None = None
+    long_factors: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is mistyped."""
@@ -103,11 +112,23 @@ class RotaryScaling:
             value = getattr(self, name)
             if value is not None and not _LEAST_NUMBER <= value <= _MOST_FACTOR:
                 raise ConfigError(f"rotary scaling needs a {name} up to {_MOST_FACTOR}, but has {shown(value)}")
+        self._check_factors()
         if self.kind == "llama3" and not self.low_frequency_factor < self.high_frequency_factor:
             raise ConfigError(
                 "rotary scaling 'llama3' needs a low_frequency_factor below its high_frequency_factor, but they are "
                 f"{self.low_frequency_factor} and {self.high_frequency_factor}"
             )
+
+    def _check_factors(self) -> None:
+        # One factor a pair; how many pairs there are, only the model's configuration knows.
+        for name in ("short_factors", "long_factors"):
+            factors = getattr(self, name)
+            if (factors is None) != (self.kind != "longrope"):
+                raise ConfigError(f"rotary scaling 'longrope', and no other, has {name}, but kind is {self.kind!r}")
+            if not all(_LEAST_NUMBER <= factor <= _MOST_FACTOR for factor in factors or ()):
+                raise ConfigError(f"rotary scaling needs {name} that are positive and up to {_MOST_FACTOR}")
+        if self.kind == "longrope" and self.original_max_positions < 2:
+            raise ConfigError("rotary scaling 'longrope' needs an original_max_positions of at least 2")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,31 +160,46 @@ class TransformerConfig:
         norm: "layer" or "rms".
         norm_first: Norm before each sub-layer (and after the last layer) instead of after each.
         sandwich_norm: With norm_first, a norm on each sub-layer's result too (Gemma 2).
-        parallel_blocks: With norm_first, attention and feed-forward both read the same normed input (GPT-J).
+        input_norm: With sandwich_norm, the norm on what each sub-layer reads; without it, its result alone has one
+            (OLMo 2).
+        first_norm: With norm_first, the norm before the first layer's attention; without it, that reads the embeddings
+            as they are (ModernBERT).
+        parallel_blocks: With norm_first, attention and feed-forward both read the same input (GPT-J).
+        parallel_norms: With parallel_blocks, each has a norm of its own on it (GPT-NeoX), instead of one for both.
         final_norm: A norm after the last layer; None: as norm_first.
         residual: "identity", x + F(x), or "projected", act(Wx + b + F(x)) with a W and b of each sub-layer's own.
         residual_activation: That act, a name of `tfm.ops.ACTIVATIONS`; None: relu.
+        residual_scale: Factor on each sub-layer's result before it is added (Granite).
+        shared_layers: All layers of a half are one, run as often as there are layers (ALBERT).
         layer_norm_eps: ε of every norm.
         norm_bias: Layer norms have a bias.
         qkv_bias: The projections to queries, keys and values have biases.
         out_bias: The attention's output projection has a bias.
         feed_forward_bias: The feed-forward's projections have biases.
-        qk_norm: RMS norm on each head of queries and keys (Qwen 3).
+        qk_norm: RMS norm on queries and keys, before they turn (Qwen 3).
+        qk_norm_span: What that is over: each "head" by itself, or "all" of them (OLMo 2).
         attention_scale: Factor on QKᵀ; None: 1/√H.
         attention_softcap: c of scores c · tanh(s / c) (Gemma 2); None for none.
-        sliding_window: A token sees this many of the last, itself included, in the layers of `sliding_layers`.
+        causal: Tokens of an encoder see earlier ones only, as a decoder's do: what is left of a decoder without its
+            output projection, whose last state is wanted (Qwen 3 Embedding).
+        sliding_window: A token sees this many of the last, itself included, in the layers of `sliding_layers`; in an
+            encoder that is not causal as many to either side.
         sliding_layers: Numbers of the layers that slide; None: all.
         positions: "sinusoidal" (fixed), "learned", "rotary", "relative" (T5), "alibi" or "none".
+        position_table: Learned positions besides relative ones (MPNet).
         max_positions: Longest sequence, in tokens.
         position_noise: Standard deviation of the noise on sinusoidal positions, in training only.
         count_tokens: An encoder's learned positions count the tokens that are not pad_token_id, from 1 on (RoBERTa);
             position 0, a row more of the table, is that of padding.
         rotary_base: θ of rotary positions.
+        local_rotary_base: θ in the layers that slide, which rotary_scaling leaves alone (Gemma 3); None: as in all.
+        rotary_layers: Numbers of the layers in which queries and keys turn (SmolLM 3); None: all.
         rotary_dim: How many of a head's H entries turn; None: all.
         rotary_scaling: Stretching of rotary positions, or None.
         relative_buckets: Number of T5's buckets of distance.
         relative_max_distance: Distance from which on all share the last bucket.
         scale_embeddings: Multiply token embeddings by √D, as the paper does.
+        embedding_scale: Another factor on token embeddings (Granite); None: what scale_embeddings says.
         embedding_size: Size of the embeddings, projected to D where it differs (ELECTRA); None: D.
         tie_embeddings: The output projection is the target embedding; with one vocabulary, the source's too.
         head_bias: The output projection has a bias; None: where it is not tied.
@@ -185,6 +221,9 @@ class TransformerConfig:
             an answer starts and whether it ends at a token; None: nothing.
         head_activation: Activation between the two layers of a head, a name of `tfm.ops.ACTIVATIONS`; None: a head of
             labels is one layer, and masked-lm takes `activation`'s, or that of its gate.
+        head_norm: A norm behind that activation of a head of labels (ModernBERT).
+        head_hidden_bias: The first of a head's two layers has a bias.
+        head_pooling: The state that a "sequence" head reads: the first token's, "cls", or the "mean" of all.
         labels: Names of the labels of a "sequence" or "token" head, in the order of its logits.
         pad_token_id: Padding id; its embedding row is zero in a fresh model.
         bos_token_id: Id that starts a generated sequence.
@@ -211,30 +250,41 @@ class TransformerConfig:
     norm: Norm = "layer"
     norm_first: bool = False
     sandwich_norm: bool = False
+    input_norm: bool = True
+    first_norm: bool = True
     parallel_blocks: bool = False
+    parallel_norms: bool = False
     final_norm: bool | None = None
     residual: Residuals = "identity"
     residual_activation: str | None = None
+    residual_scale: float = 1.0
+    shared_layers: bool = False
     layer_norm_eps: float = 1e-5
     norm_bias: bool = True
     qkv_bias: bool = True
     out_bias: bool = True
     feed_forward_bias: bool = True
     qk_norm: bool = False
+    qk_norm_span: NormSpan = "head"
     attention_scale: float | None = None
     attention_softcap: float | None = None
+    causal: bool = False
     sliding_window: int | None = None
     sliding_layers: tuple[int, ...] | None = None
     positions: Positions = "sinusoidal"
+    position_table: bool = False
     max_positions: int = 512
     position_noise: float = 0.0
     count_tokens: bool = False
     rotary_base: float = 10000.0
+    local_rotary_base: float | None = None
+    rotary_layers: tuple[int, ...] | None = None
     rotary_dim: int | None = None
     rotary_scaling: RotaryScaling | None = None
     relative_buckets: int = 32
     relative_max_distance: int = 128
     scale_embeddings: bool = True
+    embedding_scale: float | None = None
     embedding_size: int | None = None
     tie_embeddings: bool = False
     head_bias: bool | None = None
@@ -253,6 +303,9 @@ class TransformerConfig:
     normalize: bool = False
     head: Head | None = None
     head_activation: str | None = None
+    head_norm: bool = False
+    head_hidden_bias: bool = True
+    head_pooling: Literal["cls", "mean"] = "cls"
     labels: tuple[str, ...] | None = None
     pad_token_id: int | None = None
     bos_token_id: int | None = None
@@ -364,14 +417,23 @@ class TransformerConfig:
         # `softcapped_attention` takes boolean masks, and these positions are added to the scores.
         if self.attention_softcap is not None and self.positions in ("relative", "alibi"):
             raise ConfigError(f"attention_softcap does not go with {self.positions} positions")
+        if self.position_table and self.positions != "relative":
+            raise ConfigError(f"position_table goes with relative positions, but positions are {self.positions!r}")
+        self._check_layer_numbers()
+
+    def _check_layer_numbers(self) -> None:
         if self.sliding_layers is not None and self.sliding_window is None:
             raise ConfigError("sliding_layers says which layers slide, but sliding_window is None: none does")
-        for layer in self.sliding_layers or ():
-            if not 0 <= layer < self.num_decoder_layers:
-                raise ConfigError(f"sliding_layers must be in [0, {self.num_decoder_layers}), but has {shown(layer)}")
+        # An encoder-decoder's windows are the decoder's: its encoder sees all of the source.
+        depth = self.num_encoder_layers if self.kind == "encoder" else self.num_decoder_layers
+        for name in ("sliding_layers", "rotary_layers"):
+            for layer in getattr(self, name) or ():
+                if not 0 <= layer < depth:
+                    raise ConfigError(f"{name} must be in [0, {depth}), but has {shown(layer)}")
 
     def _check_counted(self) -> None:
-        if self.count_tokens and (self.kind != "encoder" or self.positions != "learned" or self.pad_token_id is None):
+        has_table = self.positions == "learned" or self.position_table
+        if self.count_tokens and (self.kind != "encoder" or not has_table or self.pad_token_id is None):
             raise ConfigError("count_tokens is for an encoder with learned positions and a pad_token_id")
         if self.count_tokens and (self.image_size is not None or self.reads_vectors):
             raise ConfigError("count_tokens counts tokens, which a model of images or vectors does not read")
@@ -389,20 +451,36 @@ class TransformerConfig:
             raise ConfigError(f"position_noise is for sinusoidal positions, but positions are {self.positions!r}")
 
     def _check_rotary(self) -> None:
-        scaling = self.rotary_scaling
         if self.positions != "rotary":
-            if scaling is not None:
-                raise ConfigError(f"rotary_scaling is for rotary positions, but positions are {self.positions!r}")
+            # Said, and of no effect: the mistake is in either of the two.
+            for name in ("rotary_scaling", "rotary_layers", "local_rotary_base"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(f"{name} is for rotary positions, but positions are {self.positions!r}")
             return
+        if self.local_rotary_base is not None and self.sliding_window is None:
+            raise ConfigError("local_rotary_base is for layers that slide, but sliding_window is None: none does")
         if self.rotary_size % 2 or self.rotary_size > self.head_size:
             raise ConfigError(
                 f"rotary positions pair entries of a head: {self.rotary_size} of {self.head_size} cannot be turned"
             )
-        if self.rotary_base <= 1.0:
-            raise ConfigError(f"rotary_base must be above 1, but is {self.rotary_base}")
+        for name in ("rotary_base", "local_rotary_base"):
+            if (base := getattr(self, name)) is not None and base <= 1.0:
+                raise ConfigError(f"{name} must be above 1, but is {base}")
+        self._check_scaling()
+
+    def _check_scaling(self) -> None:
+        scaling = self.rotary_scaling
+        if scaling is None:
+            return
         # Its base has the exponent size / (size - 2).
-        if scaling is not None and scaling.kind == "dynamic" and self.rotary_size < 4:
+        if scaling.kind == "dynamic" and self.rotary_size < 4:
             raise ConfigError(f"dynamic rotary scaling needs heads of at least 4 entries, but {self.rotary_size} turn")
+        for factors in (scaling.short_factors, scaling.long_factors):
+            if factors is not None and len(factors) != self.rotary_size // 2:
+                raise ConfigError(
+                    f"rotary scaling 'longrope' needs a factor for each of {self.rotary_size // 2} pairs, but has "
+                    f"{len(factors)}"
+                )
 
     def _check_distances(self) -> None:
         if self.positions != "relative":
@@ -431,11 +509,34 @@ class TransformerConfig:
             raise ConfigError("sandwich_norm and parallel_blocks go with norm_first, which is false")
         if self.sandwich_norm and self.parallel_blocks:
             raise ConfigError("sandwich_norm does not go with parallel_blocks")
-        if self.residual_activation is not None and self.residual == "identity":
-            raise ConfigError("residual_activation is for residual 'projected', but residual is 'identity'")
+        if self.parallel_norms and not self.parallel_blocks:
+            raise ConfigError("parallel_norms goes with parallel_blocks, which is false")
+        # Each of these is a rule of its own, told in the order in which a reader would ask.
+        self._check_norms()
+        self._check_shared()
         # `Layer` has no place for cross-attention between two blocks at once.
         if self.kind == "encoder-decoder" and self.parallel_blocks:
             raise ConfigError("parallel_blocks is for an encoder or a decoder, not for both")
+
+    def _check_norms(self) -> None:
+        if not self.input_norm and not self.sandwich_norm:
+            raise ConfigError("a layer without input_norm needs sandwich_norm, which is false: it would have no norm")
+        if not self.first_norm and (not self.norm_first or self.parallel_blocks):
+            raise ConfigError("first_norm can be left out with norm_first, and without parallel_blocks")
+        if self.qk_norm_span == "all" and (self.encoder_heads or self.decoder_heads):
+            raise ConfigError("a norm over all heads, qk_norm_span = 'all', needs all of them in each layer")
+
+    def _check_shared(self) -> None:
+        """Refuse layers that are one and yet differ, and an activation of residuals that have none."""
+        if self.residual_activation is not None and self.residual == "identity":
+            raise ConfigError("residual_activation is for residual 'projected', but residual is 'identity'")
+        if not self.shared_layers:
+            return
+        differs = [name for name in (*_PER_LAYER, "sliding_layers", "rotary_layers") if getattr(self, name) is not None]
+        if differs or not self.first_norm:
+            raise ConfigError(
+                f"shared_layers makes all layers one, but {(differs or ['first_norm'])[0]} says they differ"
+            )
 
     def _check_activations(self) -> None:
         for name in ("activation", "head_activation", "residual_activation", "dense_activation"):
@@ -450,11 +551,9 @@ class TransformerConfig:
         if self.kind != "encoder-decoder" and self.tgt_vocab_size is not None:
             raise ConfigError(f"tgt_vocab_size is for an encoder-decoder, but kind is {self.kind!r}")
         if self.kind != "encoder":
-            for option in ("type_vocab_size", "pooler", "pooling", "head", "image_size"):
+            for option in ("type_vocab_size", "pooler", "pooling", "head", "image_size", "causal"):
                 if getattr(self, option):
                     raise ConfigError(f"{option} is for an encoder, but kind is {self.kind!r}")
-        elif self.sliding_window is not None:
-            raise ConfigError("sliding_window is for a decoder, but kind is 'encoder'")
 
     def _check_outputs(self) -> None:
         if self.head in ("sequence", "token") and not self.labels:
@@ -462,7 +561,15 @@ class TransformerConfig:
         reads_text = self.type_vocab_size or self.pooling or self.head in ("masked-lm", "token", "question-answering")
         if self.image_size is not None and reads_text:
             raise ConfigError("type_vocab_size, pooling and heads on tokens are for text, but image_size says images")
+        self._check_label_head()
         self._check_embedding()
+
+    def _check_label_head(self) -> None:
+        two = self.head in ("sequence", "token") and self.head_activation is not None
+        if self.head_norm and not two:
+            raise ConfigError("head_norm is for a head of labels with two layers, which head_activation makes it")
+        if self.head_pooling == "mean" and (self.head != "sequence" or self.image_size is not None):
+            raise ConfigError("head_pooling 'mean' is for a 'sequence' head over tokens")
 
     def _check_embedding(self) -> None:
         for name in self.poolings:
@@ -594,12 +701,14 @@ class TransformerConfig:
         values = dict(values)
         if isinstance(values.get("rotary_scaling"), dict):
             _check_keys(RotaryScaling, values["rotary_scaling"])
+            # JSON has no tuples, here and below.
+            scaling: dict[str, Any]
+            scaling = {n: tuple(v) if isinstance(v, list) else v for n, v in values["rotary_scaling"].items()}
             try:
-                values["rotary_scaling"] = RotaryScaling(**values["rotary_scaling"])
+                values["rotary_scaling"] = RotaryScaling(**scaling)
             except TypeError as error:
                 raise ConfigError(f"rotary_scaling is incomplete: {error}") from error
-        # JSON has no tuples.
-        for name in ("sliding_layers", "labels", "pooling", "dense_sizes", *_PER_LAYER):
+        for name in ("sliding_layers", "rotary_layers", "labels", "pooling", "dense_sizes", *_PER_LAYER):
             if isinstance(values.get(name), list):
                 values[name] = tuple(values[name])
         return cls(**values)

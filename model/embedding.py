@@ -23,7 +23,7 @@ class Embedding(nn.Module):
     def __init__(self, config: TransformerConfig, vocab_size: int) -> None:
         super().__init__()
         size = config.d_model if config.embedding_size is None else config.embedding_size
-        self.scale = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
+        self.scale = _scale(config)
         self.token = nn.Embedding(vocab_size, size, padding_idx=config.pad_token_id)
         if config.scale_embeddings:  # so that scaled tokens weigh as much as positions do
             nn.init.normal_(self.token.weight, std=1.0 / self.scale)
@@ -33,7 +33,7 @@ class Embedding(nn.Module):
         # Only where there is one: what a padding id is, no other model asks.
         self.padding_id = config.pad_token_id if config.count_tokens else None
         self.position: Tensor | None = None
-        if config.positions == "learned":
+        if config.positions == "learned" or config.position_table:
             rows = config.max_positions + config.count_tokens
             self.position = nn.Parameter(torch.randn(rows, size) * 0.02)
         elif config.positions == "sinusoidal":
@@ -64,6 +64,14 @@ class Embedding(nn.Module):
             x_BSE = x_BSE + position_BSE
         x_BSE = self.dropout(x_BSE if self.norm is None else self.norm(x_BSE))
         return x_BSE if self.project is None else self.project(x_BSE)
+
+
+def _scale(config: TransformerConfig) -> float:
+    """Give the factor on token embeddings."""
+    # A factor that is told goes before the paper's.
+    if config.embedding_scale is not None:
+        return config.embedding_scale
+    return math.sqrt(config.d_model) if config.scale_embeddings else 1.0
 
 
 class NoEmbedding(nn.Module):

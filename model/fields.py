@@ -144,6 +144,14 @@ class Fields:
             raise self.error(key, "true or false")
         return value
 
+    def numbers(self, key: str, *, least: float = _TINIEST, most: float = _GREATEST) -> tuple[float, ...]:
+        """Read a list of numbers in a range."""
+        values = self.any(key)
+        alike = isinstance(values, list | tuple) and len(values) <= MOST_SIZE
+        if not alike or not all(type(value) in (int, float) and least <= value <= most for value in values):
+            raise self.error(key, f"a list of numbers from {least:g} to {most:g}")
+        return tuple(map(float, values))
+
     def text(self, key: str, default: str | None = None) -> str:
         """Read a string; where there is a default, the field may be absent."""
         value = default if default is not None and key not in self.values else self.any(key)

@@ -45,14 +45,17 @@ class Residual(nn.Module):
 
         norm_first = False     norm(r(x, F(x)))
         norm_first = True      r(x, F(norm(x)))
-        sandwich_norm          r(x, inner(F(norm(x))))
+        sandwich_norm          r(x, inner(F(norm(x)))); without input_norm, r(x, inner(F(x)))
         parallel_blocks        r(x, F(norm(x)) + G(norm(x))), one for both sub-layers
+        parallel_norms         r(x, F(norm(x)) + G(other(x)))
+
+    A residual_scale multiplies what is added to x.
     """
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, *, enters: bool = True) -> None:
         super().__init__()
-        self.norm_first = config.norm_first
-        self.norm = make_norm(config)
+        self.norm_first, self.scale = config.norm_first, config.residual_scale
+        self.norm = make_norm(config) if config.input_norm and enters else None
         self.inner = make_norm(config) if config.sandwich_norm else None
         self.dropout = nn.Dropout(config.dropout)
         projected = config.residual == "projected"
@@ -61,16 +64,19 @@ class Residual(nn.Module):
 
     def enter(self, x_BSD: Tensor) -> Tensor:
         """Give what the sub-layer reads."""
-        return self.norm(x_BSD) if self.norm_first else x_BSD
+        return self.norm(x_BSD) if self.norm_first and self.norm is not None else x_BSD
 
     def leave(self, x_BSD: Tensor, y_BSD: Tensor) -> Tensor:
         """Join the sub-layer's result y with what came in."""
         # Dropout is of the sub-layer's result, before it is added, as in the paper's section 5.4.
         y_BSD = self.dropout(y_BSD if self.inner is None else self.inner(y_BSD))
+        # Behind the norm, if there is one: Granite scales what is added, not what is normed.
+        if self.scale != 1.0:
+            y_BSD = y_BSD * self.scale
         x_BSD = (x_BSD if self.project is None else self.project(x_BSD)) + y_BSD
         if self.activation is not None:
             x_BSD = self.activation(x_BSD)
-        return x_BSD if self.norm_first else self.norm(x_BSD)
+        return x_BSD if self.norm_first or self.norm is None else self.norm(x_BSD)
 
 
 class Layer(nn.Module):
@@ -84,14 +90,16 @@ class Layer(nn.Module):
         heads: int | None = None,
         cross_heads: int | None = None,
         feed_forward: int | None = None,
+        first: bool = False,
     ) -> None:
         super().__init__()
         self.self_attn = SelfAttention(config, heads)
-        self.self_attn_residual = Residual(config)
+        self.self_attn_residual = Residual(config, enters=config.first_norm or not first)
         self.cross_attn = CrossAttention(config, cross_heads) if cross else None
         self.cross_attn_residual = Residual(config) if cross else None
         self.feed_forward = FeedForward(config, feed_forward)
         self.feed_forward_residual = None if config.parallel_blocks else Residual(config)
+        self.parallel_norm = make_norm(config) if config.parallel_norms else None
 
     def forward(
         self,
@@ -108,6 +116,8 @@ class Layer(nn.Module):
         entered_BSD = self.self_attn_residual.enter(x_BSD)
         y_BSD, present = self.self_attn(entered_BSD, mask, past, rotation, cache_position_B)
         if self.feed_forward_residual is None:  # parallel blocks
+            # Either both read one normed input, or each norms the same one for itself.
+            entered_BSD = entered_BSD if self.parallel_norm is None else self.parallel_norm(x_BSD)
             return self.self_attn_residual.leave(x_BSD, y_BSD + self.feed_forward(entered_BSD)), present
         x_BSD = self.self_attn_residual.leave(x_BSD, y_BSD)
         if cross is not None and self.cross_attn is not None and self.cross_attn_residual is not None:

@@ -28,6 +28,8 @@ def make_norm(config: TransformerConfig, size: int | None = None) -> nn.Module:
     return nn.LayerNorm(size, config.layer_norm_eps, bias=config.norm_bias)
 
 
-def make_head_norm(config: TransformerConfig) -> nn.Module | None:
-    """Make the norm on each query's and key's head (Qwen 3), where the configuration asks for it."""
-    return RMSNorm(config.head_size, config.layer_norm_eps) if config.qk_norm else None
+def make_head_norm(config: TransformerConfig, heads: int) -> nn.Module | None:
+    """Make the norm on queries or keys where the configuration asks for it: on each head, or on so many together."""
+    if not config.qk_norm:
+        return None
+    return RMSNorm(config.head_size * (1 if config.qk_norm_span == "head" else heads), config.layer_norm_eps)

@@ -52,14 +52,21 @@ class Rotary(nn.Module):
     """
 
     frequency: Tensor
+    far_frequency: Tensor
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, *, local: bool = False) -> None:
         super().__init__()
         self.base = config.rotary_base
         self.scaling = config.rotary_scaling
+        if local and config.local_rotary_base is not None:
+            self.base, self.scaling = config.local_rotary_base, None
         self.size = config.rotary_size
         # Not saved: the configuration says all of it.
         self.register_buffer("frequency", rotary_frequencies(self.size, self.base, self.scaling), persistent=False)
+        if self.scaling is not None and self.scaling.kind == "longrope":
+            # Both are made once; which of them holds, each batch says.
+            far = rotary_frequencies(self.size, self.base, self.scaling, far=True)
+            self.register_buffer("far_frequency", far, persistent=False)
         self.magnitude = rotary_magnitude(self.scaling)
 
     def forward(self, position_ids_BS: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,6 +74,10 @@ class Rotary(nn.Module):
         frequency = self.frequency
         if self.scaling is not None and self.scaling.kind == "dynamic":
             frequency = self._dynamic_frequencies(position_ids_BS)
+        if self.scaling is not None and self.scaling.kind == "longrope":
+            # The longest row decides for all, as at Hugging Face.
+            far = position_ids_BS.max() >= self.scaling.original_max_positions
+            frequency = torch.where(far, self.far_frequency, frequency)
         angle_BSI = position_ids_BS[:, :, None].to(torch.float32) * frequency
         return angle_BSI.cos() * self.magnitude, angle_BSI.sin() * self.magnitude
 
@@ -82,10 +93,11 @@ class Rotary(nn.Module):
         return 1.0 / base**exponent
 
 
-def rotary_frequencies(size: int, base: float, scaling: RotaryScaling | None) -> Tensor:
-    """Compute the angle per position of each pair, (H / 2,) float32.
+def rotary_frequencies(size: int, base: float, scaling: RotaryScaling | None, *, far: bool = False) -> Tensor:
+    """Compute the angle per position of each pair, (H / 2,) float32; longrope's `far` ones are of long sequences.
 
-    Sources: llama3, Meta's Llama 3.1 reference code; yarn, Peng et al. 2023, arXiv:2309.00071.
+    Sources: llama3, Meta's Llama 3.1 reference code; yarn, Peng et al. 2023, arXiv:2309.00071; longrope, Ding et al.
+    2024, arXiv:2402.13753.
     """
     # Step by step in float32, as Hugging Face rounds it: far positions magnify a last bit.
     exponent = torch.arange(0, size, 2, dtype=torch.int64, device="cpu").to(torch.float32) / size
@@ -93,6 +105,10 @@ def rotary_frequencies(size: int, base: float, scaling: RotaryScaling | None) ->
     if scaling is None or scaling.kind == "dynamic":
         return frequency
     factor, trained = scaling.factor, scaling.original_max_positions
+    if scaling.kind == "longrope":
+        # One of a pair: slow pairs may be stretched further than fast ones, as a search has found.
+        factors = torch.tensor(scaling.long_factors if far else scaling.short_factors, device="cpu")
+        return 1.0 / (factors * base**exponent)
     if scaling.kind == "linear":
         return frequency / factor
     if scaling.kind == "llama3":
@@ -121,11 +137,13 @@ def rotary_frequencies(size: int, base: float, scaling: RotaryScaling | None) ->
 
 
 def rotary_magnitude(scaling: RotaryScaling | None) -> float:
-    """Compute the factor on cosines and sines: yarn's attention temperature, else 1."""
-    if scaling is None or scaling.kind != "yarn":
+    """Compute the factor on cosines and sines: yarn's and longrope's attention temperature, else 1."""
+    if scaling is None or scaling.kind not in ("yarn", "longrope"):
         return 1.0
     if scaling.attention_factor is not None:
         return scaling.attention_factor
+    if scaling.kind == "longrope":
+        return math.sqrt(1 + math.log(scaling.factor) / math.log(scaling.original_max_positions))
     return 0.1 * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
 
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from tfm.errors import ConfigError
 
-from .attention import CrossAttention, KeyValue, causal_mask, padding_mask
+from .attention import CrossAttention, KeyValue, causal_mask, padding_mask, window_mask
 from .config import TransformerConfig
 from .embedding import Embedding, NoEmbedding, PatchEmbedding
 from .heads import LabelHead, MaskedLMHead
 from .layer import Layer
 from .norms import make_norm
-from .pooling import SentenceEmbedding
+from .pooling import POOLINGS, SentenceEmbedding
 from .positions import Alibi, RelativeBias, Rotary
 
 _MASKED = torch.finfo(torch.float32).min / 2
@@ -37,11 +37,21 @@ class Stack(nn.Module):
         heads, sizes = config.layer_heads(part), config.layer_feedforward(part)
         cross_heads = config.layer_heads("cross") if cross else (None,) * depth
         self.layers = nn.ModuleList(
-            Layer(config, cross=cross, heads=own, cross_heads=other, feed_forward=size)
-            for own, other, size in zip(heads, cross_heads, sizes, strict=True)
+            Layer(config, cross=cross, heads=own, cross_heads=other, feed_forward=size, first=index == 0)
+            for index, (own, other, size) in enumerate(zip(heads, cross_heads, sizes, strict=True))
         )
+        # Modules of their own, so that each op has a name; parameters in common.
+        if config.shared_layers:
+            _share(self.layers)
         self.norm = make_norm(config) if config.has_final_norm else None
+        self.window, self.slides = config.sliding_window, _among(config.sliding_layers, depth)
+        if self.window is None:
+            self.slides = [False] * depth
         self.rotary = Rotary(config) if config.positions == "rotary" else None
+        # Of two bases each is computed once, and every layer takes the one that is its own.
+        local = self.rotary is not None and config.local_rotary_base is not None
+        self.local_rotary = Rotary(config, local=True) if local else None
+        self.turns = _among(config.rotary_layers, depth)
         self.bias: RelativeBias | Alibi | None = None
         if config.positions == "relative":
             self.bias = RelativeBias(config, causal=causal)
@@ -60,11 +70,13 @@ class Stack(nn.Module):
     ) -> tuple[Tensor, list[KeyValue]]:
         """Run all layers, each under its mask; positions (B or 1, S) turn queries and keys where they are rotary."""
         rotation = None if self.rotary is None else self.rotary(position_ids)
+        local = rotation if self.local_rotary is None else self.local_rotary(position_ids)
         presents = []
         for index, (layer, mask) in enumerate(zip(self.layers, masks, strict=True)):
+            turn = (local if self.slides[index] else rotation) if self.turns[index] else None
             layer_past = None if past is None else past[index]
             layer_cross = None if cross is None else cross[index]
-            x_BSD, present = layer(x_BSD, mask, rotation, layer_past, layer_cross, cross_mask, cache_position_B)
+            x_BSD, present = layer(x_BSD, mask, turn, layer_past, layer_cross, cross_mask, cache_position_B)
             presents.append(present)
         return x_BSD if self.norm is None else self.norm(x_BSD), presents
 
@@ -82,6 +94,7 @@ class Encoder(Stack):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config, depth=config.num_encoder_layers, causal=False)
+        self.causal = config.causal
         patches = config.image_size is not None
         self.embedding: Embedding | PatchEmbedding | NoEmbedding
         self.embedding = (
@@ -98,9 +111,24 @@ class Encoder(Stack):
             place_T = torch.arange(ids_BT.size(1), device=ids_BT.device)
             segments = () if token_type_ids_BT is None else (token_type_ids_BT,)
             x_BTD = self.embedding(ids_BT, place_T[None], *segments)
-        mask = None if mask_BT is None else padding_mask(mask_BT, x_BTD.size(1))
-        mask = self.biased(mask, place_T[None], place_T)
-        return self.run(x_BTD, [mask] * len(self.layers), place_T[None])[0]
+        padding = None if mask_BT is None else padding_mask(mask_BT, x_BTD.size(1))
+        seen = {slides: self._mask(padding, place_T, slides=slides) for slides in dict.fromkeys(self.slides)}
+        return self.run(x_BTD, [seen[slides] for slides in self.slides], place_T[None])[0]
+
+    def _mask(self, padding: Tensor | None, place_T: Tensor, *, slides: bool) -> Tensor | None:
+        """Give what tokens may see in the layers that slide, or in the others; None where that is all."""
+        # Float masks of relative positions are made last, of all that may be seen.
+        window = self.window if slides else None
+        if self.causal:
+            seen = causal_mask(place_T[None], place_T, window)
+        elif window is not None:
+            seen = window_mask(place_T[None], place_T, window)
+        else:
+            return self.biased(padding, place_T[None], place_T)
+        # A row of padding may have none left that it sees: itself, so that no row of scores is empty.
+        if padding is not None:
+            seen = seen & (padding | (place_T == place_T[:, None]))
+        return self.biased(seen, place_T[None], place_T)
 
 
 class Decoder(Stack):
@@ -116,10 +144,6 @@ class Decoder(Stack):
             # One Parameter under two names: it is read, saved and exported once.
             self.head.weight = cast(Embedding, self.embedding).token.weight
         self.logit_scale, self.logit_softcap = config.logit_scale, config.logit_softcap
-        layers = range(config.num_decoder_layers)
-        sliding = layers if config.sliding_layers is None else config.sliding_layers
-        self.window = config.sliding_window
-        self.slides = [self.window is not None and layer in sliding for layer in layers]
 
     def project(self, memory_BTD: Tensor) -> list[KeyValue]:
         """Compute each layer's cross-attention keys and values, once per source."""
@@ -186,6 +210,19 @@ class Decoder(Stack):
         if self.logit_softcap is not None:
             logits_BSV = torch.tanh(logits_BSV / self.logit_softcap) * self.logit_softcap
         return logits_BSV, presents
+
+
+def _among(layers: Sequence[int] | None, depth: int) -> list[bool]:
+    """Tell of each layer whether it is one of these; None: all are."""
+    return [layers is None or layer in layers for layer in range(depth)]
+
+
+def _share(layers: nn.ModuleList) -> None:
+    """Give all layers the first one's parameters: each is saved and exported once, though modules have names apart."""
+    for layer in layers[1:]:
+        for name, parameter in layers[0].named_parameters():
+            owner, _, leaf = name.rpartition(".")
+            setattr(layer.get_submodule(owner), leaf, parameter)
 
 
 def _embedding(config: TransformerConfig, vocab_size: int) -> Embedding | NoEmbedding:
@@ -294,9 +331,19 @@ class Transformer(nn.Module):
         """Compute BERT's pooled output (B, D): tanh of a linear layer on the first token."""
         return self.pooler_activation(self.pooler(hidden_BTD[:, 0]))
 
-    def predict(self, hidden_BTD: Tensor) -> Tensor:
+    def predict(self, hidden_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
         """Compute the head's logits: (B, labels) for a sequence, (B, T, labels) or (B, T, V) for tokens.
 
         Of question answering they are (B, T, 2): whether an answer starts there, and whether it ends.
+
+        Args:
+            hidden_BTD: Last state (B, T, D).
+            mask_BT: Which tokens are real, (B, T), where config.head_pooling is "mean"; None: all.
         """
-        return self.head(hidden_BTD[:, 0] if self.config.head == "sequence" else hidden_BTD)
+        if self.config.head != "sequence":
+            return self.head(hidden_BTD)
+        # The first token's state is what most heads are trained on.
+        if self.config.head_pooling == "cls":
+            return self.head(hidden_BTD[:, 0])
+        mask_BT = hidden_BTD.new_ones(hidden_BTD.shape[:2]) if mask_BT is None else mask_BT
+        return self.head(POOLINGS["mean"](hidden_BTD, mask_BT))

@@ -4,6 +4,7 @@ Shapes: B batch, S query length, T key length, N heads, K key/value heads, H hea
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ class Scaling(Protocol):
 
     @property
     def kind(self) -> str:
-        """One of "linear", "dynamic", "yarn" and "llama3"."""
+        """One of "linear", "dynamic", "yarn", "llama3" and "longrope"."""
 
     @property
     def factor(self) -> float:
@@ -34,6 +35,14 @@ class Scaling(Protocol):
     @property
     def high_frequency_factor(self) -> float:
         """llama3: above so many it is not."""
+
+    @property
+    def short_factors(self) -> Sequence[float] | None:
+        """longrope: how much slower each pair turns up to the trained length."""
+
+    @property
+    def long_factors(self) -> Sequence[float] | None:
+        """longrope: the same of longer sequences."""
 
     @property
     def beta_fast(self) -> float:
@@ -102,7 +111,8 @@ def rotary_angles(
 
     Su et al. 2021, arXiv:2104.09864, section 3.2.2: p · base^(-2i/R). The scalings: linear, Chen et al. 2023,
     arXiv:2306.15595; dynamic, NTK-aware as Hugging Face has it; yarn, Peng et al. 2023, arXiv:2309.00071, section 3.2
-    with the bounds of its reference code; llama3, Meta's reference code of Llama 3.1.
+    with the bounds of its reference code; llama3, Meta's reference code of Llama 3.1; longrope, Ding et al. 2024,
+    arXiv:2402.13753, with the temperature of Phi 3's code.
     """
     pair = np.arange(size // 2)
     theta, magnitude = base ** (-2.0 * pair / size), 1.0
@@ -124,6 +134,12 @@ def rotary_angles(
             low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
             kept = np.clip((rotations - low) / (high - low), 0.0, 1.0)
             theta = theta * (kept + (1.0 - kept) / factor)
+        elif scaling.kind == "longrope":
+            # The longest sequence of the batch decides for all of it.
+            far = int(position_ids_BS.max()) + 1 > trained
+            slower = np.asarray((scaling.long_factors if far else scaling.short_factors) or (), dtype=np.float64)
+            # The temperature is √(ln(trained · factor) / ln(trained)): the entropy of attention over so many keys.
+            theta, magnitude = theta / slower, math.sqrt(math.log(trained * factor, trained))
         else:
             # The pair that turns `beta` times over the trained length, as a real index:
             # base^(-2i/R) · trained / 2π = beta, solved for i.

@@ -28,13 +28,21 @@ _FAR = 300
 
 _HEAD = 64
 
+
+def _stretched(kind: Scaling) -> RotaryScaling:
+    pairs = range(_HEAD // 2)
+    told: dict[str, Any] = {
+        "short_factors": tuple(1.0 + 0.01 * i for i in pairs),
+        "long_factors": tuple(1.0 + 0.3 * i for i in pairs),
+    }
+    factors = told if kind == "longrope" else {}
+    return RotaryScaling(kind=kind, factor=4.0, original_max_positions=_TRAINED, **factors)
+
+
 ROTARY: dict[str, dict[str, Any]] = {
     "plain": {},
     "16 of 64 entries": {"rotary_dim": 16},
-    **{
-        kind: {"rotary_scaling": RotaryScaling(kind=kind, factor=4.0, original_max_positions=_TRAINED)}
-        for kind in get_args(Scaling)
-    },
+    **{kind: {"rotary_scaling": _stretched(kind)} for kind in get_args(Scaling)},
 }
 """Options of the rotary forms."""
 

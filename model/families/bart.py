@@ -17,6 +17,7 @@ from .common import (
     strip_prefix,
     take_embeddings,
 )
+from .reorder import skip_rows
 from .start import read_start
 from .tokens import read_tokens
 
@@ -36,8 +37,11 @@ _LAYER = {
     "final_layer_norm": "feed_forward_residual.norm",
 }
 
-_OFFSET = 2
+OFFSET = 2
 """Rows of a table of positions before that of position 0."""
+
+TABLES = ("encoder.embedding.position", "decoder.embedding.position")
+"""The tables of positions, under our names."""
 
 
 def convert_bart(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
@@ -46,18 +50,16 @@ def convert_bart(folder: Path, values: Fields, weights: Weights) -> tuple[Transf
     check_options(values, {"normalize_embedding": (True,)})
     read_task(values, "Bart", ("ForConditionalGeneration", "Model"))
     config, weights = convert_like_bart(folder, values, weights, embedding_norm=True)
-    for name in ("encoder.embedding.position", "decoder.embedding.position"):
-        if name in weights and weights[name].ndim == 2:
-            weights[name] = weights[name][_OFFSET:]
+    skip_rows(weights, TABLES, OFFSET)
     return config, weights
 
 
 def convert_like_bart(
-    folder: Path, values: Fields, weights: Weights, *, embedding_norm: bool
+    folder: Path, values: Fields, weights: Weights, *, embedding_norm: bool, norm_first: bool = False
 ) -> tuple[TransformerConfig, Weights]:
     """Map BART or one of its kind, all but its positions."""
     weights = _name(folder, weights)
-    config = _config(folder, values, weights, embedding_norm=embedding_norm)
+    config = _config(folder, values, weights, embedding_norm=embedding_norm, norm_first=norm_first)
     for side, depth in {"encoder": config.num_encoder_layers, "decoder": config.num_decoder_layers}.items():
         for layer in range(depth):
             place = f"{side}.layers.{layer}"
@@ -67,11 +69,13 @@ def convert_like_bart(
     return config, weights
 
 
-def _config(folder: Path, values: Fields, weights: Weights, *, embedding_norm: bool) -> TransformerConfig:
-    no = (False,)
+def _config(
+    folder: Path, values: Fields, weights: Weights, *, embedding_norm: bool, norm_first: bool
+) -> TransformerConfig:
     check_options(
         values,
-        {"normalize_before": no, "add_final_layer_norm": no, "is_decoder": no, "is_encoder_decoder": (True,)},
+        {"normalize_before": (norm_first,), "add_final_layer_norm": (norm_first,)}
+        | {"is_decoder": (False,), "is_encoder_decoder": (True,)},
     )
     for size in ("ffn_dim", "attention_heads"):
         one, other = values.size(f"encoder_{size}"), values.size(f"decoder_{size}")
@@ -95,6 +99,7 @@ def _config(folder: Path, values: Fields, weights: Weights, *, embedding_norm: b
         dim_feedforward=values.size("encoder_ffn_dim"),
         dropout=values.share("dropout", 0.1),
         activation=activation_by_any_name(activation),
+        norm_first=norm_first,
         positions="learned",
         max_positions=values.size("max_position_embeddings"),
         scale_embeddings=values.flag("scale_embedding"),
@@ -114,6 +119,7 @@ def _name(folder: Path, weights: Weights) -> Weights:
         names = {
             f"{side}.embed_positions.weight": f"{side}.embedding.position",
             f"{side}.layernorm_embedding": f"{side}.embedding.norm",
+            f"{side}.layer_norm": f"{side}.norm",
         }
         layers = {f"{side}.layers.*.{name}": ours for name, ours in _LAYER.items()}
         weights = rename(weights, names, layers, f"{side}.layers")

@@ -49,7 +49,7 @@ _SUPPORTED: dict[str, list[Any]] = {
 
 _POOLER = {"pooler.dense": "pooler"}
 
-_HEADS: dict[str | None, dict[str, str]] = {
+HEADS: dict[str | None, dict[str, str]] = {
     "ForMaskedLM": {
         "cls.predictions.transform.dense": "head.hidden",
         "cls.predictions.transform.LayerNorm": "head.norm",
@@ -76,7 +76,7 @@ def convert_bert(folder: Path, values: Fields, weights: Weights) -> tuple[Transf
     is BertModel. Sentence-transformers' pooling, where modules.json asks for it, takes the place of pooler and head.
     """
     values = values.of("BERT")
-    known = ("Model", "ForPreTraining", *(task for task in _HEADS if task))
+    known = ("Model", "ForPreTraining", *(task for task in HEADS if task))
     task, pooling = read_task(values, "Bert", known), read_pooling(folder)
     task = "ForMaskedLM" if task == "ForPreTraining" else task
     weights = modern_names(strip_prefix(weights, "bert."))
@@ -91,7 +91,7 @@ def convert_bert(folder: Path, values: Fields, weights: Weights) -> tuple[Transf
     if task == "ForMaskedLM":
         take_output_bias(folder, weights, config, "cls.predictions.bias", "cls.predictions.decoder.bias")
     pack_layers(folder, weights, config)
-    return config, rename(weights, EMBEDDING_NAMES | (_HEADS.get(task) or _POOLER), LAYER_NAMES, "encoder.layers")
+    return config, rename(weights, EMBEDDING_NAMES | (HEADS.get(task) or _POOLER), LAYER_NAMES, "encoder.layers")
 
 
 def modern_names(weights: Weights) -> Weights:

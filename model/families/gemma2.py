@@ -5,9 +5,11 @@ from pathlib import Path
 from ..config import TransformerConfig
 from ..fields import MOST_SIZE, Fields
 from .common import Weights, check_options
-from .llama import LAYER_NAMES, read_llama_like, read_sliding, rename_llama_like
+from .gemma import unit_norms
+from .llama import LAYER_NAMES as BASE_NAMES
+from .llama import read_llama_like, read_sliding, rename_llama_like
 
-_LAYER_NAMES = LAYER_NAMES | {
+LAYER_NAMES = BASE_NAMES | {
     "layers.*.post_attention_layernorm": "self_attn_residual.inner",
     "layers.*.pre_feedforward_layernorm": "feed_forward_residual.norm",
     "layers.*.post_feedforward_layernorm": "feed_forward_residual.inner",
@@ -34,6 +36,4 @@ def convert_gemma2(folder: Path, values: Fields, weights: Weights) -> tuple[Tran
         logit_softcap=values.nullable_number("final_logit_softcapping"),
         **read_sliding(values, default=[layer % 2 == 0 for layer in range(values.layers("num_hidden_layers"))]),
     )
-    # float32, for 1 + w is no bfloat16 in general.
-    weights = {name: 1.0 + w.float() if name.endswith("norm.weight") else w for name, w in weights.items()}
-    return config, rename_llama_like(folder, weights, config, _LAYER_NAMES)
+    return config, rename_llama_like(folder, unit_norms(weights), config, LAYER_NAMES)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tfm.errors import ConfigError
-from tfm.ops import activation_by_any_name, gated_by
+from tfm.ops import activation_by_any_name, gated_by, is_gated
 
 from ..config import TransformerConfig
 from ..fields import MOST_TOKENS, Fields, shown
@@ -39,20 +39,29 @@ def convert_llama(folder: Path, values: Fields, weights: Weights) -> tuple[Trans
 
 
 def read_llama_like(
-    values: Fields, *, activation: str = "hidden_act", tied: bool = False, **options: Any
+    values: Fields,
+    *,
+    activation: str = "hidden_act",
+    epsilon: str = "rms_norm_eps",
+    gated: bool = True,
+    tied: bool = False,
+    **options: Any,
 ) -> TransformerConfig:
     """Read the configuration of a pre-norm decoder with RMS norms, rotary positions and a gated feed-forward.
 
     Args:
         values: The fields of config.json; the name of their form is what its class names begin with, e.g. "Llama".
-        activation: Key of the gate's activation.
+        activation: Key of the gate's activation, or of the only one.
+        epsilon: Key of the norms' ε.
+        gated: Whether that is a gate's.
         tied: Whether embeddings are tied where config.json does not say.
-        **options: Further fields of `TransformerConfig`.
+        **options: Further fields of `TransformerConfig`, in the place of what is read here.
     """
     check_options(values, {})
     read_task(values, values.form, ("ForCausalLM", "Model"))
-    gated = gated_by(activation_by_any_name(values.text(activation)))
-    if gated is None:
+    plain = activation_by_any_name(values.text(activation))
+    name = gated_by(plain) if gated else plain
+    if name is None:
         raise ConfigError(f"{values.form} with {activation} = {shown(values.any(activation))} is not supported")
     fields: dict[str, Any] = {
         "vocab_size": values.vocabulary(),
@@ -62,9 +71,9 @@ def read_llama_like(
         "head_dim": values.optional_size("head_dim"),
         "num_decoder_layers": values.layers("num_hidden_layers"),
         "dim_feedforward": values.size("intermediate_size"),
-        "activation": gated,
-        "layer_norm_eps": values.number("rms_norm_eps", most=1.0),
-        **read_rotary(values),
+        "activation": name,
+        "layer_norm_eps": values.number(epsilon, most=1.0),
+        **({} if "positions" in options else read_rotary(values)),
         "dropout": 0.0,
         "norm": "rms",
         "norm_first": True,
@@ -80,16 +89,22 @@ def read_llama_like(
 
 
 def rename_llama_like(
-    folder: Path, weights: Weights, config: TransformerConfig, layer_names: Mapping[str, str] = LAYER_NAMES
+    folder: Path,
+    weights: Weights,
+    config: TransformerConfig,
+    layer_names: Mapping[str, str] = LAYER_NAMES,
+    names: Mapping[str, str] = NAMES,
 ) -> Weights:
     """Give the weights our names, queries, keys and values packed, and the gated half of the feed-forward."""
     # Older versions saved these, though the configuration says all of them.
     weights = {name: tensor for name, tensor in weights.items() if not name.endswith(".rotary_emb.inv_freq")}
-    weights = rename(strip_prefix(weights, "model."), NAMES, layer_names, "decoder.layers")
+    weights = rename(strip_prefix(weights, "model."), names, layer_names, "decoder.layers")
     for layer in range(config.num_decoder_layers):
         attention, feed_forward = f"decoder.layers.{layer}.self_attn", f"decoder.layers.{layer}.feed_forward"
         parts = [f"{attention}.{part}" for part in ("q_proj", "k_proj", "v_proj")]
         pack(folder, weights, parts, f"{attention}.in_proj", bias=config.qkv_bias)
+        if not is_gated(config.activation):
+            continue
         # Value before gate, as `FeedForward` cuts them.
         parts = [f"{feed_forward}.{part}" for part in ("up_proj", "gate_proj")]
         pack(folder, weights, parts, f"{feed_forward}.linear1", bias=config.feed_forward_bias)

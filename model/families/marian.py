@@ -4,6 +4,7 @@ A BART with sinusoidal positions and no norm on the embeddings. The sines come f
 alternate, so the table is written as learned positions.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from tfm.errors import CheckpointError, ConfigError
 from ..config import TransformerConfig, check_table
 from ..fields import Fields
 from ..positions import in_pieces
-from .bart import convert_like_bart
+from .bart import TABLES, convert_like_bart
 from .common import Weights, check_options, read_task
 
 
@@ -26,21 +27,25 @@ def convert_marian(folder: Path, values: Fields, weights: Weights) -> tuple[Tran
     config, weights = convert_like_bart(folder, values, weights, embedding_norm=False)
     if config.bos_token_id is None:
         raise ConfigError("a Marian configuration needs 'decoder_start_token_id', which this one lacks")
-    width = weights["encoder.embedding.token.weight"].shape[-1:]
-    for name in (f"{side}.embedding.position" for side in ("encoder", "decoder")):
-        if name not in weights:  # newer folders leave the table out
-            if width != (config.d_model,):
-                raise CheckpointError(
-                    f"{folder}: d_model is {config.d_model}, but embeddings are of size {tuple(width)}"
-                )
-            # A table that is computed is as large as the configuration says, whatever weights there
-            # are.
-            check_table(config.max_positions, config.d_model)
-            weights[name] = _table(config.max_positions, config.d_model)
+    add_tables(folder, config, weights, sines_and_cosines)
     return config, weights
 
 
-def _table(positions: int, size: int) -> Tensor:
+def add_tables(folder: Path, config: TransformerConfig, weights: Weights, table: Callable[[int, int], Tensor]) -> None:
+    """Compute the tables of positions, of so many positions and of a size, where newer folders leave them out."""
+    width = weights["encoder.embedding.token.weight"].shape[-1:]
+    for name in TABLES:
+        if name in weights:
+            continue
+        if width != (config.d_model,):
+            raise CheckpointError(f"{folder}: d_model is {config.d_model}, but embeddings are of size {tuple(width)}")
+        # A table that is computed is as large as the configuration says, whatever weights there
+        # are.
+        check_table(config.max_positions, config.d_model)
+        weights[name] = table(config.max_positions, config.d_model)
+
+
+def sines_and_cosines(positions: int, size: int) -> Tensor:
     """(P, D): the ⌈D / 2⌉ sines of a position, then its ⌊D / 2⌋ cosines."""
     pair = torch.arange(0, size, 2, dtype=torch.float64)
     table_PD = torch.empty(positions, size, dtype=torch.float32)

@@ -22,7 +22,7 @@ from .pooling import read_pooling
 
 _POOLER = {"pooler.dense": "pooler"}
 
-_HEADS: dict[str | None, dict[str, str]] = {
+HEADS: dict[str | None, dict[str, str]] = {
     "ForMaskedLM": {
         "lm_head.dense": "head.hidden",
         "lm_head.layer_norm": "head.norm",
@@ -45,13 +45,23 @@ def convert_roberta(folder: Path, values: Fields, weights: Weights) -> tuple[Tra
     return _convert(folder, values.of("RoBERTa"), weights, "Roberta")
 
 
+def convert_camembert(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
+    """Map CamemBERT (Martin et al. 2020): RoBERTa in French."""
+    return _convert(folder, values.of("CamemBERT"), weights, "Camembert")
+
+
+def convert_data2vec_text(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
+    """Map data2vec's text model (Baevski et al. 2022): RoBERTa under a prefix of its own."""
+    return _convert(folder, values.of("data2vec"), strip_prefix(weights, "data2vec_text."), "Data2VecText")
+
+
 def convert_xlm_roberta(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
     """Map XLM-RoBERTa: RoBERTa with a vocabulary of many languages."""
     return _convert(folder, values.of("XLM-RoBERTa"), weights, "XLMRoberta")
 
 
 def _convert(folder: Path, values: Fields, weights: Weights, prefix: str) -> tuple[TransformerConfig, Weights]:
-    task, pooling = read_task(values, prefix, ("Model", *(task for task in _HEADS if task))), read_pooling(folder)
+    task, pooling = read_task(values, prefix, ("Model", *(task for task in HEADS if task))), read_pooling(folder)
     weights = modern_names(strip_prefix(weights, "roberta."))
     if pooling:
         task, weights = None, drop(weights, ("pooler.", "lm_head.", "classifier.", "qa_outputs."))
@@ -64,11 +74,11 @@ def _convert(folder: Path, values: Fields, weights: Weights, prefix: str) -> tup
     if task == "ForMaskedLM":
         take_output_bias(folder, weights, config, "lm_head.bias", "lm_head.decoder.bias")
     pack_layers(folder, weights, config)
-    weights = rename(weights, EMBEDDING_NAMES | (_HEADS.get(task) or _POOLER), LAYER_NAMES, "encoder.layers")
-    return _count_from_zero(values.form, config, weights), weights
+    weights = rename(weights, EMBEDDING_NAMES | (HEADS.get(task) or _POOLER), LAYER_NAMES, "encoder.layers")
+    return count_from_zero(values.form, config, weights), weights
 
 
-def _count_from_zero(family: str, config: TransformerConfig, weights: Weights) -> TransformerConfig:
+def count_from_zero(family: str, config: TransformerConfig, weights: Weights) -> TransformerConfig:
     """Drop the position table's first rows, so that padding is 0, and put an only segment into the others."""
     if config.pad_token_id is None or config.max_positions <= config.pad_token_id + 1:
         raise ConfigError(

@@ -57,10 +57,19 @@ _BLOCKS = {
 
 def convert_t5(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
     """Map a T5ForConditionalGeneration's configuration and weights to ours; a T5EncoderModel's, to an encoder's."""
-    values = values.of("T5")
+    return _convert(folder, values.of("T5"), weights)
+
+
+def convert_mt5(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
+    """Map mT5 (Xue et al. 2021, arXiv:2010.11934): T5 1.1 in many languages, whose last state is never scaled."""
+    gated = values.text("feed_forward_proj", "gated-gelu")
+    return _convert(folder, values.of("MT5").replaced(scale_decoder_outputs=False, feed_forward_proj=gated), weights)
+
+
+def _convert(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
     decodes = any(name.startswith("decoder.") for name in weights)
     check_options(values, {"is_encoder_decoder": (True,), "is_decoder": (False,)} if decodes else {})
-    read_task(values, "T5", ("ForConditionalGeneration", "WithLMHeadModel", "Model", "EncoderModel"))
+    read_task(values, values.form, ("ForConditionalGeneration", "WithLMHeadModel", "Model", "EncoderModel"))
     activation = values.choice("feed_forward_proj", _ACTIVATIONS, "relu")
     weights, tied = _embeddings(folder, dict(weights), decodes)
     # 1.0 scales the last state; what tells it from 1.1 has two names

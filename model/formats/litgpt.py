@@ -10,8 +10,8 @@ from tfm.errors import CheckpointError, ConfigError
 
 from ..config import RotaryScaling, TransformerConfig
 from ..families.common import Weights, pack, rename
+from ..families.reorder import halves
 from ..fields import MOST_TOKENS, Fields, shown
-from .llama import halves
 
 _NAMES = {
     "transformer.wte": "decoder.embedding.token",

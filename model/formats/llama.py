@@ -16,6 +16,7 @@ from tfm.errors import CheckpointError
 
 from ..config import RotaryScaling, TransformerConfig
 from ..families.common import Weights, matrix, pack, rename, same
+from ..families.reorder import halves
 from ..fields import MOST_TOKENS, Fields
 
 _NAMES = {"tok_embeddings": "decoder.embedding.token", "norm": "decoder.norm", "output": "decoder.head"}
@@ -107,23 +108,6 @@ def _pack_layer(file: Path, config: TransformerConfig, weights: Weights, layer: 
             weights[name] = halves(file, name, weights[name], heads)
     pack(file, weights, [f"{attention}.w{part}" for part in "qkv"], f"{attention}.in_proj", bias=False)
     pack(file, weights, [f"{ffn}.w3", f"{ffn}.w1"], f"{ffn}.linear1", bias=False)  # value, then gate
-
-
-def halves(file: Path, name: str, weight: Tensor, heads: int, turned: int | None = None) -> Tensor:
-    """Reorder the rows of queries or keys, (N·H, D) or (N·H), from pairs of neighbors to pairs of halves.
-
-    Of each of N heads' H entries `turned` turn; None: all.
-    """
-    size, rest = divmod(len(weight) if weight.ndim else 0, heads)
-    turned = size if turned is None else turned
-    if rest or not size or turned % 2:
-        raise CheckpointError(
-            f"{file}: {name} has {len(weight) if weight.ndim else 0} rows, not {heads} heads of one size"
-        )
-    # 0, 2, 4, … and then 1, 3, 5, …; entries that do not turn stay behind them.
-    pairs = torch.arange(turned).view(turned // 2, 2).T.flatten()
-    order = torch.cat([pairs, torch.arange(turned, size)])
-    return weight.reshape(heads, size, *weight.shape[1:])[:, order].flatten(0, 1)
 
 
 def shards_of(file: Path) -> list[Path]:

@@ -359,8 +359,9 @@ def kernels(name: str, opset: int, profile: Path) -> list[str]:
 SIZES = {"d_model": 32, "nhead": 4, "dim_feedforward": 48, "vocab_size": 37}  # large enough to be quantized
 
 
-def scaled(kind: Scaling) -> RotaryScaling:
-    return RotaryScaling(kind=kind, factor=2.0, original_max_positions=8)
+def scaled(kind: Scaling, pairs: int = 4) -> RotaryScaling:
+    long = {"short_factors": (1.0,) * pairs, "long_factors": (2.0,) * pairs} if kind == "longrope" else {}
+    return RotaryScaling(kind=kind, factor=2.0, original_max_positions=8, **long)
 
 
 MODELS: list[dict[str, Any]] = [
@@ -385,6 +386,15 @@ MODELS: list[dict[str, Any]] = [
     {"kind": "decoder", "positions": "relative", "norm_first": True, "sandwich_norm": True},
     {"kind": "decoder", "positions": "alibi", "norm_first": True, "parallel_blocks": True, "norm_bias": False},
     {"kind": "decoder", "positions": "none", "norm": "rms", "qk_norm": True, "activation": "swiglu"},
+    {"kind": "decoder", "positions": "rotary", "rotary_scaling": scaled("longrope"), "norm_first": True}
+    | {"sliding_window": 3, "sliding_layers": (0, 2), "local_rotary_base": 100.0, "rotary_layers": (0, 1)}
+    | {"parallel_blocks": True, "parallel_norms": True, "residual_scale": 0.5},
+    {"kind": "decoder", "positions": "none", "norm": "rms", "qk_norm": True, "qk_norm_span": "all"}
+    | {"norm_first": True, "sandwich_norm": True, "input_norm": False, "embedding_scale": 3.0},
+    {"kind": "encoder", "positions": "rotary", "sliding_window": 3, "norm_first": True, "first_norm": False}
+    | {"head": "sequence", "labels": ("a", "b"), "head_activation": "gelu", "head_norm": True, "head_pooling": "mean"},
+    {"kind": "encoder", "positions": "relative", "position_table": True, "shared_layers": True},
+    {"kind": "encoder", "positions": "rotary", "causal": True, "pooling": "lasttoken", "norm_first": True},
     {
         "kind": "encoder-decoder",
         "tgt_vocab_size": 7,

@@ -124,6 +124,12 @@ def test_rotary_scalings_leave_fast_pairs_and_stretch_slow_ones() -> None:
         ratio = oracles.rotary_angles(place, 64, 10000.0, scaling)[0][0, 0] / plain
         np.testing.assert_allclose(ratio[[0, -1]], [fast, 0.25], rtol=1e-14)
         assert (np.diff(ratio) <= 1e-14).all()
+    slower = {"short_factors": (1.5,) * 32, "long_factors": (4.0,) * 32}
+    longrope = RotaryScaling(kind="longrope", factor=4.0, original_max_positions=16, **slower)  # type: ignore[arg-type]
+    for last, factor in ((15, 1.5), (16, 4.0)):
+        angle, magnitude = oracles.rotary_angles(np.array([[last]]), 64, 10000.0, longrope)
+        np.testing.assert_allclose(angle[0, 0] / (last * plain), 1 / factor, rtol=1e-14)
+        np.testing.assert_allclose(magnitude, math.sqrt(1.5), rtol=1e-14)  # 1 + ln 4 / ln 16
     dynamic = RotaryScaling(kind="dynamic", factor=4.0, original_max_positions=512)
     assert (oracles.rotary_angles(np.array([[511]]), 64, 10000.0, dynamic)[0] == 511 * plain).all()
     ratio = oracles.rotary_angles(np.array([[1023]]), 64, 10000.0, dynamic)[0][0, 0] / (1023 * plain)

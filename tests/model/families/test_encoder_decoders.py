@@ -1,4 +1,4 @@
-"""T5, BART and Marian against Hugging Face's own modules: ragged sources, cached steps, and what they export to."""
+"""T5, BART and their kin against Hugging Face's own modules: ragged sources, cached steps, and what they export to."""
 
 import json
 import warnings
@@ -63,6 +63,11 @@ MARIAN = BART | {
     "decoder_start_token_id": 36,
 }
 
+MT5 = T5 | {"model_type": "mt5", "feed_forward_proj": "gated-gelu"}
+MBART = BART | {"model_type": "mbart"}
+PEGASUS = BART | {"model_type": "pegasus", "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+M2M = BART | {"model_type": "m2m_100"}
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "t5 1.0": T5,
     "t5 1.0, unlike depths": T5 | {"num_decoder_layers": 1, "num_heads": 4, "d_kv": 5},
@@ -77,9 +82,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "marian, odd size, unlike depths": MARIAN | {"d_model": 15, "encoder_layers": 1, "activation_function": "relu"},
     "marian, two vocabularies": MARIAN
     | {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": 39, "scale_embedding": False},
+    "mt5": MT5,
+    "mt5, untied, unlike depths": MT5 | {"untie": True, "num_decoder_layers": 1, "d_kv": 5},
+    "mbart": MBART,
+    "mbart, scaled, relu, unlike depths": MBART
+    | {"scale_embedding": True, "activation_function": "relu", "encoder_layers": 1, "d_model": 15},
+    "mbart, untied": MBART | {"tie_word_embeddings": False},
+    "pegasus": PEGASUS,
+    "pegasus, scaled, odd size": PEGASUS | {"scale_embedding": True, "d_model": 15, "decoder_layers": 1},
+    "m2m_100": M2M,
+    "m2m_100, unscaled, odd size, gelu": M2M
+    | {"scale_embedding": False, "d_model": 15, "activation_function": "gelu", "encoder_layers": 1},
 }
 
-EXPORTED = ["t5 1.1, untied", "bart", "marian"]
+EXPORTED = ["t5 1.1, untied", "bart", "marian", "m2m_100"]
 
 
 def theirs(values: dict[str, Any]) -> nn.Module:
@@ -92,6 +108,10 @@ def theirs(values: dict[str, Any]) -> nn.Module:
             "t5": "T5ForConditionalGeneration",
             "bart": "BartForConditionalGeneration",
             "marian": "MarianMTModel",
+            "mt5": "MT5ForConditionalGeneration",
+            "mbart": "MBartForConditionalGeneration",
+            "pegasus": "PegasusForConditionalGeneration",
+            "m2m_100": "M2M100ForConditionalGeneration",
         }
         values = dict(values)
         untie, family = values.pop("untie", False), values.pop("model_type")
@@ -102,7 +122,7 @@ def theirs(values: dict[str, Any]) -> nn.Module:
         module.lm_head.weight = nn.Parameter(module.lm_head.weight.detach().clone())
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            if "embed_positions" in name and family == "marian":
+            if "embed_positions" in name and family in ("marian", "pegasus"):
                 continue  # a fixed table, which is not saved
             parameter.copy_(torch.randn_like(parameter) * 0.3 + (1.0 if "norm" in name and "weight" in name else 0.0))
         for name, buffer in module.named_buffers():

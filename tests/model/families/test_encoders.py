@@ -48,6 +48,17 @@ IMAGE: dict[str, Any] = {
     "image_size": 8,
     "patch_size": 4,
 }
+MODERN: dict[str, Any] = SIZES | {
+    "num_hidden_layers": 4,
+    "local_attention": 6,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "cls_token_id": 1,
+    "sep_token_id": 2,
+}
+FULL = {"layer_types": ["full_attention"] * 4, "norm_bias": True, "attention_bias": True, "mlp_bias": True}
+NOMIC: dict[str, Any] = SIZES | {"num_attention_heads": 2}
 THREE = {"id2label": {0: "no", 1: "perhaps", 2: "yes"}, "label2id": {"no": 0, "perhaps": 1, "yes": 2}}
 
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -96,6 +107,37 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("XLMRobertaForQuestionAnswering", SIZES | {"type_vocab_size": 1}),
     ("DistilBertForQuestionAnswering", DISTIL),
     ("ElectraForQuestionAnswering", ODD | {"embedding_size": 8}),
+    ("CamembertModel", SIZES | {"type_vocab_size": 1}),
+    ("CamembertForMaskedLM", ODD | {"type_vocab_size": 1}),
+    ("CamembertForSequenceClassification", SIZES | {"type_vocab_size": 1} | THREE),
+    ("CamembertForTokenClassification", SIZES | {"num_labels": 4}),
+    ("Data2VecTextModel", SIZES | {"type_vocab_size": 1}),
+    ("Data2VecTextForMaskedLM", SIZES | {"type_vocab_size": 1}),
+    ("Data2VecTextForSequenceClassification", SIZES | {"type_vocab_size": 1} | THREE),
+    ("MPNetModel", SIZES),
+    ("MPNetModel", ODD),
+    ("MPNetForMaskedLM", SIZES | {"hidden_act": "relu"}),
+    ("MPNetForMaskedLM", ODD | {"tie_word_embeddings": False}),
+    ("MPNetForSequenceClassification", SIZES | THREE),
+    ("MPNetForTokenClassification", SIZES | {"num_labels": 4}),
+    ("AlbertModel", SIZES | {"embedding_size": 8}),
+    ("AlbertModel", ODD | {"embedding_size": 20, "num_hidden_layers": 3, "pad_token_id": None}),
+    ("AlbertForMaskedLM", SIZES | {"embedding_size": 8, "hidden_act": "relu"}),
+    ("AlbertForPreTraining", SIZES | {"embedding_size": 8, "tie_word_embeddings": False}),
+    ("AlbertForSequenceClassification", SIZES | {"embedding_size": 8} | THREE),
+    ("AlbertForTokenClassification", SIZES | {"embedding_size": 8, "num_labels": 4}),
+    ("ModernBertModel", MODERN),
+    ("ModernBertModel", MODERN | FULL | {"hidden_activation": "silu"}),
+    ("ModernBertForMaskedLM", MODERN | {"classifier_bias": True, "classifier_activation": "relu"}),
+    ("ModernBertForMaskedLM", MODERN | {"tie_word_embeddings": False, "decoder_bias": False, "local_attention": 2}),
+    ("ModernBertForSequenceClassification", MODERN | {"classifier_pooling": "mean"} | THREE),
+    ("ModernBertForSequenceClassification", MODERN | {"norm_bias": True, "num_labels": 1}),
+    ("ModernBertForTokenClassification", MODERN | {"num_labels": 4}),
+    ("NomicBertModel", NOMIC),
+    ("NomicBertModel", NOMIC | {"hidden_act": "gelu", "head_dim": 10, "rope_parameters": {"rope_theta": 90.0}}),
+    ("NomicBertForMaskedLM", NOMIC),
+    ("NomicBertForSequenceClassification", NOMIC | THREE),
+    ("NomicBertForTokenClassification", NOMIC | {"num_labels": 4}),
 ]
 
 
@@ -472,6 +514,11 @@ EXPORTED = {
     30: True,
     33: True,
     35: False,
+    42: True,
+    51: True,
+    57: False,
+    65: False,
+    69: True,
 }
 """Numbers of cases → whether their export is for the slow tests."""
 

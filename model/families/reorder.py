@@ -1,0 +1,62 @@
+"""Rows of a projection in another order than ours: pairs of neighbors that turn, heads' parts beside each other.
+
+Shapes: D model size, N heads, H head size.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tfm.errors import CheckpointError
+
+from .common import Weights
+
+
+def halves(file: Path, name: str, weight: Tensor, heads: int, turned: int | None = None) -> Tensor:
+    """Reorder the rows of queries or keys, (N·H, D) or (N·H), from pairs of neighbors to pairs of halves.
+
+    Of each of N heads' H entries `turned` turn; None: all.
+    """
+    size, rest = divmod(len(weight) if weight.ndim else 0, heads)
+    turned = size if turned is None else turned
+    if rest or not size or turned % 2:
+        raise CheckpointError(
+            f"{file}: {name} has {len(weight) if weight.ndim else 0} rows, not {heads} heads of one size"
+        )
+    # 0, 2, 4, … and then 1, 3, 5, …; entries that do not turn stay behind them.
+    pairs = torch.arange(turned).view(turned // 2, 2).T.flatten()
+    order = torch.cat([pairs, torch.arange(turned, size)])
+    return weight.reshape(heads, size, *weight.shape[1:])[:, order].flatten(0, 1)
+
+
+def split_thirds(folder: Path, weights: Weights, module: str, heads: int) -> None:
+    """Reorder a projection whose heads have their queries, keys and values beside each other: (N·3·H, D) or (N·3·H)."""
+    for name in (f"{module}.weight", f"{module}.bias"):
+        if name not in weights:  # a bias may be absent; what must be there is told by the loader
+            continue
+        # Told here, as the loader would name the packed weight, which no file has.
+        rows = len(weights[name]) if weights[name].ndim else 0
+        if not rows or rows % (3 * heads):
+            raise CheckpointError(f"{folder}: {name} has {rows} rows, not queries, keys and values of {heads} heads")
+        parts = weights[name].reshape(heads, 3, -1, *weights[name].shape[1:])  # (N, 3, H, D)
+        weights[name] = parts.transpose(0, 1).flatten(0, 2)
+
+
+def swap_halves(folder: Path, weights: Weights, names: Iterable[str]) -> None:
+    """Put the second half of each weight's rows before the first."""
+    for name in names:
+        if name not in weights:
+            continue
+        # An odd number of rows is none of a gated layer's.
+        if weights[name].ndim == 0 or len(weights[name]) % 2:
+            raise CheckpointError(f"{folder}: {name} of shape {tuple(weights[name].shape)} has no two halves of rows")
+        weights[name] = torch.cat([*weights[name].chunk(2)][::-1])
+
+
+def skip_rows(weights: Weights, names: Iterable[str], count: int) -> None:
+    """Drop the first rows of tables, which no token has."""
+    for name in names:
+        if name in weights and weights[name].ndim == 2:
+            weights[name] = weights[name][count:]
