@@ -16,10 +16,10 @@ from torch import Tensor
 
 from tfm.bundle import Generation, read_manifest
 from tfm.latency import CORPUS, read_arrays, worker
-from tfm.model import Transformer, load_checkpoint
+from tfm.model import Transformer
 from tfm.runtime import batches, pad_rows
 
-from .generic.open import is_generic, open_generic
+from .generic.open import read_model
 from .generic.vectors import from_vectors
 from .graphs import Graph, empty_cache, graphs_of
 
@@ -32,9 +32,10 @@ _MOST_SHAPES = 256
 
 def open_source(job: Mapping[str, Any]) -> Transformer | Graph:
     """Load a native model, or the graph of any other."""
-    if job["checkpoint"] is None or is_generic(job["checkpoint"], job["model"]):
-        return open_generic(job["checkpoint"], job["model"])
-    model = load_checkpoint(job["checkpoint"], **job["options"]).float()
+    model = read_model(job["checkpoint"], model=job["model"], options=job["options"])
+    if not isinstance(model, Transformer):
+        return model
+    model = model.float()
     return from_vectors(model) if model.config.reads_vectors else model
 
 

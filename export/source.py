@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tfm.bundle import read_json
 from tfm.errors import CheckpointError
-from tfm.model import Transformer, TransformerConfig, find_adapter, load_checkpoint, locate_checkpoint
+from tfm.model import Transformer, TransformerConfig, find_adapter, locate_checkpoint
 from tfm.quantize import Stage, silent
 
 from .generic.graph import GenericConfig, GenericGraph
-from .generic.open import describe_generic, is_generic, open_generic
+from .generic.open import read_model
 from .generic.vectors import from_vectors
 from .graphs import Graph, graphs_of
 
@@ -78,16 +78,16 @@ def open_source(
     base = None if path is None or model is not None else _base_of(path)
     # Said aloud: what is exported is in neither folder by itself.
     merges = "" if base is None else f" and merge the LoRA adapter of {path} into {base}"
-    if path is None or is_generic(path, model):
-        with stage(describe_generic(path, model) + merges):
-            generic = open_generic(path, model)
-        about = generic.config
-        return Source(eager=generic, graphs=[generic], config=about, family=about.family, path=path, base=base)
-    with stage("read checkpoint" + merges):
-        # float32 whatever the weights are stored in: it is what ONNX graphs are compared with.
-        native = load_checkpoint(path, config, nhead).float()
-        _check_finite(path, native)
-        family = family_of(_config_of(path, base) if config is None else Path(config))
+    options = {"config": config, "nhead": nhead}
+    read = read_model(path, model=model, options=options, stage=stage, merges=merges)
+    if isinstance(read, GenericGraph):
+        about = read.config
+        return Source(eager=read, graphs=[read], config=about, family=about.family, path=path, base=base)
+    assert path is not None  # what no checkpoint is, a factory has made
+    # float32 whatever the weights are stored in: it is what ONNX graphs are compared with.
+    native = read.float()
+    _check_finite(path, native)
+    family = family_of(_config_of(path, base) if config is None else Path(config))
     # What it would generate are vectors, of which no next token can be chosen: no cache, one graph.
     if native.config.reads_vectors:
         whole = from_vectors(native)

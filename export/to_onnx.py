@@ -12,13 +12,14 @@ import onnx_ir.passes.common as common
 import torch
 from torch import nn
 
-from tfm.errors import ExportError
+from tfm.errors import ExportError, TfmError
 from tfm.model import TransformerConfig
 
 from .attention import TRANSLATIONS
 from .fast_path import no_fast_path
 from .graphs import Graph
 from .passes import ExpandMish, ExpandRotaryCaches, FoldHeads, FuseQuickGelu, NameOps
+from .reasons import reason_of
 
 OPSETS = range(23, 26)
 """Opsets that can be asked for: Attention appears in 23; onnxruntime 1.32 runs up to the last."""
@@ -64,8 +65,10 @@ def to_onnx(graph: Graph, *, opset: int = OPSET) -> ir.Model:
                 output_names=[value.name for value in graph.outputs],
                 verbose=False,
             )
-        except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as error:
-            raise ExportError(f"the {graph.role} graph cannot be exported: {_reason(error)}") from error
+        except TfmError:
+            raise
+        except Exception as error:  # tracing runs the module's own code, which may raise anything
+            raise ExportError(f"the {graph.role} graph cannot be exported: {reason_of(error)}") from error
     if exported is None:
         raise ExportError(f"the {graph.role} graph cannot be exported: the exporter gave nothing")
     model = exported.model
@@ -108,13 +111,6 @@ def _dynamic_shapes(graph: Graph) -> tuple[dict[int, Any], ...]:
     return tuple(
         {axis: dims[dim] for axis, dim in enumerate(value.shape) if isinstance(dim, str)} for value in graph.inputs
     )
-
-
-def _reason(error: Exception) -> str:
-    """The line of torch's error that says most: of a violated constraint, which one."""
-    # torch lists violated constraints as "  - …" below a long preamble.
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return next((line.removeprefix("  - ") for line in lines if line.startswith("  - ")), lines[0])
 
 
 def _number_calls(program: torch.export.ExportedProgram) -> None:

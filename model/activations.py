@@ -5,7 +5,7 @@ import difflib
 import torch
 from torch import Tensor, nn
 
-from tfm.errors import ConfigError
+from tfm.errors import NotNativeError
 from tfm.ops import ACTIVATIONS, activation_names, gate_of
 
 from .fields import shown
@@ -30,12 +30,12 @@ class ComposedActivation(nn.Module):
 
 
 def check_activation(name: str) -> None:
-    """Raise ConfigError, naming the nearest known activation, unless `name` is one."""
+    """Raise NotNativeError, naming the nearest known activation, unless `name` is one."""
     known = activation_names()
     if name not in known:
         # Cut, as the time of comparing grows with the length.
         near = difflib.get_close_matches(str(name)[:100], known, n=1, cutoff=0.0)
-        raise ConfigError(
+        raise NotNativeError(
             f"unknown activation {shown(name)}; the nearest is {near[0]!r} (known: {', '.join(sorted(known))})"
         )
 

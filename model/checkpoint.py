@@ -256,7 +256,7 @@ def _naming(source: Path) -> Iterator[None]:
         # Most name it already, or the other file that they are about.
         if str(error).startswith((f"{source}: ", str(source.with_name("generation_config.json")))):
             raise
-        raise ConfigError(f"{source}: {error}") from error
+        raise type(error)(f"{source}: {error}") from error
 
 
 def _split(file: Path, content: dict[Any, Any]) -> tuple[dict[str, Any] | None, Weights]:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfm.errors import ConfigError
+from tfm.errors import ConfigError, NotNativeError
 
 MOST_SIZE = 1 << 24
 """Of any size but a vocabulary's: float32 counts no further, and products of a few of these fit into 64 bits."""
@@ -166,7 +166,7 @@ class Fields:
             known = list(known)
             near = difflib.get_close_matches(value, known, n=1, cutoff=_NEAR)
             hint = f"; the nearest is {near[0]!r}" if near else ""
-            raise ConfigError(
+            raise NotNativeError(
                 f"{self.source}: {self.form} with {self._within}{key} = {shown(value)} is not supported; known: "
                 f"{', '.join(known)}{hint}"
             )
@@ -226,7 +226,7 @@ class Fields:
         # By type too: 1, 1.0 and true are equal.
         if value is not None and not any(type(value) is type(option) and value == option for option in allowed):
             expected = " or ".join(shown(option) for option in allowed)
-            raise ConfigError(
+            raise NotNativeError(
                 f"{self.source}: {self.form} with {self._within}{key} = {shown(value)} is not supported; "
                 f"expected {expected}"
             )

@@ -2,6 +2,7 @@
 
     TfmError
     ├── ConfigError        a configuration that is unknown, mistyped or contradicts itself
+    │   └── NotNativeError     one that says another function than the native model is; another way may have it
     ├── CheckpointError    a checkpoint that cannot be read, or does not fit its configuration
     ├── ExportError        a model that cannot be turned into ONNX as asked
     ├── VerificationError  a comparison that could not be made (never: one that failed)
@@ -34,6 +35,7 @@ __all__ = [
     "ForkError",
     "InputError",
     "MissingTaskError",
+    "NotNativeError",
     "ProviderError",
     "QuantizeError",
     "RunCancelledError",
@@ -50,6 +52,10 @@ class TfmError(Exception):
 
 class ConfigError(TfmError, ValueError):
     """A configuration that is unknown, mistyped or contradicts itself."""
+
+
+class NotNativeError(ConfigError):
+    """A configuration that says another function than the native model is, such as a head that it does not have."""
 
 
 class CheckpointError(TfmError):

@@ -17,6 +17,7 @@ from tfm.errors import ExportError
 
 from ..fast_path import no_fast_path
 from ..graphs import Graph, Shape, Value
+from ..reasons import reason_of
 
 Examples = Mapping[str, Any] | Sequence[Any]
 """Arguments of the module's forward, by name or in order."""
@@ -148,7 +149,7 @@ class GenericGraph(Graph):
             except ExportError:
                 raise
             except Exception as error:  # whatever a module raises
-                raise ExportError(f"the module fails on its own example inputs: {one_line(error)}") from error
+                raise ExportError(f"the module fails on its own example inputs: {reason_of(error)}") from error
         # Known by address: only what reaches the table itself, or as a view, is certain to be ids.
         # A negative number is no id, so an input with one holds something else too.
         integers = {name: x for name, x in self._examples.items() if x.dtype in (torch.int64, torch.int32)}
@@ -189,7 +190,7 @@ class GenericGraph(Graph):
         except Exception as error:  # whatever a module raises
             shapes = ", ".join(f"{v.name} {list(x.shape)}" for v, x in pairs)
             raise ExportError(
-                f"the module fails on inputs of other sizes than its examples ({shapes}): {one_line(error)}; "
+                f"the module fails on inputs of other sizes than its examples ({shapes}): {reason_of(error)}; "
                 "name only those axes in dynamic_axes that may change"
             ) from error
 
@@ -314,8 +315,3 @@ def _dtype(tensor: Tensor) -> str:
 
 def _form(tensor: Tensor) -> str:
     return f"{_dtype(tensor)} {list(tensor.shape)}"
-
-
-def one_line(error: Exception) -> str:
-    """Say an error's class and the first line of its message."""
-    return f"{type(error).__name__} {error}".strip().splitlines()[0]

@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from tfm.errors import CheckpointError, ConfigError, ExportError, TfmError
 from tfm.model import find_adapter, load_pooling, read_json, read_weights
 
+from ..reasons import one_line
 from .graph import GenericConfig, GenericGraph
 from .sizes import check_counts, check_parts, left_out
 
@@ -65,7 +67,15 @@ def from_huggingface(folder: Path) -> GenericGraph:
     check_counts(source, values, weights)
     with _quiet(transformers):
         module, config = _load(transformers, source.parent, values, weights, merged=adapter is not None)
-        examples, dynamic_axes = _examples(source, module)
+        try:
+            examples, dynamic_axes = _examples(source, module)
+        except TfmError:
+            raise
+        except Exception as error:  # a configuration may lack anything, or have it in another form
+            raise ExportError(
+                f"{source}: no example inputs can be made for a {type(module).__name__}: {one_line(error)}; write a "
+                "factory for it and use --model"
+            ) from error
         about = GenericConfig(family=f"transformers:{config.model_type}", values=_describe(source, config))
         pooling = _pooling(source.parent, module, examples)
     return GenericGraph(_Outputs(module, pooling), examples, dynamic_axes, config=about)
@@ -103,13 +113,9 @@ def _load(
         check_parts(folder, functools.partial(make, copy.deepcopy(config)), weights)
         options: dict[str, Any] = {"config": config, "local_files_only": True, "dtype": torch.float32}
         options["ignore_mismatched_sizes"] = True  # so that they are told by name, below
-        # So that each attention is one call, and becomes one Attention; written by hand it would be
-        # two products and a Softmax.
-        options |= {"attn_implementation": "sdpa"} if getattr(cls, "_supports_sdpa", True) else {}
         # Transformers would look for peft where an adapter is beside the weights.
-        place = None if merged else folder
         options |= {"state_dict": dict(weights)} if merged else {}
-        module, report = cls.from_pretrained(place, output_loading_info=True, **options)
+        module, report = _with_attention(cls, None if merged else folder, options)
     kind = type(module).__name__
     # transformers only warns of all three, and fills what is missing with random numbers.
     if missing := sorted(report["missing_keys"]):
@@ -122,6 +128,19 @@ def _load(
     if beyond := left_out(sorted(report["unexpected_keys"]), module):
         raise CheckpointError(f"{folder} holds more layers than the configuration says: {', '.join(beyond[:3])}")
     return module, config
+
+
+def _with_attention(cls: Any, folder: Path | None, options: Mapping[str, Any]) -> Any:
+    """Load by torch's own function of attention, or step by step where the class refuses that."""
+    # By the function each attention is one call, and becomes one Attention; written by hand it is
+    # two products and a Softmax.
+    if getattr(cls, "_supports_sdpa", True):
+        try:
+            return cls.from_pretrained(folder, output_loading_info=True, attn_implementation="sdpa", **options)
+        except (ValueError, ImportError) as error:
+            if not re.search(r"scaled_dot_product_attention|attn_implementation|sdpa", str(error)):
+                raise
+    return cls.from_pretrained(folder, output_loading_info=True, attn_implementation="eager", **options)
 
 
 @contextlib.contextmanager
@@ -144,7 +163,7 @@ def _reading(transformers: Any, folder: Path) -> Iterator[None]:
     except TfmError:
         raise
     except Exception as error:  # there is no narrower base
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:300]
+        reason = one_line(error)[:300] if not str(error) else next(iter(str(error).splitlines()))[:300]
         raise CheckpointError(f"transformers {transformers.__version__} cannot read {folder}: {reason}") from error
 
 

@@ -1,15 +1,21 @@
 """Which checkpoints go the generic way, and how each becomes its graph."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from tfm.errors import CheckpointError, ExportError
-from tfm.model import FAMILIES, POOLED, entry_names, find_adapter, read_json
+from tfm.errors import CheckpointError, ExportError, NotNativeError, TfmError
+from tfm.model import FAMILIES, POOLED, Transformer, entry_names, find_adapter, load_checkpoint, read_json
+from tfm.quantize import Stage, silent
 
 from .factory import from_factory
 from .graph import GenericGraph
 from .huggingface import from_huggingface
 from .program import from_program
+
+_SHOWN = 200
+"""Characters of a reason in the name of a stage."""
 
 
 def is_generic(checkpoint: str | os.PathLike[str] | None, model: str | None = None) -> bool:
@@ -20,15 +26,47 @@ def is_generic(checkpoint: str | os.PathLike[str] | None, model: str | None = No
     checkpoint = Path(checkpoint)
     if checkpoint.is_file():
         return _is_program(checkpoint)
-    try:
-        values = read_json(base_of(checkpoint) / "config.json")
-    except CheckpointError:
-        return False  # the native reader says what is wrong
-    # A configuration without a family is our own, or nothing; both are the native reader's.
-    family = values.get("model_type") if isinstance(values, dict) else None
-    if not isinstance(family, str):
-        return False
-    return family not in FAMILIES or _is_pooled(base_of(checkpoint), family)
+    family = _family(checkpoint)
+    return family is not None and (family not in FAMILIES or _is_pooled(base_of(checkpoint), family))
+
+
+def read_model(
+    checkpoint: str | os.PathLike[str] | None,
+    *,
+    model: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    stage: Stage = silent,
+    merges: str = "",
+) -> Transformer | GenericGraph:
+    """Read a native model, or the graph of any other.
+
+    A folder of a native family whose head or configuration is not native is read by transformers, as a folder of any
+    other family is; the stage says so, and why.
+
+    Args:
+        checkpoint: As `tfm.export.export_checkpoint` takes it; so is `model`.
+        model: "package.module:factory" of any nn.Module.
+        options: What else `tfm.model.load_checkpoint` is given.
+        stage: Told of every stage.
+        merges: What the stage's name says besides.
+
+    Raises:
+        TfmError: It cannot be read, in neither way.
+    """
+    if checkpoint is None or is_generic(checkpoint, model):
+        with stage(describe_generic(checkpoint, model) + merges):
+            return open_generic(checkpoint, model)
+    options = options or {}
+    with stage("read checkpoint" + merges):
+        try:
+            return load_checkpoint(checkpoint, **options)
+        except NotNativeError as error:
+            # A configuration of the user's own choice is for the native model alone.
+            if any(options.values()) or _family(Path(checkpoint)) is None:
+                raise
+            refusal = error
+    with stage(f"read checkpoint by transformers, since {str(refusal)[:_SHOWN]}"):
+        return _by_transformers(Path(checkpoint), refusal)
 
 
 def describe_generic(checkpoint: str | os.PathLike[str] | None, model: str | None = None) -> str:
@@ -67,6 +105,27 @@ def open_generic(checkpoint: str | os.PathLike[str] | None, model: str | None = 
 def _is_pooled(folder: Path, family: str) -> bool:
     """Whether sentence-transformers pools the states of a native family that gives logits here, or an image's."""
     return family not in POOLED and (folder / "modules.json").is_file()
+
+
+def _by_transformers(folder: Path, refusal: NotNativeError) -> GenericGraph:
+    try:
+        return from_huggingface(folder)
+    except TfmError as error:
+        # The first reason is what the user may mend; the second is why the other way is none, either.
+        raise type(error)(f"{refusal}; and transformers does not help: {error}") from error
+
+
+def _family(checkpoint: Path) -> str | None:
+    """Tell the model_type of a Hugging Face folder, or of the base of an adapter's; None of anything else."""
+    if not checkpoint.is_dir():
+        return None
+    try:
+        values = read_json(base_of(checkpoint) / "config.json")
+    except CheckpointError:
+        return None  # the native reader says what is wrong
+    # A configuration without a family is our own, or nothing; both are the native reader's.
+    family = values.get("model_type") if isinstance(values, dict) else None
+    return family if isinstance(family, str) else None
 
 
 def _is_program(file: Path) -> bool:

@@ -21,7 +21,8 @@ import torch
 from tfm.errors import CheckpointError
 from tfm.model import open_archive
 
-from .graph import GenericConfig, GenericGraph, one_line
+from ..reasons import one_line
+from .graph import GenericConfig, GenericGraph
 
 # Lists of what is allowed, not of what is known to be bad: torch may learn to read more. A compiled
 # library or a pickled object may lie in such an archive too.

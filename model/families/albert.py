@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tfm.errors import ConfigError
+from tfm.errors import NotNativeError
 
 from ..config import TransformerConfig
 from ..fields import Fields
@@ -78,5 +78,5 @@ def _embedding_size(values: Fields) -> int:
     narrow, width = values.size("embedding_size", 128), values.size("hidden_size")
     # There is a projection between the two all the same, and ours has none.
     if narrow == width:
-        raise ConfigError(f"{values.source}: ALBERT with embedding_size = hidden_size = {width} is not supported")
+        raise NotNativeError(f"{values.source}: ALBERT with embedding_size = hidden_size = {width} is not supported")
     return narrow

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tfm.errors import ConfigError
+from tfm.errors import NotNativeError
 from tfm.ops import activation_by_any_name
 
 from ..config import TransformerConfig
@@ -80,7 +80,7 @@ def _config(
     for size in ("ffn_dim", "attention_heads"):
         one, other = values.size(f"encoder_{size}"), values.size(f"decoder_{size}")
         if one != other:
-            raise ConfigError(
+            raise NotNativeError(
                 f"{values.form} with encoder_{size} = {one} and decoder_{size} = {other} is not supported; expected "
                 "the same on both sides"
             )

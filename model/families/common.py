@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tfm.errors import CheckpointError, ConfigError
+from tfm.errors import CheckpointError, ConfigError, NotNativeError
 
 from ..fields import Fields, shown
 
@@ -33,7 +33,7 @@ def read_task(values: Fields, prefix: str, known: Collection[str]) -> str | None
         return None
     classes = {prefix + task: task for task in known}
     if len(named) != 1 or named[0] not in classes:
-        raise ConfigError(
+        raise NotNativeError(
             f"{values.source}: architectures {shown(named)} is not supported; known: one of {', '.join(classes)}"
         )
     return classes[named[0]]

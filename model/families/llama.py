@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tfm.errors import ConfigError
+from tfm.errors import ConfigError, NotNativeError
 from tfm.ops import activation_by_any_name, gated_by, is_gated
 
 from ..config import TransformerConfig
@@ -62,7 +62,7 @@ def read_llama_like(
     plain = activation_by_any_name(values.text(activation))
     name = gated_by(plain) if gated else plain
     if name is None:
-        raise ConfigError(f"{values.form} with {activation} = {shown(values.any(activation))} is not supported")
+        raise NotNativeError(f"{values.form} with {activation} = {shown(values.any(activation))} is not supported")
     fields: dict[str, Any] = {
         "vocab_size": values.vocabulary(),
         "d_model": values.size("hidden_size"),
@@ -127,7 +127,7 @@ def _listed(values: Fields, depth: int) -> list[bool]:
     kinds = {"sliding_attention": True, "full_attention": False}
     types = values.texts("layer_types")
     if any(kind not in kinds for kind in types) or len(types) != depth:
-        raise ConfigError(
+        raise NotNativeError(
             f"{values.source}: {values.form} with layer_types = {shown(types)} is not supported; expected one of "
             f"{', '.join(kinds)} for each of {depth} layers"
         )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tfm.errors import ConfigError
+from tfm.errors import NotNativeError
 
 from ..config import TransformerConfig
 from ..fields import MOST_TOKENS, Fields
@@ -14,7 +14,7 @@ def convert_mistral(folder: Path, values: Fields, weights: Weights) -> tuple[Tra
     """Map a MistralForCausalLM; all of its layers slide, or none does."""
     values = values.of("Mistral")
     if values.has("layer_types"):
-        raise ConfigError("Mistral with layer_types is not supported: all of its layers slide, or none does")
+        raise NotNativeError("Mistral with layer_types is not supported: all of its layers slide, or none does")
     config = read_llama_like(
         values,
         num_kv_heads=values.nullable_size("num_key_value_heads"),

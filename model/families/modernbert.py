@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tfm.errors import ConfigError
+from tfm.errors import NotNativeError
 from tfm.ops import activation_by_any_name, gated_by
 
 from ..config import TransformerConfig
@@ -53,7 +53,7 @@ def convert_modernbert(folder: Path, values: Fields, weights: Weights) -> tuple[
         task, weights = None, drop(weights, _PRETRAINING)
     name = gated_by(activation_by_any_name(values.text("hidden_activation", "gelu")))
     if name is None:
-        raise ConfigError(
+        raise NotNativeError(
             f"ModernBERT with hidden_activation = {shown(values.any('hidden_activation'))} is not supported"
         )
     bias = values.flag("attention_bias")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tfm.errors import ConfigError
+from tfm.errors import NotNativeError
 from tfm.ops import activation_by_any_name, gated_by
 
 from ..config import TransformerConfig
@@ -86,7 +86,7 @@ def _with_theta(values: Fields) -> Fields:
 def _activation(values: Fields) -> str:
     name = gated_by(activation_by_any_name(values.text("hidden_act", "silu")))
     if name is None:
-        raise ConfigError(f"NomicBERT with hidden_act = {shown(values.any('hidden_act'))} is not supported")
+        raise NotNativeError(f"NomicBERT with hidden_act = {shown(values.any('hidden_act'))} is not supported")
     return name
 
 

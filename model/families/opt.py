@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tfm.errors import ConfigError
+from tfm.errors import NotNativeError
 from tfm.ops import activation_by_any_name
 
 from ..config import TransformerConfig
@@ -37,7 +37,7 @@ def convert_opt(folder: Path, values: Fields, weights: Weights) -> tuple[Transfo
     read_task(values, "OPT", ("ForCausalLM", "Model"))
     width, first = values.size("hidden_size"), values.flag("do_layer_norm_before", True)
     if (narrow := values.optional_size("word_embed_proj_dim")) not in (None, width):
-        raise ConfigError(
+        raise NotNativeError(
             f"{values.source}: OPT with word_embed_proj_dim = {narrow} and hidden_size = {width} is not "
             "supported; expected the same"
         )

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from tfm.errors import ConfigError
+from tfm.errors import NotNativeError
 
 from ..config import RotaryScaling, Scaling
 from ..fields import Fields, shown
@@ -50,7 +50,7 @@ def read_rotary(values: Fields, *, head_size: int | None = None, share: float = 
     if kind == "default":
         return fields
     if kind not in _SCALINGS:
-        raise ConfigError(
+        raise NotNativeError(
             f"{values.source}: rotary scaling {shown(kind)} is not supported; known: default, {', '.join(_SCALINGS)} "
             "(rope_type of rope_parameters, or type of rope_scaling)"
         )
@@ -82,7 +82,9 @@ def read_local_rotary(
     # Newer configurations have both bases in `rope_parameters`, under the kind of layer.
     bases = [values.number(key, default) for key, default in (whole, local)]
     if sliding.text("rope_type", "default") != "default" or (scaling and scales_local):
-        raise ConfigError(f"{values.source}: {values.form} with positions scaled in layers that slide is not supported")
+        raise NotNativeError(
+            f"{values.source}: {values.form} with positions scaled in layers that slide is not supported"
+        )
     parameters = {"rope_theta": bases[0], **scaling, **full.values}
     fields = read_rotary(values.replaced(rope_scaling=None, rope_parameters=parameters))
     return fields | {"local_rotary_base": sliding.number("rope_theta", bases[1])}
@@ -102,7 +104,7 @@ def _parameters(values: Fields) -> Fields:
     key = "rope_parameters" if values.values.get("rope_scaling") in (None, {}) else "rope_scaling"
     found = values.values.get(key)
     if found is not None and (not isinstance(found, dict) or any(isinstance(value, dict) for value in found.values())):
-        raise ConfigError(
+        raise NotNativeError(
             f"{values.source}: {values.form} with rotary positions that differ between layers is not supported: "
             f"{shown(found)}"
         )
@@ -146,7 +148,7 @@ def _read_longrope(parameters: Fields, longest: int, trained: int) -> RotaryScal
 
 def _read_yarn(parameters: Fields, longest: int, trained: int) -> RotaryScaling:
     if not parameters.flag("truncate", True):
-        raise ConfigError(f"{parameters.source}: rotary scaling 'yarn' with truncate = False is not supported")
+        raise NotNativeError(f"{parameters.source}: rotary scaling 'yarn' with truncate = False is not supported")
     given = parameters.any("factor") is not None
     factor = parameters.number("factor", least=1.0, most=_MOST_FACTOR) if given else longest / trained
     magnitude = parameters.optional_number("attention_factor", most=_MOST_FACTOR)

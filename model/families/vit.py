@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tfm.errors import ConfigError
+from tfm.errors import NotNativeError
 from tfm.ops import activation_by_any_name
 
 from ..config import TransformerConfig
@@ -95,7 +95,7 @@ def _side(values: Fields, name: str) -> int:
     if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
         size = size[0]
     if type(size) is not int or not 1 <= size <= _LONGEST_SIDE:
-        raise ConfigError(
+        raise NotNativeError(
             f"{values.source}: ViT with {name} = {shown(values.any(name))} is not supported; expected the side of a "
             "square"
         )

@@ -202,11 +202,52 @@ def _families() -> dict[str, tuple[str, dict[str, Any]]]:
             | {"image_size": 8, "patch_size": 4},
         ),
         "xlm-roberta": ("XLMRobertaForMaskedLM", bert),
+        **_descendants(bert, llama, seq),
+    }
+
+
+def _descendants(
+    bert: dict[str, Any], llama: dict[str, Any], seq: dict[str, Any]
+) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Families that are a variation of another; each gets the values that it varies."""
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    linear = {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 300.0}}
+    long = {"rope_type": "longrope", "short_factor": [1.0] * 3, "long_factor": [2.0] * 3, "rope_theta": 300.0}
+    return {
+        "albert": ("AlbertForMaskedLM", bert | {"embedding_size": 8}),
+        "bloom": ("BloomForCausalLM", {"vocab_size": 23, "hidden_size": 12, "n_layer": 2, "n_head": 2} | ids),
+        "camembert": ("CamembertForSequenceClassification", bert | {"type_vocab_size": 1}),
+        "data2vec-text": ("Data2VecTextForMaskedLM", bert | {"type_vocab_size": 1}),
+        "gemma": ("GemmaForCausalLM", llama | linear | {"head_dim": 8}),
+        "gemma3_text": ("Gemma3ForCausalLM", llama | {"head_dim": 8, "sliding_window": 4, "sliding_window_pattern": 2}),
+        "gpt_neox": ("GPTNeoXForCausalLM", bert | ids | {"rotary_pct": 0.5, "rope_parameters": {"rope_theta": 30.0}}),
+        "gptj": ("GPTJForCausalLM", {"vocab_size": 23, "n_embd": 12, "n_layer": 2, "n_head": 2, "rotary_dim": 4} | ids),
+        "granite": ("GraniteForCausalLM", llama | {"residual_multiplier": 0.5, "logits_scaling": 2.0}),
+        "m2m_100": ("M2M100ForConditionalGeneration", seq | {"decoder_start_token_id": 2}),
+        "mbart": ("MBartForConditionalGeneration", seq | {"decoder_start_token_id": 2}),
+        "modernbert": (
+            "ModernBertForSequenceClassification",
+            bert | ids | {"local_attention": 4, "cls_token_id": 1, "sep_token_id": 2, "classifier_pooling": "mean"},
+        ),
+        "mpnet": ("MPNetForTokenClassification", bert),
+        "mt5": (
+            "MT5ForConditionalGeneration",
+            {"vocab_size": 23, "d_model": 12, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 3},
+        ),
+        "nomic_bert": ("NomicBertModel", bert),
+        "olmo2": ("Olmo2ForCausalLM", llama | linear),
+        "opt": ("OPTForCausalLM", bert | ids | {"ffn_dim": 16, "word_embed_proj_dim": 12}),
+        "pegasus": ("PegasusForConditionalGeneration", seq | {"decoder_start_token_id": 0}),
+        "phi": ("PhiForCausalLM", llama | {"hidden_size": 16}),
+        "phi3": ("Phi3ForCausalLM", llama | {"rope_parameters": long, "original_max_position_embeddings": 8}),
+        "smollm3": ("SmolLM3ForCausalLM", llama | {"use_sliding_window": True, "sliding_window": 4}),
+        "stablelm": ("StableLmForCausalLM", llama | {"hidden_size": 32}),
+        "starcoder2": ("Starcoder2ForCausalLM", llama | {"sliding_window": 5}),
     }
 
 
 _GENERIC = (
-    "MPNetModel",
+    "MegatronBertModel",
     {"vocab_size": 23, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
     | {"max_position_embeddings": 18},
 )
