@@ -59,6 +59,8 @@ from .outputs import name_after, name_after_factory
 )
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
 @click.option("--force", is_flag=True, help="Ship int8 although it is too far off, or slower than fp32; marked so.")
+@click.option("--list", "listing", is_flag=True, help="List families, formats and tasks, and which way each goes.")
+@click.option("--dry-run", is_flag=True, help="Say what would be made of this checkpoint, and make nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON, for machines.")
 @click.pass_context
 def export(
@@ -79,24 +81,35 @@ def export(
     rtol: float | None,
     overwrite: bool,
     force: bool,
+    listing: bool,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Export a PyTorch Transformer to a verified ONNX bundle: fp32 and int8, every attention and activation proved."""
     try:
         # Here, as --help must not wait for torch; what is not installed is named with what to type.
-        from tfm.export import END_TO_END, OPSET, Tolerance, export_checkpoint
+        from tfm.export import END_TO_END, OPSET, Tolerance, catalog, export_checkpoint, plan_export
         from tfm.quantize import read_recipe
 
         from .screen import Screen
     except ModuleNotFoundError as error:
         raise ExportError(f"exporting needs the package {error.name}: pip install 'tfm-export[export]'") from error
+    from .plan import show_catalog, show_plan
     from .report import print_report
     from .stage_progress import show_stage
 
+    if listing:
+        show_catalog(catalog(), as_json=as_json)
+        return
     if ckpt is None and model is None:
         raise click.UsageError("there is nothing to export: give --ckpt, or --model for a module of your own")
     if output is None:
         output = Path(f"{name_after(ckpt) if ckpt is not None else name_after_factory(model or '')}.tfm")
+    precisions = [name.strip() for name in precision.split(",") if name.strip()]
+    if dry_run:
+        plan = plan_export(ckpt, model=model, config=config, nhead=nhead, precisions=precisions)
+        show_plan(plan, str(output), as_json=as_json)
+        return
     # click takes "nan" and "inf" for floats, and with either no gate would mean anything.
     if not all(value is None or math.isfinite(value) for value in (atol, rtol)):
         raise click.UsageError("--atol and --rtol must be finite numbers")
@@ -110,7 +123,7 @@ def export(
         model=model,
         config=config,
         nhead=nhead,
-        precisions=[name.strip() for name in precision.split(",") if name.strip()],
+        precisions=precisions,
         opset=OPSET if opset is None else opset,
         tolerance=tolerance,
         overwrite=overwrite,

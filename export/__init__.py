@@ -6,6 +6,7 @@ from .bundle import PRECISIONS, ExportReport, export_checkpoint
 from .graphs import Graph, Value, graphs_of
 from .latency import eager_engines
 from .manifest import COMPANIONS, generation_settings
+from .plan import Plan, catalog, plan_export
 from .sweeps import OpSweep, SweepReport, activation_curve, sweep
 from .sweeps.subjects import OpGraph
 from .to_onnx import OPSET, OPSETS, to_onnx
@@ -30,10 +31,12 @@ __all__ = [
     "OpReport",
     "OpSweep",
     "OutputReport",
+    "Plan",
     "SweepReport",
     "Tolerance",
     "Value",
     "activation_curve",
+    "catalog",
     "compare_with_checkpoint",
     "eager_engines",
     "eager_greedy",
@@ -42,6 +45,7 @@ __all__ = [
     "graphs_of",
     "import_file",
     "optimize",
+    "plan_export",
     "sweep",
     "to_onnx",
     "verify",
