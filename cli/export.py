@@ -3,6 +3,7 @@
 import functools
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,9 @@ from tfm.errors import ExportError
 from . import options
 from .conclude import conclude
 from .outputs import name_after, name_after_factory
+
+if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
+    from tfm.export import Tolerance
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,35 +92,23 @@ def export(
     """Export a PyTorch Transformer to a verified ONNX bundle: fp32 and int8, every attention and activation proved."""
     try:
         # Here, as --help must not wait for torch; what is not installed is named with what to type.
-        from tfm.export import END_TO_END, OPSET, Tolerance, catalog, export_checkpoint, plan_export
+        from tfm.export import OPSET, export_checkpoint
         from tfm.quantize import read_recipe
 
         from .screen import Screen
     except ModuleNotFoundError as error:
         raise ExportError(f"exporting needs the package {error.name}: pip install 'tfm-export[export]'") from error
-    from .plan import show_catalog, show_plan
     from .report import print_report
     from .stage_progress import show_stage
 
     if listing:
-        show_catalog(catalog(), as_json=as_json)
+        _list(as_json)
         return
-    if ckpt is None and model is None:
-        raise click.UsageError("there is nothing to export: give --ckpt, or --model for a module of your own")
-    if output is None:
-        output = Path(f"{name_after(ckpt) if ckpt is not None else name_after_factory(model or '')}.tfm")
+    output = _bundle(output, ckpt, model)
     precisions = [name.strip() for name in precision.split(",") if name.strip()]
     if dry_run:
-        plan = plan_export(ckpt, model=model, config=config, nhead=nhead, precisions=precisions)
-        show_plan(plan, str(output), as_json=as_json)
+        _tell(output, as_json, checkpoint=ckpt, model=model, config=config, nhead=nhead, precisions=precisions)
         return
-    # click takes "nan" and "inf" for floats, and with either no gate would mean anything.
-    if not all(value is None or math.isfinite(value) for value in (atol, rtol)):
-        raise click.UsageError("--atol and --rtol must be finite numbers")
-    tolerance = Tolerance(
-        END_TO_END.atol if atol is None else atol, END_TO_END.rtol if rtol is None else rtol, END_TO_END.reason
-    )
-    messages = Screen(err=True)
     report = export_checkpoint(
         ckpt,
         output,
@@ -125,7 +117,7 @@ def export(
         nhead=nhead,
         precisions=precisions,
         opset=OPSET if opset is None else opset,
-        tolerance=tolerance,
+        tolerance=_tolerance(atol, rtol),
         overwrite=overwrite,
         force=force,
         calib=calib,
@@ -133,7 +125,42 @@ def export(
         objective=objective,
         search=search,
         recipe=None if recipe is None else read_recipe(recipe),
-        stage=functools.partial(show_stage, messages),
+        stage=functools.partial(show_stage, Screen(err=True)),
     )
-    content = {"output": str(output)} | report.certificate
-    conclude(context, report, content if as_json else None, lambda: print_report(report, Screen()))
+    content = {"output": str(output)} | report.certificate if as_json else None
+    conclude(context, report, content, lambda: print_report(report, Screen()))
+
+
+def _list(as_json: bool) -> None:
+    from tfm.export import catalog
+
+    from .export_tables import show_catalog
+
+    show_catalog(catalog(), as_json=as_json)
+
+
+def _tell(output: Path, as_json: bool, **asked: Any) -> None:
+    """Say what would be made of `asked`, the arguments of `plan_export`."""
+    from tfm.export import plan_export
+
+    from .export_tables import show_plan
+
+    show_plan(plan_export(**asked), str(output), as_json=as_json)
+
+
+def _bundle(output: Path | None, ckpt: Path | None, model: str | None) -> Path:
+    """Give the bundle to make, named after what it is made of where no name is asked for."""
+    if ckpt is None and model is None:
+        raise click.UsageError("there is nothing to export: give --ckpt, or --model for a module of your own")
+    return output or Path(f"{name_after(ckpt) if ckpt is not None else name_after_factory(model or '')}.tfm")
+
+
+def _tolerance(atol: float | None, rtol: float | None) -> "Tolerance":
+    from tfm.export import END_TO_END, Tolerance
+
+    # click takes "nan" and "inf" for floats, and with either no gate would mean anything.
+    if not all(value is None or math.isfinite(value) for value in (atol, rtol)):
+        raise click.UsageError("--atol and --rtol must be finite numbers")
+    return Tolerance(
+        END_TO_END.atol if atol is None else atol, END_TO_END.rtol if rtol is None else rtol, END_TO_END.reason
+    )

@@ -103,15 +103,10 @@ def plan_export(
     path = None if checkpoint is None else Path(locate_checkpoint(checkpoint))
     if model is not None or path is None:
         return Plan(checkpoint=path, way="factory", family="module", because=f"{model} makes it", precisions=asked)
-    if not path.exists():
-        # The native reader says what is expected there.
-        load_checkpoint(path, config, nhead)
-    if is_generic(path) and path.is_file():
-        return Plan(checkpoint=path, way="program", family="module", because="torch.export saved it", precisions=asked)
-    if is_generic(path):
-        family = family_of(path / "config.json")
-        return _by_transformers(path, f"{family[:80]} is not a native family", asked)
+    if path.exists() and is_generic(path):
+        return _generic(path, asked)
     try:
+        # Of what is not there, the native reader says what is expected.
         native = load_checkpoint(path, config, nhead)
     except NotNativeError as error:
         if config is not None or nhead is not None or not path.is_dir():
@@ -151,6 +146,14 @@ def _native(
         precisions=precisions,
         notes=_notes(folder, native),
     )
+
+
+def _generic(path: Path, precisions: tuple[str, ...]) -> Plan:
+    if path.is_file():
+        because = "torch.export saved it"
+        return Plan(checkpoint=path, way="program", family="module", because=because, precisions=precisions)
+    family = family_of(path / "config.json")
+    return _by_transformers(path, f"{family[:80]} is not a native family", precisions)
 
 
 def _by_transformers(folder: Path, because: str, precisions: tuple[str, ...]) -> Plan:

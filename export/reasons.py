@@ -26,18 +26,14 @@ _CAUSES = (
 
 def reason_of(error: BaseException) -> str:
     """Say in one line why something failed: what is known to be the cause, or the line that says most; and where."""
+    # torch lists violated constraints as "  - …" below a long preamble, and names the inputs in them.
+    for words in _plain(error).splitlines():
+        if words.startswith("  - "):
+            return words.removeprefix("  - ")
     chain = _chain(error)
-    text = "\n".join(_plain(each) for each in chain)
-    # torch lists violated constraints as "  - …" below a long preamble.
-    constraint = next((line for line in _plain(error).splitlines() if line.startswith("  - ")), None)
-    known = None if constraint else _known(text)
-    deepest = next((_first_line(each) for each in reversed(chain) if str(each).strip()), type(error).__name__)
-    said = constraint.removeprefix("  - ") if constraint else known or deepest
-    line = (
-        None
-        if constraint
-        else next((line for each in reversed(chain) if (line := _own_line(each.__traceback__))), None)
-    )
+    said = _known(chain) or _deepest(chain)
+    lines = (_own_line(each.__traceback__) for each in reversed(chain))
+    line = next(filter(None, lines), None)
     return said if line is None else f"{said} ({line})"
 
 
@@ -46,11 +42,18 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__} {_plain(error)}".strip().splitlines()[0]
 
 
-def _known(text: str) -> str | None:
+def _known(chain: list[BaseException]) -> str | None:
+    text = "\n".join(map(_plain, chain))
     for pattern, meaning in _CAUSES:
         if found := re.search(pattern, text):
             return meaning.format(*found.groups())
     return None
+
+
+def _deepest(chain: list[BaseException]) -> str:
+    """Give the first line of the deepest error that says anything."""
+    speaking = [error for error in chain if str(error).strip()]
+    return _first_line(speaking[-1]) if speaking else type(chain[0]).__name__
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -463,12 +463,12 @@ class TransformerConfig:
             raise ConfigError(
                 f"rotary positions pair entries of a head: {self.rotary_size} of {self.head_size} cannot be turned"
             )
-        for name in ("rotary_base", "local_rotary_base"):
-            if (base := getattr(self, name)) is not None and base <= 1.0:
-                raise ConfigError(f"{name} must be above 1, but is {base}")
         self._check_scaling()
 
     def _check_scaling(self) -> None:
+        for name in ("rotary_base", "local_rotary_base"):
+            if (base := getattr(self, name)) is not None and base <= 1.0:
+                raise ConfigError(f"{name} must be above 1, but is {base}")
         scaling = self.rotary_scaling
         if scaling is None:
             return
