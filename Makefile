@@ -7,7 +7,7 @@ VERSIONS := build/versions
 MINILM := build/minilm.tfm
 JOBS ?= 2
 
-.PHONY: demo docs test test-slow fuzz families bench house lint clean test-versions
+.PHONY: demo docs test test-slow fuzz families board bench house lint clean test-versions
 
 demo: .venv/.installed
 	rm -rf $(BUNDLE)
@@ -41,6 +41,11 @@ test-versions: .venv/.installed
 families: .venv/.installed
 	$(BIN)/pytest -q tests/model/families --families-table docs/families.md --families-table docs/checkpoints.md
 	$(BIN)/python -m tests.support.tasks_table
+
+# every model of tests/board/models.py through export, verification and its task beside transformers: an hour, in parts
+# that build/board.json keeps (BOARD="--part 3/10"); then BOARD="--write docs/families.md" renews the table there
+board: .venv/.installed
+	$(BIN)/python -m tests.board.board $(BOARD)
 
 # side by side with what else one would run, for which the machine must do nothing else. Makes every environment in PEERS
 # (20 GB). SMOLLM2, a bundle that takes an hour to make, is optional; BENCH=--quick only sees whether all of it runs.

@@ -1,0 +1,143 @@
+"""The models of the board: classes of transformers, and the configuration that makes each a tiny one.
+
+Heads are of odd sizes (5, 7 or 10 numbers) where the class allows it; decoders come from tests/support/decoder_configs.
+"""
+
+import dataclasses
+from typing import Any
+
+from tests.support.decoder_configs import DECODERS, GROUPED
+
+TEXT: dict[str, Any] = {
+    "vocab_size": 41,
+    "hidden_size": 15,
+    "num_attention_heads": 3,
+    "num_hidden_layers": 2,
+    "intermediate_size": 22,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+}
+EVEN = TEXT | {"hidden_size": 30}
+HEADS = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+FAMILIES: dict[str, dict[str, Any]] = {
+    "Albert": TEXT | {"embedding_size": 8},
+    "Bert": TEXT,
+    "Camembert": TEXT | {"pad_token_id": 1, "type_vocab_size": 1},
+    "ConvBert": EVEN | {"embedding_size": 30, "num_attention_heads": 2},
+    "Data2VecText": TEXT | {"pad_token_id": 1, "type_vocab_size": 1},
+    "Deberta": TEXT,
+    "DebertaV2": TEXT | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8},
+    "DistilBert": {"vocab_size": 41, "dim": 15, "n_heads": 3, "n_layers": 2, "hidden_dim": 22}
+    | {"max_position_embeddings": 32, "pad_token_id": 0},
+    "Electra": TEXT | {"embedding_size": 8},
+    "Ernie": TEXT,
+    "Flaubert": {"vocab_size": 41, "emb_dim": 15, "n_heads": 3, "n_layers": 2, "max_position_embeddings": 32},
+    "MPNet": TEXT | {"pad_token_id": 1},
+    "MegatronBert": TEXT,
+    "MobileBert": TEXT
+    | {"hidden_size": 24, "embedding_size": 16, "intra_bottleneck_size": 16}
+    | {"num_attention_heads": 4, "num_feedforward_networks": 2},
+    "ModernBert": EVEN
+    | {"local_attention": 6, "bos_token_id": 1, "eos_token_id": 2}
+    | {"cls_token_id": 1, "sep_token_id": 2},
+    "NomicBert": EVEN,
+    "RemBert": TEXT | {"input_embedding_size": 8, "output_embedding_size": 9},
+    "RoFormer": EVEN | {"embedding_size": 30},
+    "Roberta": TEXT | {"pad_token_id": 1},
+    "SqueezeBert": TEXT | {"hidden_size": 16, "num_attention_heads": 4, "embedding_size": 16},
+    "XLMRoberta": TEXT | {"pad_token_id": 1, "type_vocab_size": 1},
+    "XLMRobertaXL": TEXT | {"pad_token_id": 1},
+}
+"""What the class's name begins with → options."""
+
+SEQ2SEQ: dict[str, Any] = {
+    "vocab_size": 37,
+    "d_model": 15,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "max_position_embeddings": 32,
+    **{f"{side}_attention_heads": 3 for side in ("encoder", "decoder")},
+    **{f"{side}_ffn_dim": 22 for side in ("encoder", "decoder")},
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+}
+T5: dict[str, Any] = {"vocab_size": 41, "d_model": 20, "d_kv": 7, "d_ff": 28, "num_layers": 2, "num_heads": 3}
+IMAGE: dict[str, Any] = {
+    "hidden_size": 15,
+    "num_attention_heads": 3,
+    "num_hidden_layers": 2,
+    "intermediate_size": 22,
+    "image_size": 8,
+    "patch_size": 4,
+    "num_channels": 3,
+}
+NO_PAD = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+OTHERS: list[tuple[str, dict[str, Any]]] = [
+    ("ViTModel", IMAGE),
+    ("ViTForImageClassification", IMAGE),
+    ("DeiTModel", IMAGE),
+    ("BeitModel", IMAGE),
+    ("SwinModel", {"image_size": 16, "patch_size": 2, "embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2]}),
+    ("CLIPModel", {"projection_dim": 8}),
+    ("BartForConditionalGeneration", SEQ2SEQ),
+    ("BartForConditionalGeneration", SEQ2SEQ | {"tie_word_embeddings": False}),
+    ("BlenderbotForConditionalGeneration", SEQ2SEQ),
+    ("BlenderbotSmallForConditionalGeneration", SEQ2SEQ),
+    ("MarianMTModel", SEQ2SEQ | {"decoder_start_token_id": 1}),
+    ("MBartForConditionalGeneration", SEQ2SEQ),
+    ("M2M100ForConditionalGeneration", SEQ2SEQ),
+    ("PegasusForConditionalGeneration", SEQ2SEQ | NO_PAD | {"decoder_start_token_id": 0}),
+    ("T5ForConditionalGeneration", T5 | {"decoder_start_token_id": 0}),
+    ("T5ForConditionalGeneration", T5 | {"decoder_start_token_id": 0, "feed_forward_proj": "gated-gelu"}),
+    ("MT5ForConditionalGeneration", T5 | {"decoder_start_token_id": 0, "feed_forward_proj": "gated-gelu"}),
+    ("UMT5ForConditionalGeneration", T5 | {"decoder_start_token_id": 0, "feed_forward_proj": "gated-gelu"}),
+    ("T5EncoderModel", T5),
+    ("LlamaForSequenceClassification", GROUPED | {"pad_token_id": 0}),
+    ("Qwen3ForSequenceClassification", GROUPED | {"pad_token_id": 0, "head_dim": 10}),
+    ("GPT2ForSequenceClassification", {"vocab_size": 41, "n_embd": 15, "n_head": 3, "n_layer": 2, "pad_token_id": 0}),
+    ("LlamaModel", GROUPED),
+    ("Qwen2Model", GROUPED),
+    ("Qwen3Model", GROUPED | {"head_dim": 10}),
+    (
+        "FalconForCausalLM",
+        {"vocab_size": 41, "hidden_size": 24, "num_attention_heads": 4, "num_hidden_layers": 2} | NO_PAD,
+    ),
+    ("CodeGenForCausalLM", {"vocab_size": 41, "n_embd": 32, "n_head": 4, "n_layer": 2, "rotary_dim": 4} | NO_PAD),
+    ("GPTBigCodeForCausalLM", {"vocab_size": 41, "n_embd": 15, "n_head": 3, "n_layer": 2} | NO_PAD),
+    (
+        "GPTNeoForCausalLM",
+        {"vocab_size": 41, "hidden_size": 15, "num_heads": 3, "num_layers": 2, "window_size": 4}
+        | NO_PAD
+        | {"attention_types": [[["global", "local"], 1]], "max_position_embeddings": 32},
+    ),
+    ("MptForCausalLM", {"vocab_size": 41, "d_model": 16, "n_heads": 4, "n_layers": 2, "max_seq_len": 32} | NO_PAD),
+    ("OlmoForCausalLM", GROUPED),
+    ("CohereForCausalLM", GROUPED | NO_PAD),
+    ("GlmForCausalLM", GROUPED | NO_PAD | {"head_dim": 10}),
+    ("MixtralForCausalLM", GROUPED | NO_PAD | {"num_local_experts": 2}),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One model of the board: its name, its class and the options of its configuration."""
+
+    name: str
+    cls: str
+    options: dict[str, Any]
+
+
+def entries() -> list[Entry]:
+    """List the board's models, always in one order."""
+    found = [
+        Entry(f"{prefix}{head}", prefix + head, options)
+        for prefix, options in FAMILIES.items()
+        for head in ("Model", *HEADS)
+    ]
+    plain = {"llama": GROUPED, "mistral": GROUPED, "qwen2": GROUPED, "qwen3": GROUPED | {"head_dim": 10}}
+    decoders = {name: options | {"model_type": name} for name, options in plain.items()} | DECODERS
+    found += [Entry(name, "AutoModelForCausalLM", options) for name, options in decoders.items()]
+    found += [Entry(f"{cls} {index}", cls, options) for index, (cls, options) in enumerate(OTHERS)]
+    return found
