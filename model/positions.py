@@ -76,7 +76,7 @@ class Rotary(nn.Module):
             frequency = self._dynamic_frequencies(position_ids_BS)
         if self.scaling is not None and self.scaling.kind == "longrope":
             # The longest row decides for all, as at Hugging Face.
-            far = position_ids_BS.max() >= self.scaling.original_max_positions
+            far = position_ids_BS.max() > self.scaling.original_max_positions - 1
             frequency = torch.where(far, self.far_frequency, frequency)
         angle_BSI = position_ids_BS[:, :, None].to(torch.float32) * frequency
         return angle_BSI.cos() * self.magnitude, angle_BSI.sin() * self.magnitude

@@ -387,7 +387,13 @@ MODELS: list[dict[str, Any]] = [
     {"kind": "decoder", "positions": "alibi", "norm_first": True, "parallel_blocks": True, "norm_bias": False},
     {"kind": "decoder", "positions": "none", "norm": "rms", "qk_norm": True, "activation": "swiglu"},
     {"kind": "decoder", "positions": "rotary", "rotary_scaling": scaled("longrope"), "norm_first": True}
-    | {"sliding_window": 3, "sliding_layers": (0, 2), "local_rotary_base": 100.0, "rotary_layers": (0, 1)}
+    | {
+        "sliding_window": 3,
+        "sliding_layers": (0, 2),
+        "local_rotary_base": 100.0,
+        "rotary_layers": (0, 1),
+        "num_decoder_layers": 3,
+    }
     | {"parallel_blocks": True, "parallel_norms": True, "residual_scale": 0.5},
     {"kind": "decoder", "positions": "none", "norm": "rms", "qk_norm": True, "qk_norm_span": "all"}
     | {"norm_first": True, "sandwich_norm": True, "input_norm": False, "embedding_scale": 3.0},
