@@ -65,4 +65,6 @@ def _longest(graph: Graph) -> int:
 def _has_no_table(graph: Graph) -> bool:
     """Whether positions are computed, so that nothing ends where a table of them would."""
     config = getattr(graph.model, "config", None)
-    return isinstance(config, TransformerConfig) and config.positions in ("rotary", "relative", "alibi", "none")
+    if not isinstance(config, TransformerConfig) or config.position_table:
+        return False
+    return config.positions in ("rotary", "relative", "alibi", "none")

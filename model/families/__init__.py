@@ -86,5 +86,8 @@ FAMILIES: dict[str, Convert] = {
     "xlm-roberta": convert_xlm_roberta,
 }
 
-POOLED = ("bert", "distilbert", "electra", "roberta", "xlm-roberta")
+POOLED = (
+    *("bert", "distilbert", "electra", "roberta", "xlm-roberta", "albert", "camembert", "data2vec-text", "mpnet"),
+    *("modernbert", "nomic_bert"),
+)
 """Families whose states are pooled as a folder of sentence-transformers says; of others, transformers' class is."""

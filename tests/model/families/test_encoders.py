@@ -515,6 +515,7 @@ EXPORTED = {
     33: True,
     35: False,
     42: True,
+    46: True,
     51: True,
     57: False,
     65: False,
