@@ -54,7 +54,7 @@ def told(stages: list[str]) -> Any:
 @pytest.mark.parametrize(
     ("cls", "options", "because"),
     [
-        ("BertForQuestionAnswering", {}, "architectures ['BertForQuestionAnswering'] is not supported"),
+        ("BertForNextSentencePrediction", {}, "architectures ['BertForNextSentencePrediction'] is not supported"),
         ("LlamaForSequenceClassification", {"pad_token_id": 0}, "architectures ['LlamaForSequenceClassification'] is"),
         ("AlbertModel", {"num_hidden_groups": 2, "embedding_size": 8}, "num_hidden_groups = 2 is not supported"),
         ("BertModel", {"hidden_act": "relu6"}, "unknown activation 'relu6'"),
@@ -91,7 +91,7 @@ def rewritten(folder: Path, **change: Any) -> Path:
 
 
 def test_where_neither_way_is_one_both_reasons_are_told(tmp_path: Path) -> None:
-    folder = rewritten(save(tmp_path, "BertForQuestionAnswering"), architectures=["BertForNothing"])
+    folder = rewritten(save(tmp_path, "BertForNextSentencePrediction"), architectures=["BertForNothing"])
     with pytest.raises(ConfigError) as caught:
         read_model(folder)
     first, _, second = str(caught.value).partition("; and transformers does not help: ")
@@ -100,7 +100,7 @@ def test_where_neither_way_is_one_both_reasons_are_told(tmp_path: Path) -> None:
 
 
 def test_a_configuration_of_the_users_own_is_for_the_native_model(tmp_path: Path) -> None:
-    folder = save(tmp_path, "BertForQuestionAnswering")
+    folder = save(tmp_path, "BertForNextSentencePrediction")
     with pytest.raises(NotNativeError):
         read_model(folder / "model.safetensors", options={"config": folder / "config.json"})
 

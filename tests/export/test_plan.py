@@ -60,9 +60,9 @@ def test_nothing_is_run_of_what_transformers_reads(tmp_path: Path, monkeypatch: 
     plan = plan_export(save(tmp_path / "a", "MegatronBertModel"))
     assert (plan.way, plan.because) == ("transformers", "megatron-bert is not a native family")
     assert plan.architecture == "MegatronBertModel"
-    plan = plan_export(save(tmp_path / "b", "BertForQuestionAnswering"))
+    plan = plan_export(save(tmp_path / "b", "BertForNextSentencePrediction"))
     assert plan.way == "transformers"
-    assert "architectures ['BertForQuestionAnswering'] is not supported" in plan.because
+    assert "architectures ['BertForNextSentencePrediction'] is not supported" in plan.because
     assert (plan.tasks, plan.parameters, plan.sizes) == (("run",), None, {})
 
 
@@ -76,7 +76,7 @@ def test_what_cannot_be_exported_is_refused_now(tmp_path: Path) -> None:
         plan_export(tmp_path, precisions=["int2"])
     with pytest.raises(CheckpointError):
         plan_export(tmp_path / "missing")
-    folder = save(tmp_path / "m", "BertForQuestionAnswering")
+    folder = save(tmp_path / "m", "BertForNextSentencePrediction")
     with pytest.raises(NotNativeError):
         plan_export(folder, config=folder / "config.json")
     values = json.loads((folder / "config.json").read_text()) | {"model_type": "x", "auto_map": {"AutoModel": "x.Y"}}
