@@ -220,7 +220,10 @@ def _descendants(
         "data2vec-text": ("Data2VecTextForMaskedLM", bert | {"type_vocab_size": 1}),
         "gemma": ("GemmaForCausalLM", llama | linear | {"head_dim": 8}),
         "gemma3_text": ("Gemma3ForCausalLM", llama | {"head_dim": 8, "sliding_window": 4, "sliding_window_pattern": 2}),
-        "gpt_neox": ("GPTNeoXForCausalLM", bert | ids | {"hidden_size": 16, "rotary_pct": 0.5, "rope_parameters": {"rope_theta": 30.0}}),
+        "gpt_neox": (
+            "GPTNeoXForCausalLM",
+            bert | ids | {"hidden_size": 16, "rotary_pct": 0.5, "rope_parameters": {"rope_theta": 30.0}},
+        ),
         "gptj": ("GPTJForCausalLM", {"vocab_size": 23, "n_embd": 12, "n_layer": 2, "n_head": 2, "rotary_dim": 4} | ids),
         "granite": ("GraniteForCausalLM", llama | {"residual_multiplier": 0.5, "logits_scaling": 2.0}),
         "m2m_100": ("M2M100ForConditionalGeneration", seq | {"decoder_start_token_id": 2}),
