@@ -28,8 +28,8 @@ SIZES |= {"intermediate_size": 16, "max_position_embeddings": 18}
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mpnet")
-    transformers.MPNetModel(transformers.MPNetConfig(**SIZES)).save_pretrained(folder)
+    folder = tmp_path_factory.mktemp("megatron-bert")
+    transformers.MegatronBertModel(transformers.MegatronBertConfig(**SIZES)).save_pretrained(folder)
     return folder
 
 
@@ -61,7 +61,7 @@ ODD: list[tuple[dict[str, Any], type[TfmError], str]] = [
     ({"num_attention_heads": "2"}, CheckpointError, "cannot read"),
     ({"hidden_size": None}, CheckpointError, "cannot read"),
     ({"architectures": [[]]}, ConfigError, "architectures must be a list of names"),
-    ({"architectures": "MPNetModel"}, ConfigError, "architectures must be a list of names"),
+    ({"architectures": "MegatronBertModel"}, ConfigError, "architectures must be a list of names"),
     ({"architectures": {"a": 1}}, ConfigError, "architectures must be a list of names"),
     ({"dtype": "float9"}, CheckpointError, "cannot read"),
     ({"id2label": [1]}, CheckpointError, "cannot read"),
@@ -83,7 +83,7 @@ def test_odd_sizes_are_refused(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "null", "{", '{"model_type": "mpnet", "model_type": "bert"}'])
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "null", "{", '{"model_type": "megatron-bert", "model_type": "bert"}'])
 def test_what_is_no_configuration_is_left_to_the_native_reader(saved: Path, tmp_path: Path, text: str) -> None:
     folder = edited(saved, tmp_path)
     (folder / "config.json").write_text(text)

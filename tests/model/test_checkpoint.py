@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from tfm.errors import CheckpointError, ConfigError, TfmError
+from tfm.errors import CheckpointError, ConfigError, NotNativeError, TfmError
 from tfm.model import Transformer, TransformerConfig, load_checkpoint, save_checkpoint
 
 SIZES: dict[str, Any] = {
@@ -340,7 +340,8 @@ def test_entry_that_is_no_named_tensor(
 def test_configuration_that_is_wrong(
     tmp_path: Path, content: dict[str, Any], change: dict[Any, Any], message: str
 ) -> None:
-    assert message in refused_content(tmp_path, content | {"config": content["config"] | change}, ConfigError)
+    kind = NotNativeError if "activation" in change else ConfigError
+    assert message in refused_content(tmp_path, content | {"config": content["config"] | change}, kind)
 
 
 def test_configuration_without_vocab_size(tmp_path: Path, content: dict[str, Any]) -> None:
@@ -413,7 +414,7 @@ def test_unknown_family(tmp_path: Path, content: dict[str, Any], family: object)
     torch.save(content["state_dict"], tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
     with pytest.raises(
-        CheckpointError, match=re.escape(f"config.json: model_type {family!r} is not supported; known: bart")
+        CheckpointError, match=re.escape(f"config.json: model_type {family!r} is not supported; known: albert, bart")
     ):
         load_checkpoint(tmp_path)
 

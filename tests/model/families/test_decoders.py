@@ -318,7 +318,8 @@ def test_the_graphs_of_the_others_are_verified(tmp_path: Path, name: str, pairs:
         (LLAMA, {"hidden_act": "tanh"}, ConfigError, "Llama with hidden_act = 'tanh' is not supported"),
         (LLAMA, {"rms_norm_eps": ...}, ConfigError, "a Llama configuration needs 'rms_norm_eps'"),
         (LLAMA, {"num_hidden_layers": 3}, CheckpointError, "lack decoder.layers.2.self_attn.q_proj.weight"),
-        (LLAMA, {"rope_scaling": {"type": "longrope"}}, ConfigError, "rotary scaling 'longrope' is not supported"),
+        (LLAMA, {"rope_scaling": {"type": "longrope"}}, ConfigError, "needs 'short_factor' in rope_scaling"),
+        (LLAMA, {"rope_scaling": {"type": "spiral"}}, ConfigError, "rotary scaling 'spiral' is not supported"),
         (
             LLAMA,
             {"rope_scaling": {"rope_type": "yarn"}},
