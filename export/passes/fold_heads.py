@@ -60,6 +60,10 @@ def _fold(graph: ir.Graph, node: ir.Node) -> str | None:
         ir.AttrInt64("q_num_heads", heads[0]),
         ir.AttrInt64("kv_num_heads", heads[1]),
     ]
+    # Who asks the split form how many rows or tokens there are asks the merged one. What makes a mask as large as the
+    # scores does: it would keep the Transpose alive, and depend on what is no argument of the op any more.
+    for split, source in zip(node.inputs, merged, strict=False):
+        _ask_merged(graph, split, source)
     # num_outputs=1: its present key and value are read by nobody, as was asked above.
     new = ir.Node("", "Attention", [*merged, *node.inputs[3:]], attributes, num_outputs=1, name=node.name)
     new.metadata_props.update(node.metadata_props)
@@ -82,6 +86,24 @@ def _reads_cache(node: ir.Node) -> bool:
     producer = None if key is None else key.producer()
     sources = [key] if producer is None else producer.inputs[:1] if producer.op_type == "TensorScatter" else []
     return any(value is not None and value.is_graph_input() for value in sources)
+
+
+def _ask_merged(graph: ir.Graph, split: ir.Value | None, merged: ir.Value) -> None:
+    """Let each Shape that reads one length of a (B, N, S, H) value read it off the (B, S, N·H) one."""
+    places = {(0, 1): (0, 1), (2, 3): (1, 2)}  # B and S
+    for node in list(split.consumers()) if split is not None else ():
+        if node.op_type != "Shape" or "start" not in node.attributes or "end" not in node.attributes:
+            continue
+        place = places.get((node.attributes["start"].as_int(), node.attributes["end"].as_int()))
+        if place is None:
+            continue
+        attributes = [ir.AttrInt64("start", place[0]), ir.AttrInt64("end", place[1])]
+        new = ir.Node("", "Shape", [merged], attributes, num_outputs=1, name=node.name)
+        new.metadata_props.update(node.metadata_props)
+        old = node.outputs[0]
+        new.outputs[0].name, new.outputs[0].type, new.outputs[0].shape = old.name, old.type, old.shape
+        graph.insert_before(node, new)
+        ir.convenience.replace_all_uses_with(old, new.outputs[0])
 
 
 def _before_split(value: ir.Value | None) -> ir.Value | None:

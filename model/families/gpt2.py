@@ -1,5 +1,6 @@
 """GPT-2 (Radford et al. 2019) as Hugging Face writes it."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,19 @@ from ..fields import Fields
 from .common import Weights, check_options, read_task, rename, strip_prefix
 from .tokens import read_tokens
 
+CONSTANTS = (".attn.bias", ".attn.masked_bias")
+"""What old versions saved, though it is no weight."""
+
 _SUPPORTED: dict[str, list[Any]] = {"add_cross_attention": [False], "scale_attn_by_inverse_layer_idx": [False]}
 
-_NAMES = {
+NAMES = {
     "wte": "decoder.embedding.token",
     "wpe.weight": "decoder.embedding.position",
     "ln_f": "decoder.norm",
     "lm_head": "decoder.head",
 }
 
-_LAYER_NAMES = {
+LAYER_NAMES = {
     "h.*.ln_1": "self_attn_residual.norm",
     "h.*.attn.c_attn": "self_attn.in_proj",
     "h.*.attn.c_proj": "self_attn.out_proj",
@@ -36,8 +40,23 @@ def convert_gpt2(folder: Path, values: Fields, weights: Weights) -> tuple[Transf
     del folder
     values = values.of("GPT2")
     check_options(values, _SUPPORTED)
-    read_task(values, "GPT2", ("LMHeadModel", "Model"))
-    config = TransformerConfig(
+    config = read_gpt2_like(values, ("LMHeadModel", "Model"))
+    weights = {name: tensor for name, tensor in weights.items() if not name.endswith(CONSTANTS)}
+    # GPT-2's Conv1D has (inputs, outputs), a linear layer (outputs, inputs).
+    weights = {name: w.T.contiguous() if _is_transposed(name, w) else w for name, w in weights.items()}
+    return config, rename(strip_prefix(weights, "transformer."), NAMES, LAYER_NAMES, "decoder.layers")
+
+
+def read_gpt2_like(values: Fields, classes: Collection[str], **options: Any) -> TransformerConfig:
+    """Read the configuration of a pre-norm decoder with learned positions.
+
+    Args:
+        values: The fields of config.json; the name of their form is what its class names begin with, e.g. "GPT2".
+        classes: What they end with.
+        **options: Further fields of `TransformerConfig`.
+    """
+    read_task(values, values.form, classes)
+    return TransformerConfig(
         kind="decoder",
         vocab_size=values.vocabulary(),
         d_model=values.size("n_embd"),
@@ -55,12 +74,8 @@ def convert_gpt2(folder: Path, values: Fields, weights: Weights) -> tuple[Transf
         tie_embeddings=values.flag("tie_word_embeddings", True),
         head_bias=False,
         **read_tokens(values),
+        **options,
     )
-    masks = (".attn.bias", ".attn.masked_bias")  # constants that old versions saved
-    weights = {name: tensor for name, tensor in weights.items() if not name.endswith(masks)}
-    # GPT-2's Conv1D has (inputs, outputs), a linear layer (outputs, inputs).
-    weights = {name: w.T.contiguous() if _is_transposed(name, w) else w for name, w in weights.items()}
-    return config, rename(strip_prefix(weights, "transformer."), _NAMES, _LAYER_NAMES, "decoder.layers")
 
 
 def _is_transposed(name: str, weight: Tensor) -> bool:

@@ -21,12 +21,29 @@ _LAYER_NAMES = {
 }
 
 
+_CONSTANTS = (".attn.bias", ".attn.masked_bias", ".attn.embed_positions", ".attn.causal_mask")
+"""What old versions saved, though it is no weight."""
+
+
 def convert_gptj(folder: Path, values: Fields, weights: Weights) -> tuple[TransformerConfig, Weights]:
     """Map a GPTJForCausalLM."""
-    values = values.of("GPTJ")
+    config = read_gptj_like(values.of("GPTJ"))
+    weights = strip_prefix(drop_constants(weights), "transformer.")
+    for layer in range(config.num_decoder_layers):
+        place = f"h.{layer}.attn"
+        # Neighbors turn together, where ours turns an entry with one half a head away.
+        for name in (f"{place}.{part}_proj.weight" for part in "qk"):
+            if name in weights:
+                weights[name] = halves(folder, name, weights[name], config.nhead, config.rotary_dim)
+        pack(folder, weights, [f"{place}.{part}_proj" for part in "qkv"], place, bias=False)
+    return config, rename_gptj_like(weights)
+
+
+def read_gptj_like(values: Fields, rotary_dim: int | None = None) -> TransformerConfig:
+    """Read the configuration of GPT-J or one of its kind; `rotary_dim` is for where it does not say how much turns."""
     check_options(values, {})
-    read_task(values, "GPTJ", ("ForCausalLM", "Model"))
-    config = TransformerConfig(
+    read_task(values, values.form, ("ForCausalLM", "Model"))
+    return TransformerConfig(
         kind="decoder",
         vocab_size=values.vocabulary(),
         d_model=values.size("n_embd"),
@@ -41,22 +58,20 @@ def convert_gptj(folder: Path, values: Fields, weights: Weights) -> tuple[Transf
         qkv_bias=False,
         out_bias=False,
         positions="rotary",
-        rotary_dim=values.optional_size("rotary_dim"),
+        rotary_dim=values.optional_size("rotary_dim") or rotary_dim,
         max_positions=values.size("n_positions"),
         scale_embeddings=False,
         tie_embeddings=values.flag("tie_word_embeddings"),
         head_bias=True,
         **read_tokens(values),
     )
-    # What old versions saved, though it is no weight.
-    constants = (".attn.bias", ".attn.masked_bias", ".attn.embed_positions")
-    weights = {name: weight for name, weight in weights.items() if not name.endswith(constants)}
-    weights = strip_prefix(weights, "transformer.")
-    for layer in range(config.num_decoder_layers):
-        place = f"h.{layer}.attn"
-        # Neighbors turn together, where ours turns an entry with one half a head away.
-        for name in (f"{place}.{part}_proj.weight" for part in "qk"):
-            if name in weights:
-                weights[name] = halves(folder, name, weights[name], config.nhead, config.rotary_dim)
-        pack(folder, weights, [f"{place}.{part}_proj" for part in "qkv"], place, bias=False)
-    return config, rename(weights, _NAMES, _LAYER_NAMES, "decoder.layers")
+
+
+def drop_constants(weights: Weights) -> Weights:
+    """Leave out what is no weight."""
+    return {name: weight for name, weight in weights.items() if not name.endswith(_CONSTANTS)}
+
+
+def rename_gptj_like(weights: Weights) -> Weights:
+    """Give the weights our names."""
+    return rename(weights, _NAMES, _LAYER_NAMES, "decoder.layers")

@@ -21,7 +21,9 @@ _MOST_FACTOR = 1e6
 """Of a scaling: how many times longer, or any other of its factors."""
 
 
-def read_rotary(values: Fields, *, head_size: int | None = None, share: float = 1.0) -> dict[str, Any]:
+def read_rotary(
+    values: Fields, *, head_size: int | None = None, share: float = 1.0, base: float = 10000.0
+) -> dict[str, Any]:
     """Read rotary positions from `rope_parameters`, or from the older `rope_theta` and `rope_scaling`.
 
     Where a dynamic or yarn scaling stretches the trained length, the stretched one is the longest sequence, unless
@@ -31,6 +33,7 @@ def read_rotary(values: Fields, *, head_size: int | None = None, share: float = 
         values: The fields of config.json, max_position_embeddings among them.
         head_size: Size of a head of which a part may turn; None: all of it does.
         share: That part, where config.json does not tell it.
+        base: Base of the angles, where config.json does not tell it.
 
     Returns:
         Fields of `TransformerConfig`: positions, max_positions, rotary_base, rotary_dim and rotary_scaling.
@@ -41,8 +44,8 @@ def read_rotary(values: Fields, *, head_size: int | None = None, share: float = 
     longest = values.size("max_position_embeddings")
     # Newer configurations have it in `rope_parameters`, older ones beside `rope_scaling`.
     given, older = (each.optional_number("rope_theta") for each in (parameters, values))
-    base = older if given is None else given
-    fields = {"positions": "rotary", "max_positions": longest, "rotary_base": 10000.0 if base is None else base}
+    told = older if given is None else given
+    fields = {"positions": "rotary", "max_positions": longest, "rotary_base": base if told is None else told}
     if head_size is not None:
         fields["rotary_dim"] = int(head_size * _share(parameters, values, share))
     key = "rope_type" if "rope_type" in parameters.values else "type"

@@ -259,6 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", help="one of so many parts, 3/10")
     parser.add_argument("--today", action="store_true", help="begin elsewhere every day")
     parser.add_argument("--only", help="those whose names have this in them")
+    parser.add_argument("--missing", action="store_true", help="those of which nothing is kept yet")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="after which no further model is begun")
     parser.add_argument("--kept", type=Path, default=Path("build/board.json"), help="where what was found is kept")
     parser.add_argument("--write", type=Path, action="append", default=[], help="file whose table is renewed; no run")
@@ -275,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start, wrong = time.perf_counter(), 0
     day = datetime.date.today().toordinal() if options.today else None
     for entry in chosen(options.part, day):
-        if options.only and options.only not in entry.name:
+        if (options.only and options.only not in entry.name) or (options.missing and entry.name in kept):
             continue
         if time.perf_counter() - start > options.seconds:
             break

@@ -44,11 +44,18 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "RemBert": TEXT | {"input_embedding_size": 8, "output_embedding_size": 9},
     "RoFormer": EVEN | {"embedding_size": 30},
     "Roberta": TEXT | {"pad_token_id": 1},
-    "SqueezeBert": TEXT | {"hidden_size": 16, "num_attention_heads": 4, "embedding_size": 16},
+    "SqueezeBert": TEXT | {"hidden_size": 16, "num_attention_heads": 4, "embedding_size": 16, "intermediate_size": 24},
     "XLMRoberta": TEXT | {"pad_token_id": 1, "type_vocab_size": 1},
     "XLMRobertaXL": TEXT | {"pad_token_id": 1},
 }
 """What the class's name begins with → options."""
+
+NAMED = {
+    "FlaubertForMaskedLM": "FlaubertWithLMHeadModel",
+    "FlaubertForQuestionAnswering": "FlaubertForQuestionAnsweringSimple",
+    "NomicBertForQuestionAnswering": None,
+}
+"""Classes that are called otherwise; None: there is none."""
 
 SEQ2SEQ: dict[str, Any] = {
     "vocab_size": 37,
@@ -100,22 +107,6 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("LlamaModel", GROUPED),
     ("Qwen2Model", GROUPED),
     ("Qwen3Model", GROUPED | {"head_dim": 10}),
-    (
-        "FalconForCausalLM",
-        {"vocab_size": 41, "hidden_size": 24, "num_attention_heads": 4, "num_hidden_layers": 2} | NO_PAD,
-    ),
-    ("CodeGenForCausalLM", {"vocab_size": 41, "n_embd": 32, "n_head": 4, "n_layer": 2, "rotary_dim": 4} | NO_PAD),
-    ("GPTBigCodeForCausalLM", {"vocab_size": 41, "n_embd": 15, "n_head": 3, "n_layer": 2} | NO_PAD),
-    (
-        "GPTNeoForCausalLM",
-        {"vocab_size": 41, "hidden_size": 15, "num_heads": 3, "num_layers": 2, "window_size": 4}
-        | NO_PAD
-        | {"attention_types": [[["global", "local"], 1]], "max_position_embeddings": 32},
-    ),
-    ("MptForCausalLM", {"vocab_size": 41, "d_model": 16, "n_heads": 4, "n_layers": 2, "max_seq_len": 32} | NO_PAD),
-    ("OlmoForCausalLM", GROUPED),
-    ("CohereForCausalLM", GROUPED | NO_PAD),
-    ("GlmForCausalLM", GROUPED | NO_PAD | {"head_dim": 10}),
     ("MixtralForCausalLM", GROUPED | NO_PAD | {"num_local_experts": 2}),
 ]
 
@@ -131,10 +122,11 @@ class Entry:
 
 def entries() -> list[Entry]:
     """List the board's models, always in one order."""
+    classes = [(prefix + head, options) for prefix, options in FAMILIES.items() for head in ("Model", *HEADS)]
     found = [
-        Entry(f"{prefix}{head}", prefix + head, options)
-        for prefix, options in FAMILIES.items()
-        for head in ("Model", *HEADS)
+        Entry(name, NAMED.get(name, name) or name, options)
+        for name, options in classes
+        if NAMED.get(name, name) is not None
     ]
     plain = {"llama": GROUPED, "mistral": GROUPED, "qwen2": GROUPED, "qwen3": GROUPED | {"head_dim": 10}}
     decoders = {name: options | {"model_type": name} for name, options in plain.items()} | DECODERS

@@ -83,7 +83,9 @@ def test_odd_sizes_are_refused(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "null", "{", '{"model_type": "megatron-bert", "model_type": "bert"}'])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "[]", "null", "{", '{"model_type": "megatron-bert", "model_type": "bert"}']
+)
 def test_what_is_no_configuration_is_left_to_the_native_reader(saved: Path, tmp_path: Path, text: str) -> None:
     folder = edited(saved, tmp_path)
     (folder / "config.json").write_text(text)

@@ -14,11 +14,8 @@ from tfm.export.generic.graph import GenericGraph
 from tfm.export.verify.fidelity import _cosines
 from tfm.export.verify.samples import cases
 
-DAILY = {"an unused pooler", "several outputs", "a scalar"}
+DAILY = {"an unused pooler", "several outputs", "a scalar", "masked by a boolean"}
 """What was refused before; the others are for `make test-slow`."""
-
-KNOWN = {"masked by a boolean": "Shape also depends on 'transpose', which is none of its arguments"}
-"""Refused still, and for what."""
 
 
 @pytest.mark.parametrize(
@@ -30,12 +27,12 @@ def test_right_and_passes(tmp_path: Path, name: str) -> None:
     ir.save(to_onnx(graph), tmp_path / "model.onnx")
     report = verify(graph, tmp_path / "model.onnx", cases(graph))
     faults = [part.fault for part in (*report.ops, *report.outputs) if not part.passed]
-    assert faults == ([KNOWN[name]] if name in KNOWN else [])
-    assert report.passed is (name not in KNOWN)
+    assert not faults
+    assert report.passed
 
 
 def test_there_are_enough() -> None:
-    assert len(MODELS) - len(KNOWN) >= 40
+    assert len(MODELS) >= 40
 
 
 @pytest.mark.parametrize(

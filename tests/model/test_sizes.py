@@ -48,8 +48,9 @@ DEPTHS = {
     "bart": "encoder_layers", "distilbert": "n_layers", "gpt2": "n_layer", "t5": "num_layers",
     "marian": "decoder_layers", "own": "num_encoder_layers", "own in .pt": "num_decoder_layers",
     "params": "n_layers", "litgpt": "n_layer", "nanogpt": "n_layer", "torch.nn": "num_encoder_layers",
-    "gguf": "block_count", "gptj": "n_layer", "mt5": "num_layers",
+    "gguf": "block_count", "gptj": "n_layer", "mt5": "num_layers", "codegen": "n_layer", "gpt_bigcode": "n_layer",
     "m2m_100": "encoder_layers", "mbart": "decoder_layers", "pegasus": "encoder_layers",
+    "blenderbot": "decoder_layers", "gpt_neo": "num_layers", "mpt": "n_layers",
 }  # fmt: skip
 
 
@@ -64,7 +65,17 @@ def test_depths_are_those_of_the_weights(formats: dict[str, odd_configs.Format],
 
 
 WIDTHS = ["hidden_size", "d_model", "n_embd", "dim", "vocab_size", "intermediate_size", "d_ff", "encoder_ffn_dim"]
-WIDTHS += ["ffn_dim", "num_attention_heads", "n_head", "n_heads", "nhead", "head_dim", "d_kv", "dim_feedforward"]
+WIDTHS += [
+    "ffn_dim",
+    "ffn_hidden_size",
+    "num_attention_heads",
+    "n_head",
+    "n_heads",
+    "nhead",
+    "head_dim",
+    "d_kv",
+    "dim_feedforward",
+]
 
 
 @pytest.mark.parametrize("size", [2**24, 2**63])
@@ -74,7 +85,7 @@ def test_widths_are_those_of_the_weights(formats: dict[str, odd_configs.Format],
         for key in WIDTHS:
             # of some, the embedding says how many tokens there are; a Llama of two heads tells none of their size
             unread = key == "vocab_size" and name in ("params", "litgpt", "vit", "nanogpt")
-            unread |= key == "intermediate_size" and name == "opt"  # whose name for it is ffn_dim
+            unread |= key == "intermediate_size" and name in ("opt", "falcon")  # whose names for it are others
             if isinstance(form.content, dict) and key in form.content and not unread:
                 refused(form, name, **{key: size})
                 read += 1

@@ -73,6 +73,49 @@ BLOOM = {
     "bos_token_id": 3,
     "eos_token_id": 7,
 }
+ARCEE = GROUPED | {"model_type": "arcee"}
+NEMOTRON = GROUPED | {"model_type": "nemotron", "hidden_size": 16, "intermediate_size": 13}
+OLMO = GROUPED | {"model_type": "olmo"}
+OLMO3 = GROUPED | {"model_type": "olmo3", "num_hidden_layers": 4, "sliding_window": 4}
+COHERE = GROUPED | {"model_type": "cohere", "logit_scale": 0.7}
+COHERE2 = GROUPED | {"model_type": "cohere2", "num_hidden_layers": 4, "sliding_window": 4, "logit_scale": 0.7}
+GLM = GROUPED | {"model_type": "glm", "head_dim": 12}
+GLM4 = GLM | {"model_type": "glm4"}
+HELIUM = GROUPED | {"model_type": "helium", "head_dim": 6}
+FALCON = BASE | {"model_type": "falcon"}
+BIGCODE = {
+    "model_type": "gpt_bigcode",
+    "vocab_size": 41,
+    "n_embd": 21,
+    "n_head": 3,
+    "n_layer": 2,
+    "n_positions": 24,
+    "eos_token_id": 7,
+    "bos_token_id": 3,
+}
+NEO = {
+    "model_type": "gpt_neo",
+    "vocab_size": 41,
+    "hidden_size": 21,
+    "num_heads": 3,
+    "num_layers": 2,
+    "max_position_embeddings": 24,
+    "window_size": 4,
+    "attention_types": [[["global", "local"], 1]],
+    "eos_token_id": 7,
+    "bos_token_id": 3,
+}
+CODEGEN = GPTJ | {"model_type": "codegen", "n_embd": 32, "n_head": 4}
+MPT = {
+    "model_type": "mpt",
+    "vocab_size": 41,
+    "d_model": 16,
+    "n_heads": 4,
+    "n_layers": 2,
+    "max_seq_len": 24,
+    "eos_token_id": 7,
+    "bos_token_id": 3,
+}
 
 DECODERS: dict[str, dict[str, Any]] = {
     "gemma": GEMMA,
@@ -143,5 +186,50 @@ DECODERS: dict[str, dict[str, Any]] = {
     },
     "bloom": BLOOM,
     "bloom, five heads, untied": BLOOM | {"n_head": 5, "hidden_size": 20, "tie_word_embeddings": False},
+    "arcee": ARCEE,
+    "arcee, tied, biases": ARCEE | {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
+    "nemotron": NEMOTRON,
+    "nemotron, biases, all of a head": NEMOTRON
+    | {"attention_bias": True, "mlp_bias": True, "rope_parameters": {"partial_rotary_factor": 1.0}}
+    | {"intermediate_size": 7},
+    "olmo": OLMO,
+    "olmo, tied, biases": OLMO | {"tie_word_embeddings": True, "attention_bias": True},
+    "olmo3": OLMO3,
+    "olmo3, none slides, far scaled": OLMO3
+    | {
+        "layer_types": ["full_attention"] * 4,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 700.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 90.0},
+        },
+    },
+    "olmo3, two slide": OLMO3
+    | {"num_hidden_layers": 3, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    "cohere": COHERE,
+    "cohere, untied, biases": COHERE | {"tie_word_embeddings": False, "attention_bias": True, "logit_scale": 1.5},
+    "cohere2": COHERE2,
+    "cohere2, none slides": COHERE2 | {"layer_types": ["full_attention"] * 4},
+    "glm": GLM,
+    "glm, no biases, tied": GLM | {"attention_bias": False, "tie_word_embeddings": True},
+    "glm4": GLM4,
+    "helium": HELIUM,
+    "helium, biases": HELIUM | {"attention_bias": True, "mlp_bias": True, "rope_parameters": {"rope_theta": 300.0}},
+    "falcon": FALCON,
+    "falcon, as many heads of keys, biases, untied": FALCON
+    | {"multi_query": False, "bias": True, "tie_word_embeddings": False},
+    "falcon, one after the other, narrow": FALCON | {"parallel_attn": False, "ffn_hidden_size": 13},
+    "falcon, in groups": FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon, in groups, one norm": FALCON
+    | {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1, "bias": True},
+    "gpt_bigcode": BIGCODE,
+    "gpt_bigcode, as many heads of keys": BIGCODE | {"multi_query": False, "n_inner": 13},
+    "gpt_neo": NEO,
+    "gpt_neo, all slide, untied": NEO
+    | {"attention_types": [[["local"], 2]], "tie_word_embeddings": False, "intermediate_size": 13},
+    "gpt_neo, none slides": NEO | {"attention_types": [[["global"], 1], [["global"], 1]]},
+    "codegen": CODEGEN,
+    "mpt": MPT,
+    "mpt, five heads, untied": MPT
+    | {"n_heads": 5, "d_model": 20, "tie_word_embeddings": False, "attn_config": {"softmax_scale": 0.4}},
 }
 """Name → what transformers' AutoConfig.for_model takes, its model_type among it."""

@@ -246,6 +246,36 @@ def _descendants(
         "smollm3": ("SmolLM3ForCausalLM", llama | {"use_sliding_window": True, "sliding_window": 4}),
         "stablelm": ("StableLmForCausalLM", llama | {"hidden_size": 32}),
         "starcoder2": ("Starcoder2ForCausalLM", llama | {"sliding_window": 5}),
+        "arcee": ("ArceeForCausalLM", llama),
+        "blenderbot": ("BlenderbotForConditionalGeneration", seq | {"decoder_start_token_id": 1}),
+        "cohere": ("CohereForCausalLM", llama),
+        "cohere2": ("Cohere2ForCausalLM", llama | {"sliding_window": 4}),
+        "falcon": ("FalconForCausalLM", bert | ids | {"new_decoder_architecture": True, "num_kv_heads": 1}),
+        "glm": ("GlmForCausalLM", llama | {"head_dim": 8}),
+        "glm4": ("Glm4ForCausalLM", llama | {"head_dim": 8}),
+        "gpt_neo": (
+            "GPTNeoForCausalLM",
+            {"vocab_size": 23, "hidden_size": 12, "num_layers": 2, "num_heads": 2, "max_position_embeddings": 18}
+            | ids
+            | {"attention_types": [[["global", "local"], 1]], "window_size": 4, "intermediate_size": 16},
+        ),
+        "helium": ("HeliumForCausalLM", llama | {"head_dim": 6}),
+        "mpt": (
+            "MptForCausalLM",
+            {"vocab_size": 23, "d_model": 12, "n_heads": 2, "n_layers": 2, "max_seq_len": 18} | ids,
+        ),
+        "nemotron": ("NemotronForCausalLM", llama | {"head_dim": 8}),
+        "olmo": ("OlmoForCausalLM", llama),
+        "olmo3": ("Olmo3ForCausalLM", llama | {"sliding_window": 4}),
+        **_of_gpt2(ids),
+    }
+
+
+def _of_gpt2(ids: dict[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:
+    sizes = {"vocab_size": 23, "n_embd": 12, "n_layer": 2, "n_head": 2, "n_positions": 18} | ids
+    return {
+        "codegen": ("CodeGenForCausalLM", sizes | {"n_embd": 16, "rotary_dim": 4}),
+        "gpt_bigcode": ("GPTBigCodeForCausalLM", sizes),
     }
 
 
