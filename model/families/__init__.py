@@ -11,7 +11,6 @@ from .albert import convert_albert
 from .arcee import convert_arcee
 from .bart import convert_bart
 from .bert import convert_bert
-from .blenderbot import convert_blenderbot
 from .bloom import convert_bloom
 from .codegen import convert_codegen
 from .cohere import convert_cohere, convert_cohere2
@@ -63,7 +62,6 @@ FAMILIES: dict[str, Convert] = {
     "arcee": convert_arcee,
     "bart": convert_bart,
     "bert": convert_bert,
-    "blenderbot": convert_blenderbot,
     "bloom": convert_bloom,
     "camembert": convert_camembert,
     "codegen": convert_codegen,

@@ -50,7 +50,7 @@ DEPTHS = {
     "params": "n_layers", "litgpt": "n_layer", "nanogpt": "n_layer", "torch.nn": "num_encoder_layers",
     "gguf": "block_count", "gptj": "n_layer", "mt5": "num_layers", "codegen": "n_layer", "gpt_bigcode": "n_layer",
     "m2m_100": "encoder_layers", "mbart": "decoder_layers", "pegasus": "encoder_layers",
-    "blenderbot": "decoder_layers", "gpt_neo": "num_layers", "mpt": "n_layers",
+    "gpt_neo": "num_layers", "mpt": "n_layers",
 }  # fmt: skip
 
 

@@ -247,7 +247,6 @@ def _descendants(
         "stablelm": ("StableLmForCausalLM", llama | {"hidden_size": 32}),
         "starcoder2": ("Starcoder2ForCausalLM", llama | {"sliding_window": 5}),
         "arcee": ("ArceeForCausalLM", llama),
-        "blenderbot": ("BlenderbotForConditionalGeneration", seq | {"decoder_start_token_id": 1}),
         "cohere": ("CohereForCausalLM", llama),
         "cohere2": ("Cohere2ForCausalLM", llama | {"sliding_window": 4}),
         "falcon": ("FalconForCausalLM", bert | ids | {"new_decoder_architecture": True, "num_kv_heads": 1}),
@@ -664,12 +663,16 @@ def _run_child(command: list[str], numbers: list[int], figures: ErrorStats) -> i
         assert process.stdout is not None
         process.stdin.write(json.dumps(numbers).encode())
         process.stdin.close()
-        done = 0
+        done, begun = 0, False
         while done < len(numbers):
             line = _line(process.stdout, PATIENCE * SECONDS if done else 600.0)
             told = json.loads(line) if line else {}
             if told.get("ready"):
+                begun = True
                 continue
+            # It would be begun anew for each case, and each would count as one that ends it.
+            if not begun:
+                raise RuntimeError(f"the child ends before its first case: {' '.join(command)}")
             done += 1
             figures.cases += 1
             if not told:

@@ -67,7 +67,6 @@ MT5 = T5 | {"model_type": "mt5", "feed_forward_proj": "gated-gelu"}
 MBART = BART | {"model_type": "mbart"}
 PEGASUS = BART | {"model_type": "pegasus", "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
 M2M = BART | {"model_type": "m2m_100"}
-BLENDERBOT = BART | {"model_type": "blenderbot", "pad_token_id": 0, "bos_token_id": 1, "decoder_start_token_id": 1}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "t5 1.0": T5,
@@ -94,9 +93,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "m2m_100": M2M,
     "m2m_100, unscaled, odd size, gelu": M2M
     | {"scale_embedding": False, "d_model": 15, "activation_function": "gelu", "encoder_layers": 1},
-    "blenderbot": BLENDERBOT,
-    "blenderbot, scaled, untied, odd size": BLENDERBOT
-    | {"scale_embedding": True, "d_model": 15, "tie_word_embeddings": False, "encoder_layers": 1},
 }
 
 EXPORTED = ["t5 1.1, untied", "bart", "marian", "m2m_100"]
@@ -116,7 +112,6 @@ def theirs(values: dict[str, Any]) -> nn.Module:
             "mbart": "MBartForConditionalGeneration",
             "pegasus": "PegasusForConditionalGeneration",
             "m2m_100": "M2M100ForConditionalGeneration",
-            "blenderbot": "BlenderbotForConditionalGeneration",
         }
         values = dict(values)
         untie, family = values.pop("untie", False), values.pop("model_type")
