@@ -62,15 +62,12 @@ def convert_gpt_neo(folder: Path, values: Fields, weights: Weights) -> tuple[Tra
 
 def _windows(values: Fields, depth: int) -> dict[str, Any]:
     """Read which layers see a window only: attention_types is a list of [kinds, how many times]."""
+    told: Any = values.any("attention_types") if values.has("attention_types") else [[["global", "local"], depth // 2]]
+    if not isinstance(told, list) or not all(_is_entry(entry) for entry in told):
+        raise values.error("attention_types", 'a list such as [[["global", "local"], 6]]')
     slides: list[bool] = []
-    for entry in (
-        values.any("attention_types") if values.has("attention_types") else [[["global", "local"], depth // 2]]
-    ):
-        if not _is_entry(entry):
-            raise values.error("attention_types", 'a list such as [[["global", "local"], 6]]')
-        slides += [kind == "local" for kind in entry[0]] * min(entry[1], depth)
-        if len(slides) > depth:
-            break
+    for kinds, times in told:
+        slides += [kind == "local" for kind in kinds] * min(times, depth)
     if len(slides) != depth:
         raise ConfigError(f"{values.source}: attention_types names {len(slides)} layers, but num_layers is {depth}")
     window = values.size("window_size", 256, most=MOST_TOKENS)
@@ -78,7 +75,7 @@ def _windows(values: Fields, depth: int) -> dict[str, Any]:
     return {"sliding_window": window, "sliding_layers": layers} if layers else {}
 
 
-def _is_entry(entry: object) -> bool:
+def _is_entry(entry: Any) -> bool:
     if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], list):
         return False
     return type(entry[1]) is int and entry[1] >= 0 and all(kind in ("global", "local") for kind in entry[0])
