@@ -40,7 +40,7 @@ READS = ("numpy max", "numpy dot", "torch sum", "ReduceMax")
 MEMORY = 1 << 29
 """Bytes of an array far larger than any cache here."""
 
-IN_PLACE = ("Reshape", "Squeeze", "Unsqueeze", "TensorScatter")
+IN_PLACE = ("Reshape", "Squeeze", "Unsqueeze")
 """Operators that read and write next to nothing of what they are given."""
 
 Peaks = dict[str, tuple[float, str]]
@@ -101,7 +101,7 @@ def weight_bytes(path: Path) -> dict[str, int]:
 
 def cache_bytes(manifest: Manifest, context: int) -> int:
     """Keys and values of so many tokens."""
-    sizes = {"batch": 1, "cache_length": context}
+    sizes = {"batch": 1, "past_sequence": context}
     total = 0
     for spec in manifest.signature["model"].inputs:
         if spec.name.startswith("past_key_values."):

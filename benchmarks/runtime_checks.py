@@ -27,16 +27,17 @@ ENCODER = Signature(
 DECODER = Signature(
     inputs=(
         TensorSpec(name="input_ids", dtype="int64", shape=ROWS, below=49152),
-        TensorSpec(name="cache_position", dtype="int64", shape=("batch",)),
-        TensorSpec(name="logits_position", dtype="int64", shape=("batch", "logits_length")),
+        TensorSpec(name="attention_mask", dtype="int64", shape=("batch", "total_sequence"), below=2),
+        TensorSpec(name="position_ids", dtype="int64", shape=ROWS, below=8192),
         *(
-            TensorSpec(name=f"past_key_values.{i}.{part}", dtype="float32", shape=("batch", 3, "cache_length", 64))
+            TensorSpec(name=f"past_key_values.{i}.{part}", dtype="float32", shape=("batch", 3, "past_sequence", 64))
             for i in range(30)
             for part in ("key", "value")
         ),
+        TensorSpec(name="num_logits_to_keep", dtype="int64", shape=(), default=0),
     ),
     outputs=(),
-    max_length={"cache_length": 8192},
+    max_length={"sequence": 8192},
 )
 
 
@@ -64,9 +65,9 @@ def main() -> None:
         feeds = {spec.name: np.ones(shape, np.int64) for spec in ENCODER.inputs}
         print(f"encoder, 3 inputs {shape[0]}×{shape[1]}: {median_us(ENCODER, feeds):.1f} µs")
     for batch in (1, 8):
-        caches = {spec.name: np.zeros((batch, 3, CAPACITY, 64), np.float32) for spec in DECODER.inputs[3:]}
-        feeds = {"input_ids": np.ones((batch, 1), np.int64), "cache_position": np.zeros(batch, np.int64), **caches}
-        feeds["logits_position"] = np.zeros((batch, 1), np.int64)
+        caches = {spec.name: np.zeros((batch, 3, CAPACITY, 64), np.float32) for spec in DECODER.inputs[3:-1]}
+        feeds = {name: np.ones((batch, 1), np.int64) for name in ("input_ids", "attention_mask", "position_ids")}
+        feeds |= {**caches, "num_logits_to_keep": np.array(1)}
         print(f"decoder, input_ids {batch}×1 and {len(caches)} caches: {median_us(DECODER, feeds):.1f} µs")
 
 

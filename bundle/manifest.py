@@ -53,12 +53,14 @@ class TensorSpec:
         shape: Fixed sizes, and names of dimensions; equal names are equal sizes. A sum of names, as
             "past_sequence + sequence", is the sum of their sizes.
         below: Values must be in [0, below); None: any.
+        default: What an input is where it is not given; None: it must be.
     """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
     below: int | None = None
+    default: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ class Signature:
     """What one graph takes and gives.
 
     Attributes:
-        inputs: Every input; all are required.
+        inputs: Every input; those without a default are required.
         outputs: Every output.
         max_length: Greatest size of a named dimension, or of a sum of them ("past_sequence + sequence").
     """
@@ -385,10 +387,12 @@ def _check_names(value: CheckedJson, names: Collection[str], cached: bool) -> No
     """Check that a transformer's graph takes ids or pixels, and what it needs beside a cache."""
     if not {"input_ids", "pixel_values"} & {*names}:
         raise BundleError(f"{value.path}: {value.place}.inputs has no input_ids; export the bundle again")
-    # Graphs of older versions lack them, and would fail far from here without saying why.
-    for name, older in (("cache_position", "caches that grow"), ("logits_position", "logits at every position")):
-        if cached and name not in names:
-            raise BundleError(f"{value.path}: {value.place} has {older}, as older versions made; export it again")
+    # Graphs of older versions lack these, and would fail far from here without saying why.
+    if cached and not ({"attention_mask", "decoder_attention_mask"} & {*names} and "num_logits_to_keep" in names):
+        raise BundleError(
+            f"{value.path}: {value.place} takes its cache in the form of older versions, not in Hugging Face's; export "
+            "it again"
+        )
 
 
 def _named(spec: TensorSpec) -> list[str]:
@@ -397,15 +401,32 @@ def _named(spec: TensorSpec) -> list[str]:
 
 
 def _check_decoder(value: CheckedJson, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
-    """Check what generating relies on: by which names caches are made, and how many ids there are."""
+    """Check what generating relies on: by which names caches and masks are made, and how many ids there are."""
     for spec, item in zip(inputs, value["inputs"].items(), strict=True):
         # The cross-attention's keys and values are the encoder's, whose length is the source's.
         own = spec.name.startswith("past_key_values.") and ".encoder." not in spec.name
-        if own and not {*_named(spec)} <= {"batch", "cache_length"}:
-            raise item["shape"].error("of sizes, batch and cache_length")
+        if own and not {*_named(spec)} <= {"batch", "past_sequence"}:
+            raise item["shape"].error("of sizes, batch and past_sequence")
+        _check_plain(spec, item)
     for spec, item in zip(outputs, value["outputs"].items(), strict=True):
         if spec.name == "logits" and not (spec.shape and isinstance(spec.shape[-1], int)):
             raise item["shape"].error("of a fixed size at its end, that of the vocabulary")
+
+
+def _check_plain(spec: TensorSpec, item: CheckedJson) -> None:
+    if spec.shape not in _PLAIN.get(spec.name, (spec.shape,)):
+        raise item["shape"].error(" or ".join(map(str, map(list, _PLAIN[spec.name]))))
+
+
+_ALL = (("batch", "total_sequence"), ("batch", "past_sequence + sequence"))
+_PLAIN: dict[str, tuple[tuple[str, ...], ...]] = {
+    "input_ids": (("batch", "sequence"),),
+    "position_ids": (("batch", "sequence"),),
+    "attention_mask": _ALL,
+    "decoder_attention_mask": _ALL,
+    "num_logits_to_keep": ((),),
+}
+"""Shapes of what a decoder is fed beside its caches."""
 
 
 def _is_sum(dim: str, dims: Collection[str]) -> bool:
@@ -420,7 +441,11 @@ def _tensor(value: CheckedJson) -> TensorSpec:
     # Only integers are compared with it, by their bits.
     if below is not None and "int" not in dtype:
         raise value["below"].error(f"absent for {dtype}")
-    return TensorSpec(name=value["name"].text(), dtype=dtype, shape=shape, below=below)
+    default = value["default"].integer(0) if "default" in value.fields() else None
+    # What may be left out is a number by itself.
+    if default is not None and (shape or "int" not in dtype):
+        raise value["default"].error("absent but for an integer without dimensions")
+    return TensorSpec(name=value["name"].text(), dtype=dtype, shape=shape, below=below, default=default)
 
 
 def _generation(value: CheckedJson, kind: str) -> Generation:

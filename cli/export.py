@@ -56,7 +56,7 @@ if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
 @click.option(
     "--recipe", type=click.Path(path_type=Path), help="Quantize as a recipe says (recipe_int8.json of a bundle)."
 )
-@click.option("--opset", type=int, help="ONNX opset [default: 24].")
+@click.option("--opset", type=int, help="ONNX opset [default: 23].")
 @click.option("--atol", type=click.FloatRange(min=0), help="Absolute tolerance of fp32 outputs [default: 1e-5].")
 @click.option(
     "--rtol", type=click.FloatRange(min=0), help="Tolerance relative to an output's largest value [default: 1e-5]."

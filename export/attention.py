@@ -16,14 +16,10 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from onnxscript import opset23 as op
-from onnxscript.values import Opset
 
 import tfm.model  # noqa: F401  (defines the op that torch has no function for)
 from tfm.errors import ExportError
 
-# The translations are of the lowest opset that can be asked for. Only caches need a later one, and
-# to_onnx refuses a decoder below it.
-_TensorScatter = Opset("", 24)["TensorScatter"]
 _LEAST = torch.finfo(torch.float32).min
 
 
@@ -97,23 +93,44 @@ def _rms_norm(x: Any, normalized_shape: Sequence[int], weight: Any = None, eps: 
     return op.RMSNormalization(x, weight, axis=-len(normalized_shape), epsilon=eps)
 
 
-def _write_cache(cache: Any, new: Any, cache_position: Any) -> Any:
-    """`tfm.model.attention.write_cache`, ONNX-24 TensorScatter."""
-    return _TensorScatter(cache, new, cache_position, axis=2)
+def _cached_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    past_key: Any,
+    past_value: Any,
+    mask: Any,
+    scale: float,
+    softcap: float,
+) -> Any:
+    """`tfm.model.attention.cached_attention`: what `UseGroupQueryAttention` reads, and writes otherwise."""
+    count, size = int(past_key.shape[1]), int(past_key.shape[3])
+    heads = {"q_num_heads": int(query.shape[2]) // size, "kv_num_heads": count}
+    arguments = query, key, value, mask, past_key, past_value
+    return op.Attention(*arguments, is_causal=1, scale=scale, softcap=softcap, **heads)[:3]
 
 
-def _rotate(x: Any, cos: Any, sin: Any) -> Any:
+def _last_tokens(x: Any, count: Any) -> Any:
+    """`tfm.model.attention.last_tokens`: from -count on, which of 0 is from the start on."""
+    one: Any = op.Constant(value_ints=[1])
+    end: Any = op.Constant(value_ints=[(1 << 63) - 1])
+    return op.Slice(x, op.Reshape(op.Neg(count), one), end, one)
+
+
+def _rotate(x: Any, cos: Any, sin: Any, nhead: int) -> Any:
     """`tfm.model.positions.rotate`, ONNX-23 RotaryEmbedding."""
     # cos is (B or 1, S, I) with I pairs, 2I of a head's H entries. 0 is the op's way to say "all of
     # them".
     size = 2 * cos.shape[-1]
-    return op.RotaryEmbedding(x, cos, sin, rotary_embedding_dim=0 if size == x.shape[-1] else size)
+    whole = size * nhead == x.shape[-1]
+    return op.RotaryEmbedding(x, cos, sin, num_heads=nhead, rotary_embedding_dim=0 if whole else size)
 
 
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.scaled_dot_product_attention.default: _scaled_dot_product_attention,
     torch.ops.tfm.softcapped_attention.default: _softcapped_attention,
-    torch.ops.tfm.write_cache.default: _write_cache,
+    torch.ops.tfm.cached_attention.default: _cached_attention,
+    torch.ops.tfm.last_tokens.default: _last_tokens,
     torch.ops.tfm.rotate.default: _rotate,
     torch.ops.aten.rms_norm.default: _rms_norm,
 }

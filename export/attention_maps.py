@@ -14,7 +14,7 @@ from tfm.report import AttentionMap
 from .graphs import EncoderGraph, Graph, SourceGraph
 from .verify.hooks import RecordedCall, watch
 from .verify.regions import Array, Region, cuts_of, find_regions
-from .verify.subgraphs import Subgraphs, open_nodes
+from .verify.subgraphs import Subgraphs, load_graph, open_nodes
 from .verify.verify import CPU
 
 _SENTENCE = "The animal did not cross the street because it was too tired."
@@ -38,7 +38,7 @@ def attention_maps(graph: Graph, path: Path, folder: Path) -> list[AttentionMap]
         (B, N, S, T).
     """
     tokens, case = _sample(graph, folder)
-    model = ir.load(path)
+    model = load_graph(path)
     regions = {op: region for op, region in find_regions(model).items() if OpId.parse(op).kind in (ATTENTION, SOFTMAX)}
     feeds = {value.name: tensor.numpy() for value, tensor in zip(graph.inputs, case, strict=True)}
     run = Subgraphs(model, cuts_of(regions), path.parent, [CPU]).start(feeds)
@@ -51,12 +51,15 @@ def attention_maps(graph: Graph, path: Path, folder: Path) -> list[AttentionMap]
         # Written by hand, its result is the weights already.
         if call.op.kind == SOFTMAX:
             eager, found = call.output.numpy(), run.take(str(call.op))[0]
-        elif call.attend is not None and call.inputs[0] is not None and call.inputs[0].dim() == 4:
+        elif call.attend is not None and call.inputs[0] is not None and call.inputs[0].dim() in (3, 4):
+            if call.inputs[0].dim() == 3 and not call.presents:
+                return
             eager = call.attend(_identity(call)).numpy()
             inside = run.take(f"{call.op} in")
             if region.inputs[1] is region.inputs[2]:  # one tensor is keys and values, and cannot be told apart
                 return
-            found = _attend(model, region, call, inside, path.parent)
+            look_at = _attend_over_cache if call.presents else _attend
+            found = look_at(model, region, call, inside, path.parent)
         else:
             return
         if eager.ndim == 4 and eager.shape == found.shape:
@@ -70,7 +73,8 @@ def attention_maps(graph: Graph, path: Path, folder: Path) -> list[AttentionMap]
 
 
 def _identity(call: RecordedCall) -> Tensor:
-    key = call.inputs[1]
+    # The sample has no past: a cache holds the new keys alone.
+    key = call.presents[0] if call.presents else call.inputs[1]
     assert key is not None
     batch, heads, length, _ = key.shape
     # (B, K, T, T): one row per key, so that softmax(…) · I is the weights themselves.
@@ -94,6 +98,24 @@ def _attend(model: ir.Model, region: Region, call: RecordedCall, inside: list[Ar
     result = open_nodes(model, region.nodes, arrays, [output], folder, [CPU]).run([output], arrays)[0]
     # (B, S, N·T) → (B, N, S, T); 4-D is that already.
     return result.reshape(batch, result.shape[1], -1, length).transpose(0, 2, 1, 3) if result.ndim == 3 else result
+
+
+def _attend_over_cache(model: ir.Model, region: Region, call: RecordedCall, inside: list[Array], folder: Path) -> Array:
+    """The same of an attention over an empty cache, which takes values of its own head size H: H rows at a time."""
+    arrays = {str(value.name): array for (_, value), array in zip(region.arguments, inside, strict=True)}
+    value = str(dict(region.arguments)["value"].name)
+    identity_BKTT = _identity(call).numpy()
+    batch, kv_heads, length, _ = identity_BKTT.shape
+    size = arrays[value].shape[-1] // kv_heads
+    output, parts = str(region.output.name), []
+    for start in range(0, length, size):
+        part_BKTH = np.zeros((batch, kv_heads, length, size), np.float32)
+        rows = identity_BKTT[..., start : start + size]
+        part_BKTH[..., : rows.shape[-1]] = rows
+        fed = arrays | {value: np.ascontiguousarray(part_BKTH.transpose(0, 2, 1, 3)).reshape(batch, length, -1)}
+        (y_BSD,) = open_nodes(model, region.nodes, fed, [output], folder, [CPU]).run([output], fed)
+        parts.append(y_BSD.reshape(batch, length, -1, size).transpose(0, 2, 1, 3))
+    return np.concatenate(parts, axis=-1)[..., :length]
 
 
 def _sample(graph: Graph, folder: Path) -> tuple[tuple[str, ...], list[Tensor]]:

@@ -32,6 +32,7 @@ from tfm.quantize import (
 from tfm.runtime import Encoder, Tokenizer, load
 
 from .certificate import NOT_JUDGED, certify, gates_of
+from .genai_config import write_genai_config
 from .golden import golden_cases, write_golden
 from .graphs import Graph
 from .latency import measure_latency
@@ -315,6 +316,7 @@ class _Export:
             draw_report(self.folder, self.subject, self.files, report.certificate)
         with self.stage("store golden outputs"):
             write_golden(self.folder, self.subject.graphs, self.files, self.tolerance)
+        write_genai_config(self.folder, self.subject.config, self.subject.family, self.subject.graphs, self.files)
         self._write_manifest(self.files, [gate.to_json() for gate in report.gates()])
 
     def _write_manifest(self, files: dict[str, dict[str, Path]], gates: list[dict[str, Any]]) -> None:

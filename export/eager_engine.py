@@ -147,9 +147,7 @@ class GreedyLoop:
             # Logits after each row's last token alone, (B, 1): of a prompt all others would be
             # thrown away.
             wanted_B1 = last_B[:, None]
-            logits_B1V, cache = self._step(
-                ids_BS, past=cache, cache_position_B=place_B, logits_position_BP=wanted_B1, **context
-            )
+            logits_B1V, cache = self._step(ids_BS, past=cache, cache_position_B=place_B, wanted=wanted_B1, **context)
             ids_BS = logits_B1V.argmax(-1)
             # Eager runs on the CPU and has nothing pending here: the token is there.
             stamps.append(perf_counter())

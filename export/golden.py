@@ -33,10 +33,10 @@ def golden_cases(graph: Graph, seed: int = 20) -> list[list[Tensor]]:
         Inputs of different shapes, each in the order of `graph.inputs`.
     """
     generator = torch.Generator().manual_seed(seed)
-    cached = any(value.name == "cache_position" for value in graph.inputs)
+    cached = any(value.name.startswith("past_key_values.") for value in graph.inputs)
     longest = min(graph.max_length.values(), default=8)
     made: dict[Any, list[Tensor]] = {}
-    for batch, length, past in [(2, 8, 0), (1, 1, 0), (2, 2, 3) if cached else (3, 5, 0)]:
+    for batch, length, past in [(2, 8, 0), (1, 1, 0), (2, 1, 3) if cached else (3, 5, 0)]:
         length = min(length, longest)
         case = _ragged(graph, generator, batch, length, min(past, longest - length))
         while (batch, length) != (1, 1) and _size(graph, case) > _MOST_BYTES:
@@ -81,16 +81,16 @@ def _record(graph: Graph, case: list[Tensor]) -> tuple[dict[str, Array], dict[st
 
 
 def _ragged(graph: Graph, generator: torch.Generator, batch: int, length: int, past: int) -> list[Tensor]:
-    """Make inputs of which, where there are several rows, some are padded, or have less in the cache."""
+    """Make inputs of which, where there are several rows, some are padded, or have a shorter past."""
     for _ in range(_TRIES):
         case = graph.sample(generator, batch, length, past)
         named = {value.name: x for value, x in zip(graph.inputs, case, strict=True)}
         # A batch without padding would not show a mask that is ignored; rows of one token have
-        # nothing to pad.
-        full = any(mask.all() for name, mask in named.items() if name.endswith("attention_mask")) and length > 1
-        # Likewise rows that have all read the same would hide a place that is shared.
-        level = past > 0 and bool((named["cache_position"] == past).all())
-        if batch == 1 or not (full or level):
+        # nothing to pad, nor have targets.
+        masks = [mask for name, mask in named.items() if name.endswith("attention_mask")]
+        may_be_full = "decoder_attention_mask" in named
+        full = any(mask.all() for mask in masks[may_be_full:]) and length + past > 1
+        if batch == 1 or not full:
             break
     return case
 

@@ -5,12 +5,11 @@
     encoder-decoder  encoder                ids → last hidden state, and the cross-attention's keys and values
                      decoder                ids, cache and those keys and values → logits and cache
 
-Names are Hugging Face's. A decoder's caches have a fixed length, as those of its `StaticCache`: where the new tokens go
-in each row, `cache_position` says, and a query sees the keys at its own and earlier places. So rows of any lengths go
-together, padded on the right, without a mask; and whoever gives the same memory for past and present has the cache
-grow in place. Logits are computed where `logits_position` wants them, of a prompt after its last token alone.
-Shapes: B batch, S new tokens, P positions with logits, T source tokens, C length of a cache, K key/value heads, H head
-size.
+Names and shapes are those that Hugging Face's exporters give. A decoder's mask tells of all tokens, past and new, which
+are real; so rows may be padded on either side, or have gaps. Its past is as long as what is read, or longer: then the
+new keys and values are written behind what is there, and whoever gives the same memory for past and present has the
+cache grow in place. How many logits are wanted is an input that others do not see, since it has a default.
+Shapes: B batch, S new tokens, T all tokens or source tokens, C length of a cache, K key/value heads, H head size.
 """
 
 import dataclasses
@@ -21,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from tfm.model import Transformer, TransformerConfig
+
+from .passes.use_group_query_attention import has_groups
 
 Shape = tuple[str | int, ...]
 
@@ -34,12 +35,14 @@ class Value:
         dtype: "int64" or "float32".
         shape: Names of the dynamic dimensions and sizes of the fixed ones.
         below: Exclusive upper bound of the ids in it; None where it holds no ids.
+        default: What an input is where it is not given; None where it must be.
     """
 
     name: str
     dtype: str
     shape: Shape
     below: int | None = None
+    default: int | None = None
 
 
 class Graph(nn.Module):
@@ -168,83 +171,121 @@ class DecoderGraph(Graph):
         # Hugging Face tells a decoder's own cache from the encoder's by these names.
         own = ".decoder" if self.cross else ""
         ids = _tokens(config, config.target_vocab_size)
+        # The other form of attention has no room in its cache: it makes a longer one each time.
+        self.has_room = has_groups(config.head_size)
+        total = "total_sequence" if self.has_room else "past_sequence + sequence"
+        mask = Value(
+            name="decoder_attention_mask" if self.cross else "attention_mask",
+            dtype="int64",
+            shape=("batch", total),
+            below=2,
+        )
+        # Targets have no gaps, and are never padded on the left: their places are their positions.
+        self.positions = not self.cross and config.positions in ("learned", "sinusoidal", "rotary")
+        positions = Value(name="position_ids", dtype="int64", shape=("batch", "sequence"), below=config.max_positions)
         source_mask = Value(name="encoder_attention_mask", dtype="int64", shape=("batch", "encoder_sequence"), below=2)
-        positions = Value(name="cache_position", dtype="int64", shape=("batch",), below=config.max_positions)
-        # No `below`: what bounds these is the number of new tokens, which is dynamic.
-        wanted = Value(name="logits_position", dtype="int64", shape=("batch", "logits_length"))
-        past = _cache(config, "decoder", "past_key_values.{}" + own, "cache_length")
+        past = _cache(config, "decoder", "past_key_values.{}" + own, "past_sequence")
         source = _cache(config, "cross", "past_key_values.{}.encoder", "encoder_sequence")
-        self.inputs = (ids, positions, wanted, *((source_mask, *past, *source) if self.cross else past))
+        keep = Value(name="num_logits_to_keep", dtype="int64", shape=(), default=0)
+        self.inputs = (
+            ids,
+            mask,
+            *((positions,) if self.positions else ()),
+            *((source_mask, *past, *source) if self.cross else past),
+            keep,
+        )
         # A model over vectors has no vocabulary to project to.
         logits = Value(name="logits", dtype="float32", shape=("batch", "logits_length", config.target_vocab_size))
         if config.reads_vectors:
             logits = Value(name="last_hidden_state", dtype="float32", shape=("batch", "logits_length", config.d_model))
-        self.outputs = (logits, *_cache(config, "decoder", "present.{}" + own, "cache_length"))
-        self.max_length = {"cache_length": config.max_positions}
+        self.outputs = (
+            logits,
+            *_cache(config, "decoder", "present.{}" + own, "present_sequence" if self.has_room else total),
+        )
+        self.max_length = {"sequence": config.max_positions}
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """(input_ids, cache_position, logits_position[, encoder_attention_mask], past…[, source…]) → (logits, …)."""
+        """(input_ids, mask[, position_ids][, encoder_attention_mask], past…[, source…], keep) → (logits, …)."""
         depth = self.model.config.num_decoder_layers
-        ids_BS, cache_position_B, logits_position_BP, *rest = tensors
+        ids_BS, mask_BT, *rest, keep = tensors
+        position_ids_BS = rest.pop(0) if self.positions else None
         # What is left are pairs of key and value: the decoder's own layers first, then the
         # source's.
         cross_mask_BT = rest.pop(0) if self.cross else None
         caches = _pair(rest)
         past, cross = caches[:depth], caches[depth:] or None
-        logits_BPV, presents = self.model.decoder(
+        logits_BSV, presents = self.model.decoder(
             ids_BS,
+            mask_BT,
             past=past,
             cross=cross,
             cross_mask_BT=cross_mask_BT,
-            cache_position_B=cache_position_B,
-            logits_position_BP=logits_position_BP,
+            position_ids_BS=position_ids_BS,
+            wanted=keep,
         )
-        return (logits_BPV, *_flatten(presents))
+        return (logits_BSV, *_flatten(presents))
 
     @torch.no_grad()
     def sample(self, generator: torch.Generator, batch: int, length: int, past: int = 0) -> list[Tensor]:
         """Make new ids, and the caches that eager itself computes for a random past and source.
 
-        The first row has all of the past, the others lose a random part of it: what they had there is left in the
-        cache, to be written over or not to be seen. Caches of several rows have room for one token more. Logits are
-        wanted after every new token, in an order of each row's own; of three rows or more once again after the first
-        of them, since as many may be wanted as one likes.
+        The first row is full; the others are padded on the left, and some of their tokens are not real. Caches of
+        several rows have room for the new tokens and one more, with numbers in it that are not to be seen. Of three
+        rows or more logits are wanted after half of the tokens, else after all.
         """
         config = self.model.config
         ids_BT = _random_tokens(config, config.target_vocab_size, generator, batch, past + length)
-        room = min(past + length + (batch > 1), config.max_positions)
-        cache = empty_cache(config, batch, room)
+        mask_BT = _gaps(generator, batch, past + length, config.has_encoder)
+        # As many as there are real tokens before; what is not real may be anywhere.
+        place_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
         cross, source_mask = None, []
         if self.cross:
             source_BT, *source_mask = _source_sample(config, generator, batch, max(length, 2))
             cross = self.model.decoder.project(self.model.encoder(source_BT, *source_mask))
+        past_mask_BT, past_place_BT = mask_BT[:, :past], place_BT[:, :past] if self.positions else None
         # Only the caches of this call are wanted, [1]; its logits belong to the past.
+        cache = empty_cache(config, batch, 0)
         if past:
-            start_B = torch.zeros(batch, dtype=torch.int64)
-            cache = self.model.decoder(
-                ids_BT[:, :past],
-                past=cache,
-                cross=cross,
-                cross_mask_BT=source_mask[0] if source_mask else None,
-                cache_position_B=start_B,
-            )[1]
-        # Other rows begin anywhere in what was read, and the first right behind it. What lies
-        # beyond a row's place stays in the cache, and must not be seen.
-        places_B = torch.randint(max(past, 1), (batch,), generator=generator)
-        places_B[0] = past
-        # The argsort of random numbers is a random order of the positions, of each row its own.
-        wanted_BP = torch.rand(batch, length, generator=generator).argsort(1)
-        if batch > 2:
-            wanted_BP = torch.cat([wanted_BP, wanted_BP[:, :1]], 1)
+            masks = past_mask_BT, cache, cross, source_mask[0] if source_mask else None, past_place_BT
+            cache = self.model.decoder(ids_BT[:, :past], *masks)[1]
+        if batch > 1 and self.has_room:
+            # With numbers in it that must not be seen.
+            cache = _with_room(generator, cache, length + 1)
+        keep = torch.tensor(length // 2 if batch > 2 else 0)
+        places = [place_BT[:, past:].contiguous()] if self.positions else []
         new_BS = ids_BT[:, past:].contiguous()
         # In the order of `inputs`.
-        return [new_BS, places_B, wanted_BP, *source_mask, *_flatten(cache), *_flatten(cross or [])]
+        return [new_BS, mask_BT, *places, *source_mask, *_flatten(cache), *_flatten(cross or []), keep]
+
+
+def _with_room(
+    generator: torch.Generator, caches: Sequence[tuple[Tensor, Tensor]], room: int
+) -> list[tuple[Tensor, Tensor]]:
+    def longer(cache_BKPH: Tensor) -> Tensor:
+        batch, heads, _, size = cache_BKPH.shape
+        return torch.cat([cache_BKPH, torch.randn(batch, heads, room, size, generator=generator)], 2)
+
+    return [(longer(key), longer(value)) for key, value in caches]
+
+
+def _gaps(generator: torch.Generator, batch: int, length: int, none: bool) -> Tensor:
+    """Draw which tokens are real, (B, T): all of the first row, of others from a place on most."""
+    mask_BT = torch.ones(batch, length, dtype=torch.int64)
+    if none or length == 1:
+        return mask_BT
+    start_B = torch.randint(length, (batch,), generator=generator)
+    real_BT = torch.rand(batch, length, generator=generator) < 0.8
+    real_BT &= torch.arange(length) >= start_B[:, None]
+    # A row has one token at least, which may be any.
+    real_BT[torch.arange(batch), start_B] = True
+    real_BT[0] = True
+    return real_BT.to(torch.int64)
 
 
 def empty_cache(config: TransformerConfig, batch: int, room: int) -> list[tuple[Tensor, Tensor]]:
     """Make each decoder layer's cache of zeros: keys and values (B, K, C, H), with C = room."""
     # (B, K, C, H); layers may differ in their numbers of heads. Keys and values share one tensor of
-    # zeros, which is safe as `write_cache` returns a copy.
+    # zeros, which is safe as nothing writes into it.
     empty = [torch.zeros(batch, config.kv_heads_of(n), room, config.head_size) for n in config.layer_heads("decoder")]
     return list(zip(empty, empty, strict=True))
 

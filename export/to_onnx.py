@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 import torch
@@ -18,15 +19,18 @@ from tfm.model import TransformerConfig
 from .attention import TRANSLATIONS
 from .fast_path import no_fast_path
 from .graphs import Graph
-from .passes import ExpandMish, ExpandRotaryCaches, FoldHeads, FuseQuickGelu, NameOps
+from .passes import ExpandMish, ExpandRotaryCaches, FoldHeads, FuseQuickGelu, NameOps, UseGroupQueryAttention
 from .reasons import reason_of
 
 OPSETS = range(23, 26)
 """Opsets that can be asked for: Attention appears in 23; onnxruntime 1.32 runs up to the last."""
 
-OPSET = 24
-"""The one that is used unless another is asked for: it has TensorScatter, by which decoders write their caches."""
+OPSET = 23
+"""The one that is used unless another is asked for: the lowest, so that older onnxruntimes open the graph."""
 
+
+_IN_FILES: dict[str | int, str] = {"batch": "batch_size"}
+"""What a decoder's file calls a dimension: transformers.js makes the first cache by these names."""
 
 _LENGTH, _PAST = 5, 3
 """Tokens of the example that torch traces with. They differ, and neither is 1: equal lengths would be taken
@@ -79,20 +83,20 @@ def to_onnx(graph: Graph, *, opset: int = OPSET) -> ir.Model:
         FuseQuickGelu(),
         ExpandMish(),
         ExpandRotaryCaches(),
+        UseGroupQueryAttention(),
         FoldHeads(),
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
     ]
     ir.passes.Sequential(*passes)(model)
     _describe(model, graph)
+    _give_defaults(model, graph)
     return model
 
 
 def _check_can_export(graph: Graph, opset: int) -> None:
     if opset not in OPSETS:
         raise ExportError(f"opset {opset} is not supported; choose one of {OPSETS.start} to {OPSETS[-1]}")
-    if opset < OPSET and any(value.name == "cache_position" for value in graph.inputs):
-        raise ExportError(f"opset {opset} cannot write a cache in place, as decoders do; choose {OPSET} or above")
     # Dim(max=…) below the example's own length would be refused by torch in words of its own.
     shortest = min(graph.max_length.values(), default=_LENGTH + _PAST)
     if isinstance(getattr(graph.model, "config", None), TransformerConfig) and shortest < _LENGTH + _PAST:
@@ -137,9 +141,12 @@ def _names(model: nn.Module) -> dict[str, str]:
 def _describe(model: ir.Model, graph: Graph) -> None:
     """Give inputs and outputs the dimensions of the signature; leave no trace of the exporting machine."""
     # The exporter's own names of sizes, such as s77, become those of the manifest.
+    cached = any(value.name.startswith("past_key_values.") for value in graph.inputs)
     for values, described in ((model.graph.inputs, graph.inputs), (model.graph.outputs, graph.outputs)):
         for value, description in zip(values, described, strict=True):
-            value.shape = ir.Shape(description.shape)
+            value.shape = ir.Shape(
+                [_IN_FILES.get(dim, dim) for dim in description.shape] if cached else description.shape
+            )
     # What torch noted of values are traces of its own graph, with paths of this machine.
     results = [value for node in model.graph for value in node.outputs]
     for value in (*model.graph.inputs, *model.graph.initializers.values(), *results):
@@ -148,6 +155,14 @@ def _describe(model: ir.Model, graph: Graph) -> None:
     model.producer_name = "tfm-export"
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
+
+
+def _give_defaults(model: ir.Model, graph: Graph) -> None:
+    """Give inputs that may be left out their initializers, by which other programs never see them."""
+    for value, description in zip(model.graph.inputs, graph.inputs, strict=True):
+        if description.default is not None:
+            value.const_value = ir.tensor(np.array(description.default, description.dtype), name=description.name)
+            model.graph.initializers[description.name] = value
 
 
 @contextlib.contextmanager

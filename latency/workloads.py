@@ -172,11 +172,11 @@ def random_inputs(
         shape = [dim if isinstance(dim, int) else sum(sizes[part] for part in dim.split(SUM)) for dim in spec.shape]
         if spec.name.endswith("attention_mask"):
             values: npt.NDArray[Any] = np.ones(shape)
-        elif spec.name == "cache_position":
-            values = np.full(shape, start)
-        elif spec.name == "logits_position":
+        elif spec.name == "position_ids":
+            values = np.broadcast_to(np.arange(start, start + shape[-1]), shape)
+        elif spec.name == "num_logits_to_keep":
             # After the last token, as in generating.
-            values = np.full(shape, sizes["sequence"] - 1)
+            values = np.array(1)
         elif spec.below is not None:
             values = rng.integers(spec.below, size=shape)
         else:

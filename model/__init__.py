@@ -1,7 +1,15 @@
 """The PyTorch Transformer and the checkpoints it is read from."""
 
 from .activations import ComposedActivation, check_activation, make_activation
-from .attention import CrossAttention, SelfAttention, causal_mask, merge_heads, padding_mask, split_heads
+from .attention import (
+    CrossAttention,
+    SelfAttention,
+    cached_attention,
+    causal_mask,
+    merge_heads,
+    padding_mask,
+    split_heads,
+)
 from .checkpoint import load_checkpoint, load_tokenizer, read_weights, save_checkpoint
 from .config import RotaryScaling, Scaling, TransformerConfig
 from .embedding import Embedding
@@ -34,6 +42,7 @@ __all__ = [
     "SelfAttention",
     "Transformer",
     "TransformerConfig",
+    "cached_attention",
     "causal_mask",
     "check_activation",
     "entry_names",

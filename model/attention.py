@@ -48,42 +48,52 @@ class SelfAttention(nn.Module):
 
         Args:
             x_BSD: Tensor (B, S, D).
-            mask: Boolean or float tensor that broadcasts to (B, N, S, T), or None.
-            past: Keys and values of earlier tokens, or None: of P tokens, each (B, K, P, H), with T = P + S; or, with
-                cache_position_B, a cache that has room for T, each (B, K, T, H).
+            mask: Boolean or float tensor that broadcasts to (B, N, S, T), or None. Over a past without
+                cache_position_B it adds to the causal one, and has the T keys in full.
+            past: Keys and values of earlier tokens, or None: of P tokens, each (B, K, P or more, H), with T = P + S;
+                or, with cache_position_B, a cache that has room for T, each (B, K, T, H).
             rotation: Where positions are rotary, those of the new tokens.
             cache_position_B: Where in the cache each row's new tokens go.
 
         Returns:
-            Tensor (B, S, D), and the keys and values of all T tokens, each (B, K, T, H).
+            Tensor (B, S, D), and the keys and values of all T tokens, each (B, K, T, H), or of the past's length where
+            that is greater.
         """
         own, shared = self.nhead * self.head_size, self.kv_heads * self.head_size
-        # (B, S, (N + 2K) · H) → (B, N, S, H) and twice (B, K, S, H).
+        # (B, S, (N + 2K) · H) → (B, S, N · H) and twice (B, S, K · H).
         q, k, v = self.in_proj(x_BSD).split([own, shared, shared], dim=-1)
-        # Over all heads while they are one vector, or over each once they are apart.
-        if self.norm_span == "all":
-            q, k = self._normed(q, k)
-        q, k, v = split_heads(q, self.nhead), split_heads(k, self.kv_heads), split_heads(v, self.kv_heads)
-        if self.norm_span == "head":
-            q, k = self._normed(q, k)
+        q, k = self._normed(q, k)
         # After the norms, as in Qwen 3; and before the cache, so that keys are turned once: their
         # positions do not change.
         if rotation is not None:
-            q, k = rotate(q, *rotation), rotate(k, *rotation)
-        # A cache of fixed length is written at each row's place; any other grows at its end.
+            q, k = rotate(q, *rotation, self.nhead), rotate(k, *rotation, self.kv_heads)
+        if past is not None and cache_position_B is None:
+            y_BSD, *present = cached_attention(
+                q, k, v, *past, mask, self.scale or self.head_size**-0.5, self.softcap or 0.0
+            )
+            return self.out_proj(y_BSD), (present[0], present[1])
+        # (B, S, N · H) → (B, N, S, H), and likewise twice (B, K, S, H).
+        q, k, v = split_heads(q, self.nhead), split_heads(k, self.kv_heads), split_heads(v, self.kv_heads)
+        # A cache of fixed length is written at each row's place.
         if past is not None and cache_position_B is not None:
             k, v = write_cache(past[0], k, cache_position_B), write_cache(past[1], v, cache_position_B)
-        elif past is not None:
-            k = torch.cat([past[0], k], dim=2)
-            v = torch.cat([past[1], v], dim=2)
         dropout = self.dropout if self.training else 0.0
         y_BNSH = attend(q, k, v, mask, scale=self.scale, softcap=self.softcap, dropout=dropout)
         return self.out_proj(merge_heads(y_BNSH)), (k, v)
 
     def _normed(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalize queries (B, S, N · H) and keys (B, S, K · H): all heads as one vector, or each by itself."""
         if self.q_norm is None or self.k_norm is None:
             return q, k
-        return self.q_norm(q), self.k_norm(k)
+        if self.norm_span == "all":
+            return self.q_norm(q), self.k_norm(k)
+        return _each_head(self.q_norm, q, self.nhead), _each_head(self.k_norm, k, self.kv_heads)
+
+
+def _each_head(norm: nn.Module, x_BSD: Tensor, heads: int) -> Tensor:
+    # (B, S, N · H) → (B, S, N, H) and back.
+    found: Tensor = norm(x_BSD.reshape(*x_BSD.shape[:2], heads, -1)).flatten(-2)
+    return found
 
 
 class CrossAttention(nn.Module):
@@ -164,11 +174,104 @@ def _(q_BNSH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, mask: Tensor, scale: float
     return torch.empty_like(q_BNSH)
 
 
+@torch.library.custom_op("tfm::cached_attention", mutates_args=())
+def cached_attention(
+    q_BSD: Tensor,
+    k_BSD: Tensor,
+    v_BSD: Tensor,
+    past_key: Tensor,
+    past_value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    softcap: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Causal attention of S new tokens over themselves and P earlier ones, whose keys and values a cache has.
+
+    An op of its own, since it becomes one GroupQueryAttention, which writes into the cache in place where past and
+    present are one piece of memory.
+
+    Args:
+        q_BSD: Queries (B, S, N·H).
+        k_BSD: Keys (B, S, K·H); N is a multiple of K.
+        v_BSD: Values (B, S, K·H).
+        past_key: Keys (B, K, C, H), of which the first P are there; C = P, or more where there is room.
+        past_value: Values, likewise.
+        mask: What may be attended to of all T = P + S, beside that nothing later may: boolean, or float to be added to
+            the scores; (B or 1, N or 1, S, T). Each query must see a key at least. None: P = C, and all of it.
+        scale: Factor on QKᵀ.
+        softcap: Scores s become c · tanh(s / c) before the mask; 0: they do not.
+
+    Returns:
+        Tensor (B, S, N·H), and keys and values (B, K, the larger of C and T, H), with zeros behind the first T.
+    """
+    new = k_BSD.size(1)
+    total = past_key.size(2) + new if mask is None else mask.size(-1)
+    kv_heads, before = past_key.size(1), total - new
+    q_BNSH = split_heads(q_BSD, q_BSD.size(-1) // past_key.size(-1))
+    k, v = (
+        _append(past_key, split_heads(k_BSD, kv_heads), before),
+        _append(past_value, split_heads(v_BSD, kv_heads), before),
+    )
+    key_T = torch.arange(total, device=q_BSD.device)
+    seen = causal_mask(key_T[None, before:], key_T)
+    if mask is not None:
+        seen = seen & mask if mask.dtype == torch.bool else mask.masked_fill(~seen, -math.inf)
+    y_BNSH = attend(q_BNSH, k[:, :, :total], v[:, :, :total], seen, scale=scale, softcap=softcap or None, dropout=0.0)
+    return merge_heads(y_BNSH), k, v
+
+
+def _append(past_BKCH: Tensor, new_BKSH: Tensor, before: int) -> Tensor:
+    """Put new keys or values behind the first `before` of the past; zeros into the room that is left, if there is."""
+    after = before + new_BKSH.size(2)
+    room = torch.zeros_like(past_BKCH[:, :, after:])
+    return torch.cat([past_BKCH[:, :, :before], new_BKSH, room], dim=2)
+
+
+@cached_attention.register_fake
+def _(
+    q_BSD: Tensor,
+    k_BSD: Tensor,
+    v_BSD: Tensor,
+    past_key: Tensor,
+    past_value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    softcap: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    # As long as all tokens, or as the past where that is longer: nothing but outputs depends on it.
+    total = past_key.size(2) + k_BSD.size(1) if mask is None else mask.size(-1)
+    batch, kv_heads, _, size = past_key.shape
+    present = past_key.new_empty(batch, kv_heads, total, size)
+    return torch.empty_like(q_BSD, memory_format=torch.contiguous_format), present, torch.empty_like(present)
+
+
+@torch.library.custom_op("tfm::last_tokens", mutates_args=())
+def last_tokens(x_BSD: Tensor, count: Tensor) -> Tensor:
+    """Keep the last tokens of each row, so many of them; 0: all.
+
+    An op of its own, since torch.export wants to know how many there are.
+
+    Args:
+        x_BSD: Tensor (B, S, D).
+        count: int64, a scalar of at most S.
+
+    Returns:
+        Tensor (B, count or S, D).
+    """
+    return x_BSD[:, -int(count) :].clone()
+
+
+@last_tokens.register_fake
+def _(x_BSD: Tensor, count: Tensor) -> Tensor:
+    kept = torch.library.get_ctx().new_dynamic_size()
+    return x_BSD.new_empty(x_BSD.size(0), kept, x_BSD.size(2))
+
+
 @torch.library.custom_op("tfm::write_cache", mutates_args=())
 def write_cache(cache_BKTH: Tensor, new_BKSH: Tensor, cache_position_B: Tensor) -> Tensor:
     """Put what is new into a cache of fixed length, each row at its own place.
 
-    An op of its own, since it becomes ONNX-24 TensorScatter, which writes in place where it may.
+    For eager PyTorch, whose compiler would make a new function for every length of a cache that grows.
 
     Args:
         cache_BKTH: Keys or values (B, K, T, H).

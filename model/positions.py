@@ -148,41 +148,44 @@ def rotary_magnitude(scaling: RotaryScaling | None) -> float:
 
 
 @torch.library.custom_op("tfm::rotate", mutates_args=())
-def rotate(x_BNSH: Tensor, cos_BSI: Tensor, sin_BSI: Tensor) -> Tensor:
+def rotate(x_BSD: Tensor, cos_BSI: Tensor, sin_BSI: Tensor, nhead: int) -> Tensor:
     """Turn the first 2I of each head's H entries by the angles; pairs are (i, i + I).
 
     An op of its own, since it becomes ONNX-23 RotaryEmbedding: one kernel, where its parts are six.
 
     Args:
-        x_BNSH: Queries or keys (B, N, S, H).
+        x_BSD: Queries or keys, heads side by side, (B, S, N·H).
         cos_BSI: Cosines of the angles (B or 1, S, I).
         sin_BSI: Their sines.
+        nhead: N.
 
     Returns:
-        A tensor (B, N, S, H).
+        A tensor (B, S, N·H).
     """
-    # (B, S, I) → (B, 1, S, I): all heads turn alike. `rest` is what a partial rotation leaves.
+    # (B, S, I) → (B, S, 1, I): all heads turn alike. `rest` is what a partial rotation leaves.
     size = cos_BSI.size(-1)
-    cos_B1SI, sin_B1SI = cos_BSI[:, None], sin_BSI[:, None]
-    first, second, rest = x_BNSH[..., :size], x_BNSH[..., size : 2 * size], x_BNSH[..., 2 * size :]
-    turned = first * cos_B1SI - second * sin_B1SI, second * cos_B1SI + first * sin_B1SI
-    return torch.cat([*turned, rest], dim=-1)
+    x_BSNH = x_BSD.reshape(*x_BSD.shape[:2], nhead, -1)
+    cos_BS1I, sin_BS1I = cos_BSI[:, :, None], sin_BSI[:, :, None]
+    first, second, rest = x_BSNH[..., :size], x_BSNH[..., size : 2 * size], x_BSNH[..., 2 * size :]
+    turned = first * cos_BS1I - second * sin_BS1I, second * cos_BS1I + first * sin_BS1I
+    return torch.cat([*turned, rest], dim=-1).flatten(-2)
 
 
 @rotate.register_fake
-def _(x_BNSH: Tensor, cos_BSI: Tensor, sin_BSI: Tensor) -> Tensor:
-    # x may be a transposed view; what `cat` gives is contiguous.
-    return torch.empty_like(x_BNSH, memory_format=torch.contiguous_format)
+def _(x_BSD: Tensor, cos_BSI: Tensor, sin_BSI: Tensor, nhead: int) -> Tensor:
+    # x may be a part of a wider tensor; what `cat` gives is contiguous.
+    return torch.empty_like(x_BSD, memory_format=torch.contiguous_format)
 
 
-def _keep_angles(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[1:])
+def _keep_angles(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[1:3])
+    ctx.nhead = inputs[3]
 
 
-def _turn_back(ctx: Any, gradient_BNSH: Tensor) -> tuple[Tensor, None, None]:
+def _turn_back(ctx: Any, gradient_BSD: Tensor) -> tuple[Tensor, None, None, None]:
     """A rotation's transpose is the rotation by the opposite angle; the angles themselves are not learned."""
     cos_BSI, sin_BSI = ctx.saved_tensors
-    return rotate(gradient_BNSH, cos_BSI, -sin_BSI), None, None
+    return rotate(gradient_BSD, cos_BSI, -sin_BSI, ctx.nhead), None, None, None
 
 
 rotate.register_autograd(_turn_back, setup_context=_keep_angles)

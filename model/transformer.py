@@ -4,6 +4,7 @@ Shapes: B batch, S target (or only) length, T source length, P past length, N he
 D model size, F feed-forward size, V vocabulary. Token ids are int64; masks are boolean, True means "real token".
 """
 
+import functools
 import inspect
 from collections.abc import Sequence
 from typing import Any, Literal, cast, overload
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from tfm.errors import ConfigError
 
-from .attention import CrossAttention, KeyValue, causal_mask, padding_mask, window_mask
+from .attention import CrossAttention, KeyValue, causal_mask, last_tokens, padding_mask, window_mask
 from .config import TransformerConfig
 from .embedding import Embedding, NoEmbedding, PatchEmbedding
 from .heads import LabelHead, MaskedLMHead
@@ -158,52 +159,59 @@ class Decoder(Stack):
         cross_mask_BT: Tensor | None = None,
         position_ids_BS: Tensor | None = None,
         cache_position_B: Tensor | None = None,
-        logits_position_BP: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> tuple[Tensor, list[KeyValue]]:
         """Compute the logits of the next token after each of S tokens that follow P cached ones.
 
         Args:
             ids_BS: Token ids (B, S), or vectors (B, S, D) where config.reads_vectors.
             mask_BT: Which of all P + S tokens are real, (B, P + S), or None for all.
-            past: Per layer the keys and values (B, K, P, H) of the tokens before, or None.
+            past: Per layer the keys and values (B, K, P, H) of the tokens before, or None; with mask_BT, which then
+                tells P, they may have room for more.
             cross: Per layer the keys and values (B, K, T, H) of the source, from `project`, or None.
             cross_mask_BT: Which source tokens are real, (B, T), or None for all.
             position_ids_BS: Positions of the new tokens, (B, S), for rows padded on the left; None: their places.
             cache_position_B: How many tokens each row has in the cache, int64 (B,), where `past` has a fixed length
                 that the new ones fit into; they come after those, and rows may be padded on the right. None: P.
-            logits_position_BP: After which of the S tokens logits are wanted, indices into each row, int64 (B, P);
-                None: after all of them.
+            wanted: After which of the S tokens logits are wanted: indices into each row, int64 (B, P); or how many, the
+                last ones, an int64 scalar, of which 0 is all of them. None: all.
 
         Returns:
-            Logits (B, S, V), or (B, P, V) of the positions that are wanted, or as many last states of size D where
+            Logits (B, S, V), or of the tokens that are wanted, or as many last states of size D where
             config.reads_vectors, and per layer the keys and values of all P + S tokens, or the whole cache.
         """
         # Places in the cache decide what a token sees. Its position may be another: that of rows
         # padded on the left counts from their first real token.
+        new = ids_BS.size(1)
         past_length = 0 if past is None else past[0][0].size(2)
-        new_S = torch.arange(ids_BS.size(1), device=ids_BS.device)
-        if cache_position_B is None:
-            query_BS, length = new_S[None] + past_length, past_length + ids_BS.size(1)
-        else:
+        new_S = torch.arange(new, device=ids_BS.device)
+        if cache_position_B is not None:
             # The cache has T keys, however many are filled: the causal mask hides those that come
             # after.
             query_BS, length = new_S + cache_position_B[:, None], past_length
+        else:
+            length = past_length + new if past is None or mask_BT is None else mask_BT.size(1)
+            query_BS = new_S[None] + (length - new)
+        grows = past is not None and cache_position_B is None
         key_T = torch.arange(length, device=ids_BS.device)
         real = None
         if mask_BT is not None:  # padding sees itself alone, so that no row of scores is empty
-            real = padding_mask(mask_BT, ids_BS.size(1)) | (key_T == query_BS[:, :, None])[:, None]
+            real = padding_mask(mask_BT, new) | (key_T == query_BS[:, :, None])[:, None]
         # Two masks at most, for layers that slide and for those that do not, whatever the depth.
         seen: dict[bool, Tensor | None] = {}
         for slides in dict.fromkeys(self.slides):
-            mask = causal_mask(query_BS, key_T, self.window if slides else None)
-            seen[slides] = self.biased(mask if real is None else mask & real, query_BS, key_T)
-        cross_mask = None if cross_mask_BT is None else padding_mask(cross_mask_BT, ids_BS.size(1))
+            # An attention over a cache that grows is causal by itself.
+            mask = None if grows and not slides else causal_mask(query_BS, key_T, self.window if slides else None)
+            both = [part for part in (mask, real) if part is not None]
+            seen[slides] = self.biased(functools.reduce(torch.bitwise_and, both) if both else None, query_BS, key_T)
+        cross_mask = None if cross_mask_BT is None else padding_mask(cross_mask_BT, new)
         position_ids = query_BS if position_ids_BS is None else position_ids_BS
         x_BSD = self.embedding(ids_BS, position_ids)
         masks = [seen[slides] for slides in self.slides]
         x_BSD, presents = self.run(x_BSD, masks, position_ids, past, cross, cross_mask, cache_position_B)
-        if logits_position_BP is not None:  # the head is a fifth of a small model: of a prompt, its last token does
-            x_BSD = x_BSD.gather(1, logits_position_BP[:, :, None].expand(-1, -1, x_BSD.size(-1)))
+        if wanted is not None:  # the head is a fifth of a small model: of a prompt, its last token does
+            indices = wanted[:, :, None].expand(-1, -1, x_BSD.size(-1)) if wanted.dim() else None
+            x_BSD = last_tokens(x_BSD, wanted) if indices is None else x_BSD.gather(1, indices)
         if self.head is None:
             return x_BSD, presents
         logits_BSV = self.head(x_BSD if self.logit_scale == 1.0 else x_BSD * self.logit_scale)

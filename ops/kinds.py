@@ -74,7 +74,11 @@ KINDS: dict[str, OpKind] = {
     # a scaled dot-product attention
     ATTENTION: OpKind(
         functions=("nn.functional.scaled_dot_product_attention",),
-        aten=("aten.scaled_dot_product_attention.default", "tfm.softcapped_attention.default"),
+        aten=(
+            "aten.scaled_dot_product_attention.default",
+            "tfm.softcapped_attention.default",
+            "tfm.cached_attention.default",
+        ),
         tolerance=Tolerance(
             2e-6,
             4e-6,

@@ -1,6 +1,6 @@
 """Decoder bundles: they continue a sequence.
 
-Shapes: B batch, S new tokens, P positions with logits, C length of the cache, K key/value heads, H head size, V
+Shapes: B batch, S new tokens, P past tokens, T all of them, C length of the cache, K key/value heads, H head size, V
 vocabulary.
 """
 
@@ -18,10 +18,11 @@ from .sessions.session import Session
 class Decoder(Generator):
     """A bundle that continues a sequence.
 
-    `run` takes input_ids, int64 (B, S); cache_position, how many tokens each row has in the cache already, int64 (B,);
-    logits_position, after which of the new tokens logits are wanted, int64 (B, P) in [0, S); and that cache,
-    past_key_values.…, each float32 (B, K, C, H), with room for the new tokens too. It gives logits, float32 (B, P, V),
-    and the cache present.…, each (B, K, C, H), with the new tokens in it.
+    `run` takes input_ids, int64 (B, S); attention_mask, which of all tokens are real, int64 (B, T); position_ids, of
+    the new tokens, int64 (B, S), where the model has positions of its own; and past_key_values.…, each float32
+    (B, K, C, H), whose first P are the past: T = P + S. With num_logits_to_keep, an int64 scalar, it gives logits after
+    so many of the last tokens, else after all of them, float32 (B, S, V), and present.…, each (B, K, T, H), or of
+    length C where that is larger, with the new tokens behind the past.
     """
 
     def conversation(self) -> Conversation:

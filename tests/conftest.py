@@ -16,7 +16,7 @@ import torch
 from tests.support import toys as hand_built
 from tests.support.sharing import Shelf
 from tests.support.torchlib import read_once
-from tfm.export import Graph, graphs_of, to_onnx
+from tfm.export import OPSET, Graph, graphs_of, to_onnx
 from tfm.model import Transformer, TransformerConfig
 
 TINY = {
@@ -91,7 +91,7 @@ def export_tiny(shelf_of_run: Shelf) -> Callable[..., dict[str, Exported]]:
     """Export a tiny model of these options; gives role → graph and file."""
     made: dict[str, dict[str, Exported]] = {}
 
-    def export(opset: int = 24, **options: Any) -> dict[str, Exported]:
+    def export(opset: int = OPSET, **options: Any) -> dict[str, Exported]:
         key = f"tiny {opset} {sorted(options.items())}"
         if key not in made:
             graphs = graphs_of(random_model(**options))
@@ -111,7 +111,7 @@ def export_tiny(shelf_of_run: Shelf) -> Callable[..., dict[str, Exported]]:
 def to_onnx_once(shelf_of_run: Shelf) -> Callable[..., ir.Model]:
     """`to_onnx`, which exports a graph of the same weights only once."""
 
-    def export(graph: Graph, *, opset: int = 24) -> ir.Model:
+    def export(graph: Graph, *, opset: int = OPSET) -> ir.Model:
         weights = hashlib.sha256(b"".join(value.numpy().tobytes() for value in graph.state_dict().values()))
         key = f"{graph.role} {graph.model.config} {opset} {weights.hexdigest()}"
 

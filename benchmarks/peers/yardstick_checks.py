@@ -201,25 +201,29 @@ def _data_loader(graph: Graph) -> DataLoader:
     for value in graph.inputs:
         shapes.add(value.name, dtype=np.dtype(value.dtype), shape=shape_of(value.shape, sizes))
         if value.dtype == "int64":
-            ranges[value.name] = (0, _most(graph, value.name, sizes) - 1)
+            ranges[value.name] = (0, _most(graph, value.name) - 1)
     return DataLoader(input_metadata=shapes, val_range=ranges)
 
 
-def _most(graph: Graph, name: str, sizes: Mapping[str, int]) -> int:
-    if name == "logits_position":
-        return sizes["sequence"]
-    if name == "cache_position":
-        return sizes["cache_length"] - sizes["sequence"] + 1
+def _most(graph: Graph, name: str) -> int:
+    if name == "num_logits_to_keep":  # 0, which is all of them, as in transformers
+        return 1
     return next(value.below for value in graph.inputs if value.name == name) or 2
 
 
 def sizes_of(graph: Graph) -> dict[str, int]:
-    """What the dynamic dimensions are for the tools' own inputs: optimum's 2×16, half of them a decoder's past."""
+    """What the dynamic dimensions are for the tools' own inputs: optimum's 2×16; a decoder's one token behind 8."""
     rows, length = DEFAULT_DUMMY_SHAPES["batch_size"], DEFAULT_DUMMY_SHAPES["sequence_length"]
     names = {dim for value in graph.inputs for dim in value.shape if isinstance(dim, str)}
     sizes = {name: min(length, graph.max_length.get(name, length)) for name in names} | {"batch": rows}
-    if "cache_length" in sizes:
-        sizes |= {"sequence": length // 2, "logits_length": length // 2}
+    if "past_sequence" in sizes:
+        past = length // 2
+        sizes |= {
+            "sequence": 1,
+            "past_sequence": past,
+            "total_sequence": past + 1,
+            "past_sequence + sequence": past + 1,
+        }
     return sizes
 
 
@@ -259,14 +263,12 @@ class OptimumConfig:
         sizes, made = sizes_of(self.graph), {}
         for value in self.graph.inputs:
             shape = shape_of(value.shape, sizes)
-            if value.name == "logits_position":  # of every new token, as in transformers
-                made[value.name] = torch.arange(shape[1]).repeat(shape[0], 1)
-            elif value.name == "cache_position":  # the past is full, as optimum's
-                made[value.name] = torch.full(shape, sizes["cache_length"] - sizes["sequence"])
+            if value.default is not None:
+                made[value.name] = torch.tensor(value.default)
             elif value.name.endswith("attention_mask"):
                 made[value.name] = DummyInputGenerator.random_mask_tensor(shape, framework=framework)
             elif value.dtype == "int64":
-                most = _most(self.graph, value.name, sizes)
+                most = _most(self.graph, value.name)
                 made[value.name] = DummyInputGenerator.random_int_tensor(shape, most, framework=framework)
             else:
                 made[value.name] = DummyInputGenerator.random_float_tensor(shape, framework=framework)

@@ -7,5 +7,15 @@ from .expand_rotary_caches import ExpandRotaryCaches
 from .fold_heads import FoldHeads
 from .fuse_quick_gelu import FuseQuickGelu
 from .name_ops import NOTE_KEY, OP_KEY, NameOps
+from .use_group_query_attention import UseGroupQueryAttention
 
-__all__ = ["NOTE_KEY", "OP_KEY", "ExpandMish", "ExpandRotaryCaches", "FoldHeads", "FuseQuickGelu", "NameOps"]
+__all__ = [
+    "NOTE_KEY",
+    "OP_KEY",
+    "ExpandMish",
+    "ExpandRotaryCaches",
+    "FoldHeads",
+    "FuseQuickGelu",
+    "NameOps",
+    "UseGroupQueryAttention",
+]

@@ -13,7 +13,7 @@ class FoldHeads(InPlacePass):
 
     Requires: ONNX-23 Attention with 4-D inputs of known numbers of heads.
     Ensures: the same function; the Transposes (copies of Q, K, V and Y) of each attention that qualified are gone.
-        An attention left as it was says why, under `NOTE_KEY`, unless it reads a cache, which is laid out by heads.
+        An attention left as it was says why, under `NOTE_KEY`, unless its keys are an input, laid out by heads.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -23,7 +23,7 @@ class FoldHeads(InPlacePass):
             if node.op_type == "Attention" and node.domain == "" and "q_num_heads" not in node.attributes:
                 reason = _fold(model.graph, node)
                 modified |= reason is None
-                if reason is not None and not _reads_cache(node):
+                if reason is not None and not _keys_are_given(node):
                     node.metadata_props[NOTE_KEY] = reason
         return PassResult(model, modified=modified)
 
@@ -78,14 +78,10 @@ def _fold(graph: ir.Graph, node: ir.Node) -> str | None:
     return None
 
 
-def _reads_cache(node: ir.Node) -> bool:
-    """Whether the keys are an input of the graph, or that with new ones written into it."""
-    # A cache stays (B, K, C, H), since its new part is written along C: by heads is as good there,
-    # and nothing is to be noted.
+def _keys_are_given(node: ir.Node) -> bool:
+    """Whether the keys are an input of the graph, as those of a source are: nothing is to be noted."""
     key = node.inputs[1]
-    producer = None if key is None else key.producer()
-    sources = [key] if producer is None else producer.inputs[:1] if producer.op_type == "TensorScatter" else []
-    return any(value is not None and value.is_graph_input() for value in sources)
+    return key is not None and key.is_graph_input()
 
 
 def _ask_merged(graph: ir.Graph, split: ir.Value | None, merged: ir.Value) -> None:

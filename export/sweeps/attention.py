@@ -1,10 +1,10 @@
 """Sweeps of attention: forms of masks × lengths × past × heads × head sizes × scale × soft cap, float32.
 
-What is exported is `SelfAttention`, alone and over a cache, and `CrossAttention`, whose projections change nothing; a
+What is exported is `SelfAttention` and `CrossAttention`, whose projections change nothing; a
 graph has an output per mask that its code can have, so that few exports carry the whole product. Lengths and what the
 masks hold are fed.
 
-Shapes: B batch, S query length, T key length, P past length, N heads, K key/value heads, H head size.
+Shapes: B batch, S query length, T key length, N heads, K key/value heads, H head size.
 """
 
 import functools
@@ -33,22 +33,21 @@ from .pairs import all_pairs, product
 from .subjects import Array, Case, Check, OpGraph, Source, limits_of
 
 FACTORS: dict[str, Sequence[Any]] = {
-    "layout": ("self", "cached", "cross"),
+    "layout": ("self", "cross"),
     "softcap": (None, 5.0),
     "heads": ((1, 1), (3, 3), (6, 2), (4, 1)),  # N over K
     # 20 fills no whole number of AVX vectors (8 or 16 floats).
     "size": (8, 20, 64, 128),
     "scale": (None, 0.3),
 }
-"""What differs between graphs; in this order, all pairs are met by 16 of the 192."""
+"""What differs between graphs; in this order, all pairs are met by 16 of the 128."""
 
 LENGTHS: dict[str, tuple[tuple[int, int, int], ...]] = {
     # Odd lengths and one token; of a source, longer and shorter than the query.
     "self": ((2, 5, 0), (3, 1, 0), (1, 17, 0)),
-    "cached": tuple((2, length, past) for length in (4, 1) for past in (0, 1, 7)),
     "cross": ((2, 5, 9), (2, 9, 4), (2, 1, 6), (3, 3, 1)),
 }
-"""What is fed: B and S with P, or with the source's T."""
+"""What is fed: B and S, with a source's T."""
 
 WINDOW = 3
 """Keys that a query sees where the window slides, itself included."""
@@ -78,27 +77,22 @@ _LEAST = float(np.finfo(np.float32).min)
 class _Self(nn.Module):
     """Self-attention of one input under every mask of the model's code."""
 
-    def __init__(self, config: TransformerConfig, *, cached: bool) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.attention = SelfAttention(config)
         # Q, K and V are fed side by side, as the projection would give them, so that nothing but
         # the attention is compared.
         self.attention.in_proj = self.attention.out_proj = nn.Identity()  # type: ignore[assignment]
-        self.cached, self.heads = cached, (config.nhead, config.kv_heads, config.kv_heads)
+        self.heads = (config.nhead, config.kv_heads, config.kv_heads)
 
     def forward(self, x_BSD: Tensor, real_BT: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        past = (rest[-2], rest[-1]) if self.cached else None
-        past_length = 0 if past is None else past[0].size(2)
-        # Positions of new tokens go on behind the past: query s may see keys up to P + s.
-        query_S = torch.arange(x_BSD.size(1)) + past_length
-        key_T = torch.arange(past_length + x_BSD.size(1))
-        causal, padding = causal_mask(query_S[None], key_T), padding_mask(real_BT, x_BSD.size(1))
-        masks = [None, padding, causal, causal & padding, causal_mask(query_S[None], key_T, WINDOW)]
+        place_S = torch.arange(x_BSD.size(1))
+        causal, padding = causal_mask(place_S[None], place_S), padding_mask(real_BT, x_BSD.size(1))
+        masks = [None, padding, causal, causal & padding, causal_mask(place_S[None], place_S, WINDOW)]
         # The soft-capped op takes a mask of booleans alone.
         masks += [rest[0]] if self.attention.softcap is None else []
-        results = [self.attention(x_BSD, mask, past)[0] for mask in masks]
-        # is_causal aligns the first query with the first key, which is another mask over a past.
-        if not self.cached and self.attention.softcap is None:
+        results = [self.attention(x_BSD, mask)[0] for mask in masks]
+        if self.attention.softcap is None:
             results.append(self._is_causal(x_BSD))
         return tuple(results)
 
@@ -140,7 +134,7 @@ def subjects(*, full: bool) -> list[Source]:
             make=functools.partial(make_graph, **row),
             cases=functools.partial(_cases, row),
         )
-        # 192 exports take long; the 16 meet every pair of options, and masks and lengths are fed in
+        # 128 exports take long; the 16 meet every pair of options, and masks and lengths are fed in
         # full to each.
         for row in (product(FACTORS) if full else all_pairs(FACTORS))
     ]
@@ -166,15 +160,14 @@ def make_graph(layout: str, softcap: float | None, heads: tuple[int, int], size:
         attention_softcap=softcap,
         attention_scale=scale,
     )
-    # The length of the keys. The exporter finds out by itself how a sum depends on its terms.
-    total = {"self": "sequence", "cached": "past_sequence + sequence", "cross": "source"}[layout]
+    # The length of the keys.
+    total = "sequence" if layout == "self" else "source"
     width = count * size + (0 if layout == "cross" else 2 * shared * size)
     shapes: dict[str, tuple[str | int, ...]] = {"x": ("batch", "sequence", width), "real": ("batch", total)}
     if softcap is None:
         shapes["bias"] = ("batch", count, "sequence", total)
-    if layout != "self":
-        length = "source" if layout == "cross" else "past_sequence"
-        shapes |= dict.fromkeys(("key", "value"), ("batch", shared, length, size))
+    if layout == "cross":
+        shapes |= dict.fromkeys(("key", "value"), ("batch", shared, "source", size))
     names = ["none", "padding"]
     names += [] if layout == "cross" else ["causal", "causal_padding", "sliding"]
     names += ["bias"] if softcap is None else []
@@ -186,8 +179,7 @@ def make_graph(layout: str, softcap: float | None, heads: tuple[int, int], size:
     outputs = tuple(Value(name=f"y_{name}", dtype="float32", shape=out) for name in names)
 
     def draw(generator: torch.Generator, batch: int, length: int, past: int) -> list[Tensor]:
-        sizes = {"batch": batch, "sequence": length, "past_sequence": past, "source": length + past}
-        sizes["past_sequence + sequence"] = length + past
+        sizes = {"batch": batch, "sequence": length, "source": length + past}
         tensors = [
             torch.randn([dim if isinstance(dim, int) else sizes[dim] for dim in value.shape], generator=generator)
             for value in inputs
@@ -197,7 +189,7 @@ def make_graph(layout: str, softcap: float | None, heads: tuple[int, int], size:
             tensor > -1.0 if value.dtype == "bool" else tensor for value, tensor in zip(inputs, tensors, strict=True)
         ]
 
-    module = _Cross(config) if layout == "cross" else _Self(config, cached=layout == "cached")
+    module = _Cross(config) if layout == "cross" else _Self(config)
     return OpGraph(module, inputs, outputs, draw)
 
 
@@ -210,16 +202,16 @@ def _cases(row: dict[str, Any], graph: OpGraph, dtype: str) -> Iterator[Case]:
     for batch, length, other in LENGTHS[layout]:
         # One length of each layout has a sharp softmax, where one key takes all the weight.
         large = (batch, length, other) == LENGTHS[layout][-1]
-        past, total = (0, other) if layout == "cross" else (other, other + length)
+        total = other if layout == "cross" else length
         shapes = [(batch, count, length, size), (batch, shared, total, size), (batch, shared, total, size)]
-        # The oracle's inputs: (B, N, S, H), and (B, K, T, H) with the past in front.
+        # The oracle's inputs: (B, N, S, H), and (B, K, T, H).
         q, k, v = (random.standard_normal(shape, dtype=np.float32) for shape in shapes)
         q *= np.float32(_LARGE if large else 1.0)
-        # The graph's: new tokens merged, (B, S, (N + 2K) · H), and the past by heads.
-        merged = [_merge(q)] if layout == "cross" else [_merge(x[:, :, -length:]) for x in (q, k, v)]
+        # The graph's: merged, (B, S, (N + 2K) · H), but for a source's, which are by heads.
+        merged = [_merge(x) for x in ([q] if layout == "cross" else [q, k, v])]
         feeds = {"x": np.concatenate(merged, axis=-1)}
-        if layout != "self":
-            feeds |= {"key": k, "value": v} if layout == "cross" else {"key": k[:, :, :past], "value": v[:, :, :past]}
+        if layout == "cross":
+            feeds |= {"key": k, "value": v}
         factor = size**-0.5 if scale is None else scale
         # The largest score before its cap: an error in it becomes a relative one of the weight.
         top = float(np.abs(np.einsum("bnsh,bnth->bnst", q, np.repeat(k, count // shared, axis=1))).max()) * factor
@@ -230,12 +222,12 @@ def _cases(row: dict[str, Any], graph: OpGraph, dtype: str) -> Iterator[Case]:
             Check,
             unit=float((1.0 + top) * np.abs(v).max()),
             where=f"{describe(**row)}, S={length}"
-            + {"self": "", "cached": f", past {past}", "cross": f", T={total}"}[layout]
+            + (f", T={total}" if layout == "cross" else "")
             + (f", {_LARGE:g}·Q" if large else ""),
         )
-        # Query s sees keys 0 to P + s; of a window, only the last `WINDOW` of these.
-        seen_ST = np.tri(length, total, past, dtype=bool)
-        window_ST = seen_ST & ~np.tri(length, total, past - WINDOW, dtype=bool)
+        # Query s sees keys 0 to s; of a window, only the last `WINDOW` of these.
+        seen_ST = np.tri(length, total, dtype=bool)
+        window_ST = seen_ST & ~np.tri(length, total, -WINDOW, dtype=bool)
         for real_BT, low, bias, names in _masks(random, batch, count, length, total):
             padding = real_BT[:, None, None, :]
             masks: dict[str, tuple[str, npt.NDArray[Any] | None]] = {

@@ -54,10 +54,10 @@ class _Rotated(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.rotary = Rotary(config)
+        self.rotary, self.nhead = Rotary(config), config.nhead
 
-    def forward(self, x_BNSH: Tensor, position_ids_BS: Tensor) -> Tensor:
-        return rotate(x_BNSH, *self.rotary(position_ids_BS))
+    def forward(self, x_BSD: Tensor, position_ids_BS: Tensor) -> Tensor:
+        return rotate(x_BSD, *self.rotary(position_ids_BS), self.nhead)
 
 
 def subjects(name: str) -> list[Source]:
@@ -112,12 +112,12 @@ def _sinusoidal_cases(graph: OpGraph, dtype: str) -> Iterator[Case]:
 
 
 def _rotary(config: TransformerConfig) -> OpGraph:
-    shape = ("batch", config.nhead, "sequence", config.head_size)
+    shape = ("batch", "sequence", config.nhead * config.head_size)
 
     def draw(generator: torch.Generator, batch: int, length: int, past: int) -> list[Tensor]:
         del past
-        x_BNSH = torch.randn(batch, config.nhead, length, config.head_size, generator=generator)
-        return [x_BNSH, torch.arange(length).repeat(batch, 1)]
+        x_BSD = torch.randn(batch, length, config.nhead * config.head_size, generator=generator)
+        return [x_BSD, torch.arange(length).repeat(batch, 1)]
 
     positions = Value(name="position_ids", dtype="int64", shape=("batch", "sequence"))
     x, y = (Value(name=name, dtype="float32", shape=shape) for name in ("x", "y"))
@@ -141,7 +141,15 @@ def _rotary_cases(form: str, config: TransformerConfig, graph: OpGraph, dtype: s
         rest = np.ones((*place_BS.shape, config.head_size - config.rotary_size))
         unit = np.concatenate([unit_BSI, unit_BSI, rest], axis=-1)[:, None] * np.abs(x).max()
         where = f"position {positions[-1]}" if len(positions) == 1 else f"positions to {positions[-1]}"
+        # The graph has heads side by side.
+        x, y, unit = (_merge(array) for array in (x, y, np.broadcast_to(unit, y.shape)))
         yield Case(feeds=(x, place_BS), checks=(Check(form=form, output="y", expected=y, unit=unit, where=where),))
+
+
+def _merge(y_BNSH: Any) -> Any:
+    """(B, N, S, H) → (B, S, N·H)."""
+    batch, count, length, size = y_BNSH.shape
+    return y_BNSH.transpose(0, 2, 1, 3).reshape(batch, length, count * size)
 
 
 def _bias(make: Callable[[], nn.Module], heads: int) -> OpGraph:

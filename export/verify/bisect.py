@@ -20,11 +20,15 @@ from ..graphs import Graph
 from .hooks import RecordedCall, watch
 from .regions import Array, Region, cuts_of, find_regions
 from .reports import Cause, GraphReport
-from .subgraphs import Subgraphs, behind, cut_out
+from .subgraphs import Subgraphs, behind, cut_out, load_graph
 from .verify import CPU, comparable, verify
 
 _TRIED: tuple[tuple[str, ...], ...] = (("disabled",), ("disabled", "all", "runtime"))
 """Levels to look for a failing input at: our own graph, then what onnxruntime makes of it."""
+
+_TOTAL, _PAST, _KEEP = "total_sequence", "past_sequence", "num_logits_to_keep"
+_MASKS = ("attention_mask", "decoder_attention_mask")
+"""Of a decoder, what tells of all tokens."""
 
 MODEL, ARRAYS, SCRIPT = "differs.onnx", "differs.npz", "reproduce.py"
 
@@ -166,7 +170,7 @@ class _Part:
 
 def _cut(graph: Graph, path: Path, case: list[Tensor], report: GraphReport, provider: str) -> _Part:
     """Take the first op at fault out of the graph: the op itself, or what leads to a wrong argument of it."""
-    model = ir.load(path)
+    model = load_graph(path)
     regions = find_regions(model)
     feeds = {value.name: tensor.numpy() for value, tensor in zip(graph.inputs, case, strict=True)}
     found: list[_Part] = []
@@ -264,8 +268,10 @@ def _smaller(graph: Graph, case: list[Tensor]) -> Iterator[list[Tensor]]:
     """Cases with fewer rows, then with shorter lengths."""
     names, sizes = [value.name for value in graph.inputs], _sizes(graph, case)
     for dim, size in sizes.items():
-        # A cache must hold the new tokens at least.
-        least = sizes["sequence"] if dim == "cache_length" else 1
+        # The past may be empty; how many tokens there are in all follows from it.
+        if dim == _TOTAL:
+            continue
+        least = 0 if dim == _PAST else 1
         for smaller in _sizes_below(size, least):
             # Any single row may be the one that fails; of lengths only the beginning is kept.
             single = dim == "batch" and smaller == 1
@@ -274,13 +280,12 @@ def _smaller(graph: Graph, case: list[Tensor]) -> Iterator[list[Tensor]]:
                     _narrow(tensor, value.shape, sizes, dim, first, smaller)
                     for value, tensor in zip(graph.inputs, case, strict=True)
                 ]
-                _stay_within(narrowed, names, dim, smaller, sizes)
+                _stay_within(narrowed, names, sizes | {dim: smaller}, sizes)
                 yield narrowed
 
 
 def _sizes_below(size: int, least: int) -> list[int]:
-    # Smallest first: the first that still fails is taken, and then all is tried again from there. Of an empty past a
-    # cache keeps the room that the new tokens need.
+    # Smallest first: the first that still fails is taken, and then all is tried again from there.
     return sorted(n for n in {least, 1, 2, size // 4, size // 2, size - 1} if least <= n < size)
 
 
@@ -289,14 +294,16 @@ def _sizes(graph: Graph, case: list[Tensor]) -> dict[str, int]:
     return {dim: size for dim, size in pairs if isinstance(dim, str) and dim.isidentifier()}
 
 
-def _stay_within(case: list[Tensor], names: list[str], dim: str, size: int, sizes: Mapping[str, int]) -> None:
-    """Keep what says positions within what is left of a dimension."""
-    if dim == "cache_length":
-        starts = names.index("cache_position")
-        case[starts] = case[starts].clamp(max=size - sizes["sequence"])
-    elif dim == "sequence" and "logits_position" in names:
-        wanted = names.index("logits_position")
-        case[wanted] = case[wanted].clamp(max=size - 1)
+def _stay_within(case: list[Tensor], names: list[str], left: Mapping[str, int], sizes: Mapping[str, int]) -> None:
+    """Keep what tells of all tokens, and of how many logits there are, within what is left of past and new ones."""
+    if _TOTAL in sizes:
+        # The cache may have been longer than what was read.
+        read = min(sizes[_TOTAL] - sizes["sequence"], left[_PAST])
+        mask = next(index for index, name in enumerate(names) if name in _MASKS)
+        case[mask] = case[mask][:, : read + left["sequence"]].contiguous()
+    if _KEEP in names:
+        keep = names.index(_KEEP)
+        case[keep] = case[keep].clamp(max=left["sequence"])
 
 
 def _narrow(

@@ -37,6 +37,8 @@ class Comparison:
         self.free = ErrorStats()
         self._source = source
         self._own, self._inherited = ErrorStats(), ErrorStats()
+        # Of an attention over a cache, what it keeps, alone and in place: no number of it is computed.
+        self._kept = [(ErrorStats(), ErrorStats()) for _ in (region.presents if region else ())]
         self._fed: dict[str, ErrorStats] = {}
         self._weights: str | None = None
         self._fault = self._broken = Fault()
@@ -49,7 +51,11 @@ class Comparison:
             # Alone first, on eager's own arguments: what is wrong here is the op's own fault.
             feeds, expected = self.region.feeds(call), self.region.expected(call)
             self._compare_weights(call)
-            self._own.add(self._run_alone(feeds, model, subgraphs), expected)
+            alone, *presents = self._run_alone(feeds, model, subgraphs)
+            self._own.add(alone, expected)
+            kept = [tensor.numpy() for tensor in call.presents]
+            for (own, _), found, wanted in zip(self._kept, presents, kept, strict=True):
+                own.add(found, wanted)
         except VerificationError as error:
             self._blame(str(error))
             return
@@ -59,12 +65,12 @@ class Comparison:
         try:
             # Then in place: arguments and result as the whole graph computes them. A run that
             # breaks here breaks for every op behind, so it ranks below any other fault.
-            found = dict(zip((v.name for _, v in self.region.arguments), run.take(f"{self.op} in"), strict=True))
-            (result,) = run.take(str(self.op))
+            fed = dict(zip((v.name for _, v in self.region.arguments), run.take(f"{self.op} in"), strict=True))
+            result, *presents = run.take(str(self.op))
         except Exception as error:  # as above
             self._broken = self._broken or Fault(f"{BROKEN}: {first_line(error)}", Cause.BREAKAGE)
             return
-        self._blame(self._add_in_place(found, feeds, result, expected))
+        self._blame(self._add_in_place(fed, feeds, [result, *presents], [expected, *kept]))
 
     def _blame(self, text: str, cause: Cause = Cause.RESULT) -> None:
         # The first fault stays: one that one input raised is not forgotten on the next.
@@ -79,19 +85,24 @@ class Comparison:
             self._blame(text, Cause.WEIGHTS)
             self.region.release()
 
-    def _run_alone(self, feeds: dict[str, Array], model: ir.Model, subgraphs: Subgraphs) -> Array:
+    def _run_alone(self, feeds: dict[str, Array], model: ir.Model, subgraphs: Subgraphs) -> list[Array]:
         assert self.region is not None
-        name = str(self.region.output.name)
+        names = [str(value.name) for value in self.region.results]
         # The piece of the whole graph serves where it is the op and nothing else, which saves a
         # session.
-        result = subgraphs.run_alone(str(self.op), feeds, name)
-        if result is not None:
-            return result
-        session = open_nodes(model, self.region.nodes, feeds, [name], subgraphs.folder, subgraphs.providers)
-        return session.run([name], feeds)[0]
+        results = subgraphs.run_alone(str(self.op), feeds, names)
+        if results is not None:
+            return results
+        session = open_nodes(model, self.region.nodes, feeds, names, subgraphs.folder, subgraphs.providers)
+        found: list[Array] = session.run(names, feeds)
+        return found
 
     def _add_in_place(
-        self, found: dict[str | None, Array], feeds: dict[str, Array], result: Array, expected: Array
+        self,
+        found: dict[str | None, Array],
+        feeds: dict[str, Array],
+        results: Sequence[Array],
+        expected: Sequence[Array],
     ) -> str:
         assert self.region is not None
         try:
@@ -101,12 +112,14 @@ class Comparison:
                     # Eager's mask may be smaller and broadcast: only what is masked has to agree.
                     limit = _MASKED_IN_HALF if self._half else _MASKED
                     actual, wanted = np.broadcast_arrays(_plain_mask(actual, limit), _plain_mask(wanted, limit))
-                else:
+                elif actual.dtype.kind == "f":
                     # Of numbers alone: a mask is right or wrong, and says nothing of how errors add
                     # up.
                     self._inherited.add(actual, wanted)
                 self._fed.setdefault(argument, ErrorStats()).add(actual, wanted)
-            self.free.add(result, expected)
+            self.free.add(results[0], expected[0])
+            for (_, free), kept, wanted in zip(self._kept, results[1:], expected[1:], strict=True):
+                free.add(kept, wanted)
         except (VerificationError, ValueError) as error:  # shapes that differ, or do not broadcast
             return f"in the whole graph, {error}"
         return ""
@@ -126,7 +139,7 @@ class Comparison:
         tolerance = HALF if self._half else KINDS[self.op.kind].tolerance
         own_limit = tolerance.limit(self._own) if judged_alone else None
         free_limit = None if self.region.output in rounded else FREE.limit(self.free)
-        faults = self._faults(own_limit, free_limit, rounded, optimized)
+        faults = self._faults(own_limit, free_limit, rounded, optimized)  # in the order of what explains most
         fault = next((fault for fault in faults if fault), Fault())
         return OpReport(
             op=self.op,
@@ -155,6 +168,7 @@ class Comparison:
         assert self.region is not None
         yield self._fault
         yield Fault(judge(self._own, own_limit, "off by itself"))
+        yield from self._faults_of_cache(rounded, alone=True)
         yield self._broken
         values = dict(self.region.arguments)
         for argument, figures in self._fed.items():
@@ -162,11 +176,21 @@ class Comparison:
             judged = None if values[argument] in rounded else limit
             yield Fault(judge(figures, judged, f"fed a wrong {argument}: off in the whole graph"))
         yield Fault(judge(self.free, free_limit, "off in the whole graph"))
+        yield from self._faults_of_cache(rounded, alone=False)
         # Last: a fault in our graph shows in the optimized one too, and is told already.
         if optimized is not None:
             swallowed = f", which swallowed it, seen at {optimized.at}" if optimized.swallowed else ""
             what = f"off after onnxruntime's optimization ({optimized.level}) into {optimized.node}{swallowed}"
             yield Fault(judge(optimized.figures, optimized.limit, what), Cause.OPTIMIZATION)
+
+    def _faults_of_cache(self, rounded: Collection[ir.Value], *, alone: bool) -> Iterator[Fault]:
+        assert self.region is not None
+        tolerance = HALF if self._half else KINDS[self.op.kind].tolerance
+        where = "by itself" if alone else "in the whole graph"
+        for what, value, (own, free) in zip(("keys", "values"), self.region.presents, self._kept, strict=False):
+            judged = None if value in rounded else FREE.limit(free)
+            figures, limit = (own, tolerance.limit(own)) if alone else (free, judged)
+            yield Fault(judge(figures, limit, f"keeps other {what} {where}: off"))
 
 
 def judge(figures: ErrorStats, limit: float | None, what: str) -> str:

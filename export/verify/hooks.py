@@ -28,8 +28,10 @@ class RecordedCall:
     Attributes:
         op: Which.
         inputs: Attention: query (B, N, S, H), key and value (B, K, T, H), mask or None; a causal attention's mask is
-            written out. All others: its argument.
-        output: Attention: (B, N, S, H). Softmax, activation and norm: the argument's shape.
+            written out. Over a cache: query (B, S, N·H), key and value (B, S, K·H), mask or None, past key and value.
+            All others: its argument.
+        output: Attention: (B, N, S, H); over a cache (B, S, N·H). Softmax, activation and norm: the argument's shape.
+        presents: Of an attention over a cache, what it holds after it: keys and values.
         weights: The layer's weight and bias, as far as it has them.
         source: The line of the model that called it, "package/module.py:line"; "" where there is no such file.
         attend: An attention's function of other values, (B, K, T, any size).
@@ -41,6 +43,7 @@ class RecordedCall:
     weights: tuple[Tensor, ...]
     source: str
     attend: Callable[[Tensor], Tensor] | None = None
+    presents: tuple[Tensor, ...] = ()
 
 
 def watch(graph: Graph, inputs: list[Tensor], visit: Callable[[RecordedCall], None]) -> list[Tensor]:
@@ -81,7 +84,12 @@ class _Recorder(TorchFunctionMode):
         # Arguments are taken before the call, since relu_ and the like overwrite theirs.
         weights: tuple[Tensor, ...] = ()
         attend = None
-        if kind == ATTENTION:
+        given: tuple[Tensor | None, ...]
+        if func is torch.ops.tfm.cached_attention.default:
+            query, key, value, past_key, past_value, mask, *_ = args
+            given = query, key, value, mask, past_key, past_value
+            attend = functools.partial(_attend_over_cache, func, args)
+        elif kind == ATTENTION:
             given = _attention_inputs(*args, **kwargs)
             attend = functools.partial(_attend_to, func, args, kwargs)
         elif is_layer(kind):
@@ -91,7 +99,8 @@ class _Recorder(TorchFunctionMode):
         else:
             given = (_snapshot(_argument(args, kwargs)),)
         result = func(*args, **kwargs)
-        self.show(kind, given, result, weights, attend)
+        output, *presents = result if isinstance(result, tuple) else (result,)
+        self.show(kind, given, output, weights, attend, tuple(presents))
         return result
 
     def show(
@@ -101,6 +110,7 @@ class _Recorder(TorchFunctionMode):
         output: Tensor,
         weights: tuple[Tensor, ...] = (),
         attend: Callable[[Tensor], Tensor] | None = None,
+        presents: tuple[Tensor, ...] = (),
     ) -> None:
         # Numbered per kind and module, in the order of calls: NameOps numbers the graph's nodes
         # likewise.
@@ -108,7 +118,7 @@ class _Recorder(TorchFunctionMode):
         op = OpId(kind=kind, path=path, call=self.calls[kind, path])
         self.calls[kind, path] += 1
         call = RecordedCall(op=op, inputs=inputs, output=output, weights=weights, source=_source(), attend=attend)
-        self.visit(call)
+        self.visit(dataclasses.replace(call, presents=presents) if presents else call)
 
     def _kind(self, func: Callable[..., Any]) -> str | None:
         # An exported program calls ATen's operators themselves, no function of torch's.
@@ -172,6 +182,15 @@ def _attend_to(func: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[
     if "value" in kwargs:
         return func(*args, **kwargs | {"value": values})
     return func(*args[:2], values, *args[3:], **kwargs)
+
+
+def _attend_over_cache(func: Callable[..., Any], args: tuple[Any, ...], values: Tensor) -> Tensor:
+    """Likewise of an attention over a cache: the values of all, (B, K, T, any size); gives (B, N, S, that size)."""
+    query, key, _, past_key, _, *rest = args
+    before = values.size(2) - key.size(1)
+    new = values[:, :, before:].transpose(1, 2).flatten(2)
+    y_BSD = func(query, key, new, past_key, values[:, :, :before], *rest)[0]
+    return y_BSD.reshape(*y_BSD.shape[:2], -1, values.size(-1)).transpose(1, 2)
 
 
 def _attention_inputs(

@@ -26,12 +26,14 @@ class Region:
         nodes: In the order of the graph.
         inputs: Per argument of the op, the value that carries it in; None where the nodes take none.
         output: The value that carries the result out.
+        presents: Of an attention over a cache, the values that carry out what it holds then.
     """
 
     op: str
     nodes: tuple[ir.Node, ...]
     inputs: tuple[ir.Value | None, ...]
     output: ir.Value
+    presents: tuple[ir.Value, ...] = ()
 
     @property
     def form(self) -> str:
@@ -44,6 +46,8 @@ class Region:
         Raises:
             VerificationError: The region takes an input that eager did not give.
         """
+        if call.presents:
+            return self._feeds_of_cached(call)
         feeds = {}
         # Indices 0 to 2 are query, key and value (of other ops, the argument); 3 is the mask.
         for index, (value, tensor) in enumerate(zip(self.inputs, call.inputs, strict=False)):
@@ -59,6 +63,23 @@ class Region:
             feeds[str(value.name)] = np.ascontiguousarray(_as_laid_out(call, array, value) if index < 3 else array)
         return feeds
 
+    def _feeds_of_cached(self, call: RecordedCall) -> dict[str, Array]:
+        query, key, value, mask, past_key, past_value = (None if x is None else x.numpy() for x in call.inputs)
+        assert query is not None
+        assert past_key is not None
+        (rows, new, _), before = query.shape, past_key.shape[2]
+        # No mask is one that masks nothing, of a past without room.
+        seen = np.ones((1, 1, new, before + new), np.bool_) if mask is None else mask
+        total = seen.shape[-1]
+        arrays = [query, key, value, np.broadcast_to(seen, (*seen.shape[:2], new, total)), past_key, past_value]
+        arrays += [np.full(rows, total - 1, np.int32), np.array(total, np.int32)]
+        feeds = {}
+        for name, value_in, array in zip(ARGUMENTS, self.inputs, arrays, strict=False):
+            if value_in is not None and array is not None:
+                array = _in_terms_of(value_in, array) if name == "mask" else array
+                feeds[str(value_in.name)] = np.ascontiguousarray(array) if array.ndim else array
+        return feeds
+
     def release(self) -> None:
         """Give back the memory that weights outside the file were mapped into when they were read."""
         for value in self.constants:
@@ -68,12 +89,17 @@ class Region:
     @property
     def arguments(self) -> list[tuple[str, ir.Value]]:
         """The name of each argument that the nodes take, and the value that carries it in."""
-        names = ("query", "key", "value", "mask") if OpId.parse(self.op).kind == ATTENTION else ("argument",)
+        names = ARGUMENTS if OpId.parse(self.op).kind == ATTENTION else ("argument",)
         return [(name, value) for name, value in zip(names, self.inputs, strict=False) if value is not None]
 
     def expected(self, call: RecordedCall) -> Array:
         """Lay out what eager got from the op as this region's output gives it."""
         return _as_laid_out(call, call.output.numpy(), self.output)
+
+    @property
+    def results(self) -> list[ir.Value]:
+        """The value that carries the result out, and those of the cache."""
+        return [self.output, *self.presents]
 
     def constant_arrays(self) -> list[Array]:
         """The same as numpy has them."""
@@ -90,6 +116,13 @@ class Region:
                 if value is not None and value.const_value is not None
             )
         )
+
+
+ARGUMENTS = ("query", "key", "value", "mask", "past key", "past value", "lengths", "total length")
+"""Of an attention, in the order of `Region.inputs`."""
+
+# Of a node's inputs, where those arguments stand.
+_PLACES = {"Attention": (0, 1, 2, 3, 4, 5), "GroupQueryAttention": (0, 1, 2, 10, 3, 4, 5, 6)}
 
 
 def _repeat_heads(array: Array, value: ir.Value) -> Array:
@@ -160,12 +193,14 @@ def _leaves(value: ir.Value, inside: set[ir.Node]) -> bool:
 
 def _attention_region(op: str, nodes: tuple[ir.Node, ...]) -> Region:
     # Around the Attention are the nodes of its mask, and Unsqueeze and Squeeze where there is no
-    # batch. Past keys and values, inputs 4 and on, are never used by what we export.
+    # batch.
     inside = set(nodes)
-    (core,) = [node for node in nodes if node.op_type == "Attention"] or [nodes[-1]]
-    arguments = [*core.inputs, None, None, None, None][:4]
-    inputs = tuple(_enter(value, inside) for value in arguments)
-    return Region(op=op, nodes=nodes, inputs=inputs, output=_leave(core, inside))
+    (core,) = [node for node in nodes if node.op_type in _PLACES] or [nodes[-1]]
+    arguments = dict(enumerate(core.inputs))
+    places = _PLACES.get(core.op_type, (0, 1, 2, 3))
+    inputs = tuple(_enter(arguments.get(place), inside) for place in places)
+    presents = tuple(core.outputs[1:3]) if len(inputs) > 4 and inputs[4] is not None else ()
+    return Region(op=op, nodes=nodes, inputs=inputs, output=_leave(core, inside), presents=presents)
 
 
 def _enter(value: ir.Value | None, inside: set[ir.Node]) -> ir.Value | None:
@@ -193,7 +228,11 @@ def _mask(call: RecordedCall, value: ir.Value) -> Array:
     assert query is not None
     assert key is not None
     # No mask is one that masks nothing, (S, T).
-    array = np.ones((query.shape[-2], key.shape[-2]), np.bool_) if mask is None else mask.numpy()
+    return _in_terms_of(value, np.ones((query.shape[-2], key.shape[-2]), np.bool_) if mask is None else mask.numpy())
+
+
+def _in_terms_of(value: ir.Value, array: Array) -> Array:
+    """A mask as the booleans or numbers that the graph has."""
     # Numbers become booleans only where they are nothing but a mask; a bias would be lost.
     if value.dtype == ir.DataType.BOOL and array.dtype != np.bool_:
         if not np.isin(array, (0.0, -np.inf, np.finfo(array.dtype).min)).all():
@@ -226,7 +265,7 @@ def cuts_of(regions: Mapping[str, Region]) -> dict[str, list[ir.Value]]:
     cuts = {}
     for op, region in regions.items():
         cuts[f"{op} in"] = [value for _, value in region.arguments]
-        cuts[op] = [region.output]
+        cuts[op] = region.results
     return cuts
 
 

@@ -23,10 +23,13 @@ def cases(graph: Graph, seed: int = 0, count: int = 5) -> list[list[Tensor]]:
     """
     generator = torch.Generator().manual_seed(seed)
     longest = _longest(graph)
-    sizes = [(3, 17, 0), (1, 1, 4), (2, 9, 3), (4, 5, 0), (1, longest, 0)][:count]
+    cached = any(value.name.startswith("past_key_values.") for value in graph.inputs)
+    sizes = [(3, 17, 0), (2, 1, 4), (1, 9, 3), (4, 5, 0), (1, longest, 0)]
+    sizes = (sizes if cached else [(3, 17, 0), (1, 1, 4), (2, 9, 3), (4, 5, 0), (1, longest, 0)])[:count]
     for _ in range(count - len(sizes)):
         batch, length, past = (int(torch.randint(most, (1,), generator=generator)) for most in (4, min(longest, 48), 8))
-        sizes.append((1 + batch, 1 + length, past))
+        # Over a past several rows go on by one token, or one row by several.
+        sizes.append((1 + batch, 1 if cached and batch and past else 1 + length, past))
     # Past and new tokens share the positions that there are.
     shapes = [(batch, min(length, longest), min(past, longest - min(length, longest))) for batch, length, past in sizes]
     return [graph.sample(generator, batch, length, past) for batch, length, past in shapes]

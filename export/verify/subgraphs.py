@@ -18,6 +18,16 @@ _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 """Where onnxruntime looks for weights outside a model that it gets as bytes."""
 
 
+def load_graph(path: Path) -> ir.Model:
+    """Read a graph whose every input is given: none has a default, which would count as a constant."""
+    model = ir.load(path)
+    for value in model.graph.inputs:
+        if value.const_value is not None:
+            del model.graph.initializers[str(value.name)]
+            value.const_value = None
+    return model
+
+
 class Subgraphs:
     """A graph cut where someone wants to look; each subgraph is a session of its own, run when its cut is asked for.
 
@@ -49,13 +59,14 @@ class Subgraphs:
         uses.update(name for names in self._cuts.values() for name in names)
         return Run(self, feeds, uses)
 
-    def run_alone(self, cut: str, feeds: Mapping[str, Array], output: str) -> Array | None:
+    def run_alone(self, cut: str, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array] | None:
         """Run one cut's subgraph on inputs from outside; None where it takes other inputs than these."""
         subgraph = self._by_cut.get(cut)
         # The subgraph may hold more than the op, or need more than its arguments.
-        if subgraph is None or output not in subgraph.outputs or set(subgraph.inputs) != set(feeds):
+        if subgraph is None or not {*outputs} <= {*subgraph.outputs} or set(subgraph.inputs) != set(feeds):
             return None
-        return self._session(subgraph, feeds).run([output], dict(feeds))[0]
+        found: list[Array] = self._session(subgraph, feeds).run(list(outputs), dict(feeds))
+        return found
 
     def _session(self, subgraph: "_Piece", feeds: Mapping[str, Array]) -> ort.InferenceSession:
         if subgraph.session is not None:

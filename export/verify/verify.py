@@ -35,7 +35,7 @@ from .hooks import RecordedCall, watch
 from .optimized import LEVELS, Place, describe_kernel, locate, optimize, options_for
 from .regions import Array, cuts_of, find_regions, rounded_values
 from .reports import BROKEN, Cause, Fault, GraphReport, Kernel, OpReport, Optimized, OutputReport
-from .subgraphs import Run, Subgraphs
+from .subgraphs import Run, Subgraphs, load_graph
 
 CPU = "CPUExecutionProvider"
 _FIRST_LEVEL, *_, _LAST_LEVEL = LEVELS
@@ -113,7 +113,7 @@ class _Verification:
         self.feeds = [
             {value.name: tensor.numpy() for value, tensor in zip(graph.inputs, case, strict=True)} for case in cases
         ]
-        self.model = ir.load(path)
+        self.model = load_graph(path)
         self.regions = find_regions(self.model)
         self.rounded = rounded_values(self.model, half=self.half)
         self.comparisons: dict[str, Comparison] = {}
@@ -166,7 +166,7 @@ class _Verification:
             # The run is for the profile alone, and any input shows the same kernels.
             smallest = min(self.feeds, key=lambda feeds: sum(array.size for array in feeds.values()))
             file, ran = optimize(self.path, level, smallest, Path(folder), self.providers)
-            self._compare_optimized(level, ir.load(file), ran, Path(folder))
+            self._compare_optimized(level, load_graph(file), ran, Path(folder))
 
     def _compare_optimized(
         self, level: str, optimized: ir.Model, ran: Mapping[str, tuple[str, str]], folder: Path

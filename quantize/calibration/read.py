@@ -164,7 +164,7 @@ class Calibration:
         elif role == "decoder":
             yield from self._teach(signature, size)
         else:
-            # A decoder takes no mask, and padding would count as tokens: its rows come one by one.
+            # A decoder gives logits of padding too, which would count as tokens: its rows come one by one.
             for _, feeds in self._padded(1 if self._manifest.kind == "decoder" else size, in_order):
                 yield _complete(feeds, signature)
 
@@ -232,6 +232,7 @@ class Calibration:
 def _complete(feeds: dict[str, Array], signature: Signature) -> dict[str, Array]:
     """Give a graph what it takes: of `feeds`, else for all logits of rows from their first token on."""
     feeds = {**from_nothing(signature, *feeds["input_ids"].shape), **feeds}
+    feeds |= {spec.name: np.array(spec.default, spec.dtype) for spec in signature.inputs if spec.default is not None}
     return {spec.name: feeds[spec.name] for spec in signature.inputs}
 
 

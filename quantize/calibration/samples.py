@@ -212,8 +212,7 @@ def _text_signature(kind: str, signature: Signature) -> Signature | None:
     # A module that takes more than text, or text in other shapes, is given arrays like any other.
     if kind == "module" and (not plain or len(specs) < len(signature.inputs)):
         return None
-    lengths = {ids.shape[1], "cache_length"}  # of a decoder's rows, which must fit into its cache
-    limits = [most for key, most in signature.max_length.items() if lengths & {*key.split(SUM)}]
+    limits = [most for key, most in signature.max_length.items() if ids.shape[1] in key.split(SUM)]
     inputs = tuple(dataclasses.replace(spec, shape=("batch", "sequence")) for spec in specs)
     return Signature(inputs=inputs, outputs=(), max_length={"sequence": min(limits)} if limits else {})
 

@@ -141,18 +141,31 @@ def _quick_gelu(_: np.random.Generator) -> Canary:
     return _canary("QuickGelu", nodes, {"x": x}, {}, expected, _FLOAT_LIMIT)
 
 
-def _scatter(rng: np.random.Generator) -> Canary:
-    # Each row has a place of its own, and the second ends with the last place of the cache.
-    past, update, positions = _normal(rng, 2, 1, 6, 4), _normal(rng, 2, 1, 2, 4), np.array([1, 4])
-    expected = past.copy()
-    expected[0, :, 1:3], expected[1, :, 4:6] = update
-    feeds = {"past": past, "update": update, "places": positions}
-    nodes = [node("TensorScatter", list(feeds), ["y"], attributes={"axis": -2})]
-    return _canary("TensorScatter", nodes, feeds, {}, expected, 0.0, opset=24)
+def _cached_attention(rng: np.random.Generator) -> Canary:
+    """One token a row behind four others; two heads share one of keys, and the cache has room for two tokens more."""
+    heads, size, past, room = 2, 8, 4, 7
+    q, k, v = _normal(rng, 2, 1, heads * size), _normal(rng, 2, 1, size), _normal(rng, 2, 1, size)
+    # What is in the room must not be seen.
+    keys_B1CH, values_B1CH = _normal(rng, 2, 1, room, size), _normal(rng, 2, 1, room, size)
+    # The second row has two tokens of padding, before its own.
+    bias_B11T = np.zeros((2, 1, 1, past + 1), np.float32)
+    bias_B11T[1, ..., :2] = np.finfo(np.float32).min / 2
+    k_B1TH, v_B1TH = (np.concatenate([x[:, :, :past], y[:, None]], 2) for x, y in ((keys_B1CH, k), (values_B1CH, v)))
+    q_BN1H = q.reshape(2, heads, 1, size).astype(np.float64)
+    weights_BN1T = np.exp(q_BN1H @ k_B1TH.swapaxes(-1, -2) / math.sqrt(size)) * (bias_B11T == 0)
+    weights_BN1T /= weights_BN1T.sum(-1, keepdims=True)
+    feeds = {"q": q, "k": k, "v": v, "past_key": keys_B1CH, "past_value": values_B1CH}
+    feeds |= {"lengths": np.full(2, past, np.int32), "total": np.array(past + 1, np.int32), "bias": bias_B11T}
+    arguments = [*list(feeds)[:-1], "", "", "", "bias"]
+    sizes = {"num_heads": heads, "kv_num_heads": 1}
+    nodes = [node("GroupQueryAttention", arguments, ["y", "keys", "values"], _MICROSOFT, sizes)]
+    expected = (weights_BN1T @ v_B1TH).reshape(2, 1, heads * size)
+    return _canary("GroupQueryAttention", nodes, feeds, {}, expected, _FLOAT_LIMIT)
 
 
 _MAKERS = (
-    _gemm, _integers, _blocks(4), _blocks(8), _gather, _attention, _layer_norm, _rms_norm, _gelu, _quick_gelu, _scatter
+    _gemm, _integers, _blocks(4), _blocks(8), _gather, _attention, _layer_norm, _rms_norm, _gelu, _quick_gelu,
+    _cached_attention,
 )  # fmt: skip
 
 

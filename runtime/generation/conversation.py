@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tfm.errors import InputError
 
 from ..control import CancelToken, Control
@@ -69,7 +67,7 @@ class Conversation:
                 "takes; rewind it, or begin another"
             )
         limits = self._model._limits([had + len(row)], limit)
-        np.minimum(self._state.length_B, had, out=self._state.length_B)  # where Ctrl-C came before the tokens were kept
+        self._state.rewind(had)  # where Ctrl-C came before the tokens were kept
         # The last token of a reply was chosen, but not read yet; nor were those of a reply cut short.
         unread = [*self.tokens[int(self._state.length_B[0]) :], *row]
         logits_BV = self._state.read([unread], control)
@@ -100,5 +98,4 @@ class Conversation:
             raise InputError(f"the conversation has {len(self.tokens)} tokens, so it cannot be cut to {length}")
         self._turns += 1
         del self.tokens[length:]
-        # What lies behind in the cache stays, unseen, until it is written over.
-        self._state.length_B[0] = min(int(self._state.length_B[0]), length)
+        self._state.rewind(length)

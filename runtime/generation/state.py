@@ -1,7 +1,9 @@
 """What a decoder has read: rows of tokens, kept as keys and values in a cache that grows in place.
 
-Shapes: B rows, S new tokens, P positions with logits, C length of the cache, K key/value heads, H head size, V
-vocabulary.
+Rows stand at the right: each has its padding, if any, before its first token, and none behind. So all go on at the same
+place, and the logits of the next token are those after the last one.
+
+Shapes: B rows, S new tokens, T all tokens, C length of the cache, K key/value heads, H head size, V vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,14 +16,14 @@ from tfm.bundle import Signature
 
 from ..control import Control
 from ..inputs.batches import length_limit, pad_rows
-from ..inputs.checks import Array
+from ..inputs.checks import KEEP, MASKS, POSITIONS, TOTAL, Array
 from ..sessions.binding import Binding
 from ..sessions.session import Session
 
 _BLOCK = 32
 """A cache is made longer by so many tokens at a time, or by an eighth, so that it is rarely copied."""
 
-_PART, _ROWS = 256, 1024
+_PART, _TOGETHER = 256, 1024
 """So many tokens of a row, and so many of all rows, one run reads: in parts, attention looks at no more of the cache
 than is filled by then. SmolLM2 in int8 reads 1,024 tokens in 1.60 s on one thread, rather than in 1.79 s at once."""
 
@@ -37,56 +39,57 @@ class DecoderState:
         """Begin with nothing read.
 
         Args:
-            decoder: Takes input_ids, cache_position, logits_position, the context and past_key_values.…; gives logits
-                (B, P, V) and present.….
+            decoder: Takes input_ids, a mask of all tokens, perhaps position_ids, the context and past_key_values.…;
+                gives logits (B, S, V), of the last tokens if asked for fewer, and present.….
             rows: B.
             context: Inputs that stay the same at every step, each (B, …).
         """
         self._decoder, self._context = decoder, dict(context or {})
-        self._vocabulary = int(next(spec.shape[-1] for spec in decoder.signature.outputs if spec.name == "logits"))
-        self._most = length_limit(decoder.signature)
+        signature = decoder.signature
+        names = [spec.name for spec in signature.inputs]
+        self._mask_name = next(name for name in MASKS if name in names)
+        self._has_positions = POSITIONS in names
+        self._vocabulary = int(next(spec.shape[-1] for spec in signature.outputs if spec.name == "logits"))
+        self._most = length_limit(signature)
+        # A graph that makes a longer cache each time has no room in it.
+        self._in_place = any(TOTAL in spec.shape for spec in signature.inputs)
         self.length_B = np.zeros(rows, np.int64)
-        self._room = 0
+        self._used = self._room = 0
         self._values: dict[str, Any] = {}
+        if not self._in_place:
+            self._keep(_empty_caches(signature, rows, 0))
         self._step: _Step | None = None
 
     def read(self, rows: Sequence[Sequence[int]], control: Control | None = None) -> Array:
         """Read new tokens of every row.
 
         Args:
-            rows: Ids, at least one in each; where rows of different length follow on what was read before, the longest
-                must fit in after the longest.
+            rows: Ids, at least one in each.
             control: What may end it before its time; the state is then as it was before.
 
         Returns:
             Logits of the token that follows each row, (B, V).
         """
-        ids_BS, _ = pad_rows(rows)  # the keys of padding are written over before they are seen
-        batch, longest = ids_BS.shape
-        if longest == 1 and (self._most is None or self.length_B.max() < self._most):  # bound once for all that follow
-            return self.step(ids_BS[:, 0], control).copy()
-        logits_BV = np.empty((batch, self._vocabulary), np.float32)
-        length_B = np.array([len(row) for row in rows])
-        part = max(1, min(_PART, _ROWS // batch))
-        had, whole = int(self.length_B.max()), int(self.length_B.max()) + longest
-        for start in range(0, longest, part):
-            self._reserve(min(whole, _up(had + start + part, _PART)), had + start)
-            step = _Step(ids_BS[:, start : start + part].copy(), self.length_B + start, self._vocabulary)
-            # Where in this part each row's last token is; below 0 or beyond it where it is in another.
-            last_B = length_B - 1 - start
-            # Every row must name some token of this part. The logits of rows that end elsewhere are
-            # not read.
-            np.clip(last_B, 0, step.ids_BS.shape[1] - 1, out=step.wanted_B1[:, 0])
-            self._bind(step).run(control)
-            here_B = last_B == step.wanted_B1[:, 0]
-            logits_BV[here_B] = step.logits_B1V[here_B, 0]
-        # Only when all is read: a run that was ended leaves the state as it was. What it wrote lies
-        # behind these lengths, and is written over by the next.
-        self.length_B += length_B
+        batch, longest = len(rows), max(map(len, rows))
+        if longest == 1 and (self._most is None or self.length_B.max() < self._most):
+            return self.step(np.array(rows)[:, 0], control).copy()  # bound once for all that follow
+        if batch > 1 and (self._used or batch * longest > _TOGETHER):
+            return self._read_one_by_one(rows, control)
+        ids_BS, real_BS = pad_rows(rows, left=True)
+        had, whole, part = self._used, self._used + longest, _PART if batch == 1 else longest
+        try:
+            for start in range(0, longest, part):
+                end = start + part
+                self._reserve(min(whole, _up(had + end, _PART)))
+                logits_BV = self._run(ids_BS[:, start:end], real_BS[:, start:end], control)
+        except BaseException:
+            # What was written lies behind, and is written over by the next.
+            self.rewind(had)
+            raise
         return logits_BV
 
     def step(self, token_B: Array, control: Control | None = None) -> Array:
-        """Read one new token of every row; where the model's limit is reached, in place of the last one.
+        """Read one new token of every row; where the model's limit is reached, at its last position.
 
         Args:
             token_B: Ids, int64.
@@ -95,18 +98,32 @@ class DecoderState:
         Returns:
             Logits of the token that follows each, (B, V); the next step writes over them.
         """
-        used = int(self.length_B.max())
-        self._reserve(used + 1, used)
+        self._reserve(self._used + 1)
         if self._step is None:
-            batch = len(self.length_B)
-            self._step = _Step(np.empty((batch, 1), np.int64), np.empty(batch, np.int64), self._vocabulary)
-            self._binding = self._bind(self._step)
+            self._step = _Step(np.empty((len(self.length_B), 1), np.int64), self._vocabulary)
+            self._binding = self._bind(self._step) if self._in_place else None
         self._step.ids_BS[:, 0] = token_B
-        # A row at the limit writes into its last place, so that the others can go on.
-        np.minimum(self.length_B, self._room - 1, out=self._step.place_B)
-        self._binding.run(control)
-        np.add(self._step.place_B, 1, out=self.length_B)
+        self._place(self._step, np.ones((len(self.length_B), 1), np.int64))
+        if self._binding is not None:
+            self._binding.put(self._mask_name, self._step.mask_BT)
+        self._execute(self._step, self._binding, control)
+        self._used += 1
+        self.length_B += 1
+        if self._most is not None:
+            np.minimum(self.length_B, self._most, out=self.length_B)
         return self._step.logits_B1V[:, 0]
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first places, so many, of every row; what lies behind is unseen until it is written over.
+
+        Of one row places are tokens.
+        """
+        forgotten = self._used - length
+        if forgotten > 0:
+            self._used = length
+            np.maximum(self.length_B - forgotten, 0, out=self.length_B)
+            if not self._in_place:
+                self._keep({name: array[:, :, :length] for name, array in self._arrays().items()})
 
     def reorder(self, parent_B: Array) -> None:
         """Let every row go on from a row of the same context, which may be another: indices (B,)."""
@@ -114,12 +131,12 @@ class DecoderState:
         moved = np.flatnonzero(parent_B != np.arange(len(parent_B)))
         if not len(moved):
             return
-        used, source = int(self.length_B.max()), parent_B[moved]
+        source = parent_B[moved]
         self.length_B = self.length_B[parent_B]
         arrays = self._arrays()
         for array in arrays.values():
             # numpy copies the right side first, so that rows may change places.
-            array[moved, :, :used] = array[source, :, :used]
+            array[moved, :, : self._used] = array[source, :, : self._used]
         # There `_arrays` gave copies, which go back to the device.
         if self._decoder.provider != "cpu":
             self._keep(arrays)
@@ -128,19 +145,83 @@ class DecoderState:
         """Go on with some of the rows, in an order, any of them more than once: indices (B',)."""
         self.length_B = self.length_B[rows]
         self._context = {name: array[rows] for name, array in self._context.items()}
-        self._keep({name: array[rows] for name, array in self._arrays().items()})
+        # Padding that all have left is padding no more.
+        padding = self._used - int(self.length_B.max(initial=0))
+        self._used -= padding
+        self._room = max(self._room - padding, 0)
+        self._keep({name: array[rows, :, padding:] for name, array in self._arrays().items()})
 
-    def _reserve(self, length: int, used: int) -> None:
-        """Make room for so many tokens, or as many as the model can have; keep those used so far."""
-        if length <= self._room or self._room == self._most:
+    def _read_one_by_one(self, rows: Sequence[Sequence[int]], control: Control | None) -> Array:
+        """Read each row alone, and put them side by side again: long ones gain nothing from company.
+
+        Nor does the graph take several rows that go on by several tokens.
+        """
+        states, found = [], []
+        for row, ids in enumerate(rows):
+            alone = DecoderState(self._decoder, 1, {name: x[row : row + 1] for name, x in self._context.items()})
+            length = int(self.length_B[row])
+            if length:
+                place = self._used - length
+                alone._take({name: x[row : row + 1, :, place : self._used] for name, x in self._arrays().items()})
+            found.append(alone.read([ids], control))
+            states.append(alone)
+        self.length_B = np.concatenate([state.length_B for state in states])
+        self._used = self._room = int(self.length_B.max())
+        arrays = _empty_caches(self._decoder.signature, len(rows), self._used)
+        for row, state in enumerate(states):
+            for name, array in state._arrays().items():
+                arrays[name][row, :, self._used - state._used :] = array[0, :, : state._used]
+        self._keep(arrays)
+        return np.concatenate(found)
+
+    def _take(self, arrays: Mapping[str, Array]) -> None:
+        """Go on from caches of rows without padding."""
+        self._used = self._room = next(iter(arrays.values())).shape[2]
+        self.length_B[:] = self._used
+        self._keep(arrays)
+
+    def _run(self, ids_BS: Array, real_BS: Array, control: Control | None) -> Array:
+        """Read some tokens of every row at once."""
+        step = _Step(ids_BS.copy(), self._vocabulary)
+        self._place(step, real_BS)
+        self._execute(step, self._bind(step) if self._in_place else None, control)
+        self._used += ids_BS.shape[1]
+        self.length_B += real_BS.sum(1)
+        return step.logits_B1V[:, 0]
+
+    def _place(self, step: "_Step", real_BS: Array) -> None:
+        """Tell new tokens their positions, and which of all tokens are real."""
+        total = self._used + real_BS.shape[1]
+        length_B1 = self.length_B[:, None]
+        step.mask_BT = np.ones((len(real_BS), total), np.int64)
+        # Of rows that have begun all that is before them; of others what is said here.
+        step.mask_BT[:, : self._used] = np.arange(self._used) >= self._used - length_B1
+        step.mask_BT[:, self._used :] = real_BS
+        place_BS = np.maximum(length_B1 + real_BS.cumsum(1) - 1, 0)
+        np.minimum(place_BS, self._most - 1 if self._most else place_BS, out=step.place_BS)
+
+    def _execute(self, step: "_Step", binding: Binding | None, control: Control | None) -> None:
+        if binding is not None:
+            binding.run(control)
+            return
+        feeds = {**self._inputs_of(step), **self._context, **self._arrays()}
+        found = self._decoder.run(feeds, control=control)
+        step.logits_B1V[:] = found.pop("logits")
+        self._keep({name.replace("present.", "past_key_values."): array for name, array in found.items()}, step)
+
+    def _reserve(self, length: int) -> None:
+        """Make room for so many tokens; keep those used so far."""
+        if length <= self._room or not self._in_place:
             return
         room = _up(length, max(_BLOCK, length // 8))
-        room = room if self._most is None else min(room, self._most)
+        # One row never has more; of several the padding comes on top.
+        if self._most is not None and length <= self._most:
+            room = min(room, self._most)
         old = self._arrays()
         arrays = _empty_caches(self._decoder.signature, len(self.length_B), room)
         # (B, K, C, H): what is used of the old one is its beginning, along C.
         for name, array in old.items():
-            arrays[name][:, :, :used] = array[:, :, :used]
+            arrays[name][:, :, : self._used] = array[:, :, : self._used]
         self._room = room
         self._keep(arrays)
 
@@ -148,20 +229,23 @@ class DecoderState:
         """The caches as arrays: where the graph runs on the CPU, they are its own memory."""
         return {name: value.numpy() for name, value in self._values.items()}
 
-    def _keep(self, arrays: Mapping[str, Array]) -> None:
-        """Take arrays as the caches."""
+    def _keep(self, arrays: Mapping[str, Array], step: "_Step | None" = None) -> None:
+        """Take arrays as the caches; what was bound to those that were must not write into them any more."""
         device = self._decoder.provider
         self._values = {
-            name: onnxruntime.OrtValue.ortvalue_from_numpy(array, device, 0) for name, array in arrays.items()
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, 0)
+            for name, array in arrays.items()
         }
-        # It is bound to the caches that were, and must not write into them any more.
-        self._step = None
+        self._step = step if step is None or step.ids_BS.shape[1] == 1 else None
+
+    def _inputs_of(self, step: "_Step") -> dict[str, Array]:
+        positions = {POSITIONS: step.place_BS} if self._has_positions else {}
+        return {"input_ids": step.ids_BS, self._mask_name: step.mask_BT, **positions, KEEP: _ONE}
 
     def _bind(self, step: "_Step") -> Binding:
-        new = {"input_ids": step.ids_BS, "cache_position": step.place_B, "logits_position": step.wanted_B1}
         # Past and present are one piece of memory: the graph writes new tokens in place.
         presents = {name.replace("past_key_values.", "present."): value for name, value in self._values.items()}
-        inputs = {**new, **self._context, **self._values}
+        inputs = {**self._inputs_of(step), **self._context, **self._values}
         return Binding(self._decoder, inputs, {"logits": step.logits_B1V, **presents})
 
 
@@ -171,25 +255,25 @@ def from_nothing(signature: Signature, batch: int, length: int) -> dict[str, Arr
     Args:
         signature: The decoder's.
         batch: B.
-        length: S; the caches have room for just so many.
+        length: S.
 
     Returns:
-        By input name: caches (B, K, S, H), places (B,), and every position, (B, S).
+        By input name: caches (B, K, 0, H), the mask of all tokens, (B, S), and their positions, (B, S).
     """
-    return {
-        "cache_position": np.zeros(batch, np.int64),
-        "logits_position": np.tile(np.arange(length, dtype=np.int64), (batch, 1)),
-        **_empty_caches(signature, batch, length),
-    }
+    names = {spec.name for spec in signature.inputs}
+    feeds = {name: np.ones((batch, length), np.int64) for name in MASKS if name in names}
+    if POSITIONS in names:
+        feeds[POSITIONS] = np.tile(np.arange(length, dtype=np.int64), (batch, 1))
+    return {**feeds, **_empty_caches(signature, batch, 0)}
 
 
 def _empty_caches(signature: Signature, batch: int, length: int) -> dict[str, Array]:
     """Make a decoder's own caches, by name (B, K, C, H)."""
-    sizes = {"batch": batch, "cache_length": length}
+    sizes = {"batch": batch, "past_sequence": length}
     return {
         spec.name: np.zeros([dim if isinstance(dim, int) else sizes[dim] for dim in spec.shape], spec.dtype)
         for spec in signature.inputs
-        if "cache_length" in spec.shape
+        if "past_sequence" in spec.shape
     }
 
 
@@ -198,10 +282,14 @@ def _up(length: int, block: int) -> int:
     return -(-length // block) * block
 
 
-class _Step:
-    """What changes from run to run: new ids, the place of the first in each row, and the logits after one of them."""
+_ONE = np.array(1, np.int64)
+"""How many logits are wanted."""
 
-    def __init__(self, ids_BS: Array, place_B: Array, vocabulary: int) -> None:
-        self.ids_BS, self.place_B = ids_BS, place_B
-        self.wanted_B1 = np.zeros((len(ids_BS), 1), np.int64)
+
+class _Step:
+    """What changes from run to run: new ids, their positions, what of all is real, and the logits after the last."""
+
+    def __init__(self, ids_BS: Array, vocabulary: int) -> None:
+        self.ids_BS, self.place_BS = ids_BS, np.zeros_like(ids_BS)
+        self.mask_BT = np.ones((len(ids_BS), 1), np.int64)
         self.logits_B1V = np.empty((len(ids_BS), 1, vocabulary), np.float32)

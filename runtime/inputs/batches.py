@@ -63,7 +63,7 @@ def check_rows(
 
 def length_limit(signature: Signature) -> int | None:
     """How many tokens one sequence may have, those of the past included; None: any number."""
-    limits = [most for key, most in signature.max_length.items() if {"sequence", "cache_length"} & {*key.split(SUM)}]
+    limits = [most for key, most in signature.max_length.items() if "sequence" in key.split(SUM)]
     return min(limits, default=None)
 
 
@@ -81,12 +81,13 @@ def batches(
         yield positions, *pad_rows([rows[position] for position in positions], pad)
 
 
-def pad_rows(rows: Sequence[Sequence[int]], pad: int = 0) -> tuple[Array, Array]:
-    """Pad rows, at least one, on the right: ids (B, S), int64, and which of them are real, (B, S), int64 0 or 1."""
+def pad_rows(rows: Sequence[Sequence[int]], pad: int = 0, *, left: bool = False) -> tuple[Array, Array]:
+    """Pad rows, at least one, on the right or left: ids (B, S), int64, and which are real, (B, S), int64 0 or 1."""
     ids_BS = np.full((len(rows), max(map(len, rows))), pad, np.int64)
     mask_BS = np.zeros_like(ids_BS)
     for b, row in enumerate(rows):
-        ids_BS[b, : len(row)], mask_BS[b, : len(row)] = row, 1
+        start = ids_BS.shape[1] - len(row) if left else 0
+        ids_BS[b, start : start + len(row)], mask_BS[b, start : start + len(row)] = row, 1
     return ids_BS, mask_BS
 
 

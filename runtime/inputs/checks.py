@@ -5,7 +5,7 @@ big-endian arrays are read as garbage.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
@@ -18,8 +18,10 @@ from .arrays import describe, to_array
 
 MAY_BE_EMPTY = "past_sequence"
 SUM = " + "
-POSITION, NEW, CAPACITY = "cache_position", "sequence", "cache_length"
-WANTED = "logits_position"
+MASKS = ("attention_mask", "decoder_attention_mask")
+"""Of a decoder, what tells of all tokens which are real: by itself, or of what it writes for a source."""
+POSITIONS, KEEP = "position_ids", "num_logits_to_keep"
+NEW, TOTAL = "sequence", "total_sequence"
 
 _UNSIGNED = {size: np.dtype(f"uint{8 * size}") for size in (1, 2, 4, 8)}
 # ndarray.flags.num: the bits of C_CONTIGUOUS and ALIGNED, in one look
@@ -38,6 +40,7 @@ class InputChecks:
         """
         self._signature = signature
         self._names = dict.fromkeys(spec.name for spec in signature.inputs).keys()
+        self._required = {spec.name for spec in signature.inputs if spec.default is None}
         # Caches have one shape, dozens of them: each but the first is compared with the first, not axis by axis.
         groups = {dims: number for number, dims in enumerate(dict.fromkeys(spec.shape for spec in signature.inputs))}
         self._inputs = [(spec.name, np.dtype(spec.dtype), groups[spec.shape], spec) for spec in signature.inputs]
@@ -50,9 +53,8 @@ class InputChecks:
         dims = dict.fromkeys(dim for spec in signature.inputs for dim in spec.shape if isinstance(dim, str))
         self._sums = [(dim, tuple(dim.split(SUM))) for dim in dims if SUM in dim]
         self._max_length = [(tuple(key.split(SUM)), most) for key, most in signature.max_length.items()]
-        places = [spec for spec in signature.inputs if spec.name == POSITION and len(spec.shape) == 1]
-        self._placed = bool(places) and NEW in dims and CAPACITY in dims
-        self._chosen = NEW in dims and any(spec.name == WANTED for spec in signature.inputs)
+        self._cached = next((spec.name for spec in signature.inputs if TOTAL in spec.shape), None)
+        self._keeps = NEW in dims and KEEP in self._names - self._required
         self._batch = _batch_of(signature, dims) if empty_batch else None
 
     def __call__(self, arrays: Mapping[str, Any]) -> dict[str, Array]:
@@ -68,13 +70,15 @@ class InputChecks:
         Raises:
             InputError: A name, dtype, byte order, rank, size, value or length that the graph must not see.
         """
-        if arrays.keys() != self._names:
-            _refuse_names(arrays, self._names)
+        if arrays.keys() != self._names and not self._required <= arrays.keys() <= self._names:
+            _refuse_names(arrays, self._names, self._required)
         checked = dict(arrays)
         sizes: dict[str, int] = {}
         scattered: list[TensorSpec] = []
         shapes, plain = self._unknown.copy(), np.ndarray
         for name, dtype, group, spec in self._inputs:
+            if name not in checked:  # it has a default
+                continue
             array = checked[name]
             # Exactly ndarray: subclasses, such as masked arrays, have their own ways of being indexed.
             if type(array) is not plain:
@@ -97,14 +101,14 @@ class InputChecks:
         for spec in scattered:
             checked[spec.name] = _gathered(checked[spec.name], spec)
         for spec, below, unsigned in self._bounded:
-            array = checked[spec.name]
+            array = checked.get(spec.name, _NOTHING)
             # As unsigned integers negative values are the greatest, so that one pass finds both ends.
             if array.size and np.maximum.reduce(array.view(unsigned), axis=None) >= below:
                 _refuse_values(array, spec)
-        if self._placed:
-            _check_positions(checked[POSITION], sizes[NEW], sizes[CAPACITY])
-        if self._chosen:
-            _check_wanted(checked[WANTED], sizes[NEW])
+        if self._cached is not None:
+            _check_cached(self._cached, sizes)
+        if self._keeps and KEEP in checked:
+            _check_kept(checked[KEEP], sizes[NEW])
         return checked
 
     def without_rows(self, checked: Mapping[str, Array]) -> dict[str, Array] | None:
@@ -120,7 +124,9 @@ class InputChecks:
             return None
         sizes: dict[str, int] = {}
         for name, _, _, spec in self._inputs:
-            self._measure(checked[name], spec, sizes)
+            if name in checked:
+                self._measure(checked[name], spec, sizes)
+        sizes |= _derived(sizes, checked)
         return empty_outputs(self._signature, sizes)
 
     def _measure(self, array: Array, spec: TensorSpec, sizes: dict[str, int]) -> tuple[int, ...]:
@@ -170,9 +176,9 @@ def nearest(name: object, known: Iterable[str]) -> str:
 def _batch_of(signature: Signature, dims: Iterable[str]) -> str | None:
     """Name the dimension whose size may be 0: every input's first, every output's too, where all their sizes follow."""
     batch = signature.inputs[0].shape[:1] if signature.inputs else ()
-    if any(spec.shape[:1] != batch for spec in signature.inputs):
+    if any(spec.shape[:1] != batch for spec in signature.inputs if spec.default is None):
         return None
-    known = set(dims)
+    known = {*dims, *_DERIVED}
     for spec in signature.outputs:
         parts = {part for dim in spec.shape if isinstance(dim, str) for part in dim.split(SUM)}
         if spec.shape[:1] != batch or not parts <= known:
@@ -180,11 +186,22 @@ def _batch_of(signature: Signature, dims: Iterable[str]) -> str | None:
     return batch[0] if batch and isinstance(batch[0], str) else None
 
 
-def _refuse_names(arrays: Mapping[str, Any], known: Iterable[str]) -> NoReturn:
+_NOTHING = np.zeros(0, np.int64)
+_DERIVED = ("present_sequence", "logits_length")
+"""Of a decoder's outputs, what follows from its inputs' sizes."""
+
+
+def _derived(sizes: Mapping[str, int], checked: Mapping[str, Array]) -> dict[str, int]:
+    present = max(sizes.get(TOTAL, 0), sizes.get(MAY_BE_EMPTY, 0))
+    kept = int(checked[KEEP]) if KEEP in checked else 0
+    return dict(zip(_DERIVED, (present, kept or sizes.get(NEW, 0)), strict=True))
+
+
+def _refuse_names(arrays: Mapping[str, Any], known: Iterable[str], required: Collection[str]) -> NoReturn:
     for name in arrays:
         if name not in known:
             raise InputError(f"there is no input {brief(name)}; {nearest(name, known)}")
-    missing = [name for name in known if name not in arrays]
+    missing = [name for name in known if name in required and name not in arrays]
     raise InputError(f"the input {missing[0]!r} is missing; the model takes {', '.join(known)}")
 
 
@@ -198,26 +215,27 @@ def _gathered(array: Array, spec: TensorSpec) -> Array:
         ) from error
 
 
-def _check_positions(position_B: Array, new: int, capacity: int) -> None:
-    """Check that every row's new tokens have a place in the caches: what is written past their end is lost."""
-    places = position_B.tolist()
-    if places and (min(places) < 0 or max(places) + new > capacity):
-        row = next(row for row, place in enumerate(places) if not 0 <= place <= capacity - new)
+def _check_cached(mask: str, sizes: Mapping[str, int]) -> None:
+    """Check that the mask is of past and new tokens, and that the past has as many as it says."""
+    total, new, room = sizes[TOTAL], sizes[NEW], sizes[MAY_BE_EMPTY]
+    past = total - new
+    if not 0 <= past <= room:
         raise InputError(
-            f"{POSITION}[{row}] is {places[row]}, but must be in [0, {capacity - new}]: "
-            f"the caches have {capacity} places, and the new tokens take {new}"
-            if new <= capacity
-            else f"{NEW} is {new}, but the caches have only {capacity} places ({CAPACITY}); pass larger ones"
+            f"{mask} tells of {total} tokens ({TOTAL}), but must be of the past and the new ones: there are {new} new "
+            f"({NEW}), and the past has {room} ({MAY_BE_EMPTY}), all of which or the first of which may be told of"
+        )
+    if past and new > 1 and sizes["batch"] > 1:
+        raise InputError(
+            f"{sizes['batch']} rows of {new} new tokens follow on a past, where several rows go on by one token each, "
+            "and one row by any number; pass rows one by one, or tokens"
         )
 
 
-def _check_wanted(position_BP: Array, new: int) -> None:
-    """Check that logits are wanted after tokens that there are: a negative index would count from the end."""
-    if position_BP.size and np.maximum.reduce(position_BP.view(np.uint64), axis=None) >= new:
-        place = np.argwhere((position_BP < 0) | (position_BP >= new))[0].tolist()
+def _check_kept(keep: Array, new: int) -> None:
+    """Check how many logits are wanted: of a negative number others than the last ones would be."""
+    if not 0 <= keep <= new:
         raise InputError(
-            f"{WANTED}{place} is {position_BP[tuple(place)]}, but must be in [0, {new}), as there are {new} new tokens "
-            f"({NEW})"
+            f"{KEEP} is {keep}, but must be in [0, {new}], as there are {new} new tokens ({NEW}); 0 is all"
         )
 
 

@@ -43,6 +43,11 @@ class Binding:
                 self._binding.bind_ortvalue_output(name, value)
         self._kept = inputs, outputs  # the memory must live as long as it is bound
 
+    def put(self, name: str, array: Array) -> None:
+        """Bind another array as an input, of another size perhaps."""
+        self._arrays[name] = array
+        self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, _address(array))
+
     def run(self, control: Control | None = None) -> None:
         """Run the graph; where it is ended before its time, what it was to write is undefined."""
         if self._session.provider != "cpu":  # onnxruntime copied them to the device when they were bound

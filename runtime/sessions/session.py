@@ -105,9 +105,15 @@ class Session:
 
     def _compare(self, path: Path) -> None:
         """Compare what the graph takes and gives with the signature."""
+        session = self.opened()
+        required, optional = _by_default(self.signature.inputs)
+        names = {spec.name for spec in optional}
+        # Inputs with a default are no inputs to onnxruntime.
+        defaults = filter(lambda node: node.name in names, session.get_overridable_initializers() if names else ())
         for what, nodes, specs in (
-            ("takes", self.opened().get_inputs(), self.signature.inputs),
-            ("gives", self.opened().get_outputs(), self.signature.outputs),
+            ("takes", session.get_inputs(), required),
+            ("may take", list(defaults), optional),
+            ("gives", session.get_outputs(), self.signature.outputs),
         ):
             # Sorted: inputs are given by name, in any order.
             found, said = sorted(map(_describe_node, nodes)), sorted(map(_describe_spec, specs))
@@ -174,6 +180,11 @@ class Session:
         if graph is None:
             raise ClosedError(f"{self._path} was closed; load the model again")
         return graph.session
+
+
+def _by_default(specs: Sequence[TensorSpec]) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """Tell inputs that must be given from those that have a default."""
+    return [spec for spec in specs if spec.default is None], [spec for spec in specs if spec.default is not None]
 
 
 def _describe_node(node: Any) -> str:

@@ -88,10 +88,9 @@ def feeds_of(signature: Signature, ids: Sequence[int]) -> dict[str, Array]:
     ids_BS = np.array([ids], np.int64)
     named = {"input_ids": ids_BS, "attention_mask": np.ones_like(ids_BS), "token_type_ids": np.zeros_like(ids_BS)}
     feeds = {spec.name: named[spec.name] for spec in signature.inputs if spec.name in named}
-    if any("cache_length" in spec.shape for spec in signature.inputs):
-        last_BP = np.array([[len(ids) - 1]], np.int64)  # nobody asks for the other logits
-        # Empty caches with room for just this text.
-        feeds |= from_nothing(signature, *ids_BS.shape) | {"logits_position": last_BP}
+    if any("past_sequence" in spec.shape for spec in signature.inputs):
+        # Nobody asks for the logits but the last.
+        feeds |= from_nothing(signature, *ids_BS.shape) | {"num_logits_to_keep": np.array(1)}
     return feeds
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ def test_reads_what_the_exporter_wrote(make_bundle):
     assert manifest.generation.max_new_tokens == 6
     assert manifest.graphs["fp32"]["decoder"] == "onnx/decoder_model_merged.onnx"
     assert manifest.signature["encoder"].inputs[0].below == 12
-    assert manifest.signature["decoder"].max_length == {"cache_length": 8}
+    assert manifest.signature["decoder"].max_length == {"sequence": 8}
     assert set(manifest.files) == {"onnx/encoder_model.onnx", "onnx/decoder_model_merged.onnx", "tokenizer.json"}
     check_digests(manifest, manifest.files)
 
@@ -49,18 +50,39 @@ def test_not_json(tmp_path, content):
 
 
 @pytest.mark.parametrize("kind", ["counter", "copier"])
-@pytest.mark.parametrize(
-    ("missing", "older"), [("cache_position", "caches that grow"), ("logits_position", "logits at every position")]
-)
-def test_decoders_of_older_versions(make_bundle, edit_manifest, kind, missing, older):
+@pytest.mark.parametrize("missing", ["attention_mask", "num_logits_to_keep"])
+def test_decoders_of_older_versions(make_bundle, edit_manifest, kind, missing):
     bundle, role = make_bundle(kind), "model" if kind == "counter" else "decoder"
 
     def remove(manifest):
         inputs = manifest["signature"][role]["inputs"]
-        manifest["signature"][role]["inputs"] = [spec for spec in inputs if spec["name"] != missing]
+        gone = {missing, f"decoder_{missing}"}
+        manifest["signature"][role]["inputs"] = [spec for spec in inputs if spec["name"] not in gone]
 
     edit_manifest(bundle, remove)
-    with pytest.raises(BundleError, match=rf"signature\.{role} has {older}, as older versions made; export it again$"):
+    message = rf"signature\.{role} takes its cache in the form of older versions, .*; export it again$"
+    with pytest.raises(BundleError, match=message):
+        read_manifest(bundle)
+
+
+@pytest.mark.parametrize(
+    ("default", "shape", "message"),
+    [
+        (-1, [], "inputs[5].default must be an integer of at least 0, but is -1"),
+        (0, ["batch"], "inputs[5].default must be absent but for an integer without dimensions, but is 0"),
+    ],
+)
+def test_defaults(make_bundle, edit_manifest, default, shape, message):
+    bundle = make_bundle("counter")
+    edit_manifest(bundle, lambda m: m["signature"]["model"]["inputs"][5].update(default=default, shape=shape))
+    with pytest.raises(BundleError, match=re.escape(message)):
+        read_manifest(bundle)
+
+
+def test_what_a_decoder_is_fed_has_known_shapes(make_bundle, edit_manifest):
+    bundle = make_bundle("counter")
+    edit_manifest(bundle, lambda m: m["signature"]["model"]["inputs"][1].update(shape=["batch", "sequence"]))
+    with pytest.raises(BundleError, match=r"inputs\[1\].shape must be \['batch', 'total_sequence'\] or .*, but is"):
         read_manifest(bundle)
 
 

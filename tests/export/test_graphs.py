@@ -39,16 +39,22 @@ def test_a_plain_encoder_has_no_more_than_it_needs(make_model: MakeModel) -> Non
 
 def test_a_decoder_is_one_graph_with_a_cache(make_model: MakeModel) -> None:
     (graph,) = graphs_of(make_model(kind="decoder", num_decoder_layers=2))
-    assert (graph.role, graph.file, graph.max_length) == ("model", "model", {"cache_length": 16})
+    assert (graph.role, graph.file, graph.max_length) == ("model", "model", {"sequence": 16})
     past = [f"past_key_values.{layer}.{part}" for layer in range(2) for part in ("key", "value")]
-    inputs = ["input_ids", "cache_position", "logits_position", *past]
+    inputs = ["input_ids", "attention_mask", "position_ids", *past, "num_logits_to_keep"]
     assert values(graph) == (inputs, ["logits", *(name.replace("past_key_values", "present") for name in past)])
-    assert graph.inputs[1].shape == ("batch",)
-    assert (graph.inputs[2].shape, graph.outputs[0].shape) == (
-        ("batch", "logits_length"),
-        ("batch", "logits_length", 19),
-    )
-    assert graph.inputs[3].shape == graph.outputs[1].shape == ("batch", 2, "cache_length", 8)
+    assert (graph.inputs[1].shape, graph.inputs[1].below) == (("batch", "total_sequence"), 2)
+    assert (graph.inputs[2].shape, graph.inputs[2].below) == (("batch", "sequence"), 16)
+    assert graph.outputs[0].shape == ("batch", "logits_length", 19)
+    assert graph.inputs[3].shape == ("batch", 2, "past_sequence", 8)
+    assert graph.outputs[1].shape == ("batch", 2, "present_sequence", 8)
+    assert [value.default for value in graph.inputs] == [None] * (len(inputs) - 1) + [0]
+
+
+@pytest.mark.parametrize("positions", ["relative", "alibi", "none"])
+def test_a_decoder_without_positions_takes_none(make_model: MakeModel, positions: str) -> None:
+    (graph,) = graphs_of(make_model(kind="decoder", positions=positions))
+    assert "position_ids" not in values(graph)[0]
 
 
 def test_an_encoder_decoder_is_two_graphs_that_fit(make_model: MakeModel) -> None:
@@ -85,16 +91,14 @@ def test_samples_fit_the_signature(make_model: MakeModel, kind: str) -> None:
                     assert tensor.min() >= 0
                     assert tensor.max() < value.below
             assert (sizes["batch"], sizes["sequence"]) == (batch, length)
-            if "logits_length" in sizes:  # all positions, those of each row in an order of its own
-                (wanted_BP,) = (t for v, t in zip(graph.inputs, inputs, strict=True) if v.name == "logits_position")
-                assert all(set(row) == set(range(length)) for row in wanted_BP.tolist())
-                assert sizes["logits_length"] == length + (batch > 2)
-                assert len({tuple(row) for row in wanted_BP.tolist()}) == batch
-            if "cache_length" in sizes:  # room for all, and where there are several rows for one more
-                assert sizes["cache_length"] == min(past + length + (batch > 1), 16)
+            if "past_sequence" in sizes:  # and where there are several rows, room for the new tokens and one more
+                assert sizes["past_sequence"] == past + (length + 1 if batch > 1 else 0)
+                assert sizes["total_sequence"] == past + length
             with torch.no_grad():
                 outputs = graph(*inputs)
             assert len(outputs) == len(graph.outputs)
+            if "past_sequence" in sizes:
+                assert outputs[0].size(1) == (length // 2 if batch > 2 else length)
 
 
 def test_samples_are_ragged_and_right_padded(make_model: MakeModel) -> None:
@@ -115,18 +119,20 @@ def test_cases_have_the_corners(make_model: MakeModel, kind: str) -> None:
         assert {1} < {batch for batch, _ in lengths}
         names = [value.name for value in graph.inputs]
         masks = [tensors[index] for tensors in made for index, name in enumerate(names) if "mask" in name]
-        assert kind == "decoder" or any((mask == 0).any() for mask in masks)
-        if "cache_position" in names:
-            places = [tensors[names.index("cache_position")].tolist() for tensors in made]
-            assert {0, 3, 4} <= {row[0] for row in places}
-            assert any(len(set(row)) > 1 for row in places)  # rows that have read unequally much
+        assert any((mask == 0).any() for mask in masks)
+        if graph.role == "model" and kind == "decoder":
+            pasts = {tensors[1].size(1) - tensors[0].size(1) for tensors in made}
+            assert {0, 3, 4} <= pasts
+            first = [mask.argmax(1).tolist() for mask in masks]
+            assert any(len(set(row)) > 1 for row in first)  # rows that are padded unequally much
 
 
 @pytest.mark.parametrize("longest", [1, 2, 3, 5])
 def test_cases_of_short_models_stay_within_the_limit(make_model: MakeModel, longest: int) -> None:
     for graph in graphs_of(make_model(kind="decoder", max_positions=longest)):
-        for ids, place_B, _, past, *_ in cases(graph):
-            assert 1 <= ids.size(1) + int(place_B.max()) <= past.size(2) <= longest
+        for ids, mask, places, *_ in cases(graph):
+            assert 1 <= ids.size(1) <= mask.size(1) <= longest
+            assert int(places.max()) < longest
 
 
 def test_cases_are_the_same_on_each_call(make_model: MakeModel) -> None:
@@ -145,4 +151,5 @@ def test_signature_is_json(make_model: MakeModel) -> None:
         "below": 19,
     }
     assert "below" not in signature["outputs"][0]
-    assert signature["max_length"] == {"cache_length": 16}
+    assert signature["inputs"][-1] == {"name": "num_logits_to_keep", "dtype": "int64", "shape": (), "default": 0}
+    assert signature["max_length"] == {"sequence": 16}

@@ -63,7 +63,7 @@ def test_every_file_is_listed_with_its_digest(make_model: Any, tmp_path: Path) -
     assert set(values["versions"]) == {"tfm-export", "torch", "onnx", "onnxruntime"}
     manifest = read_manifest(tmp_path)  # the runtime agrees
     assert manifest.generation is not None
-    assert manifest.signature["decoder"].max_length == {"cache_length": 16}
+    assert manifest.signature["decoder"].max_length == {"sequence": 16}
     assert manifest.max_text_tokens is None
     assert manifest.requires == values["requires"]["onnxruntime"]
 

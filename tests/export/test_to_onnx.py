@@ -108,7 +108,7 @@ def test_every_activation(export_tiny: ExportTiny, activation: str) -> None:
 def test_batch_and_lengths_are_free(export_tiny: ExportTiny, options: dict[str, Any]) -> None:
     generator = torch.Generator().manual_seed(5)
     for exported in export_tiny(**options).values():
-        for batch, length, past in [(1, 1, 0), (1, 1, 15), (5, 1, 7), (2, 16, 0), (3, 9, 7), (1, 2, 1)]:
+        for batch, length, past in [(1, 1, 0), (1, 1, 15), (5, 1, 7), (2, 16, 0), (1, 9, 7), (1, 2, 1)]:
             inputs = exported.graph.sample(generator, batch, length, past)
             with torch.no_grad():
                 expected = exported.graph(*inputs)
@@ -127,56 +127,111 @@ def test_a_row_of_a_batch_is_the_row_alone(export_tiny: ExportTiny) -> None:
         close(together[1][row], alone[1][0])
 
 
+def of_decoder(ids: torch.Tensor, mask: torch.Tensor, cache: list[torch.Tensor], keep: int = 0) -> list[torch.Tensor]:
+    """What a decoder with positions takes, in order."""
+    places = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.size(1) :]
+    return [ids, mask, places, *cache, torch.tensor(keep)]
+
+
 @pytest.mark.parametrize("options", [KINDS[2], KINDS[3]], ids=name_of)
-def test_decoding_step_by_step_is_the_full_pass(export_tiny: ExportTiny, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("room", [0, 16])
+def test_decoding_step_by_step_is_the_full_pass(export_tiny: ExportTiny, options: dict[str, Any], room: int) -> None:
+    """With a cache that grows, and with one that has room for all."""
     exported = export_tiny(**options)["model"]
     graph = exported.graph
-    ids = torch.randint(19, (3, 16), generator=torch.Generator().manual_seed(7))
+    ids = torch.randint(19, (1, 16), generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         expected = graph.model(ids)
-    cache = [torch.zeros(3, 2, 16, 8)] * (len(graph.inputs) - 3)
+    cache = [torch.zeros(1, 2, room, 8)] * (len(graph.inputs) - 4)
     for start, stop in [(0, 4), (4, 5), (5, 6), (6, 13), (13, 16)]:
-        wanted = torch.arange(stop - start).expand(3, -1)
-        logits, *presents = run(exported.path, graph, [ids[:, start:stop], torch.full((3,), start), wanted, *cache])
+        inputs = of_decoder(ids[:, start:stop], torch.ones(1, stop, dtype=torch.int64), cache)
+        logits, *presents = run(exported.path, graph, inputs)
         close(logits, expected[:, start:stop])
+        assert {array.shape[2] for array in presents} == {max(stop, room)}
         cache = [torch.from_numpy(array) for array in presents]
 
 
 @pytest.mark.parametrize("options", [KINDS[2], KINDS[3]], ids=name_of)
-def test_rows_that_have_read_unequally_much_go_together(export_tiny: ExportTiny, options: dict[str, Any]) -> None:
-    """Each row's new tokens go to its own place, and what padding left behind is never seen."""
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_rows_of_unequal_lengths_go_together(export_tiny: ExportTiny, options: dict[str, Any], side: str) -> None:
+    """Padded on either side; what is padded on the right leaves gaps in what is read later."""
     exported = export_tiny(**options)["model"]
     graph, lengths = exported.graph, [7, 2, 4]
     ids = torch.randint(19, (3, 12), generator=torch.Generator().manual_seed(17))
-    cache = [torch.zeros(3, 2, 12, 8)] * (len(graph.inputs) - 3)
-    rows = list(zip(ids, lengths, strict=True))
-    padded = torch.stack([torch.where(torch.arange(7) < length, row[:7], 0) for row, length in rows])
-    last = torch.tensor(lengths)[:, None] - 1
-    firsts, *presents = run(exported.path, graph, [padded, torch.zeros(3, dtype=torch.int64), last, *cache])
-    new, wanted = torch.stack([row[length : length + 3] for row, length in rows]), torch.arange(3).expand(3, -1)
-    logits, *_ = run(exported.path, graph, [new, torch.tensor(lengths), wanted, *map(torch.from_numpy, presents)])
-    for row, length, found in zip(ids, lengths, firsts, strict=True):
+    empty = [torch.zeros(3, 2, 0, 8)] * (len(graph.inputs) - 4)
+    padded, mask = torch.zeros(3, 7, dtype=torch.int64), torch.zeros(3, 7, dtype=torch.int64)
+    for row, length in enumerate(lengths):
+        place = slice(7 - length, 7) if side == "left" else slice(length)
+        padded[row, place], mask[row, place] = ids[row, :length], 1
+    logits, *presents = run(exported.path, graph, of_decoder(padded, mask, empty))
+    for row, length in enumerate(lengths):
         with torch.no_grad():
-            close(found, graph.model(row[None, :length])[0, -1:])
-    for row, length, found in zip(ids, lengths, logits, strict=True):
-        with torch.no_grad():
-            close(found, graph.model(row[None, : length + 3])[0, length:])
+            close(logits[row][mask[row] == 1], graph.model(ids[row, None, :length])[0])
+    for step in range(3):
+        mask = torch.cat([mask, torch.ones(3, 1, dtype=torch.int64)], 1)
+        new = torch.stack([ids[row, length + step] for row, length in enumerate(lengths)])[:, None]
+        cache = [torch.from_numpy(array) for array in presents]
+        logits, *presents = run(exported.path, graph, of_decoder(new, mask, cache))
+        for row, length in enumerate(lengths):
+            with torch.no_grad():
+                close(logits[row, 0], graph.model(ids[row, None, : length + step + 1])[0, -1])
+
+
+@pytest.mark.parametrize("options", [KINDS[2], KINDS[3]], ids=name_of)
+def test_past_and_present_may_be_one_piece_of_memory(export_tiny: ExportTiny, options: dict[str, Any]) -> None:
+    exported = export_tiny(**options)["model"]
+    graph = exported.graph
+    ids = torch.randint(19, (1, 9), generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        expected = graph.model(ids)
+    session = ort.InferenceSession(exported.path, providers=["CPUExecutionProvider"])
+    names = [value.name for value in graph.inputs]
+    cache = {
+        name: ort.OrtValue.ortvalue_from_numpy(np.full((1, 2, 11, 8), 9, np.float32))
+        for name in names
+        if "past" in name
+    }
+    for start, stop in [(0, 4), (4, 5), (5, 9)]:
+        inputs = of_decoder(ids[:, start:stop], torch.ones(1, stop, dtype=torch.int64), [])
+        binding = session.io_binding()
+        for name, tensor in zip((*names[:3], names[-1]), inputs, strict=True):
+            binding.bind_cpu_input(name, tensor.numpy())
+        for name, value in cache.items():
+            binding.bind_ortvalue_input(name, value)
+            binding.bind_ortvalue_output(name.replace("past_key_values", "present"), value)
+        binding.bind_output("logits")
+        session.run_with_iobinding(binding)
+        close(binding.get_outputs()[-1].numpy(), expected[:, start:stop])
+    assert all((value.numpy()[:, :, 9:] == 9).all() for value in cache.values())
 
 
 @pytest.mark.parametrize("options", [KINDS[2], KINDS[4]], ids=name_of)
-def test_logits_are_those_of_the_positions_that_are_wanted(export_tiny: ExportTiny, options: dict[str, Any]) -> None:
-    """As many as one likes, in any order, of each row its own; torch's indexing is what they are compared with."""
+def test_as_many_logits_as_are_wanted(export_tiny: ExportTiny, options: dict[str, Any]) -> None:
+    """Of the last tokens; all, where nobody says, and the input is not to be seen."""
     exported = list(export_tiny(**options).values())[-1]
-    place = [value.name for value in exported.graph.inputs].index("logits_position")
     inputs = exported.graph.sample(torch.Generator().manual_seed(27), 2, 5)
-    inputs[place] = torch.arange(5).expand(2, -1)
-    whole, *presents = run(exported.path, exported.graph, inputs)
-    for wanted in ([[4], [2]], [[3, 3, 0, 1, 2, 4, 3], [0, 0, 4, 3, 3, 2, 1]], [[1, 0], [1, 3]]):
-        inputs[place] = torch.tensor(wanted)
-        logits, *again = run(exported.path, exported.graph, inputs)
-        close(logits, torch.from_numpy(whole)[torch.arange(2)[:, None], inputs[place]])
+    assert exported.graph.inputs[-1].name == "num_logits_to_keep"
+    session = ort.InferenceSession(exported.path, providers=["CPUExecutionProvider"])
+    assert [value.name for value in session.get_inputs()] == [value.name for value in exported.graph.inputs[:-1]]
+    assert [value.name for value in session.get_overridable_initializers()] == ["num_logits_to_keep"]
+    feeds = {v.name: x.numpy() for v, x in zip(exported.graph.inputs[:-1], inputs, strict=False)}
+    whole, *presents = session.run(None, feeds)
+    assert whole.shape[1] == 5
+    for keep in (0, 1, 3, 5):
+        logits, *again = session.run(None, feeds | {"num_logits_to_keep": np.array(keep)})
+        close(logits, whole[:, -keep:])
         for present, same in zip(presents, again, strict=True):
             np.testing.assert_array_equal(present, same)
+
+
+@pytest.mark.parametrize("head_size", [8, 4])
+def test_heads_that_group_query_attention_refuses_have_another_form(make_model: MakeModel, head_size: int) -> None:
+    (graph,) = graphs_of(make_model(kind="decoder", d_model=2 * head_size))
+    (op,) = [node.op_type for node in to_onnx(graph).graph if "Attention" in node.op_type]
+    assert op == ("GroupQueryAttention" if head_size == 8 else "Attention")
+    dims = graph.inputs[1].shape, graph.outputs[1].shape[2]
+    grown = "past_sequence + sequence"
+    assert dims == ((("batch", "total_sequence"), "present_sequence") if head_size == 8 else (("batch", grown), grown))
 
 
 @pytest.mark.parametrize("options", [KINDS[4], KINDS[5]], ids=name_of)
@@ -191,8 +246,8 @@ def test_step_by_step_over_a_padded_source_is_the_full_pass(export_tiny: ExportT
     context = [torch.from_numpy(array) for array in run(source.path, source.graph, [src, mask])[1:]]
     cache = [torch.zeros(4, 2, 16, 8)] * (2 * config.num_decoder_layers)
     for step in range(16):
-        places_B = torch.full((4,), step)
-        inputs = [tgt[:, step : step + 1], places_B, torch.zeros(4, 1, dtype=torch.int64), mask, *cache, *context]
+        all_BT = torch.ones(4, step + 1, dtype=torch.int64)
+        inputs = [tgt[:, step : step + 1], all_BT, mask, *cache, *context, torch.tensor(1)]
         logits, *presents = run(decoder.path, decoder.graph, inputs)
         close(logits[:, 0], expected[:, step])
         cache = [torch.from_numpy(array) for array in presents]
@@ -204,10 +259,11 @@ def test_the_file_has_the_signature(export_tiny: ExportTiny, options: dict[str, 
     for exported in export_tiny(**options).values():
         session = ort.InferenceSession(exported.path, providers=["CPUExecutionProvider"])
         for found, told in ((session.get_inputs(), "inputs"), (session.get_outputs(), "outputs")):
-            values = exported.graph.signature()[told]
+            values = [value for value in exported.graph.signature()[told] if "default" not in value]
             assert [value.name for value in found] == [value["name"] for value in values]
             assert [value.type for value in found] == [types[value["dtype"]] for value in values]
-            assert [tuple(value.shape) for value in found] == [tuple(value["shape"]) for value in values]
+            shapes = [tuple("batch" if dim == "batch_size" else dim for dim in value.shape) for value in found]
+            assert shapes == [tuple(value["shape"]) for value in values]
 
 
 @pytest.mark.parametrize("options", [*KINDS, BERT], ids=name_of)
@@ -251,12 +307,6 @@ def test_every_opset_works(export_tiny: ExportTiny, options: dict[str, Any], ops
         assert {e.domain: e.version for e in onnx.load(exported.path).opset_import}[""] == opset
         report = verify(exported.graph, exported.path, cases(exported.graph))
         assert report.passed, report.first_fault
-
-
-def test_a_decoder_is_refused_where_it_cannot_write_its_cache(make_model: MakeModel) -> None:
-    (graph,) = graphs_of(make_model(kind="decoder"))
-    with pytest.raises(ExportError, match="opset 23 cannot write a cache in place, as decoders do; choose 24 or above"):
-        to_onnx(graph, opset=23)
 
 
 @pytest.mark.parametrize("opset", [7, OPSETS.start - 1, OPSETS.stop, 99])

@@ -214,9 +214,11 @@ def test_a_decoder_starts_from_an_empty_cache(toy: Callable[[str], Manifest], tm
     count = 0
     for feeds in calibration.batches("model", 3):
         assert len(feeds["input_ids"]) == 1  # alone: nothing marks padding
-        assert feeds["past_key_values.0.key"].shape == (1, 1, feeds["input_ids"].shape[1], 1)
-        assert feeds["cache_position"].tolist() == [0]
-        assert feeds["logits_position"].tolist() == [list(range(feeds["input_ids"].shape[1]))]  # nothing goes unjudged
+        assert feeds["past_key_values.0.key"].shape == (1, 1, 0, 1)
+        assert feeds["attention_mask"].shape == feeds["input_ids"].shape
+        assert feeds["attention_mask"].all()
+        assert feeds["position_ids"].tolist() == [list(range(feeds["input_ids"].shape[1]))]
+        assert feeds["num_logits_to_keep"] == 0  # nothing goes unjudged
         said = model.run(**feeds)["logits"].argmax(-1)  # UNK wherever a place is wrong
         following = np.where(feeds["input_ids"] == 11, toys.EOS, feeds["input_ids"] + 1)
         assert (said == following).all()
@@ -235,10 +237,10 @@ def test_a_decoder_is_taught_by_what_its_model_generates(toy: Callable[[str], Ma
         assert list(feeds) == [spec.name for spec in toy("copier").signature["decoder"].inputs]
         for name in feeds:
             np.testing.assert_array_equal(feeds[name], same[name])
-        assert not feeds["past_key_values.0.decoder.key"].any()
-        assert feeds["past_key_values.0.decoder.key"].shape[2] == feeds["input_ids"].shape[1]
-        assert not feeds["cache_position"].any()
-        assert (feeds["logits_position"] == np.arange(feeds["input_ids"].shape[1])).all()
+        assert feeds["past_key_values.0.decoder.key"].shape[2] == 0
+        assert feeds["decoder_attention_mask"].shape == feeds["input_ids"].shape
+        assert feeds["decoder_attention_mask"].all()
+        assert feeds["num_logits_to_keep"] == 0
         keys_BT = feeds["past_key_values.0.encoder.key"][:, 0, :, 0]  # the toy's keys are its source's ids
         for row, keys, mask in zip(feeds["input_ids"], keys_BT, feeds["encoder_attention_mask"], strict=True):
             source = keys[mask == 1].tolist()

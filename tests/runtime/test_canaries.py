@@ -23,7 +23,7 @@ FAMILIES = [
     "RMSNormalization",
     "Gelu",
     "QuickGelu",
-    "TensorScatter",
+    "GroupQueryAttention",
 ]
 
 
@@ -159,8 +159,28 @@ def quick_gelu_of_another_alpha(canary: Canary) -> np.ndarray:
     return x / (1 + np.exp(-1.7 * x))
 
 
-def one_place_further(canary: Canary) -> np.ndarray:
-    return np.roll(canary.expected, 1, axis=2)
+def seen(canary: Canary, bias: np.ndarray, keys: int) -> np.ndarray:
+    """What it gives where `keys` places of the cache are seen, the new token behind the past, under another bias."""
+    q, k, v, past_key, past_value = (canary.feeds[name] for name in ("q", "k", "v", "past_key", "past_value"))
+    kept = []
+    for past, new in ((past_key, k), (past_value, v)):
+        kept.append(past.copy())
+        kept[-1][:, :, 4] = new
+    scores = q.reshape(2, 2, 1, 8) @ kept[0][:, :, :keys].swapaxes(-1, -2) / math.sqrt(8)
+    weights = np.exp(scores + np.pad(bias, ((0, 0), (0, 0), (0, 0), (0, keys - bias.shape[-1]))))
+    return (weights / weights.sum(-1, keepdims=True) @ kept[1][:, :, :keys]).reshape(2, 1, 16)
+
+
+def room_is_seen(canary: Canary) -> np.ndarray:
+    return seen(canary, canary.feeds["bias"], 7)
+
+
+def bias_is_not_read(canary: Canary) -> np.ndarray:
+    return seen(canary, np.zeros_like(canary.feeds["bias"]), 5)
+
+
+def rows_swapped(canary: Canary) -> np.ndarray:
+    return canary.expected[::-1]
 
 
 def neighbor(canary: Canary) -> np.ndarray:
@@ -182,7 +202,9 @@ def neighbor(canary: Canary) -> np.ndarray:
         ("RMSNormalization", without_epsilon),
         ("Gelu", gelu_by_tanh),
         ("QuickGelu", quick_gelu_of_another_alpha),
-        ("TensorScatter", one_place_further),
+        ("GroupQueryAttention", room_is_seen),
+        ("GroupQueryAttention", bias_is_not_read),
+        ("GroupQueryAttention", rows_swapped),
     ],
 )
 def test_faults_are_seen(family: str, fault: Callable[[Canary], np.ndarray]) -> None:

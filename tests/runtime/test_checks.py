@@ -229,46 +229,54 @@ def test_huge_views_are_refused_before_their_values_are_read():
     )
 
 
-C = TensorSpec(name="past.key", dtype="float32", shape=("batch", 2, "cache_length", 3))
-PLACED = Signature(
+C = TensorSpec(name="past.key", dtype="float32", shape=("batch", 2, "past_sequence", 3))
+CACHED = Signature(
     inputs=(
-        TensorSpec(name="cache_position", dtype="int64", shape=("batch",)),
-        TensorSpec(name="logits_position", dtype="int64", shape=("batch", "logits_length")),
         IDS,
+        TensorSpec(name="attention_mask", dtype="int64", shape=("batch", "total_sequence"), below=2),
         C,
         replace(C, name="past.value"),
+        TensorSpec(name="num_logits_to_keep", dtype="int64", shape=(), default=0),
     ),
-    outputs=(),
+    outputs=(
+        TensorSpec(name="logits", dtype="float32", shape=("batch", "logits_length", 5)),
+        TensorSpec(name="present.key", dtype="float32", shape=("batch", 2, "present_sequence", 3)),
+    ),
     max_length={},
 )
 
 
-def placed(position, new=2, capacity=8, **changes):
-    caches = np.zeros((len(position), 2, capacity, 3), np.float32)
-    ids = np.ones((len(position), new), np.int64)
-    arrays = {"cache_position": np.array(position), "input_ids": ids, "past.key": caches, "past.value": caches}
-    arrays["logits_position"] = np.full((len(position), 1), new - 1)
-    return InputChecks(PLACED)({**arrays, **changes})
-
-
-@pytest.mark.parametrize(("position", "new"), [([0], 8), ([0, 6, 3], 2), ([7], 1)])
-def test_new_tokens_that_fit_into_the_caches(position, new):
-    assert placed(position, new)["cache_position"].tolist() == position
+def cached(rows=1, new=2, total=2, room=8, **changes):
+    past = np.zeros((rows, 2, room, 3), np.float32)
+    arrays = {"input_ids": np.ones((rows, new), np.int64), "attention_mask": np.ones((rows, total), np.int64)}
+    return InputChecks(CACHED, empty_batch=True)({**arrays, "past.key": past, "past.value": past, **changes})
 
 
 @pytest.mark.parametrize(
-    ("position", "new", "message"),
+    ("rows", "new", "total", "room"),
+    [(1, 2, 2, 0), (3, 4, 4, 0), (1, 3, 8, 5), (1, 3, 8, 9), (2, 1, 4, 3), (2, 4, 4, 9), (0, 2, 5, 3)],
+)
+def test_past_and_new_tokens(rows, new, total, room):
+    assert cached(rows, new, total, room)["attention_mask"].shape == (rows, total)
+
+
+@pytest.mark.parametrize(
+    ("rows", "new", "total", "room", "message"),
     [
-        ([0, 7], 2, r"cache_position\[1\] is 7, but must be in \[0, 6\]: .* have 8 places, and the new tokens take 2$"),
-        ([6, 3, -1, 0], 2, r"cache_position\[2\] is -1, but must be in \[0, 6\]"),
-        ([1], 8, r"cache_position\[0\] is 1, but must be in \[0, 0\]"),
-        ([2**63 - 1], 1, r"cache_position\[0\] is 9223372036854775807, but"),
-        ([0], 9, r"sequence is 9, but the caches have only 8 places \(cache_length\); pass larger ones$"),
+        (
+            1,
+            3,
+            2,
+            8,
+            r"attention_mask tells of 2 tokens \(total_sequence\), but .* 3 new \(sequence\), and the past has 8",
+        ),
+        (1, 1, 5, 3, r"attention_mask tells of 5 tokens .* there are 1 new .* the past has 3 \(past_sequence\)"),
+        (2, 2, 5, 3, "2 rows of 2 new tokens follow on a past, where several rows go on by one token each"),
     ],
 )
-def test_new_tokens_that_do_not_fit_into_the_caches(position, new, message):
+def test_past_and_new_tokens_that_do_not_fit(rows, new, total, room, message):
     with pytest.raises(InputError, match=f"^{message}"):
-        placed(position, new)
+        cached(rows, new, total, room)
 
 
 @pytest.mark.parametrize(("name", "size", "message"), [
@@ -277,35 +285,45 @@ def test_new_tokens_that_do_not_fit_into_the_caches(position, new, message):
 ])  # fmt: skip
 def test_each_cache_is_measured(name, size, message):
     with pytest.raises(InputError, match=rf"past.value has shape \(1, 2, \d, 3\), .*: {message}"):
-        placed([0], **{name: np.zeros((1, 2, size, 3), np.float32)})
+        cached(**{name: np.zeros((1, 2, size, 3), np.float32)})
 
 
 def test_caches_are_checked_one_by_one():
     with pytest.raises(InputError, match=r"past.value has shape \(2, 8, 3\), but must have 4 dimensions"):
-        placed([0], **{"past.value": np.zeros((2, 8, 3), np.float32)})
+        cached(**{"past.value": np.zeros((2, 8, 3), np.float32)})
     with pytest.raises(InputError, match=r"past.value is float64, but must be float32"):
-        placed([0], **{"past.value": np.zeros((1, 2, 8, 3))})
-    with pytest.raises(InputError, match=r"past.key has shape \(1, 2, 0, 3\): cache_length must be at least 1"):
-        placed([0], capacity=0)
+        cached(**{"past.value": np.zeros((1, 2, 8, 3))})
 
 
-@pytest.mark.parametrize("wanted", [[[0], [2]], [[2, 1, 0, 0], [1, 1, 1, 2]]])
-def test_logits_after_tokens_that_there_are(wanted):
-    assert placed([0, 5], 3, logits_position=np.array(wanted))["logits_position"].tolist() == wanted
+@pytest.mark.parametrize("keep", [0, 1, 3])
+def test_logits_of_the_last_tokens(keep):
+    assert cached(new=3, total=3, num_logits_to_keep=keep)["num_logits_to_keep"] == keep
 
 
-@pytest.mark.parametrize(
-    ("wanted", "message"),
-    [
-        ([[0], [3]], r"logits_position\[1, 0\] is 3, but must be in \[0, 3\), as there are 3 new tokens \(sequence\)$"),
-        ([[0, 2], [0, -1]], r"logits_position\[1, 1\] is -1, but must be in \[0, 3\)"),
-        ([[-(2**63)], [0]], r"logits_position\[0, 0\] is -9223372036854775808, but"),
-        ([[0]], r"logits_position has shape \(1, 1\), but must be .*: axis 0 is 1 and must be 2"),
-    ],
-)
-def test_logits_after_tokens_that_there_are_not(wanted, message):
-    with pytest.raises(InputError, match=f"^{message}"):
-        placed([0, 5], 3, logits_position=np.array(wanted))
+@pytest.mark.parametrize("keep", [4, -1, -(2**63)])
+def test_logits_of_tokens_that_there_are_not(keep):
+    with pytest.raises(
+        InputError, match=rf"^num_logits_to_keep is {keep}, but must be in \[0, 3\], as there are 3 new"
+    ):
+        cached(new=3, total=3, num_logits_to_keep=keep)
+
+
+def test_only_what_has_a_default_may_be_left_out():
+    assert "num_logits_to_keep" not in cached()
+    with pytest.raises(
+        InputError, match=r"the input 'attention_mask' is missing; the model takes input_ids, attention_"
+    ):
+        InputChecks(CACHED)({"input_ids": np.ones((1, 1), np.int64)})
+
+
+@pytest.mark.parametrize(("keep", "logits"), [({}, 3), ({"num_logits_to_keep": np.array(1)}, 1)])
+def test_no_rows_of_a_decoder(keep, logits):
+    check = InputChecks(CACHED, empty_batch=True)
+    found = check.without_rows(cached(0, 3, 5, 9, **keep))
+    assert {name: array.shape for name, array in found.items()} == {
+        "logits": (0, logits, 5),
+        "present.key": (0, 2, 9, 3),
+    }
 
 
 HIDDEN = TensorSpec(name="hidden", dtype="float16", shape=("batch", "past_sequence + sequence", 4))

@@ -212,21 +212,25 @@ def test_teacher_forcing_of_no_rows(copier):
 def test_decoder_run(counter):
     past = np.array([9, 8, 7, 0, 0, 0], np.float32)[None, None, :, None]
     feeds = {"past_key_values.0.key": past, "past_key_values.0.value": past}
-    feeds |= {"input_ids": [[4, 5]], "cache_position": [3], "logits_position": [[0, 1]]}
+    feeds |= {"input_ids": [[4, 5]], "attention_mask": [[1] * 5], "position_ids": [[3, 4]]}
     result = counter.run(**feeds)
     assert result["logits"].argmax(-1).tolist() == [[5, 6]]
     assert result["present.0.key"][0, 0, :, 0].tolist() == [9, 8, 7, 4, 5, 0]
-    assert counter.run(**feeds | {"logits_position": [[1]]})["logits"].argmax(-1).tolist() == [[6]]
-    assert counter.run(**feeds | {"cache_position": [4]})["logits"].argmax(-1).tolist() == [[3, 3]]  # none at place 3
+    assert counter.run(**feeds | {"num_logits_to_keep": 1})["logits"].argmax(-1).tolist() == [[6]]
+    assert counter.run(**feeds | {"num_logits_to_keep": 0})["logits"].argmax(-1).tolist() == [[5, 6]]
+    gap = {"attention_mask": [[1, 0, 1, 1, 1]], "position_ids": [[2, 3]]}
+    assert counter.run(**feeds | gap)["logits"].argmax(-1).tolist() == [[5, 6]]
+    assert counter.run(**feeds | {"position_ids": [[4, 5]]})["logits"].argmax(-1).tolist() == [[3, 3]]  # none at 3
+    # A past that is as long as what is read grows.
+    short = {name: array[:, :, :3] for name, array in feeds.items() if name.startswith("past")}
+    assert counter.run(**feeds | short)["present.0.key"][0, 0, :, 0].tolist() == [9, 8, 7, 4, 5]
     longer = np.zeros((1, 1, 9, 1), np.float32)
-    with pytest.raises(InputError, match="cache_length is 9, but this model takes at most 8"):
-        counter.run(**feeds | {"past_key_values.0.key": longer, "past_key_values.0.value": longer})
     with pytest.raises(InputError, match=r"past_key_values.0.value has shape .* axis 2 is 9 and must be 6"):
         counter.run(**feeds | {"past_key_values.0.value": longer})
-    with pytest.raises(InputError, match=r"cache_position\[0\] is 8; values must be in \[0, 8\)"):
-        counter.run(**feeds | {"cache_position": [8]})
-    with pytest.raises(InputError, match=r"logits_position\[0, 1\] is 2, but must be in \[0, 2\), as there are 2 new"):
-        counter.run(**feeds | {"logits_position": [[1, 2]]})
+    with pytest.raises(InputError, match=r"position_ids\[0, 1\] is 8; ids must be in \[0, 8\)"):
+        counter.run(**feeds | {"position_ids": [[7, 8]]})
+    with pytest.raises(InputError, match=r"num_logits_to_keep is 3, but must be in \[0, 2\], as there are 2 new"):
+        counter.run(**feeds | {"num_logits_to_keep": 3})
 
 
 def test_many_threads_get_the_same(copier):

@@ -15,23 +15,22 @@ from tfm.bundle.manifest import Signature, TensorSpec, read_manifest
 from tfm.errors import InputError
 from tfm.runtime import Session
 
-V, CAPACITY, LIMIT = 12, 6, 8
+V, ROOM, LIMIT = 12, 2, 8
 
 CALLS = 300
 """Malformed calls per graph, of which there are five."""
 
 SECONDS = 60
 
-PLACED = Signature(
+CACHED = Signature(
     inputs=(
         TensorSpec(name="input_ids", dtype="int64", shape=("batch", "sequence"), below=V),
-        TensorSpec(name="cache_position", dtype="int64", shape=("batch",)),
-        TensorSpec(name="logits_position", dtype="int64", shape=("batch", "logits_length")),
-        TensorSpec(name="past_key_values.0.key", dtype="float32", shape=("batch", 1, "cache_length", 2)),
-        TensorSpec(name="past_key_values.0.value", dtype="float32", shape=("batch", 1, "cache_length", 2)),
+        TensorSpec(name="attention_mask", dtype="int64", shape=("batch", "past_sequence + sequence"), below=2),
+        TensorSpec(name="past_key_values.0.key", dtype="float32", shape=("batch", 1, "past_sequence", 2)),
+        TensorSpec(name="past_key_values.0.value", dtype="float32", shape=("batch", 1, "past_sequence", 2)),
     ),
-    outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", 1, "cache_length", 2)),),
-    max_length={"cache_length": LIMIT},
+    outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", 1, "past_sequence", 2)),),
+    max_length={"sequence": LIMIT},
 )
 MODULE = Signature(
     inputs=(
@@ -71,11 +70,11 @@ def sum_of_all(path, signature):
     return Session(path, signature, "cpu", 1)
 
 
-@pytest.fixture(params=["encoder", "counter", "copier", "placed", "module"])
+@pytest.fixture(params=["encoder", "counter", "copier", "cached", "module"])
 def session(request, make_bundle, tmp_path):
     """A graph of an encoder, a decoder, an encoder-decoder, one of fixed sizes; a module."""
-    if request.param == "placed":
-        return sum_of_all(tmp_path / "placed.onnx", PLACED)
+    if request.param == "cached":
+        return sum_of_all(tmp_path / "cached.onnx", CACHED)
     if request.param == "module":
         return sum_of_all(tmp_path / "module.onnx", MODULE)
     bundle = make_bundle(request.param)
@@ -85,17 +84,15 @@ def session(request, make_bundle, tmp_path):
 
 
 def good_call(signature, rng):
-    sizes = {"batch": 2, "sequence": 3, "past_sequence": 2, "encoder_sequence": 4, "cache_length": CAPACITY,
-             "logits_length": 2, "height": 2, "width": 3}  # fmt: skip
+    sizes = {"batch": 2, "sequence": 3, "past_sequence": ROOM, "encoder_sequence": 4, "total_sequence": 3,
+             "height": 2, "width": 3}  # fmt: skip
     feeds = {}
     for spec in signature.inputs:
         shape = [dim if isinstance(dim, int) else sum(sizes[part] for part in dim.split(" + ")) for dim in spec.shape]
         if spec.dtype == "bool":
             values = rng.integers(2, size=shape)
-        elif spec.name == "cache_position":
-            values = rng.integers(CAPACITY - sizes["sequence"] + 1, size=shape)
-        elif spec.name == "logits_position":
-            values = rng.integers(sizes["sequence"], size=shape)
+        elif spec.name == "num_logits_to_keep":
+            values = rng.integers(sizes["sequence"] + 1)
         elif spec.below is not None:
             values = rng.integers(spec.below, size=shape)
         else:
@@ -117,7 +114,7 @@ def misnamed(draw, feeds, spec):
 
 
 def missing(draw, feeds, spec):
-    return {name: x for name, x in feeds.items() if name != spec.name}
+    return None if spec.default is not None else {name: x for name, x in feeds.items() if name != spec.name}
 
 
 def additional(draw, feeds, spec):
@@ -170,10 +167,8 @@ def too_long(draw, feeds, spec):
 
 def out_of_range(draw, feeds, spec):
     array = feeds[spec.name].copy()
-    if spec.name == "cache_position":
-        value = draw(st.integers(-(2**63), -1) | st.integers(CAPACITY - 2, 2**63 - 1))
-    elif spec.name == "logits_position":
-        value = draw(st.integers(-(2**63), -1) | st.integers(feeds["input_ids"].shape[1], 2**63 - 1))
+    if spec.name == "num_logits_to_keep":
+        value = draw(st.integers(-(2**63), -1) | st.integers(feeds["input_ids"].shape[1] + 1, 2**63 - 1))
     elif spec.below is None:
         return None
     else:
@@ -281,7 +276,7 @@ def test_malformed_calls(session, capfd):
         spec = data.draw(st.sampled_from(specs))
         wrong = mistake(data.draw, feeds, spec)
         if wrong is None:  # this input cannot be wrong in this way
-            mistake, wrong = missing, missing(data.draw, feeds, spec)
+            mistake, wrong = misnamed, misnamed(data.draw, feeds, spec)
         call = wrong if isinstance(wrong, dict) and wrong.keys() & feeds.keys() else {**feeds, spec.name: wrong}
         with pytest.raises(InputError) as caught:
             session.run(**call)
@@ -356,7 +351,7 @@ def test_no_rows(session):
     plain = session.run(**feeds)
     nothing = {name: array[:0] if array.ndim else array for name, array in feeds.items()}
     if any(
-        array.ndim == 0 for array in feeds.values()
+        spec.shape == () and spec.default is None for spec in session.signature.inputs
     ):  # not every input is of a row, so the outputs may not be either
         with pytest.raises(InputError, match="batch must be at least 1"):
             session.run(**nothing)

@@ -19,7 +19,10 @@ ENCODER = {"kind": "encoder", "activation": "gelu", "num_encoder_layers": 2, "po
 QUICK = {"kind": "encoder", "activation": "quick_gelu", "norm_first": True}
 DECODER = {"kind": "encoder-decoder", "activation": "silu", "norm_first": True, "num_decoder_layers": 2}
 CAUSAL = {"kind": "decoder", "norm_first": True, "num_decoder_layers": 2}
-LLAMA = CAUSAL | {"positions": "rotary", "norm": "rms", "activation": "swiglu", "nhead": 4, "num_kv_heads": 2}
+LLAMA = CAUSAL | {"positions": "rotary", "norm": "rms", "activation": "swiglu"}
+# Heads of size 8: GroupQueryAttention takes no others.
+LLAMA |= {"d_model": 32, "nhead": 4, "num_kv_heads": 2}
+ODD = LLAMA | {"d_model": 16}
 GPT2 = CAUSAL | {"positions": "learned", "activation": "gelu_tanh", "scale_embeddings": False}
 T5 = {"positions": "relative", "norm": "rms", "norm_first": True, "num_encoder_layers": 2, "qkv_bias": False}
 ALIBI = CAUSAL | {"positions": "alibi", "num_decoder_layers": 1}
@@ -30,6 +33,7 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
     "quick": (QUICK, "model"),
     "decoder": (DECODER, "decoder"),
     "llama": (LLAMA, "model"),
+    "odd": (ODD, "model"),
     "gpt2": (GPT2, "model"),
     "t5": (T5, "encoder"),
     "alibi": (ALIBI, "model"),

@@ -110,6 +110,10 @@ def ids(name: str, below: int | None, *shape: str) -> dict[str, Any]:
     return spec if below is None else spec | {"below": below}
 
 
+KEEP = {"name": "num_logits_to_keep", "dtype": "int64", "shape": [], "default": 0}
+"""How many logits are wanted."""
+
+
 def floats(name: str, *shape: str | int) -> dict[str, Any]:
     return {"name": name, "dtype": "float32", "shape": list(shape)}
 
@@ -167,8 +171,8 @@ def generation() -> dict[str, Any]:
 def copier_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
     """An encoder-decoder that copies its source, then ends.
 
-    The encoder's key holds each token's id. At position p = cache_position + 0 … S - 1 the decoder looks the p-th real
-    source token up through the cache and the mask, and past the last one says EOS: it is wrong without either.
+    The encoder's key holds each token's id. At place p = T - S … T - 1 the decoder looks the p-th real source token up
+    through the cache and the mask, and past the last one says EOS: it is wrong without either.
     """
     e_inputs = [ids("input_ids", V, "batch", "sequence"), ids("attention_mask", 2, "batch", "sequence")]
     cache = ("batch", 1, "sequence", 1)
@@ -186,25 +190,26 @@ def copier_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
     axes = {"last": np.array([-1]), "axis1": np.array([1])}
     d_inputs = [
         ids("input_ids", V, "batch", "sequence"),
-        ids("cache_position", LIMIT, "batch"),
-        ids("logits_position", None, "batch", "logits_length"),
+        ids("decoder_attention_mask", 2, "batch", "total_sequence"),
         ids("encoder_attention_mask", 2, "batch", "encoder_sequence"),
-        floats("past_key_values.0.decoder.key", "batch", 1, "cache_length", 1),
-        floats("past_key_values.0.decoder.value", "batch", 1, "cache_length", 1),
+        floats("past_key_values.0.decoder.key", "batch", 1, "past_sequence", 1),
+        floats("past_key_values.0.decoder.value", "batch", 1, "past_sequence", 1),
         floats("past_key_values.0.encoder.key", "batch", 1, "encoder_sequence", 1),
         floats("past_key_values.0.encoder.value", "batch", 1, "encoder_sequence", 1),
+        KEEP,
     ]
     d_outputs = [
         floats("logits", "batch", "logits_length", V),
-        floats("present.0.decoder.key", "batch", 1, "cache_length", 1),
-        floats("present.0.decoder.value", "batch", 1, "cache_length", 1),
+        floats("present.0.decoder.key", "batch", 1, "present_sequence", 1),
+        floats("present.0.decoder.value", "batch", 1, "present_sequence", 1),
     ]
     d_nodes = [
         helper.make_node("Cast", ["input_ids"], ["new"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["new", "axes13"], ["new4"]),
-        *(written(f"past_key_values.0.decoder.{part}", f"present.0.decoder.{part}") for part in ("key", "value")),
-        *places_of_new_tokens(),
-        helper.make_node("Unsqueeze", ["places", "last"], ["positions3"]),
+        *places_of_new_tokens("decoder_attention_mask"),
+        *written("past_key_values.0.decoder.key", "present.0.decoder.key"),
+        *written("past_key_values.0.decoder.value", "present.0.decoder.value"),
+        helper.make_node("Unsqueeze", ["places", "axis1"], ["positions3"]),
         # the place of each real source token among the real ones, as (B, 1, T)
         helper.make_node("CumSum", ["encoder_attention_mask", "one"], ["counted"]),
         helper.make_node("Sub", ["counted", "one"], ["place"]),
@@ -222,12 +227,12 @@ def copier_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
         helper.make_node("Cast", ["found"], ["found_ids"], to=TensorProto.INT64),
         helper.make_node("Equal", ["found_ids", "zero"], ["ended"]),
         helper.make_node("Where", ["ended", "eos", "found_ids"], ["next"]),
-        helper.make_node("GatherElements", ["next", "logits_position"], ["wanted"], axis=1),
+        *kept("next"),
         helper.make_node("OneHot", ["wanted", "depth", "off_on"], ["logits"]),
     ]
     d_constants = {
         **axes,
-        "axis0": np.array([0]),
+        **PLACES,
         "axes13": np.array([1, 3]),
         "one": np.array(1),
         "zero": np.array(0),
@@ -239,7 +244,7 @@ def copier_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
         "onnx/encoder_model.onnx": model_of(e_nodes, e_inputs, e_outputs, axes),
         "onnx/decoder_model_merged.onnx": model_of(d_nodes, d_inputs, d_outputs, d_constants),
     }
-    limit = {"cache_length": LIMIT}
+    limit = {"sequence": LIMIT}
     manifest = {
         "kind": "encoder-decoder",
         "graphs": {"fp32": {"encoder": "onnx/encoder_model.onnx", "decoder": "onnx/decoder_model_merged.onnx"}},
@@ -252,67 +257,93 @@ def copier_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
     return graphs, manifest
 
 
-def written(cache: str, present: str) -> onnx.NodeProto:
-    """The new tokens' ids, put into a cache."""
-    return helper.make_node("TensorScatter", [cache, "new4", "cache_position"], [present], axis=2)
+def written(cache: str, present: str) -> list[onnx.NodeProto]:
+    """The new tokens' ids, put into a cache behind what it has, at their places; what is behind them stays."""
+    return [
+        helper.make_node("Slice", [cache, "axis0", "past1", "axis2"], [f"{cache} before"]),
+        helper.make_node("Slice", [cache, "total1", "end", "axis2"], [f"{cache} after"]),
+        helper.make_node("Concat", [f"{cache} before", "new4", f"{cache} after"], [present], axis=2),
+    ]
 
 
-def places_of_new_tokens() -> list[onnx.NodeProto]:
-    """`places`, (B, S)."""
+def places_of_new_tokens(mask: str) -> list[onnx.NodeProto]:
+    """`places`, (S,), behind the `past1` tokens that the mask tells of beside the new ones."""
     return [
         helper.make_node("Shape", ["input_ids"], ["length1"], start=1, end=2),
-        helper.make_node("Squeeze", ["length1", "axis0"], ["length"]),
-        helper.make_node("Range", ["zero", "length", "one"], ["steps"]),
-        helper.make_node("Unsqueeze", ["cache_position", "axis1"], ["starts"]),
-        helper.make_node("Add", ["starts", "steps"], ["places"]),
+        helper.make_node("Shape", [mask], ["total1"], start=1, end=2),
+        helper.make_node("Sub", ["total1", "length1"], ["past1"]),
+        helper.make_node("Squeeze", ["past1", "axis0"], ["past"]),
+        helper.make_node("Squeeze", ["total1", "axis0"], ["total"]),
+        helper.make_node("Range", ["past", "total", "one"], ["places"]),
     ]
+
+
+def kept(said: str) -> list[onnx.NodeProto]:
+    """`wanted`, the last of (B, S)."""
+    return [
+        helper.make_node("Neg", ["num_logits_to_keep"], ["start0"]),
+        helper.make_node("Reshape", ["start0", "axis1"], ["start1"]),
+        helper.make_node("Slice", [said, "start1", "end", "axis1"], ["wanted"]),
+    ]
+
+
+PLACES = {
+    "axis0": np.array([0]),
+    "axis1": np.array([1]),
+    "axis2": np.array([2]),
+    "end": np.array([2**62]),
+    "num_logits_to_keep": np.array(0),
+}
+"""Constants of these nodes, and the default of `KEEP`."""
 
 
 def counter_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
     """A decoder that says t + 1 after t; after the last id of the vocabulary, EOS.
 
-    Where a row's cache does not hold a token at every place up to that of the new one, it says UNK.
+    Where a row's cache does not hold a token for every position up to that of the new one, it says UNK.
     """
     inputs = [
         ids("input_ids", V, "batch", "sequence"),
-        ids("cache_position", LIMIT, "batch"),
-        ids("logits_position", None, "batch", "logits_length"),
-        floats("past_key_values.0.key", "batch", 1, "cache_length", 1),
-        floats("past_key_values.0.value", "batch", 1, "cache_length", 1),
+        ids("attention_mask", 2, "batch", "total_sequence"),
+        ids("position_ids", LIMIT, "batch", "sequence"),
+        floats("past_key_values.0.key", "batch", 1, "past_sequence", 1),
+        floats("past_key_values.0.value", "batch", 1, "past_sequence", 1),
+        KEEP,
     ]
     outputs = [
         floats("logits", "batch", "logits_length", V),
-        floats("present.0.key", "batch", 1, "cache_length", 1),
-        floats("present.0.value", "batch", 1, "cache_length", 1),
+        floats("present.0.key", "batch", 1, "present_sequence", 1),
+        floats("present.0.value", "batch", 1, "present_sequence", 1),
     ]
     nodes = [
         helper.make_node("Cast", ["input_ids"], ["new"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["new", "axes13"], ["new4"]),
-        *(written(f"past_key_values.0.{part}", f"present.0.{part}") for part in ("key", "value")),
-        *places_of_new_tokens(),
-        # of the cache's places up to that of each new token, (B, S, C), how many hold one
-        helper.make_node("Shape", ["present.0.key"], ["room1"], start=2, end=3),
-        helper.make_node("Squeeze", ["room1", "axis0"], ["room"]),
-        helper.make_node("Range", ["zero", "room", "one"], ["all_places"]),
-        helper.make_node("Unsqueeze", ["places", "last"], ["places3"]),
+        *places_of_new_tokens("attention_mask"),
+        *written("past_key_values.0.key", "present.0.key"),
+        *written("past_key_values.0.value", "present.0.value"),
+        # of the real places up to that of each new token, (B, S, T), how many hold one
+        helper.make_node("Range", ["zero", "total", "one"], ["all_places"]),
+        helper.make_node("Unsqueeze", ["places", "axis1"], ["places3"]),
         helper.make_node("LessOrEqual", ["all_places", "places3"], ["before"]),
-        helper.make_node("Squeeze", ["present.0.key", "axes13"], ["held"]),
+        helper.make_node("Slice", ["present.0.key", "axis0", "total1", "axis2"], ["filled"]),
+        helper.make_node("Squeeze", ["filled", "axes13"], ["held"]),
         helper.make_node("Cast", ["held"], ["holds"], to=TensorProto.BOOL),
-        helper.make_node("Unsqueeze", ["holds", "axis1"], ["holds3"]),
+        helper.make_node("Cast", ["attention_mask"], ["real"], to=TensorProto.BOOL),
+        helper.make_node("And", ["holds", "real"], ["holds_real"]),
+        helper.make_node("Unsqueeze", ["holds_real", "axis1"], ["holds3"]),
         helper.make_node("And", ["before", "holds3"], ["counted"]),
         helper.make_node("Cast", ["counted"], ["counted_ids"], to=TensorProto.INT64),
         helper.make_node("ReduceSum", ["counted_ids", "last"], ["count"], keepdims=0),
         helper.make_node("Sub", ["count", "one"], ["last_place"]),
-        helper.make_node("Equal", ["last_place", "places"], ["right"]),
+        helper.make_node("Equal", ["last_place", "position_ids"], ["right"]),
         helper.make_node("Gather", ["next", "input_ids"], ["next_ids"]),
         helper.make_node("Where", ["right", "next_ids", "unknown"], ["said"]),
-        helper.make_node("GatherElements", ["said", "logits_position"], ["wanted"], axis=1),
+        *kept("said"),
         helper.make_node("OneHot", ["wanted", "depth", "off_on"], ["logits"]),
     ]
     constants = {
+        **PLACES,
         "axes13": np.array([1, 3]),
-        "axis0": np.array([0]),
-        "axis1": np.array([1]),
         "last": np.array([-1]),
         "one": np.array(1),
         "zero": np.array(0),
@@ -322,7 +353,7 @@ def counter_parts() -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
         "off_on": np.array([0, 1], np.float32),
     }
     graphs = {"onnx/model.onnx": model_of(nodes, inputs, outputs, constants)}
-    limit = {"cache_length": LIMIT}
+    limit = {"sequence": LIMIT}
     manifest = {
         "kind": "decoder",
         "graphs": {"fp32": {"model": "onnx/model.onnx"}},

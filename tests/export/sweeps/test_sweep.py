@@ -15,7 +15,7 @@ import torch
 
 from tfm.errors import ConfigError, ExportError
 from tfm.export import to_onnx
-from tfm.export.sweeps import SweepReport, activation_curve, attention, groups, positions, sweep
+from tfm.export.sweeps import SweepReport, activation_curve, attention, cached_attention, groups, positions, sweep
 from tfm.export.sweeps.activations import edges, grid
 from tfm.export.sweeps.pairs import all_pairs, product
 from tfm.export.verify.optimized import LEVELS
@@ -29,9 +29,14 @@ ENDS = ("disabled", "all")  # of the levels; `tfm verify-ops` and the last test 
 
 
 def rows(*, softcap: float | None = None, scale: float | None = None) -> list[dict[str, Any]]:
-    """Grouped heads over a cache, and plain ones without: the two shapes that attention is exported in."""
+    """Plain heads, and grouped ones over a source: the two shapes that attention without a cache is exported in."""
     options = {"softcap": softcap, "scale": scale, "size": 8}
-    return [{"layout": "self", "heads": (3, 3)} | options, {"layout": "cached", "heads": (6, 2)} | options]
+    return [{"layout": "self", "heads": (3, 3)} | options, {"layout": "cross", "heads": (6, 2)} | options]
+
+
+def cached_rows(*sizes: int, softcap: float | None = None) -> list[dict[str, Any]]:
+    """Grouped heads over a cache."""
+    return [{"softcap": softcap, "heads": (6, 2), "size": size, "scale": None} for size in sizes]
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +50,8 @@ def exported() -> Callable[[Any], ir.Model]:
             key = f"{op} {graph.inputs}"
         elif hasattr(op, "attention"):
             key = f"{op} {op.attention.scale} {op.attention.softcap} {graph.inputs} {graph.outputs}"
+        elif hasattr(op, "softcap"):
+            key = f"{op} {op.scale} {op.softcap} {graph.inputs} {graph.outputs}"
         else:
             return to_onnx(graph)
         if key not in made:
@@ -62,7 +69,12 @@ def export_once(monkeypatch: pytest.MonkeyPatch, exported: Callable[[Any], ir.Mo
 @pytest.fixture
 def few_attentions(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[dict[str, Any]]], None]:
     """Sweep only these combinations."""
-    return lambda chosen: monkeypatch.setattr(attention, "all_pairs", lambda _: chosen)
+
+    def choose(chosen: list[dict[str, Any]]) -> None:
+        for module in (attention, cached_attention):
+            monkeypatch.setattr(module, "all_pairs", lambda _: chosen)
+
+    return choose
 
 
 @pytest.fixture
@@ -118,23 +130,37 @@ def test_all_pairs_meet() -> None:
     assert len(chosen) == 16  # the least there can be: four heads × four sizes
     for (a, first), (b, second) in itertools.combinations(attention.FACTORS.items(), 2):
         assert {(row[a], row[b]) for row in chosen} == set(itertools.product(first, second))
-    assert len(product(attention.FACTORS)) == len(attention.subjects(full=True)) == 192
+    assert len(product(attention.FACTORS)) == len(attention.subjects(full=True)) == 128
+    assert len(product(cached_attention.FACTORS)) == len(cached_attention.subjects(full=True)) == 64
 
 
 def test_attention_is_fed_every_form_of_mask_at_every_length() -> None:
-    seen: dict[str, set[tuple[int, int, int]]] = {}
+    seen: dict[str, set[tuple[int, int]]] = {}
     for subject in (s for row in rows() for s in attention.subjects(full=True) if s.title == attention.describe(**row)):
         graph = subject.make()
         for case in subject.cases(graph, "float32"):
             feeds = dict(zip([value.name for value in graph.inputs], case.feeds, strict=True))
             length, total = feeds["x"].shape[1], feeds["real"].shape[1]
             for check in case.checks:
-                seen.setdefault(check.form, set()).add((length, total, total - length))
+                seen.setdefault(check.form, set()).add((length, total))
     assert set(seen) == set(attention.FORMS)
+    for shapes in seen.values():
+        assert {length == 1 for length, _ in shapes} == {True, False}
+
+
+def test_attention_over_a_cache_is_fed_every_form_of_mask_at_every_length() -> None:
+    seen: dict[str, set[tuple[int, int, bool]]] = {}
+    (subject,) = (s for s in cached_attention.subjects(full=True) if s.title == "cached 6/2×8")
+    graph = subject.make()
+    for case in subject.cases(graph, "float32"):
+        feeds = dict(zip([value.name for value in graph.inputs], case.feeds, strict=True))
+        new, total, room = feeds["q"].shape[1], feeds["real"].shape[1], feeds["key"].shape[2]
+        for check in case.checks:
+            seen.setdefault(check.form, set()).add((new, total - new, room > total - new))
+    assert set(seen) == set(cached_attention.FORMS)
     for form, shapes in seen.items():
-        if form != "causal (is_causal)":  # which a cache has no use for
-            assert {past for _, _, past in shapes} == {0, 1, 7}, form
-        assert {length == 1 for length, _, _ in shapes} == {True, False}
+        assert {past for _, past, _ in shapes} == {0, 1, 7}, form
+        assert {new == 1 for new, _, _ in shapes} == {has_room for _, _, has_room in shapes} == {True, False}
 
 
 def test_rows_masked_whole_are_there() -> None:
@@ -180,6 +206,14 @@ def test_attention_passes(few_attentions: Callable[[Any], None]) -> None:
     report = sweep(["attention"], levels=ENDS)
     assert report.passed, report.faults()
     assert [op.form for op in report.ops] == list(attention.FORMS)
+
+
+def test_attention_over_a_cache_passes(few_attentions: Callable[[Any], None]) -> None:
+    """GroupQueryAttention, with and without a soft cap, and the form for other head sizes."""
+    few_attentions([*cached_rows(8, 20), *cached_rows(8, softcap=5.0)])
+    report = sweep(["cached_attention"], levels=ENDS)
+    assert report.passed, report.faults()
+    assert [op.form for op in report.ops] == list(cached_attention.FORMS)
 
 
 def test_a_note_says_where_the_limit_is_missed() -> None:
@@ -330,6 +364,73 @@ def test_a_wrong_attention_is_named(
     assert failed(sweep(["attention"], levels=["all"])) == list(forms)
 
 
+def on_cached(edit: Callable[[ir.Model, ir.Node], None]) -> Change:
+    def change(model: ir.Model) -> int:
+        nodes = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
+        for node in nodes:
+            edit(model, node)
+        return len(nodes)
+
+    return change
+
+
+def number(name: str, value: int) -> Change:
+    """Give every attention over a cache an attribute."""
+    return on_cached(lambda _, node: node.attributes.update({name: ir.AttrInt64(name, value)}))
+
+
+def swap(one: int, other: int) -> Change:
+    def edit(model: ir.Model, node: ir.Node) -> None:
+        first, second = node.inputs[one], node.inputs[other]
+        node.replace_input_with(one, second)
+        node.replace_input_with(other, first)
+
+    return on_cached(edit)
+
+
+def one_place_back(model: ir.Model, node: ir.Node) -> None:
+    one = ir.Value(name=f"one_{node.name}", const_value=ir.tensor(np.array(1, np.int32)))
+    model.graph.register_initializer(one)
+    less = ir.node("Sub", [node.inputs[5], one])
+    model.graph.insert_before(node, less)
+    node.replace_input_with(5, less.outputs[0])
+
+
+COMPUTED = list(cached_attention.FORMS[:-1])
+KEPT = cached_attention.FORMS[-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "forms"),
+    [
+        pytest.param(attribute("GroupQueryAttention", "scale", 1.01), COMPUTED, id="scale"),
+        pytest.param(swap(1, 2), [*COMPUTED, KEPT], id="new keys and values"),
+        pytest.param(swap(3, 4), [*COMPUTED, KEPT], id="old keys and values"),
+        pytest.param(on_cached(lambda _, node: node.replace_input_with(10, None)), COMPUTED[1:], id="mask dropped"),
+        pytest.param(number("causal", 0), COMPUTED, id="not causal"),
+        pytest.param(number("local_window_size", 4), COMPUTED[:4] + COMPUTED[5:], id="a window of five"),
+        pytest.param(number("smooth_softmax", 1), COMPUTED, id="a sink"),
+        pytest.param(number("kv_num_heads", 1), [*COMPUTED, KEPT], id="one group"),
+        pytest.param(on_cached(one_place_back), [*COMPUTED, KEPT], id="one place back"),
+        pytest.param(retype("Greater", "GreaterOrEqual"), [COMPUTED[4]], id="window one long"),
+    ],
+)
+def test_a_wrong_attention_over_a_cache_is_named(
+    plant: Callable[[Change], None], few_attentions: Callable[[Any], None], change: Change, forms: list[str]
+) -> None:
+    few_attentions(cached_rows(8))
+    plant(change)
+    assert failed(sweep(["cached_attention"], levels=["all"])) == forms
+
+
+def test_a_wrong_soft_cap_over_a_cache_is_named(
+    plant: Callable[[Change], None], few_attentions: Callable[[Any], None]
+) -> None:
+    few_attentions(cached_rows(8, softcap=5.0))
+    plant(attribute("GroupQueryAttention", "softcap", 1.01))
+    assert set(failed(sweep(["cached_attention"], levels=["all"]))) >= {"gaps", "causal"}
+
+
 def test_a_wrong_soft_cap_is_named(plant: Callable[[Change], None], few_attentions: Callable[[Any], None]) -> None:
     few_attentions(rows(softcap=5.0)[1:])
     plant(attribute("Attention", "softcap", 1.01))
@@ -361,10 +462,11 @@ def test_a_wrong_norm_or_table_is_named(
 def test_interleaved_rotary_pairs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pairs (2i, 2i + 1), as the paper draws them, under the tables of ours: eager is as wrong, the oracle is not."""
 
-    def interleaved(x: Any, cos: Any, sin: Any) -> Any:
-        cos, sin = (torch.cat([half, half], dim=-1)[:, None] for half in (cos, sin))
+    def interleaved(x: Any, cos: Any, sin: Any, nhead: int) -> Any:
+        x = x.unflatten(-1, (nhead, -1))
+        cos, sin = (torch.cat([half, half], dim=-1)[:, :, None] for half in (cos, sin))
         turned = x.unflatten(-1, (-1, 2)).flip(-1) * x.new_tensor([-1.0, 1.0])
-        return x * cos + turned.flatten(-2) * sin
+        return (x * cos + turned.flatten(-2) * sin).flatten(-2)
 
     monkeypatch.setattr(positions, "rotate", interleaved)
     monkeypatch.setattr(positions, "ROTARY", {"plain": {}})

@@ -38,57 +38,79 @@ def extend(rows, token_B):
     return [[*row, int(token)] for row, token in zip(rows, token_B, strict=True)]
 
 
-@pytest.mark.parametrize("part", [1, 4, 7, 100])
-def test_reading_in_parts(pair, monkeypatch, part):
-    decoder, model = pair
-    rows = random_rows(17, 1, 4, 8, 5)
-    monkeypatch.setattr(states, "_PART", part)
-    sizes, bind = [], DecoderState._bind
+@pytest.fixture
+def runs(monkeypatch):
+    """The shape of what is read, and the cache's length, run by run."""
+    found, bind = [], DecoderState._bind
 
     def noted(state, step):
-        sizes.append(step.ids_BS.shape[1])
+        found.append((step.ids_BS.shape, next(iter(state._values.values())).shape()[2]))
         return bind(state, step)
 
     monkeypatch.setattr(DecoderState, "_bind", noted)
+    return found
+
+
+@pytest.mark.parametrize("part", [1, 4, 7, 100])
+@pytest.mark.parametrize("lengths", [(17,), (17, 1, 4, 8, 5)])
+def test_reading_in_parts(pair, monkeypatch, runs, part, lengths):
+    decoder, model = pair
+    rows = random_rows(*lengths)
+    monkeypatch.setattr(states, "_PART", part)
+    monkeypatch.setattr(states, "_TOGETHER", 20)  # several are more, and are read one by one
     state = DecoderState(decoder, len(rows))
     agree(state.read(rows), model, rows)
-    assert sum(sizes) == 17
+    sizes = [size for (_, size), _ in runs]
+    assert all(batch == 1 for (batch, _), _ in runs)
     assert max(sizes) == min(part, 17)
-    assert state.length_B.tolist() == [17, 1, 4, 8, 5]
-    rows = extend(rows, [9, 8, 7, 6, 5])
-    agree(state.step(np.array([9, 8, 7, 6, 5])), model, rows)  # the cache is whole too
+    assert sum(sizes) == sum(lengths) or part == 1  # which are steps, bound once for all
+    assert state.length_B.tolist() == list(lengths)
+    tokens = list(range(9, 9 - len(rows), -1))
+    agree(state.step(np.array(tokens)), model, extend(rows, tokens))  # the cache is whole too
 
 
-def test_many_rows_are_read_in_shorter_parts(pair, monkeypatch):
+@pytest.mark.parametrize(
+    ("together", "sizes"), [(36, [(4, 9)]), (35, [(1, 9), (1, 3), (1, 5), (1, 7)])], ids=["together", "one by one"]
+)
+def test_rows_go_together_while_they_are_short(pair, monkeypatch, runs, together, sizes):
     decoder, model = pair
-    rows, sizes, bind = random_rows(9, 3, 5, 7), [], DecoderState._bind
-    monkeypatch.setattr(states, "_ROWS", 11)
-
-    def noted(state, step):
-        sizes.append(step.ids_BS.shape)
-        return bind(state, step)
-
-    monkeypatch.setattr(DecoderState, "_bind", noted)
+    rows = random_rows(9, 3, 5, 7)
+    monkeypatch.setattr(states, "_TOGETHER", together)
     agree(DecoderState(decoder, 4).read(rows), model, rows)
-    assert sizes == [(4, 2)] * 4 + [(4, 1)]
+    assert [size for size, _ in runs] == sizes
 
 
-def test_the_cache_grows_as_parts_are_read(pair, monkeypatch):
+def test_the_cache_grows_as_parts_are_read(pair, monkeypatch, runs):
     """So that attention does not look at what is not filled yet."""
     decoder, model = pair
     monkeypatch.setattr(states, "_PART", 8)
     monkeypatch.setattr(states, "_BLOCK", 4)
-    state, rows, rooms, bind = DecoderState(decoder, 2), random_rows(3, 5), [], DecoderState._bind
+    state, rows = DecoderState(decoder, 1), random_rows(5)
     state.read(rows)
-
-    def noted(state, step):
-        rooms.append(next(iter(state._values.values())).shape()[2])
-        return bind(state, step)
-
-    monkeypatch.setattr(DecoderState, "_bind", noted)
-    more = random_rows(12, 30)
+    runs.clear()
+    more = random_rows(30)
     agree(state.read(more), model, [[*row, *new] for row, new in zip(rows, more, strict=True)])
-    assert rooms == [16, 24, 32, 36]
+    assert [room for _, room in runs] == [16, 24, 32, 36]
+
+
+def test_padding_that_all_rows_have_left_is_dropped(pair):
+    decoder, model = pair
+    state, rows = DecoderState(decoder, 3), random_rows(2, 30, 5)
+    state.read(rows)
+    state.select(np.array([0, 2]))
+    assert state._used == 5
+    agree(state.step(np.array([9, 9])), model, extend([rows[0], rows[2]], [9, 9]))
+
+
+@pytest.mark.parametrize("length", [0, 3, 9])
+def test_rewind(pair, length):
+    decoder, model = pair
+    state, [row] = DecoderState(decoder, 1), random_rows(9)
+    state.read([row])
+    state.rewind(length)
+    assert state.length_B.tolist() == [length]
+    more = random_rows(4)
+    agree(state.read(more), model, [[*row[:length], *more[0]]])
 
 
 def test_rows_of_different_lengths_read_on(pair):
@@ -141,8 +163,7 @@ def test_a_step_copies_no_cache(pair):
         after = state._values[name]
         assert after.data_ptr() == address
         changed = (after.numpy() != array).any((1, 3))
-        assert changed[0, 3:6].all()
-        assert changed[1, 5:8].all()
+        assert changed[:, 5:8].all()
         assert changed.sum() == 6  # nothing else is written
 
 
@@ -171,9 +192,9 @@ def test_select(pair, chosen):
         agree(state.step(np.array(tokens)), model, rows)
 
 
-@pytest.mark.parametrize("runs_before", [0, 1, 3])
+@pytest.mark.parametrize("runs_before", [0, 1, 3, 7])
 def test_a_read_that_is_cancelled(pair, monkeypatch, runs_before):
-    """However many of its parts had been read, the state is as it was."""
+    """However many of its parts, and rows, had been read, the state is as it was."""
     decoder, model = pair
     monkeypatch.setattr(states, "_PART", 3)
     state, rows, token = DecoderState(decoder, 2), random_rows(5, 2), CancelToken()

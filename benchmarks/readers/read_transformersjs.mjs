@@ -1,0 +1,42 @@
+// transformers.js opens the bundles of checkpoints.py as they are: its greedy tokens are transformers' own.
+//
+//     node benchmarks/readers/read_transformersjs.mjs DIR, where @huggingface/transformers is installed
+
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+
+const require = createRequire(pathToFileURL(resolve(process.cwd(), "package.json")));
+const { AutoModelForCausalLM, Tensor, env } = await import(
+  pathToFileURL(require.resolve("@huggingface/transformers")).href
+);
+
+const folder = resolve(process.argv[2]);
+const expected = JSON.parse(readFileSync(`${folder}/expected.json`, "utf-8"));
+env.allowRemoteModels = false;
+env.localModelPath = folder;
+
+const tensor = (rows) =>
+  new Tensor("int64", BigInt64Array.from(rows.flat().map(BigInt)), [rows.length, rows[0].length]);
+// Readers fill up what is behind the end token each in their own way.
+const untilTheEnd = (row) => (row.includes(2) ? row.slice(0, row.indexOf(2)) : row);
+
+let wrong = 0;
+for (const [name, batches] of Object.entries(expected.models)) {
+  const model = await AutoModelForCausalLM.from_pretrained(`${name}.tfm`, { dtype: "fp32" });
+  for (const [kind, batch] of Object.entries(batches)) {
+    const output = await model.generate({
+      input_ids: tensor(batch.ids),
+      attention_mask: tensor(batch.mask),
+      max_new_tokens: expected.new_tokens,
+      do_sample: false,
+    });
+    const length = batch.ids[0].length;
+    const found = output.tolist().map((row) => untilTheEnd(row.slice(length).map(Number)));
+    const same = JSON.stringify(found) === JSON.stringify(batch.new.map(untilTheEnd));
+    wrong += !same;
+    console.log(`transformers.js ${name}, ${kind}: ${same ? "equal" : "DIFFERENT"}`);
+  }
+}
+process.exit(wrong);
