@@ -7,7 +7,7 @@ VERSIONS := build/versions
 MINILM := build/minilm.tfm
 JOBS ?= 2
 
-.PHONY: demo docs test test-slow fuzz families board bench house lint clean test-versions
+.PHONY: demo docs test test-slow fuzz families board bench readers house lint clean test-versions
 
 demo: .venv/.installed
 	rm -rf $(BUNDLE)
@@ -54,6 +54,10 @@ bench: demo $(MINILM)
 	$(BIN)/python benchmarks/encoders.py --peers $(PEERS) --bundle $(MINILM) $(BENCH)
 	$(BIN)/python benchmarks/decoders.py --peers $(PEERS) --g2p $(BUNDLE) $(SMOLLM2:%=--smollm2 %) $(BENCH)
 	$(BIN)/python benchmarks/ceiling.py --encoder $(MINILM) $(SMOLLM2:%=--decoder %) $(BENCH)
+
+# whether other readers run decoders' bundles as they are, with transformers' own tokens; needs Node, and PEERS as above
+readers: .venv/.installed
+	$(BIN)/python benchmarks/readers/run.py $(PEERS) build/readers
 
 $(MINILM): .venv/.installed
 	$(BIN)/tfm-export -o $@ --ckpt \
