@@ -2,8 +2,8 @@
 
     python benchmarks/readers/run.py PEERS DIR
 
-PEERS keeps the environments of `benchmarks/peers/environments.py`, and one of Node; DIR the bundles. Ends with 1 where a
-reader gives other tokens than transformers' greedy `generate`, or cannot be run.
+PEERS keeps the environments of `benchmarks/peers/environments.py`, and one of Node; DIR the bundles. Ends with 1 where
+a reader gives other tokens than transformers' greedy `generate`, or cannot be run.
 """
 
 import os
@@ -11,19 +11,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "peers"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "peers"))
 
 from environments import python_of
+
+HERE = Path(__file__).parent
 
 READERS = {"optimum": "read_optimum.py", "genai": "read_genai.py", "openvino": "read_openvino.py"}
 """Environment → script."""
 
-TRANSFORMERS_JS = "@huggingface/transformers@4.2.0"
+TRANSFORMERS_JS = "@huggingface/transformers@4.3.2"
 
 
 def node_folder(peers: Path) -> Path:
-    """Install transformers.js unless it is there; onnxruntime-node's own script would fetch what the CPU has no use for."""
+    """Install transformers.js unless it is there, without what onnxruntime-node's own script fetches for GPUs."""
     folder = peers / "transformersjs"
     if not (folder / "node_modules").is_dir():
         folder.mkdir(parents=True, exist_ok=True)
