@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .external_data import external_locations, weights_file
     from .files import HeldFile, read_file
     from .gate import Gate, Judged, all_passed, nothing_compared, precision_of
+    from .genai_file import GENAI_CONFIG, graph_of_genai, renew_genai_config
     from .golden_files import (
         ARRAYS,
         LIMITS,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ARRAYS",
     "CONFIG",
+    "GENAI_CONFIG",
     "LIMITS",
     "MANIFEST",
     "MASK_FILES",
@@ -86,6 +88,7 @@ __all__ = [
     "finite",
     "folder_of",
     "golden_inputs",
+    "graph_of_genai",
     "is_older",
     "kind_of",
     "lowest_needed",
@@ -103,6 +106,7 @@ __all__ = [
     "read_proved",
     "read_recipe_file",
     "renew_certificate",
+    "renew_genai_config",
     "renew_limits",
     "renew_manifest",
     "scratch_folder",
@@ -125,6 +129,7 @@ __getattr__, __dir__ = lazily(
         "external_data": "external_locations weights_file",
         "files": "HeldFile read_file",
         "gate": "Gate Judged all_passed nothing_compared precision_of",
+        "genai_file": "GENAI_CONFIG graph_of_genai renew_genai_config",
         "golden_files": "ARRAYS LIMITS Golden GoldenCase GoldenLimits golden_inputs read_golden renew_limits "
         "write_golden_files",
         "json_files": "describe_file finite parse_once read_json write_json",

@@ -10,6 +10,7 @@ from tfm.errors import BundleError
 
 from .companions import CONFIG, MASK_FILES, PIXELS, SENTENCES, TOKENIZER
 from .external_data import external_locations
+from .genai_file import GENAI_CONFIG, renew_genai_config
 from .golden_files import ARRAYS, LIMITS, keep_limits
 from .json_files import read_json
 from .locate import MANIFEST, folder_of
@@ -33,7 +34,7 @@ _REASONS = {
     LIMITS: "how far tfm parity lets them be off",
     PIXELS: "makes pixels of images",
     SENTENCES: "by which measure embeddings are compared",
-    "genai_config.json": "what onnxruntime-genai reads",
+    GENAI_CONFIG: "what onnxruntime-genai reads",
     **dict.fromkeys(MASK_FILES, "special tokens"),
 }
 _OF_READERS = (PIXELS, SENTENCES, "generation_config.json", "chat_template.jinja")
@@ -129,6 +130,7 @@ def pack_bundle(
         for name, reason in _companions(manifest, target, golden):
             _copy(manifest, name, folder / name)
             reasons[name] = reason
+        renew_genai_config(folder, graphs)
         if golden and LIMITS in manifest.files:
             keep_limits(folder, chosen)
         requires = {name: manifest.requires[name] for name in chosen if name in manifest.requires}
@@ -217,7 +219,8 @@ def _name_for_web(manifest: Manifest, role: str, path: str, precision: str) -> s
 
 def _companions(manifest: Manifest, target: str, golden: bool) -> Iterator[tuple[str, str]]:
     """The small files that are read where it is going, and what each is for."""
-    for name in (TOKENIZER, CONFIG, *MASK_FILES, *_OF_READERS):
+    native = (GENAI_CONFIG,) if target in ("python", "native") else ()
+    for name in (TOKENIZER, CONFIG, *MASK_FILES, *_OF_READERS, *native):
         if name in manifest.files:
             yield name, _REASONS.get(name, f"read by other readers for {target}")
     for name in (ARRAYS, LIMITS) if golden else ():

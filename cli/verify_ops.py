@@ -19,6 +19,7 @@ _DTYPES = {"fp32": "float32", "fp16": "float16"}
 _TITLES = {
     "activations": "activations, over the whole domain: largest error for |x| ≤ 20",
     "attention": "attention, float32, by form of mask: each over layouts, lengths, heads, head sizes, scales",
+    "cached_attention": "over a cache, float32, by form of mask: each over lengths, room, heads, head sizes, scales",
     "positions": "positions, float32",
     "norms": "norms of rows of large mean, float32",
 }
@@ -36,8 +37,8 @@ def verify_ops(
 ) -> None:
     """Verify ops by themselves, as they are exported, against float64 formulas that are not PyTorch's.
 
-    NAME is an activation, attention, sinusoidal, rotary, relative, alibi, layer_norm, rms_norm, or a group of these:
-    activations, positions, norms [default: all].
+    NAME is an activation, attention, cached_attention, sinusoidal, rotary, relative, alibi, layer_norm, rms_norm, or a
+    group of these: activations, positions, norms [default: all].
     """
     try:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -106,7 +107,7 @@ def _print_group(group: str, ops: "list[OpSweep]", console: "Screen") -> None:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     activations = group == "activations"
-    by_form = group == "attention"
+    by_form = group.endswith("attention")
     names = ["op", "dtype"] if activations else ["form" if by_form else "op"]
     for name in ("", *names):
         table.add_column(name, no_wrap=True)

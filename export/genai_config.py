@@ -4,17 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfm.bundle import write_json
+from tfm.bundle import GENAI_CONFIG, graph_of_genai, write_json
 from tfm.model import TransformerConfig
 
 from .generic.graph import GenericConfig
 from .graphs import DecoderGraph, Graph
 from .manifest import generation_settings
-
-FILE = "genai_config.json"
-
-_PREFERRED = ("int8", "fp32")
-"""Whose graph it names, of those that are there: what `tfm.runtime.load` takes on the CPU."""
 
 _TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi", "phi3", "olmo")
 """Families that onnxruntime-genai calls by the same name; any other decoder is run like a llama, by names alone."""
@@ -44,15 +39,18 @@ def write_genai_config(
         return False
     if graph.cross or not graph.has_room or config.reads_vectors:
         return False
-    precision = next((name for name in _PREFERRED if name in files), next(iter(files)))
-    content = _content(folder, config, family, graph, files[precision][graph.role])
+    paths = {
+        name: {role: file.relative_to(folder).as_posix() for role, file in roles.items()}
+        for name, roles in files.items()
+    }
+    content = _content(folder, config, family, graph, graph_of_genai(paths))
     if content is not None:
-        write_json(folder / FILE, content)
+        write_json(folder / GENAI_CONFIG, content)
     return content is not None
 
 
 def _content(
-    folder: Path, config: TransformerConfig, family: str, graph: DecoderGraph, file: Path
+    folder: Path, config: TransformerConfig, family: str, graph: DecoderGraph, file: str
 ) -> dict[str, Any] | None:
     settings = generation_settings(folder, config)
     heads = {config.kv_heads_of(heads) for heads in config.layer_heads("decoder")}
@@ -74,7 +72,7 @@ def _content(
             "vocab_size": config.vocab_size,
             "decoder": {
                 "session_options": {"provider_options": []},
-                "filename": file.relative_to(folder).as_posix(),
+                "filename": file,
                 "head_size": config.head_size,
                 "hidden_size": config.d_model,
                 "num_attention_heads": config.nhead,

@@ -18,6 +18,7 @@ from tfm.bundle import (
     read_certificate,
     read_manifest,
     renew_certificate,
+    renew_genai_config,
     renew_manifest,
     staged,
     weights_file,
@@ -210,5 +211,6 @@ def _renew_manifest(manifest: Manifest, folder: Path, report: BundleReport) -> N
     made = {role: path.relative_to(folder).as_posix() for role, path in report.quantized.files.items()}
     graphs = {**manifest.graphs, report.precision: made}
     gates = _other_gates(manifest.gates, report.precision) + [gate.to_json() for gate in report.gates()]
+    renew_genai_config(folder, graphs)
     requires = lowest_of_graphs(folder, graphs)
     renew_manifest(manifest, folder, {"graphs": graphs, "requires": requires, "gates": gates})

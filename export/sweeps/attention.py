@@ -33,9 +33,9 @@ from .pairs import all_pairs, product
 from .subjects import Array, Case, Check, OpGraph, Source, limits_of
 
 FACTORS: dict[str, Sequence[Any]] = {
+    "heads": ((1, 1), (3, 3), (6, 2), (4, 1)),  # N over K
     "layout": ("self", "cross"),
     "softcap": (None, 5.0),
-    "heads": ((1, 1), (3, 3), (6, 2), (4, 1)),  # N over K
     # 20 fills no whole number of AVX vectors (8 or 16 floats).
     "size": (8, 20, 64, 128),
     "scale": (None, 0.3),
@@ -196,7 +196,7 @@ def make_graph(layout: str, softcap: float | None, heads: tuple[int, int], size:
 def _cases(row: dict[str, Any], graph: OpGraph, dtype: str) -> Iterator[Case]:
     """Every length, fed with masks of every kind; the last length with large scores."""
     del dtype
-    layout, softcap, (count, shared), size, scale = (row[name] for name in FACTORS)
+    (count, shared), layout, softcap, size, scale = (row[name] for name in FACTORS)
     outputs = {value.name for value in graph.outputs}
     random = np.random.default_rng(0)
     for batch, length, other in LENGTHS[layout]:

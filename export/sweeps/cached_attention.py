@@ -98,7 +98,7 @@ def subjects(*, full: bool) -> list[Source]:
     """List the sweeps: the whole product of `FACTORS`, or combinations in which every two choices meet."""
     return [
         Source(
-            group="attention",
+            group="cached_attention",
             op="cached_attention",
             tolerances=limits_of("attention"),
             title=f"cached {describe(**row)}",

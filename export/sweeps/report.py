@@ -12,7 +12,7 @@ class OpSweep:
     """The verdict on one form of one op in one dtype, at all levels.
 
     Attributes:
-        group: "activations", "attention", "positions" or "norms".
+        group: "activations", "attention", "cached_attention", "positions" or "norms".
         op: Name of the op.
         form: Which form of it; "" where there is one.
         dtype: "float32" or "float16".

@@ -29,14 +29,13 @@ Progress = Callable[[int, int, str], None]
 """Told how many graphs are done, of how many, and what is next."""
 
 
-_ATTENTIONS = {"attention": attention, "cached_attention": cached_attention}
-
 GROUPS: dict[str, Group] = {
     "activations": Group(
         names=activation_names, subjects=lambda name, dtypes, full: activations.subjects(name, dtypes), dtypes=DTYPES
     ),
-    "attention": Group(
-        names=lambda: tuple(_ATTENTIONS), subjects=lambda name, dtypes, full: _ATTENTIONS[name].subjects(full=full)
+    "attention": Group(names=lambda: ("attention",), subjects=lambda name, dtypes, full: attention.subjects(full=full)),
+    "cached_attention": Group(
+        names=lambda: ("cached_attention",), subjects=lambda name, dtypes, full: cached_attention.subjects(full=full)
     ),
     "positions": Group(names=lambda: positions.NAMES, subjects=lambda name, dtypes, full: positions.subjects(name)),
     "norms": Group(names=lambda: norms.NAMES, subjects=lambda name, dtypes, full: norms.subjects(name)),
@@ -90,7 +89,8 @@ def sweep(
     ops = [verdict(*key, tally) for key, tally in tallies.items()]
     # Two stable sorts: forms of attention in the table's order, then groups; all else stays as it
     # came.
-    ops.sort(key=lambda op: _ATTENTIONS[op.op].FORMS.index(op.form) if op.op in _ATTENTIONS else -1)
+    forms = {"attention": attention.FORMS, "cached_attention": cached_attention.FORMS}
+    ops.sort(key=lambda op: forms[op.op].index(op.form) if op.op in forms else -1)
     ops.sort(key=lambda op: list(groups()).index(op.group))
     return SweepReport(ops=tuple(ops), levels=tuple(levels))
 

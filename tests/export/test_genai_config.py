@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tfm.export.genai_config import FILE, write_genai_config
+from tfm.bundle import GENAI_CONFIG
+from tfm.export.genai_config import write_genai_config
 from tfm.export.graphs import graphs_of
 from tfm.model import Transformer
 
@@ -19,8 +20,8 @@ IDS = {"kind": "decoder", "eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 
 def write(folder: Path, model: Transformer, family: str = "llama", *precisions: str) -> dict[str, Any] | None:
     files = {name: {"model": folder / "onnx" / f"model_{name}.onnx"} for name in precisions or ("fp32",)}
     written = write_genai_config(folder, model.config, family, graphs_of(model), files)
-    assert written == (folder / FILE).exists()
-    return json.loads((folder / FILE).read_text()) if written else None
+    assert written == (folder / GENAI_CONFIG).exists()
+    return json.loads((folder / GENAI_CONFIG).read_text()) if written else None
 
 
 def test_what_it_says(make_model: MakeModel, tmp_path: Path) -> None:

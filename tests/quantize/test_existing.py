@@ -249,6 +249,20 @@ def test_anew_and_in_another_precision(bundle: Path) -> None:
     assert len(set(names)) == len(names)
 
 
+def test_onnxruntime_genai_is_told_of_the_new_graph(bundle: Path) -> None:
+    """Its file, which decoders have, names a graph; here it is beside another model, of which nothing else matters."""
+    path = bundle / "genai_config.json"
+    path.write_text(json.dumps({"model": {"decoder": {"filename": "onnx/model.onnx"}}}))
+    manifest = read(bundle, "manifest.json")
+    manifest["files"][path.name] = describe_file(path)
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert quantize_bundle(bundle, precision="int4", max_drop=0.1).shipped
+    assert json.loads(path.read_text())["model"]["decoder"]["filename"] == "onnx/model.onnx"  # int4 is nobody's default
+    assert quantize_bundle(bundle).shipped
+    assert json.loads(path.read_text())["model"]["decoder"]["filename"] == "onnx/model_int8.onnx"
+    check_digests(read_manifest(bundle), [path.name])
+
+
 def test_a_certificate_of_schema_2(bundle: Path) -> None:
     def older(values: dict[str, Any]) -> None:
         values["schema"] = 2
