@@ -55,9 +55,10 @@ bench: demo $(MINILM)
 	$(BIN)/python benchmarks/decoders.py --peers $(PEERS) --g2p $(BUNDLE) $(SMOLLM2:%=--smollm2 %) $(BENCH)
 	$(BIN)/python benchmarks/ceiling.py --encoder $(MINILM) $(SMOLLM2:%=--decoder %) $(BENCH)
 
-# whether other readers run decoders' bundles as they are, with transformers' own tokens; needs Node, and PEERS as above
+# whether other readers run decoders' bundles as they are, with transformers' own tokens; needs Node, and PEERS as above.
+# READERS=--smollm2 has them read SmolLM2 too, which takes ten minutes to export and needs what test-slow installs
 readers: .venv/.installed
-	$(BIN)/python benchmarks/readers/run.py $(PEERS) build/readers
+	$(BIN)/python benchmarks/readers/run.py $(PEERS) build/readers $(READERS)
 
 $(MINILM): .venv/.installed
 	$(BIN)/tfm-export -o $@ --ckpt \

@@ -23,24 +23,34 @@ def generate(model: Any, rows: list[list[int]], new_tokens: int) -> list[list[in
     return [generator.get_sequence(row)[length:].tolist() for row in range(len(rows))]
 
 
-def until_the_end(row: list[int]) -> list[int]:
+def open_graph(bundle: Path, file: str) -> Any:
+    """Open a graph of a bundle: it names one in genai_config.json, and this may be another."""
+    config = og.Config(str(bundle))
+    config.overlay(json.dumps({"model": {"decoder": {"filename": file}}}))
+    return og.Model(config)
+
+
+def until_the_end(row: list[int], end: int) -> list[int]:
     """What is before the end token: readers fill up what is behind it each in their own way."""
-    return row[: row.index(2)] if 2 in row else row
+    return row[: row.index(end)] if end in row else row
 
 
 def main(folder: Path) -> int:
-    """Print a line for each bundle and batch; give how many differ."""
+    """Print a line for each graph and batch; give how many differ."""
     expected = json.loads((folder / "expected.json").read_text())
     wrong = 0
-    for name, batches in expected["models"].items():
-        model = og.Model(str(folder / f"{name}.tfm"))
-        for kind, batch in batches.items():
+    for one in expected["models"]:
+        model = open_graph(folder / f"{one['name']}.tfm", one["file"])
+        for kind, batch in one["batches"].items():
             if "padded" in kind:  # its mask says that all tokens are real, whatever they are
                 continue
             found = generate(model, batch["ids"], expected["new_tokens"])
-            same = list(map(until_the_end, found)) == list(map(until_the_end, batch["new"]))
+            same = [until_the_end(row, batch["end"]) for row in found] == [
+                until_the_end(row, batch["end"]) for row in batch["new"]
+            ]
             wrong += not same
-            print(f"onnxruntime-genai {name}, {kind}: {'equal' if same else 'DIFFERENT'}")
+            said = "equal" if same else "DIFFERENT"
+            print(f"onnxruntime-genai {one['name']} {one['precision']}, {kind}: {said}", flush=True)
     return wrong
 
 

@@ -20,11 +20,11 @@ env.localModelPath = folder;
 const tensor = (rows) =>
   new Tensor("int64", BigInt64Array.from(rows.flat().map(BigInt)), [rows.length, rows[0].length]);
 // Readers fill up what is behind the end token each in their own way.
-const untilTheEnd = (row) => (row.includes(2) ? row.slice(0, row.indexOf(2)) : row);
+const untilTheEnd = (row, end) => (row.includes(end) ? row.slice(0, row.indexOf(end)) : row);
 
 let wrong = 0;
-for (const [name, batches] of Object.entries(expected.models)) {
-  const model = await AutoModelForCausalLM.from_pretrained(`${name}.tfm`, { dtype: "fp32" });
+for (const { name, precision, batches } of expected.models) {
+  const model = await AutoModelForCausalLM.from_pretrained(`${name}.tfm`, { dtype: precision });
   for (const [kind, batch] of Object.entries(batches)) {
     const output = await model.generate({
       input_ids: tensor(batch.ids),
@@ -33,10 +33,10 @@ for (const [name, batches] of Object.entries(expected.models)) {
       do_sample: false,
     });
     const length = batch.ids[0].length;
-    const found = output.tolist().map((row) => untilTheEnd(row.slice(length).map(Number)));
-    const same = JSON.stringify(found) === JSON.stringify(batch.new.map(untilTheEnd));
+    const found = output.tolist().map((row) => untilTheEnd(row.slice(length).map(Number), batch.end));
+    const same = JSON.stringify(found) === JSON.stringify(batch.new.map((row) => untilTheEnd(row, batch.end)));
     wrong += !same;
-    console.log(`transformers.js ${name}, ${kind}: ${same ? "equal" : "DIFFERENT"}`);
+    console.log(`transformers.js ${name} ${precision}, ${kind}: ${same ? "equal" : "DIFFERENT"}`);
   }
 }
 process.exit(wrong);

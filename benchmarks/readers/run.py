@@ -1,6 +1,6 @@
 """Every reader on the same bundles, each in an environment of its own: `make readers`.
 
-    python benchmarks/readers/run.py PEERS DIR
+    python benchmarks/readers/run.py PEERS DIR [--smollm2]
 
 PEERS keeps the environments of `benchmarks/peers/environments.py`, and one of Node; DIR the bundles. Ends with 1 where
 a reader gives other tokens than transformers' greedy `generate`, or cannot be run.
@@ -36,9 +36,9 @@ def node_folder(peers: Path) -> Path:
     return folder
 
 
-def main(peers: Path, folder: Path) -> int:
+def main(peers: Path, folder: Path, *options: str) -> int:
     """Make the bundles, and have each reader read them."""
-    subprocess.run([sys.executable, str(HERE / "checkpoints.py"), str(folder)], check=True)
+    subprocess.run([sys.executable, str(HERE / "checkpoints.py"), str(folder), *options], check=True)
     codes = [
         subprocess.run([str(python_of(peers, name)), str(HERE / script), str(folder)], check=False).returncode
         for name, script in READERS.items()
@@ -51,4 +51,4 @@ def main(peers: Path, folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]).resolve(), Path(sys.argv[2])))
+    sys.exit(main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]), *sys.argv[3:]))

@@ -27,7 +27,7 @@ DIAGNOSIS = found.Diagnosis(
     ),
     canaries=(
         CANARY,
-        dataclasses.replace(CANARY, family="TensorScatter", on=("cpu", "cuda"), max_abs=0.0, limit=0.0),
+        dataclasses.replace(CANARY, family="GroupQueryAttention", on=("cpu", "cuda"), max_abs=0.0, limit=0.0),
         dataclasses.replace(CANARY, family="QuickGelu", verdict="missing", max_abs=None, on=(), why="no\nkernel"),
     ),
     bundle=found.BundleState(
@@ -52,10 +52,10 @@ not on cuda     libcublas.so.12: cannot open
 it needs        onnxruntime >= 1.24.1 for fp32, int8
 it needs        onnxruntime >= 1.25.0 for fp16
 
-  ops           on    off by   limit
-✓ Gelu          cuda 3.5e-07 2.0e-05
-✓ TensorScatter cuda 0.0e+00 0.0e+00 its nodes are on cpu
-— QuickGelu     cuda       — 2.0e-05 no kernel
+  ops                 on    off by   limit
+✓ Gelu                cuda 3.5e-07 2.0e-05
+✓ GroupQueryAttention cuda 0.0e+00 0.0e+00 its nodes are on cpu
+— QuickGelu           cuda       — 2.0e-05 no kernel
 
 ✓ works here: 2 of 3 families of ops ran, and all that ran are right
 """
@@ -111,7 +111,7 @@ def test_json(monkeypatch):
         "onnxruntime",
         "a provider",
         "Gelu on cuda",
-        "TensorScatter on cuda",
+        "GroupQueryAttention on cuda",
         "m.tfm",
     ]
     assert values["canaries"][0]["max_abs"] == 3.5e-7

@@ -145,11 +145,11 @@ def test_least_inputs():
         TensorSpec(name="attention_mask", dtype="bool", shape=("batch", "past_sequence + sequence")),
         TensorSpec(name="pixel_values", dtype="float32", shape=("batch", 3, 4, 4)),
         TensorSpec(name="past_key_values.0.key", dtype="float16", shape=("batch", 2, "past_sequence", 8)),
-        TensorSpec(name="cache_position", dtype="int64", shape=("batch",)),
+        TensorSpec(name="position_ids", dtype="int64", shape=("batch", "sequence")),
     )
     arrays = least_inputs(Signature(inputs=specs, outputs=(), max_length={}))
     shapes = {"input_ids": (1, 1), "attention_mask": (1, 1), "pixel_values": (1, 3, 4, 4)}
-    shapes |= {"past_key_values.0.key": (1, 2, 0, 8), "cache_position": (1,)}
+    shapes |= {"past_key_values.0.key": (1, 2, 0, 8), "position_ids": (1, 1)}
     assert {name: array.shape for name, array in arrays.items()} == shapes
     assert {name: array.dtype.name for name, array in arrays.items()} == {spec.name: spec.dtype for spec in specs}
     assert arrays["attention_mask"].all()

@@ -92,7 +92,7 @@ def test_a_size_that_the_graph_does_not_have(make_bundle, edit_manifest, size, a
 
     edit_manifest(bundle, change)
     with pytest.raises(
-        BundleError, match=r"past_key_values.0.key|inputs\[3\].shape must be of sizes, batch and cache_len"
+        BundleError, match=r"past_key_values.0.key|inputs\[3\].shape must be of sizes, batch and past_sequence"
     ):
         load(bundle, provider="cpu", threads=1)
 

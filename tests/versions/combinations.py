@@ -42,7 +42,7 @@ def _declared(*extras: str) -> dict[str, str]:
 
 
 OLDEST = _declared("text")
-_QUANTIZE = _declared("text", "quantize") | {"onnxruntime": "1.25.0"}  # that opens decoders too
+_QUANTIZE = _declared("text", "quantize")
 _EXPORT = _declared("text", "quantize", "export") | {"onnxruntime": "1.25.0"}
 
 _FIRST_ON_313 = {"numpy": "2.1.0", "tokenizers": "0.20.2"}
