@@ -189,6 +189,8 @@ def multiply_adds(op: str, inputs: list[list[int]], outputs: list[list[int]]) ->
     if op == "Attention":  # (B, S, N·H), or (B, N, S, H); each query by all keys, then each weight by all values
         queries, keys = inputs[0], inputs[1]
         return 2 * int(np.prod(queries)) * keys[-2]
+    if op == "GroupQueryAttention":  # over a cache, which may have room: of its tokens the bias tells, (…, S, T)
+        return 2 * int(np.prod(inputs[0])) * inputs[-1][-1]
     if "MatMul" in op or "Gemm" in op:
         return int(np.prod(outputs[0])) * inputs[0][-1]
     return 0
@@ -212,7 +214,7 @@ def decoder(folder: str, precision: str, context: int) -> Iterator[Any]:
     state.read([np.random.default_rng(0).integers(100, 20_000, context).tolist()])
     while True:
         yield state.step(np.array([100]))
-        state.length_B[:] = context
+        state.rewind(context)
 
 
 def timed(made: Iterator[Any]) -> tuple[Any, float]:

@@ -219,10 +219,11 @@ def _check_cached(mask: str, sizes: Mapping[str, int]) -> None:
     """Check that the mask is of past and new tokens, and that the past has as many as it says."""
     total, new, room = sizes[TOTAL], sizes[NEW], sizes[MAY_BE_EMPTY]
     past = total - new
-    if not 0 <= past <= room:
+    if not 0 <= past <= room or past < room < total:
         raise InputError(
             f"{mask} tells of {total} tokens ({TOTAL}), but must be of the past and the new ones: there are {new} new "
-            f"({NEW}), and the past has {room} ({MAY_BE_EMPTY}), all of which or the first of which may be told of"
+            f"({NEW}), and the past has {room} ({MAY_BE_EMPTY}): all of them are told of, or so many that there is "
+            "room for the new ones"
         )
     if past and new > 1 and sizes["batch"] > 1:
         raise InputError(

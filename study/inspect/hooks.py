@@ -14,8 +14,13 @@ _OP_KEY = "tfm.op"
 _RESHAPING = ("Cast", "Reshape", "Squeeze", "Transpose")
 """What may stand between a sub-layer's result and the Add: the values stay the same."""
 
-_AFTER_SOFTMAX = 3
-"""ONNX-23 Attention, qk_matmul_output_mode: the fourth output is what the values are weighted by."""
+_CACHED = ("com.microsoft", "GroupQueryAttention")
+
+_WEIGHTS_BY = {("", "Attention"): ("qk_matmul_output_mode", 3), _CACHED: ("qk_output", 2)}
+"""Attention → the attribute, and its value, by which the fourth output is what the values are weighted by."""
+
+_MASK, _BIAS = 3, 10
+"""Where the masks of these stand among their inputs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +88,7 @@ def find_hooks(model: ir.Model) -> Hooks:
     """Find the attentions, feed-forward layers and residual connections that a graph names.
 
     Args:
-        model: Each of its Attention nodes is given one more output, for the weights.
+        model: Each of its attentions is given one more output, for the weights.
     """
     groups: dict[str, list[ir.Node]] = {}
     for node in model.graph:
@@ -117,17 +122,19 @@ def _attention(path: str, nodes: list[ir.Node]) -> AttentionTap | None:
             scores = node.inputs[0]
             assert scores is not None
             return AttentionTap(path=path, weights=_name(node.outputs[0]), mask=_name(scores), causal=False)
-        if node.op_type == "Attention" and node.domain == "":
-            weights = _give_weights(node)
-            mask = node.inputs[3] if len(node.inputs) > 3 else None
-            causal = node.attributes.get_int("is_causal", 0) == 1
+        if (node.domain, node.op_type) in _WEIGHTS_BY:
+            weights = _give_weights(node, *_WEIGHTS_BY[node.domain, node.op_type])
+            # Over a cache it is causal always.
+            cached = (node.domain, node.op_type) == _CACHED
+            mask = dict(enumerate(node.inputs)).get(_BIAS if cached else _MASK)
+            causal = cached or node.attributes.get_int("is_causal", 0) == 1
             return AttentionTap(path=path, weights=weights, mask=None if mask is None else _name(mask), causal=causal)
     return None
 
 
-def _give_weights(node: ir.Node) -> str:
-    """Let an Attention give its weights too; name them."""
-    # Y, present_key, present_value, qk_matmul_output: outputs are told by their place, so those in between are there
+def _give_weights(node: ir.Node, attribute: str, after_softmax: int) -> str:
+    """Let an attention give its weights too; name them."""
+    # Y, present_key, present_value and the weights: outputs are told by their place, so those in between are there
     # too, without a name.
     node.resize_outputs(4)
     for output in node.outputs[1:3]:
@@ -136,7 +143,7 @@ def _give_weights(node: ir.Node) -> str:
     weights.name = f"{node.outputs[0].name}_weights"
     # An output of the graph must have a type, and nobody has inferred this one's.
     weights.dtype = (query.dtype if query is not None else None) or ir.DataType.FLOAT
-    node.attributes["qk_matmul_output_mode"] = ir.AttrInt64("qk_matmul_output_mode", _AFTER_SOFTMAX)
+    node.attributes[attribute] = ir.AttrInt64(attribute, after_softmax)
     return weights.name
 
 

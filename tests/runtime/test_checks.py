@@ -254,7 +254,7 @@ def cached(rows=1, new=2, total=2, room=8, **changes):
 
 @pytest.mark.parametrize(
     ("rows", "new", "total", "room"),
-    [(1, 2, 2, 0), (3, 4, 4, 0), (1, 3, 8, 5), (1, 3, 8, 9), (2, 1, 4, 3), (2, 4, 4, 9), (0, 2, 5, 3)],
+    [(1, 2, 2, 0), (3, 4, 4, 0), (1, 3, 8, 5), (1, 3, 8, 9), (2, 1, 4, 3), (2, 4, 4, 9), (0, 2, 5, 3), (1, 2, 6, 6)],
 )
 def test_past_and_new_tokens(rows, new, total, room):
     assert cached(rows, new, total, room)["attention_mask"].shape == (rows, total)
@@ -271,6 +271,9 @@ def test_past_and_new_tokens(rows, new, total, room):
             r"attention_mask tells of 2 tokens \(total_sequence\), but .* 3 new \(sequence\), and the past has 8",
         ),
         (1, 1, 5, 3, r"attention_mask tells of 5 tokens .* there are 1 new .* the past has 3 \(past_sequence\)"),
+        # Room for some of the new ones, but not for all: onnxruntime neither writes there nor makes a longer one.
+        (1, 3, 6, 4, r"attention_mask tells of 6 tokens .* there are 3 new .* the past has 4 .* room for the new ones"),
+        (1, 5, 5, 3, r"attention_mask tells of 5 tokens .* there are 5 new .* the past has 3 "),
         (2, 2, 5, 3, "2 rows of 2 new tokens follow on a past, where several rows go on by one token each"),
     ],
 )

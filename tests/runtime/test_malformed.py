@@ -15,7 +15,7 @@ from tfm.bundle.manifest import Signature, TensorSpec, read_manifest
 from tfm.errors import InputError
 from tfm.runtime import Session
 
-V, ROOM, LIMIT = 12, 2, 8
+V, ROOM, LIMIT = 12, 4, 8
 
 CALLS = 300
 """Malformed calls per graph, of which there are five."""
