@@ -276,14 +276,14 @@ def test_a_certificate_of_schema_2(bundle: Path) -> None:
 
 def test_the_lowest_onnxruntime_of_every_graph(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of those too that an older tfm-export made, and said nothing of."""
-    graphs = {"onnxruntime": {"fp32": {"model": "1.24.1"}, "int8": {"model": "1.24.1"}}}
+    graphs = {"onnxruntime": {"fp32": {"model": "1.23.0"}, "int8": {"model": "1.23.0"}}}
     manifest = read(bundle, "manifest.json")
-    assert manifest.pop("requires") == {"onnxruntime": {"fp32": {"model": "1.24.1"}}}
+    assert manifest.pop("requires") == {"onnxruntime": {"fp32": {"model": "1.23.0"}}}
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     assert quantize_bundle(bundle).shipped
     assert read(bundle, "manifest.json")["requires"] == graphs
-    monkeypatch.setattr(ort, "__version__", "1.23.2")
-    with pytest.raises(BundleError, match=r"model.onnx needs onnxruntime >= 1.24.1, and this is 1.23.2: pip install"):
+    monkeypatch.setattr(ort, "__version__", "1.22.1")
+    with pytest.raises(BundleError, match=r"model.onnx needs onnxruntime >= 1.23.0, and this is 1.22.1: pip install"):
         quantize_bundle(bundle)
 
 
