@@ -14,7 +14,7 @@ _LONG = 256
 
 
 def cases(graph: Graph, seed: int = 0, count: int = 5) -> list[list[Tensor]]:
-    """Make inputs that between them have ragged padding, one token, no past, a past, and the greatest length.
+    """Make inputs that between them have ragged padding, one token or two, no past, a past, and the greatest length.
 
     Args:
         graph: The graph to make inputs for.
@@ -25,7 +25,7 @@ def cases(graph: Graph, seed: int = 0, count: int = 5) -> list[list[Tensor]]:
     longest = _longest(graph)
     cached = any(value.name.startswith("past_key_values.") for value in graph.inputs)
     sizes = [(3, 17, 0), (2, 1, 4), (1, 9, 3), (4, 5, 0), (1, longest, 0)]
-    sizes = (sizes if cached else [(3, 17, 0), (1, 1, 4), (2, 9, 3), (4, 5, 0), (1, longest, 0)])[:count]
+    sizes = (sizes if cached else [(3, 17, 0), (1, 1, 4), (2, 2, 3), (4, 5, 0), (1, longest, 0)])[:count]
     for _ in range(count - len(sizes)):
         batch, length, past = (int(torch.randint(most, (1,), generator=generator)) for most in (4, min(longest, 48), 8))
         # Over a past several rows go on by one token, or one row by several.

@@ -137,7 +137,7 @@ def test_a_report_has_the_kernel_of_every_promised_op(export_tiny: Callable[...,
         return {op: kernel and (kernel.op_type, not kernel.advice) for op, kernel in found.items()}
 
     assert set(kernels(plant(export_tiny, "llama", None, tmp_path)).values()) == {
-        ("Attention", True),
+        ("GroupQueryAttention", True),
         ("QuickGelu", True),
     }
     by_hand = kernels(plant(export_tiny, "by_hand", None, tmp_path))

@@ -14,7 +14,7 @@ from tests.support.planting import GPT2, LLAMA, T5
 from tfm.errors import VerificationError
 from tfm.export.verify.regions import cuts_of, find_regions
 from tfm.export.verify.samples import cases
-from tfm.export.verify.subgraphs import Subgraphs, open_nodes
+from tfm.export.verify.subgraphs import Subgraphs, load_graph, open_nodes
 
 CPU = ["CPUExecutionProvider"]
 X = np.array([1.0, -2.0], np.float32)
@@ -41,7 +41,7 @@ def test_every_value_is_what_the_whole_graph_has(
     export_tiny: Callable[..., Any], tmp_path: Path, options: dict[str, Any], role: str
 ) -> None:
     exported = export_tiny(**options)[role]
-    model, whole = ir.load(exported.path), ir.load(exported.path)
+    model, whole = load_graph(exported.path), load_graph(exported.path)
     cuts = cuts_of(find_regions(model)) | {"outputs": list(model.graph.outputs)}
     names = list(dict.fromkeys(value.name for values in cuts.values() for value in values))
     outputs = [value.name for value in whole.graph.outputs]
@@ -118,11 +118,12 @@ def test_a_piece_that_fails_fails_again_and_is_not_skipped() -> None:
 def test_a_piece_alone_on_other_inputs() -> None:
     subgraphs = cut(chain(), "a", "b", "c")
     two = np.array([2.0, 2.0], np.float32)
-    np.testing.assert_array_equal(subgraphs.run_alone("b", {"a": two}, "b"), [6.0, 8.0])
-    np.testing.assert_array_equal(subgraphs.run_alone("c", {"a": two, "b": two}, "c"), [4.0, 4.0])
-    assert subgraphs.run_alone("c", {"a": two}, "c") is None  # the piece needs b too
-    assert subgraphs.run_alone("b", {"a": two}, "a") is None  # another piece gives a
-    assert subgraphs.run_alone("nothing", {"a": two}, "b") is None
+    np.testing.assert_array_equal(subgraphs.run_alone("b", {"a": two}, ["b"]), [[6.0, 8.0]])
+    np.testing.assert_array_equal(subgraphs.run_alone("c", {"a": two, "b": two}, ["c"]), [[4.0, 4.0]])
+    assert subgraphs.run_alone("c", {"a": two}, ["c"]) is None  # the piece needs b too
+    assert subgraphs.run_alone("b", {"a": two}, ["a"]) is None  # another piece gives a
+    assert subgraphs.run_alone("b", {"a": two}, ["b", "a"]) is None
+    assert subgraphs.run_alone("nothing", {"a": two}, ["b"]) is None
 
 
 def test_nodes_that_read_more_than_they_are_fed() -> None:

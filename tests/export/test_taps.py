@@ -11,6 +11,7 @@ from torch import nn
 from tests.support.recorded import record
 from tfm.export import graphs_of
 from tfm.model import Transformer
+from tfm.model.attention import cached_attention
 from tfm.ops import ACTIVATIONS, GATED
 
 MakeModel = Callable[..., Transformer]
@@ -68,16 +69,23 @@ def test_the_pooler_s_tanh_is_an_op(make_model: MakeModel) -> None:
 
 def test_attention_is_recorded_with_all_it_takes(make_model: MakeModel) -> None:
     _, decoder = graphs_of(make_model())
-    _, calls, inputs = taps_of(decoder, past=4)
-    for call, length in zip(calls[:2], (8, 3), strict=True):  # the cache, with room for one more, and the source
-        query, key, value, mask = call.inputs
-        assert query.shape == (2, 2, 3, 8)
-        assert key.shape == value.shape == (2, 2, length, 8)
-        assert mask.dtype == torch.bool
-        again = F.scaled_dot_product_attention(query, key, value, mask)
-        torch.testing.assert_close(again, call.output, rtol=0, atol=0)
-    first_row = calls[0].inputs[1][0, :, :4]
-    torch.testing.assert_close(first_row, inputs[4][0, :, :4], rtol=0, atol=0)  # the past it was given
+    _, (cached, cross, *_), inputs = taps_of(decoder, past=4)
+    query, key, value, mask, past_key, past_value = cached.inputs
+    assert query.shape == key.shape == value.shape == (2, 3, 16)  # by tokens, as the op takes them
+    assert past_key.shape == past_value.shape == (2, 2, 8, 8)  # the cache, with room for one more
+    y, *presents = cached_attention(query, key, value, past_key, past_value, mask, scale=8**-0.5, softcap=0.0)
+    torch.testing.assert_close(y, cached.output, rtol=0, atol=0)
+    for again, present in zip(presents, cached.presents, strict=True):
+        assert present.shape == (2, 2, 8, 8)
+        torch.testing.assert_close(again, present, rtol=0, atol=0)
+    past = dict(zip((value.name for value in decoder.inputs), inputs, strict=True))["past_key_values.0.decoder.key"]
+    torch.testing.assert_close(past_key, past, rtol=0, atol=0)  # the past it was given
+    query, key, value, mask = cross.inputs
+    assert query.shape == (2, 2, 3, 8)
+    assert key.shape == value.shape == (2, 2, 3, 8)  # the source
+    assert mask.dtype == torch.bool
+    again = F.scaled_dot_product_attention(query, key, value, mask)
+    torch.testing.assert_close(again, cross.output, rtol=0, atol=0)
 
 
 def test_outputs_are_the_module_s_own(make_model: MakeModel) -> None:
