@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .json_files import describe_file, finite, parse_once, read_json, write_json
     from .locate import MANIFEST, folder_of
     from .manifest import (
+        MERGED,
+        MERGED_ROLE,
         Generation,
         Manifest,
         Signature,
@@ -54,6 +56,8 @@ __all__ = [
     "LIMITS",
     "MANIFEST",
     "MASK_FILES",
+    "MERGED",
+    "MERGED_ROLE",
     "OLDEST",
     "PARITY_SCHEMA",
     "PIXELS",
@@ -134,8 +138,8 @@ __getattr__, __dir__ = lazily(
         "write_golden_files",
         "json_files": "describe_file finite parse_once read_json write_json",
         "locate": "MANIFEST folder_of",
-        "manifest": "Generation Manifest Signature TensorSpec altered check_digests read_manifest read_proved "
-        "renew_manifest write_manifest",
+        "manifest": "MERGED MERGED_ROLE Generation Manifest Signature TensorSpec altered check_digests read_manifest "
+        "read_proved renew_manifest write_manifest",
         "messages": "brief kind_of",
         "packing": "Pack PackedFile pack_bundle",
         "recipe_file": "RecipeFile read_recipe_file",

@@ -114,7 +114,7 @@ def read_golden(manifest: Manifest, precisions: Iterable[str] = ()) -> Golden:
                 "with; export it again"
             )
     top = _parse(manifest.folder / LIMITS, read_proved(manifest, LIMITS))
-    counts = {role: top["cases"][role].integer(1) for role in manifest.signature}
+    counts = {role: top["cases"][role].integer(1) for role in manifest.compared}
     cases = _cases(manifest, counts)
     return Golden(cases=cases, limits={name: _limits(top["precisions"][name], manifest) for name in precisions})
 
@@ -130,6 +130,24 @@ def keep_limits(folder: Path, precisions: Collection[str]) -> None:
     """Write a golden.json anew with what it says of some precisions alone."""
     content = _parse(folder / LIMITS, read_file(folder / LIMITS)).value
     content["precisions"] = {name: value for name, value in content["precisions"].items() if name in precisions}
+    write_json(folder / LIMITS, content)
+
+
+def keep_roles(folder: Path, roles: Mapping[str, str]) -> None:
+    """Write golden.npz and golden.json anew with some graphs alone.
+
+    Args:
+        folder: The bundle.
+        roles: Of those that stay → what each is called from now on.
+    """
+    with np.load(folder / ARRAYS, allow_pickle=False) as stored:
+        split = [(key.split("/", 1), array) for key, array in stored.items()]
+    kept = {f"{roles[role]}/{rest}": array for (role, rest), array in split if role in roles}
+    np.savez_compressed(folder / ARRAYS, **kept)
+    content = _parse(folder / LIMITS, read_file(folder / LIMITS)).value
+    for part in (content, *content["precisions"].values()):
+        name = "cases" if "cases" in part else "nmse"
+        part[name] = {roles[role]: value for role, value in part[name].items() if role in roles}
     write_json(folder / LIMITS, content)
 
 
@@ -167,7 +185,7 @@ def _limits(value: CheckedJson, manifest: Manifest) -> GoldenLimits:
     factor, floor = (value[key].number(0.0) for key in _KEYS[measure])
     measured = {
         role: {spec.name: value["nmse"][role][spec.name].optional_number(0.0) for spec in signature.outputs}
-        for role, signature in manifest.signature.items()
+        for role, signature in manifest.compared.items()
     }
     return GoldenLimits(measure=measure, factor=factor, floor=floor, nmse=measured)
 
@@ -177,7 +195,7 @@ def _cases(manifest: Manifest, counts: Mapping[str, int]) -> dict[str, list[Gold
     path, arrays = manifest.folder / ARRAYS, _arrays(manifest)
     cases: dict[str, list[GoldenCase]] = {}
     try:
-        for role, signature in manifest.signature.items():
+        for role, signature in manifest.compared.items():
             sides = {"inputs": signature.inputs, "outputs": signature.outputs}
             for number in range(counts[role]):
                 # They are taken out, so that what is left over in the end belongs to no graph.

@@ -27,6 +27,11 @@ ROLES: dict[str, tuple[str, ...]] = {
     "encoder-decoder": ("encoder", "decoder"),
     "module": ("model",),
 }
+MERGED = "decoder_model_merged"
+"""What optimum and transformers.js call the file of a decoder that they take apart from its encoder."""
+
+MERGED_ROLE = "merged"
+
 DTYPES = (
     "bool",
     "int8",
@@ -130,6 +135,19 @@ class File:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Merged:
+    """The decoder of an encoder-decoder in the form of other readers, which `tfm.runtime` does not open.
+
+    Attributes:
+        graphs: Precision → path within the bundle.
+        signature: What it takes and gives.
+    """
+
+    graphs: Mapping[str, str]
+    signature: Signature
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """A bundle's manifest, checked.
 
@@ -149,6 +167,7 @@ class Manifest:
         gates: What was verified, with which verdict.
         digest: SHA-256 of manifest.json, which tells the bundle from any other.
         requires: Precision → role → the lowest onnxruntime that opens its graph; empty: an older tfm-export said none.
+        merged: The decoder once more, for other readers; None: there is none.
     """
 
     folder: Path
@@ -166,6 +185,17 @@ class Manifest:
     gates: tuple[Any, ...]
     digest: str = ""
     requires: Requires = field(default_factory=dict)
+    merged: Merged | None = None
+
+    @property
+    def compared(self) -> Mapping[str, Signature]:
+        """Role → what its graph takes and gives, of every graph that golden cases are stored for."""
+        return dict(self.signature) | ({} if self.merged is None else {MERGED_ROLE: self.merged.signature})
+
+    def paths(self, precision: str) -> Mapping[str, str]:
+        """Give role → path within the bundle, of every graph of a precision, those of other readers too."""
+        merged = {} if self.merged is None else self.merged.graphs
+        return dict(self.graphs[precision]) | ({MERGED_ROLE: merged[precision]} if precision in merged else {})
 
 
 def read_manifest(bundle: str | os.PathLike[str]) -> Manifest:
@@ -321,7 +351,18 @@ def _parse(folder: Path, top: CheckedJson) -> Manifest:
         opset=top["opset"].integer(1),
         gates=tuple(item.value for item in top["gates"].items()),
         requires=read_requires(top),
+        merged=_merged(top, graphs, files),
     )
+
+
+def _merged(top: CheckedJson, graphs: Collection[str], files: Mapping[str, File]) -> Merged | None:
+    if "merged" not in top.fields() or top["merged"].value is None:
+        return None
+    value = top["merged"]
+    paths = {precision: path.inside(path.text()) for precision, path in value["graphs"].fields().items()}
+    if paths.keys() != {*graphs} or not {*paths.values()} <= files.keys():
+        raise value["graphs"].error("of every precision one of the paths in files")
+    return Merged(graphs=paths, signature=_signature(value["signature"], "encoder-decoder"))
 
 
 def _text(value: CheckedJson) -> TextSettings:
@@ -388,7 +429,8 @@ def _check_names(value: CheckedJson, names: Collection[str], cached: bool) -> No
     if not {"input_ids", "pixel_values"} & {*names}:
         raise BundleError(f"{value.path}: {value.place}.inputs has no input_ids; export the bundle again")
     # Graphs of older versions lack these, and would fail far from here without saying why.
-    if cached and not ({"attention_mask", "decoder_attention_mask"} & {*names} and "num_logits_to_keep" in names):
+    masks = {"attention_mask", "decoder_attention_mask", "use_cache_branch"}  # the last fills one in itself
+    if cached and not (masks & {*names} and "num_logits_to_keep" in names):
         raise BundleError(
             f"{value.path}: {value.place} takes its cache in the form of older versions, not in Hugging Face's; export "
             "it again"

@@ -2,19 +2,22 @@
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from tfm.errors import BundleError
 
+from .checked_json import parse_json
 from .companions import CONFIG, MASK_FILES, PIXELS, SENTENCES, TOKENIZER
 from .external_data import external_locations
+from .files import read_file
 from .genai_file import GENAI_CONFIG, renew_genai_config
-from .golden_files import ARRAYS, LIMITS, keep_limits
+from .golden_files import ARRAYS, LIMITS, keep_limits, keep_roles
 from .json_files import read_json
 from .locate import MANIFEST, folder_of
-from .manifest import Manifest, check_digests, read_manifest, renew_manifest
+from .manifest import LARGEST_MANIFEST, MERGED_ROLE, Manifest, check_digests, read_manifest, renew_manifest
 from .signature import SIGNATURE, sign
 from .staging import staged
 
@@ -126,16 +129,20 @@ def pack_bundle(
     if zipped and place.exists() and not overwrite:
         raise BundleError(f"{place} exists already; choose another file with -o, or replace it with --overwrite")
     with staged(folder_place, overwrite=overwrite, what="bundle") as (folder, put_in_place):
-        graphs, reasons = _copy_graphs(manifest, chosen, folder, rewrite if target in ("web", "node") else None)
+        roles = _roles(manifest, target)
+        graphs, reasons = _copy_graphs(manifest, chosen, roles, folder, rewrite if target in ("web", "node") else None)
         for name, reason in _companions(manifest, target, golden):
             _copy(manifest, name, folder / name)
             reasons[name] = reason
         renew_genai_config(folder, graphs)
         if golden and LIMITS in manifest.files:
             keep_limits(folder, chosen)
+            if manifest.merged is not None:
+                keep_roles(folder, roles)
         requires = {name: manifest.requires[name] for name in chosen if name in manifest.requires}
         gates = [gate for gate in manifest.gates if gate.get("precision") in ("", None, *chosen)]
-        renew_manifest(manifest, folder, {"graphs": graphs, "requires": {"onnxruntime": requires}, "gates": gates})
+        changes = {"graphs": graphs, "requires": {"onnxruntime": requires}, "gates": gates}
+        renew_manifest(manifest, folder, {**changes, **_signature(manifest, roles)})
         reasons[MANIFEST] = "what is in the folder, and the digests that prove it"
         if key is not None:
             sign(folder, key)
@@ -146,7 +153,7 @@ def pack_bundle(
             PackedFile(path=name, size=(folder / name).stat().st_size, reason=reason)
             for name, reason in reasons.items()
         ]
-        notes = _notes(folder, target)
+        notes = _notes(manifest, folder, target)
         if zipped:
             # The archive is complete before it has its name.
             part = Path(shutil.make_archive(str(folder.with_name(f"{folder.name}.part")), "zip", folder))
@@ -175,14 +182,33 @@ def _choose(manifest: Manifest, precisions: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(precisions))
 
 
+def _roles(manifest: Manifest, target: str) -> dict[str, str]:
+    """Which graphs are read where it is going → what each is there: the decoder of an encoder-decoder has two forms."""
+    roles = {role: role for role in manifest.signature}
+    if manifest.merged is not None and target in ("web", "node"):
+        del roles["decoder"]
+        roles[MERGED_ROLE] = "decoder"
+    return roles
+
+
+def _signature(manifest: Manifest, roles: Mapping[str, str]) -> dict[str, Any]:
+    """What the manifest says of the graphs that come along, as JSON has it; nothing where all of them do."""
+    if manifest.merged is None:
+        return {}
+    content = parse_json(manifest.folder / MANIFEST, read_file(manifest.folder / MANIFEST, LARGEST_MANIFEST)).value
+    said = {**content["signature"], MERGED_ROLE: content["merged"]["signature"]}
+    return {"signature": {new: said[role] for role, new in roles.items()}, "merged": None}
+
+
 def _copy_graphs(
-    manifest: Manifest, precisions: Collection[str], folder: Path, rewrite: Rewrite | None
+    manifest: Manifest, precisions: Collection[str], roles: Mapping[str, str], folder: Path, rewrite: Rewrite | None
 ) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """Copy the graphs and their weights; give the manifest's entry, and what each file is for."""
     graphs: dict[str, dict[str, str]] = {}
     reasons: dict[str, str] = {}
     for precision in precisions:
-        for role, path in manifest.graphs[precision].items():
+        paths = manifest.paths(precision)
+        for role, path in ((new, paths[old]) for old, new in roles.items()):
             weights = _weights_of(manifest, path)
             name = path
             if rewrite is None:
@@ -191,7 +217,7 @@ def _copy_graphs(
                     reasons[one] = f"the {role} in {precision}" if one == path else f"the weights of {path}"
             else:
                 check_digests(manifest, [path, *weights])
-                name = _name_for_web(manifest, role, path, precision)
+                name = _name_for_web(path, precision)
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 rewrite(manifest.folder / path, folder / name)
                 reasons[name] = f"the {role} in {precision}, weights and all"
@@ -208,13 +234,13 @@ def _weights_of(manifest: Manifest, path: str) -> list[str]:
     return found
 
 
-def _name_for_web(manifest: Manifest, role: str, path: str, precision: str) -> str:
+def _name_for_web(path: str, precision: str) -> str:
     """What transformers.js calls a graph: by the name of the fp32 one, and the ending of the precision."""
-    exact = PurePosixPath(manifest.graphs.get("fp32", {}).get(role, path))
-    stem = exact.stem
-    for ending in ("_int8", "_q4", "_fp16"):  # where there is no fp32 graph to go by
+    named = PurePosixPath(path)
+    stem = named.stem
+    for ending in ("_int8", "_q4", "_fp16"):
         stem = stem.removesuffix(ending)
-    return str(exact.with_name(f"{stem}{SUFFIXES[precision]}.onnx"))
+    return str(named.with_name(f"{stem}{SUFFIXES[precision]}.onnx"))
 
 
 def _companions(manifest: Manifest, target: str, golden: bool) -> Iterator[tuple[str, str]]:
@@ -234,11 +260,15 @@ def _copy(manifest: Manifest, name: str, to: Path) -> None:
     shutil.copyfile(manifest.folder / name, to)
 
 
-def _notes(folder: Path, target: str) -> list[str]:
+def _notes(manifest: Manifest, folder: Path, target: str) -> list[str]:
     """What transformers.js will miss."""
     if target not in ("web", "node"):
         return []
     notes = []
+    if manifest.kind == "encoder-decoder" and manifest.merged is None:
+        notes.append(
+            "transformers.js reads another form of the decoder, which this bundle has none of; export it again"
+        )
     if not (folder / "tokenizer_config.json").is_file() and (folder / TOKENIZER).is_file():
         notes.append(
             "transformers.js makes no tokenizer without tokenizer_config.json, which the checkpoint had none of"

@@ -10,7 +10,17 @@ from typing import Any, Unpack
 import onnx_ir as ir
 import torch
 
-from tfm.bundle import Gate, Judged, Manifest, all_passed, read_manifest, staged, write_certificate, write_json
+from tfm.bundle import (
+    MERGED_ROLE,
+    Gate,
+    Judged,
+    Manifest,
+    all_passed,
+    read_manifest,
+    staged,
+    write_certificate,
+    write_json,
+)
 from tfm.errors import BundleError, CheckpointError, ExportError
 from tfm.latency import Latency
 from tfm.model import TransformerConfig, load_tokenizer
@@ -28,6 +38,7 @@ from tfm.quantize import (
     save_onnx,
     silent,
     to_fp16,
+    write_merged,
 )
 from tfm.runtime import Encoder, Tokenizer, load
 
@@ -38,6 +49,7 @@ from .graphs import Graph
 from .latency import measure_latency
 from .made_tokenizer import make_tokenizer, tokenizer_files
 from .manifest import COMPANIONS, generation_settings, write_manifest
+from .merged import merged_graph
 from .pictures import draw_report
 from .source import Source, open_source
 from .text_settings import apply_tokenizer_config, copy_modules
@@ -51,6 +63,9 @@ from .verify.verify import verify
 
 _VERIFIED, _BATCH = 16, 8
 """How many held-out samples a quantized graph is verified on, and how many of them at a time."""
+
+_MERGED = 4
+"""On how many samples the decoder of other readers is verified beside the golden ones: its nodes have been before."""
 
 _MOST_COMPANION = 1 << 28
 """Bytes of a file that goes along: the tokenizer.json of a vocabulary of 262,144 tokens has an eighth of that."""
@@ -151,8 +166,11 @@ def export_checkpoint(
         work.export_fp32()
         # Of graphs that are right alone: HALF's limits would let a small mistake through, and a
         # wrong graph is not worth quantizing. What is wrong is known then, and may not even run.
+        if work.passed:
+            work.merge("fp32")
         if work.passed and "fp16" in work.files:
             work.round_to_fp16()
+            work.merge("fp16")
         if work.passed and work.to_quantize:
             manifest, held_out = work.prepare_quantizing(asked.calib)
             for precision in work.to_quantize:
@@ -166,6 +184,7 @@ def export_checkpoint(
                         progress=progress,
                     )
                 work.verify_quantized(precision, made, held_out)
+                work.merge(precision)
         if work.passed:
             work.measure(asked.max_drop)
         report = work.report(Path(output), forced=force, notes=notes)
@@ -205,6 +224,8 @@ class _Export:
         self.fidelity: list[Fidelity] = []
         self.reference: Reference | NotCompared | None = None
         self.latency: list[Latency] = []
+        # The decoder once more, for other readers: written of graphs that are proved, and proved itself.
+        self.merged, self.merged_files = merged_graph(subject.eager), dict[str, Path]()
         # The same inputs for every precision, so that their figures can be compared. The golden
         # ones are among them: what the bundle carries has been verified op by op.
         self.cases = {graph.role: [*cases(graph), *golden_cases(graph)] for graph in subject.graphs}
@@ -254,6 +275,19 @@ class _Export:
                 ]
                 inputs += golden_cases(graph)
                 self.graphs.append(verify(graph, made.files[graph.role], inputs, precision=precision))
+
+    def merge(self, precision: str) -> None:
+        """Write and prove the decoder in the form of other readers, where there is an encoder and all is right so far.
+
+        It is left out of what is timed and of what the task is judged by, as tfm.runtime runs the other two.
+        """
+        if self.merged is None or not self.passed:
+            return
+        files = self.files[precision]
+        with self.stage(f"verify {precision} decoder for other readers"):
+            path = self.merged_files[precision] = write_merged(files["encoder"], files["decoder"])
+            inputs = [*cases(self.merged, count=_MERGED), *golden_cases(self.merged)]
+            self.graphs.append(verify(self.merged, path, inputs, precision=precision, tolerance=self.tolerance))
 
     def measure(self, max_drop: float | None) -> None:
         """Measure the task's own figures, and the speed."""
@@ -315,13 +349,18 @@ class _Export:
         with self.stage("draw report.html"):
             draw_report(self.folder, self.subject, self.files, report.certificate)
         with self.stage("store golden outputs"):
-            write_golden(self.folder, self.subject.graphs, self.files, self.tolerance)
+            graphs, files = list(self.subject.graphs), self.files
+            if self.merged is not None:
+                graphs.append(self.merged)
+                files = {name: {**paths, MERGED_ROLE: self.merged_files[name]} for name, paths in files.items()}
+            write_golden(self.folder, graphs, files, self.tolerance)
         write_genai_config(self.folder, self.subject.config, self.subject.family, self.subject.graphs, self.files)
         self._write_manifest(self.files, [gate.to_json() for gate in report.gates()])
 
     def _write_manifest(self, files: dict[str, dict[str, Path]], gates: list[dict[str, Any]]) -> None:
         subject = self.subject
-        write_manifest(self.folder, subject.config, subject.family, subject.graphs, files, self.opset, gates)
+        merged = None if self.merged is None else (self.merged, self.merged_files)
+        write_manifest(self.folder, subject.config, subject.family, subject.graphs, files, self.opset, gates, merged)
 
 
 def _copy_what_belongs(subject: Source, folder: Path, stage: Stage = silent) -> list[str]:

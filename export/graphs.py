@@ -4,6 +4,7 @@
     decoder          model                  ids and cache → logits and cache
     encoder-decoder  encoder                ids → last hidden state, and the cross-attention's keys and values
                      decoder                ids, cache and those keys and values → logits and cache
+                     (merged)               written of the nodes of both, for other readers: see `tfm.quantize.merged`
 
 Names and shapes are those that Hugging Face's exporters give. A decoder's mask tells of all tokens, past and new, which
 are real; so rows may be padded on either side, or have gaps. Its past is as long as what is read, or longer: then the
@@ -152,7 +153,7 @@ class SourceGraph(Graph):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """(input_ids, attention_mask) → (last_hidden_state, key and value per decoder layer)."""
         memory_BTD = self.model.encoder(*tensors)
-        return (memory_BTD, *_flatten(self.model.decoder.project(memory_BTD)))
+        return (memory_BTD, *flatten(self.model.decoder.project(memory_BTD)))
 
     def sample(self, generator: torch.Generator, batch: int, length: int, past: int = 0) -> list[Tensor]:
         """Make ids and mask."""
@@ -167,7 +168,7 @@ class DecoderGraph(Graph):
         super().__init__(model)
         config = model.config
         self.cross = config.has_encoder
-        self.role, self.file = ("decoder", "decoder_model_merged") if self.cross else ("model", "model")
+        self.role, self.file = ("decoder", "decoder") if self.cross else ("model", "model")
         # Hugging Face tells a decoder's own cache from the encoder's by these names.
         own = ".decoder" if self.cross else ""
         ids = _tokens(config, config.target_vocab_size)
@@ -212,7 +213,7 @@ class DecoderGraph(Graph):
         # What is left are pairs of key and value: the decoder's own layers first, then the
         # source's.
         cross_mask_BT = rest.pop(0) if self.cross else None
-        caches = _pair(rest)
+        caches = pair(rest)
         past, cross = caches[:depth], caches[depth:] or None
         logits_BSV, presents = self.model.decoder(
             ids_BS,
@@ -223,7 +224,7 @@ class DecoderGraph(Graph):
             position_ids_BS=position_ids_BS,
             wanted=keep,
         )
-        return (logits_BSV, *_flatten(presents))
+        return (logits_BSV, *flatten(presents))
 
     @torch.no_grad()
     def sample(self, generator: torch.Generator, batch: int, length: int, past: int = 0) -> list[Tensor]:
@@ -255,7 +256,7 @@ class DecoderGraph(Graph):
         places = [place_BT[:, past:].contiguous()] if self.positions else []
         new_BS = ids_BT[:, past:].contiguous()
         # In the order of `inputs`.
-        return [new_BS, mask_BT, *places, *source_mask, *_flatten(cache), *_flatten(cross or []), keep]
+        return [new_BS, mask_BT, *places, *source_mask, *flatten(cache), *flatten(cross or []), keep]
 
 
 def _with_room(
@@ -352,9 +353,11 @@ def _cache(config: TransformerConfig, part: Literal["decoder", "cross"], prefix:
     )
 
 
-def _flatten(caches: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+def flatten(caches: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """List keys and values of all layers, one after the other."""
     return [tensor for pair in caches for tensor in pair]
 
 
-def _pair(tensors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def pair(tensors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Undo `flatten`."""
     return list(zip(tensors[::2], tensors[1::2], strict=True))

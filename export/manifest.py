@@ -1,7 +1,7 @@
 """The bundle's manifest.json: what is in it, how to run it, and the digest of every file."""
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def write_manifest(
     files: dict[str, dict[str, Path]],
     opset: int,
     gates: list[dict[str, Any]],
+    merged: tuple[Graph, Mapping[str, Path]] | None = None,
 ) -> None:
     """Write manifest.json over the files that are in a bundle's folder, its companions included.
 
@@ -55,6 +56,7 @@ def write_manifest(
         files: Precision → role → ONNX file.
         opset: ONNX opset of the graphs.
         gates: Name and verdict of every gate that was run.
+        merged: The decoder in the form of other readers, and its file by precision; None: there is none.
     """
     paths = {
         name: {role: file.relative_to(folder).as_posix() for role, file in roles.items()}
@@ -76,6 +78,10 @@ def write_manifest(
         "requires": lowest_of_graphs(folder, paths),
         "gates": gates,
     }
+    if merged is not None:
+        graph, of = merged
+        names = {name: file.relative_to(folder).as_posix() for name, file in of.items() if name in files}
+        content["merged"] = {"graphs": names, "signature": graph.signature()}
     bundle.write_manifest(folder, content)
 
 

@@ -11,6 +11,7 @@ from .calibration.samples import SampleReader, split_of
 from .existing import BundleReport, quantize_bundle
 from .golden import GOLDEN_NMSE, measure_nmse
 from .lowest_onnxruntime import lowest_of_graphs
+from .merged import sorted_caches, write_merged
 from .methods.blocks import BlockOptions, quantize_blocks, quantize_to_blocks
 from .methods.dynamic import Dynamic
 from .methods.edit import QuantizedWeight
@@ -64,10 +65,12 @@ __all__ = [
     "save_onnx",
     "silent",
     "size_of",
+    "sorted_caches",
     "split_of",
     "steps_of",
     "to_fp16",
     "tune",
+    "write_merged",
 ]
 
 __getattr__, __dir__ = lazily(

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from tfm.bundle import (
+    MANIFEST,
+    MERGED_ROLE,
     Gate,
     Judged,
     Manifest,
@@ -16,6 +18,7 @@ from tfm.bundle import (
     finish,
     precision_of,
     read_certificate,
+    read_json,
     read_manifest,
     renew_certificate,
     renew_genai_config,
@@ -32,6 +35,7 @@ from tfm.runtime import check_onnxruntime
 from .bundle import Quantized, budget_gate, quantize
 from .golden import renew_golden
 from .lowest_onnxruntime import lowest_of_graphs
+from .merged import write_merged
 from .progress import Stage, silent
 from .quantize_options import QuantizeKeywords, QuantizeOptions
 from .search.journal import drop_journal, journal_of
@@ -120,6 +124,7 @@ def quantize_bundle(
     manifest = read_manifest(bundle)
     if "fp32" not in manifest.graphs:
         raise QuantizeError(f"{bundle} has no fp32 graphs to quantize; export it again with fp32 in --precision")
+    _refuse_merged(manifest)
     check_digests(manifest, manifest.files)
     check_onnxruntime(manifest, "fp32")
     # Beside the output, and not in the folder that is staged, which goes with a run that fails.
@@ -157,19 +162,33 @@ def quantize_bundle(
             forced=force,
         )
         if report.shipped:
+            # Of other readers' form: made of the two, and compared where golden outputs are.
+            merged = {}
+            if manifest.merged is not None:
+                merged[MERGED_ROLE] = write_merged(made.files["encoder"], made.files["decoder"])
             # The manifest last: it has the digests of all other files.
-            renew_golden(manifest, folder, precision, made.files)
+            renew_golden(manifest, folder, precision, {**made.files, **merged})
             _renew_certificate(manifest, folder, report)
-            _renew_manifest(manifest, folder, report)
+            _renew_manifest(manifest, folder, report, merged)
             put_in_place()
             # Not before the bundle is in place: until then the next run needs the figures.
             drop_journal(journal)
     return report
 
 
+def _refuse_merged(manifest: Manifest) -> None:
+    """Refuse a pack whose decoder has branches, in which nothing is found that could be quantized."""
+    decoder = manifest.signature.get("decoder")
+    if decoder is not None and any(spec.name == "use_cache_branch" for spec in decoder.inputs):
+        raise QuantizeError(
+            f"{manifest.folder} is a pack whose decoder is in the form of other readers; quantize the bundle that it "
+            "was packed from, and pack that again"
+        )
+
+
 def _copy(manifest: Manifest, folder: Path, precision: str) -> None:
     """Copy all of a bundle but what is quantized anew."""
-    graphs = manifest.graphs.get(precision, {}).values()
+    graphs = manifest.paths(precision).values() if precision in manifest.graphs else ()
     # The second is what weights were called before.
     old = {name for path in graphs for name in (path, f"{path}.data", weights_file(path))}
     for name in manifest.files:
@@ -207,10 +226,13 @@ def _other_gates(gates: Iterable[Mapping[str, Any]], precision: str) -> list[Map
     return [gate for gate in gates if precision_of(gate) != precision]
 
 
-def _renew_manifest(manifest: Manifest, folder: Path, report: BundleReport) -> None:
+def _renew_manifest(manifest: Manifest, folder: Path, report: BundleReport, merged: Mapping[str, Path]) -> None:
     made = {role: path.relative_to(folder).as_posix() for role, path in report.quantized.files.items()}
     graphs = {**manifest.graphs, report.precision: made}
     gates = _other_gates(manifest.gates, report.precision) + [gate.to_json() for gate in report.gates()]
     renew_genai_config(folder, graphs)
-    requires = lowest_of_graphs(folder, graphs)
-    renew_manifest(manifest, folder, {"graphs": graphs, "requires": requires, "gates": gates})
+    changes: dict[str, Any] = {"graphs": graphs, "requires": lowest_of_graphs(folder, graphs), "gates": gates}
+    if manifest.merged is not None:  # its signature stays as it is
+        changes["merged"] = read_json(manifest.folder / MANIFEST)["merged"]
+        changes["merged"]["graphs"][report.precision] = merged[MERGED_ROLE].relative_to(folder).as_posix()
+    renew_manifest(manifest, folder, changes)

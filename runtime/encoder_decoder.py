@@ -18,7 +18,7 @@ from .generation.generator import Generator
 from .generation.loop import Begun
 from .generation.state import DecoderState, from_nothing
 from .inputs.batches import length_limit, pad_rows
-from .inputs.checks import Array, InputChecks
+from .inputs.checks import HIDDEN, Array, InputChecks
 from .model import as_list
 from .open_bundle import OpenBundle
 from .sessions.session import Session
@@ -124,6 +124,8 @@ class EncoderDecoder(Generator):
         # What is left are the cross-attention's keys and values: computed once per source here, and
         # read by the decoder, in every step, under the names of its inputs.
         context = {name.replace("present.", "past_key_values."): array for name, array in found.items()}
+        if any(spec.name == HIDDEN for spec in self._decoder.signature.inputs):
+            context[HIDDEN] = hidden_BTD
         return hidden_BTD, {"encoder_attention_mask": mask_BT, **context}
 
 

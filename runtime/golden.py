@@ -68,7 +68,7 @@ class GoldenGraph:
     """The verdict on one graph in one precision.
 
     Attributes:
-        role: "model", "encoder" or "decoder".
+        role: "model", "encoder" or "decoder"; "merged" is the decoder once more, for other readers.
         precision: E.g. "int8".
         provider: Where it ran: "cpu" or "cuda"; "" where it could not be opened.
         outputs: Each output; none where the graph could not be run.
@@ -177,7 +177,7 @@ def check_golden(
     golden = read_golden(manifest, wanted)
     graphs = []
     for name in wanted:
-        for role, path in manifest.graphs[name].items():
+        for role, path in manifest.paths(name).items():
             # It fails by name, before onnxruntime says so in words of its own; the others still run.
             if fault := too_old(manifest, name, role):
                 graphs.append(GoldenGraph(role=role, precision=name, provider="", outputs=(), fault=fault))
@@ -227,7 +227,7 @@ class _Graph:
 
     def open(self) -> Session:
         """Open it on the first provider that runs here."""
-        files, signature = GraphFiles(self.manifest, self.name), self.manifest.signature[self.role]
+        files, signature = GraphFiles(self.manifest, self.name), self.manifest.compared[self.role]
         for provider in self.providers:
             try:
                 graph = files.open(provider, self.threads)
@@ -239,7 +239,7 @@ class _Graph:
 
 
 def _check_graph(precision: str, graph: _Graph, cases: Sequence[GoldenCase], limits: GoldenLimits) -> GoldenGraph:
-    figures = {spec.name: ErrorStats() for spec in graph.manifest.signature[graph.role].outputs}
+    figures = {spec.name: ErrorStats() for spec in graph.manifest.compared[graph.role].outputs}
     provider, fault = "", ""
     outputs: tuple[GoldenOutput, ...] = ()
     try:

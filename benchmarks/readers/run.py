@@ -39,6 +39,7 @@ def node_folder(peers: Path) -> Path:
 def main(peers: Path, folder: Path, *options: str) -> int:
     """Make the bundles, and have each reader read them."""
     subprocess.run([sys.executable, str(HERE / "checkpoints.py"), str(folder), *options], check=True)
+    subprocess.run([sys.executable, str(HERE / "sequences.py"), str(folder)], check=True)
     codes = [
         subprocess.run([str(python_of(peers, name)), str(HERE / script), str(folder)], check=False).returncode
         for name, script in READERS.items()

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 import onnxruntime as ort
 
-from tfm.bundle import weights_file
+from tfm.bundle import external_locations, weights_file
 from tfm.ops import ACTIVATION, ATTENTION, SOFTMAX, OpId
 from tfm.runtime import PROVIDERS, session_options
 
@@ -74,7 +74,7 @@ def optimize(
     """
     options = options_for(level, providers)
     options.optimized_model_filepath = str(folder / "optimized.onnx")
-    if path.with_name(weights_file(path.name)).exists():  # then the optimized graph has its weights beside it too
+    if external_locations(path.read_bytes()):  # then the optimized graph has its weights beside it too
         name = "session.optimized_model_external_initializers_file_name"
         options.add_session_config_entry(name, weights_file("optimized.onnx"))
     options.add_session_config_entry("session.disable_prepacking", "1")  # it saves memory, and changes no graph

@@ -273,10 +273,18 @@ def rounded_values(model: ir.Model, *, half: bool = False) -> set[ir.Value]:
     """The values that a quantized weight or, with `half`, a float16 one leads to: they are not what eager computes."""
     rounded: set[ir.Value] = set()
     for node in model.graph:
-        # In the order of the graph, so that one pass carries the mark to all that follows.
-        if _rounds(node, half) or not rounded.isdisjoint(value for value in node.inputs if value is not None):
+        # In the order of the graph, so that one pass carries the mark to all that follows; what a branch computes is
+        # what its node gives.
+        inner = [node, *(one for branch in branches_of(node) for one in branch.all_nodes())]
+        read = {value for one in inner for value in one.inputs if value is not None}
+        if any(_rounds(one, half) for one in inner) or not rounded.isdisjoint(read):
             rounded.update(node.outputs)
     return rounded
+
+
+def branches_of(node: ir.Node) -> list[ir.Graph]:
+    """List the graphs within a node."""
+    return [each.as_graph() for each in node.attributes.values() if each.type == ir.AttributeType.GRAPH]
 
 
 def _rounds(node: ir.Node, half: bool) -> bool:

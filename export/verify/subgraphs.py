@@ -9,7 +9,7 @@ import onnxruntime as ort
 
 from tfm.errors import VerificationError
 
-from .regions import Array
+from .regions import Array, branches_of
 
 _KEPT_BYTES = 256 << 20
 """Sessions of subgraphs are kept for the next run while all weights together are smaller than this."""
@@ -226,7 +226,7 @@ def _read_by(node: ir.Node) -> list[ir.Value]:
     """What a node reads from the graph that it is in, its branches included."""
     # dict for an order that is the same each time, which a set has not.
     read = dict.fromkeys(node.inputs)
-    for branch in _branches(node):
+    for branch in branches_of(node):
         inner = list(ir.traversal.RecursiveGraphIterator(branch))
         own = _own_values(branch, inner)
         read.update(dict.fromkeys(value for each in inner for value in each.inputs if value not in own))
@@ -240,16 +240,12 @@ def _own_values(branch: ir.Graph, inner: Sequence[ir.Node]) -> set[ir.Value | No
     return own.union(value for node in inner for value in node.outputs)
 
 
-def _branches(node: ir.Node) -> list[ir.Graph]:
-    return [each.as_graph() for each in node.attributes.values() if each.type == ir.AttributeType.GRAPH]
-
-
 def _plan(model: ir.Model, cuts: Mapping[str, Sequence[ir.Value]]) -> list[_Piece]:
     """Give each node to the first cut that needs it."""
     # The model's order is one in which each node comes behind what it reads.
     order = {node: index for index, node in enumerate(model.graph)}
     wanted = {value for values in cuts.values() for value in values}
-    if any(map(_branches, order)):
+    if any(map(branches_of, order)):
         return [_Piece("", list(order), model, wanted)]  # branches may read any value without naming it as input
     done: set[ir.Node] = set()
     subgraphs = []

@@ -96,7 +96,14 @@ def emulate_fp16(model: ir.Model) -> None:
         if value.dtype == _HALF and value.const_value is not None:
             value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
             value.dtype = _SINGLE
+    _emulate(graph)
+
+
+def _emulate(graph: ir.Graph) -> None:
     for node in list(graph):
+        for attribute in node.attributes.values():  # the branches of an If
+            if attribute.type == ir.AttributeType.GRAPH:
+                _emulate(attribute.as_graph())
         for output in node.outputs:
             if output.dtype != _HALF:
                 continue
@@ -109,8 +116,10 @@ def emulate_fp16(model: ir.Model) -> None:
                 output.dtype = _SINGLE
                 casts = [_cast(output, _HALF)]
             casts.append(_cast(casts[0].outputs[0] if casts else output, _SINGLE))
-            for cast in casts:
+            for number, cast in enumerate(casts):
                 cast.metadata_props.update(node.metadata_props)
+                # Names that are made up on writing are those of one graph; of a branch they must not be around it.
+                cast.outputs[0].name = f"{output.name}_rounded{number}"
             graph.insert_after(node, casts)
             _redirect(users, casts[-1].outputs[0])
 

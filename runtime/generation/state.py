@@ -16,7 +16,7 @@ from tfm.bundle import Signature
 
 from ..control import Control
 from ..inputs.batches import length_limit, pad_rows
-from ..inputs.checks import KEEP, MASKS, POSITIONS, TOTAL, Array
+from ..inputs.checks import BRANCH, KEEP, MASKS, POSITIONS, TOTAL, Array
 from ..sessions.binding import Binding
 from ..sessions.session import Session
 
@@ -39,16 +39,19 @@ class DecoderState:
         """Begin with nothing read.
 
         Args:
-            decoder: Takes input_ids, a mask of all tokens, perhaps position_ids, the context and past_key_values.…;
+            decoder: Takes input_ids, perhaps a mask of all tokens and position_ids, the context and past_key_values.…;
                 gives logits (B, S, V), of the last tokens if asked for fewer, and present.….
             rows: B.
             context: Inputs that stay the same at every step, each (B, …).
         """
         self._decoder, self._context = decoder, dict(context or {})
         signature = decoder.signature
-        names = [spec.name for spec in signature.inputs]
-        self._mask_name = next(name for name in MASKS if name in names)
-        self._has_positions = POSITIONS in names
+        self._names = {spec.name for spec in signature.inputs}
+        # A graph that fills its mask in takes none: the name is then no input's.
+        self._mask_name = next((name for name in MASKS if name in self._names), MASKS[0])
+        # What is given of the context stays as it is, whatever of it the graph gives back.
+        given = {name.replace("past_key_values.", "present.") for name in self._context}
+        self._outputs = [spec.name for spec in signature.outputs if spec.name not in given]
         self._vocabulary = int(next(spec.shape[-1] for spec in signature.outputs if spec.name == "logits"))
         self._most = length_limit(signature)
         # A graph that makes a longer cache each time has no room in it.
@@ -205,7 +208,7 @@ class DecoderState:
             binding.run(control)
             return
         feeds = {**self._inputs_of(step), **self._context, **self._arrays()}
-        found = self._decoder.run(feeds, control=control)
+        found = self._decoder.run(feeds, outputs=self._outputs, control=control)
         step.logits_B1V[:] = found.pop("logits")
         self._keep({name.replace("present.", "past_key_values."): array for name, array in found.items()}, step)
 
@@ -239,8 +242,9 @@ class DecoderState:
         self._step = step if step is None or step.ids_BS.shape[1] == 1 else None
 
     def _inputs_of(self, step: "_Step") -> dict[str, Array]:
-        positions = {POSITIONS: step.place_BS} if self._has_positions else {}
-        return {"input_ids": step.ids_BS, self._mask_name: step.mask_BT, **positions, KEEP: _ONE}
+        known = {"input_ids": step.ids_BS, self._mask_name: step.mask_BT, POSITIONS: step.place_BS}
+        known |= {KEEP: _ONE, BRANCH: _TRUE}
+        return {name: array for name, array in known.items() if name in self._names}
 
     def _bind(self, step: "_Step") -> Binding:
         # Past and present are one piece of memory: the graph writes new tokens in place.
@@ -258,12 +262,15 @@ def from_nothing(signature: Signature, batch: int, length: int) -> dict[str, Arr
         length: S.
 
     Returns:
-        By input name: caches (B, K, 0, H), the mask of all tokens, (B, S), and their positions, (B, S).
+        By input name: caches (B, K, 0, H), the mask of all tokens, (B, S), and their positions, (B, S); of a graph that
+        chooses, that keys and values of the source are given.
     """
     names = {spec.name for spec in signature.inputs}
     feeds = {name: np.ones((batch, length), np.int64) for name in MASKS if name in names}
     if POSITIONS in names:
         feeds[POSITIONS] = np.tile(np.arange(length, dtype=np.int64), (batch, 1))
+    if BRANCH in names:
+        feeds[BRANCH] = _TRUE
     return {**feeds, **_empty_caches(signature, batch, 0)}
 
 
@@ -284,6 +291,9 @@ def _up(length: int, block: int) -> int:
 
 _ONE = np.array(1, np.int64)
 """How many logits are wanted."""
+
+_TRUE = np.array([True])
+"""That keys and values of the source are given, from the first step on."""
 
 
 class _Step:

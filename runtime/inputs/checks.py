@@ -17,10 +17,14 @@ from .arrays import Array as Array
 from .arrays import describe, to_array
 
 MAY_BE_EMPTY = "past_sequence"
+_EMPTY = (MAY_BE_EMPTY, "past_encoder_sequence")
 SUM = " + "
 MASKS = ("attention_mask", "decoder_attention_mask")
 """Of a decoder, what tells of all tokens which are real: by itself, or of what it writes for a source."""
 POSITIONS, KEEP = "position_ids", "num_logits_to_keep"
+BRANCH, HIDDEN = "use_cache_branch", "encoder_hidden_states"
+"""What a decoder in the form of other readers takes: whether keys and values of the source are given, and what they are
+made of where they are not. It fills in the mask of its own tokens, none of which is padding."""
 NEW, TOTAL = "sequence", "total_sequence"
 
 _UNSIGNED = {size: np.dtype(f"uint{8 * size}") for size in (1, 2, 4, 8)}
@@ -141,7 +145,7 @@ class InputChecks:
             expected = dim if isinstance(dim, int) else sizes.setdefault(dim, size)
             if size != expected:
                 _refuse_size(array, spec, axis, expected)
-            if size == 0 and dim != MAY_BE_EMPTY and dim != self._batch:
+            if size == 0 and dim not in _EMPTY and dim != self._batch:
                 raise InputError(f"{spec.name} has shape {shape}: {dim} must be at least 1")
         return shape
 

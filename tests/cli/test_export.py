@@ -91,6 +91,7 @@ def test_a_whole_export(run: Run, checkpoint: Path, make_model: MakeModel, monke
     names = {"manifest.json", "parity.json", "golden.json", "golden.npz", "report.html", "config.json", "onnx"}
     assert {path.name for path in folder.iterdir()} == names
     assert [path.name for path in sorted((folder / "onnx").iterdir())] == [
+        "decoder.onnx",
         "decoder_model_merged.onnx",
         "encoder_model.onnx",
     ]
@@ -124,7 +125,9 @@ def test_int8_is_made_by_default(run: Run, checkpoint: Path) -> None:
     code, out, _ = run("--ckpt", checkpoint, "-o", "x.tfm")
     assert code == 0
     assert {path.name for path in (checkpoint.parent / "x.tfm" / "onnx").iterdir()} == {
-        f"{name}{suffix}.onnx" for name in ("encoder_model", "decoder_model_merged") for suffix in ("", "_int8")
+        f"{name}{suffix}.onnx"
+        for name in ("encoder_model", "decoder", "decoder_model_merged")
+        for suffix in ("", "_int8")
     }
     assert "smaller" in out
 

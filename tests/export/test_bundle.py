@@ -79,7 +79,7 @@ def test_the_files(made: tuple[Path, Any]) -> None:
     output, report = made
     assert report.passed
     assert report.faults() == []
-    names, suffixes = ("decoder_model_merged", "encoder_model"), ("", "_int8", "_fp16")
+    names, suffixes = ("decoder", "decoder_model_merged", "encoder_model"), ("", "_int8", "_fp16")
     graphs = [f"onnx/{name}{suffix}.onnx" for name in names for suffix in suffixes]
     found = sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
     rest = ["config.json", "generation_config.json", "golden.json", "golden.npz", "manifest.json", "parity.json"]
@@ -99,7 +99,7 @@ def test_the_manifest_lists_every_file_with_its_digest(made: tuple[Path, Any]) -
         for path in files
     }
     assert {gate["name"] for gate in manifest["gates"]} == {
-        *(f"{precision} {what}" for precision in MADE for what in ("encoder", "decoder", "top-1", "greedy")),
+        *(f"{precision} {what}" for precision in MADE for what in ("encoder", "decoder", "merged", "top-1", "greedy")),
         "int8 budget",
     }
     assert all(gate["passed"] for gate in manifest["gates"])
@@ -112,11 +112,11 @@ def test_the_certificate_is_the_report(made: tuple[Path, Any]) -> None:
     assert values == json.loads(json.dumps(report.certificate))
     assert (values["schema"], values["passed"]) == (PARITY_SCHEMA, True)
     assert [(graph["role"], graph["precision"]) for graph in values["graphs"]] == [
-        (role, precision) for precision in ("fp32", "fp16", "int8") for role in ("encoder", "decoder")
+        (role, precision) for precision in ("fp32", "fp16", "int8") for role in ("encoder", "decoder", "merged")
     ]
     assert all(op["passed"] and op["form"] and op["own"]["count"] for graph in values["graphs"] for op in graph["ops"])
     assert values["sizes"]["fp32"] == sum(
-        (output / "onnx" / name).stat().st_size for name in ("encoder_model.onnx", "decoder_model_merged.onnx")
+        (output / "onnx" / name).stat().st_size for name in ("encoder_model.onnx", "decoder.onnx")
     )
 
 

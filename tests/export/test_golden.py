@@ -187,7 +187,7 @@ def test_what_the_exporting_machine_measured(made: Any) -> None:
     """NMSE over all cases together, by a formula of its own."""
     bundle, (_, graph) = made("encoder-decoder")
     values = json.loads((bundle / "golden.json").read_text())
-    session = ort.InferenceSession(bundle / "onnx/decoder_model_merged_int8.onnx", providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(bundle / "onnx/decoder_int8.onnx", providers=["CPUExecutionProvider"])
     noise = signal = 0.0
     for case in golden_cases(graph):
         with torch.no_grad():
@@ -340,9 +340,9 @@ def saturate(model: ir.Model) -> None:
         graph.remove(node, safe=True)
 
 
-FP32 = "decoder_model_merged_fp32.onnx"
-INT8 = "decoder_model_merged_int8.onnx"
-FP16 = "decoder_model_merged_fp16.onnx"
+FP32 = "decoder_fp32.onnx"
+INT8 = "decoder_int8.onnx"
+FP16 = "decoder_fp16.onnx"
 FLOAT, HALF, BYTE = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8
 
 

@@ -63,7 +63,7 @@ def test_an_encoder_decoder_is_two_graphs_that_fit(make_model: MakeModel) -> Non
         "encoder",
         "encoder_model",
         "decoder",
-        "decoder_model_merged",
+        "decoder",
     )
     given = {value.name.replace("present.", "past_key_values."): value for value in source.outputs}
     taken = {value.name: value for value in decoder.inputs}

@@ -35,7 +35,7 @@ def test_every_file_is_listed_with_its_digest(make_model: Any, tmp_path: Path) -
     model = make_model(**IDS)
     contents = {
         "onnx/encoder_model.onnx": graph("Identity", 1, "a" * 3_000_000),
-        "onnx/decoder_model_merged.onnx": graph("TensorScatter", 3),
+        "onnx/decoder.onnx": graph("TensorScatter", 3),
         "config.json": b"{}",
     }
     for name, content in contents.items():
@@ -50,7 +50,7 @@ def test_every_file_is_listed_with_its_digest(make_model: Any, tmp_path: Path) -
         name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for name, content in contents.items()
     }
-    assert values["graphs"]["fp32"]["decoder"] == "onnx/decoder_model_merged.onnx"
+    assert values["graphs"]["fp32"]["decoder"] == "onnx/decoder.onnx"
     assert (values["schema"], values["kind"], values["family"], values["opset"]) == (
         1,
         "encoder-decoder",

@@ -42,7 +42,7 @@ def test_a_native_checkpoint(tmp_path: Path) -> None:
         ({"kind": "encoder", "head": "sequence", "labels": ("a", "b")}, ("classify", "run"), ["model.onnx"]),
         ({"kind": "decoder"}, ("generate", "run"), ["model.onnx"]),
         ({"kind": "decoder", "vocab_size": 0, "positions": "none"}, ("run",), ["model.onnx"]),
-        ({"kind": "encoder-decoder"}, ("generate", "run"), ["encoder_model.onnx", "decoder_model_merged.onnx"]),
+        ({"kind": "encoder-decoder"}, ("generate", "run"), ["encoder_model.onnx", "decoder.onnx"]),
     ],
     ids=str,
 )
