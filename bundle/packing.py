@@ -184,6 +184,7 @@ def _choose(manifest: Manifest, precisions: Sequence[str] | None) -> list[str]:
 
 def _roles(manifest: Manifest, target: str) -> dict[str, str]:
     """Which graphs are read where it is going → what each is there: the decoder of an encoder-decoder has two forms."""
+    # tfm.runtime and whoever follows it have no use for what is there for others, nor these for what is its own.
     roles = {role: role for role in manifest.signature}
     if manifest.merged is not None and target in ("web", "node"):
         del roles["decoder"]

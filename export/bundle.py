@@ -49,7 +49,7 @@ from .graphs import Graph
 from .latency import measure_latency
 from .made_tokenizer import make_tokenizer, tokenizer_files
 from .manifest import COMPANIONS, generation_settings, write_manifest
-from .merged import merged_graph
+from .merged_graph import merged_graph
 from .pictures import draw_report
 from .source import Source, open_source
 from .text_settings import apply_tokenizer_config, copy_modules
@@ -281,6 +281,7 @@ class _Export:
 
         It is left out of what is timed and of what the task is judged by, as tfm.runtime runs the other two.
         """
+        # Of graphs that are wrong it would be wrong too, and say so in other words.
         if self.merged is None or not self.passed:
             return
         files = self.files[precision]

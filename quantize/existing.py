@@ -163,6 +163,7 @@ def quantize_bundle(
         )
         if report.shipped:
             # Of other readers' form: made of the two, and compared where golden outputs are.
+            # Its signature is the other precisions'.
             merged = {}
             if manifest.merged is not None:
                 merged[MERGED_ROLE] = write_merged(made.files["encoder"], made.files["decoder"])

@@ -73,9 +73,11 @@ def merge(encoder: ir.Model, decoder: ir.Model) -> ir.Model:
     batch, length = _dimensions(inputs[_MASK], 2)
     width = None if hidden.shape is None else hidden.shape[-1]
     state.type, state.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([batch, length, width])
+    # One model has one opset of each domain: that of int8 graphs may be in one of the two alone.
     for opset, version in encoder.opset_imports.items():
         if decoder.opset_imports.setdefault(opset, version) != version:
             raise QuantizeError(f"the graphs are of different opsets of {opset!r}: export the bundle again")
+    # Last in the making and first in the graph: each puts its nodes before all that are there.
     presents = _choose(encoder, graph, past, branch, _Projection(encoder, graph, state, inputs[_MASK]))
     _fill_mask(graph, inputs)
     _arrange(graph, state, branch, presents)
@@ -133,6 +135,7 @@ class _Projection:
             raise QuantizeError(
                 f"{value.name!r} is made of the encoder's inputs, and not of its last state alone; export it again"
             )
+        # Names of their own, since the decoder's graph may have the same ones.
         made = [
             ir.Value(name=f"{_PREFIX}{one.name}", type=one.type, shape=one.shape if one.type else None)
             for one in node.outputs
@@ -152,6 +155,7 @@ class _Projection:
 
     def _outside(self, value: ir.Value) -> ir.Value:
         """A weight, which goes into the graph around the branch, or an input of the encoder."""
+        # Only a Shape reads it, as `_add` sees to.
         if value in self._inputs:
             return self._mask
         made = ir.Value(name=f"{_PREFIX}{value.name}", type=value.type, shape=value.shape)
@@ -168,32 +172,37 @@ def _choose(
     names = [str(value.name).replace("past_key_values.", "present.") for value in past]
     if missing := [name for name in names if name not in given]:
         raise QuantizeError(f"the encoder gives no {missing[0]}: it is not the one of this decoder")
-    # What leaves a branch must be made in it.
-    kept = [ir.node("Identity", [value]) for value in past]
-    for node, value, name in zip(kept, past, names, strict=True):
-        node.outputs[0].name, node.outputs[0].type = f"{name}.kept", value.type
+    # Noted before the branches are among them.
+    users = [list(value.uses()) for value in past]
     nodes, made = projection.of([given[name] for name in names])
-    branches = {
-        "then_branch": ir.Graph([], [node.outputs[0] for node in kept], nodes=kept, name="kept"),
-        "else_branch": ir.Graph([], made, nodes=nodes, name="projected"),
-    }
-    attributes = [ir.AttrGraph(name, inner) for name, inner in branches.items()]
+    attributes = [
+        ir.AttrGraph("then_branch", _kept(past, names)),
+        ir.AttrGraph("else_branch", ir.Graph([], made, nodes=nodes, name="projected")),
+    ]
     choice = ir.Node("", "If", [branch], attributes, num_outputs=len(past), name="source_keys_and_values")
-    for output, value, name in zip(choice.outputs, past, names, strict=True):
-        ir.convenience.replace_all_uses_with(value, output)
+    for output, value, name, readers in zip(choice.outputs, past, names, users, strict=True):
         batch, heads, length, size = _dimensions(value, 4)
         output.name, output.type = name, value.type
         output.shape = ir.Shape([batch, heads, length, size])
         # While the source is new there is no past of it.
         value.shape = ir.Shape([batch, heads, f"past_{length}", size])
-    for node, value in zip(kept, past, strict=True):
-        node.replace_input_with(0, value)
+        for reader, place in readers:
+            reader.replace_input_with(place, output)
     graph.insert_before(graph[0], choice)
     return list(choice.outputs)
 
 
+def _kept(past: Sequence[ir.Value], names: Sequence[str]) -> ir.Graph:
+    """The branch that gives what it is given: what leaves a branch must be made in it."""
+    nodes = [ir.node("Identity", [value]) for value in past]
+    for node, value, name in zip(nodes, past, names, strict=True):
+        node.outputs[0].name, node.outputs[0].type = f"{name}.kept", value.type
+    return ir.Graph([], [node.outputs[0] for node in nodes], nodes=nodes, name="kept")
+
+
 def _fill_mask(graph: ir.Graph, inputs: dict[str, ir.Value]) -> None:
     """Make the mask of all tokens, past and new, within the graph."""
+    # Any layer's: all have read the same tokens.
     own = next(value for name, value in inputs.items() if name.endswith(".decoder.key"))
     one = ir.Value(name=f"{_PREFIX}one", const_value=ir.tensor(np.array(1, np.int64), name=f"{_PREFIX}one"))
     one.type, one.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([])
@@ -217,6 +226,7 @@ def _fill_mask(graph: ir.Graph, inputs: dict[str, ir.Value]) -> None:
 
 def _arrange(graph: ir.Graph, state: ir.Value, branch: ir.Value, presents: Sequence[ir.Value]) -> None:
     """Put inputs and outputs in the order that optimum counts on: layer by layer, of its target and of its source."""
+    # What is left in the end is what others do not see, since it has a default.
     inputs = {str(value.name): value for value in graph.inputs}
     first = [inputs.pop(name) for name in ("input_ids", _MASK)]
     caches = [inputs.pop(name) for name in sorted_caches(list(inputs))]

@@ -48,10 +48,8 @@ class DecoderState:
         signature = decoder.signature
         self._names = {spec.name for spec in signature.inputs}
         # A graph that fills its mask in takes none: the name is then no input's.
-        self._mask_name = next((name for name in MASKS if name in self._names), MASKS[0])
-        # What is given of the context stays as it is, whatever of it the graph gives back.
-        given = {name.replace("past_key_values.", "present.") for name in self._context}
-        self._outputs = [spec.name for spec in signature.outputs if spec.name not in given]
+        self._mask_name = next(filter(self._names.__contains__, MASKS), MASKS[0])
+        self._outputs = _outputs_beside(signature, self._context)
         self._vocabulary = int(next(spec.shape[-1] for spec in signature.outputs if spec.name == "logits"))
         self._most = length_limit(signature)
         # A graph that makes a longer cache each time has no room in it.
@@ -272,6 +270,12 @@ def from_nothing(signature: Signature, batch: int, length: int) -> dict[str, Arr
     if BRANCH in names:
         feeds[BRANCH] = _TRUE
     return {**feeds, **_empty_caches(signature, batch, 0)}
+
+
+def _outputs_beside(signature: Signature, context: Mapping[str, Any]) -> list[str]:
+    """List what a decoder gives, but what it is given again at each step and would only give back."""
+    given = {name.replace("past_key_values.", "present.") for name in context}
+    return [spec.name for spec in signature.outputs if spec.name not in given]
 
 
 def _empty_caches(signature: Signature, batch: int, length: int) -> dict[str, Array]:

@@ -14,7 +14,7 @@ import torch
 from tfm.errors import QuantizeError
 from tfm.export.golden import golden_cases
 from tfm.export.graphs import graphs_of
-from tfm.export.merged import MergedGraph, merged_graph
+from tfm.export.merged_graph import MergedGraph, merged_graph
 from tfm.export.verify.reports import GraphReport
 from tfm.export.verify.samples import cases
 from tfm.export.verify.verify import verify

@@ -52,6 +52,7 @@ class MergedGraph(Graph):
         # By layer, keys before values, as the names of both are in the decoder's own graph.
         own = [value.name for value in self._of.inputs if ".decoder." in value.name]
         cross = [value.name for value in self._of.inputs if ".encoder." in value.name]
+        # Whatever is given of the source while it is new is not looked at, nor is its state later.
         source = [named[name] for name in cross]
         if not named["use_cache_branch"].item():
             source = flatten(self.model.decoder.project(named["encoder_hidden_states"]))
@@ -74,6 +75,7 @@ class MergedGraph(Graph):
         Without a past keys and values of the source are to be made: none is given, as by who begins. With one they are
         given, and the state is of numbers that must not be looked at.
         """
+        # Two sources: were the state looked at where keys and values are given, they would be another's.
         drawn = self._of.sample(generator, batch, length, past)
         named = dict(zip((value.name for value in self._of.inputs), drawn, strict=True))
         mask_BT = named["encoder_attention_mask"]
