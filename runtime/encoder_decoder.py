@@ -124,7 +124,7 @@ class EncoderDecoder(Generator):
         # What is left are the cross-attention's keys and values: computed once per source here, and
         # read by the decoder, in every step, under the names of its inputs.
         context = {name.replace("present.", "past_key_values."): array for name, array in found.items()}
-        # A pack for other readers has a decoder that takes it, and looks at it only where keys and values are not given.
+        # The decoder of a pack for other readers takes it, and looks at it only where keys and values are not given.
         if any(spec.name == HIDDEN for spec in self._decoder.signature.inputs):
             context[HIDDEN] = hidden_BTD
         return hidden_BTD, {"encoder_attention_mask": mask_BT, **context}
