@@ -12,12 +12,14 @@ from torch import Tensor
 
 from tfm.bundle import Gate, Judged, Manifest, check_digests, folder_of, nothing_compared, read_manifest
 from tfm.errors import BundleError, ProviderError, VerificationError
+from tfm.model import Transformer
 from tfm.ops import END_TO_END, Tolerance
 from tfm.quantize import Stage, silent
 from tfm.runtime import ErrorStats, check_graphs, check_onnxruntime
 
 from ..fast_path import no_fast_path
 from ..graphs import Graph
+from ..merged_graph import MergedGraph
 from ..source import open_source
 from .bisect import Reproduction, bisect
 from .compare import first_line, judge
@@ -131,6 +133,7 @@ def compare_graphs(
     stage: Stage = silent,
 ) -> CheckpointReport:
     """Compare the bundle of a manifest with the eager graphs of every role; see `compare_with_checkpoint`."""
+    graphs = _as_bundled(manifest, graphs)
     # What cannot be compared is refused before the first graph is run.
     _check_same_model(manifest, graphs)
     execution = _PROVIDERS[provider]
@@ -140,7 +143,7 @@ def compare_graphs(
     for precision in precisions or manifest.graphs:
         check_onnxruntime(manifest, precision)
         for graph in graphs:
-            path = manifest.folder / manifest.graphs[precision][graph.role]
+            path = manifest.folder / manifest.paths(precision)[graph.role]
             inputs = _inputs(graph, seed, cases)
             with stage(f"compare {precision} {graph.role} with eager on {len(inputs)} inputs"):
                 report = verify(graph, path, inputs, precision=precision, tolerance=tolerance, provider=execution)
@@ -173,16 +176,28 @@ def _check_asked(manifest: Manifest, execution: str, precisions: Sequence[str]) 
         raise BundleError(f"the bundle has no {unknown[0]!r}; it has {', '.join(manifest.graphs)}")
 
 
+def _as_bundled(manifest: Manifest, graphs: Sequence[Graph]) -> list[Graph]:
+    """Give the graphs of a model in the forms that a bundle has: of its decoder that of other readers, or both."""
+    model = graphs[0].model
+    # One of another kind is refused with what comes next.
+    if not isinstance(model, Transformer) or {"encoder-decoder"} != {manifest.kind, model.config.kind}:
+        return list(graphs)
+    if manifest.merged is not None:
+        return [*graphs, MergedGraph(model)]
+    packed = any(spec.name == "use_cache_branch" for spec in manifest.signature["decoder"].inputs)
+    return [MergedGraph(model, graph.role) if packed and graph.role == "decoder" else graph for graph in graphs]
+
+
 def _check_same_model(manifest: Manifest, graphs: Sequence[Graph]) -> None:
     """Refuse a checkpoint of another shape: it has not what the bundle takes and gives."""
     roles = sorted(graph.role for graph in graphs)
-    if roles != sorted(manifest.signature):
+    if roles != sorted(manifest.compared):
         raise BundleError(
-            f"{manifest.folder} has the graphs {', '.join(sorted(manifest.signature))}, but the checkpoint makes "
+            f"{manifest.folder} has the graphs {', '.join(sorted(manifest.compared))}, but the checkpoint makes "
             f"{', '.join(roles)}: they are not of the same model"
         )
     for graph in graphs:
-        signature = manifest.signature[graph.role]
+        signature = manifest.compared[graph.role]
         # Shapes with their names tell models apart cheaply; other weights of one shape show in the
         # comparison.
         for what, ours, theirs in (
