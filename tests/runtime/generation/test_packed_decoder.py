@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
+import tfm.quantize.existing as existing
 from tfm.bundle import MERGED_ROLE, pack_bundle, read_manifest
 from tfm.errors import BundleError, QuantizeError
 from tfm.export.golden import write_golden
@@ -23,7 +24,7 @@ from tfm.runtime import check_golden, load
 SOURCES = [[1, 5, 9, 17, 3, 30], [7, 11], [4, 21, 8, 35], [38]]
 """Ragged."""
 
-KINDS = ("t5", "marian", "bart")
+KINDS = ("t5", "marian")
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -116,6 +117,24 @@ def test_goldens_show_what_is_wrong_with_it(whole, tmp_path, toys) -> None:
     assert [graph.role for graph in report.graphs if not graph.passed] == ["merged"]
     (fault,) = report.faults()
     assert fault.startswith("fp32 merged: logits is off by")
+
+
+def test_quantizing_makes_one_of_the_new_graphs(whole, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(existing, "time_engines", lambda *_: [])
+    monkeypatch.setattr(existing, "try_engines", lambda *_: None)
+    made = quantize_bundle(whole[0], tmp_path / "x.tfm", search="none", force=True)
+    assert made.shipped
+    manifest = read_manifest(tmp_path / "x.tfm")
+    assert manifest.merged is not None
+    assert manifest.merged.graphs["int8"] == "onnx/decoder_model_merged_int8.onnx"
+    report = check_golden(tmp_path / "x.tfm", provider="cpu")
+    assert report.passed, report.faults()
+    assert [(graph.precision, graph.role) for graph in report.graphs] == [
+        (precision, role) for precision in ("fp32", "int8") for role in ("encoder", "decoder", "merged")
+    ]
+    again = quantize_bundle(tmp_path / "x.tfm", search="none", force=True)  # in its place
+    assert again.shipped
+    assert check_golden(tmp_path / "x.tfm", provider="cpu").passed
 
 
 # ------------------------------------------------ what is refused
