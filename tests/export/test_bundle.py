@@ -134,7 +134,7 @@ def test_the_runtime_runs_it(made: tuple[Path, Any], precision: str) -> None:
 def test_the_golden_outputs_are_reproduced(made: tuple[Path, Any]) -> None:
     report = check_golden(made[0], provider="cpu")
     assert report.passed, report.faults()
-    assert [graph.precision for graph in report.graphs] == [name for name in MADE for _ in range(2)]
+    assert [graph.precision for graph in report.graphs] == [name for name in MADE for _ in range(3)]
 
 
 def test_the_golden_limits_are_those_asked_for(checkpoint: Path, output: Path) -> None:
