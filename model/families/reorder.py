@@ -22,7 +22,7 @@ def halves(file: Path, name: str, weight: Tensor, heads: int, turned: int | None
     """
     size, rest = divmod(len(weight) if weight.ndim else 0, heads)
     turned = size if turned is None else turned
-    if rest or not size or turned % 2:
+    if rest or not size or turned % 2 or turned > size:
         raise CheckpointError(
             f"{file}: {name} has {len(weight) if weight.ndim else 0} rows, not {heads} heads of one size"
         )

@@ -88,7 +88,7 @@ def test_a_good_bundle_is_the_same(made: Path) -> None:
     assert report.passed
     assert report.faults() == []
     assert [(graph.precision, graph.role) for graph in report.graphs] == [
-        (precision, role) for precision in ("fp32", "int8") for role in ("encoder", "decoder")
+        (precision, role) for precision in ("fp32", "int8") for role in ("encoder", "decoder", "merged")
     ]
     for graph in report.graphs:
         every = [output for output in graph.outputs if "every id" in output.level]

@@ -414,7 +414,8 @@ def test_unknown_family(tmp_path: Path, content: dict[str, Any], family: object)
     torch.save(content["state_dict"], tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
     with pytest.raises(
-        CheckpointError, match=re.escape(f"config.json: model_type {family!r} is not supported; known: albert, bart")
+        CheckpointError,
+        match=re.escape(f"config.json: model_type {family!r} is not supported; known: albert, arcee, bart"),
     ):
         load_checkpoint(tmp_path)
 
