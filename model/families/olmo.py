@@ -19,9 +19,12 @@ def convert_olmo(folder: Path, values: Fields, weights: Weights) -> tuple[Transf
     bias = values.flag("attention_bias")
     config = read_llama_like(values, epsilon="layer_norm_eps", norm="layer", qkv_bias=bias, out_bias=bias)
     weights = rename_llama_like(folder, weights, config)
-    # A norm without weights is one that multiplies by 1 and adds 0.
+    # A norm without weights is one that multiplies by 1 and adds 0. As wide as the embedding is, not as the
+    # configuration says before anything has been compared with it.
+    embedding = weights.get("decoder.embedding.token.weight")
+    width = embedding.size(-1) if embedding is not None and embedding.ndim else 0
     layers = [f"decoder.layers.{layer}" for layer in range(config.num_decoder_layers)]
     parts = [f"{layer}.{part}_residual.norm" for layer in layers for part in ("self_attn", "feed_forward")]
     for norm in ["decoder.norm", *parts]:
-        weights[f"{norm}.weight"], weights[f"{norm}.bias"] = torch.ones(config.d_model), torch.zeros(config.d_model)
+        weights[f"{norm}.weight"], weights[f"{norm}.bias"] = torch.ones(width), torch.zeros(width)
     return config, weights
