@@ -93,7 +93,8 @@ def save_smollm2(folder: Path) -> list[list[int]]:
     if not folder.is_dir():
         read = transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
         # What was read off a GGUF file counts as quantized, and is not saved: a new module of the same weights is.
-        config = transformers.AutoConfig.for_model(**{**read.config.to_dict(), "quantization_config": None})
+        values = {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
+        config = transformers.AutoConfig.for_model(**values)
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         model.load_state_dict(read.state_dict())
         model.generation_config = transformers.GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
