@@ -212,6 +212,7 @@ DECODERS: dict[str, dict[str, Any]] = {
     "glm": GLM,
     "glm, no biases, tied": GLM | {"attention_bias": False, "tie_word_embeddings": True},
     "glm4": GLM4,
+    "glm4, no biases, tied": GLM4 | {"attention_bias": False, "tie_word_embeddings": True},
     "helium": HELIUM,
     "helium, biases": HELIUM | {"attention_bias": True, "mlp_bias": True, "rope_parameters": {"rope_theta": 300.0}},
     "falcon": FALCON,
@@ -228,6 +229,7 @@ DECODERS: dict[str, dict[str, Any]] = {
     | {"attention_types": [[["local"], 2]], "tie_word_embeddings": False, "intermediate_size": 13},
     "gpt_neo, none slides": NEO | {"attention_types": [[["global"], 1], [["global"], 1]]},
     "codegen": CODEGEN,
+    "codegen, all of a head, narrow": CODEGEN | {"rotary_dim": 8, "n_inner": 13, "activation_function": "relu"},
     "mpt": MPT,
     "mpt, five heads, untied": MPT
     | {"n_heads": 5, "d_model": 20, "tie_word_embeddings": False, "attn_config": {"softmax_scale": 0.4}},
