@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tfm.errors import ExportError, TfmError
 from tfm.model import TransformerConfig
@@ -55,7 +55,12 @@ def to_onnx(graph: Graph, *, opset: int = OPSET) -> ir.Model:
     # The fast path is one native call, which has no ONNX operator and hides its ops.
     with torch.no_grad(), no_fast_path(), _quiet():
         try:
-            program = _trace(graph, tuple(example))
+            # forward takes *tensors, so that the argument that has shapes is the one tuple
+            # "tensors".
+            # Where torch guards against a length, the module takes another way at it. torch can be
+            # told to go on and check when the program runs; but ONNX keeps no such check, and the
+            # graph would have one of the two ways at every length. So this ends the export.
+            program = torch.export.export(graph, tuple(example), dynamic_shapes={"tensors": _dynamic_shapes(graph)})
             # Between the two: the exporter writes what it finds here into the nodes' metadata.
             _number_calls(program)
             exported = torch.onnx.export(
@@ -90,20 +95,6 @@ def to_onnx(graph: Graph, *, opset: int = OPSET) -> ir.Model:
     _describe(model, graph)
     _give_defaults(model, graph)
     return model
-
-
-def _trace(graph: Graph, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
-    # forward takes *tensors, so that the argument that has shapes is the one tuple "tensors".
-    shapes = {"tensors": _dynamic_shapes(graph)}
-    try:
-        return torch.export.export(graph, example, dynamic_shapes=shapes)
-    except Exception as error:
-        if "Constraints violated" not in str(error):
-            raise
-    # Some length is forbidden, often the one at which a slice has one entry and would be broadcast: torch then guards
-    # against it, as eager code takes another way there. ONNX decides by the sizes it meets, so the graph is taken all
-    # the same; that it is right at such lengths too is for verification to say, which tries 1 and 2.
-    return torch.export.export(graph, example, dynamic_shapes=shapes, prefer_deferred_runtime_asserts_over_guards=True)
 
 
 def _check_can_export(graph: Graph, opset: int) -> None:

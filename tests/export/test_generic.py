@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from tests.support.recorded import record
+from tests.support.right_models import plain
 from tfm.errors import CheckpointError, ExportError, InputError
 from tfm.export import export_checkpoint, to_onnx, verify
 from tfm.export.fast_path import no_fast_path
@@ -445,3 +446,10 @@ def test_which_checkpoints_are_generic(tmp_path: Path) -> None:
     torch.save({"w": X}, tmp_path / "w.pt")
     assert not is_generic(tmp_path / "w.pt")
     assert not is_generic(tmp_path / "missing")
+
+
+def test_another_way_at_one_length_is_refused() -> None:
+    """No case of the verification need be of that length: it is torch's guard alone that tells."""
+    made = plain(lambda m, x: torch.relu(m.layer(x)) if x.size(1) == 4 else m.layer(x), {"layer": nn.Linear(16, 16)})
+    with pytest.raises(ExportError, match=r"the model graph cannot be exported: .*!= 4"):
+        to_onnx(GenericGraph(*made))
