@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tfm.bundle import all_passed
+from tfm.bundle import MERGED_ROLE, all_passed
 
 from .screen import Screen
 
@@ -232,6 +232,8 @@ def _outputs(graphs: "Sequence[GraphReport]") -> tuple[str, Table]:
     table = _table(["output", "precision"], ["max abs", "limit", "SNR"])
     for graph in graphs:
         groups: dict[str, list[OutputReport]] = {}
+        # Of a decoder in two forms, both have outputs of these names.
+        form = ", for other readers" if graph.role == MERGED_ROLE else ""
         for output in graph.outputs:
             # Caches of all layers share a row: dozens of rows would hide the others.
             groups.setdefault(re.sub(r"\.\d+\.", ".*.", output.name), []).append(output)
@@ -240,7 +242,7 @@ def _outputs(graphs: "Sequence[GraphReport]") -> tuple[str, Table]:
             worst = max(outputs, key=lambda output: output.figures.max_abs)
             limit = "—" if worst.limit is None else f"{worst.limit:.1e}"
             cells = [f"{worst.figures.max_abs:.1e}", limit, f"{worst.figures.snr_db:.0f} dB"]
-            table.add_row(_mark(all(output.passed for output in outputs)), name, graph.precision, *cells)
+            table.add_row(_mark(all(output.passed for output in outputs)), name + form, graph.precision, *cells)
     return title, table
 
 
