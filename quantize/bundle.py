@@ -13,12 +13,11 @@ from typing import Any
 import numpy.typing as npt
 
 from tfm.bundle import Gate, Manifest, finite
-from tfm.runtime import count_threads, open_session
+from tfm.runtime import StepProgress, count_threads, open_session
 
 from .calibration.domains import JUDGED, SEARCHED, read_domains
 from .calibration.read import Calibration, read_calibration
 from .methods.saturation import SATURATING, saturation
-from .progress import Progress
 from .quantize_options import QuantizeOptions, refuse_moved
 from .search.evaluator import DomainStats, Evaluator, Run
 from .search.tune import Tuned, batch_size_of, tune
@@ -95,7 +94,7 @@ def quantize(
     precision: str = "int8",
     options: QuantizeOptions | None = None,
     journal: Path | None = None,
-    progress: Progress = lambda *_: None,
+    progress: StepProgress = lambda *_: None,
     **moved: Any,
 ) -> Quantized:
     """Quantize a bundle's float32 graphs and judge the result on held-out samples.

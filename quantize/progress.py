@@ -4,13 +4,12 @@ import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-Progress = Callable[[int, int, str], None]
-"""Told how much of how much is done, and what is being done."""
+from tfm.runtime import StepProgress
 
-Stage = Callable[[str], AbstractContextManager[Progress]]
+Stage = Callable[[str], AbstractContextManager[StepProgress]]
 """Called with the name of each stage; entered while it runs, it gives what is told of every step."""
 
 
-def silent(_: str) -> AbstractContextManager[Progress]:
+def silent(_: str) -> AbstractContextManager[StepProgress]:
     """The stage that nobody is told of."""
     return contextlib.nullcontext(lambda *_: None)

@@ -1,7 +1,7 @@
 """Sweep ops: export each by itself, run it at every optimization level, compare it with its oracle."""
 
 import difflib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -10,6 +10,7 @@ import onnxruntime as ort
 from tfm.errors import ConfigError, ExportError
 from tfm.ops import SWEEPS, activation_names
 from tfm.report import ActivationCurve
+from tfm.runtime import StepProgress
 
 from ..to_onnx import to_onnx
 from ..verify.compare import first_line
@@ -24,9 +25,6 @@ DTYPES = ("float32", "float16")
 
 Tallies = dict[tuple[str, str, str, str], Tally]
 """Group, op, form and dtype → figures."""
-
-Progress = Callable[[int, int, str], None]
-"""Told how many graphs are done, of how many, and what is next."""
 
 
 GROUPS: dict[str, Group] = {
@@ -54,7 +52,7 @@ def sweep(
     dtypes: Collection[str] = DTYPES,
     levels: Sequence[str] = tuple(LEVELS),
     full: bool = False,
-    progress: Progress = lambda done, total, what: None,
+    progress: StepProgress = lambda done, total, what: None,
 ) -> SweepReport:
     """Compare ops, each exported alone, with an independent float64 oracle.
 

@@ -11,10 +11,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from tfm.latency import Workload
-from tfm.runtime import open_session
+from tfm.runtime import StepProgress, open_session
 
 from ..calibration.hooked import open_tapped
-from ..progress import Progress
 from .candidates import Candidate
 from .figures import numbers
 from .journal import Journal
@@ -37,7 +36,7 @@ def time_shares(
     paths: Mapping[str, Path],
     size: int,
     journal: Journal,
-    progress: Progress,
+    progress: StepProgress,
 ) -> list[list[float]]:
     """Find what each op's forms take of float32's whole time, on average over the works.
 

@@ -19,6 +19,7 @@ import onnxruntime as ort
 from tfm.bundle import Manifest
 from tfm.errors import QuantizeError
 from tfm.latency import Workload
+from tfm.runtime import StepProgress
 
 from ..calibration.observe import Observed, joined, observe
 from ..calibration.read import Calibration
@@ -27,7 +28,6 @@ from ..methods.hessian import Hessian, second_moments
 from ..methods.method import Float32, Method, method_to_json
 from ..methods.ops import find_ops
 from ..methods.rotated import share_rotations
-from ..progress import Progress
 from ..quantize_options import QuantizeOptions, refuse_moved
 from ..recipe import Recipe
 from .candidates import Candidate, candidates
@@ -95,7 +95,7 @@ def tune(
     precision: str = "int8",
     options: QuantizeOptions | None = None,
     journal: Path | None = None,
-    progress: Progress = lambda *_: None,
+    progress: StepProgress = lambda *_: None,
     **moved: Any,
 ) -> Tuned:
     """Quantize a bundle's float32 graphs as fast as keeps a budget, or by a recipe.
@@ -141,7 +141,7 @@ class _Tuner:
         precision: str,
         options: QuantizeOptions,
         journal: Path | None,
-        progress: Progress,
+        progress: StepProgress,
     ) -> None:
         self.manifest, self.samples, self.workloads = manifest, samples, workloads
         self.precision, self.options, self.progress = precision, options, progress
