@@ -48,7 +48,7 @@ from .golden import golden_cases, write_golden
 from .graphs import Graph
 from .latency import measure_latency
 from .made_tokenizer import make_tokenizer, tokenizer_files
-from .manifest import COMPANIONS, generation_settings, write_manifest
+from .manifest import COMPANIONS, Generates, generation_settings, write_manifest
 from .merged_graph import merged_graph
 from .pictures import draw_report
 from .source import Source, open_source
@@ -393,9 +393,12 @@ def _not_carried(subject: Source, folder: Path) -> list[str]:
     # Read where it was copied from, so that an error names the user's own file; without one, as write_manifest will.
     written = (source for source in subject.folders if (source / "generation_config.json").is_file())
     config = subject.config
-    settings = generation_settings(next(written, folder), config) if isinstance(config, TransformerConfig) else None
+    settings = generation_settings(next(written, folder), config) if isinstance(config, Generates) else None
     names = settings["not_carried"] if settings is not None else []
-    return [f"Not carried from the checkpoint's settings of generating: {', '.join(names)}."] if names else []
+    said = [] if isinstance(config, TransformerConfig) else list(config.notes)
+    if names:
+        said.append(f"Not carried from the checkpoint's settings of generating: {', '.join(names)}.")
+    return said
 
 
 def _put_tokenizer(subject: Source, folder: Path, stage: Stage) -> list[str]:

@@ -19,9 +19,11 @@ from tfm.latency import CORPUS, read_arrays, worker
 from tfm.model import Transformer
 from tfm.runtime import batches, pad_rows
 
+from .generic.cached import CachedGraph
 from .generic.open import read_model
 from .generic.vectors import from_vectors
 from .graphs import Graph, empty_cache, graphs_of
+from .growing_loop import GrowingLoop
 
 _BATCH = 16
 """Rows of a corpus that go into the model at once."""
@@ -47,12 +49,16 @@ def open_workloads(job: Mapping[str, Any]) -> Sequence[worker.Run | None]:
     prepare = _prepare_compiler() if job["compiled"] else _as_it_is
     source = open_source(job)
     # A decoder is timed by a loop with a cache, anything else by calls of its one graph.
-    generates = isinstance(source, Transformer) and source.config.kind != "encoder"
+    generates = isinstance(source, CachedGraph) or (isinstance(source, Transformer) and source.config.kind != "encoder")
     if generates:
         generation = read_manifest(job["bundle"]).generation
         if generation is None:
             raise worker.UnableError("the bundle does not say how to generate")
-        loop = GreedyLoop(cast(Transformer, source), generation, prepare)
+        loop: GreedyLoop | GrowingLoop
+        if isinstance(source, CachedGraph):
+            loop = GrowingLoop(source, generation, prepare)
+        else:
+            loop = GreedyLoop(cast(Transformer, source), generation, prepare)
     else:
         (graph,) = [source] if isinstance(source, Graph) else graphs_of(source)
         call = prepare(graph)
@@ -62,11 +68,13 @@ def open_workloads(job: Mapping[str, Any]) -> Sequence[worker.Run | None]:
         if job["compiled"] and work["kind"] == CORPUS:
             return None
         if generates and work["kind"] == "rows":
-            return lambda: loop.times(rows, new_tokens)
+            return lambda: token_times(loop, rows, new_tokens)
         if generates:
             # A corpus is one measure, from its first row to its last, and rows end at their end
             # tokens.
-            return worker.timed(lambda: [loop.times(part, new_tokens, ends=True) for part in _sorted_parts(rows)])
+            return worker.timed(
+                lambda: [token_times(loop, part, new_tokens, ends=True) for part in _sorted_parts(rows)]
+            )
         if work["file"] is not None:
             named = read_arrays(work["file"])
             # A module's own inputs, as they are; then rows of ids, padded.
@@ -102,15 +110,6 @@ class GreedyLoop:
 
     def _project(self, ids_BT: Tensor, mask_BT: Tensor) -> object:
         return self.model.decoder.project(self.model.encoder(ids_BT, mask_BT))
-
-    def times(self, rows: list[list[int]], new_tokens: int, ends: bool = False) -> worker.Times:
-        """Generate as `run` does, and tell how long the "first token" took, and each "token" after it."""
-        start = perf_counter()
-        _, stamps = self.run(rows, new_tokens, ends)
-        return {
-            "first token": [stamps[0] - start],
-            "token": [later - earlier for earlier, later in itertools.pairwise(stamps)],
-        }
 
     @torch.inference_mode()
     def run(self, rows: list[list[int]], new_tokens: int, ends: bool = False) -> tuple[list[list[int]], list[float]]:
@@ -161,6 +160,18 @@ class GreedyLoop:
             place_B = place_B + last_B + 1
             last_B = torch.zeros_like(last_B)
         return torch.cat(found, dim=1).tolist(), stamps
+
+
+def token_times(
+    loop: GreedyLoop | GrowingLoop, rows: list[list[int]], new_tokens: int, ends: bool = False
+) -> worker.Times:
+    """Generate, and tell how long the "first token" took, and each "token" after it."""
+    start = perf_counter()
+    _, stamps = loop.run(rows, new_tokens, ends)
+    return {
+        "first token": [stamps[0] - start],
+        "token": [later - earlier for earlier, later in itertools.pairwise(stamps)],
+    }
 
 
 def _sorted_parts(rows: list[list[int]]) -> list[list[list[int]]]:

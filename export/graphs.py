@@ -55,6 +55,7 @@ class Graph(nn.Module):
         inputs: In the order of `forward`'s arguments.
         outputs: In the order of `forward`'s results.
         max_length: Limit of each named length, or sum of lengths, in tokens.
+        longest_case: Most tokens of a sample to verify with; None: as many as the limit allows.
     """
 
     role: str
@@ -62,6 +63,7 @@ class Graph(nn.Module):
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     max_length: dict[str, int]
+    longest_case: int | None = None
 
     def __init__(self, model: Transformer) -> None:
         super().__init__()
@@ -236,7 +238,7 @@ class DecoderGraph(Graph):
         """
         config = self.model.config
         ids_BT = _random_tokens(config, config.target_vocab_size, generator, batch, past + length)
-        mask_BT = _gaps(generator, batch, past + length, config.has_encoder)
+        mask_BT = gaps(generator, batch, past + length, config.has_encoder)
         # As many as there are real tokens before; what is not real may be anywhere.
         place_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
         cross, source_mask = None, []
@@ -269,7 +271,7 @@ def _with_room(
     return [(longer(key), longer(value)) for key, value in caches]
 
 
-def _gaps(generator: torch.Generator, batch: int, length: int, none: bool) -> Tensor:
+def gaps(generator: torch.Generator, batch: int, length: int, none: bool) -> Tensor:
     """Draw which tokens are real, (B, T): all of the first row, of others from a place on most."""
     mask_BT = torch.ones(batch, length, dtype=torch.int64)
     if none or length == 1:

@@ -12,6 +12,7 @@ from tfm.model import Fields, TransformerConfig, shown
 from tfm.quantize import lowest_of_graphs
 
 from .generation_defaults import generation_defaults
+from .generic.cached import CachedConfig
 from .generic.graph import GenericConfig
 from .graphs import Graph
 from .text_settings import max_text_tokens, text_settings
@@ -30,6 +31,9 @@ COMPANIONS = (
     "modules.json",
 )
 """Files beside a checkpoint that go into the bundle as they are."""
+
+Generates = TransformerConfig | CachedConfig
+"""Configurations of what may have a decoder."""
 
 _MAX_NEW_TOKENS = 128
 """How many tokens are generated where no generation_config.json says otherwise."""
@@ -70,7 +74,7 @@ def write_manifest(
         "signature": {graph.role: graph.signature() for graph in graphs},
         # Read from the bundle's folder, not from the checkpoint's: what is copied there is what
         # holds.
-        "generation": generation_settings(folder, config) if isinstance(config, TransformerConfig) else None,
+        "generation": generation_settings(folder, config) if isinstance(config, Generates) else None,
         "max_text_tokens": max_text_tokens(folder),
         "text": text_settings(folder),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -85,7 +89,7 @@ def write_manifest(
     bundle.write_manifest(folder, content)
 
 
-def generation_settings(folder: Path, config: TransformerConfig) -> dict[str, Any] | None:
+def generation_settings(folder: Path, config: Generates) -> dict[str, Any] | None:
     """Read how to generate from generation_config.json, else from the configuration.
 
     None where there is no decoder, or no ids start and end what an encoder-decoder writes.
@@ -120,14 +124,14 @@ def generation_settings(folder: Path, config: TransformerConfig) -> dict[str, An
     return settings
 
 
-def _token(written: Fields, name: str, config: TransformerConfig, default: int | None) -> int | None:
+def _token(written: Fields, name: str, config: Generates, default: int | None) -> int | None:
     """Read a token's id."""
     token = written.token(name, default)
     _check_token(written, name, token, config)
     return token
 
 
-def _start(written: Fields, config: TransformerConfig) -> int | None:
+def _start(written: Fields, config: Generates) -> int | None:
     """Read with which token a sequence starts; for an encoder-decoder this is not Hugging Face's bos_token_id."""
     if not config.has_encoder:
         return _token(written, "bos_token_id", config, config.bos_token_id)
@@ -139,7 +143,7 @@ def _start(written: Fields, config: TransformerConfig) -> int | None:
     return _token(written, "decoder_start_token_id", config, start)
 
 
-def _ends(written: Fields, config: TransformerConfig) -> int | list[int] | None:
+def _ends(written: Fields, config: Generates) -> int | list[int] | None:
     """Read which tokens end a sequence: one, or a list of several."""
     name = "eos_token_id"
     if not written.has(name):
@@ -151,6 +155,6 @@ def _ends(written: Fields, config: TransformerConfig) -> int | list[int] | None:
     return ends if isinstance(written.any(name), list) else ends[0]
 
 
-def _check_token(written: Fields, name: str, token: int | None, config: TransformerConfig) -> None:
+def _check_token(written: Fields, name: str, token: int | None, config: Generates) -> None:
     if token is not None and not 0 <= token < config.target_vocab_size:
         raise ConfigError(f"{written.source}: {name} must be in [0, {config.target_vocab_size}), but is {shown(token)}")

@@ -31,6 +31,9 @@ FORMATS = {
 }
 """What is read → which way it goes."""
 
+_GENERATES = ("ForCausalLM", "LMHeadModel")
+"""How transformers' classes end that continue a text."""
+
 TASKS = {
     "embed": "encoders that sentence-transformers pools, and decoders that it does",
     "classify": "heads for sequences: …ForSequenceClassification, ViTForImageClassification",
@@ -118,7 +121,10 @@ def plan_export(
 def catalog() -> dict[str, Any]:
     """List all that can be exported, as JSON values: families, what each is read as, formats and tasks."""
     families = {name: {"way": "native", "reads": _reads(name)} for name in sorted(FAMILIES)}
-    other = {"way": "transformers", "reads": "one graph over the whole input, of every other class that it can make"}
+    other = {
+        "way": "transformers",
+        "reads": "a graph over its cache of what continues a text, one over the whole input of any other class",
+    }
     return {"families": families, "other families": other, "formats": FORMATS, "tasks": TASKS}
 
 
@@ -160,16 +166,23 @@ def _by_transformers(folder: Path, because: str, precisions: tuple[str, ...]) ->
     values = read_json(folder / "config.json")
     if "auto_map" in values:
         raise ExportError(f"{folder}/config.json: auto_map asks for code that comes with the checkpoint; none is run")
-    notes = ("transformers is needed, and its class is asked only then: it may refuse",)
+    notes = ["transformers is needed, and its class is asked only then: it may refuse"]
+    architecture = _architecture(folder / "config.json")
+    # By its name alone: nothing of transformers is imported for a plan.
+    generates = (architecture or "").endswith(_GENERATES) and not (folder / "modules.json").is_file()
+    if generates:
+        notes.append("it generates if its state is keys and values alone; else it gives logits of whole inputs")
     return Plan(
         checkpoint=folder,
         way="transformers",
         because=because,
         family=str(values["model_type"]),
-        architecture=_architecture(folder / "config.json"),
+        architecture=architecture,
+        kind="decoder" if generates else "module",
         graphs={"model.onnx": {"inputs": [], "outputs": []}},
+        tasks=("generate", "run") if generates else ("run",),
         precisions=precisions,
-        notes=notes,
+        notes=tuple(notes),
     )
 
 

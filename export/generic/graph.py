@@ -35,10 +35,12 @@ class GenericConfig:
     Attributes:
         family: What it came from.
         values: Its own configuration, for information.
+        notes: What there is to say of how it was read.
     """
 
     family: str = "module"
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     kind: str = "module"
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,7 +115,8 @@ class GenericGraph(Graph):
     def _call(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         given = self._fixed | dict(zip(self._examples, tensors, strict=True))
         # pop: what goes by position must not go by name as well.
-        result = self.model(*[given.pop(name) for name in self._in_order], **given)
+        with SortedTopK():
+            result = self.model(*[given.pop(name) for name in self._in_order], **given)
         # A graph's inputs and outputs share one space of names.
         return {(f"{name}_out" if name in self._examples else name): x for name, x in _tensors(result).items()}
 
@@ -193,6 +196,21 @@ class GenericGraph(Graph):
                 f"the module fails on inputs of other sizes than its examples ({shapes}): {reason_of(error)}; "
                 "name only those axes in dynamic_axes that may change"
             ) from error
+
+
+class SortedTopK(TorchFunctionMode):
+    """Has `topk` give the largest first where any order is asked for, so that eager and the graph have the same one.
+
+    Which experts a token goes to may be in any order; yet each is compared with what stands at its place.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        if func in (torch.topk, Tensor.topk):
+            # topk(input, k, dim=-1, largest=True, sorted=True)
+            args = args[:4]
+            options["sorted"] = True
+        return func(*args, **options)
 
 
 class _Embeddings(TorchFunctionMode):

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import inspect
 import json
@@ -20,6 +21,8 @@ from tfm.errors import CheckpointError, ConfigError, ExportError, TfmError
 from tfm.model import find_adapter, load_pooling, read_json, read_weights
 
 from ..reasons import one_line
+from . import plain_attention
+from .cached import CachedConfig, CachedGraph
 from .graph import GenericConfig, GenericGraph
 from .sizes import check_counts, check_parts, left_out
 
@@ -29,6 +32,9 @@ _LONGEST = 512
 _FIRST = 3
 """Example tokens begin here: the ids before are often those of padding and of ends."""
 
+_PROVED = 9
+"""Tokens of the row on which a decoder over its cache is held against the one that was loaded."""
+
 _LARGEST = 1 << 26
 """Numbers of an example input: 256 MiB."""
 
@@ -37,7 +43,8 @@ def from_huggingface(folder: Path) -> GenericGraph:
     """Make the module that a folder's config.json names, filled with the folder's weights.
 
     The class is the one named by `architectures`, else transformers' AutoModel for the model_type. No code of the
-    folder's is run. A decoder keeps no cache: its graph runs over the whole sequence.
+    folder's is run. A causal language model becomes a graph over a cache, which generates; where its cache is more
+    than keys and values, one over the whole sequence.
 
     Args:
         folder: Holds config.json and the weights.
@@ -67,6 +74,12 @@ def from_huggingface(folder: Path) -> GenericGraph:
     check_counts(source, values, weights)
     with _quiet(transformers):
         module, config = _load(transformers, source.parent, values, weights, merged=adapter is not None)
+        about = GenericConfig(family=f"transformers:{config.model_type}", values=_describe(source, config))
+        if _generates(transformers, module) and not (source.parent / "modules.json").is_file():
+            try:
+                return cached_graph(transformers, source, module, about)
+            except ExportError as error:
+                about = dataclasses.replace(about, notes=(f"It does not generate: {error}.",))
         try:
             examples, dynamic_axes = _examples(source, module)
         except TfmError:
@@ -76,9 +89,49 @@ def from_huggingface(folder: Path) -> GenericGraph:
                 f"{source}: no example inputs can be made for a {type(module).__name__}: {one_line(error)}; write a "
                 "factory for it and use --model"
             ) from error
-        about = GenericConfig(family=f"transformers:{config.model_type}", values=_describe(source, config))
         pooling = _pooling(source.parent, module, examples)
     return GenericGraph(_Outputs(module, pooling), examples, dynamic_axes, config=about)
+
+
+def _generates(transformers: Any, module: Any) -> bool:
+    """Whether a module continues a sequence of tokens, by what it keeps of those before."""
+    named = module.main_input_name == "input_ids" and not module.config.is_encoder_decoder
+    return named and type(module) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING.values()
+
+
+def cached_graph(transformers: Any, source: Path, module: Any, about: GenericConfig) -> CachedGraph:
+    """Make the graph of a causal language model over its cache.
+
+    Raises:
+        ExportError: Its cache is more than keys and values, or it cannot be run over one.
+    """
+    text = module.config.get_text_config(decoder=True)
+    tokens: dict[str, Any] = {
+        f"{name}_token_id": getattr(text, f"{name}_token_id", None) for name in ("pad", "bos", "eos")
+    }
+    config = CachedConfig(
+        family=about.family,
+        values=about.values,
+        vocab_size=_vocabulary(source, text),
+        max_positions=_longest(text, most=None),
+        **tokens,
+    )
+    ids_BS = torch.arange(min(_PROVED, config.max_positions))[None] % config.vocab_size
+    try:
+        with torch.no_grad():
+            expected_BSV = module(input_ids=ids_BS, use_cache=False).logits
+        if module.config._attn_implementation == "sdpa":
+            plain_attention.register(transformers)
+            module.set_attn_implementation(plain_attention.NAME)
+        graph = CachedGraph(module, transformers.DynamicCache, config)
+        graph.check(ids_BS, expected_BSV)
+        return graph
+    except TfmError:
+        raise
+    except Exception as error:  # whatever a module raises that does not know such a cache
+        raise ExportError(
+            f"{type(module).__name__} does not run over keys and values alone: {one_line(error)}"
+        ) from error
 
 
 @torch.no_grad()
@@ -113,6 +166,9 @@ def _load(
         check_parts(folder, functools.partial(make, copy.deepcopy(config)), weights)
         options: dict[str, Any] = {"config": config, "local_files_only": True, "dtype": torch.float32}
         options["ignore_mismatched_sizes"] = True  # so that they are told by name, below
+        if getattr(cls, "_can_set_experts_implementation", bool)():
+            # All experts of a token as one product, where a loop over experts would depend on who is chosen.
+            options["experts_implementation"] = "batched_mm"
         # Transformers would look for peft where an adapter is beside the weights.
         options |= {"state_dict": dict(weights)} if merged else {}
         module, report = _with_attention(cls, None if merged else folder, options)
@@ -148,11 +204,15 @@ def _quiet(transformers: Any) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         verbosity = transformers.logging.get_verbosity()
+        bars = transformers.logging.is_progress_bar_enabled()
         transformers.logging.set_verbosity(logging.ERROR)
+        transformers.logging.disable_progress_bar()
         try:
             yield
         finally:
             transformers.logging.set_verbosity(verbosity)
+            if bars:
+                transformers.logging.enable_progress_bar()
 
 
 @contextlib.contextmanager
@@ -302,9 +362,10 @@ def _shorten(module: Any, examples: dict[str, Any], axes: dict[str, dict[int, st
     return examples
 
 
-def _longest(config: Any, name: str = "max_position_embeddings") -> int:
+def _longest(config: Any, name: str = "max_position_embeddings", most: int | None = _LONGEST) -> int:
+    """Read how many tokens there may be; where nothing says it, or more than `most`, that many."""
     names = (name, "max_position_embeddings", "max_sequence_length", "seq_length", "n_positions")
     # Families call it by these names; the first that is a number holds.
     found = [getattr(config, each, None) for each in names]
     longest = next((value for value in found if type(value) is int and value > 0), _LONGEST)
-    return min(longest, _LONGEST)
+    return longest if most is None else min(longest, most)

@@ -18,10 +18,13 @@ from tfm.quantize import SampleReader, read_calibration, split_of
 from tfm.runtime import PLAIN_SETTINGS, Decoder, Encoder, EncoderDecoder, Model, Module
 
 from ..fast_path import no_fast_path
+from ..generic.cached import CachedGraph
 from ..generic.graph import GenericGraph
 
 _COUNT = 256
 _PROMPTS = 64
+_CONTINUED = 24
+"""Most tokens that are generated to compare them with transformers' own."""
 
 FLOORS = {
     # Mean cosine of int8 encoders: chosen; MiniLM reaches 0.998, and 0.993 with nothing but plain dynamic products.
@@ -109,6 +112,8 @@ def measure_fidelity(eager: Transformer | GenericGraph, bundle: Model, max_drop:
 
 def _measure(eager: Transformer | GenericGraph, bundle: Model) -> list[Fidelity]:
     # The measure is what the task uses: sentence vectors, next tokens, else the hidden states.
+    if isinstance(eager, CachedGraph) and isinstance(bundle, Decoder):
+        return [_next_tokens(eager, bundle), *_continued(eager, bundle)]
     if isinstance(eager, GenericGraph):
         return _outputs(eager, bundle)
     if isinstance(bundle, Encoder):
@@ -310,16 +315,34 @@ def _agreement(
 
 
 @torch.no_grad()
-def _next_tokens(eager: Transformer, bundle: Decoder) -> Fidelity:
+def _next_tokens(eager: Transformer | CachedGraph, bundle: Decoder) -> Fidelity:
     """Compare after each token of texts, one by one, that nothing was quantized by."""
     same = count = 0
     held_out = read_calibration(None, bundle.manifest, count=_PROMPTS, split="held-out")
     # One row at a time, so that nothing is padded and every position counts.
     for feeds in held_out.batches("model", 1):
-        expected = eager.decoder(torch.from_numpy(feeds["input_ids"]))[0].argmax(-1).numpy()
+        ids_BS = torch.from_numpy(feeds["input_ids"])
+        logits_BSV = eager.logits(ids_BS) if isinstance(eager, CachedGraph) else eager.decoder(ids_BS)[0]
+        expected = logits_BSV.argmax(-1).numpy()
         same += int((bundle.run(feeds)["logits"].argmax(-1) == expected).sum())
         count += expected.size
     return _fidelity(bundle, "top-1", same / max(count, 1), count, f"next tokens for {held_out.what}")
+
+
+def _continued(eager: CachedGraph, bundle: Decoder) -> list[Fidelity]:
+    """Compare what is generated with what transformers' own `generate` gives, for a ragged batch of prompts."""
+    generation = bundle.manifest.generation
+    if generation is None:
+        return []
+    # Ragged, so that rows are padded here and there.
+    rng = np.random.default_rng(1)
+    longest = max(1, min(12, eager.config.max_positions // 2))
+    rows = [rng.integers(eager.config.vocab_size, size=rng.integers(1, longest + 1)).tolist() for _ in range(16)]
+    count = min(_CONTINUED, eager.config.max_positions - longest)
+    expected = eager.generate(rows, count, generation.eos_token_ids)
+    found = bundle.generate(rows, max_new_tokens=count, **PLAIN_SETTINGS)
+    same = sum(left == right for left, right in zip(found, expected, strict=True))
+    return [_fidelity(bundle, "greedy", same / len(rows), len(rows), "whole greedy outputs for random ids")]
 
 
 def _reads_text(bundle: Model) -> bool:

@@ -62,6 +62,8 @@ def every_id(graph: Graph, seed: int = 0, length: int = 128) -> Iterator[list[Te
 
 def _longest(graph: Graph) -> int:
     longest = min(graph.max_length.values(), default=64)
+    if graph.longest_case is not None:
+        return min(longest, graph.longest_case)
     return min(longest, _LONG) if _has_no_table(graph) else longest
 
 

@@ -11,7 +11,7 @@ import torch
 
 from tfm.bundle.manifest import Generation
 from tfm.export import eager_engine
-from tfm.export.eager_engine import GreedyLoop
+from tfm.export.eager_engine import GreedyLoop, token_times
 from tfm.export.latency import COMPILED, eager_engines
 from tfm.export.manifest import write_manifest
 from tfm.export.verify.fidelity import eager_greedy
@@ -68,7 +68,7 @@ def test_it_ends_where_every_row_has(make_model: Callable[..., Transformer]) -> 
     last = max(next(place for place, token in enumerate(row) if token in ends) for row in whole)
     loop = GreedyLoop(model, generation(*ends), as_it_is)
     assert len(loop.run(ROWS, NEW, ends=True)[1]) == last + 1 < NEW
-    times = loop.times(ROWS, NEW)
+    times = token_times(loop, ROWS, NEW)
     assert (len(times["first token"]), len(times["token"])) == (1, NEW - 1)
 
 

@@ -1,0 +1,62 @@
+"""Greedy generation of a decoder that is not native, whose cache grows by each step as transformers' own does."""
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tfm.bundle import Generation
+
+from .generic.cached import CachedGraph
+
+
+class GrowingLoop:
+    """Greedy generation over a graph's caches.
+
+    Attributes:
+        generation: How the bundle generates.
+    """
+
+    def __init__(
+        self, graph: CachedGraph, generation: Generation, prepare: Callable[[Callable[..., Any]], Callable[..., Any]]
+    ) -> None:
+        self.generation = generation
+        self._graph, self._step = graph, prepare(graph)
+
+    @torch.inference_mode()
+    def run(self, rows: list[list[int]], new_tokens: int, ends: bool = False) -> tuple[list[list[int]], list[float]]:
+        """Continue prompts.
+
+        Args:
+            rows: Their ids.
+            new_tokens: How many tokens to generate of each.
+            ends: Whether to stop once every row has had an end token.
+
+        Returns:
+            The new ids of each row, what follows its end token included; and when there was one more.
+        """
+        longest = max(map(len, rows))
+        # Rows end at one place, so that all go on from the last one: (B, T), padded on the left.
+        ids_BS = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+        mask_BT = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        caches: list[Tensor] = self._graph.empty(len(rows))
+        ended_B = torch.zeros(len(rows), dtype=torch.bool)
+        end_ids = torch.tensor(self.generation.eos_token_ids, dtype=torch.int64)
+        found: list[Tensor] = []
+        stamps: list[float] = []
+        # A step reads what the one before chose; the first reads the prompts.
+        for _ in range(new_tokens):
+            # Positions count what is real; of a step only the last is new.
+            place_BS = (mask_BT.cumsum(1) - 1).clamp(min=0)[:, -ids_BS.size(1) :]
+            places = [place_BS] if self._graph.positions else []
+            logits_B1V, *caches = self._step(ids_BS, mask_BT, *places, *caches, torch.tensor(1))
+            ids_BS = logits_B1V.argmax(-1)
+            stamps.append(perf_counter())
+            found.append(ids_BS)
+            mask_BT = torch.cat([mask_BT, torch.ones_like(ids_BS)], 1)
+            ended_B |= torch.isin(ids_BS[:, 0], end_ids)
+            if ends and ended_B.all():
+                break
+        return torch.cat(found, dim=1).tolist(), stamps
