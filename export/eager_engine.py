@@ -20,6 +20,7 @@ from tfm.model import Transformer
 from tfm.runtime import batches, pad_rows
 
 from .generic.cached import CachedGraph
+from .generic.graph import GenericGraph
 from .generic.open import read_model
 from .generic.vectors import from_vectors
 from .graphs import Graph, empty_cache, graphs_of
@@ -32,7 +33,7 @@ _MOST_SHAPES = 256
 """How many shapes torch.compile may compile one function for. Beyond that it runs it eagerly, and does not say so."""
 
 
-def open_source(job: Mapping[str, Any]) -> Transformer | Graph:
+def open_source(job: Mapping[str, Any]) -> Transformer | GenericGraph:
     """Load a native model, or the graph of any other."""
     model = read_model(job["checkpoint"], model=job["model"], options=job["options"])
     if not isinstance(model, Transformer):
@@ -60,7 +61,7 @@ def open_workloads(job: Mapping[str, Any]) -> Sequence[worker.Run | None]:
         else:
             loop = GreedyLoop(cast(Transformer, source), generation, prepare)
     else:
-        (graph,) = [source] if isinstance(source, Graph) else graphs_of(source)
+        (graph,) = source.graphs if isinstance(source, GenericGraph) else graphs_of(source)
         call = prepare(graph)
 
     def open_workload(work: Mapping[str, Any]) -> worker.Run | None:

@@ -8,6 +8,7 @@ import torch
 from tfm.latency import read_arrays, worker
 
 from .eager_engine import open_source
+from .generic.graph import GenericGraph
 from .graphs import Graph, graphs_of
 
 
@@ -16,7 +17,7 @@ def open_workloads(job: Mapping[str, Any]) -> Sequence[worker.Run]:
     # One thread, as the ONNX engines beside it have.
     torch.set_num_threads(1)
     source = open_source(job)
-    graphs = {graph.role: graph for graph in ([source] if isinstance(source, Graph) else graphs_of(source))}
+    graphs = {graph.role: graph for graph in (source.graphs if isinstance(source, GenericGraph) else graphs_of(source))}
     return [_run_of(graphs[work["role"]], read_arrays(work["file"])) for work in job["works"]]
 
 

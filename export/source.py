@@ -82,7 +82,7 @@ def open_source(
     read = read_model(path, model=model, options=options, stage=stage, merges=merges)
     if isinstance(read, GenericGraph):
         about = read.config
-        return Source(eager=read, graphs=[read], config=about, family=about.family, path=path, base=base)
+        return Source(eager=read, graphs=read.graphs, config=about, family=about.family, path=path, base=base)
     assert path is not None  # what no checkpoint is, a factory has made
     # float32 whatever the weights are stored in: it is what ONNX graphs are compared with.
     native = read.float()

@@ -81,6 +81,8 @@ def assert_parity(
 
 
 def _graphs(model: nn.Module, manifest: Manifest) -> list[Graph]:
+    if isinstance(model, GenericGraph):
+        return list(model.graphs)
     if isinstance(model, Graph):
         return [model]
     if isinstance(model, Transformer):

@@ -8,6 +8,7 @@ Shapes: B batch, S new tokens, T all tokens, K key/value heads, H head size, V v
 
 import dataclasses
 import inspect
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,9 +99,7 @@ class CachedGraph(GenericGraph):
         ids_BS, mask_BT, *rest, keep = tensors
         place_BS = rest.pop(0) if self.positions else None
         # As if the module itself had read what is cached.
-        filled = self._empty_cache()
-        for layer, (key, value) in enumerate(zip(rest[::2], rest[1::2], strict=True)):
-            filled.update(key, value, layer)
+        filled = self._filled(rest)
         logits_BSV = self._run(ids_BS, mask_BT, place_BS, filled, keep)
         return (logits_BSV, *(x for layer in filled.layers for x in (layer.keys, layer.values)))
 
@@ -121,9 +120,19 @@ class CachedGraph(GenericGraph):
         longest = max(map(len, rows))
         ids_BS = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows])
         mask_BS = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        return self.continued(ids_BS, mask_BS, longest, count, ends)
+
+    def continued(
+        self, ids_BS: Tensor, mask_BS: Tensor, first: int, count: int, ends: Sequence[int]
+    ) -> list[list[int]]:
+        """Give what transformers' `generate` gives from place `first` on, up to an end."""
         # Its own defaults alone: what the checkpoint's settings do is compared elsewhere.
         plain = type(self.model.generation_config)(
-            max_new_tokens=count, do_sample=False, eos_token_id=list(ends) or None, pad_token_id=0
+            max_new_tokens=count,
+            do_sample=False,
+            eos_token_id=list(ends) or None,
+            pad_token_id=0,
+            decoder_start_token_id=self.config.bos_token_id,
         )
         kept, self.model.generation_config = self.model.generation_config, plain
         try:
@@ -131,7 +140,7 @@ class CachedGraph(GenericGraph):
         finally:
             self.model.generation_config = kept
         given = []
-        for row in found_BS[:, longest:].tolist():
+        for row in found_BS[:, first:].tolist():
             end = next((place for place, token in enumerate(row) if token in ends), len(row))
             given.append(row[:end])
         return given
@@ -160,13 +169,24 @@ class CachedGraph(GenericGraph):
         places = [] if place_BS is None else [place_BS]
         return [ids_BT[:, past:].contiguous(), mask_BT, *places, *caches, keep]
 
+    def _filled(self, tensors: Sequence[Tensor]) -> Any:
+        """Transformers' cache that holds keys and values, layer by layer."""
+        filled = self._empty_cache()
+        for layer, (key, value) in enumerate(zip(tensors[::2], tensors[1::2], strict=True)):
+            filled.update(key, value, layer)
+        return filled
+
     def _run(self, ids_BS: Tensor, mask_BT: Tensor, place_BS: Tensor | None, filled: Any, keep: Tensor) -> Tensor:
         options: dict[str, Any] = {} if place_BS is None else {"position_ids": place_BS}
         options |= {"use_cache": False} if filled is None else {self._cache_name: filled, "use_cache": True}
+        return self._call_kept(keep, input_ids=ids_BS, attention_mask=mask_BT, **options)
+
+    def _call_kept(self, keep: Tensor, **inputs: Any) -> Tensor:
+        """Call the module; give the logits of the last tokens, so many of them."""
         self._keep = keep
         try:
             with SortedTopK():
-                logits: Tensor = self.model(input_ids=ids_BS, attention_mask=mask_BT, **options).logits
+                logits: Tensor = self.model(**inputs).logits
             # A head that no hook sees, as it is called in another way, gives all of them.
             return logits if self._keep is None else last_tokens(logits, keep)
         finally:
@@ -186,9 +206,13 @@ class CachedGraph(GenericGraph):
         filled, length = self._empty_cache(), 3
         ids = torch.arange(length)[None] % self.config.vocab_size
         self._run(ids, torch.ones_like(ids), None, filled, torch.tensor(0))
+        return self._layers_of(filled, length)
+
+    def _layers_of(self, filled: Any, length: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+        """Heads and head size of the keys, and of the values, of every layer of a cache with so many tokens."""
         found = []
         for index, layer in enumerate(filled.layers):
-            sizes = _heads(getattr(layer, "keys", None), length), _heads(getattr(layer, "values", None), length)
+            sizes = heads_of(getattr(layer, "keys", None), length), heads_of(getattr(layer, "values", None), length)
             if sizes[0] is None or sizes[1] is None:
                 raise ExportError(
                     f"the cache of {type(self.model).__name__} is no keys and values (B, K, T, H) in layer {index}, "
@@ -213,9 +237,9 @@ class CachedGraph(GenericGraph):
             *self._caches("present", total),
         )
 
-    def _caches(self, prefix: str, length: str) -> list[Value]:
+    def _caches(self, prefix: str, length: str, own: str = "") -> list[Value]:
         return [
-            Value(name=f"{prefix}.{layer}.{what}", dtype="float32", shape=("batch", heads, length, size))
+            Value(name=f"{prefix}.{layer}{own}.{what}", dtype="float32", shape=("batch", heads, length, size))
             for layer, pair in enumerate(self._layers)
             for what, (heads, size) in zip(("key", "value"), pair, strict=True)
         ]
@@ -239,21 +263,28 @@ class CachedGraph(GenericGraph):
         # A prompt, a part that goes on, and a step: each finds another past.
         caches: Sequence[Tensor] = self.empty(len(ids_BS))
         parts = []
-        for start, end in ((0, length // 2), (length // 2, length - 1), (length - 1, length)):
-            if start == end:
-                continue
+        for start, end in self.parts(length):
             places = [torch.arange(start, end).expand(len(ids_BS), -1)] if self.positions else []
             new_BS, mask_BT = ids_BS[:, start:end], torch.ones(len(ids_BS), end, dtype=torch.int64)
             part, *caches = self(new_BS, mask_BT, *places, *caches, torch.tensor(0))
             parts.append(part)
-        error = (torch.cat(parts, 1) - expected_BSV).abs().max().item()
+        self.compare(torch.cat(parts, 1), expected_BSV)
+
+    def parts(self, length: int) -> list[tuple[int, int]]:
+        """Cut so many tokens into a prompt, a part that goes on, and a step."""
+        cuts = (0, length // 2, length - 1, length)
+        return [(start, end) for start, end in itertools.pairwise(cuts) if start < end]
+
+    def compare(self, found_BSV: Tensor, expected_BSV: Tensor) -> None:
+        """Refuse logits that are not those expected."""
+        error = (found_BSV - expected_BSV).abs().max().item()
         if not error <= _EXACT * max(1.0, expected_BSV.abs().max().item()):
             raise ExportError(
                 f"{type(self.model).__name__} gives other logits over its cache than in one run, by {error:.2g}"
             )
 
 
-def _heads(cached: Any, length: int) -> tuple[int, int] | None:
+def heads_of(cached: Any, length: int) -> tuple[int, int] | None:
     """Heads and head size of what one row of so many tokens left in a cache; None: it is no (1, K, T, H)."""
     if not isinstance(cached, Tensor) or cached.dim() != 4 or (cached.size(0), cached.size(2)) != (1, length):
         return None

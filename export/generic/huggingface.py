@@ -23,6 +23,7 @@ from tfm.model import find_adapter, load_pooling, read_json, read_weights
 from ..reasons import one_line
 from . import plain_attention
 from .cached import CachedConfig, CachedGraph
+from .cached_pair import CachedTarget, PairConfig
 from .graph import GenericConfig, GenericGraph
 from .sizes import check_counts, check_parts, left_out
 
@@ -43,8 +44,8 @@ def from_huggingface(folder: Path) -> GenericGraph:
     """Make the module that a folder's config.json names, filled with the folder's weights.
 
     The class is the one named by `architectures`, else transformers' AutoModel for the model_type. No code of the
-    folder's is run. A causal language model becomes a graph over a cache, which generates; where its cache is more
-    than keys and values, one over the whole sequence.
+    folder's is run. What generates becomes graphs over a cache; where that is more than keys and values, one over the
+    whole input.
 
     Args:
         folder: Holds config.json and the weights.
@@ -95,12 +96,13 @@ def from_huggingface(folder: Path) -> GenericGraph:
 
 def _generates(transformers: Any, module: Any) -> bool:
     """Whether a module continues a sequence of tokens, by what it keeps of those before."""
-    named = module.main_input_name == "input_ids" and not module.config.is_encoder_decoder
-    return named and type(module) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING.values()
+    name = "SEQ_TO_SEQ_CAUSAL_LM" if module.config.is_encoder_decoder else "CAUSAL_LM"
+    known = getattr(transformers, f"MODEL_FOR_{name}_MAPPING").values()
+    return module.main_input_name == "input_ids" and type(module) in known
 
 
 def cached_graph(transformers: Any, source: Path, module: Any, about: GenericConfig) -> CachedGraph:
-    """Make the graph of a causal language model over its cache.
+    """Make the graphs of what generates over its cache: a causal language model, or an encoder-decoder.
 
     Raises:
         ExportError: Its cache is more than keys and values, or it cannot be run over one.
@@ -109,21 +111,17 @@ def cached_graph(transformers: Any, source: Path, module: Any, about: GenericCon
     tokens: dict[str, Any] = {
         f"{name}_token_id": getattr(text, f"{name}_token_id", None) for name in ("pad", "bos", "eos")
     }
-    config = CachedConfig(
-        family=about.family,
-        values=about.values,
-        vocab_size=_vocabulary(source, text),
-        max_positions=_longest(text, most=None),
-        **tokens,
-    )
-    ids_BS = torch.arange(min(_PROVED, config.max_positions))[None] % config.vocab_size
+    known = {"vocab_size": _vocabulary(source, text), "max_positions": _longest(text, most=None)}
+    described = {"family": about.family, "values": about.values} | known | tokens
+    ids_BS = torch.arange(min(_PROVED, known["max_positions"]))[None] % known["vocab_size"]
     try:
         with torch.no_grad():
-            expected_BSV = module(input_ids=ids_BS, use_cache=False).logits
+            target = {"decoder_input_ids": ids_BS} if module.config.is_encoder_decoder else {}
+            expected_BSV = module(input_ids=ids_BS, **target, use_cache=False).logits
         if module.config._attn_implementation == "sdpa":
             plain_attention.register(transformers)
             module.set_attn_implementation(plain_attention.NAME)
-        graph = CachedGraph(module, transformers.DynamicCache, config)
+        graph = _over_cache(transformers, module, described)
         graph.check(ids_BS, expected_BSV)
         return graph
     except TfmError:
@@ -132,6 +130,15 @@ def cached_graph(transformers: Any, source: Path, module: Any, about: GenericCon
         raise ExportError(
             f"{type(module).__name__} does not run over keys and values alone: {one_line(error)}"
         ) from error
+
+
+def _over_cache(transformers: Any, module: Any, described: dict[str, Any]) -> CachedGraph:
+    if not module.config.is_encoder_decoder:
+        return CachedGraph(module, transformers.DynamicCache, CachedConfig(**described))
+    # Targets begin with a token of their own, which is not Hugging Face's bos_token_id.
+    start = {"bos_token_id": getattr(module.config, "decoder_start_token_id", None)}
+    config = PairConfig(**described | start, source_positions=described["max_positions"])
+    return CachedTarget(module, (transformers.DynamicCache, transformers.EncoderDecoderCache), config)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from tfm.runtime import PLAIN_SETTINGS, Decoder, Encoder, EncoderDecoder, Model,
 
 from ..fast_path import no_fast_path
 from ..generic.cached import CachedGraph
+from ..generic.cached_pair import CachedTarget
 from ..generic.graph import GenericGraph
 
 _COUNT = 256
@@ -112,6 +113,8 @@ def measure_fidelity(eager: Transformer | GenericGraph, bundle: Model, max_drop:
 
 def _measure(eager: Transformer | GenericGraph, bundle: Model) -> list[Fidelity]:
     # The measure is what the task uses: sentence vectors, next tokens, else the hidden states.
+    if isinstance(eager, CachedTarget) and isinstance(bundle, EncoderDecoder):
+        return _generation(eager, bundle)
     if isinstance(eager, CachedGraph) and isinstance(bundle, Decoder):
         return [_next_tokens(eager, bundle), *_continued(eager, bundle)]
     if isinstance(eager, GenericGraph):
@@ -259,7 +262,7 @@ def _outputs(eager: GenericGraph, bundle: Model) -> list[Fidelity]:
     return results
 
 
-def _generation(eager: Transformer, bundle: EncoderDecoder) -> list[Fidelity]:
+def _generation(eager: Transformer | CachedTarget, bundle: EncoderDecoder) -> list[Fidelity]:
     generation = bundle.manifest.generation
     sources, data = _sources(eager, bundle)
     # A model that cannot begin or end is judged by next tokens alone, after targets of three ids.
@@ -267,7 +270,11 @@ def _generation(eager: Transformer, bundle: EncoderDecoder) -> list[Fidelity]:
         return [_agreement(eager, bundle, sources, [[1, 2, 3]] * len(sources), data)]
     # One place less, as the start token takes one.
     limit = min(generation.max_new_tokens, eager.config.max_positions - 1)
-    expected = eager_greedy(eager, sources, limit)
+    if isinstance(eager, CachedTarget):
+        sources = sources[:_PROMPTS]  # its own loop takes longer
+        expected = eager.generate(sources, limit, generation.eos_token_ids)
+    else:
+        expected = eager_greedy(eager, sources, limit)
     found = bundle.generate(sources, max_new_tokens=limit, **PLAIN_SETTINGS)
     same = sum(left == right for left, right in zip(found, expected, strict=True))
     greedy = _fidelity(bundle, "greedy", same / len(sources), len(sources), f"whole greedy outputs for {data}")
@@ -277,7 +284,7 @@ def _generation(eager: Transformer, bundle: EncoderDecoder) -> list[Fidelity]:
     return [_agreement(eager, bundle, sources, targets, data), greedy]
 
 
-def _sources(eager: Transformer, bundle: EncoderDecoder) -> tuple[list[list[int]], str]:
+def _sources(eager: Transformer | CachedTarget, bundle: EncoderDecoder) -> tuple[list[list[int]], str]:
     """Words or sentences as ids where the bundle reads text, random ids where not."""
     generation = bundle.manifest.generation
     if generation is not None and _reads_text(bundle):
@@ -295,7 +302,11 @@ def _sources(eager: Transformer, bundle: EncoderDecoder) -> tuple[list[list[int]
 
 
 def _agreement(
-    eager: Transformer, bundle: EncoderDecoder, sources: list[list[int]], targets: list[list[int]], data: str
+    eager: Transformer | CachedTarget,
+    bundle: EncoderDecoder,
+    sources: list[list[int]],
+    targets: list[list[int]],
+    data: str,
 ) -> Fidelity:
     """Share of target tokens after which bundle and eager find the same next token most likely."""
     same = count = 0
@@ -303,7 +314,11 @@ def _agreement(
         src_BT, src_mask_BT = pad(sources[start : start + 64], eager.config.pad_token_id or 0)
         tgt_BS, tgt_mask_BS = pad(targets[start : start + 64], eager.config.pad_token_id or 0)
         with torch.no_grad():
-            expected_BS = eager(src_BT, tgt_BS, src_mask=src_mask_BT).argmax(-1).numpy()
+            if isinstance(eager, CachedTarget):
+                logits_BSV = eager.logits(tgt_BS, src_BT, src_mask_BT)
+            else:
+                logits_BSV = eager(src_BT, tgt_BS, src_mask=src_mask_BT)
+            expected_BS = logits_BSV.argmax(-1).numpy()
         found = bundle.run(
             input_ids=src_BT.numpy(), decoder_input_ids=tgt_BS.numpy(), attention_mask=src_mask_BT.numpy()
         )

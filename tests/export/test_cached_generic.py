@@ -1,4 +1,4 @@
-"""Decoders that are not native generate with a cache of their own: the same tokens as transformers' `generate`."""
+"""What is not native generates with a cache of its own, decoders and encoder-decoders: the tokens of transformers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +13,10 @@ import torch
 from tfm.errors import ExportError
 from tfm.export import export_checkpoint, plan_export, to_onnx, verify
 from tfm.export.generic.cached import CachedConfig, CachedGraph
+from tfm.export.generic.cached_pair import CachedTarget
 from tfm.export.generic.huggingface import from_huggingface
 from tfm.export.verify.samples import cases
-from tfm.runtime import Decoder, load
+from tfm.runtime import Decoder, EncoderDecoder, load
 
 transformers = pytest.importorskip("transformers", reason="the oracle: pip install transformers")
 
@@ -47,6 +48,40 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "biogpt": ("BioGptConfig", SIZES),
 }
 """Model type → configuration class and its options."""
+
+T5: dict[str, Any] = {
+    "vocab_size": 61,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+BART: dict[str, Any] = {
+    "vocab_size": 61,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 40,
+    "decoder_start_token_id": 1,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+PAIRS: dict[str, tuple[str, dict[str, Any]]] = {
+    "umt5": ("UMT5Config", T5),  # of which each layer has a bias of positions of its own
+    "mvp": ("MvpConfig", BART),
+    "blenderbot-small": ("BlenderbotSmallConfig", BART),
+    "plbart": ("PLBartConfig", BART),
+}
+"""Likewise of encoder-decoders."""
 
 IN_CI = ("mixtral", "gpt_oss", "deepseek_v3", "persimmon")
 PROMPTS = [[5, 6, 7, 8, 9], [11], [21, 22, 23]]
@@ -180,3 +215,49 @@ def test_one_row_late_in_the_table_of_positions_is_among_the_samples(mixtral: tu
     names = [value.name for value in graph.inputs]
     places = np.concatenate([sample[names.index("position_ids")].numpy().ravel() for sample in cases(graph)])
     assert (places.min(), places.max()) == (0, 39)
+
+
+def save_pair(family: str, folder: Path) -> Any:
+    """Save an encoder-decoder of random weights, of which BART's are large enough that its tokens differ; give it."""
+    name, options = PAIRS[family]
+    torch.manual_seed(0)
+    model = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**options)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1 and options is BART:
+                parameter.mul_(3)
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name == "umt5" else pytest.mark.slow) for name in PAIRS]
+)
+def test_an_encoder_decoder_writes_what_transformers_writes(family: str, tmp_path: Path) -> None:
+    model = save_pair(family, tmp_path / "m")
+    report = export_checkpoint(tmp_path / "m", tmp_path / "m.tfm", precisions=["fp32"])
+    assert report.faults() == []
+    assert {graph.role for graph in report.graphs} == {"encoder", "decoder"}
+    bundle = load(tmp_path / "m.tfm", provider="cpu")
+    assert isinstance(bundle, EncoderDecoder)
+    longest = max(map(len, PROMPTS))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in PROMPTS])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in PROMPTS])
+    for settings in ({}, {"num_beams": 3}):
+        with torch.no_grad():
+            found = model.generate(
+                input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=12, **settings
+            ).tolist()
+        expected = [row[1:][: row[1:].index(2)] if 2 in row[1:] else row[1:] for row in found]
+        assert bundle.generate(PROMPTS, max_new_tokens=12, **settings) == expected
+
+
+def test_a_source_that_is_no_projection_gives_one_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_pair("mvp", tmp_path)
+    assert isinstance(from_huggingface(tmp_path), CachedTarget)
+    cache = transformers.DynamicCache
+    update = cache.update
+    monkeypatch.setattr(cache, "update", lambda self, k, v, *rest, **more: update(self, k + 1, v, *rest, **more))
+    whole = from_huggingface(tmp_path)
+    assert not isinstance(whole, CachedGraph)
+    assert "no projection" in whole.config.notes[0]
