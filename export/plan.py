@@ -23,6 +23,7 @@ FORMATS = {
     "safetensors, pytorch_model.bin and sharded ones": "with the config.json beside them, or --config",
     "GGUF": "native: llama, qwen2",
     "consolidated.*.pth": "native, with params.json",
+    "training checkpoints: Lightning, Trainer, torch.distributed.checkpoint": "as what is in them",
     "checkpoints of nanoGPT, llama2.c and litgpt": "native",
     "our own .pt": "native",
     "a state_dict of torch.nn.Transformer": "native, with --nhead",

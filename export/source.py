@@ -76,8 +76,8 @@ def open_source(
     """
     path = None if checkpoint is None else Path(locate_checkpoint(checkpoint))
     base = None if path is None or model is not None else _base_of(path)
-    # Said aloud: what is exported is in neither folder by itself.
-    merges = "" if base is None else f" and merge the LoRA adapter of {path} into {base}"
+    # Said aloud: what is exported is not the folder that was named, or in neither folder by itself.
+    merges = _what_else(checkpoint, path, base)
     options = {"config": config, "nhead": nhead}
     read = read_model(path, model=model, options=options, stage=stage, merges=merges)
     if isinstance(read, GenericGraph):
@@ -93,6 +93,13 @@ def open_source(
         whole = from_vectors(native)
         return Source(eager=whole, graphs=[whole], config=whole.config, family=family, path=path, base=base)
     return Source(eager=native, graphs=graphs_of(native), config=native.config, family=family, path=path, base=base)
+
+
+def _what_else(checkpoint: str | os.PathLike[str] | None, path: Path | None, base: Path | None) -> str:
+    """Say what is read beside, or in place of, the folder that was named."""
+    last = checkpoint is not None and path is not None and path.parent == Path(checkpoint)
+    newest = f" {path.name}, the last" if last and path is not None else ""
+    return newest if base is None else f"{newest} and merge the LoRA adapter of {path} into {base}"
 
 
 def _base_of(path: Path) -> Path | None:

@@ -30,7 +30,9 @@ from .formats.llama import convert_llama, is_llama, merge, shards_of
 from .formats.lora import Adapter, find_adapter
 from .formats.mapped import GivingBack
 from .formats.nanogpt import convert_nanogpt
+from .formats.nested import find_weights, trained_module
 from .formats.prefixes import strip_wrappers
+from .formats.quantized import refuse_quantized
 from .formats.torch_nn import convert_torch_nn, is_torch_nn
 from .json_file import read_json
 from .transformer import Transformer
@@ -59,6 +61,7 @@ def load_checkpoint(
             - a state_dict of either, alone or within a training checkpoint, with its configuration in `config`
             - nanoGPT's and llama2.c's checkpoints; Meta's consolidated.*.pth with params.json; litgpt's lit_model.pth
               with model_config.yaml
+            - a folder of torch.distributed.checkpoint, with a config.json in it or in `config`
             - GGUF of a Llama or Qwen 2
             - a state_dict of torch.nn.TransformerEncoder or torch.nn.Transformer, of which `nhead` must be told
         config: Configuration of weights that come without one: ours or a Hugging Face config.json, params.json or
@@ -263,9 +266,11 @@ def _split(file: Path, content: dict[Any, Any]) -> tuple[dict[str, Any] | None, 
     """Take the weights out of a checkpoint, and its configuration where it has one."""
     if "config" in content and "state_dict" in content:
         return _plain(file, content["config"]), _check_weights(file, content["state_dict"])
-    # A training checkpoint has the weights under one of these keys; else all of it is weights.
+    # A training checkpoint has the weights under one of these keys; else wherever weights alone are.
     inner = [content[key] for key in _STATE_DICTS if isinstance(content.get(key), dict)]
-    return None, _check_weights(file, inner[0] if inner else content)
+    if inner and "pytorch-lightning_version" in content:
+        return None, trained_module(file, _check_weights(file, inner[0]))
+    return None, _check_weights(file, find_weights(file, inner[0] if inner else content))
 
 
 def _plain(file: Path, values: Any) -> dict[str, Any]:
@@ -279,6 +284,7 @@ def _plain(file: Path, values: Any) -> dict[str, Any]:
 def _check_weights(file: Path, weights: Any) -> Weights:
     if not isinstance(weights, dict) or not weights:
         raise CheckpointError(f"{file}: its state_dict holds no weights")
+    refuse_quantized(file, weights)
     for name, value in weights.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(

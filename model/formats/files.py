@@ -31,6 +31,9 @@ _NAMES = (
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 """Weights that are of no use without those of a base."""
 
+PLAN = ".metadata"
+"""The file that says what a folder of torch.distributed.checkpoint holds."""
+
 _LONGEST_HEADER = 100_000_000
 """Of safetensors, by its specification."""
 
@@ -38,19 +41,23 @@ _LONGEST_HEADER = 100_000_000
 def find_file(folder: Path) -> Path:
     """Find the weights in a folder."""
     # By name first: a folder may hold a model twice, as safetensors and as torch.save wrote it.
-    for name in _NAMES:
-        if (folder / name).is_file():
-            return folder / name
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_file() and path.name not in ADAPTERS and sniff(path) in ("zip", "safetensors", "gguf")
-    )
+    names = (*_NAMES, PLAN) if is_dcp(folder) else _NAMES
+    known = [folder / name for name in names if (folder / name).is_file()]
+    found = known[:1] or sorted(filter(_holds_weights, folder.iterdir()))
     if len(found) > 1:
         raise CheckpointError(f"the folder {folder} holds {', '.join(path.name for path in found)}; name the one meant")
     if not found:
         raise CheckpointError(f"the folder {folder} holds none of {', '.join(_NAMES)}, nor another file of weights")
     return found[0]
+
+
+def _holds_weights(path: Path) -> bool:
+    return path.is_file() and path.name not in ADAPTERS and sniff(path) in ("zip", "safetensors", "gguf")
+
+
+def is_dcp(folder: Path) -> bool:
+    """Whether a folder is one of torch.distributed.checkpoint."""
+    return (folder / PLAN).is_file() and any(folder.glob("*.distcp"))
 
 
 def sniff(file: Path) -> str:
@@ -83,6 +90,10 @@ def _begin(file: Path, count: int) -> bytes:
 
 def read_file(file: Path) -> dict[Any, Any]:
     """Read what a file of weights, or an index of several, holds."""
+    if file.name == PLAN and is_dcp(file.parent):
+        from .dcp import read_dcp  # its part of torch takes a while to import
+
+        return read_dcp(file.parent)
     kind = sniff(file)
     if kind == "empty":
         raise CheckpointError(f"{file} is empty")

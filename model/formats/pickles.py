@@ -1,5 +1,6 @@
 """What torch.save writes, read without running anything: tensors and plain containers, or a sentence on why not."""
 
+import argparse
 import io
 import pickletools
 import warnings
@@ -50,7 +51,9 @@ def _torch_load(file: Path, pickled: Callable[[], bytes], *, mmap: bool) -> Any:
         # meets one it raises, too.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+            # Lightning's hyper-parameters, which hold values and do nothing.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except UnpicklingError as error:
         # torch has refused it; which name it refused for is looked up in the pickle, without
         # running it.
@@ -89,7 +92,13 @@ def _foreign_globals(pickled: bytes) -> list[str]:
                 strings.append(argument)
     except ValueError:
         pass  # cut short; what was read so far still tells
-    allowed = ("torch._utils.", "collections.OrderedDict", "torch.storage.", "torch.serialization.")
+    allowed = (
+        "argparse.Namespace",
+        "torch._utils.",
+        "collections.OrderedDict",
+        "torch.storage.",
+        "torch.serialization.",
+    )
     storages = tuple(
         f"torch.{kind}" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Bool", "Byte", "Char")
     )
