@@ -13,6 +13,7 @@ from torch import nn
 from tfm.errors import CheckpointError, ExportError
 
 from .graph import GenericGraph
+from .lengths import lengthen
 
 
 def from_factory(name: str, checkpoint: Path | None = None) -> GenericGraph:
@@ -37,9 +38,10 @@ def from_factory(name: str, checkpoint: Path | None = None) -> GenericGraph:
     if checkpoint is not None:
         _load(module, checkpoint)
     try:
-        return GenericGraph(module, examples, dynamic_axes)
+        graph = GenericGraph(module, examples, dynamic_axes)
     except ExportError as error:
         raise ExportError(f"{name}: {error}") from error
+    return lengthen(graph)
 
 
 def _call(name: str) -> Any:

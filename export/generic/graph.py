@@ -53,6 +53,7 @@ class GenericGraph(Graph):
 
     A dimension named "batch…" counts rows (where none is, the first dynamic axis 0 does). Every other one is a length,
     and may be as long as in the examples: what lies beyond has not been verified, and may lie beyond a position table.
+    `lengthen` finds out how far it goes.
 
     Attributes:
         config: What the bundle says of the module.
@@ -111,10 +112,18 @@ class GenericGraph(Graph):
         del past
         # A length is never below 2, where the example allows it: torch takes a size of 1 for a
         # constant.
-        sizes = dict.fromkeys(self._sizes, batch)
-        for index, dim in enumerate(self._lengths):  # different ones where possible: equal sizes could hide a mix-up
-            most = min(length, self._sizes[dim])
-            sizes[dim] = max(most - index, min(most, 2))
+        lengths: dict[str, int] = {}
+        for dim in self._lengths:
+            most = size = min(length, self.max_length[dim])
+            # Different ones where possible: equal sizes could hide a mix-up.
+            while size in lengths.values() and size > 2:
+                size -= 1
+            lengths[dim] = max(size, min(most, 2))
+        return self.sample_at(generator, batch, lengths)
+
+    def sample_at(self, generator: torch.Generator, batch: int, lengths: Mapping[str, int]) -> list[Tensor]:
+        """Make inputs like the examples, of lengths that each have a size of their own."""
+        sizes = dict.fromkeys(self._sizes, batch) | dict(lengths)
         return [self._sample(value, sizes, generator) for value in self.inputs]
 
     def _call(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from tfm.model import open_archive
 
 from ..reasons import one_line
 from .graph import GenericConfig, GenericGraph
+from .lengths import lengthen
 
 # Lists of what is allowed, not of what is known to be bad: torch may learn to read more. A compiled
 # library or a pickled object may lie in such an archive too.
@@ -82,7 +83,8 @@ def from_program(file: Path) -> GenericGraph:
     names = [names[i] if i < len(names) else f"input_{i}" for i in range(len(args))]
     examples = dict(zip(names, args, strict=True)) | dict(kwargs)
     axes = _axes(file, program, examples)
-    return GenericGraph(module, examples, axes, in_order=names, config=GenericConfig(family="torch.export"))
+    graph = GenericGraph(module, examples, axes, in_order=names, config=GenericConfig(family="torch.export"))
+    return lengthen(graph, _bounds(program, graph))
 
 
 def _axes(file: Path, program: torch.export.ExportedProgram, examples: dict[str, Any]) -> dict[str, dict[int, str]]:
@@ -113,6 +115,22 @@ def _axes(file: Path, program: torch.export.ExportedProgram, examples: dict[str,
     lengths = [dim for dim in dims.values() if dim != "batch"]
     shown = {lengths[0]: "sequence"} if len(lengths) == 1 else {}
     return {name: {axis: shown.get(dim, dim) for axis, dim in found.items()} for name, found in axes.items()}
+
+
+def _bounds(program: torch.export.ExportedProgram, graph: GenericGraph) -> dict[str, int]:
+    """Tell how long each length may be, as far as the program says: beyond it another way may have been right."""
+    nodes = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+    named = {
+        str(size): dim
+        for node, value in zip(nodes, graph.inputs, strict=True)
+        for size, dim in zip(node.meta["val"].shape, value.shape, strict=True)
+        if isinstance(dim, str)
+    }
+    # Infinity where there is no bound, of which Python makes no int.
+    found = {
+        named[str(symbol)]: limits.upper for symbol, limits in program.range_constraints.items() if str(symbol) in named
+    }
+    return {dim: int(most) for dim, most in found.items() if most.is_Integer}
 
 
 def _examples(file: Path, program: torch.export.ExportedProgram) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -155,8 +155,7 @@ def test_in_place_functions_do_not_change_what_was_recorded() -> None:
 def test_inputs_are_like_the_examples() -> None:
     graph = graph_of("encoder")
     ids, mask = graph.sample(torch.Generator().manual_seed(0), 4, 50)
-    assert graph.max_length == {"sequence": 12}  # no longer than the example
-    assert ids.shape == mask.shape == (4, 12)
+    assert ids.shape == mask.shape == (4, 50)
     assert graph.inputs[0].below == 31
     assert mask.dtype == torch.bool
     assert not mask[0].any()  # True is padding here, as in the example
@@ -189,8 +188,8 @@ def test_a_bundle_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         torch.testing.assert_close(torch.from_numpy(outputs[value.name]), tensor, rtol=0, atol=1e-5)
     with pytest.raises(InputError, match=r"ids\[0, 0\] is 31; ids must be in \[0, 31\)"):
         bundle.run(ids=[[31]])
-    with pytest.raises(InputError, match="sequence is 11, but this model takes at most 10"):
-        bundle.run(ids=ids.repeat(1, 2)[:, :11].numpy())
+    with pytest.raises(InputError, match="sequence is 513, but this model takes at most 512"):
+        bundle.run(ids=ids.repeat(1, 74)[:, :513].numpy())
 
 
 def test_the_command_line_takes_a_factory_or_a_checkpoint() -> None:
