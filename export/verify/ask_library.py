@@ -5,7 +5,6 @@ pipeline of transformers for the class that config.json names. It opens the chec
 """
 
 import contextlib
-import importlib
 import importlib.metadata
 import logging
 import os
@@ -20,7 +19,13 @@ import numpy as np
 from tfm.bundle import TOKENIZER
 from tfm.errors import InputError
 from tfm.quantize import one_of_each
-from tfm.runtime import Encoder
+from tfm.runtime import Decoder, Encoder, EncoderDecoder
+
+from .ask_generation import ask_generate
+from .transformers_model import open_model, transformers
+
+Asked = Encoder | Decoder | EncoderDecoder
+"""Bundles that a library may be known for."""
 
 _PIPELINES = {
     "classify": ("text-classification", "AutoModelForSequenceClassification"),
@@ -55,7 +60,7 @@ class Reference:
         library: Its name and version.
         task: The task, as the runtime calls it.
         inputs: What it was given.
-        expected: What it gave for each.
+        expected: What it gave for each; where it generates, what it gave in each `Way`.
     """
 
     library: str
@@ -64,7 +69,7 @@ class Reference:
     expected: Sequence[Any]
 
 
-def ask_library(folder: Path | None, bundle: Encoder) -> Reference | NotCompared | None:
+def ask_library(folder: Path | None, bundle: Asked) -> Reference | NotCompared | None:
     """Run a checkpoint by the library that it comes with.
 
     Args:
@@ -83,21 +88,27 @@ def ask_library(folder: Path | None, bundle: Encoder) -> Reference | NotCompared
         version = importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
         return NotCompared(f"{library} is not installed: pip install {library}")
-    if task != "classify_images" and TOKENIZER not in bundle.manifest.files:
+    reads_texts = task != "classify_images" and TOKENIZER in bundle.manifest.files
+    if not reads_texts and task not in ("classify_images", "generate"):
         return NotCompared("the bundle has no tokenizer, and takes ids alone")
     # The library might take what the runtime refuses, such as a text without tokens; of that nothing
     # can be compared.
-    lengths = {} if task == "classify_images" else _lengths(bundle)
+    lengths = _lengths(bundle) if reads_texts else {}
+    inputs: Sequence[Any]
+    expected: Sequence[Any]
     try:
         with _quietly():
-            inputs, expected = _ways(library, task)(folder, task, list(lengths), max(lengths.values(), default=0))
+            if isinstance(bundle, Encoder):
+                inputs, expected = _ways(library, task)(folder, task, list(lengths), max(lengths.values(), default=0))
+            else:
+                inputs, expected = ask_generate(folder, bundle, [*list(lengths)[:4], _UNUSUAL])
     except Exception as error:  # of a library, which has no common class; that it fails is told, never passed over
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         return NotCompared(f"{library} {version} could not run the checkpoint: {reason[:200]}")
     return Reference(f"{library} {version}", task, inputs, expected)
 
 
-def library_of(folder: Path | None, bundle: Encoder) -> str | None:
+def library_of(folder: Path | None, bundle: Asked) -> str | None:
     """Name the package that a checkpoint's owner would use for what a bundle is for; None: none is known."""
     # A checkpoint of our own comes from no library.
     if folder is None or bundle.manifest.family == "transformer" or not (folder / "config.json").is_file():
@@ -106,7 +117,7 @@ def library_of(folder: Path | None, bundle: Encoder) -> str | None:
     # Pooling of token states is what sentence-transformers adds; all else is transformers'.
     if task == "embed":
         return "sentence-transformers" if (folder / "modules.json").is_file() else None
-    return "transformers" if task in _PIPELINES else None
+    return "transformers" if task in (*_PIPELINES, "generate") else None
 
 
 def _ways(library: str, task: str) -> Callable[[Path, str, list[str], int], tuple[Sequence[Any], Sequence[Any]]]:
@@ -121,32 +132,19 @@ def _see(folder: Path, task: str, texts: list[str], longest: int) -> tuple[Seque
     del texts, longest
     from PIL import Image
 
-    transformers = _transformers()
     # Its other way to resize, by torchvision, gives other pixels.
-    by_pil = {"backend": "pil"} if int(transformers.__version__.partition(".")[0]) >= 5 else {"use_fast": False}
-    processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, **by_pil)
+    by_pil = {"backend": "pil"} if int(transformers().__version__.partition(".")[0]) >= 5 else {"use_fast": False}
+    processor = transformers().AutoImageProcessor.from_pretrained(folder, local_files_only=True, **by_pil)
     name, model = _model_for(task, folder)
-    pipe: Any = transformers.pipeline(name, model=model, image_processor=processor, device="cpu")
+    pipe: Any = transformers().pipeline(name, model=model, image_processor=processor, device="cpu")
     pictures = [Image.fromarray(pixels) for pixels in _pictures()]
     return pictures, [pipe(picture, top_k=model.config.num_labels) for picture in pictures]
 
 
 def _model_for(task: str, folder: Path) -> tuple[str, Any]:
-    """Name the pipeline of a task, and open the checkpoint by the class that it takes.
-
-    Raises:
-        ValueError: The checkpoint is of another class, whose weights this one lacks and would draw at random.
-    """
-    import torch
-
+    """Name the pipeline of a task, and open the checkpoint by the class that it takes."""
     name, cls = _PIPELINES[task]
-    opened = getattr(_transformers(), cls).from_pretrained(
-        folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
-    )
-    model, report = opened
-    if report["missing_keys"]:
-        raise ValueError(f"it has no weights for {type(model).__name__}, such as {min(report['missing_keys'])}")
-    return name, model.eval()
+    return name, open_model(folder, cls)
 
 
 def _pictures() -> Iterator[Any]:
@@ -171,13 +169,12 @@ def _pipe(folder: Path, task: str, texts: list[str], longest: int) -> tuple[Sequ
 
     Where the tokenizer has no limit, as its owner would have to know, texts are cut to what the bundle reads.
     """
-    transformers = _transformers()
-    words = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    words = transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
     name, model = _model_for(task, folder)
     # Otherwise the library's own limit holds, and a bundle that reads more or less differs.
     if words.model_max_length > _NO_LIMIT:
         words.model_max_length = longest
-    pipe: Any = transformers.pipeline(name, model=model, tokenizer=words, device="cpu")
+    pipe: Any = transformers().pipeline(name, model=model, tokenizer=words, device="cpu")
     texts = [*texts, f"Is {' or '.join(words.all_special_tokens[:4])} a word?"]
     return _CALLS[task](pipe, texts)
 
@@ -225,12 +222,12 @@ def _texts() -> list[str]:
     return [*kinds, long, _UNUSUAL, ""]
 
 
-def _lengths(bundle: Encoder) -> dict[str, int]:
+def _lengths(bundle: Asked) -> dict[str, int]:
     """Give the texts that have tokens, and how many of each are read."""
     return {text: length for text in _texts() if (length := _count(bundle, text))}
 
 
-def _count(bundle: Encoder, text: str) -> int:
+def _count(bundle: Asked, text: str) -> int:
     """How many tokens of a text are read; 0 of one that has none, which the runtime refuses."""
     try:
         return len(bundle.tokenize(text)[0])
@@ -249,16 +246,11 @@ def _quietly() -> Iterator[None]:
         os.environ["HF_HUB_OFFLINE"] = "1"
         logging.disable(logging.WARNING)
         stack.callback(_restore, *before)
-        bars = _transformers().utils.logging
+        bars = transformers().utils.logging
         if bars.is_progress_bar_enabled():
             bars.disable_progress_bar()
             stack.callback(bars.enable_progress_bar)
         yield
-
-
-def _transformers() -> Any:
-    """Import the package, whose own types say less than they cost."""
-    return importlib.import_module("transformers")
 
 
 def _restore(offline: str | None, level: int) -> None:

@@ -1,5 +1,6 @@
 """The bundle, run as an app runs it, against what its checkpoint's own library gave for the same texts."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tfm.errors import InputError
-from tfm.runtime import Encoder
+from tfm.runtime import Decoder, Encoder, EncoderDecoder
 
-from .ask_library import Reference
+from .ask_generation import share_that_agrees
+from .ask_library import Asked, Reference
 from .fidelity import Fidelity
 
 TASK_FLOORS = {
@@ -18,6 +20,8 @@ TASK_FLOORS = {
     ("task scores", "fp32"): 0.9999,
     ("task cosine", "fp16"): 0.9999,
     ("task scores", "fp16"): 0.99,
+    # Every token of every prompt, but for ties.
+    ("task tokens", "fp32"): 1.0,
     # Of a quantized graph what a user makes of it: the order of what is found, and the likeliest
     # label. Chosen; MiniLM's int8 has 0.997.
     ("task Spearman", "int8"): 0.95,
@@ -34,12 +38,15 @@ Scores = dict[tuple[int, Any], float]
 """(Place in a text, 0 of all of it; label, token or answer) → score."""
 
 
-def compare_with_library(reference: Reference, bundle: Encoder) -> list[Fidelity]:
+def compare_with_library(reference: Reference, bundle: Asked) -> list[Fidelity]:
     """Compare a bundle, opened in one precision, with what its checkpoint's library gave.
 
     Of fp32 and fp16 all that the library gives must be the same; of quantized graphs what is made of it: how texts are
-    ordered by their similarity or their score, and which label is the likeliest.
+    ordered by their similarity or their score, and which label is the likeliest. Tokens are compared of fp32 alone: one
+    that differs makes all that follow it others, so of rounded graphs `measure_fidelity` counts next tokens.
     """
+    if not isinstance(bundle, Encoder):
+        return [_tokens(reference, bundle)] if bundle.precision == "fp32" else []
     # All labels are asked for: an order that is right by chance would say less.
     call = getattr(bundle, reference.task)
     options: dict[str, Any] = {"long_texts": "cut"}
@@ -55,6 +62,12 @@ def compare_with_library(reference: Reference, bundle: Encoder) -> list[Fidelity
         return [_embeddings(reference, bundle, found)]
     ours, theirs = [_scores(one) for one in found], [_scores(one) for one in reference.expected]
     return [_labels(reference, bundle, ours, theirs)]
+
+
+def _tokens(reference: Reference, bundle: Decoder | EncoderDecoder) -> Fidelity:
+    data = f"prompts in {len(reference.expected)} ways" if len(reference.expected) > 1 else "prompts, greedily"
+    value, count = share_that_agrees(bundle, reference.inputs, reference.expected)
+    return dataclasses.replace(_fidelity(reference, bundle, "task tokens", value, data), count=count)
 
 
 def _embeddings(reference: Reference, bundle: Encoder, found: npt.NDArray[Any]) -> Fidelity:
@@ -119,7 +132,7 @@ def spearman(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
-def _fidelity(reference: Reference, bundle: Encoder, measure: str, value: float, data: str) -> Fidelity:
+def _fidelity(reference: Reference, bundle: Asked, measure: str, value: float, data: str) -> Fidelity:
     return Fidelity(
         precision=bundle.precision,
         measure=measure,

@@ -87,9 +87,14 @@ COMPARED: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("bert", "electra", "distilbert", "roberta", "xlm-roberta", "deberta-v2"),
     ),
     "classify_images": ("transformers", "`image-classification`", ("vit", "deit")),
+    "generate": (
+        "transformers",
+        "`generate` by generation_config.json, token by token",
+        ("gpt2", "llama", "t5", "marian", "bart"),
+    ),
 }
 """Task → the library that its results are compared with, what of it, and on tiny random models of which families: the
-parameters of the tests in tests/runtime/tasks, and the tables of docs/tasks.md."""
+parameters of the tests in tests/runtime/tasks and of test_library_generates, and the tables of docs/tasks.md."""
 
 
 def tokenizer(kind: str, longest: int | None = LONGEST) -> Any:

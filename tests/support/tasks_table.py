@@ -28,7 +28,7 @@ def families_table() -> str:
     ]
     for family in families:
         cells = [COMPARED[task][0] if family in COMPARED[task][2] else "" for task in tasks]
-        how = "natively" if family in (*NATIVE, "vit") else "by transformers"
+        how = "natively" if family in (*NATIVE, "vit", *COMPARED["generate"][2]) else "by transformers"
         lines.append(f"| {family} | {how} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
