@@ -59,6 +59,7 @@ from .verify.fidelity import Fidelity, measure_fidelity
 from .verify.library import compare_with_library
 from .verify.reports import GraphReport
 from .verify.samples import cases
+from .verify.vector_forms import measure_vector_forms
 from .verify.verify import verify
 
 _VERIFIED, _BATCH = 16, 8
@@ -300,6 +301,9 @@ class _Export:
                 self.fidelity += measure_fidelity(self.subject.eager, bundle, max_drop)
             if isinstance(bundle, Asked):
                 self._compare_with_library(bundle)
+            # What a form costs is the model's own, and hardly another in other graphs.
+            if name == "fp32" and isinstance(bundle, Encoder) and "embed" in bundle.tasks:
+                self.fidelity += measure_vector_forms(bundle)
         # fp16 is for CUDA, and only the CPU runs here.
         timed = {name: roles for name, roles in self.files.items() if name not in NOT_JUDGED}
         with self.stage("time eager, " + ", ".join(timed)):

@@ -187,7 +187,7 @@ def pad(rows: list[list[int]], value: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _embeddings(eager: Transformer, bundle: Encoder) -> Fidelity:
     # More than are needed: a hash puts about half of all texts into the half to quantize by.
-    sentences = _held_out(bundle, english_sentences(10_000))
+    sentences = held_out(bundle, english_sentences(10_000))
     if not sentences:
         return _hidden_states(eager, bundle)
     # The bundle's tokenizer for both: what is compared is the model.
@@ -197,7 +197,7 @@ def _embeddings(eager: Transformer, bundle: Encoder) -> Fidelity:
     return _fidelity(bundle, "cosine", float(cosines.mean()), len(cosines), "sentence embeddings of English sentences")
 
 
-def _held_out(bundle: Model, texts: list[str]) -> list[str]:
+def held_out(bundle: Model, texts: list[str]) -> list[str]:
     """The first texts of that half which nothing is quantized by."""
     # A text is held out if all samples that it is cut into are. The hash decides, so that every run
     # and every precision has the same texts.
@@ -289,7 +289,7 @@ def _sources(eager: Transformer | CachedTarget, bundle: EncoderDecoder) -> tuple
     generation = bundle.manifest.generation
     if generation is not None and _reads_text(bundle):
         texts = english_words(10_000) if generation.split_on_whitespace else english_sentences(10_000)
-        texts = _held_out(bundle, texts)
+        texts = held_out(bundle, texts)
         # An empty or too long source is no input of eager's.
         rows = [row for row in bundle.tokenize(texts) if 0 < len(row) <= eager.config.max_positions]
         if rows:
