@@ -70,7 +70,11 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 NATIVE = ("bert", "electra", "distilbert", "roberta", "xlm-roberta")
 
 COMPARED: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "embed": ("sentence-transformers", "`SentenceTransformer.encode`", NATIVE),
+    "embed": (
+        "sentence-transformers",
+        "`SentenceTransformer.encode`",
+        tuple(name for name in FAMILIES if name != "convbert"),
+    ),
     "similarity": ("sentence-transformers", "`util.similarity`, `quantize_embeddings`", ("bert",)),
     "rank": ("sentence-transformers", "`CrossEncoder.rank` and `.predict`", ("bert", "roberta", "deberta-v2")),
     "classify": ("transformers", "the tokenizer and the model, of pairs", tuple(FAMILIES)),

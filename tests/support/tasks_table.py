@@ -6,7 +6,8 @@ python -m tests.support.tasks_table
 import re
 from pathlib import Path
 
-from tests.support.task_models import COMPARED, FAMILIES, NATIVE
+from tests.support.task_models import COMPARED, FAMILIES
+from tfm.model import FAMILIES as NATIVE_FAMILIES
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "tasks.md"
 
@@ -28,7 +29,7 @@ def families_table() -> str:
     ]
     for family in families:
         cells = [COMPARED[task][0] if family in COMPARED[task][2] else "" for task in tasks]
-        how = "natively" if family in (*NATIVE, "vit", *COMPARED["generate"][2]) else "by transformers"
+        how = "natively" if family in NATIVE_FAMILIES else "by transformers"
         lines.append(f"| {family} | {how} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
