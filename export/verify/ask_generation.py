@@ -118,8 +118,9 @@ def share_that_agrees(bundle: Generates, prompts: Sequence[Any], ways: Sequence[
 def _rows(bundle: Generates, most: int) -> list[list[int]]:
     """Token ids, for a bundle that reads no texts."""
     rng = np.random.default_rng(0)
-    below = int(bundle.manifest.config["vocab_size"])
-    return [rng.integers(below, size=min(count, most)).tolist() for count in _WORDS]
+    graph = bundle.manifest.signature["encoder" if bundle.manifest.kind == "encoder-decoder" else "model"]
+    below = next(spec.below for spec in graph.inputs if spec.name == "input_ids")
+    return [rng.integers(below or 1, size=min(count, most)).tolist() for count in _WORDS]
 
 
 def _read(folder: Path, texts: Sequence[str], most: int) -> tuple[list[str], list[list[int]]]:

@@ -12,9 +12,10 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from tfm.bundle import TOKENIZER
 from tfm.errors import InputError
@@ -41,6 +42,10 @@ _UNUSUAL = "Ça coûte 3 €, 你好 — привет, 🙂👩‍👩‍👧 na
 _NO_LIMIT = 1 << 24
 """A tokenizer's limit above which there is none: transformers writes 1e30."""
 
+_MATES = ["A short text.", "A text that is longer than the one in front of it, so that this one is padded."]
+_ADDITIONS = 1e-3
+"""Relative to the greatest number: float32's sums differ by a hundredth of it, what reads padding by far more."""
+
 _LONG = 700
 """Words of the text that is longer than most models read."""
 
@@ -61,12 +66,23 @@ class Reference:
         task: The task, as the runtime calls it.
         inputs: What it was given.
         expected: What it gave for each; where it generates, what it gave in each `Way`.
+        alone: Whether padding changes what it gives, as where a convolution reads it: then texts are compared one by
+            one.
     """
 
     library: str
     task: str
     inputs: Sequence[Any]
     expected: Sequence[Any]
+    alone: bool = False
+
+
+class Found(NamedTuple):
+    """What a library gave: the attributes of a `Reference`."""
+
+    inputs: Sequence[Any]
+    expected: Sequence[Any]
+    alone: bool = False
 
 
 def ask_library(folder: Path | None, bundle: Asked) -> Reference | NotCompared | None:
@@ -94,18 +110,16 @@ def ask_library(folder: Path | None, bundle: Asked) -> Reference | NotCompared |
     # The library might take what the runtime refuses, such as a text without tokens; of that nothing
     # can be compared.
     lengths = _lengths(bundle) if reads_texts else {}
-    inputs: Sequence[Any]
-    expected: Sequence[Any]
     try:
         with _quietly():
             if isinstance(bundle, Encoder):
-                inputs, expected = _ways(library, task)(folder, task, list(lengths), max(lengths.values(), default=0))
+                found = _ways(library, task)(folder, task, list(lengths), max(lengths.values(), default=0))
             else:
-                inputs, expected = ask_generate(folder, bundle, [*list(lengths)[:4], _UNUSUAL])
+                found = Found(*ask_generate(folder, bundle, [*list(lengths)[:4], _UNUSUAL]))
     except Exception as error:  # of a library, which has no common class; that it fails is told, never passed over
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         return NotCompared(f"{library} {version} could not run the checkpoint: {reason[:200]}")
-    return Reference(f"{library} {version}", task, inputs, expected)
+    return Reference(f"{library} {version}", task, *found)
 
 
 def library_of(folder: Path | None, bundle: Asked) -> str | None:
@@ -120,14 +134,14 @@ def library_of(folder: Path | None, bundle: Asked) -> str | None:
     return "transformers" if task in (*_PIPELINES, "generate") else None
 
 
-def _ways(library: str, task: str) -> Callable[[Path, str, list[str], int], tuple[Sequence[Any], Sequence[Any]]]:
+def _ways(library: str, task: str) -> Callable[[Path, str, list[str], int], Found]:
     """Choose what calls the library."""
     if library == "sentence-transformers":
         return _encode
     return _see if task == "classify_images" else _pipe
 
 
-def _see(folder: Path, task: str, texts: list[str], longest: int) -> tuple[Sequence[Any], Sequence[Any]]:
+def _see(folder: Path, task: str, texts: list[str], longest: int) -> Found:
     """Run transformers' pipeline on pictures of other sizes than the model's, prepared by PIL."""
     del texts, longest
     from PIL import Image
@@ -138,7 +152,7 @@ def _see(folder: Path, task: str, texts: list[str], longest: int) -> tuple[Seque
     name, model = _model_for(task, folder)
     pipe: Any = transformers().pipeline(name, model=model, image_processor=processor, device="cpu")
     pictures = [Image.fromarray(pixels) for pixels in _pictures()]
-    return pictures, [pipe(picture, top_k=model.config.num_labels) for picture in pictures]
+    return Found(pictures, [pipe(picture, top_k=model.config.num_labels) for picture in pictures])
 
 
 def _model_for(task: str, folder: Path) -> tuple[str, Any]:
@@ -155,16 +169,18 @@ def _pictures() -> Iterator[Any]:
         yield (slopes_HWC + rng.integers(0, 40, slopes_HWC.shape)).clip(0, 255).astype(np.uint8)
 
 
-def _encode(folder: Path, task: str, texts: list[str], longest: int) -> tuple[Sequence[Any], Sequence[Any]]:
+def _encode(folder: Path, task: str, texts: list[str], longest: int) -> Found:
     """Run sentence-transformers, whose limits are its own."""
     del task, longest
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    return texts, list(model.encode(texts, show_progress_bar=False))
+    options: dict[str, Any] = {"show_progress_bar": False, "batch_size": 1}
+    [padded, _], [alone] = (model.encode(texts, **{**options, "batch_size": 2}) for texts in (_MATES, _MATES[:1]))
+    return Found(texts, list(model.encode(texts, **options)), alone=_differ(padded, alone))
 
 
-def _pipe(folder: Path, task: str, texts: list[str], longest: int) -> tuple[Sequence[Any], Sequence[Any]]:
+def _pipe(folder: Path, task: str, texts: list[str], longest: int) -> Found:
     """Run transformers' pipeline of a task; give what it was given, as the runtime takes it, and what it gave.
 
     Where the tokenizer has no limit, as its owner would have to know, texts are cut to what the bundle reads.
@@ -176,7 +192,22 @@ def _pipe(folder: Path, task: str, texts: list[str], longest: int) -> tuple[Sequ
         words.model_max_length = longest
     pipe: Any = transformers().pipeline(name, model=model, tokenizer=words, device="cpu")
     texts = [*texts, f"Is {' or '.join(words.all_special_tokens[:4])} a word?"]
-    return _CALLS[task](pipe, texts)
+    return Found(*_CALLS[task](pipe, texts), alone=_reads_padding(words, model))
+
+
+def _reads_padding(words: Any, model: Any) -> bool:
+    """Whether a model gives other numbers for a text beside a longer one than for it alone."""
+    if words.pad_token is None:
+        return False
+    options = {"padding": True, "truncation": True, "padding_side": "right", "return_tensors": "pt"}
+    with torch.no_grad():
+        padded, alone = (model(**words(texts, **options))[0][0] for texts in (_MATES, _MATES[:1]))
+    return _differ(padded[: len(alone)].numpy(), alone.numpy())
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two results of a library are others by more than the order of additions makes them."""
+    return bool(np.abs(one - other).max() > _ADDITIONS * max(1.0, float(np.abs(other).max())))
 
 
 def _classify(pipe: Any, texts: list[str]) -> tuple[Sequence[Any], Sequence[Any]]:

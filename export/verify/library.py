@@ -34,6 +34,8 @@ TASK_FLOORS = {
 _TIE = 0.02
 """Two labels whose scores differ by less are one to the library: which of them is first says nothing."""
 
+_ALONE = ", each alone, as padding changes what the library gives"
+
 Scores = dict[tuple[int, Any], float]
 """(Place in a text, 0 of all of it; label, token or answer) → score."""
 
@@ -49,7 +51,7 @@ def compare_with_library(reference: Reference, bundle: Asked) -> list[Fidelity]:
         return [_tokens(reference, bundle)] if bundle.precision == "fp32" else []
     # All labels are asked for: an order that is right by chance would say less.
     call = getattr(bundle, reference.task)
-    options: dict[str, Any] = {"long_texts": "cut"}
+    options: dict[str, Any] = {"long_texts": "cut", **({"batch_tokens": 1} if reference.alone else {})}
     if reference.task in ("classify", "classify_images", "fill_mask"):
         options["top_k"] = None
     if reference.task == "classify_tokens":
@@ -140,5 +142,5 @@ def _fidelity(reference: Reference, bundle: Asked, measure: str, value: float, d
         # Of what could not even be compared, as where shapes differ, nothing less than 1 would do.
         floor=TASK_FLOORS.get((measure, bundle.precision), 1.0),
         count=len(reference.inputs),
-        data=f"{data}, against {reference.library}",
+        data=f"{data}{_ALONE if reference.alone else ''}, against {reference.library}",
     )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tfm.bundle import TOKENIZER
 from tfm.latency import english_sentences
 from tfm.runtime import Encoder, embedding_ranges
 
@@ -35,7 +36,7 @@ def measure_vector_forms(bundle: Encoder) -> list[Fidelity]:
         For each form the correlation of the similarities' ranks, and the share of the ten nearest texts that stay among
         them; nothing where there are too few texts that the bundle reads.
     """
-    texts = held_out(bundle, english_sentences(10_000))[:_TEXTS]
+    texts = held_out(bundle, english_sentences(10_000))[:_TEXTS] if TOKENIZER in bundle.manifest.files else []
     if len(texts) < _LEAST:
         return []
     # Neither prompts nor what is cut has to do with the form.

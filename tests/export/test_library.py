@@ -64,6 +64,22 @@ def test_what_is_right_agrees(made: Callable[..., Any], family: str, task: str) 
         assert any(isinstance(one, tuple) for one in reference.inputs)
 
 
+def test_what_reads_padding_is_compared_one_by_one(made: Callable[..., Any]) -> None:
+    """ConvBERT's convolutions reach into padding: its library gives a text other scores beside a longer one."""
+    bundle, folder = made("convbert", "classify")
+    reference = ask_library(folder, bundle)
+    assert isinstance(reference, Reference), reference
+    assert reference.alone
+    [found] = compare_with_library(reference, bundle)
+    assert found.passed, found
+    assert "each alone, as padding changes what the library gives" in found.data
+    [together] = compare_with_library(dataclasses.replace(reference, alone=False), bundle)
+    assert not together.passed
+    other = ask_library(made("bert", "classify")[1], made("bert", "classify")[0])
+    assert isinstance(other, Reference)
+    assert not other.alone
+
+
 @pytest.mark.parametrize("task", ["classify", "rank"])
 def test_pairs_without_their_types_are_found(
     made: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, task: str
@@ -188,11 +204,12 @@ def test_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not HAS_SENTENCES, reason="needs the package sentence-transformers")
-def test_sentence_transformers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "alone"), [("bert", False), ("deberta-v2", False), ("convbert", True)])
+def test_sentence_transformers(tmp_path: Path, family: str, alone: bool) -> None:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
-    make("bert", "Model", tmp_path / "base")
+    make(family, "Model", tmp_path / "base")
     words = Transformer(str(tmp_path / "base"), max_seq_length=24)
     modules = [words, Pooling(32, pooling_mode="mean"), Normalize()]
     SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / "checkpoint"))
@@ -200,6 +217,7 @@ def test_sentence_transformers(tmp_path: Path) -> None:
     reference = ask_library(tmp_path / "checkpoint", bundle)
     assert isinstance(reference, Reference), reference
     assert reference.library.startswith("sentence-transformers ")
+    assert reference.alone is alone
     [found] = compare_with_library(reference, bundle)
     assert (found.measure, found.passed) == ("task cosine", True)
     longer = dataclasses.replace(reference, expected=np.asarray(reference.expected) * 3)
