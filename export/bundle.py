@@ -52,7 +52,7 @@ from .manifest import COMPANIONS, Generates, generation_settings, write_manifest
 from .merged_graph import merged_graph
 from .pictures import draw_report
 from .source import Source, open_source
-from .text_settings import apply_tokenizer_config, copy_modules
+from .text_settings import apply_tokenizer_config, copy_modules, write_limit
 from .to_onnx import OPSET, to_onnx
 from .verify.ask_library import Asked, NotCompared, Reference, ask_library, library_of
 from .verify.fidelity import Fidelity, measure_fidelity
@@ -383,6 +383,7 @@ def _copy_what_belongs(subject: Source, folder: Path, stage: Stage = silent) -> 
     for source in subject.folders:
         copy_modules(source, folder)
     apply_tokenizer_config(folder)
+    write_limit(folder)
     notes = _put_tokenizer(subject, folder, stage)
     described = subject.base or subject.path
     if described is not None and (described / "config.json").is_file():

@@ -133,6 +133,21 @@ def apply_tokenizer_config(folder: Path) -> None:
         write_json(path, tokenizer)
 
 
+def write_limit(folder: Path) -> None:
+    """Write sentence-transformers' limit into tokenizer_config.json, which is all that fastembed and others read.
+
+    Sentence-transformers itself tells its tokenizer so, and saves it there since version 6. MiniLM as it was published
+    has 512 there, and 256 in sentence_bert_config.json.
+    """
+    path, limit = folder / "tokenizer_config.json", max_text_tokens(folder)
+    if limit is None or not path.is_file():
+        return
+    written = _fields(folder, "tokenizer_config.json").values
+    told = written.get("model_max_length")
+    if not isinstance(told, int | float) or told > limit:
+        write_json(path, {**written, "model_max_length": limit})
+
+
 def _fields(folder: Path, name: str) -> Fields:
     """A file's fields; none where it is not there."""
     path = folder / name

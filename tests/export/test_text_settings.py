@@ -13,7 +13,7 @@ import transformers
 from tfm.bundle import read_manifest
 from tfm.errors import ConfigError
 from tfm.export import export_checkpoint
-from tfm.export.text_settings import apply_tokenizer_config, copy_modules, max_text_tokens, text_settings
+from tfm.export.text_settings import apply_tokenizer_config, copy_modules, max_text_tokens, text_settings, write_limit
 from tfm.runtime import Encoder, load
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "query", ":", "A"]
@@ -84,6 +84,30 @@ def test_a_normalizer_is_set_as_transformers_sets_it(tmp_path: Path) -> None:
     assert tokenizer.encode("A a").ids == [4, 4] != theirs
     apply_tokenizer_config(tmp_path)
     assert tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("A a").ids == theirs == [10, 4]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"sentence_bert_config": {"max_seq_length": 8}, "tokenizer_config": {"model_max_length": 16}}, 8),
+        ({"sentence_bert_config": {"max_seq_length": 8}, "tokenizer_config": {"model_max_length": 1e30}}, 8),
+        ({"sentence_bert_config": {"max_seq_length": 8}, "tokenizer_config": {"pad_token": "[PAD]"}}, 8),
+        ({"sentence_bert_config": {"max_seq_length": 16}, "tokenizer_config": {"model_max_length": 8}}, 8),
+        ({"tokenizer_config": {"model_max_length": 16}}, 16),
+    ],
+)
+def test_others_are_told_the_limit_too(tmp_path: Path, files: dict[str, Any], expected: int) -> None:
+    """fastembed reads tokenizer_config.json alone, and would read 512 tokens where sentence-transformers reads 256."""
+    write(tmp_path, **files)
+    write_limit(tmp_path)
+    found = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert found == {**files["tokenizer_config"], "model_max_length": expected}
+
+
+def test_without_a_file_there_is_no_limit_to_write(tmp_path: Path) -> None:
+    write(tmp_path, sentence_bert_config={"max_seq_length": 8})
+    write_limit(tmp_path)
+    assert not (tmp_path / "tokenizer_config.json").exists()
 
 
 @pytest.fixture(scope="module")
