@@ -5,7 +5,7 @@ What a checkpoint has instead are a vocabulary (vocab.txt, vocab.json and merges
 reader on texts of many kinds, beside the tokenizer that it was made from; one other id, and the bundle takes ids only.
 """
 
-import importlib
+import importlib.util
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,6 +76,9 @@ def make_tokenizer(source: Path, names: Sequence[str], target: Path) -> str | No
     # What transformers cannot do with such files it says in errors of any kind.
     except (TfmError, ImportError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         target.unlink(missing_ok=True)
+        # Without the package transformers knows nothing of such a class, and says so in words of its own.
+        if any(name.endswith(_MODELS) for name in names) and not _has_sentencepiece():
+            return f"transformers reads {files} by sentencepiece, which is not installed: pip install sentencepiece"
         reason = " ".join(str(error).split())[:200]
         return f"transformers makes no tokenizer.json of {files} ({type(error).__name__}: {reason})"
     # A text that is read otherwise gives another answer, and nobody would notice.
@@ -91,6 +94,10 @@ def tokenizer_files(folder: Path) -> list[str]:
     if folder.is_dir():
         names += sorted(file.name for file in folder.iterdir() if file.suffix in _MODELS and file.is_file())
     return names
+
+
+def _has_sentencepiece() -> bool:
+    return importlib.util.find_spec("sentencepiece") is not None
 
 
 def _slow(transformers: Any, source: Path) -> Any:

@@ -1,5 +1,6 @@
 """A checkpoint without a tokenizer.json gets one that reads as its own tokenizer does, or is said to take ids only."""
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -82,12 +83,51 @@ def test_one_that_differs_is_not_used(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "tokenizer.json").exists()
 
 
-def test_what_transformers_cannot_read_is_said(tmp_path: Path) -> None:
+def test_what_transformers_cannot_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(made_tokenizer, "_has_sentencepiece", lambda: True)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
     (tmp_path / "spiece.model").write_bytes(b"no model of sentencepiece")
     said = make_tokenizer(tmp_path, tokenizer_files(tmp_path), tmp_path / "tokenizer.json")
     assert said is not None
     assert said.startswith("transformers makes no tokenizer.json of spiece.model (")
+    assert not (tmp_path / "tokenizer.json").exists()
+
+
+def test_without_sentencepiece_its_name_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Marian's tokenizer is then no class that transformers knows, which says nothing of why."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "marian"}))
+    (tmp_path / "vocab.json").write_text(json.dumps({"</s>": 0, "<unk>": 1, "<pad>": 2}))
+    for name in ("source.spm", "target.spm"):
+        (tmp_path / name).write_bytes(b"no model of sentencepiece")
+    monkeypatch.setattr(made_tokenizer, "_has_sentencepiece", lambda: False)
+    said = make_tokenizer(tmp_path, tokenizer_files(tmp_path), tmp_path / "tokenizer.json")
+    assert said == (
+        "transformers reads vocab.json, source.spm, target.spm by sentencepiece, which is not installed: "
+        "pip install sentencepiece"
+    )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sentencepiece") is None, reason="needs the package sentencepiece")
+def test_marian_has_no_converter(tmp_path: Path) -> None:
+    """Two models of sentencepiece and a vocabulary of both: the bundle takes ids only, and says why."""
+    import sentencepiece
+
+    (tmp_path / "texts").write_text("\n".join(TEXTS * 3))
+    for name in ("source", "target"):
+        options = {"vocab_size": 300, "hard_vocab_limit": False, "minloglevel": 2}
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(tmp_path / "texts"), model_prefix=str(tmp_path / name), **options
+        )
+        (tmp_path / f"{name}.model").rename(tmp_path / f"{name}.spm")
+    read = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "source.spm"))
+    pieces = ["</s>", "<unk>", *map(read.id_to_piece, range(3, read.get_piece_size())), "<pad>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "marian"}))
+    said = make_tokenizer(tmp_path, ["vocab.json", "source.spm", "target.spm"], tmp_path / "tokenizer.json")
+    assert said == (
+        "transformers makes no tokenizer.json of vocab.json, source.spm, target.spm (ValueError: it has no converter "
+        "for MarianTokenizer)"
+    )
     assert not (tmp_path / "tokenizer.json").exists()
 
 
