@@ -36,7 +36,7 @@ def measure_vector_forms(bundle: Encoder) -> list[Fidelity]:
         For each form the correlation of the similarities' ranks, and the share of the ten nearest texts that stay among
         them; nothing where there are too few texts that the bundle reads.
     """
-    texts = held_out(bundle, english_sentences(10_000))[:_TEXTS] if TOKENIZER in bundle.manifest.files else []
+    texts = held_out(bundle, english_sentences(4 * _TEXTS))[:_TEXTS] if TOKENIZER in bundle.manifest.files else []
     if len(texts) < _LEAST:
         return []
     # Neither prompts nor what is cut has to do with the form.
