@@ -80,6 +80,10 @@ def print_quantization(quantization: Mapping[str, Any], console: Screen) -> None
             count = len({one["domain"] for one in judged["domains"]})
             worst = f"at worst {_drop(judged['drop'])} ({judged['worst']})"
             console.print(f"  on {count} kinds of text that it was not chosen by: {worst}", soft_wrap=True)
+        if of_others := [one for one in judged.get("elsewhere", ()) if one["high"] is not None]:
+            farthest = max(of_others, key=lambda one: float(one["high"]))
+            span = f"{_drop(farthest['low'])} to {_drop(farthest['high'])} ({farthest['way']})"
+            console.print(f"  on another kind, 19 times in 20: {span}", soft_wrap=True)
         if entry["portability"]["vnni_only"]:
             more = "x86 without VNNI needs session.x64quantprecision=1, which tfm.runtime sets"
             console.print(f"  {more}", style="yellow", soft_wrap=True)

@@ -19,6 +19,7 @@ from .calibration.domains import JUDGED, SEARCHED, read_domains
 from .calibration.read import Calibration, read_calibration
 from .methods.saturation import SATURATING, saturation
 from .quantize_options import QuantizeOptions, refuse_moved
+from .search.elsewhere import elsewhere
 from .search.evaluator import DomainStats, Evaluator, Run
 from .search.tune import Tuned, batch_size_of, tune
 from .storage import save_onnx
@@ -156,6 +157,7 @@ def quantize(
             "top_1": min((one.top_1 for one in stats if one.top_1 is not None), default=None),
             "least_cosine": min((one.least for one in stats if one.least is not None), default=None),
             "domains": [dataclasses.asdict(one) for one in stats],
+            "elsewhere": [dataclasses.asdict(one) for one in elsewhere(stats)],
         },
         "passed": worst.mean <= tuned.report["max_drop"],
         "portability": _portability(tuned, searching[0]),

@@ -44,7 +44,8 @@ class Quantization:
 
     Attributes:
         ways: How the rows of each kind of text were run.
-        domains: Each kind of text and its drop in each of these ways, the worst first; empty where there was one kind.
+        domains: Each kind of text and its drop in each of these ways, the worst first, and what is to be expected of
+            any other; empty where there was one kind.
         layers: The ops in the order of the graph, by layer.
         costliest: Those that cost most by themselves, the worst first; empty where all fit a short table.
     """
@@ -233,6 +234,8 @@ def _facts(entry: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     return found
 
 
+_OTHER = "any other kind, 19 times in 20"
+
 _ORIGINS = {
     "full": "found by search",
     "quick": "found by a quick search",
@@ -264,7 +267,10 @@ def _domains(entry: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
         return max((drop for drop in known if drop is not None), default=float("inf"))
 
     ranked = sorted(names, key=worst, reverse=True)
-    return [(name, tuple(_drop(drops.get((name, way))) for way in ways)) for name in ranked]
+    rows = [(name, tuple(_drop(drops.get((name, way))) for way in ways)) for name in ranked]
+    # In a certificate that is older than these figures there are none.
+    spans = {one["way"]: f"{_drop(one['low'])}–{_drop(one['high'])}" for one in entry["held_out"].get("elsewhere", ())}
+    return rows + ([(_OTHER, tuple(spans.get(way, _drop(None)) for way in ways))] if spans else [])
 
 
 def _portability(entry: Mapping[str, Any]) -> tuple[bool, str]:

@@ -19,6 +19,7 @@ import onnx_ir.passes.common as common
 from tfm.errors import QuantizeError
 
 from ..calibration.observe import Observed, joined
+from .block_fit import FITTED_BLOCK, fit_blocks
 from .block_nodes import StoredBlocks, look_up, multiply, store, stored
 from .block_rounding import Bits, Float, round_to_blocks
 from .edit import QuantizedWeight, constant_of, is_lookup, refuse_quantized, weight_of
@@ -46,6 +47,8 @@ class Blocks(Method):
         outliers: Whether inputs that would spoil their block are multiplied apart, where rounding them is all that is
             lost: the weights lie on a grid that is kept exactly.
         apart: Share of the inputs that is multiplied apart where they lie on none.
+        fitted: Whether each block's scale and offset are fitted, errors counting by the power of what they are
+            multiplied by (`fit_blocks`): of 4 bits in blocks of 32.
     """
 
     form: ClassVar = "blocks"
@@ -55,11 +58,13 @@ class Blocks(Method):
     smoothing: float = 0.5
     outliers: bool = True
     apart: float = 0.0
+    fitted: bool = False
 
     def __str__(self) -> str:
         return ", ".join(
             [f"{self.bits} bits in blocks of {self.block}"]
             + ["calibrated"] * self.calibrated
+            + ["fitted"] * self.fitted
             + [f"smooth {self.smoothing:g}"] * (self.calibrated and self.smoothing > 0)
             + [f"{self.apart:.2g} of the inputs apart"] * (self.apart > 0)
         )
@@ -82,6 +87,7 @@ class Blocks(Method):
                 smoothing=self.smoothing,
                 outliers=(self.apart or None) if self.outliers else 0,
                 power=None if seen is None else seen.power_K,
+                fitted=self.fitted,
             )
             if done is not None and done.op == "matmul" and "own" in done.method:
                 words = done.method
@@ -90,10 +96,8 @@ class Blocks(Method):
     @classmethod
     def proposals(cls, op: Op, situation: Situation) -> Sequence[Method]:
         """What decoders read fastest, one row at a time; elsewhere the most exact form, dearer than all others."""
-        if situation.precision == "int4":  # rows that are looked up, and a head tied to them, would lose most
-            looked_up = "embedding" in op.kinds
-            small = cls(bits=8, outliers=False) if looked_up else cls(bits=4, block=32, outliers=False)
-            return [small, cls._exact()]
+        if situation.precision == "int4":
+            return [cls._small(op), cls._exact()]
         if situation.kind == "decoder":
             return [cls._exact()]
         return [cls(bits=8, block=32, calibrated=False)] if "matmul" in op.kinds and not situation.quick else ()
@@ -103,8 +107,19 @@ class Blocks(Method):
         """For decoders, and where 4 bits are asked for; as rounded by itself, which takes neither data nor time."""
         if situation.precision != "int4" and situation.kind != "decoder":
             return None
-        small = situation.precision == "int4" and "embedding" not in op.kinds
-        return cls(bits=4, block=32, calibrated=False) if small else cls._exact()
+        return cls._small(op) if situation.precision == "int4" else cls._exact()
+
+    @classmethod
+    def _small(cls, op: Op) -> "Blocks":
+        """Four bits; eight where rows are looked up, which would lose most, and so would a head tied to them.
+
+        Of SmolLM2, products so fitted have 10 to 13 dB less noise than those of blocks with an integer zero point where
+        its weights were moved off their grid a little, and 1 to 6 where nothing is left of it. GPTQ has less on the
+        text that it sees, and more on any other.
+        """
+        if "embedding" in op.kinds:
+            return cls(bits=8, block=32, calibrated=False, outliers=False)
+        return cls(bits=4, block=32, calibrated=False, outliers=False, fitted=True)
 
     @classmethod
     def _exact(cls) -> "Blocks":
@@ -118,7 +133,7 @@ class Blocks(Method):
     @classmethod
     def fits(cls, name: str, value: Any) -> bool:
         """Whether a field may have a value."""
-        if name in ("calibrated", "outliers"):
+        if name in ("calibrated", "outliers", "fitted"):
             return isinstance(value, bool)
         if name in ("smoothing", "apart"):
             return is_share(value)
@@ -149,9 +164,11 @@ class BlockOptions:
             for a sixteenth where a grid is kept and `accuracy_level` is 4, so that nothing but rounded inputs is lost,
             else for none.
         power: Mean square of each input (K,), by which outliers are chosen; None: by the moments.
+        fitted: Whether scale and offset of each block are fitted, errors counting by `power` (`fit_blocks`), whatever
+            is said of zero points, ranges and moments; of 4 bits in blocks of 32 alone.
 
     Raises:
-        QuantizeError: The block size is not one that onnxruntime has.
+        QuantizeError: The block size is not one that onnxruntime has, or not one that can be fitted.
     """
 
     bits: Bits = 8
@@ -164,11 +181,16 @@ class BlockOptions:
     keep_grid: bool = True
     outliers: float | None = None
     power: Power | None = None
+    fitted: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 16 or self.size & (self.size - 1):
             raise QuantizeError(
                 f"blocks of {self.size} are not possible; choose a power of two from 16 on, such as 32 or 64"
+            )
+        if self.fitted and (self.bits, self.size) != (4, FITTED_BLOCK):
+            raise QuantizeError(
+                f"blocks of {self.size} of {self.bits} bits cannot be fitted; choose 4 bits in blocks of {FITTED_BLOCK}"
             )
 
     @property
@@ -206,6 +228,7 @@ class BlockKeywords(TypedDict, total=False):
     keep_grid: bool
     outliers: float | None
     power: Power | None
+    fitted: bool
 
 
 def quantize_blocks(
@@ -312,6 +335,8 @@ def _store_rounded(
     options: BlockOptions,
 ) -> StoredBlocks:
     """Round a matrix, by the moments of what it is multiplied by where they are known, and store it."""
+    if options.fitted:
+        return store(graph, name, fit_blocks(weight_NK, options.power), weight_NK.shape[1], 4, FITTED_BLOCK)
     factors_K = None
     if moments_KK is not None and options.smoothing:
         factors_K = _factors(moments_KK, options.smoothing)

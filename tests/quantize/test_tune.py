@@ -331,4 +331,4 @@ def test_a_decoder_without_a_search(precision: str, exported_bundle: Callable[..
     found = tuned(decoder, search="none", precision=precision)
     products = {op["method"] for op in found.report["ops"] if op["uses"] == ["matmul"]}
     words = f"{precision[-1]} bits in blocks of 32"
-    assert products == {words if precision == "int4" else f"{words}, 0.062 of the inputs apart"}
+    assert products == {f"{words}, fitted" if precision == "int4" else f"{words}, 0.062 of the inputs apart"}

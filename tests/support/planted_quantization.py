@@ -105,6 +105,10 @@ def planted(
                 for domain, share in (("short", 1.0), ("logs", 0.7), ("languages", 0.8))
                 for way, share in (("alone", 0.8 * share), ("by 32", share))
             ],
+            "elsewhere": [
+                {"way": "alone", "low": drop * 0.3, "high": drop * 1.6, "kinds": 3},
+                {"way": "by 32", "low": drop * 0.4, "high": drop * 2, "kinds": 3},
+            ],
         },
         "passed": True,
         "portability": {
