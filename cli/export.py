@@ -49,7 +49,7 @@ if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
     "--max-drop",
     type=click.FloatRange(min=0, min_open=True),
     help="How far quantized graphs may be from fp32: 1 - mean cosine of embeddings [default: 0.003], or KL divergence "
-    "of predictions in nats [default: 0.01; int4: 0.02 and 0.03].",
+    "of predictions in nats [default: 0.01; int4: 0.02 and 0.05].",
 )
 @options.objective
 @options.search

@@ -20,7 +20,7 @@ from .conclude import conclude
     "--max-drop",
     type=click.FloatRange(min=0, min_open=True),
     help="How far from fp32 it may be: 1 - mean cosine of embeddings [default: 0.003], or KL divergence of predictions "
-    "in nats [default: 0.01; int4: 0.02 and 0.03].",
+    "in nats [default: 0.01; int4: 0.02 and 0.05].",
 )
 @options.objective
 @options.search

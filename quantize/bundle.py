@@ -5,6 +5,7 @@ The samples that decide are never those that a graph was quantized by, nor those
 
 import dataclasses
 import functools
+import gc
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -145,6 +146,7 @@ def quantize(
         files[role] = folder / exact.with_name(f"{exact.stem}_{SUFFIXES[precision]}{exact.suffix}")
         files[role].parent.mkdir(exist_ok=True)
         save_onnx(model, files[role])
+    gc.collect()  # graphs refer to themselves: of a large model, those of its ops hold its weights
     tuned.recipe.stored().write(folder)
     stats = _judge(manifest, judging, files, lambda what: progress(0, 1, f"judge {precision} on {what}"))
     worst = max(stats, key=lambda one: one.mean)

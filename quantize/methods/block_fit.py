@@ -7,6 +7,8 @@ own grid; and where there was none, an error counts by the power of the input th
 Shapes: N outputs, K inputs, b blocks.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -53,7 +55,7 @@ def fit_blocks(weight_NK: Float, power_K: npt.NDArray[np.floating] | None) -> Bl
     blocks = -(-columns // FITTED_BLOCK)
     filling = (0, blocks * FITTED_BLOCK - columns)
     weigh_bk = np.pad(_weights(power_K, columns), filling, constant_values=_LEAST_POWER).reshape(blocks, FITTED_BLOCK)
-    parts: dict[bool, list[dict[str, npt.NDArray[np.floating]]]] = {True: [], False: []}
+    parts: dict[bool, list[dict[str, npt.NDArray[Any]]]] = {True: [], False: []}
     signal, noise, shares = 0.0, {True: 0.0, False: 0.0}, {True: 0.0, False: 0.0}
     step = max(1, _CHUNK // (blocks * FITTED_BLOCK))
     for start in range(0, rows, step):

@@ -325,6 +325,25 @@ def test_without_a_search_each_kind_of_op_has_its_form(planted: Manifest) -> Non
     assert found.report["drop"] > 0
 
 
+def test_graphs_of_all_forms_are_open_only_when_ops_have_been_timed(
+    planted: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large model each of these sessions holds its weights twice."""
+    module = sys.modules["tfm.quantize.search.tune"]
+    seen: list[str] = []
+    for name in ("time_shares", "Switched"):
+        real = getattr(module, name)
+
+        def told(*given: Any, name: str = name, real: Callable[..., Any] = real) -> Any:
+            seen.append(name)
+            return real(*given)
+
+        monkeypatch.setattr(module, name, told)
+    tuned(planted, search="none")
+    assert seen == ["time_shares", *["Switched"] * (len(seen) - 1)]
+    assert len(seen) > 1
+
+
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_a_decoder_without_a_search(precision: str, exported_bundle: Callable[..., Manifest]) -> None:
     decoder = exported_bundle(kind="decoder", activation="relu", d_model=64, nhead=4, dim_feedforward=128)
