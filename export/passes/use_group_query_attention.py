@@ -1,7 +1,7 @@
 """Write attention over a cache as com.microsoft.GroupQueryAttention, whose past and present may be one buffer."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ class UseGroupQueryAttention(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite every attention that has a past."""
-        masks: dict[ir.Value, ir.Value] = {}
+        shared: dict[tuple[ir.Value, str], _Shared] = {}
         modified = False
         for node in list(model.graph):
             past = node.inputs[4] if node.op_type == "Attention" and len(node.inputs) > 4 else None
@@ -40,7 +40,7 @@ class UseGroupQueryAttention(InPlacePass):
                 and past.shape is not None
                 and has_groups(past.shape[3])
             ):
-                _rewrite(model.graph, node, masks)
+                _rewrite(model.graph, node, shared)
                 modified = True
         if modified:
             model.opset_imports.setdefault("com.microsoft", 1)
@@ -52,22 +52,28 @@ def has_groups(head_size: object) -> bool:
     return isinstance(head_size, int) and head_size % 8 == 0
 
 
-def _rewrite(graph: ir.Graph, node: ir.Node, masks: dict[ir.Value, ir.Value]) -> None:
+class _Shared(NamedTuple):
+    """What attentions with one mask have in common: T - 1 of every row, T, and what is added to the scores."""
+
+    lengths: ir.Value
+    total: ir.Value
+    bias: ir.Value
+
+
+def _rewrite(graph: ir.Graph, node: ir.Node, shared: dict[tuple[ir.Value, str], _Shared]) -> None:
     query, _, _, mask, *_ = node.inputs
     assert query is not None
     assert mask is not None
     add = _Adder(graph, node)
-    # T, a scalar, and T - 1 of every row: the rows differ in what their masks hide alone.
-    length = add("Shape", [mask], _INT64, start=3)
-    total = add("Cast", [add("Reshape", [length, add.constant("no_axis", np.array([], np.int64))], _INT64)], _INT32)
-    last = add("Sub", [total, add.constant("one_int32", np.array(1, np.int32))], _INT32)
-    lengths = add("Expand", [last, add("Shape", [query], _INT64, start=0, end=1)], _INT32)
-    if mask not in masks:
-        masks[mask] = _bias_of(mask, query, add)
+    # The same mask over queries of as many rows: the layers of a decoder, all but the sliding ones.
+    key = mask, "" if query.shape is None else str(query.shape[0])
+    if key not in shared or not key[1]:
+        shared[key] = _shared_of(mask, query, add)
+    lengths, total, bias = shared[key]
     # Cosines, sines and positions are none of its inputs: queries and keys are turned before, since
     # it would read the first position of a row alone.
     past_key, past_value = node.inputs[4:6]
-    inputs = [*node.inputs[:3], past_key, past_value, lengths, total, None, None, None, masks[mask]]
+    inputs = [*node.inputs[:3], past_key, past_value, lengths, total, None, None, None, bias]
     attributes = [
         ir.AttrInt64("num_heads", node.attributes["q_num_heads"].as_int()),
         ir.AttrInt64("kv_num_heads", node.attributes["kv_num_heads"].as_int()),
@@ -85,6 +91,15 @@ def _rewrite(graph: ir.Graph, node: ir.Node, masks: dict[ir.Value, ir.Value]) ->
             if output is before:
                 graph.outputs[index] = after
         ir.convenience.replace_all_uses_with(before, after)
+
+
+def _shared_of(mask: ir.Value, query: ir.Value, add: "_Adder") -> _Shared:
+    # T, a scalar, and T - 1 of every row: the rows differ in what their masks hide alone.
+    length = add("Shape", [mask], _INT64, start=3)
+    total = add("Cast", [add("Reshape", [length, add.constant("no_axis", np.array([], np.int64))], _INT64)], _INT32)
+    last = add("Sub", [total, add.constant("one_int32", np.array(1, np.int32))], _INT32)
+    lengths = add("Expand", [last, add("Shape", [query], _INT64, start=0, end=1)], _INT32)
+    return _Shared(lengths=lengths, total=total, bias=_bias_of(mask, query, add))
 
 
 class _Adder:
