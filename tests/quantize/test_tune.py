@@ -14,8 +14,10 @@ from tfm.bundle.manifest import Manifest
 from tfm.errors import QuantizeError
 from tfm.quantize import QuantizeOptions, Recipe, read_calibration, tune
 from tfm.quantize.methods.method import Float32, Method
+from tfm.quantize.methods.ops import find_ops
 from tfm.quantize.methods.registry import Blocks, Dynamic, Static
 from tfm.quantize.search import cost
+from tfm.quantize.search.candidates import candidates
 from tfm.quantize.search.evaluator import Evaluator
 from tfm.quantize.search.tune import BUDGETS, Tuned
 from tfm.quantize.workloads import bundle_workloads
@@ -351,3 +353,18 @@ def test_a_decoder_without_a_search(precision: str, exported_bundle: Callable[..
     products = {op["method"] for op in found.report["ops"] if op["uses"] == ["matmul"]}
     words = f"{precision[-1]} bits in blocks of 32"
     assert products == {f"{words}, fitted" if precision == "int4" else f"{words}, 0.062 of the inputs apart"}
+
+
+def test_a_decoder_takes_inputs_apart_everywhere_but_where_time_counts_most(
+    exported_bundle: Callable[..., Manifest],
+) -> None:
+    decoder = exported_bundle(kind="decoder", activation="relu", d_model=64, nhead=4, dim_feedforward=128)
+    ops = find_ops(ir.load(decoder.folder / decoder.graphs["fp32"]["model"]).graph)
+    assert any("matmul" in op.kinds for op in ops)
+    apart = Blocks(bits=8, block=32, calibrated=False, apart=1 / 16)
+    plain = Blocks(bits=8, block=32, calibrated=False, outliers=False)
+    for op in ops:
+        for objective, expected in (("size", [apart]), ("speed", [plain, apart])):
+            for search in ("full", "quick"):
+                methods = candidates(op, "int8", "decoder", objective=objective, search=search)
+                assert [method for method in methods if isinstance(method, Blocks)] == expected
