@@ -15,6 +15,7 @@ from tfm.model import Fields, shown
 from tfm.runtime import GenerationSettings, check_defaults
 
 _NOT_OF_A_FILE = {"max_new_tokens", "seed", "num_return_sequences", "stop", "stop_token_ids", "logits_processors"}
+_NOT_OF_A_FILE |= {"prompt_lookup_num_tokens"}
 _CARRIED = [setting.name for setting in fields(GenerationSettings) if setting.name not in _NOT_OF_A_FILE]
 """Settings that the runtime has under the same name."""
 

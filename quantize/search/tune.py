@@ -68,9 +68,9 @@ In nats a few words make most of the mean: of SmolLM2 a mix that was 0.0039 from
 search was 0.0061 on 64 others. Of MiniLM two mixes that were 0.0028 and 0.0030 of 0.0030 on the search's sentences were
 0.0033 on 64 others, and so were refused after all the work. Of SmolLM2 with weights on no grid, an int4 mix that was
 0.024 on code, documentation and chat was 0.036 on the worst of eight other kinds. Nats are also what the logarithm of
-perplexity grows by on text as the model itself would write it: half of int4's budget are 2.5 % of perplexity. Where time
-counts most decoders would spend all that they may in int8: of SmolLM2 half of that budget moves one of eighteen likeliest
-tokens, and the task's gate lets pass one of twenty.
+perplexity grows by on text as the model itself would write it: half of int4's budget are 2.5 % of perplexity. Where
+time counts most decoders would spend all that they may in int8: of SmolLM2 half of that budget moves one of eighteen
+likeliest tokens, and the task's gate lets pass one of twenty.
 """
 
 _BATCH, _LOOKED_UP = 8, 4096

@@ -97,7 +97,8 @@ class Generator(Model):
             inputs: Texts, or rows of token ids; one str is as a list of one.
             max_new_tokens: At most so many new tokens; None: as the manifest says, which may limit the prompt and
                 them together. The model's limit may come first.
-            batch_size: How many go into the graphs at once, at least 1; None: 16, or 64 into an encoder-decoder.
+            batch_size: How many go into the graphs at once, at least 1; None: 16, or 64 into an encoder-decoder; with
+                prompt_lookup_num_tokens 1.
             progress: Whether to count inputs on stderr, or a function to tell (done, total).
             cancel: Ends the call from elsewhere.
             timeout: Seconds after which the call ends.
@@ -115,7 +116,7 @@ class Generator(Model):
         """
         control = Control(cancel, timeout)
         chosen, limit = self._settings(max_new_tokens, settings)
-        size = self._batch_size if batch_size is None else check_count("batch_size", batch_size)
+        size = self._size(chosen, batch_size)
         rows, are_texts = self._to_rows(inputs, self._reads, control)
         each = chosen.num_return_sequences
         results: list[list[Any]] = [[] for _ in rows]
@@ -223,6 +224,16 @@ class Generator(Model):
             decode=lambda row: tokenizer.decode([row])[0],
             byte_tokens=tokenizer.byte_tokens,
         )
+
+    def _size(self, settings: GenerationSettings, batch_size: int | None) -> int:
+        """How many rows go together."""
+        looks = bool(settings.prompt_lookup_num_tokens)
+        size = check_count("batch_size", batch_size) if batch_size is not None else 1 if looks else self._batch_size
+        if looks and size > 1:
+            raise InputError(
+                f"prompt_lookup_num_tokens reads guesses of one text at a time, but batch_size is {size}; leave it out"
+            )
+        return size
 
     def _settings(
         self, max_new_tokens: int | None, settings: dict[str, Any], *, one_text: bool = False

@@ -12,6 +12,7 @@ from ..control import Control
 from ..inputs.checks import Array
 from .beam import BeamSearch
 from .logits import LogitsProcessor, process_logits
+from .lookup import PromptLookup
 from .sampling import Sampler, log_softmax, softmax
 from .settings import GenerationSettings, processors
 from .state import DecoderState
@@ -61,7 +62,7 @@ def continue_rows(
 ) -> Iterator[list[str]]:
     """Generate, one token of every row that has not ended at a time.
 
-    Rows that have ended leave the batch once they are a quarter of it.
+    Rows that have ended leave the batch once they are a quarter of it. One row by itself may be read with guesses.
 
     Args:
         begun: Where to go on from; its `tokens` grow, end tokens included.
@@ -79,20 +80,17 @@ def continue_rows(
     # Which prompts are still in the batch. `begun.tokens`, `limits` and `stopping` count all of them.
     active = np.arange(len(prompts))
     chain = begun.processors(settings, active, prompts, end_ids)
+    lookup = _lookup(begun, settings)
     while True:
         scores_BV = process_logits(chain, [begun.tokens[prompt] for prompt in active], logits_BV)
-        if sampler is None:
-            next_B = scores_BV.argmax(-1)
-        else:
-            ended_B = stopping.done_B[active]
-            if ended_B.any():  # processors may leave nothing to a row that has ended
-                scores_BV = np.where(ended_B[:, None], np.float32(0), scores_BV)
-            next_B = sampler.draw(softmax(scores_BV))
+        next_B = _choose(scores_BV, stopping.done_B[active], sampler)
         # `stopping` counts all prompts, and passes over the token of those that have left.
         token_B = np.zeros(len(prompts), np.int64)
         token_B[active] = next_B
         for prompt in active[~stopping.done_B[active]]:
             begun.tokens[prompt].append(int(token_B[prompt]))
+        if lookup is not None:  # before anybody goes on from the state otherwise
+            lookup.took()
         # Before the next step: what is known is given out while that is still to be computed.
         yield stopping.push(token_B)
         if stopping.done:
@@ -105,7 +103,23 @@ def continue_rows(
             state.select(left)
             if sampler is not None:
                 sampler.select(left)
-        logits_BV = state.step(next_B, control)
+        logits_BV = state.step(next_B, control) if lookup is None else lookup.logits(control)
+
+
+def _choose(scores_BV: Array, ended_B: Array, sampler: Sampler | None) -> Array:
+    """The likeliest token of each row, or one that is drawn."""
+    if sampler is None:
+        return scores_BV.argmax(-1)
+    if ended_B.any():  # processors may leave nothing to a row that has ended
+        scores_BV = np.where(ended_B[:, None], np.float32(0), scores_BV)
+    return sampler.draw(softmax(scores_BV))
+
+
+def _lookup(begun: Begun, settings: GenerationSettings) -> PromptLookup | None:
+    """What guesses, if that is asked for: only one row by itself can be read with guesses."""
+    if not settings.prompt_lookup_num_tokens or not begun.state.room_ahead:
+        return None
+    return PromptLookup(begun.state, begun.tokens[0], begun.limits[0], settings.prompt_lookup_num_tokens)
 
 
 def search_beams(

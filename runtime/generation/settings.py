@@ -66,6 +66,9 @@ class GenerationSettings:
         stop: Text ends where one of these strings appears, and does not contain it. (transformers' stop_strings
             leaves it there.)
         stop_token_ids: More ids that end a row, beside the bundle's own.
+        prompt_lookup_num_tokens: Read at most so many guesses along with each token, and keep those that are right:
+            what followed the last tokens when they were there before. The text is the same, sooner where it repeats
+            what it has. Of one row at a time. None or 0: none.
         logits_processors: Callables `(tokens, logits) -> logits`, applied before temperature and what follows it.
     """
 
@@ -91,6 +94,7 @@ class GenerationSettings:
     num_return_sequences: int = 1
     stop: str | Sequence[str] = ()
     stop_token_ids: Sequence[int] = ()
+    prompt_lookup_num_tokens: int | None = None
     logits_processors: Sequence[LogitsProcessor] = ()
 
     def __post_init__(self) -> None:
@@ -121,6 +125,7 @@ class GenerationSettings:
             raise InputError(f"early_stopping must be True, False or 'never', but is {self.early_stopping!r}")
         self._freeze()
         self._check_together()
+        self._check_lookup()
 
     def check_ids(self, vocabulary: int) -> None:
         """Check that all ids are of a model with so many.
@@ -180,6 +185,13 @@ class GenerationSettings:
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise InputError(
                 f"min_new_tokens={self.min_new_tokens} is more than max_new_tokens={self.max_new_tokens}; lower it"
+            )
+
+    def _check_lookup(self) -> None:
+        if self.prompt_lookup_num_tokens and (self.num_beams > 1 or self.num_return_sequences > 1):
+            raise InputError(
+                "prompt_lookup_num_tokens reads guesses of one text at a time; leave num_beams and "
+                "num_return_sequences out, or prompt_lookup_num_tokens"
             )
 
     def _refuse(self, names: Sequence[str], why: str) -> None:
@@ -264,11 +276,12 @@ _LEAST = {
     "top_k": 0,
     "seed": 0,
     "no_repeat_ngram_size": 0,
+    "prompt_lookup_num_tokens": 0,
     "forced_bos_token_id": 0,
     "num_beams": 1,
     "num_return_sequences": 1,
 }
-_OPTIONAL = ("max_new_tokens", "top_k", "seed", "forced_bos_token_id")
+_OPTIONAL = ("max_new_tokens", "top_k", "seed", "forced_bos_token_id", "prompt_lookup_num_tokens")
 
 
 def _check_integer(name: str, value: Any, least: int) -> None:

@@ -3,9 +3,11 @@
 Rows stand at the right: each has its padding, if any, before its first token, and none behind. So all go on at the same
 place, and the logits of the next token are those after the last one.
 
-Shapes: B rows, S new tokens, T all tokens, C length of the cache, K key/value heads, H head size, V vocabulary.
+Shapes: B rows, S new tokens, W of them whose logits are wanted, T all tokens, C length of the cache, K key/value heads,
+H head size, V vocabulary.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,7 +84,7 @@ class DecoderState:
             for start in range(0, longest, part):
                 end = start + part
                 self._reserve(min(whole, _up(had + end, _PART)))
-                logits_BV = self._run(ids_BS[:, start:end], real_BS[:, start:end], control)
+                logits_BV = self._run(ids_BS[:, start:end], real_BS[:, start:end], control)[:, 0]
         except BaseException:
             # What was written lies behind, and is written over by the next.
             self.rewind(had)
@@ -112,7 +114,32 @@ class DecoderState:
         self.length_B += 1
         if self._most is not None:
             np.minimum(self.length_B, self._most, out=self.length_B)
-        return self._step.logits_B1V[:, 0]
+        return self._step.logits_BWV[:, 0]
+
+    @property
+    def room_ahead(self) -> int:
+        """How many guesses `read_ahead` takes beside the next token; of several rows none."""
+        if len(self.length_B) != 1:
+            return 0
+        return sys.maxsize if self._most is None else max(0, self._most - int(self.length_B[0]) - 1)
+
+    def read_ahead(self, ids: Sequence[int], control: Control | None = None) -> Array:
+        """Read the next token of the only row, and guesses of what follows; `rewind` forgets those that are wrong.
+
+        Args:
+            ids: At most 1 + `room_ahead`.
+            control: As for `read`.
+
+        Returns:
+            Logits of the token that follows each, (S, V).
+        """
+        had, ids_1S = self._used, np.array([ids], np.int64)
+        self._reserve(had + len(ids))
+        try:
+            return self._run(ids_1S, np.ones_like(ids_1S), control, wanted=len(ids))[0]
+        except BaseException:
+            self.rewind(had)
+            raise
 
     def rewind(self, length: int) -> None:
         """Forget all but the first places, so many, of every row; what lies behind is unseen until it is written over.
@@ -181,14 +208,14 @@ class DecoderState:
         self.length_B[:] = self._used
         self._keep(arrays)
 
-    def _run(self, ids_BS: Array, real_BS: Array, control: Control | None) -> Array:
-        """Read some tokens of every row at once."""
-        step = _Step(ids_BS.copy(), self._vocabulary)
+    def _run(self, ids_BS: Array, real_BS: Array, control: Control | None, wanted: int = 1) -> Array:
+        """Read some tokens of every row at once: logits after the last ones, (B, W, V)."""
+        step = _Step(ids_BS.copy(), self._vocabulary, wanted)
         self._place(step, real_BS)
         self._execute(step, self._bind(step) if self._in_place else None, control)
         self._used += ids_BS.shape[1]
         self.length_B += real_BS.sum(1)
-        return step.logits_B1V[:, 0]
+        return step.logits_BWV
 
     def _place(self, step: "_Step", real_BS: Array) -> None:
         """Tell new tokens their positions, and which of all tokens are real."""
@@ -207,7 +234,7 @@ class DecoderState:
             return
         feeds = {**self._inputs_of(step), **self._context, **self._arrays()}
         found = self._decoder.run(feeds, outputs=self._outputs, control=control)
-        step.logits_B1V[:] = found.pop("logits")
+        step.logits_BWV[:] = found.pop("logits")
         self._keep({name.replace("present.", "past_key_values."): array for name, array in found.items()}, step)
 
     def _reserve(self, length: int) -> None:
@@ -241,14 +268,14 @@ class DecoderState:
 
     def _inputs_of(self, step: "_Step") -> dict[str, Array]:
         known = {"input_ids": step.ids_BS, self._mask_name: step.mask_BT, POSITIONS: step.place_BS}
-        known |= {KEEP: _ONE, BRANCH: _TRUE}
+        known |= {KEEP: step.wanted, BRANCH: _TRUE}
         return {name: array for name, array in known.items() if name in self._names}
 
     def _bind(self, step: "_Step") -> Binding:
         # Past and present are one piece of memory: the graph writes new tokens in place.
         presents = {name.replace("past_key_values.", "present."): value for name, value in self._values.items()}
         inputs = {**self._inputs_of(step), **self._context, **self._values}
-        return Binding(self._decoder, inputs, {"logits": step.logits_B1V, **presents})
+        return Binding(self._decoder, inputs, {"logits": step.logits_BWV, **presents})
 
 
 def from_nothing(signature: Signature, batch: int, length: int) -> dict[str, Array]:
@@ -293,17 +320,15 @@ def _up(length: int, block: int) -> int:
     return -(-length // block) * block
 
 
-_ONE = np.array(1, np.int64)
-"""How many logits are wanted."""
-
 _TRUE = np.array([True])
 """That keys and values of the source are given, from the first step on."""
 
 
 class _Step:
-    """What changes from run to run: new ids, their positions, what of all is real, and the logits after the last."""
+    """What changes from run to run: new ids, their positions, what of all is real, and the logits that are wanted."""
 
-    def __init__(self, ids_BS: Array, vocabulary: int) -> None:
+    def __init__(self, ids_BS: Array, vocabulary: int, wanted: int = 1) -> None:
         self.ids_BS, self.place_BS = ids_BS, np.zeros_like(ids_BS)
         self.mask_BT = np.ones((len(ids_BS), 1), np.int64)
-        self.logits_B1V = np.empty((len(ids_BS), 1, vocabulary), np.float32)
+        self.wanted = np.array(wanted, np.int64)
+        self.logits_BWV = np.empty((len(ids_BS), wanted, vocabulary), np.float32)
