@@ -97,6 +97,7 @@ class Generation:
             and max_new_tokens alone limits it.
         defaults: Settings of generating that hold unless asked otherwise, by name.
         not_carried: What else the checkpoint says of generating, which changes no answer or asks for several.
+        short_length: Tokens up to which a text is read in one way, and beyond which all of it in another; None: in one.
     """
 
     pad_token_id: int | None
@@ -107,6 +108,7 @@ class Generation:
     max_length: int | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     not_carried: tuple[str, ...] = ()
+    short_length: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -509,6 +511,7 @@ def _generation_defaults(value: CheckedJson) -> dict[str, Any]:
     said = value.fields()
     return {
         "max_length": said["max_length"].optional_integer(1) if "max_length" in said else None,
+        "short_length": said["short_length"].optional_integer(1) if "short_length" in said else None,
         "defaults": _plain(said["defaults"]) if "defaults" in said else {},
         "not_carried": tuple(item.text() for item in said["not_carried"].items()) if "not_carried" in said else (),
     }

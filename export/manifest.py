@@ -118,6 +118,9 @@ def generation_settings(folder: Path, config: Generates) -> dict[str, Any] | Non
     # A limit that somebody wrote is kept even beyond the positions: the runtime stops there.
     settings["max_new_tokens"] = said.max_new_tokens or min(_MAX_NEW_TOKENS, config.max_positions)
     settings["max_length"] = said.max_length
+    scaling = config.rotary_scaling if isinstance(config, TransformerConfig) else None
+    if scaling is not None and scaling.kind == "longrope":
+        settings["short_length"] = scaling.original_max_positions
     settings["split_on_whitespace"] = written.flag("split_on_whitespace")
     settings["defaults"] = dict(said.settings)
     settings["not_carried"] = list(said.not_carried)

@@ -12,6 +12,7 @@ from .generation.defaults import Limit
 from .generation.generator import Generator
 from .generation.loop import Begun
 from .generation.state import DecoderState
+from .generation.switching import SwitchingState
 from .sessions.session import Session
 
 
@@ -37,8 +38,14 @@ class Decoder(Generator):
     def _reads(self) -> Signature:
         return self._decoder.signature
 
+    def _new_state(self, rows: int) -> DecoderState:
+        generation = self.manifest.generation
+        if generation is None or generation.short_length is None:
+            return DecoderState(self._decoder, rows)
+        return SwitchingState(self._decoder, rows, generation.short_length)
+
     def _begin(self, rows: list[list[int]], limit: Limit, control: Control) -> Begun:
-        state = DecoderState(self._decoder, len(rows))
+        state = self._new_state(len(rows))
         limits = self._limits([len(row) for row in rows], limit)
         return Begun(
             state=state, logits_BV=state.read(rows, control), tokens=[list(row) for row in rows], limits=limits

@@ -3,6 +3,7 @@
 What a Transformer's configuration says of a native model is read off the examples here: sizes, dtypes, ids and masks.
 """
 
+import contextlib
 import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from tfm.errors import ExportError
 
-from ..fast_path import no_fast_path
+from ..fast_path import has_fast_path, no_fast_path
 from ..graphs import Graph, Shape, Value
 from ..reasons import reason_of
 
@@ -129,7 +130,8 @@ class GenericGraph(Graph):
     def _call(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         given = self._fixed | dict(zip(self._examples, tensors, strict=True))
         # pop: what goes by position must not go by name as well.
-        with SortedTopK():
+        # Under a mode of any kind PyTorch takes no fused path, which is compared as well where there is one.
+        with contextlib.nullcontext() if has_fast_path(self.model) else SortedTopK():
             result = self.model(*[given.pop(name) for name in self._in_order], **given)
         # A graph's inputs and outputs share one space of names.
         return {(f"{name}_out" if name in self._examples else name): x for name, x in _tensors(result).items()}

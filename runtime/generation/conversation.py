@@ -8,7 +8,6 @@ from tfm.errors import InputError
 from ..control import CancelToken, Control
 from ..inputs.batches import check_count, check_rows, length_limit
 from .loop import Begun
-from .state import DecoderState
 
 if TYPE_CHECKING:
     from ..decoder import Decoder
@@ -23,7 +22,7 @@ class Conversation:
 
     def __init__(self, model: "Decoder") -> None:
         self._model = model
-        self._state = DecoderState(model._decoder, 1)
+        self._state = model._new_state(1)
         self.tokens: list[int] = []
         self._turns = 0
 

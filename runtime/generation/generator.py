@@ -98,7 +98,7 @@ class Generator(Model):
             max_new_tokens: At most so many new tokens; None: as the manifest says, which may limit the prompt and
                 them together. The model's limit may come first.
             batch_size: How many go into the graphs at once, at least 1; None: 16, or 64 into an encoder-decoder; with
-                prompt_lookup_num_tokens 1.
+                prompt_lookup_num_tokens, and where a text's length changes how it is read (LongRoPE), 1.
             progress: Whether to count inputs on stderr, or a function to tell (done, total).
             cancel: Ends the call from elsewhere.
             timeout: Seconds after which the call ends.
@@ -233,7 +233,9 @@ class Generator(Model):
             raise InputError(
                 f"prompt_lookup_num_tokens reads guesses of one text at a time, but batch_size is {size}; leave it out"
             )
-        return size
+        # A graph that reads short texts in another way than long ones reads all of a batch in one.
+        generation = self.manifest.generation
+        return size if generation is None or generation.short_length is None else 1
 
     def _settings(
         self, max_new_tokens: int | None, settings: dict[str, Any], *, one_text: bool = False
