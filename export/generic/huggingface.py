@@ -284,6 +284,8 @@ def _examples(source: Path, module: Any) -> tuple[dict[str, Any], dict[str, dict
     parameters = inspect.signature(module.forward).parameters
     # Where text and images go together, the vocabulary is the text part's.
     text = config.get_text_config(decoder=False) if module.main_input_name == "input_ids" else config
+    if text is config and hasattr(config, "vision_config"):
+        text = config.get_text_config()
     examples: dict[str, Any] = {}
     axes: dict[str, dict[int, str]] = {}
     length = _longest(text)
@@ -295,6 +297,10 @@ def _examples(source: Path, module: Any) -> tuple[dict[str, Any], dict[str, dict
             kinds = torch.randint(text.type_vocab_size, (2, length), generator=generator)
             examples["token_type_ids"] = kinds
         axes = {name: {0: "batch", 1: "sequence"} for name in examples}
+        # Two towers: as many texts and images as one likes, each against each.
+        if "pixel_values" in parameters and hasattr(config, "vision_config"):
+            examples["pixel_values"] = torch.randn(_image(source, config.vision_config), generator=generator)
+            axes["pixel_values"] = {0: "image_batch"}
     elif module.main_input_name == "pixel_values":
         examples["pixel_values"] = torch.randn(_image(source, config), generator=generator)
         axes["pixel_values"] = {0: "batch"}

@@ -4,12 +4,12 @@ Of one kind of text the mean has an interval by the spread of its rows, which te
 nothing of others. How far kinds are apart is what their own means show.
 
 Derivation. Let m be the mean drop of a kind. Drops are squared errors, of which a kind of text makes a multiple, so
-that not m but ln m is taken to vary about one middle, alike to both sides: ln m = μ + δ, where δ has a standard
-deviation σ that holds both how kinds differ and what chance adds to a kind of so many rows. Of k kinds the mean μ̂ of
-ln m is off μ with variance σ²/k; a further kind is off μ with variance σ², by itself. So its ln m is off μ̂ with
+that not m but ln m is taken to vary about one middle, alike to both sides: ln m = c + d, where d has a standard
+deviation σ that holds both how kinds differ and what chance adds to a kind of so many rows. Of k kinds the mean a of
+ln m is off c with variance σ²/k; a further kind is off c with variance σ², by itself. So its ln m is off a with
 variance σ²(1 + 1/k); σ is estimated by the k kinds' own standard deviation s, with k - 1 degrees of freedom; and
 
-    exp(μ̂ ± t · s · √(1 + 1/k)),  t the 97.5th percentile of Student's distribution with k - 1 degrees of freedom,
+    exp(a ± t · s · √(1 + 1/k)),  t the 97.5th percentile of Student's distribution with k - 1 degrees of freedom,
 
 holds the mean of a further kind 19 times in 20 (a prediction interval; Hahn and Meeker 1991, Statistical Intervals,
 section 4.7). It supposes that the further kind is no stranger than those are to each other, which is why they are

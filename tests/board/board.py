@@ -174,7 +174,7 @@ def _alike(got: Any, want: Any, real: Any) -> bool:
 def _feeds(bundle: Any, module: Any) -> dict[str, Any]:
     """Make inputs by the bundle's signature: ragged texts, or numbers."""
     random, feeds = np.random.default_rng(0), {}
-    low = 3 if module.config.pad_token_id in (None, 0, 1, 2) else 0
+    low = 3 if getattr(module.config, "pad_token_id", None) in (None, 0, 1, 2) else 0
     for spec in bundle.manifest.signature["model"].inputs:
         shape = [dim if isinstance(dim, int) else 3 if "batch" in dim else 7 for dim in spec.shape]
         if "mask" in spec.name:
@@ -235,7 +235,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     refused = [row for row in rows if row["refusal"]]
     lines += ["", "Not exported:", ""] if refused else []
-    lines += [f"- `{row['cls']}` ({row['name']}): {row['refusal']}" for row in refused]
+    # A bracket would begin a link.
+    lines += [f"- `{row['cls']}` ({row['name']}): {row['refusal'].replace('[', chr(92) + '[')}" for row in refused]
     return "\n".join(lines)
 
 

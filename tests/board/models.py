@@ -81,13 +81,37 @@ IMAGE: dict[str, Any] = {
     "num_channels": 3,
 }
 NO_PAD = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+EXPERTS = GROUPED | NO_PAD | {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+TOWER = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 48}
+TOWERS = {
+    "projection_dim": 8,
+    "text_config": TOWER | {"vocab_size": 41, "max_position_embeddings": 20, "eos_token_id": 2, "pad_token_id": 1},
+    "vision_config": TOWER | {"image_size": 8, "patch_size": 4},
+}
+LAYERS = {"num_hidden_layers": 2, "intermediate_size": 48, "max_position_embeddings": 40}
+LATENT = {
+    "num_key_value_heads": GROUPED["num_attention_heads"],
+    "n_routed_experts": 4,
+    "n_group": 2,
+    "topk_group": 1,
+    "kv_lora_rank": 8,
+    "q_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "first_k_dense_replace": 1,
+}
 OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("ViTModel", IMAGE),
     ("ViTForImageClassification", IMAGE),
     ("DeiTModel", IMAGE),
     ("BeitModel", IMAGE),
-    ("SwinModel", {"image_size": 16, "patch_size": 2, "embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2]}),
-    ("CLIPModel", {"projection_dim": 8}),
+    (
+        "SwinModel",
+        {"image_size": 16, "patch_size": 2, "embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4},
+    ),
+    ("CLIPModel", TOWERS),
+    ("SiglipModel", TOWERS),
     ("BartForConditionalGeneration", SEQ2SEQ),
     ("BartForConditionalGeneration", SEQ2SEQ | {"tie_word_embeddings": False}),
     ("BlenderbotForConditionalGeneration", SEQ2SEQ),
@@ -108,6 +132,32 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("Qwen2Model", GROUPED),
     ("Qwen3Model", GROUPED | {"head_dim": 10}),
     ("MixtralForCausalLM", GROUPED | NO_PAD | {"num_local_experts": 2}),
+    ("Qwen2MoeForCausalLM", EXPERTS | {"num_experts": 4, "shared_expert_intermediate_size": 16}),
+    ("Qwen3MoeForCausalLM", EXPERTS | {"num_experts": 4, "head_dim": 10}),
+    ("GptOssForCausalLM", EXPERTS | {"num_local_experts": 4, "head_dim": 10, "sliding_window": 4}),
+    ("DeepseekV3ForCausalLM", EXPERTS | LATENT),
+    ("OlmoeForCausalLM", EXPERTS | {"num_experts": 4}),
+    ("GraniteMoeForCausalLM", EXPERTS | {"num_local_experts": 4}),
+    ("PhimoeForCausalLM", EXPERTS | {"num_local_experts": 4}),
+    ("Glm4MoeForCausalLM", EXPERTS | {"n_routed_experts": 4, "n_group": 2, "topk_group": 1, "head_dim": 10}),
+    ("PersimmonForCausalLM", {"vocab_size": 41, "hidden_size": 32, "num_attention_heads": 4} | LAYERS | NO_PAD),
+    ("BioGptForCausalLM", GROUPED | NO_PAD),
+    ("CTRLLMHeadModel", {"vocab_size": 41, "n_embd": 32, "n_head": 4, "n_layer": 2, "dff": 48, "n_positions": 40}),
+    ("Exaone4ForCausalLM", GROUPED | NO_PAD | {"sliding_window": 4}),
+    ("SeedOssForCausalLM", GROUPED | NO_PAD | {"head_dim": 10}),
+    ("Ernie4_5ForCausalLM", GROUPED | NO_PAD),
+    ("ApertusForCausalLM", GROUPED | NO_PAD),
+    ("Lfm2ForCausalLM", GROUPED | NO_PAD | {"layer_types": ["conv", "full_attention"]}),
+    ("MambaForCausalLM", {"vocab_size": 41, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8} | NO_PAD),
+    ("XGLMForCausalLM", {"vocab_size": 41, "d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4}),
+    ("MvpForConditionalGeneration", SEQ2SEQ),
+    ("PLBartForConditionalGeneration", SEQ2SEQ),
+    (
+        "NllbMoeForConditionalGeneration",
+        SEQ2SEQ | {"num_experts": 4, "encoder_sparse_step": 2, "decoder_sparse_step": 2},
+    ),
+    ("LongT5ForConditionalGeneration", T5 | {"decoder_start_token_id": 0, "local_radius": 3}),
+    ("SwitchTransformersForConditionalGeneration", T5 | {"decoder_start_token_id": 0, "num_experts": 4}),
 ]
 
 
