@@ -30,16 +30,7 @@ class GrowingLoop:
 
     @torch.inference_mode()
     def run(self, rows: list[list[int]], new_tokens: int, ends: bool = False) -> tuple[list[list[int]], list[float]]:
-        """Continue prompts.
-
-        Args:
-            rows: Their ids.
-            new_tokens: How many tokens to generate of each.
-            ends: Whether to stop once every row has had an end token.
-
-        Returns:
-            The new ids of each row, what follows its end token included; and when there was one more.
-        """
+        """Continue prompts, or write targets; arguments and results are those of `eager_engine.GreedyLoop.run`."""
         ids_BS, mask_BT, context = self._begin(rows)
         caches: list[Tensor] = self._graph.empty(len(rows))
         masks = context[:1]

@@ -22,7 +22,7 @@ from tfm.model import find_adapter, load_pooling, read_json, read_weights
 
 from ..reasons import one_line
 from . import plain_attention
-from .cached import CachedConfig, CachedGraph
+from .cached import CachedConfig, CachedGraph, are_same
 from .cached_pair import CachedTarget, PairConfig
 from .graph import GenericConfig, GenericGraph
 from .sizes import check_counts, check_parts, left_out
@@ -115,12 +115,7 @@ def cached_graph(transformers: Any, source: Path, module: Any, about: GenericCon
     described = {"family": about.family, "values": about.values} | known | tokens
     ids_BS = torch.arange(min(_PROVED, known["max_positions"]))[None] % known["vocab_size"]
     try:
-        with torch.no_grad():
-            target = {"decoder_input_ids": ids_BS} if module.config.is_encoder_decoder else {}
-            expected_BSV = module(input_ids=ids_BS, **target, use_cache=False).logits
-        if module.config._attn_implementation == "sdpa":
-            plain_attention.register(transformers)
-            module.set_attn_implementation(plain_attention.NAME)
+        expected_BSV = _attend_plainly(transformers, module, ids_BS)
         graph = _over_cache(transformers, module, described)
         graph.check(ids_BS, expected_BSV)
         return graph
@@ -130,6 +125,23 @@ def cached_graph(transformers: Any, source: Path, module: Any, about: GenericCon
         raise ExportError(
             f"{type(module).__name__} does not run over keys and values alone: {one_line(error)}"
         ) from error
+
+
+@torch.no_grad()
+def _attend_plainly(transformers: Any, module: Any, ids_BS: Tensor) -> Tensor:
+    """Have a module attend in one way, whatever it is given, if that is the same; give its logits as it was loaded."""
+    target = {"decoder_input_ids": ids_BS} if module.config.is_encoder_decoder else {}
+    expected_BSV: Tensor = module(input_ids=ids_BS, **target, use_cache=False).logits
+    if module.config._attn_implementation == "sdpa":
+        plain_attention.register(transformers)
+        try:
+            module.set_attn_implementation(plain_attention.NAME)
+            plain_BSV = module(input_ids=ids_BS, **target, use_cache=False).logits
+        except ExportError:  # what it asks of its attention is not done there
+            plain_BSV = torch.full_like(expected_BSV, torch.nan)
+        if not are_same(plain_BSV, expected_BSV):
+            module.set_attn_implementation("sdpa")
+    return expected_BSV
 
 
 def _over_cache(transformers: Any, module: Any, described: dict[str, Any]) -> CachedGraph:

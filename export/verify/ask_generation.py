@@ -51,7 +51,7 @@ class Continued:
         """Whether a bundle's tokens are these, or part from them where two tokens are equally good."""
         if ours in (self.tokens, *self.others):
             return True
-        same = next((k for k, pair in enumerate(zip(ours, self.tokens)) if pair[0] != pair[1]), None)  # noqa: B905
+        same = next((k for k, pair in enumerate(zip(ours, self.tokens, strict=False)) if pair[0] != pair[1]), None)
         place = min(len(ours), len(self.tokens)) if same is None else same
         # What follows a tie is another text.
         chosen = set(ours[place : place + 1]) or set(ends)

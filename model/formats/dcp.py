@@ -7,7 +7,6 @@ Format: `torch.distributed.checkpoint.metadata` and `filesystem` of PyTorch 2.2 
 """
 
 import io
-import pathlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,37 +14,67 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import filesystem, metadata
 
 from tfm.errors import CheckpointError
 
 from ..fields import shown
 from .files import PLAN
 
+
+class _Record:
+    """Stands for an object of a plan: keeps what was said of it, and does nothing."""
+
+    def __init__(self, *_: Any) -> None:
+        """Take whatever a plan would make it of."""
+
+
+class _Tensor(_Record):
+    """A tensor: its properties, size, and the parts that it is cut into."""
+
+
+class _Properties(_Record):
+    """Of a tensor, whose dtype comes first."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.dtype = state[0] if isinstance(state, tuple) else state.get("dtype")
+
+
+class _Index(_Record):
+    """What a part is found by: the tensor's name, and where it begins."""
+
+    fqn: Any = None
+    offset: Any = None
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Index) and self.key == other.key
+
+    @property
+    def key(self) -> tuple[Any, Any]:
+        """Name and offsets."""
+        return self.fqn, None if self.offset is None else tuple(self.offset)
+
+
+_MODULE = "torch.distributed.checkpoint."
 _CLASSES: dict[tuple[str, str], Any] = {
-    **{
-        (cls.__module__, cls.__name__): cls
-        for cls in (
-            metadata.Metadata,
-            metadata.TensorStorageMetadata,
-            metadata.TensorProperties,
-            metadata.ChunkStorageMetadata,
-            metadata.BytesStorageMetadata,
-            metadata.MetadataIndex,
-            metadata.StorageMeta,
-            metadata._MEM_FORMAT_ENCODING,
-            filesystem._StorageInfo,
-            torch.Size,
-        )
-    },
-    ("torch", "Size"): torch.Size,
-    # Where it was saved, which is of no use here: a text, of whatever system's paths it was.
-    ("pathlib", "PosixPath"): pathlib.PurePosixPath,
-    ("pathlib", "WindowsPath"): pathlib.PureWindowsPath,
-    ("pathlib._local", "PosixPath"): pathlib.PurePosixPath,
-    ("pathlib._local", "WindowsPath"): pathlib.PureWindowsPath,
+    (_MODULE + "metadata", "TensorStorageMetadata"): _Tensor,
+    (_MODULE + "metadata", "TensorProperties"): _Properties,
+    (_MODULE + "metadata", "MetadataIndex"): _Index,
+    (_MODULE + "metadata", "Metadata"): _Record,
+    (_MODULE + "metadata", "ChunkStorageMetadata"): _Record,
+    (_MODULE + "metadata", "BytesStorageMetadata"): _Record,
+    (_MODULE + "metadata", "StorageMeta"): _Record,
+    (_MODULE + "metadata", "_MEM_FORMAT_ENCODING"): _Record,
+    (_MODULE + "filesystem", "_StorageInfo"): _Record,
+    # Where it was saved, which is of no use here, and may be a path of another system.
+    **{(module, name): _Record for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath")},
+    ("torch", "Size"): tuple,
+    ("torch.serialization", "_get_layout"): str,
     ("collections", "OrderedDict"): dict,
 }
+"""What a plan may name → what it becomes here."""
 
 _LARGEST = 1 << 27
 """Bytes of a plan; that of a model of 70 billion parameters on 1,024 machines has a quarter of that."""
@@ -61,10 +90,11 @@ def read_dcp(folder: Path) -> dict[str, Any]:
     tensors, places = getattr(plan, "state_dict_metadata", None), getattr(plan, "storage_data", None)
     if not isinstance(tensors, dict) or not isinstance(places, dict):
         raise CheckpointError(f"{folder / PLAN} says nothing of tensors and where they are")
+    places = {index.key: place for index, place in places.items() if isinstance(index, _Index)}
     paths = getattr(plan, "planner_data", None)
     nested: dict[str, Any] = {}
     for name, about in tensors.items():
-        if not isinstance(about, metadata.TensorStorageMetadata):
+        if not isinstance(about, _Tensor):
             continue
         path = _path(paths, name)
         # What an optimizer keeps is twice the weights, and of no use here.
@@ -73,6 +103,8 @@ def read_dcp(folder: Path) -> dict[str, Any]:
         inner = nested
         for key in path[:-1]:
             inner = inner.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise CheckpointError(f"{folder / PLAN} has {shown(key)} as a tensor and as what holds tensors")
         inner[path[-1]] = _read_tensor(folder, name, about, places)
     return nested
 
@@ -95,8 +127,6 @@ class _Reader(pickle.Unpickler):
             return found
         if module == "torch" and isinstance(kind := getattr(torch, name, None), torch.dtype):
             return kind
-        if (module, name) == ("torch.serialization", "_get_layout"):
-            return str
         raise _ForeignError(f"{module}.{name}")
 
 
@@ -116,7 +146,7 @@ def _read_plan(file: Path) -> Any:
 
 def _read_tensor(folder: Path, name: str, about: Any, places: Mapping[Any, Any]) -> Tensor:
     size, kind, parts = _cut(folder / PLAN, name, about)
-    found = [_read_part(folder, name, _place(places, name, start, index)) for index, (start, _) in enumerate(parts)]
+    found = [_read_part(folder, name, places.get((name, tuple(start)))) for start, _ in parts]
     forms = [(list(part.shape), part.dtype) for part in found]
     if forms != [(sizes, kind) for _, sizes in parts]:
         raise CheckpointError(f"{folder}: the parts of {shown(name)} are not of the sizes that the plan says")
@@ -151,13 +181,6 @@ def _cut(plan: Path, name: str, about: Any) -> tuple[list[int], torch.dtype, lis
     if not isinstance(kind, torch.dtype):
         raise CheckpointError(f"{plan} does not say of {shown(name)} of which dtype it is")
     return size, kind, parts
-
-
-def _place(places: Mapping[Any, Any], name: str, offsets: list[int], index: int) -> Any:
-    """Where a part is, which is named by where it begins, and in earlier versions by its number as well."""
-    start = torch.Size(offsets)
-    keys = metadata.MetadataIndex(name, start, index), metadata.MetadataIndex(name, start)
-    return next((places[key] for key in keys if key in places), None)
 
 
 def _read_part(folder: Path, name: str, place: Any) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 
 from tfm.errors import ExportError
 from tfm.export import export_checkpoint, plan_export, to_onnx, verify
+from tfm.export.generic import plain_attention
 from tfm.export.generic.cached import CachedConfig, CachedGraph
 from tfm.export.generic.cached_pair import CachedTarget
 from tfm.export.generic.huggingface import from_huggingface
@@ -88,14 +89,18 @@ PROMPTS = [[5, 6, 7, 8, 9], [11], [21, 22, 23]]
 
 
 def save(family: str, folder: Path) -> Any:
-    """Save a model of random weights, large enough that its tokens differ; give it."""
-    name, options = FAMILIES[family]
+    """Save a model of random weights, large enough that its tokens differ; give it.
+
+    T5 scales nothing within its attention: its weights stay as they are.
+    """
+    name, options = (FAMILIES | PAIRS)[family]
+    kind = "AutoModelForSeq2SeqLM" if family in PAIRS else "AutoModelForCausalLM"
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**options)).eval()
+    model = getattr(transformers, kind).from_config(getattr(transformers, name)(**options)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(4)
+            if parameter.dim() > 1 and options is not T5:
+                parameter.mul_(3 if family in PAIRS else 4)
     model.save_pretrained(folder)
     return model
 
@@ -199,6 +204,24 @@ def test_a_state_that_is_more_than_keys_and_values_gives_one_graph_and_says_so(t
     assert "Lfm2ForCausalLM" in note
 
 
+def test_an_attention_of_ours_that_is_another_is_not_used(
+    mixtral: tuple[Path, Any, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = mixtral[0]
+    assert from_huggingface(folder).model.config._attn_implementation == plain_attention.NAME
+    attend = plain_attention._attend
+
+    def off(*arguments: Any, **options: Any) -> tuple[Any, None]:
+        return attend(*arguments, **options)[0] * 1.01, None
+
+    def unable(*arguments: Any, **options: Any) -> None:
+        raise ExportError("not that")
+
+    for other in (off, unable):
+        monkeypatch.setattr(plain_attention, "_attend", other)
+        assert from_huggingface(folder).model.config._attn_implementation == "sdpa"
+
+
 def test_logits_that_a_cache_changes_are_no_cache(mixtral: tuple[Path, Any, Path]) -> None:
     _, model, _ = mixtral
     config = CachedConfig(family="transformers:mixtral", vocab_size=61, max_positions=40)
@@ -217,24 +240,11 @@ def test_one_row_late_in_the_table_of_positions_is_among_the_samples(mixtral: tu
     assert (places.min(), places.max()) == (0, 39)
 
 
-def save_pair(family: str, folder: Path) -> Any:
-    """Save an encoder-decoder of random weights, of which BART's are large enough that its tokens differ; give it."""
-    name, options = PAIRS[family]
-    torch.manual_seed(0)
-    model = transformers.AutoModelForSeq2SeqLM.from_config(getattr(transformers, name)(**options)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1 and options is BART:
-                parameter.mul_(3)
-    model.save_pretrained(folder)
-    return model
-
-
 @pytest.mark.parametrize(
     "family", [pytest.param(name, marks=[] if name == "umt5" else pytest.mark.slow) for name in PAIRS]
 )
 def test_an_encoder_decoder_writes_what_transformers_writes(family: str, tmp_path: Path) -> None:
-    model = save_pair(family, tmp_path / "m")
+    model = save(family, tmp_path / "m")
     report = export_checkpoint(tmp_path / "m", tmp_path / "m.tfm", precisions=["fp32"])
     assert report.faults() == []
     assert {graph.role for graph in report.graphs} == {"encoder", "decoder"}
@@ -253,7 +263,7 @@ def test_an_encoder_decoder_writes_what_transformers_writes(family: str, tmp_pat
 
 
 def test_a_source_that_is_no_projection_gives_one_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_pair("mvp", tmp_path)
+    save("mvp", tmp_path)
     assert isinstance(from_huggingface(tmp_path), CachedTarget)
     cache = transformers.DynamicCache
     update = cache.update

@@ -194,6 +194,7 @@ def test_plans_that_lie_are_refused(model: Transformer, tmp_path: Path) -> None:
     refused(lambda plan: setattr(tensor(plan), "size", torch.Size([1 << 40, 16])), "do not make up a tensor")
     refused(lambda plan: setattr(tensor(plan).chunks[1], "offsets", torch.Size([500, 0])), "no file|outside")
     refused(lambda plan: setattr(plan, "storage_data", None), "says nothing of tensors")
+    refused(lambda plan: plan.planner_data.update({name: ("model",)}), "as a tensor and as what holds tensors")
     write_plan(tmp_path, model.state_dict())
     whole = (tmp_path / ".metadata").read_bytes()
     (tmp_path / ".metadata").write_bytes(whole[: len(whole) // 2])
