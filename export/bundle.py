@@ -315,8 +315,7 @@ class _Export:
         if bundle.precision == "fp32" and library_of(folder, bundle) is not None:  # the first of all
             with self.stage("run the checkpoint by its own library"):
                 self.reference = ask_library(folder, bundle)
-        # Of what generates, that fp32 gives the same tokens; of the others eager's next tokens were compared.
-        if isinstance(self.reference, Reference) and (isinstance(bundle, Encoder) or bundle.precision == "fp32"):
+        if isinstance(self.reference, Reference):
             with self.stage(f"compare {bundle.precision} bundle with {self.reference.library}"):
                 self.fidelity += compare_with_library(self.reference, bundle)
 

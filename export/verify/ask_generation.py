@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from tfm.bundle import TOKENIZER
@@ -113,6 +114,39 @@ def share_that_agrees(bundle: Generates, prompts: Sequence[Any], ways: Sequence[
         for row, ours, theirs in zip(rows, found, way.expected, strict=True):
             same.append(row == theirs.prompt and theirs.agrees(ours, ends))
     return float(np.mean(same)) if same else 0.0, len(same)
+
+
+def share_of_steps(bundle: Generates, greedy: Way) -> tuple[float, int]:
+    """Tell at which share of the steps of a greedy search a bundle chooses what transformers does, and of how many.
+
+    Each step goes on from transformers' own tokens, not from the bundle's: a token that differs counts once, and does
+    not make all that follow it others. The logits are what the checkpoint's settings leave of them.
+    """
+    ends = bundle.manifest.generation.eos_token_ids if bundle.manifest.generation else ()
+    same: list[bool] = []
+    for theirs in greedy.expected:
+        walk = _Walk(theirs, ends)
+        # One by one, as a processor is not told which rows of a batch are left.
+        bundle.generate([theirs.prompt], stop=(), logits_processors=[walk], **greedy.settings)
+        same += walk.same
+    return float(np.mean(same)) if same else 0.0, len(same)
+
+
+class _Walk:
+    """A logits processor that notes what would be chosen of one row, and then has transformers' token chosen."""
+
+    def __init__(self, theirs: Continued, ends: Sequence[int]) -> None:
+        self.same: list[bool] = []
+        self._good = theirs.ties
+        self._next = [*theirs.tokens, *ends[:1]]
+
+    def __call__(self, _tokens: object, logits_1V: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        step = len(self.same)
+        # Where transformers' text was cut by its length nothing follows; the bundle stops there too.
+        self.same.append(step < len(self._good) and int(logits_1V[0].argmax()) in self._good[step])
+        forced_1V = np.full_like(logits_1V, -np.inf)
+        forced_1V[0, self._next[min(step, len(self._next) - 1)]] = 0
+        return forced_1V
 
 
 def _rows(bundle: Generates, most: int) -> list[list[int]]:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tfm.errors import InputError
 from tfm.runtime import Decoder, Encoder, EncoderDecoder
 
-from .ask_generation import share_that_agrees
+from .ask_generation import share_of_steps, share_that_agrees
 from .ask_library import Asked, Reference
 from .fidelity import Fidelity
 
@@ -22,6 +22,11 @@ TASK_FLOORS = {
     ("task scores", "fp16"): 0.99,
     # Every token of every prompt, but for ties.
     ("task tokens", "fp32"): 1.0,
+    # Of steps that go on from the library's own tokens. Chosen: the floors of top-1 less what a hundred steps may
+    # differ by chance (two standard errors).
+    ("task steps", "fp16"): 0.95,
+    ("task steps", "int8"): 0.9,
+    ("task steps", "int4"): 0.72,
     # Of a quantized graph what a user makes of it: the order of what is found, and the likeliest
     # label. Chosen; MiniLM's int8 has 0.997.
     ("task Spearman", "int8"): 0.95,
@@ -44,11 +49,12 @@ def compare_with_library(reference: Reference, bundle: Asked) -> list[Fidelity]:
     """Compare a bundle, opened in one precision, with what its checkpoint's library gave.
 
     Of fp32 and fp16 all that the library gives must be the same; of quantized graphs what is made of it: how texts are
-    ordered by their similarity or their score, and which label is the likeliest. Tokens are compared of fp32 alone: one
-    that differs makes all that follow it others, so of rounded graphs `measure_fidelity` counts next tokens.
+    ordered by their similarity or their score, and which label is the likeliest. Texts that are generated are compared
+    whole of fp32 alone: a token that differs makes all that follow it others, so rounded graphs are led along the
+    library's own tokens, and each step counts by itself.
     """
     if not isinstance(bundle, Encoder):
-        return [_tokens(reference, bundle)] if bundle.precision == "fp32" else []
+        return [_tokens(reference, bundle) if bundle.precision == "fp32" else _steps(reference, bundle)]
     # All labels are asked for: an order that is right by chance would say less.
     call = getattr(bundle, reference.task)
     options: dict[str, Any] = {"long_texts": "cut", **({"batch_tokens": 1} if reference.alone else {})}
@@ -70,6 +76,12 @@ def _tokens(reference: Reference, bundle: Decoder | EncoderDecoder) -> Fidelity:
     data = f"prompts in {len(reference.expected)} ways" if len(reference.expected) > 1 else "prompts, greedily"
     value, count = share_that_agrees(bundle, reference.inputs, reference.expected)
     return dataclasses.replace(_fidelity(reference, bundle, "task tokens", value, data), count=count)
+
+
+def _steps(reference: Reference, bundle: Decoder | EncoderDecoder) -> Fidelity:
+    value, count = share_of_steps(bundle, reference.expected[0])
+    found = _fidelity(reference, bundle, "task steps", value, "tokens of prompts continued greedily")
+    return dataclasses.replace(found, count=count)
 
 
 def _embeddings(reference: Reference, bundle: Encoder, found: npt.NDArray[Any]) -> Fidelity:
