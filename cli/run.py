@@ -45,6 +45,8 @@ _AT_LEAST_1 = click.IntRange(min=1)
 @click.option("--top-p", type=float, help="Draw from the likeliest tokens that have this probability together.")
 @click.option("--seed", type=click.IntRange(min=0), help="Draw the same again: the n-th text by SEED + n - 1.")
 @click.option("--stop", multiple=True, help="End the text before this string; may be given more than once.")
+@click.option("--json-schema", help="The text is JSON of this schema: the schema itself, or @FILE that holds it.")
+@click.option("--regex", help="The whole text matches this regular expression.")
 @click.option("--prompt", help="What goes in front of a text to embed: a name of the bundle's prompts, or words.")
 @click.option("--dimensions", type=_AT_LEAST_1, help="Only the first so many dimensions of embeddings.")
 @click.option("--normalize", is_flag=True, default=None, help="Embeddings of length 1.")
@@ -92,6 +94,8 @@ def run(
     # These are of the command, and no task's.
     given = {name: settings.pop(name) for name in ("provider", "precision", "pairs", "jsonl")}
     chosen = {name: value for name, value in settings.items() if value not in (None, ())}
+    if chosen.get("json_schema", "").startswith("@"):
+        chosen["json_schema"] = _read_schema(Path(chosen["json_schema"][1:]))
     model = load(bundle, provider=given["provider"], precision=given["precision"], threads=threads)
     if isinstance(model, Module) and not model.tasks:
         raise click.UsageError("this bundle takes arrays, not texts: open it with tfm.runtime.load and call run()")
@@ -128,6 +132,13 @@ def _run(
         converse(answers, words=words, stream=stream, as_json=as_json)
     else:
         _run_lines(answers, _standard_input() if file is None else file, words, stream, as_json)
+
+
+def _read_schema(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--json-schema: {path} cannot be read: {error}") from error
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

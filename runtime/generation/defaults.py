@@ -8,7 +8,10 @@ from tfm.errors import InputError
 
 from .settings import ONLY_BEAMS, ONLY_SAMPLING, GenerationSettings
 
-_NOT_OF_A_BUNDLE = ("max_new_tokens", "seed", "num_return_sequences", "prompt_lookup_num_tokens", "logits_processors")
+_NOT_OF_A_BUNDLE = (
+    *("max_new_tokens", "seed", "num_return_sequences", "prompt_lookup_num_tokens"),
+    *("json_schema", "regex", "logits_processors"),
+)
 
 PLAIN_SETTINGS: Mapping[str, Any] = {
     setting.name: setting.default for setting in fields(GenerationSettings) if setting.name not in _NOT_OF_A_BUNDLE

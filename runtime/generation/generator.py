@@ -19,6 +19,7 @@ from ..inputs.checks import nearest
 from ..model import Model
 from ..progress import Progress, reporter
 from ..sessions.session import Session
+from .constraint import Constraint, grammar_of, vocabulary_of
 from .defaults import Limit, check_defaults, merged_settings
 from .loop import Begun, continue_rows, search_beams
 from .sampling import Sampler
@@ -164,6 +165,7 @@ class Generator(Model):
 
     def _parts(self, begun: Begun, settings: GenerationSettings, are_texts: bool, control: Control) -> Iterator[Any]:
         """Continue one row: parts of its text, or its ids."""
+        begun.constraint = self._constraint(settings)
         stopping = self._stopping(begun, settings, are_texts)
         sampler = Sampler(settings.seed, [0]) if settings.do_sample else None
         given = 0
@@ -189,6 +191,7 @@ class Generator(Model):
     ) -> list[list[Any]]:
         """Generate for one batch: per row its outputs, num_return_sequences of them."""
         each, begun = settings.num_return_sequences, self._begin(rows, limit, control)
+        begun.constraint = self._constraint(settings)
         if settings.num_beams > 1:
             found = search_beams(begun, settings, self._ends, control)
             best = [[tokens for tokens, _ in texts] for texts in found]
@@ -250,15 +253,35 @@ class Generator(Model):
         # A length that counts the prompt holds only where nobody asks for a number of new tokens.
         limit = Limit(None, generation.max_length) if max_new_tokens is None and generation.max_length else Limit(most)
         asked = settings if limit.new is None else {"max_new_tokens": most, **settings}
-        return GenerationSettings(**merged_settings(self._defaults, asked, one_text=one_text)), limit
+        chosen = GenerationSettings(**merged_settings(self._defaults, asked, one_text=one_text))
+        self._constraint(chosen)  # here, as a stream's prompt is read before its first part is made
+        return chosen, limit
+
+    def _constraint(self, settings: GenerationSettings) -> Constraint | None:
+        """What forbids all that has not the form that is asked for, from the beginning."""
+        grammar = grammar_of(settings.json_schema, settings.regex)
+        if grammar is None:
+            return None
+        ends = frozenset({*self._ends, *settings.stop_token_ids})
+        if ends not in self._vocabularies:
+            self._vocabularies[ends] = vocabulary_of(self._tokenizer.json, self._vocabulary_size, ends)
+        return Constraint(self._vocabularies[ends], grammar, ends)
+
+    @cached_property
+    def _vocabularies(self) -> dict[frozenset[int], Any]:
+        """What llguidance has read of the tokenizer, by the tokens that end a text."""
+        return {}
+
+    @property
+    def _vocabulary_size(self) -> int:
+        return int(next(spec for spec in self._decoder.signature.outputs if spec.name == "logits").shape[-1])
 
     @cached_property
     def _defaults(self) -> Mapping[str, Any]:
         """The bundle's settings, checked."""
         defaults = self._generation(None)[0].defaults
-        logits = next(spec for spec in self._decoder.signature.outputs if spec.name == "logits")
         try:
-            check_defaults(defaults, int(logits.shape[-1]))
+            check_defaults(defaults, self._vocabulary_size)
         except InputError as error:
             raise BundleError(
                 f"{self.manifest.folder}: generation.defaults in its manifest.json: {error}; "
@@ -296,4 +319,5 @@ def _repeated(begun: Begun, count: int) -> Begun:
         logits_BV=begun.logits_BV[rows],
         tokens=[list(begun.tokens[row]) for row in rows],
         limits=[begun.limits[row] for row in rows],
+        constraint=begun.constraint,
     )

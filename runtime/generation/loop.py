@@ -11,6 +11,7 @@ import numpy as np
 from ..control import Control
 from ..inputs.checks import Array
 from .beam import BeamSearch
+from .constraint import Constraint
 from .logits import LogitsProcessor, process_logits
 from .lookup import PromptLookup
 from .sampling import Sampler, log_softmax, softmax
@@ -28,12 +29,14 @@ class Begun:
         logits_BV: Of the token that follows each row.
         tokens: Each row's tokens, as the decoder sees them; grows with what is generated.
         limits: How many new tokens each row may get.
+        constraint: The form that is asked for; None: any.
     """
 
     state: DecoderState
     logits_BV: Array
     tokens: list[list[int]]
     limits: list[int]
+    constraint: Constraint | None = None
 
     def processors(
         self, settings: GenerationSettings, rows: Iterable[int], prompts: Sequence[int], end_ids: Sequence[int]
@@ -49,6 +52,7 @@ class Begun:
             limits=[self.limits[row] for row in rows],
             eos_token_ids=end_ids,
             vocabulary=self.logits_BV.shape[-1],
+            constraint=self.constraint,
         )
 
 

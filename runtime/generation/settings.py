@@ -1,7 +1,7 @@
 """How to generate: the settings, checked, and the logits processors that they ask for."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,6 +11,7 @@ from tfm.bundle import brief
 from tfm.errors import InputError
 
 from ..inputs.checks import Array
+from .constraint import Constraint, schema_text
 from .logits import (
     ForcedTokens,
     LogitsProcessor,
@@ -69,6 +70,9 @@ class GenerationSettings:
         prompt_lookup_num_tokens: Read at most so many guesses along with each token, and keep those that are right:
             what followed the last tokens when they were there before. The text is the same, sooner where it repeats
             what it has. Of one row at a time. None or 0: none.
+        json_schema: The text is JSON of this schema, a mapping or its text; {}: any JSON. Needs llguidance, as regex
+            does. A text that its greatest length ends is the beginning of one.
+        regex: The whole text matches it, in the syntax of Rust's regex, which has no look-around.
         logits_processors: Callables `(tokens, logits) -> logits`, applied before temperature and what follows it.
     """
 
@@ -95,6 +99,8 @@ class GenerationSettings:
     stop: str | Sequence[str] = ()
     stop_token_ids: Sequence[int] = ()
     prompt_lookup_num_tokens: int | None = None
+    json_schema: str | Mapping[str, Any] | None = None
+    regex: str | None = None
     logits_processors: Sequence[LogitsProcessor] = ()
 
     def __post_init__(self) -> None:
@@ -124,6 +130,7 @@ class GenerationSettings:
         if type(self.early_stopping) is not bool and self.early_stopping != "never":
             raise InputError(f"early_stopping must be True, False or 'never', but is {self.early_stopping!r}")
         self._freeze()
+        self._check_form()
         self._check_together()
         self._check_lookup()
 
@@ -187,6 +194,12 @@ class GenerationSettings:
                 f"min_new_tokens={self.min_new_tokens} is more than max_new_tokens={self.max_new_tokens}; lower it"
             )
 
+    def _check_form(self) -> None:
+        if self.json_schema is not None:
+            object.__setattr__(self, "json_schema", schema_text(self.json_schema))
+        if self.regex is not None and not (isinstance(self.regex, str) and self.regex):
+            raise InputError(f"regex must be a string that is not empty, but is {self.regex!r}")
+
     def _check_lookup(self) -> None:
         if self.prompt_lookup_num_tokens and (self.num_beams > 1 or self.num_return_sequences > 1):
             raise InputError(
@@ -210,6 +223,7 @@ def processors(
     limits: Sequence[int],
     eos_token_ids: Sequence[int],
     vocabulary: int,
+    constraint: Constraint | None = None,
 ) -> list[LogitsProcessor]:
     """Make the logits processors that settings ask for, in transformers' order.
 
@@ -221,6 +235,7 @@ def processors(
         limits: Per row, how many new tokens it may have at most.
         eos_token_ids: The bundle's end tokens; those of `settings.stop_token_ids` are added here.
         vocabulary: V, the number of logits.
+        constraint: What json_schema or regex asks for.
 
     Returns:
         The processors; none at all for plain greedy search, which then needs no copy of the logits.
@@ -244,7 +259,9 @@ def processors(
     if settings.forced_eos_token_id is not None:
         made.append(ForcedTokens(prompt_B + limit_B - 1, _ids("forced_eos_token_id", settings.forced_eos_token_id)))
     made += _suppressing(settings, prompt_B)
-    return [*made, *settings.logits_processors, *_warpers(settings)]
+    # The form is last of what forbids: nobody takes back what it needs.
+    form = () if constraint is None else (constraint.after(prompt_lengths),)
+    return [*made, *settings.logits_processors, *form, *_warpers(settings)]
 
 
 def _suppressing(settings: GenerationSettings, prompt_B: Array) -> Iterator[LogitsProcessor]:

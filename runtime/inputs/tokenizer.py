@@ -211,6 +211,11 @@ class Tokenizer:
             return text[encoding.offsets[-count][0] :]
         return text[: encoding.offsets[count - 1][1]]
 
+    @property
+    def json(self) -> str:
+        """Text of the tokenizer.json, as it is without truncation."""
+        return str(self._without_cutting.to_str())
+
     @cached_property
     def _without_cutting(self) -> Any:
         made = copy.deepcopy(self._tokenizer)

@@ -187,6 +187,19 @@ def test_beams_and_translate(make_bundle):
     assert result.stdout == "ab  a b\n"
 
 
+def test_a_form_that_is_asked_for(make_bundle, tmp_path):
+    bundle, schema = make_bundle("copier"), tmp_path / "schema.json"
+    for options, words in {
+        ("--regex", "(a"): "regex: at 1(8): invalid regex",
+        ("--json-schema", '{"type": "objct"}'): "json_schema: Invalid type: objct",
+        ("--json-schema", f"@{schema}"): f"--json-schema: {schema} cannot be read: ",
+    }.items():
+        result = invoke(bundle, "ab", *options)
+        assert str(result.exception).startswith(words), result.exception
+    schema.write_text('{"type": "strng"}')
+    assert str(invoke(bundle, "ab", "--json-schema", f"@{schema}").exception) == "json_schema: Invalid type: strng"
+
+
 def test_a_timeout(make_bundle):
     result = invoke(make_bundle("copier"), "ab", "--timeout", "0")
     assert type(result.exception) is RunTimeoutError
