@@ -7,7 +7,7 @@ from tfm.lazy import lazily
 if TYPE_CHECKING:
     from .certificate_file import PARITY_SCHEMA, check_schema, read_certificate, renew_certificate, write_certificate
     from .checked_json import CheckedJson, parse_json
-    from .companions import CONFIG, MASK_FILES, PIXELS, SENTENCES, TOKENIZER, Companions
+    from .companions import CONFIG, MASK_FILES, PIXELS, SENTENCES, TEMPLATE, TOKENIZER, Companions
     from .external_data import external_locations, weights_file
     from .files import HeldFile, read_file
     from .gate import Gate, Judged, all_passed, nothing_compared, precision_of
@@ -63,6 +63,7 @@ __all__ = [
     "PIXELS",
     "SENTENCES",
     "STOPPING",
+    "TEMPLATE",
     "TOKENIZER",
     "CheckedJson",
     "Companions",
@@ -129,7 +130,7 @@ __getattr__, __dir__ = lazily(
     {
         "certificate_file": "PARITY_SCHEMA check_schema read_certificate renew_certificate write_certificate",
         "checked_json": "CheckedJson parse_json",
-        "companions": "CONFIG MASK_FILES PIXELS SENTENCES TOKENIZER Companions",
+        "companions": "CONFIG MASK_FILES PIXELS SENTENCES TEMPLATE TOKENIZER Companions",
         "external_data": "external_locations weights_file",
         "files": "HeldFile read_file",
         "gate": "Gate Judged all_passed nothing_compared precision_of",

@@ -7,6 +7,7 @@ TOKENIZER = "tokenizer.json"
 CONFIG = "config.json"
 SENTENCES = "config_sentence_transformers.json"
 PIXELS = "preprocessor_config.json"
+TEMPLATE = "chat_template.jinja"
 MASK_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -26,6 +27,8 @@ class Companions:
             names += [CONFIG, *MASK_FILES] if _has_logits(manifest) else MASK_FILES[:1]
             # Small, and read only if asked for.
             names += [SENTENCES, PIXELS]
+        else:
+            names += [TEMPLATE, MASK_FILES[0]]  # how messages are written, and with which special tokens
         self._contents = {name: read_proved(manifest, name) for name in names if name in manifest.files}
 
     def content(self, name: str) -> bytes | None:

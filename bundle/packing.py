@@ -10,7 +10,7 @@ from typing import Any
 from tfm.errors import BundleError
 
 from .checked_json import parse_json
-from .companions import CONFIG, MASK_FILES, PIXELS, SENTENCES, TOKENIZER
+from .companions import CONFIG, MASK_FILES, PIXELS, SENTENCES, TEMPLATE, TOKENIZER
 from .external_data import external_locations
 from .files import read_file
 from .genai_file import GENAI_CONFIG, renew_genai_config
@@ -37,10 +37,11 @@ _REASONS = {
     LIMITS: "how far tfm parity lets them be off",
     PIXELS: "makes pixels of images",
     SENTENCES: "by which measure embeddings are compared",
+    TEMPLATE: "how messages of a chat are written",
     GENAI_CONFIG: "what onnxruntime-genai reads",
     **dict.fromkeys(MASK_FILES, "special tokens"),
 }
-_OF_READERS = (PIXELS, SENTENCES, "generation_config.json", "chat_template.jinja")
+_OF_READERS = (PIXELS, SENTENCES, "generation_config.json", TEMPLATE)
 """Files that readers other than tfm.runtime look for, where a bundle has them."""
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfm.errors import InputError
 
-from .items import Items
+from .items import GENERATING, Items
 from .streams import fitting
 
 if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
@@ -42,7 +42,6 @@ TAKES = {
 READ_TOGETHER = ("embed", "classify", "fill_mask", "rank", "answer")
 """Tasks that take two texts at once."""
 
-GENERATING = ("generate", "translate")
 _WIDEST = 40
 _SHOWN = 4
 
@@ -98,14 +97,17 @@ class TaskRunner:
     def parts(self, text: str, number: int = 0) -> Iterator[str]:
         """Yield the parts of what is generated for a text while it is made; of a blank one, none."""
         if text.strip():
-            yield from getattr(self.model, "stream")(text, **self.seeded(number))  # noqa: B009 - not every Model's
+            yield from getattr(self.model, "stream")(self._item(text), **self.seeded(number))  # noqa: B009 - not every Model's
 
     def _call(self, texts: list[str], settings: dict[str, Any]) -> Any:
         call = getattr(self.model, self.task)
-        items = texts if self.items is None else [self.items.of(text) for text in texts]
+        items = [self._item(text) for text in texts]
         if self.task == "rank":  # of one query at a time
             return [call(*item, **settings) for item in items]
         return call(items, **settings)
+
+    def _item(self, text: str) -> Any:
+        return text if self.items is None else self.items.of(text)
 
     def seeded(self, number: int) -> dict[str, Any]:
         """Give the settings of the text that so many came before."""

@@ -7,6 +7,9 @@ from typing import Any
 
 from tfm.errors import InputError
 
+GENERATING = ("generate", "translate")
+"""Tasks whose result is a text that the model goes on with."""
+
 SEVERAL = {"rank": "query, document", "answer": "question, context"}
 """Task → what a line of it has at least, with a tab between."""
 
@@ -27,12 +30,17 @@ class Items:
     Attributes:
         task: Name of the task.
         pairs: Whether each is two texts with a tab between.
-        as_json: Whether each is a JSON value: a text, a list of several, or an object of `_NAMED` or `_OF_TEXTS`.
+        as_json: Whether each is a JSON value: a text, a list of several, or an object of `_NAMED` or `_OF_TEXTS`, or
+            one with messages for what generates.
+        chat: Whether each is a message that a user sends.
+        system: What a chat begins with; None: nothing.
     """
 
     task: str
     pairs: bool = False
     as_json: bool = False
+    chat: bool = False
+    system: str | None = None
 
     def of(self, line: str) -> Any:
         """Make an input of a text or a line that is not blank.
@@ -41,11 +49,19 @@ class Items:
             InputError: It is not JSON, or of other parts than the task takes.
         """
         if self.as_json:
-            return self._of_json(line)
+            value = self._of_json(line)
+            return self.begun(value) if self.chat and isinstance(value, str) else value
+        if self.chat:
+            return self.begun(line)
         # A tab is a letter like any other, unless somebody says that it separates.
         if not self.pairs and self.task not in SEVERAL:
             return line
         return self._of_parts(line.split("\t"), SEVERAL.get(self.task, "text, text"))
+
+    def begun(self, message: str) -> list[dict[str, str]]:
+        """Begin a chat with what a user says."""
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return [*system, {"role": "user", "content": message}]
 
     def _of_parts(self, parts: Sequence[Any], wanted: str) -> Any:
         if len(parts) < 2 or (len(parts) > 2 and self.task != "rank") or not all(isinstance(p, str) for p in parts):
@@ -66,6 +82,8 @@ class Items:
         return value
 
     def _of_object(self, value: Mapping[str, Any]) -> Any:
+        if self.task in GENERATING and "messages" in value:
+            return value["messages"]
         names = _NAMED.get(self.task, _OF_TEXTS)
         # Lines of a data set have other keys too, such as an id.
         known = [value[name] for name in names if name in value]

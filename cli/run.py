@@ -9,8 +9,8 @@ import click
 
 from tfm.errors import InputError
 
-from .answers import GENERATING, KEYS, READ_TOGETHER, TAKES, TaskRunner, shortened, to_json, to_text
-from .items import Items
+from .answers import KEYS, READ_TOGETHER, TAKES, TaskRunner, shortened, to_json, to_text
+from .items import GENERATING, Items
 from .repl import converse
 from .stdin_lines import as_utf8, read_lines
 from .streams import input_encoding, put, said_warnings, say, say_json, styled, write_utf8
@@ -47,6 +47,8 @@ _AT_LEAST_1 = click.IntRange(min=1)
 @click.option("--stop", multiple=True, help="End the text before this string; may be given more than once.")
 @click.option("--json-schema", help="The text is JSON of this schema: the schema itself, or @FILE that holds it.")
 @click.option("--regex", help="The whole text matches this regular expression.")
+@click.option("--chat", is_flag=True, help="Each TEXT is a message; on a terminal, one after the other of one chat.")
+@click.option("--system", help="What a chat begins with: who answers, and how.")
 @click.option("--prompt", help="What goes in front of a text to embed: a name of the bundle's prompts, or words.")
 @click.option("--dimensions", type=_AT_LEAST_1, help="Only the first so many dimensions of embeddings.")
 @click.option("--normalize", is_flag=True, default=None, help="Embeddings of length 1.")
@@ -92,7 +94,7 @@ def run(
     _check_usage(texts, file, stream, as_json)
     # What was not given is left to the runtime's defaults, and is so not refused as without effect.
     # These are of the command, and no task's.
-    given = {name: settings.pop(name) for name in ("provider", "precision", "pairs", "jsonl")}
+    given = {name: settings.pop(name) for name in ("provider", "precision", "pairs", "jsonl", "chat", "system")}
     chosen = {name: value for name, value in settings.items() if value not in (None, ())}
     if chosen.get("json_schema", "").startswith("@"):
         chosen["json_schema"] = _read_schema(Path(chosen["json_schema"][1:]))
@@ -100,9 +102,16 @@ def run(
     if isinstance(model, Module) and not model.tasks:
         raise click.UsageError("this bundle takes arrays, not texts: open it with tfm.runtime.load and call run()")
     chosen_task = _task(model, task)
-    items = Items(task=chosen_task, pairs=given["pairs"], as_json=given["jsonl"])
+    items = Items(
+        task=chosen_task,
+        pairs=given["pairs"],
+        as_json=given["jsonl"],
+        chat=given["chat"] or given["system"] is not None,
+        system=given["system"],
+    )
     answers = TaskRunner(model=model, task=chosen_task, settings=chosen, items=items)
-    _check_settings(answers.task, [*chosen, *(["stream"] if stream else [])], given["pairs"])
+    flags = [name for name, is_given in (("stream", stream), ("chat", items.chat)) if is_given]
+    _check_settings(answers.task, [*chosen, *flags], given["pairs"])
     if answers.task in GENERATING:
         asked = {name: value for name, value in chosen.items() if name != "timeout"}
         generation = model.manifest.generation
@@ -112,7 +121,9 @@ def run(
     # On standard error, so that between pipes nothing but results is on standard output.
     say(styled(f"{model.provider} · {model.precision} · {threads_text}", dim=True), err=True)
     generation = model.manifest.generation
-    words = generation is not None and generation.split_on_whitespace
+    # A JSON value and a message are one text, whatever spaces they have.
+    whole = items.as_json or items.chat
+    words = generation is not None and generation.split_on_whitespace and not whole
     write_utf8()
     try:
         with said_warnings():

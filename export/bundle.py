@@ -52,6 +52,7 @@ from .manifest import COMPANIONS, Generates, generation_settings, write_manifest
 from .merged_graph import merged_graph
 from .pictures import draw_report
 from .source import Source, open_source
+from .template_file import put_chat_template
 from .text_settings import apply_tokenizer_config, copy_modules, write_limit
 from .to_onnx import OPSET, to_onnx
 from .verify.ask_library import Asked, NotCompared, Reference, ask_library, library_of
@@ -383,7 +384,9 @@ def _copy_what_belongs(subject: Source, folder: Path, stage: Stage = silent) -> 
         copy_modules(source, folder)
     apply_tokenizer_config(folder)
     write_limit(folder)
-    notes = _put_tokenizer(subject, folder, stage)
+    inside = subject.base or subject.path if isinstance(subject.config, TransformerConfig) else None
+    notes = _put_tokenizer(subject, folder, inside, stage)
+    put_chat_template(subject.folders, inside, folder)
     described = subject.base or subject.path
     if described is not None and (described / "config.json").is_file():
         shutil.copyfile(described / "config.json", folder / "config.json")
@@ -405,11 +408,17 @@ def _not_carried(subject: Source, folder: Path) -> list[str]:
     return said
 
 
-def _put_tokenizer(subject: Source, folder: Path, stage: Stage) -> list[str]:
-    """Try the tokenizer that was copied, or make one of what the checkpoint has; tell why there is none."""
+def _put_tokenizer(subject: Source, folder: Path, inside: Path | None, stage: Stage) -> list[str]:
+    """Try the tokenizer that was copied, or make one of what the checkpoint has; tell why there is none.
+
+    Args:
+        subject: What is exported.
+        folder: The bundle's.
+        inside: The checkpoint, whose own file may have a tokenizer; None: it has none.
+        stage: Told what is done.
+    """
     # A tokenizer that the runtime cannot read would make a bundle that does not open: it is tried
     # here, by the runtime's own reader. One that is stored in another form is converted.
-    inside = subject.base or subject.path if isinstance(subject.config, TransformerConfig) else None
     if (folder / "tokenizer.json").is_file():
         try:
             Tokenizer(folder / "tokenizer.json")

@@ -29,6 +29,7 @@ COMPANIONS = (
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
     "modules.json",
+    "chat_template.jinja",
 )
 """Files beside a checkpoint that go into the bundle as they are."""
 

@@ -11,7 +11,7 @@ from .attention import (
     padding_mask,
     split_heads,
 )
-from .checkpoint import load_checkpoint, load_tokenizer, read_weights, save_checkpoint
+from .checkpoint import load_chat_template, load_checkpoint, load_tokenizer, read_weights, save_checkpoint
 from .config import RotaryScaling, Scaling, TransformerConfig
 from .embedding import Embedding
 from .families import FAMILIES, POOLED
@@ -49,6 +49,7 @@ __all__ = [
     "entry_names",
     "find_adapter",
     "last_tokens",
+    "load_chat_template",
     "load_checkpoint",
     "load_pooling",
     "load_tokenizer",

@@ -40,6 +40,8 @@ from .transformer import Transformer
 if TYPE_CHECKING:
     import tokenizers
 
+    from .formats.gguf import ChatTemplateText
+
 Weights = dict[str, Tensor]
 
 _STATE_DICTS = ("state_dict", "model_state_dict", "model")
@@ -120,6 +122,21 @@ def load_tokenizer(path: str | os.PathLike[str]) -> "tokenizers.Tokenizer | None
     from .formats.gguf import read_gguf_tokenizer
 
     return read_gguf_tokenizer(file)
+
+
+def load_chat_template(path: str | os.PathLike[str]) -> "ChatTemplateText | None":
+    """Read the chat template in a checkpoint's own file, as GGUF has it; None: what there is stands beside it.
+
+    Raises:
+        CheckpointError: There is no checkpoint, or it is damaged.
+    """
+    path = locate_checkpoint(path)
+    file = find_file(path) if path.is_dir() else path
+    if sniff(file) != "gguf":
+        return None
+    from .formats.gguf import read_gguf_chat_template
+
+    return read_gguf_chat_template(file)
 
 
 def save_checkpoint(model: Transformer, path: str | os.PathLike[str]) -> None:

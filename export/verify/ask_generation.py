@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tfm.bundle import TOKENIZER
+from tfm.bundle import TEMPLATE, TOKENIZER
 from tfm.runtime import Decoder, EncoderDecoder
 
 from .transformers_model import open_model, transformers
@@ -21,6 +21,9 @@ from .transformers_model import open_model, transformers
 Generates = Decoder | EncoderDecoder
 
 _CLASSES = {"decoder": "AutoModelForCausalLM", "encoder-decoder": "AutoModelForSeq2SeqLM"}
+_CHAT = [{"role": "user", "content": "What is the capital of France?"}]
+"""What a chat's template is tried by, where the checkpoint has one."""
+
 _NEW = 20
 """Tokens of a prompt, and new tokens, at most."""
 
@@ -91,6 +94,8 @@ def ask_generate(folder: Path, bundle: Generates, texts: Sequence[str]) -> tuple
     rows: list[list[int]]
     if TOKENIZER in bundle.manifest.files:
         prompts, rows = _read(folder, texts, most)
+        if (row := _read_chat(folder, bundle)) is not None:
+            prompts, rows = [*prompts, bundle.apply_chat_template(_CHAT)], [*rows, row]
     else:
         prompts = rows = _rows(bundle, most)
     plain = {"do_sample": False, "num_beams": 1, "max_new_tokens": min(most, generation.max_new_tokens)}
@@ -168,6 +173,19 @@ def _read(folder: Path, texts: Sequence[str], most: int) -> tuple[list[str], lis
         if 0 < len(row) <= most:
             read[begun] = row
     return list(read), list(read.values())
+
+
+def _read_chat(folder: Path, bundle: Generates) -> list[int] | None:
+    """Let transformers write a chat by the checkpoint's template; None: there is none, or no room for it."""
+    words = transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if TEMPLATE not in bundle.manifest.files or not words.chat_template:
+        return None
+    try:
+        row: list[int] = words.apply_chat_template(_CHAT, add_generation_prompt=True, return_dict=False)
+    except Exception:  # a template may refuse what is asked in whatever way; ours is not tried by it then
+        return None
+    limits = [most for graph in bundle.manifest.signature.values() for most in graph.max_length.values()]
+    return row if len(row) + _NEW <= min(limits, default=len(row) + _NEW) else None
 
 
 def _room(bundle: Generates) -> int:

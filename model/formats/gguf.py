@@ -5,6 +5,7 @@ The layout is llama.cpp's gguf.md; the names are those of its converter from Hug
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +126,30 @@ def read_gguf_tokenizer(file: Path) -> "tokenizers.Tokenizer":
             first = tokens[_required(file, metadata, "bos_token_id")]
             made.post_processor = processors.TemplateProcessing(f"{first} $A", None, [(first, vocabulary[first])])
     return made
+
+
+@dataclass(frozen=True)
+class ChatTemplateText:
+    """How messages are written for a model.
+
+    Attributes:
+        template: Jinja.
+        special_tokens: What the template is told: "bos_token" and "eos_token" → their texts.
+    """
+
+    template: str
+    special_tokens: Mapping[str, str]
+
+
+def read_gguf_chat_template(file: Path) -> ChatTemplateText | None:
+    """Read the chat template in a GGUF file's metadata; None: there is none."""
+    with _reading(file):
+        metadata = _metadata(_open(file), skip=("tokenizer.ggml.merges",))
+        template, tokens = metadata.get("tokenizer.chat_template"), metadata.get("tokenizer.ggml.tokens") or []
+        if not isinstance(template, str):
+            return None
+        ids = {f"{name}_token": metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
+        return ChatTemplateText(template, {name: tokens[place] for name, place in ids.items() if place is not None})
 
 
 def _splitting(split: str) -> list[Any]:

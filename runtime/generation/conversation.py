@@ -7,6 +7,7 @@ from tfm.errors import InputError
 
 from ..control import CancelToken, Control
 from ..inputs.batches import check_count, check_rows, length_limit
+from ..inputs.chat_template import is_messages
 from .loop import Begun
 
 if TYPE_CHECKING:
@@ -35,13 +36,15 @@ class Conversation:
         timeout: float | None = None,
         **settings: Any,
     ) -> Iterator[Any]:
-        """Add a text, or token ids, and go on from there, as `Decoder.stream` does.
+        """Add a text, or token ids, and go on from there, as `Decoder.stream` does; or go on with a chat.
 
         Where the iterator is left, or ended from elsewhere, what it has given out stays part of the conversation. The
         next reply, or a rewind, ends an iterator that is not at its end.
 
         Args:
-            input: A text, to which special tokens are added only at the beginning of a conversation; or token ids.
+            input: A text, to which special tokens are added only at the beginning of a conversation; or token ids. Or a
+                chat, all of its messages from the first: what the conversation has of it is not read again, and what it
+                has besides is forgotten.
             max_new_tokens: At most so many new tokens; None: as the manifest says.
             cancel: Ends the reply from elsewhere.
             timeout: Seconds after which it ends.
@@ -56,9 +59,13 @@ class Conversation:
         """
         control = Control(cancel, timeout)
         chosen, limit = self._model._stream_settings(max_new_tokens, settings)
-        is_text = isinstance(input, str)
-        new = self._model._tokenizer.encoding(input, special=not self.tokens, control=control).ids if is_text else input
+        are_messages = is_messages(input)
+        text = self._model.apply_chat_template(input) if are_messages else input
+        is_text = isinstance(text, str)
+        new = self._model._tokenizer.encoding(text, special=not self.tokens, control=control).ids if is_text else text
         [row] = check_rows([new], self._model._reads)
+        if are_messages:
+            row = self._rest_of(row)
         had, longest = len(self.tokens), length_limit(self._model._reads)
         if longest is not None and had + len(row) > longest:
             raise InputError(
@@ -86,6 +93,17 @@ class Conversation:
             except StopIteration:
                 return
             yield part
+
+    def _rest_of(self, row: list[int]) -> list[int]:
+        """Keep what a chat begins with, and give what is still to be read of it, which is a token at least."""
+        most = min(len(row) - 1, len(self.tokens))
+        same = next((place for place in range(most) if row[place] != self.tokens[place]), most)
+        if same:
+            self.rewind(same)
+        else:
+            self.tokens, self._state = [], self._model._new_state(1)
+            self._turns += 1
+        return row[same:]
 
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` tokens, at least 1, without reading those again.

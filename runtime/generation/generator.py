@@ -10,11 +10,12 @@ from typing import Any, overload
 
 import numpy as np
 
-from tfm.bundle import Signature
+from tfm.bundle import TEMPLATE, Signature
 from tfm.errors import BundleError, InputError
 
 from ..control import CancelToken, Control
 from ..inputs.batches import check_count, length_limit
+from ..inputs.chat_template import ChatTemplate, Messages, is_messages, special_tokens
 from ..inputs.checks import nearest
 from ..model import Model
 from ..progress import Progress, reporter
@@ -95,7 +96,8 @@ class Generator(Model):
         What no setting says is as in the checkpoint's generation_config.json; where that says nothing, it is greedy.
 
         Args:
-            inputs: Texts, or rows of token ids; one str is as a list of one.
+            inputs: Texts, rows of token ids, or chats, each a list of `{"role": …, "content": …}`; one str or one chat
+                is as a list of one.
             max_new_tokens: At most so many new tokens; None: as the manifest says, which may limit the prompt and
                 them together. The model's limit may come first.
             batch_size: How many go into the graphs at once, at least 1; None: 16, or 64 into an encoder-decoder; with
@@ -106,7 +108,7 @@ class Generator(Model):
             **settings: Of `GenerationSettings`: do_sample, temperature, top_k, top_p, seed, num_beams, stop, ….
 
         Returns:
-            For each input its output, as text where the inputs are: without prompt, start and end tokens. With
+            For each input its output, as text but where the inputs are ids: without prompt, start and end tokens. With
             num_return_sequences > 1, a list of so many.
 
         Raises:
@@ -118,7 +120,7 @@ class Generator(Model):
         control = Control(cancel, timeout)
         chosen, limit = self._settings(max_new_tokens, settings)
         size = self._size(chosen, batch_size)
-        rows, are_texts = self._to_rows(inputs, self._reads, control)
+        rows, are_texts = self._to_rows(self._written(inputs), self._reads, control)
         each = chosen.num_return_sequences
         results: list[list[Any]] = [[] for _ in rows]
         # Rows of like length go together, so that little of a batch is padding.
@@ -144,7 +146,7 @@ class Generator(Model):
         """Generate for one text or one row of token ids, and give out what there is while it is made.
 
         Args:
-            input: A text, or token ids.
+            input: A text, token ids, or a chat.
             max_new_tokens: As for `generate`.
             cancel: Ends the stream from elsewhere.
             timeout: Seconds after which it ends.
@@ -159,9 +161,58 @@ class Generator(Model):
         """
         control = Control(cancel, timeout)
         chosen, limit = self._stream_settings(max_new_tokens, settings)
-        [row], are_texts = self._to_rows([input], self._reads, control)
+        [row], are_texts = self._to_rows(self._written([input]), self._reads, control)
         # The prompt is read now, not in the iterator: what is wrong with it raises in this call.
         return self._parts(self._begin([row], limit, control), chosen, are_texts, control)
+
+    def apply_chat_template(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """Write a chat as the text that the model was trained on, by the checkpoint's own template.
+
+        `generate(messages)` does so by itself; this is for what else a template can be told.
+
+        Args:
+            messages: `{"role": "user", "content": …}` and so on, the first one first.
+            tools: JSON Schemas of functions that the model may call.
+            documents: What it is to answer by.
+            add_generation_prompt: Whether the text ends with the beginning of an answer.
+            **variables: What else the template is told, such as enable_thinking.
+
+        Returns:
+            The text as `apply_chat_template` of transformers gives it; what reads it here adds no special tokens.
+
+        Raises:
+            InputError: The bundle has no chat template, or it refuses the messages.
+            BundleError: jinja2 is not installed, or the template is malformed.
+        """
+        if self._chat_template is None:
+            raise InputError(
+                f"{self.manifest.folder} has no chat_template.jinja, so it takes no messages; pass texts or token ids"
+            )
+        told = {"tools": tools, "documents": documents, "add_generation_prompt": add_generation_prompt, **variables}
+        return self._chat_template.render(messages, **told)
+
+    @cached_property
+    def _chat_template(self) -> ChatTemplate | None:
+        source = self._companions.content(TEMPLATE)
+        if source is None:
+            return None
+        return ChatTemplate(source.decode(), special_tokens(self._companions.json("tokenizer_config.json")))
+
+    def _written(self, inputs: Any) -> Any:
+        """Write chats among inputs as texts; all else stays."""
+        if is_messages(inputs):
+            inputs = [inputs]
+        if not isinstance(inputs, list | tuple):
+            return inputs
+        return [self.apply_chat_template(item) if is_messages(item) else item for item in inputs]
 
     def _parts(self, begun: Begun, settings: GenerationSettings, are_texts: bool, control: Control) -> Iterator[Any]:
         """Continue one row: parts of its text, or its ids."""

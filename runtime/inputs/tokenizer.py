@@ -12,6 +12,7 @@ from tfm.bundle import brief, read_file
 from tfm.errors import BundleError, InputError, TfmError
 
 from ..control import Control
+from .chat_template import TemplatedText
 from .cut import warn
 from .row import Row, is_pair, row_of
 
@@ -242,7 +243,8 @@ class Tokenizer:
 
         Args:
             text: The text.
-            special: Whether special tokens are added, such as one that starts a text.
+            special: Whether special tokens are added, such as one that starts a text; not to what a chat template
+                has written, which has its own.
             control: What may end it before its time.
 
         Raises:
@@ -252,6 +254,7 @@ class Tokenizer:
         """
         if not isinstance(text, str):  # tokenizers takes more than texts
             raise InputError(f"a text must be a str, but is {brief(text)}")
+        special = special and not isinstance(text, TemplatedText)
         text = text.lower() if self._lower_case else text
         with _refusing(lambda error: InputError(f"the text {brief(text)} {_why_refused(text, error)}")):
             encoding = self._encode(text, special, control)

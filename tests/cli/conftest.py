@@ -43,6 +43,22 @@ def on_terminal():
     return run_on_terminal
 
 
+@pytest.fixture
+def chatty(make_bundle, toys):
+    """Make a toy that counts letters, whose chats are their messages one behind the other."""
+
+    def make(**changes):
+        folder = Path(make_bundle("counter", **changes))
+        (folder / "chat_template.jinja").write_text(
+            "{% for m in messages %}{{ m.content }}"
+            "{% if m.role == 'system' and m.content != 'a' %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
+        )
+        toys.write_manifest(folder, json.loads((folder / "manifest.json").read_text()))
+        return str(folder)
+
+    return make
+
+
 COMMAND = """
 import sys
 from tfm.cli import export, main

@@ -187,6 +187,21 @@ def test_beams_and_translate(make_bundle):
     assert result.stdout == "ab  a b\n"
 
 
+def test_chats(chatty, make_bundle):
+    bundle = chatty()
+    assert invoke(bundle, "ab", "c", "--chat", "--max-new-tokens", "1").stdout == "ab  c\nc   d\n"
+    assert invoke(bundle, "b", "--system", "a", "--max-new-tokens", "2", "--stream").stdout == "c d\n"
+    lines = '{"messages": [{"role": "user", "content": "c"}, {"role": "user", "content": "d"}], "id": 3}\n"a"\n'
+    result = invoke(bundle, "--jsonl", "--max-new-tokens", "1", "--json", "--chat", text=lines)
+    assert result.exception is None, result.exception
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert (first["output"], first["input"]["id"], second["output"]) == ("e", 3, "b")
+    assert "the bundle's chat template refuses the messages: no" in str(invoke(bundle, "b", "--system", "c").exception)
+    assert "has no chat_template.jinja" in str(invoke(make_bundle("copier"), "b", "--chat").exception)
+    result = invoke(make_bundle("encoder"), "b", "--chat")
+    assert "--chat is for bundles that generate; the task here is embed" in result.stderr
+
+
 def test_a_form_that_is_asked_for(make_bundle, tmp_path):
     bundle, schema = make_bundle("copier"), tmp_path / "schema.json"
     for options, words in {

@@ -178,7 +178,8 @@ def terminal(make_bundle):
     opened = []
 
     def start(kind, *args, before=""):
-        opened.append(Terminal(make_bundle(kind), *args, before=before))
+        # A path is of a bundle that is there.
+        opened.append(Terminal(kind if os.sep in kind else make_bundle(kind), *args, before=before))
         return opened[-1]
 
     yield start
@@ -196,6 +197,18 @@ def test_a_conversation(terminal):
     assert person.answer("abcd").startswith("the conversation has 5 tokens, so 4 more do not fit into the 8")
     assert person.answer("/reset") == ""
     assert person.answer("abcd") == "e\n"
+    person.leave()
+
+
+def test_a_chat(terminal, chatty):
+    person = terminal(chatty(), "--max-new-tokens", "1", "--chat")
+    assert "/reset forgets the conversation" in person.until("> ")
+    assert person.answer("ab") == "c\n"
+    assert person.answer("d") == "e\n"
+    assert person.answer("x").startswith("'x' in the text 'abcdex' (at 5) is not in the model's vocabulary")
+    assert person.answer("f") == "g\n"  # what was refused is no part of it
+    assert person.answer("/reset") == ""
+    assert person.answer("b") == "c\n"
     person.leave()
 
 

@@ -4,6 +4,7 @@ A fenced block that is not to be run says why in a comment above it: `<!-- not r
 """
 
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -106,6 +107,9 @@ def _write_bundles(folder: Path) -> None:
     ):
         toys.write_bundle(folder / f"{name}.tfm", kind)
     toys.add_golden(folder / "model.tfm")
+    chats = folder / "SmolLM2-135M-Instruct.tfm"
+    (chats / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content[:1] }}{% endfor %}")
+    toys.write_manifest(chats, json.loads((chats / "manifest.json").read_text()))
 
 
 def _reading_any_text(make_tokenizer: Callable[[bool], Any]) -> Callable[[bool], Any]:

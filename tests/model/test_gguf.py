@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.support.gguf_files import SIZES, theirs, write
 from tfm.errors import CheckpointError, TfmError
-from tfm.model import FAMILIES, TransformerConfig, load_checkpoint
+from tfm.model import FAMILIES, TransformerConfig, load_chat_template, load_checkpoint
 from tfm.model.fields import Fields
 from tfm.model.formats.gguf import read_gguf, read_gguf_tokenizer
 
@@ -207,6 +207,20 @@ def write_tokenizer(path: Path, split: str | None, kind: str = "gpt2", **flags: 
             writer.add_bool(f"tokenizer.ggml.{name}", value)
 
     return write(path, theirs("llama", vocab_size=len(TOKENS)), metadata=add)
+
+
+def test_a_chat_template_is_read(tmp_path: Path) -> None:
+    def add(writer: GGUFWriter) -> None:
+        writer.add_chat_template("{{ bos_token }}{{ messages }}")
+        writer.add_token_list(TOKENS)
+        writer.kv_data[0]["tokenizer.ggml.bos_token_id"].value = TOKENS.index("<bos>")
+        writer.kv_data[0].pop("tokenizer.ggml.eos_token_id", None)
+
+    path = write(tmp_path / "x.gguf", theirs("llama", vocab_size=len(TOKENS)), metadata=add)
+    found = load_chat_template(path)
+    assert found is not None
+    assert (found.template, found.special_tokens) == ("{{ bos_token }}{{ messages }}", {"bos_token": "<bos>"})
+    assert load_chat_template(write(tmp_path / "y.gguf", theirs("llama", vocab_size=len(TOKENS)))) is None
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tfm.model import load_checkpoint
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 CHARACTERS = string.ascii_lowercase + string.digits
+BYTE_LETTERS = '{}[]":,. 0123456789-abcdefghijklmnopq'[: V - 4]
 SEEDS = {"gpt2": 0, "llama": 0, "t5": 2, "marian": 1, "bart": 1}  # with others T5 and Marian say little but one token
 
 
@@ -50,4 +51,17 @@ def tokenizer() -> Tokenizer:
     made.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     made.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", BOS)])
     made.decoder = decoders.Fuse()
+    return made
+
+
+def by_byte() -> Tokenizer:
+    """A tokenizer of single bytes, as those of large models are of several."""
+    letters = [{" ": "\u0120"}.get(letter, letter) for letter in BYTE_LETTERS]
+    names = ["<pad>", "<s>", "</s>", "<unk>", *letters]
+    assert len(names) == V
+    made = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, [], unk_token="<unk>"))
+    made.add_special_tokens(names[:4])
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", BOS)])
+    made.decoder = decoders.ByteLevel()
     return made

@@ -9,36 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from tests.support.generation_models import V
-from tests.support.tiny_bundles import BOS
+from tests.support.tiny_bundles import BYTE_LETTERS, by_byte
 from tfm.bundle import read_manifest, renew_manifest
 from tfm.errors import InputError
 from tfm.runtime import Decoder, EncoderDecoder, load
 
 pytest.importorskip("llguidance")
 
-CHARACTERS = '{}[]":,. 0123456789-abcdefghijklmnopq'[: V - 4]
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}, "b": {"enum": ["mad", "glad"]}},
     "required": ["a", "b"],
     "additionalProperties": False,
 }
-
-
-def by_byte() -> Tokenizer:
-    """A tokenizer of single bytes, as those of large models are of several."""
-    letters = [{" ": "\u0120"}.get(letter, letter) for letter in CHARACTERS]
-    names = ["<pad>", "<s>", "</s>", "<unk>", *letters]
-    assert len(names) == V
-    made = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, [], unk_token="<unk>"))
-    made.add_special_tokens(names[:4])
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", BOS)])
-    made.decoder = decoders.ByteLevel()
-    return made
 
 
 Bundle = Callable[[str], Decoder | EncoderDecoder]
@@ -108,7 +92,7 @@ def test_what_is_left_keeps_its_order(opened: Bundle) -> None:
         return logits_BV
 
     [row] = model.generate([model.tokenize(["abc"])[0]], 4, regex="[a-f]{4}", logits_processors=[note])
-    allowed = [4 + CHARACTERS.index(letter) for letter in "abcdef"]
+    allowed = [4 + BYTE_LETTERS.index(letter) for letter in "abcdef"]
     assert row == [allowed[int(logits_V[allowed].argmax())] for logits_V in seen[:4]]
 
 
