@@ -7,6 +7,7 @@ vocabulary.
 from tfm.bundle import Signature
 
 from .control import Control
+from .generation.continuous import ContinuousBatch
 from .generation.conversation import Conversation
 from .generation.defaults import Limit
 from .generation.generator import Generator
@@ -29,6 +30,10 @@ class Decoder(Generator):
     def conversation(self) -> Conversation:
         """Begin a text that goes on and on, of which nothing is read twice."""
         return Conversation(self)
+
+    def continuous_batch(self) -> ContinuousBatch:
+        """Begin to generate texts side by side that come and go at any time."""
+        return ContinuousBatch(self)
 
     @property
     def _decoder(self) -> Session:

@@ -184,7 +184,8 @@ class DecoderState:
 
         Nor does the graph take several rows that go on by several tokens.
         """
-        states, found = [], []
+        states: list[DecoderState] = []
+        found = []
         for row, ids in enumerate(rows):
             alone = DecoderState(self._decoder, 1, {name: x[row : row + 1] for name, x in self._context.items()})
             length = int(self.length_B[row])
@@ -193,14 +194,30 @@ class DecoderState:
                 alone._take({name: x[row : row + 1, :, place : self._used] for name, x in self._arrays().items()})
             found.append(alone.read([ids], control))
             states.append(alone)
-        self.length_B = np.concatenate([state.length_B for state in states])
-        self._used = self._room = int(self.length_B.max())
-        arrays = _empty_caches(self._decoder.signature, len(rows), self._used)
-        for row, state in enumerate(states):
-            for name, array in state._arrays().items():
-                arrays[name][row, :, self._used - state._used :] = array[0, :, : state._used]
-        self._keep(arrays)
+        self._take_rows(states)
         return np.concatenate(found)
+
+    def join(self, others: Sequence["DecoderState"]) -> None:
+        """Let the rows of other states of this decoder go on beside these, behind them; those states are used up.
+
+        A decoder alone: what has a context is of one source.
+        """
+        mine = [self] if len(self.length_B) else []
+        if mine or others:
+            self._take_rows([*mine, *others])
+
+    def _take_rows(self, states: Sequence["DecoderState"]) -> None:
+        """Put rows of several states side by side, all of them at the right."""
+        used = int(max(state.length_B.max() for state in states))
+        lengths = np.concatenate([state.length_B for state in states])
+        arrays, row = _empty_caches(self._decoder.signature, len(lengths), used), 0
+        for state in states:
+            count, kept = len(state.length_B), min(state._used, used)  # padding that all have is none
+            for name, array in state._arrays().items():
+                arrays[name][row : row + count, :, used - kept :] = array[:, :, state._used - kept : state._used]
+            row += count
+        self.length_B, self._used, self._room = lengths, used, used
+        self._keep(arrays)
 
     def _take(self, arrays: Mapping[str, Array]) -> None:
         """Go on from caches of rows without padding."""
