@@ -21,6 +21,7 @@ from .parity import parity as parity_command
 from .prune import prune as prune_command
 from .quantize import quantize as quantize_command
 from .run import run as run_command
+from .serve import serve as serve_command
 from .signals import end_undisturbed, explain_interruption, heed_signals
 from .streams import outputs, say
 from .verify_ops import verify_ops as verify_ops_command
@@ -47,6 +48,7 @@ tfm.add_command(parity_command, "parity")
 tfm.add_command(prune_command, "prune")
 tfm.add_command(quantize_command, "quantize")
 tfm.add_command(run_command, "run")
+tfm.add_command(serve_command, "serve")
 tfm.add_command(verify_ops_command, "verify-ops")
 
 

@@ -10,7 +10,8 @@ from tfm.errors import InputError
 from .items import GENERATING, Items
 from .streams import fitting
 
-if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
+# Importing it loads onnxruntime, which --help must not wait for.
+if TYPE_CHECKING:
     from tfm.runtime import Model
 
 KEYS = {

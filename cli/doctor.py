@@ -8,7 +8,8 @@ import click
 from .conclude import conclude
 from .streams import say, styled
 
-if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
+# Importing it loads onnxruntime, which --help must not wait for.
+if TYPE_CHECKING:
     from tfm.runtime import BundleState, CanaryState, Diagnosis
 
 _MARKS = {"right": "✓", "wrong": "✗", "missing": "—"}

@@ -10,7 +10,8 @@ from tfm.errors import ExportError, InputError
 from .outputs import check_file, written
 from .streams import say_json
 
-if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
+# Importing it loads onnxruntime, which --help must not wait for.
+if TYPE_CHECKING:
     from tfm.latency import Job
 
 

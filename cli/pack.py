@@ -9,7 +9,8 @@ from tfm.errors import ExportError
 
 from .streams import say, say_json, styled
 
-if TYPE_CHECKING:  # importing it loads numpy, which --help must not wait for
+# Importing it loads numpy, which --help must not wait for.
+if TYPE_CHECKING:
     from tfm.bundle import Pack
 
 

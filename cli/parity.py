@@ -13,7 +13,8 @@ from tfm.errors import ExportError
 from .conclude import conclude
 from .streams import say, styled
 
-if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
+# Importing it loads onnxruntime, which --help must not wait for.
+if TYPE_CHECKING:
     from tfm.runtime import GoldenOutput, GoldenReport
 
 _SYMBOLS = {True: "✓", False: "✗"}

@@ -26,7 +26,8 @@ def converse(answers: TaskRunner, *, words: bool, stream: bool, as_json: bool) -
     """
     from tfm.runtime import Decoder
 
-    with contextlib.suppress(ImportError):  # not everywhere; input() then edits no line and recalls none
+    # Not everywhere; input() then edits no line and recalls none.
+    with contextlib.suppress(ImportError):
         import readline  # noqa: F401
     model, items = answers.model, answers.items or Items(task=answers.task)
     decoder = model if isinstance(model, Decoder) and answers.settings.get("num_beams", 1) == 1 else None
@@ -34,7 +35,8 @@ def converse(answers: TaskRunner, *, words: bool, stream: bool, as_json: bool) -
     forgets = f"{_RESET} forgets the conversation, " if decoder else ""
     say(styled(f"Ctrl-C ends an answer, {forgets}Ctrl-D leaves", dim=True), err=True)
     number = 0
-    said: list[dict[str, str]] = []  # all messages of a chat, which each answer is made of
+    # All messages of a chat, which each answer is made of.
+    said: list[dict[str, str]] = []
     while True:
         try:
             line = input("> ")

@@ -15,7 +15,8 @@ from .repl import converse
 from .stdin_lines import as_utf8, read_lines
 from .streams import input_encoding, put, said_warnings, say, say_json, styled, write_utf8
 
-if TYPE_CHECKING:  # importing it loads onnxruntime, which --help must not wait for
+# Importing it loads onnxruntime, which --help must not wait for.
+if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 

@@ -37,7 +37,8 @@ def put_chat_template(folders: Sequence[Path], inside: Path | None, bundle: Path
 
 def _template_of(config: Any, path: Path) -> str | None:
     told = config.get("chat_template") if isinstance(config, dict) else None
-    if isinstance(told, list):  # several by name, as models that call tools had them
+    # Several by name, as models that call tools had them.
+    if isinstance(told, list):
         named = {item.get("name"): item.get("template") for item in told if isinstance(item, dict)}
         told = named.get("default")
     if told is not None and not isinstance(told, str):

@@ -1,6 +1,6 @@
 """What every opened bundle has in common."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypeVar
@@ -192,6 +192,15 @@ class Model:
             InputError: The bundle has no tokenizer, or a text is none or has no tokens.
         """
         return self._tokenizer.encode(as_list(texts))
+
+    def detokenize(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Turn token ids into the texts that `generate` gives for them: without special tokens.
+
+        Raises:
+            InputError: The bundle has no tokenizer.
+            BundleError: The tokenizer cannot tell them.
+        """
+        return self._tokenizer.decode([list(row) for row in rows])
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:

@@ -18,10 +18,11 @@ MAY_IMPORT = {
     "quantize": {"bundle", "latency", "ops", "report", "runtime"},
     "export": {"bundle", "latency", "model", "ops", "quantize", "report", "runtime"},
     "study": {"bundle", "export", "latency", "model", "ops", "quantize", "report", "runtime"},
+    "serve": {"bundle", "runtime"},
     "cli": set(ROOMS) - {"cli"},
 }
 HEAVY = {"torch", "onnx", "onnxscript", "onnx_ir", "safetensors"}
-NO_HEAVY = {"bundle", "latency", "ops", "report", "runtime"}
+NO_HEAVY = {"bundle", "latency", "ops", "report", "runtime", "serve"}
 NO_TORCH = {"quantize"}
 
 

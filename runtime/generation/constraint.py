@@ -21,7 +21,8 @@ _JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": 
 """Spaces as `json.dumps` has them. Were more allowed, a model that is lost would write spaces to the end."""
 
 
-@functools.lru_cache(maxsize=16)  # a large schema takes a tenth of a second, at every call
+# A large schema takes a tenth of a second, at every call.
+@functools.lru_cache(maxsize=16)
 def grammar_of(json_schema: str | None, regex: str | None) -> str | None:
     """Read a schema or an expression as a grammar of llguidance; None: neither is asked for.
 
@@ -103,7 +104,8 @@ class Constraint:
             # Those of the step before are where this one goes on from; of none before them is needed.
             reached, before = {}, self._reached
             for row, logits_V in zip(rows, logits_BV, strict=True):
-                if row and row[-1] in self._ends:  # it waits for the others
+                # It waits for the others.
+                if row and row[-1] in self._ends:
                     continue
                 if row not in reached:
                     reached[row] = self._go_on(row, before)
@@ -128,6 +130,7 @@ class Constraint:
 def _forbid(logits_V: Array, matcher: Any) -> None:
     mask = np.frombuffer(matcher.compute_bitmask(), np.uint8)
     _check(matcher)
+    # One bit a token, the first token in the lowest bit; the mask is rounded up to whole words.
     allowed_V = np.unpackbits(mask, bitorder="little")[: len(logits_V)].astype(bool)
     if not (logits_V[allowed_V] > _FORBIDDEN).any():
         # As where an end is the only way on and min_new_tokens forbids it: the form was asked for too, and a text

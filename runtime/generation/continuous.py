@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfm.errors import InputError
+
 from ..control import Control
 from ..inputs.checks import Array
 from .logits import LogitsProcessor, process_logits
@@ -28,13 +30,15 @@ class Row:
         prompt_tokens: How many tokens its prompt has.
         tokens: Its tokens, those of the prompt first.
         text: What the last step added, where the prompt was a text or a chat.
-        reason: Why it ended: "stop_token", "stop_string", "length"; None: it goes on.
+        reason: Why it ended: "stop_token", "stop_string", "length", or "error"; None: it goes on.
+        error: What ended it, as where a form that it is to have cannot be had.
     """
 
     prompt_tokens: int
     tokens: list[int]
     text: str = ""
     reason: str | None = None
+    error: InputError | None = None
     _chain: list[LogitsProcessor] = field(default_factory=list, repr=False)
     _sampler: Sampler | None = field(default=None, repr=False)
     _stopping: Stopping | None = field(default=None, repr=False)
@@ -46,7 +50,14 @@ class Row:
         return len(self.tokens) - self.prompt_tokens
 
     def _take(self) -> int:
-        """Take the next token."""
+        """Take the next token; where there is none, the row ends by itself, and the others go on."""
+        try:
+            return self._choose()
+        except InputError as error:
+            self.text, self.reason, self.error = "", "error", error
+            return 0
+
+    def _choose(self) -> int:
         scores_1V = process_logits(self._chain, [self.tokens], self._logits_1V)
         drawn_1 = scores_1V.argmax(-1) if self._sampler is None else self._sampler.draw(softmax(scores_1V))
         assert self._stopping is not None
@@ -89,12 +100,14 @@ class ContinuousBatch:
         row._sampler = Sampler(chosen.seed, [0]) if chosen.do_sample else None
         row._stopping = model._stopping(begun, chosen, are_texts)
         row._logits_1V = begun.logits_BV
+        # Read apart from the others, whose caches have other lengths; then all go on at one place.
         self._state.join([begun.state])
         self.rows.append(row)
         return row
 
     def step(self) -> list[Row]:
         """Give every row one more token; give all rows, of which those with a reason have left."""
+        # All choose before any leaves: the places of the logits are those of the last step.
         rows, taken = self.rows, np.array([row._take() for row in self.rows], np.int64)
         left = np.array([place for place, row in enumerate(rows) if row.reason is None], np.int64)
         self._keep(left)

@@ -262,7 +262,8 @@ class Generator(Model):
         stopping = self._stopping(begun, settings, are_texts and bool(settings.stop))
         sampler = Sampler(settings.seed, numbers) if settings.do_sample else None
         steps = list(continue_rows(begun, settings, stopping, self._ends, sampler, control))
-        if are_texts and settings.stop:  # a stop string may end within a token
+        # A stop string may end within a token.
+        if are_texts and settings.stop:
             return ["".join(parts) for parts in zip(*steps, strict=True)]
         return self._tokenizer.decode(stopping.rows) if are_texts else stopping.rows
 
@@ -305,7 +306,8 @@ class Generator(Model):
         limit = Limit(None, generation.max_length) if max_new_tokens is None and generation.max_length else Limit(most)
         asked = settings if limit.new is None else {"max_new_tokens": most, **settings}
         chosen = GenerationSettings(**merged_settings(self._defaults, asked, one_text=one_text))
-        self._constraint(chosen)  # here, as a stream's prompt is read before its first part is made
+        # Here, as a stream's prompt is read before its first part is made.
+        self._constraint(chosen)
         return chosen, limit
 
     def _constraint(self, settings: GenerationSettings) -> Constraint | None:

@@ -40,9 +40,11 @@ class PromptLookup:
             most: Guesses at a time.
         """
         self._state, self._tokens, self._end, self._most = state, tokens, len(tokens) + limit, most
-        self._ahead: deque[tuple[int, Array]] = deque()  # guesses that have been read, and the logits after each
+        # Guesses that have been read, and the logits after each.
+        self._ahead: deque[tuple[int, Array]] = deque()
         self._known: Array | None = None
-        self._places: dict[tuple[int, ...], int] = {}  # some tokens → where what followed them last time is
+        # Some tokens → where what followed them last time is.
+        self._places: dict[tuple[int, ...], int] = {}
         self._indexed = 0
         self._count, self._asked, self._right = min(_FIRST, most), 0, 0
         self._failed = self._pause = 0

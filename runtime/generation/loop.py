@@ -93,7 +93,8 @@ def continue_rows(
         token_B[active] = next_B
         for prompt in active[~stopping.done_B[active]]:
             begun.tokens[prompt].append(int(token_B[prompt]))
-        if lookup is not None:  # before anybody goes on from the state otherwise
+        # Before anybody goes on from the state otherwise.
+        if lookup is not None:
             lookup.took()
         # Before the next step: what is known is given out while that is still to be computed.
         yield stopping.push(token_B)
@@ -114,7 +115,8 @@ def _choose(scores_BV: Array, ended_B: Array, sampler: Sampler | None) -> Array:
     """The likeliest token of each row, or one that is drawn."""
     if sampler is None:
         return scores_BV.argmax(-1)
-    if ended_B.any():  # processors may leave nothing to a row that has ended
+    # Processors may leave nothing to a row that has ended.
+    if ended_B.any():
         scores_BV = np.where(ended_B[:, None], np.float32(0), scores_BV)
     return sampler.draw(softmax(scores_BV))
 
@@ -142,7 +144,8 @@ def search_beams(
         early_stopping=settings.early_stopping,
         num_return_sequences=settings.num_return_sequences,
     )
-    active = np.arange(len(begun.tokens))  # prompts that are still in the batch
+    # Prompts that are still in the batch.
+    active = np.arange(len(begun.tokens))
     rows = np.repeat(active, count)
     state.select(rows)
     logits_BV = begun.logits_BV[rows]

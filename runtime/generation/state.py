@@ -75,7 +75,8 @@ class DecoderState:
         """
         batch, longest = len(rows), max(map(len, rows))
         if longest == 1 and (self._most is None or self.length_B.max() < self._most):
-            return self.step(np.array(rows)[:, 0], control).copy()  # bound once for all that follow
+            # Bound once for all that follow.
+            return self.step(np.array(rows)[:, 0], control).copy()
         if batch > 1 and (self._used or batch * longest > _TOGETHER):
             return self._read_one_by_one(rows, control)
         ids_BS, real_BS = pad_rows(rows, left=True)
@@ -208,11 +209,13 @@ class DecoderState:
 
     def _take_rows(self, states: Sequence["DecoderState"]) -> None:
         """Put rows of several states side by side, all of them at the right."""
+        # Each row ends at the same place: what a longer one has more is padding before a shorter one.
         used = int(max(state.length_B.max() for state in states))
         lengths = np.concatenate([state.length_B for state in states])
         arrays, row = _empty_caches(self._decoder.signature, len(lengths), used), 0
         for state in states:
-            count, kept = len(state.length_B), min(state._used, used)  # padding that all have is none
+            # Padding that all have is none.
+            count, kept = len(state.length_B), min(state._used, used)
             for name, array in state._arrays().items():
                 arrays[name][row : row + count, :, used - kept :] = array[:, :, state._used - kept : state._used]
             row += count

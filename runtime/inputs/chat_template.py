@@ -100,7 +100,8 @@ def _environment() -> Any:
     class Generation(Extension):
         """Blocks that training marks as the model's own words: to us, their text."""
 
-        tags = {"generation"}  # noqa: RUF012  # as Jinja has it
+        # As Jinja has it.
+        tags = {"generation"}  # noqa: RUF012
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno
@@ -114,6 +115,7 @@ def _environment() -> Any:
         # Jinja's own writes < and > as codes, for HTML.
         return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
+    # Templates are written for these: lines that are blocks alone leave no blank line behind.
     made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     made.filters["tojson"] = to_json
     made.globals["raise_exception"] = refuse

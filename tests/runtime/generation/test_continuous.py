@@ -88,6 +88,21 @@ def test_one_that_is_refused_leaves_the_others_as_they_are(model: Decoder) -> No
     assert row.reason is not None
 
 
+def test_one_that_cannot_go_on_leaves_the_others_as_they_are(model: Decoder) -> None:
+    def fail(tokens: Any, logits_BV: Any) -> Any:
+        if len(tokens[0]) > 6:
+            raise InputError("no more")
+        return logits_BV
+
+    batch = model.continuous_batch()
+    good, bad = batch.add("abc", 8), batch.add("abcd", 8, logits_processors=[fail])
+    text = ""
+    while batch.rows:
+        text += "".join(row.text for row in batch.step() if row is good)
+    assert [text] == model.generate(["abc"], 8)
+    assert (bad.reason, str(bad.error)) == ("error", "no more")
+
+
 def test_ids(model: Decoder) -> None:
     batch = model.continuous_batch()
     row = batch.add([5, 6, 7], 5)
