@@ -15,7 +15,7 @@ import tomllib
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = importlib.import_module("tfm.cli").tfm
 LANGUAGES = {"python", "sh", "console", "text"}
-SYSTEM = {"printf", "tail", "cat", "cd", "git", "openssl"}
+SYSTEM = {"printf", "tail", "cat", "cd", "git", "openssl", "curl"}
 """Programs that every system has, of which no more is checked."""
 
 
