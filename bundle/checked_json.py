@@ -108,6 +108,6 @@ class CheckedJson:
         """Check that a name leads to no place outside the bundle."""
         # A backslash and a drive's colon lead elsewhere on Windows, and a NUL ends a path in C.
         if any(c in name for c in "\\:\0") or any(part in ("", ".", "..") for part in name.split("/")):
-            place = f" ({self.place})" if self.place != name else ""
+            place = f" ({self.place})" if self.place and self.place != name else ""
             raise BundleError(f"{self.path}: {name!r}{place} is not a path inside the bundle; export the bundle again")
         return name

@@ -134,3 +134,27 @@ def generation_bundle(shelf_of_run: Shelf) -> Callable[[str], tuple[Path, Any]]:
         return folder / "bundle", read_model(folder, kind)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def packs(shelf_of_run: Shelf) -> Path:
+    """A folder with KIND.tfm and KIND-PRECISION, packed for the web, of `tests.support.packs`."""
+
+    def save(folder: Path) -> None:
+        from tests.support.packs import SAVERS, write_packs
+
+        for kind in SAVERS:
+            (folder / kind).mkdir()
+            write_packs(folder / kind, kind)
+            for made in (folder / kind).glob(f"{kind}*"):
+                made.rename(folder / made.name)
+
+    return shelf_of_run.get("packs", save)
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which Node finds tfm-runtime and transformers.js."""
+    from tests.support.javascript import node_folder
+
+    return node_folder(tmp_path_factory.mktemp("node"))
