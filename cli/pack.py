@@ -46,12 +46,12 @@ def pack(
     options: dict[str, Any] = {}
     if target in ("web", "node"):
         try:
-            from tfm.quantize import save_in_one_file
+            from tfm.quantize import save_for_web
         except ModuleNotFoundError as error:
             raise ExportError(
                 f"--for {target} needs the package {error.name}: pip install 'tfm-export[quantize]'"
             ) from error
-        options["rewrite"] = save_in_one_file
+        options["rewrite"] = save_for_web
     precisions = None if precision is None else [name.strip() for name in precision.split(",") if name.strip()]
     made = pack_bundle(
         bundle, output, precisions=precisions, target=target, golden=golden, key=key, overwrite=overwrite, **options

@@ -9,6 +9,7 @@ from .calibration.observe import Observed, observe
 from .calibration.read import Calibration, read_calibration
 from .calibration.samples import SampleReader, split_of
 from .existing import BundleReport, quantize_bundle
+from .for_web import save_for_web
 from .golden import GOLDEN_NMSE, measure_nmse
 from .lowest_onnxruntime import lowest_of_graphs
 from .merged import sorted_caches, write_merged
@@ -61,6 +62,7 @@ __all__ = [
     "read_calibration",
     "read_recipe",
     "round_symmetric",
+    "save_for_web",
     "save_in_one_file",
     "save_onnx",
     "silent",

@@ -114,18 +114,24 @@ async function readFiles(source, manifest, precision, onProgress) {
   const others = graphs.filter((path) => !own.includes(path));
   const names = Object.keys(manifest.files).filter((name) => !others.some((path) => isOf(path, name)));
   const progress = { loaded: 0, total: names.reduce((sum, name) => sum + manifest.files[name].size, 0) };
+  let over = false;
   /** @param {number} bytes */
   const tell = (bytes) => {
     progress.loaded += bytes;
-    onProgress?.({ ...progress });
+    // Files that are still on their way when another is refused are no progress any more.
+    if (!over) onProgress?.({ ...progress });
   };
   const files = new Map();
-  await Promise.all(
-    names.map(async (name) => {
-      const content = await readProved(source, manifest, name, tell);
-      if (name.endsWith(".json") || own.some((path) => isOf(path, name))) files.set(name, content);
-    }),
-  );
+  try {
+    await Promise.all(
+      names.map(async (name) => {
+        const content = await readProved(source, manifest, name, tell);
+        if (name.endsWith(".json") || own.some((path) => isOf(path, name))) files.set(name, content);
+      }),
+    );
+  } finally {
+    over = true;
+  }
   return files;
 }
 

@@ -14,8 +14,8 @@ import tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = importlib.import_module("tfm.cli").tfm
-LANGUAGES = {"python", "sh", "console", "text"}
-SYSTEM = {"printf", "tail", "cat", "cd", "git", "openssl", "curl"}
+LANGUAGES = {"python", "js", "sh", "console", "text"}
+SYSTEM = {"printf", "echo", "tail", "cat", "cd", "git", "openssl", "curl", "npm", "node", "cmake", "build/c/embed"}
 """Programs that every system has, of which no more is checked."""
 
 

@@ -45,11 +45,16 @@ def node_folder(place: Path) -> Path:
     return place
 
 
+def cache() -> Path:
+    """Where what npm gave is kept from run to run."""
+    folder = Path(os.environ.get("TFM_NODE_CACHE") or Path.home() / ".cache" / "tfm-export")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _installed() -> Path:
     wanted = (TESTS / "package.json").read_bytes()
-    base = Path(os.environ.get("TFM_NODE_CACHE") or Path.home() / ".cache" / "tfm-export")
-    folder = base / f"node-{hashlib.sha256(wanted).hexdigest()[:16]}"
-    base.mkdir(parents=True, exist_ok=True)
+    folder = cache() / f"node-{hashlib.sha256(wanted).hexdigest()[:16]}"
     with FileLock(folder.with_suffix(".lock")):
         if not (folder / "done").exists():
             shutil.rmtree(folder, ignore_errors=True)
