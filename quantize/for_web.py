@@ -49,9 +49,8 @@ def write_out_lookups(model: ir.Model) -> int:
 def _is_block_lookup(node: ir.Node) -> bool:
     if node.op_type != "GatherBlockQuantized" or node.domain != "com.microsoft":
         return False
-    data, scales = node.inputs[:2][0], node.inputs[2]
+    data, ids, scales = node.inputs[:3]
     # Reshape below keeps the first two sizes by a 0 each: ids are (B, S).
-    ids = node.inputs[1]
     plain = data is not None and data.dtype == ir.DataType.UINT8 and scales is not None
     along_rows = node.attributes.get_int("gather_axis", 0) == 0 and node.attributes.get_int("quantize_axis", 1) == 1
     return plain and along_rows and ids is not None and ids.shape is not None and len(ids.shape) == 2
@@ -70,8 +69,9 @@ def _write_out(node: ir.Node) -> None:
         return nodes[-1].outputs[0]
 
     def constant(*values: int, dtype: type = np.int64) -> ir.Value:
-        array = np.array(values, dtype) if values[1:] or dtype is np.int64 else np.array(values[0], dtype)
-        nodes.append(ir.node("Constant", [], {"value": ir.tensor(array)}, name=f"{before}Constant_{len(nodes)}"))
+        # Shapes are lists, and what is computed with is a number by itself.
+        tensor = ir.tensor(np.array(values if dtype is np.int64 else values[0], dtype))
+        nodes.append(ir.node("Constant", [], {"value": tensor}, name=f"{before}Constant_{len(nodes)}"))
         return nodes[-1].outputs[0]
 
     def whole(table: ir.Value | None) -> ir.Value:
