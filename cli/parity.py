@@ -15,7 +15,7 @@ from .streams import say, styled
 
 # Importing it loads onnxruntime, which --help must not wait for.
 if TYPE_CHECKING:
-    from tfm.runtime import GoldenOutput, GoldenReport
+    from tfm.runtime import GoldenOutput, GoldenReport, Matrix
 
 _SYMBOLS = {True: "✓", False: "✗"}
 
@@ -24,6 +24,7 @@ _SYMBOLS = {True: "✓", False: "✗"}
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--precision", help="What to compare, by commas [default: all that the bundle has].")
+@click.option("--on", "places", help="Compare on several runtimes, by commas: cpu, cuda, node.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator [default: all usable cores].")
 @click.option("--ckpt", type=click.Path(path_type=Path), help="Compare live with eager PyTorch, of this checkpoint.")
 @click.option("--cases", type=click.IntRange(min=1), help="With --ckpt: number of random inputs.")
@@ -53,6 +54,11 @@ def parity(
     # Else it would compare nothing, which must never pass.
     if precisions == []:
         raise click.UsageError("--precision names nothing to compare")
+    places = live.pop("places")
+    if places is not None:
+        if ckpt is not None or threads is not None or provider != "auto":
+            raise click.UsageError("--on says by itself where it runs: leave --ckpt, --threads and --provider out")
+        _elsewhere(context, bundle, places, precisions, as_json=as_json)
     if ckpt is not None:
         if threads is not None:
             raise click.UsageError("--threads is for comparing without a checkpoint")
@@ -65,6 +71,42 @@ def parity(
 
     report = check_golden(bundle, provider=provider, precision=precisions, threads=threads)
     conclude(context, report, report.to_dict() if as_json else None, lambda: _print(report))
+
+
+def _elsewhere(
+    context: click.Context, bundle: Path, places: str, precisions: list[str] | None, *, as_json: bool
+) -> None:
+    """Compare on several runtimes, and end the command with what was found."""
+    from tfm.runtime import PLACES, check_golden_on
+
+    names = [name.strip() for name in places.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in PLACES] or not names:
+        what = f"there is no place {unknown[0]!r}" if isinstance(unknown, list) else "--on names no place"
+        raise click.UsageError(f"{what}; known are {', '.join(PLACES)}")
+    matrix = check_golden_on(bundle, names, precision=precisions)
+    conclude(context, matrix, matrix.to_dict() if as_json else None, lambda: _print_matrix(matrix))
+
+
+def _print_matrix(matrix: "Matrix") -> None:
+    """Print a row per graph and place, then what is wrong."""
+    rows = [
+        (_SYMBOLS[gate.passed], gate.name, place.name, place.engine or "—", _number(gate.figure), _number(gate.limit))
+        for place in matrix.places
+        for gate in place.gates
+    ]
+    rows.insert(0, ("", "graph", "on", "engine", "off by", "limit"))
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    for row in rows:
+        say(" ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    say()
+    if matrix.passed:
+        say(styled("✓ same everywhere as when it was exported", fg="green", bold=True))
+    for fault in matrix.faults():
+        say(styled(f"✗ {fault}", fg="red"))
+
+
+def _number(value: float | None) -> str:
+    return "—" if value is None else f"{value:.1e}"
 
 
 def _live(

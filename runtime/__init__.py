@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .control import CancelToken
     from .decoder import Decoder
     from .doctor.doctor import BundleState, CanaryState, Diagnosis, diagnose
+    from .elsewhere import PLACES, Matrix, check_golden_on
     from .encoder import EmbedOptions, EmbedStreamOptions, Encoder
     from .encoder_decoder import EncoderDecoder
     from .generation.conversation import Conversation
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .tasks.zero_shot import ZeroShot
 
 __all__ = [
+    "PLACES",
     "PLAIN_SETTINGS",
     "PROVIDERS",
     "Answer",
@@ -66,6 +68,7 @@ __all__ = [
     "GoldenReport",
     "InputChecks",
     "Label",
+    "Matrix",
     "Model",
     "Module",
     "Progress",
@@ -81,6 +84,7 @@ __all__ = [
     "check_count",
     "check_defaults",
     "check_golden",
+    "check_golden_on",
     "check_graphs",
     "check_onnxruntime",
     "check_rows",
@@ -108,6 +112,7 @@ __getattr__, __dir__ = lazily(
         "control": "CancelToken",
         "decoder": "Decoder",
         "doctor.doctor": "BundleState CanaryState Diagnosis diagnose",
+        "elsewhere": "PLACES Matrix check_golden_on",
         "encoder": "EmbedOptions EmbedStreamOptions Encoder",
         "encoder_decoder": "EncoderDecoder",
         "generation.conversation": "Conversation",

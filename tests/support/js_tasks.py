@@ -27,8 +27,6 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 Task = dict[str, Any]
-
-
 KINDS = ("minilm", "g2p", "llama")
 
 
@@ -47,11 +45,10 @@ def tasks_of(root: str, kinds: Sequence[str] = KINDS) -> list[Task]:
     ]
 
 
-def check_all(found: Sequence[Any], packs: Path, provider: str) -> None:
+def check_packs(found: Sequence[Any], packs: Path, provider: str, kinds: Sequence[str] = KINDS) -> None:
     """Compare what JavaScript gave with what Python gives."""
-    for (kind, precision), one in zip(
-        ((k, p) for k in ("minilm", "g2p", "llama") for p in PRECISIONS), found, strict=True
-    ):
+    packed = [(kind, precision) for kind in kinds for precision in PRECISIONS]
+    for (kind, precision), one in zip(packed, found, strict=True):
         assert "results" in one, one
         about, gates, *results = one["results"]
         assert (about["precision"], about["provider"]) == (precision, provider)
