@@ -50,15 +50,11 @@ def parity(
 
     That needs neither torch nor the checkpoint. With --ckpt it is compared with eager PyTorch itself.
     """
-    precisions = None if precision is None else [name.strip() for name in precision.split(",") if name.strip()]
-    # Else it would compare nothing, which must never pass.
-    if precisions == []:
-        raise click.UsageError("--precision names nothing to compare")
-    places = live.pop("places")
-    if places is not None:
-        if ckpt is not None or threads is not None or provider != "auto":
+    precisions = None if precision is None else _names("--precision", precision)
+    if (places := live.pop("places")) is not None:
+        if (ckpt, threads, provider) != (None, None, "auto"):
             raise click.UsageError("--on says by itself where it runs: leave --ckpt, --threads and --provider out")
-        _elsewhere(context, bundle, places, precisions, as_json=as_json)
+        _elsewhere(context, bundle, _names("--on", places), precisions, as_json=as_json)
     if ckpt is not None:
         if threads is not None:
             raise click.UsageError("--threads is for comparing without a checkpoint")
@@ -73,17 +69,25 @@ def parity(
     conclude(context, report, report.to_dict() if as_json else None, lambda: _print(report))
 
 
+def _names(option: str, text: str) -> list[str]:
+    """Read names with commas between them."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    # Else it would compare nothing, which must never pass.
+    if not names:
+        raise click.UsageError(f"{option} names nothing to compare")
+    return names
+
+
 def _elsewhere(
-    context: click.Context, bundle: Path, places: str, precisions: list[str] | None, *, as_json: bool
+    context: click.Context, bundle: Path, places: list[str], precisions: list[str] | None, *, as_json: bool
 ) -> None:
     """Compare on several runtimes, and end the command with what was found."""
     from tfm.runtime import PLACES, check_golden_on
 
-    names = [name.strip() for name in places.split(",") if name.strip()]
-    if unknown := [name for name in names if name not in PLACES] or not names:
-        what = f"there is no place {unknown[0]!r}" if isinstance(unknown, list) else "--on names no place"
-        raise click.UsageError(f"{what}; known are {', '.join(PLACES)}")
-    matrix = check_golden_on(bundle, names, precision=precisions)
+    for name in places:
+        if name not in PLACES:
+            raise click.UsageError(f"there is no place {name!r}; known are {', '.join(PLACES)}")
+    matrix = check_golden_on(bundle, places, precision=precisions)
     conclude(context, matrix, matrix.to_dict() if as_json else None, lambda: _print_matrix(matrix))
 
 

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from .control import CancelToken
     from .decoder import Decoder
     from .doctor.doctor import BundleState, CanaryState, Diagnosis, diagnose
-    from .elsewhere import PLACES, Matrix, check_golden_on
     from .encoder import EmbedOptions, EmbedStreamOptions, Encoder
     from .encoder_decoder import EncoderDecoder
     from .generation.conversation import Conversation
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from .generation.settings import GenerationSettings
     from .generation.state import DecoderState, from_nothing
     from .golden import GoldenOutput, GoldenReport, check_golden
+    from .golden_matrix import PLACES, Matrix, check_golden_on
     from .inputs.batched import CallOptions, StreamOptions, TaskOptions
     from .inputs.batches import batches, check_count, check_rows, length_limit, pad_rows
     from .inputs.checks import Array, InputChecks, nearest
@@ -112,7 +112,6 @@ __getattr__, __dir__ = lazily(
         "control": "CancelToken",
         "decoder": "Decoder",
         "doctor.doctor": "BundleState CanaryState Diagnosis diagnose",
-        "elsewhere": "PLACES Matrix check_golden_on",
         "encoder": "EmbedOptions EmbedStreamOptions Encoder",
         "encoder_decoder": "EncoderDecoder",
         "generation.conversation": "Conversation",
@@ -121,6 +120,7 @@ __getattr__, __dir__ = lazily(
         "generation.settings": "GenerationSettings",
         "generation.state": "DecoderState from_nothing",
         "golden": "ErrorStats GoldenOutput GoldenReport check_golden",
+        "golden_matrix": "PLACES Matrix check_golden_on",
         "inputs.batched": "CallOptions StreamOptions TaskOptions",
         "inputs.batches": "batches check_count check_rows length_limit pad_rows",
         "inputs.checks": "Array InputChecks nearest",

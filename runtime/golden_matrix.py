@@ -136,12 +136,17 @@ def _node(folder: Path, precision: Sequence[str] | None) -> Place:
     except subprocess.TimeoutExpired as error:
         raise InputError(f"node has not ended after {_SECONDS} s") from error
     if done.returncode != 0:
-        said = [line for line in done.stderr.splitlines() if "Error" in line] or done.stderr.splitlines() or ["nothing"]
-        hint = "; in this directory: npm install tfm-runtime onnxruntime-node" if "ERR_MODULE" in done.stderr else ""
-        raise InputError(f"node could not run it: {said[0].strip()}{hint}")
+        raise InputError(f"node could not run it: {_why(done.stderr)}")
     content: Mapping[str, Any] = json.loads(done.stdout)
     gates = [Gate(**gate) for gate in content["gates"] if precision is None or gate["precision"] in precision]
     return Place(name="node", engine=f"onnxruntime-node {content['version']}", gates=tuple(gates))
+
+
+def _why(stderr: str) -> str:
+    """Give the line of what node said that tells what is wrong, and what to do."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    said = next((line for line in lines if "Error" in line), lines[0] if lines else "it said nothing")
+    return f"{said}; in this directory: npm install tfm-runtime onnxruntime-node" if "ERR_MODULE" in stderr else said
 
 
 PLACES: Mapping[str, Callable[[Path, Sequence[str] | None], Place]] = {"cpu": _cpu, "cuda": _cuda, "node": _node}

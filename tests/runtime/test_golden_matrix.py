@@ -64,7 +64,7 @@ def test_what_is_asked_for_must_be_known_and_whole(toys: Any, tmp_path: Path) ->
         check_golden_on(folder, ["moon"])
     for options, said in (
         (["--on", "moon"], "there is no place 'moon'"),
-        (["--on", ","], "--on names no place"),
+        (["--on", ","], "--on names nothing to compare"),
         (["--on", "cpu", "--threads", "1"], "--on says by itself where it runs"),
     ):
         found = CliRunner().invoke(parity, [str(folder), *options])
