@@ -20,13 +20,16 @@ from .locate import MANIFEST
 from .manifest import LARGEST_MANIFEST, Manifest, parse_manifest, read_manifest
 from .scratch import HeldFolder, clear_up
 
-_MOST_RATIO = 1100  # deflate makes at most 1032 bytes of one (zlib, "Maximum compression factor")
-_MOST_HEADERS = 1 << 19  # what describes one entry, twice: its name, extra fields and comment have 64 KiB at most
+# Deflate makes at most 1032 bytes of one (zlib, "Maximum compression factor").
+_MOST_RATIO = 1100
+# What describes one entry, twice: its name, extra fields and comment have 64 KiB at most.
+_MOST_HEADERS = 1 << 19
 _BLOCK = 1 << 20
 _UNPACKED = ".unpacked"
 """What the names of the folders end in: those of processes that are gone are known by it."""
 
-_unpacked: dict[tuple[int, str], Path] = {}  # process and digest of the archive → folder
+# Process and digest of the archive → folder.
+_unpacked: dict[tuple[int, str], Path] = {}
 _unpacking = threading.Lock()
 
 
@@ -48,7 +51,8 @@ def unpack(archive: Path) -> Path:
     try:
         # Threads that open one archive at once must not unpack it twice.
         with _unpacking, open(archive, "rb") as stream:
-            _check_is_zip(archive, stream)  # before all of it is read: anything may be as long as it likes
+            # Before all of it is read: anything may be as long as it likes.
+            _check_is_zip(archive, stream)
             digest = hashlib.sha256()
             while block := stream.read(_BLOCK):
                 digest.update(block)
@@ -118,7 +122,8 @@ def _copy(archive: Path, content: zipfile.ZipFile, packed: int, folder: Path) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         # "x": nothing that is there already is written into, and no link is followed.
         with content.open(info) as source, open(path, "xb") as target:
-            shutil.copyfileobj(source, target, _BLOCK)  # zipfile gives no more than file_size, and compares the CRC
+            # Zipfile gives no more than file_size, and compares the CRC.
+            shutil.copyfileobj(source, target, _BLOCK)
     (folder / MANIFEST).write_bytes(written)
 
 

@@ -92,7 +92,8 @@ def renew_certificate(
 
 def _other_works(lines: Sequence[Json], precision: str, timed: set[str]) -> list[dict[str, Any]]:
     """Of what was timed before, the works that were not timed now, without the precision."""
-    keyed = ("milliseconds", "ratios")  # an older certificate has no ratios
+    # An older certificate has no ratios.
+    keyed = ("milliseconds", "ratios")
     return [
         {
             key: {k: v for k, v in value.items() if k != precision} if key in keyed else value

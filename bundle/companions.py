@@ -28,7 +28,8 @@ class Companions:
             # Small, and read only if asked for.
             names += [SENTENCES, PIXELS]
         else:
-            names += [TEMPLATE, MASK_FILES[0]]  # how messages are written, and with which special tokens
+            # How messages are written, and with which special tokens.
+            names += [TEMPLATE, MASK_FILES[0]]
         self._contents = {name: read_proved(manifest, name) for name in names if name in manifest.files}
 
     def content(self, name: str) -> bytes | None:

@@ -95,7 +95,8 @@ def write_golden_files(folder: Path, golden: Golden) -> None:
         for side, values in zip(("inputs", "outputs"), case, strict=True)
         for name, array in values.items()
     }
-    np.savez_compressed(folder / ARRAYS, **arrays)  # type: ignore[arg-type]  # of no array is the name allow_pickle
+    # Of no array is the name allow_pickle.
+    np.savez_compressed(folder / ARRAYS, **arrays)  # type: ignore[arg-type]
     counts = {role: len(cases) for role, cases in golden.cases.items()}
     precisions = {name: limits.to_json() for name, limits in golden.limits.items()}
     write_json(folder / LIMITS, {"schema": GOLDEN_SCHEMA, "cases": counts, "precisions": precisions})
@@ -159,7 +160,8 @@ def golden_inputs(manifest: Manifest, role: str = "model") -> list[dict[str, Arr
     """
     cases: dict[str, dict[str, Array]] = {}
     for key, array in _arrays(manifest).items() if ARRAYS in manifest.files else ():
-        owner, case, side, name = (*key.split("/", 3), "", "", "")[:4]  # the name comes last, as it may have slashes
+        # The name comes last, as it may have slashes.
+        owner, case, side, name = (*key.split("/", 3), "", "", "")[:4]
         if (owner, side) == (role, "inputs"):
             cases.setdefault(case, {})[name] = array
     return list(cases.values())
@@ -219,7 +221,8 @@ def _arrays(manifest: Manifest) -> dict[str, Array]:
         with zipfile.ZipFile(content) as archive:
             # zipfile gives no more of an entry than it says here, so that the sum is a bound.
             size = sum(info.file_size for info in archive.infolist())
-        if size > _MOST:  # a small file may unpack to far more than there is memory
+        # A small file may unpack to far more than there is memory.
+        if size > _MOST:
             raise ValueError(f"its arrays have {size} bytes, more than {_MOST}")
         content.seek(0)
         with np.load(content, allow_pickle=False) as stored:

@@ -45,12 +45,14 @@ def folder_of(bundle: Any) -> Path:
     if path.is_file():
         # Graphs lie one folder below the manifest, so a file of a bundle is found from it upwards.
         around = next((folder for folder in path.absolute().parents[:3] if (folder / MANIFEST).is_file()), None)
-        if around is not None and path.suffix != ".zip":  # which may well lie in a folder with a manifest.json
+        # Which may well lie in a folder with a manifest.json.
+        if around is not None and path.suffix != ".zip":
             raise BundleError(
                 f"{path} is a file of the bundle {around}, which is what load() takes, with precision= to choose among "
                 "its graphs"
             )
-        from .archive import unpack  # what it imports is not for those who open folders
+        # What it imports is not for those who open folders.
+        from .archive import unpack
 
         return unpack(path)
     return path

@@ -265,7 +265,8 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     """
     files = {
         file.relative_to(folder).as_posix(): describe_file(file)
-        for file in sorted(folder.rglob("*"))  # so that the same bundle has the same manifest
+        # So that the same bundle has the same manifest.
+        for file in sorted(folder.rglob("*"))
         if file.is_file() and file.name != MANIFEST
     }
     write_json(folder / MANIFEST, {"schema": SCHEMA, **content, "files": files})
@@ -431,7 +432,8 @@ def _check_names(value: CheckedJson, names: Collection[str], cached: bool) -> No
     if not {"input_ids", "pixel_values"} & {*names}:
         raise BundleError(f"{value.path}: {value.place}.inputs has no input_ids; export the bundle again")
     # Graphs of older versions lack these, and would fail far from here without saying why.
-    masks = {"attention_mask", "decoder_attention_mask", "use_cache_branch"}  # the last fills one in itself
+    # The last fills one in itself.
+    masks = {"attention_mask", "decoder_attention_mask", "use_cache_branch"}
     if cached and not (masks & {*names} and "num_logits_to_keep" in names):
         raise BundleError(
             f"{value.path}: {value.place} takes its cache in the form of older versions, not in Hugging Face's; export "

@@ -40,12 +40,14 @@ def move(source: Path, target: Path) -> None:
     except FileExistsError:
         raise
     except (OSError, NotImplementedError):
-        pass  # perhaps this file system knows no flags; if it is anything else, it shows again
+        # Perhaps this file system knows no flags; if it is anything else, it shows again.
+        pass
     # Not exists(): a link that leads nowhere is something, too.
     if os.path.lexists(target):
         raise FileExistsError(f"{target} exists already")
     try:
-        os.rename(source, target)  # of what appears just now, it replaces nothing but an empty folder
+        # Of what appears just now, it replaces nothing but an empty folder.
+        os.rename(source, target)
     except OSError as error:
         # Something has appeared since the look above, for which systems have errors of their own:
         # that a folder is not empty, for one.

@@ -25,7 +25,8 @@ _ATTEMPTS = 100
 if sys.platform == "win32":
     import msvcrt
 
-    _FAR = 1 << 30  # the lock is mandatory there, and must not cover what is read
+    # The lock is mandatory there, and must not cover what is read.
+    _FAR = 1 << 30
 
     def _lock(descriptor: int) -> bool:
         # Windows locks from the file's position on.
@@ -89,7 +90,8 @@ class HeldFolder:
             # Until it was locked, another process may have taken it for left behind, and removed it.
             if try_lock(descriptor) is not False and _is_lock_of(descriptor, self.path):
                 self._descriptor, self._process = descriptor, os.getpid()
-                with contextlib.suppress(OSError):  # bare, or a full disk: whose it is cannot be said in a message then
+                # Bare, or a full disk: whose it is cannot be said in a message then.
+                with contextlib.suppress(OSError):
                     os.write(descriptor, str(self._process).encode())
                 return
             os.close(descriptor)
@@ -133,13 +135,15 @@ def clear_up(
     Returns:
         The numbers of the processes whose folders are in use, "?" where one is unknown.
     """
-    length, holders = len(prefix) + 8 + len(suffix), []  # tempfile puts eight characters between them
+    # Tempfile puts eight characters between them.
+    length, holders = len(prefix) + 8 + len(suffix), []
     try:
         names = [name for name in os.listdir(parent) if name.startswith(prefix) and name.endswith(suffix)]
     except OSError:
         return []
     for name in names:
-        if len(name) != length:  # another's, whose name begins alike
+        # Another's, whose name begins alike.
+        if len(name) != length:
             continue
         try:
             holder = _clear(parent / name, bare, before)
@@ -230,7 +234,8 @@ def _remove(folder: Path, descriptor: int) -> None:
             elif entry.name != LOCK:
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)
-        if os.name == "nt":  # no open file can be removed there
+        # No open file can be removed there.
+        if os.name == "nt":
             os.close(descriptor)
             descriptor = -1
         # Where something could not be removed, the lock file stays, and the next process tries again.

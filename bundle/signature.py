@@ -71,7 +71,8 @@ def check_signature(manifest: Manifest, public_key: str | os.PathLike[str] | byt
     # What is checked is what was read: the file may have been exchanged since.
     if hashlib.sha256(signed).hexdigest() != manifest.digest:
         raise foreign
-    from cryptography.exceptions import InvalidSignature  # which is there: the key was read by it
+    # Which is there: the key was read by it.
+    from cryptography.exceptions import InvalidSignature
 
     try:
         public.verify(signature, signed)

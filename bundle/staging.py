@@ -211,7 +211,8 @@ def _staged(place: _Place, overwrite: bool, patience: Patience) -> Iterator[tupl
         with patience.hold():
             if room is not None:
                 # The rename back failed, too: `finish` of the next run goes on from this room.
-                if (room.path / _OLD).exists() and not os.path.lexists(output):  # the only one there is
+                # The only one there is.
+                if (room.path / _OLD).exists() and not os.path.lexists(output):
                     room.leave()
                 room.remove()
             _remove_empty(made)
@@ -236,7 +237,8 @@ def _finish(room: Path, output: Path) -> None:
     # Whatever it is, it is not ours to move or to remove.
     if unknown:
         raise FileExistsError(f"{room} holds {unknown}, which no process of ours puts there")
-    if (room / _OLD).exists() and not os.path.lexists(output):  # `new` was complete before `old` was moved
+    # `new` was complete before `old` was moved.
+    if (room / _OLD).exists() and not os.path.lexists(output):
         move(room / (_NEW if (room / _NEW).exists() else _OLD), output)
 
 

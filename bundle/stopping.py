@@ -41,9 +41,11 @@ class Patience:
             # wait for its pause as well.
             if isinstance(earlier, Patience):
                 handler = earlier._before[number]
-            if callable(handler):  # neither ignored, as under nohup, nor the system's own way to end a process
+            # Neither ignored, as under nohup, nor the system's own way to end a process.
+            if callable(handler):
                 self._before[number] = handler
-                with contextlib.suppress(ValueError):  # not the main thread
+                # Not the main thread.
+                with contextlib.suppress(ValueError):
                     signal.signal(number, self._handle)
 
     def stop(self) -> None:

@@ -25,7 +25,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
     if place.exists() and not place.is_file():
         place.write_bytes(data)
         return
-    if place.exists() and not os.access(place, os.W_OK):  # which renaming would not ask for
+    # Which renaming would not ask for.
+    if place.exists() and not os.access(place, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     # In the same folder, as a rename across file systems is none.
     part = place.with_name(f".tfm-{secrets.token_hex(6)}.part")
@@ -38,6 +39,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink()
-        if isinstance(error, OSError):  # it is the file that was asked for that cannot be written
+        # It is the file that was asked for that cannot be written.
+        if isinstance(error, OSError):
             error.filename, error.filename2 = str(path), None
         raise

@@ -96,7 +96,8 @@ def _write_out(node: ir.Node) -> None:
     old = node.outputs[0]
     result.name, result.type, result.shape = old.name, old.type, old.shape
     old.name = f"{old.name}_in_blocks"
-    assert graph is not None  # it was found in one
+    # It was found in one.
+    assert graph is not None
     graph.insert_before(node, nodes)
     old.replace_all_uses_with(result, replace_graph_outputs=True)
     graph.remove(node, safe=True)

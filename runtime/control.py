@@ -21,7 +21,8 @@ from tfm.errors import InputError, RunCancelledError, RunTimeoutError
 
 T = TypeVar("T")
 
-_FOREVER = 1e9  # seconds, which are 31 years
+# Seconds, which are 31 years.
+_FOREVER = 1e9
 
 
 class CancelToken:
