@@ -7,7 +7,17 @@ from tfm.lazy import lazily
 if TYPE_CHECKING:
     from .certificate_file import PARITY_SCHEMA, check_schema, read_certificate, renew_certificate, write_certificate
     from .checked_json import CheckedJson, parse_json
-    from .companions import CONFIG, MASK_FILES, PIXELS, SENTENCES, TEMPLATE, TOKENIZER, Companions
+    from .companions import (
+        CONFIG,
+        GENERATION_CONFIG,
+        MASK_FILES,
+        PROCESSOR,
+        SENTENCES,
+        TEMPLATE,
+        TOKENIZER,
+        VOCABULARY,
+        Companions,
+    )
     from .external_data import external_locations, weights_file
     from .files import HeldFile, read_file
     from .gate import Gate, Judged, all_passed, nothing_compared, precision_of
@@ -53,6 +63,7 @@ __all__ = [
     "ARRAYS",
     "CONFIG",
     "GENAI_CONFIG",
+    "GENERATION_CONFIG",
     "LIMITS",
     "MANIFEST",
     "MASK_FILES",
@@ -60,11 +71,12 @@ __all__ = [
     "MERGED_ROLE",
     "OLDEST",
     "PARITY_SCHEMA",
-    "PIXELS",
+    "PROCESSOR",
     "SENTENCES",
     "STOPPING",
     "TEMPLATE",
     "TOKENIZER",
+    "VOCABULARY",
     "CheckedJson",
     "Companions",
     "Gate",
@@ -130,7 +142,8 @@ __getattr__, __dir__ = lazily(
     {
         "certificate_file": "PARITY_SCHEMA check_schema read_certificate renew_certificate write_certificate",
         "checked_json": "CheckedJson parse_json",
-        "companions": "CONFIG MASK_FILES PIXELS SENTENCES TEMPLATE TOKENIZER Companions",
+        "companions": "CONFIG GENERATION_CONFIG MASK_FILES PROCESSOR SENTENCES TEMPLATE TOKENIZER VOCABULARY "
+        "Companions",
         "external_data": "external_locations weights_file",
         "files": "HeldFile read_file",
         "gate": "Gate Judged all_passed nothing_compared precision_of",

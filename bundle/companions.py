@@ -6,8 +6,12 @@ from .manifest import Manifest, read_proved
 TOKENIZER = "tokenizer.json"
 CONFIG = "config.json"
 SENTENCES = "config_sentence_transformers.json"
-PIXELS = "preprocessor_config.json"
+PROCESSOR = "preprocessor_config.json"
+GENERATION_CONFIG = "generation_config.json"
 TEMPLATE = "chat_template.jinja"
+VOCABULARY = "vocab.json"
+"""Which letters the logits of a model that hears them stand for."""
+
 MASK_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -26,7 +30,9 @@ class Companions:
             # The first of them says whether a model is told which text of a pair a token is of.
             names += [CONFIG, *MASK_FILES] if _has_logits(manifest) else MASK_FILES[:1]
             # Small, and read only if asked for.
-            names += [SENTENCES, PIXELS]
+            names += [SENTENCES, PROCESSOR, VOCABULARY]
+        elif manifest.kind == "encoder-decoder" and not _reads_ids(manifest):
+            names += [CONFIG, PROCESSOR, GENERATION_CONFIG]
         else:
             # How messages are written, and with which special tokens.
             names += [TEMPLATE, MASK_FILES[0]]
@@ -62,3 +68,7 @@ class Companions:
 def _has_logits(manifest: Manifest) -> bool:
     signature = manifest.signature.get("model")
     return signature is not None and any(spec.name.endswith("logits") for spec in signature.outputs)
+
+
+def _reads_ids(manifest: Manifest) -> bool:
+    return any(spec.name == "input_ids" for spec in manifest.signature["encoder"].inputs)

@@ -76,11 +76,13 @@ class Signature:
         inputs: Every input; those without a default are required.
         outputs: Every output.
         max_length: Greatest size of a named dimension, or of a sum of them ("past_sequence + sequence").
+        min_length: Least size of a named dimension, where that is more than 1.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_length: Mapping[str, int]
+    min_length: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -410,7 +412,10 @@ def _signature(value: CheckedJson, kind: str) -> Signature:
         _check_decoder(value, inputs, outputs)
     dims = {dim for spec in inputs for dim in _named(spec)}
     _check_sums(value, inputs, dims)
-    return Signature(inputs=inputs, outputs=outputs, max_length=_max_length(value["max_length"], dims))
+    limits = {"max_length": _limits(value["max_length"], dims)}
+    if "min_length" in value.fields():  # most graphs have none
+        limits["min_length"] = _limits(value["min_length"], dims)
+    return Signature(inputs=inputs, outputs=outputs, **limits)
 
 
 def _check_sums(value: CheckedJson, inputs: Sequence[TensorSpec], dims: Collection[str]) -> None:
@@ -419,7 +424,7 @@ def _check_sums(value: CheckedJson, inputs: Sequence[TensorSpec], dims: Collecti
             raise item["shape"].error("of sizes, plain names and sums of plain names")
 
 
-def _max_length(value: CheckedJson, dims: Collection[str]) -> dict[str, int]:
+def _limits(value: CheckedJson, dims: Collection[str]) -> dict[str, int]:
     for key, item in value.fields().items():
         # Checks add up the sizes of inputs, where they would not find this one.
         if not {*key.split(" + ")} <= {*dims}:
@@ -429,7 +434,7 @@ def _max_length(value: CheckedJson, dims: Collection[str]) -> dict[str, int]:
 
 def _check_names(value: CheckedJson, names: Collection[str], cached: bool) -> None:
     """Check that a transformer's graph takes ids or pixels, and what it needs beside a cache."""
-    if not {"input_ids", "pixel_values"} & {*names}:
+    if not {"input_ids", "pixel_values", "input_features"} & {*names}:
         raise BundleError(f"{value.path}: {value.place}.inputs has no input_ids; export the bundle again")
     # Graphs of older versions lack these, and would fail far from here without saying why.
     # The last fills one in itself.

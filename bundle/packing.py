@@ -10,7 +10,7 @@ from typing import Any
 from tfm.errors import BundleError
 
 from .checked_json import parse_json
-from .companions import CONFIG, MASK_FILES, PIXELS, SENTENCES, TEMPLATE, TOKENIZER
+from .companions import CONFIG, MASK_FILES, PROCESSOR, SENTENCES, TEMPLATE, TOKENIZER, VOCABULARY
 from .external_data import external_locations
 from .files import read_file
 from .genai_file import GENAI_CONFIG, renew_genai_config
@@ -35,13 +35,14 @@ _REASONS = {
     CONFIG: "what the outputs mean",
     ARRAYS: "inputs and outputs that tfm parity compares with; left out by --no-golden",
     LIMITS: "how far tfm parity lets them be off",
-    PIXELS: "makes pixels of images",
+    PROCESSOR: "says how images or sounds are prepared",
+    VOCABULARY: "says which letters a model hears",
     SENTENCES: "by which measure embeddings are compared",
     TEMPLATE: "how messages of a chat are written",
     GENAI_CONFIG: "what onnxruntime-genai reads",
     **dict.fromkeys(MASK_FILES, "special tokens"),
 }
-_OF_READERS = (PIXELS, SENTENCES, "generation_config.json", TEMPLATE)
+_OF_READERS = (PROCESSOR, VOCABULARY, SENTENCES, "generation_config.json", TEMPLATE)
 """Files that readers other than tfm.runtime look for, where a bundle has them."""
 
 

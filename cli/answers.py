@@ -20,11 +20,14 @@ KEYS = {
     "fill_mask": "fills",
     "classify_tokens": "entities",
     "classify_images": "labels",
+    "classify_audio": "labels",
     "classify_zero_shot": "labels",
     "rank": "documents",
     "answer": "answers",
     "generate": "output",
     "translate": "output",
+    "transcribe": "transcript",
+    "image_to_text": "output",
 }
 """What the result of each task is called in JSON."""
 
@@ -34,11 +37,16 @@ TAKES = {
     "fill_mask": ("top_k",),
     "classify_tokens": ("aggregation",),
     "classify_images": ("top_k",),
+    "classify_audio": ("top_k",),
+    "transcribe": ("return_timestamps", "language"),
     "classify_zero_shot": ("candidate_labels", "hypothesis_template", "multi_label"),
     "rank": ("top_k", "prompt"),
     "answer": ("top_k", "max_answer_len", "handle_impossible_answer"),
 }
 """Task that does not generate → settings that it takes, beside those of every task."""
+
+WRITING = ("transcribe",)
+"""Tasks that may generate, and take settings of that where they do."""
 
 READ_TOGETHER = ("embed", "classify", "fill_mask", "rank", "answer")
 """Tasks that take two texts at once."""
@@ -132,6 +140,8 @@ def to_text(task: str, result: Any) -> str:
     # Two lists in place of a list of labels, as the pipeline gives them.
     if task == "classify_zero_shot":
         result = [{"label": label, "score": score} for label, score in zip(*_columns(result), strict=True)]
+    if task == "transcribe":
+        return one_line(result["text"])
     if task in GENERATING:
         return one_line(str(result))
     return "  ".join(f"{one_line(_name(one))} {one['score']:.3f}" for one in result)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tfm.errors import InputError
 
-GENERATING = ("generate", "translate")
+GENERATING = ("generate", "translate", "image_to_text")
 """Tasks whose result is a text that the model goes on with."""
 
 SEVERAL = {"rank": "query, document", "answer": "question, context"}
@@ -17,6 +17,9 @@ _NAMED = {
     "rank": ("query", "documents"),
     "answer": ("question", "context"),
     "classify_images": ("image",),
+    "classify_audio": ("audio",),
+    "transcribe": ("audio",),
+    "image_to_text": ("image",),
 }
 """Task → the keys of an object that stands for an input of it."""
 

@@ -9,7 +9,7 @@ import click
 
 from tfm.errors import InputError
 
-from .answers import KEYS, READ_TOGETHER, TAKES, TaskRunner, shortened, to_json, to_text
+from .answers import KEYS, READ_TOGETHER, TAKES, WRITING, TaskRunner, shortened, to_json, to_text
 from .items import GENERATING, Items
 from .repl import converse
 from .stdin_lines import as_utf8, read_lines
@@ -60,6 +60,10 @@ _AT_LEAST_1 = click.IntRange(min=1)
 @click.option("--multi-label", is_flag=True, default=None, help="Several candidate labels may be right.")
 @click.option("--max-answer-len", type=_AT_LEAST_1, help="Most tokens of an answer [default: 15].")
 @click.option("--handle-impossible-answer", is_flag=True, default=None, help="That there is no answer is one too.")
+@click.option("--language", help="Of what is said, for models of several, such as en.")
+@click.option(
+    "--return-timestamps", type=click.Choice(["word", "char", "segment"]), help="When each is said, in --json."
+)
 @click.option("--pairs", is_flag=True, help="Each TEXT or line is two texts that are read together, a tab between.")
 @click.option("--jsonl", is_flag=True, help="Each TEXT or line is JSON: a text, a list of two, or an object.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: one object for TEXTs, else one per line.")
@@ -85,8 +89,8 @@ def run(
     Where a bundle reads single words, each word counts as a line. Long texts are cut, though not in JSON.
 
     A line of rank is a query and its documents, one of answer a question and its context, with tabs between; one of
-    classify-images is the path of a file. With --jsonl they are lists, or objects with the keys query and documents,
-    question and context, image, or text and text_pair.
+    classify-images, image-to-text, classify-audio or transcribe is the path of a file. With --jsonl they are lists, or
+    objects with the keys query and documents, question and context, image, audio, or text and text_pair.
     """
     from tfm.runtime import GenerationSettings, Module, load, merged_settings
 
@@ -206,10 +210,11 @@ def _whose(name: str) -> str:
 
 
 def _takes(task: str, name: str) -> bool:
-    if task not in GENERATING:
-        return name == "timeout" or name in TAKES[task]
+    if name == "timeout" or name in TAKES.get(task, ()):
+        return True
     # What is not another task's is a setting of generating.
-    return name in ("timeout", "top_k") or not any(name in takes for takes in TAKES.values())
+    generates = task in (*GENERATING, *WRITING)
+    return generates and (name == "top_k" or not any(name in takes for takes in TAKES.values()))
 
 
 def _split(line: str, words: bool) -> list[str]:

@@ -51,6 +51,7 @@ from .made_tokenizer import make_tokenizer, tokenizer_files
 from .manifest import COMPANIONS, Generates, generation_settings, write_manifest
 from .merged_graph import merged_graph
 from .pictures import draw_report
+from .processors import put_letters, put_processor
 from .source import Source, open_source
 from .template_file import put_chat_template
 from .text_settings import apply_tokenizer_config, copy_modules, write_limit
@@ -375,17 +376,17 @@ def _copy_what_belongs(subject: Source, folder: Path, stage: Stage = silent) -> 
         What of it the bundle will not do, in words.
     """
     for name in COMPANIONS:
-        for source in subject.folders:
-            # What was trained with an adapter, such as a tokenizer with more tokens, goes before its base's.
-            if (source / name).is_file():
-                _copy_companion(source / name, folder / name)
-                break
+        # What was trained with an adapter, such as a tokenizer with more tokens, goes before its base's.
+        found = next((source / name for source in subject.folders if (source / name).is_file()), None)
+        if found is not None:
+            _copy_companion(found, folder / name)
     for source in subject.folders:
         copy_modules(source, folder)
+    put_processor(subject.folders, folder)
     apply_tokenizer_config(folder)
     write_limit(folder)
     inside = subject.base or subject.path if isinstance(subject.config, TransformerConfig) else None
-    notes = _put_tokenizer(subject, folder, inside, stage)
+    notes = [] if put_letters(subject.folders, folder) else _put_tokenizer(subject, folder, inside, stage)
     put_chat_template(subject.folders, inside, folder)
     described = subject.base or subject.path
     if described is not None and (described / "config.json").is_file():

@@ -66,6 +66,21 @@ _WITHOUT_EFFECT = """
 """How transformers computes the same answer, or what it gives beside it."""
 
 
+_OF_WHISPER = """
+    lang_to_id task_to_id no_timestamps_token_id forced_decoder_ids is_multilingual max_initial_timestamp_index language
+    task return_timestamps alignment_heads prev_sot_token_id
+"""
+"""What Whisper is asked by, which the runtime reads of the bundle's own generation_config.json; the last two are of
+what it does not do: times of words, and what was said before."""
+
+_REFUSED_OF_WHISPER: dict[str, tuple[Any, ...]] = {
+    "condition_on_prev_tokens": (False,),
+    "no_speech_threshold": (),
+    "logprob_threshold": (),
+    "compression_ratio_threshold": (),
+}
+"""What makes Whisper's answer another one, and the runtime does not do → values that change nothing, beside null."""
+
 _MOST_NEW_TOKENS = (1 << 31) - 1
 """The most that a file may ask for. The runtime stops at the longest sequence anyway."""
 
@@ -98,7 +113,8 @@ def generation_defaults(folder: Path, vocabulary: int) -> GenerationDefaults:
         ConfigError: A setting is not what it can be, or changes the answer and the runtime does not have it.
     """
     told = _told(folder)
-    _refuse(told, _REFUSED)
+    whisper = _is_whisper(folder)
+    _refuse(told, _REFUSED | (_REFUSED_OF_WHISPER if whisper else {}))
     # What narrows a draw changes nothing where none is made: it is named then, not refused.
     drawn = told.flag("do_sample")
     if drawn:
@@ -113,8 +129,14 @@ def generation_defaults(folder: Path, vocabulary: int) -> GenerationDefaults:
         settings=settings,
         max_new_tokens=most,
         max_length=told.optional_size("max_length", most=_MOST_NEW_TOKENS) if most is None else None,
-        not_carried=tuple(sorted([*_unknown(told), *dropped])),
+        not_carried=tuple(sorted({*_unknown(told), *dropped} - {*(_OF_WHISPER.split() if whisper else ())})),
     )
+
+
+def _is_whisper(folder: Path) -> bool:
+    path = folder / "config.json"
+    written = read_json(path) if path.is_file() else {}
+    return isinstance(written, dict) and written.get("model_type") == "whisper"
 
 
 def _carried(told: Fields, drawn: bool) -> dict[str, Any]:

@@ -14,7 +14,8 @@ Shapes: B batch, S new tokens, T all tokens or source tokens, C length of a cach
 """
 
 import dataclasses
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -55,6 +56,7 @@ class Graph(nn.Module):
         inputs: In the order of `forward`'s arguments.
         outputs: In the order of `forward`'s results.
         max_length: Limit of each named length, or sum of lengths, in tokens.
+        min_length: Least size of each named length, where that is more than 1.
         longest_case: Most tokens of a sample to verify with; None: as many as the limit allows.
     """
 
@@ -63,6 +65,7 @@ class Graph(nn.Module):
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     max_length: dict[str, int]
+    min_length: Mapping[str, int] = types.MappingProxyType({})
     longest_case: int | None = None
 
     def __init__(self, model: Transformer) -> None:
@@ -91,7 +94,8 @@ class Graph(nn.Module):
             [{k: v for k, v in dataclasses.asdict(value).items() if v is not None} for value in side]
             for side in (self.inputs, self.outputs)
         ]
-        return {"inputs": as_dict[0], "outputs": as_dict[1], "max_length": self.max_length}
+        least = {"min_length": dict(self.min_length)} if self.min_length else {}
+        return {"inputs": as_dict[0], "outputs": as_dict[1], "max_length": self.max_length, **least}
 
 
 class EncoderGraph(Graph):

@@ -35,11 +35,21 @@ FORMATS = {
 _GENERATES = ("ForCausalLM", "LMHeadModel")
 """How transformers' classes end that continue a text."""
 
+_PERCEIVES = {
+    "WhisperForConditionalGeneration": "transcribe",
+    "Speech2TextForConditionalGeneration": "transcribe",
+    "VisionEncoderDecoderModel": "image_to_text",
+}
+"""Class of transformers that writes what it hears or sees → the task of its bundle."""
+
 TASKS = {
     "embed": "encoders that sentence-transformers pools, and decoders that it does",
     "classify": "heads for sequences: …ForSequenceClassification, ViTForImageClassification",
     "classify_tokens": "heads for tokens: …ForTokenClassification, ElectraForPreTraining",
     "fill_mask": "heads for masked tokens: …ForMaskedLM",
+    "transcribe": "heads for letters: …ForCTC, with a vocab.json; Whisper, Speech2Text",
+    "classify_audio": "heads for sounds: Wav2Vec2ForSequenceClassification and its like, …ForAudioClassification",
+    "image_to_text": "VisionEncoderDecoderModel",
     "generate": "decoders and encoder-decoders: …ForCausalLM, …LMHeadModel, …ForConditionalGeneration",
     "run": "every graph, by arrays: last states, pooled outputs, logits, and whatever a module of your own gives",
 }
@@ -173,18 +183,28 @@ def _by_transformers(folder: Path, because: str, precisions: tuple[str, ...]) ->
     generates = (architecture or "").endswith(_GENERATES) and not (folder / "modules.json").is_file()
     if generates:
         notes.append("it generates if its state is keys and values alone; else it gives logits of whole inputs")
+    kind, tasks, graphs = _use_of(architecture or "", generates)
     return Plan(
         checkpoint=folder,
         way="transformers",
         because=because,
         family=str(values["model_type"]),
         architecture=architecture,
-        kind="decoder" if generates else "module",
-        graphs={"model.onnx": {"inputs": [], "outputs": []}},
-        tasks=("generate", "run") if generates else ("run",),
+        kind=kind,
+        graphs={name: {"inputs": [], "outputs": []} for name in graphs},
+        tasks=tasks,
         precisions=precisions,
         notes=tuple(notes),
     )
+
+
+def _use_of(architecture: str, generates: bool) -> tuple[str, tuple[str, ...], Sequence[str]]:
+    """Tell the kind of bundle that a class becomes, its tasks and its graphs."""
+    if perceives := _PERCEIVES.get(architecture):
+        return "encoder-decoder", (perceives, "generate", "run"), ["encoder_model.onnx", "decoder.onnx"]
+    if generates:
+        return "decoder", ("generate", "run"), ["model.onnx"]
+    return "module", ("transcribe", "run") if architecture.endswith("ForCTC") else ("run",), ["model.onnx"]
 
 
 def _architecture(config: Path) -> str | None:

@@ -112,7 +112,9 @@ def _dynamic_shapes(graph: Graph) -> tuple[dict[int, Any], ...]:
     names = dict.fromkeys(dim for value in graph.inputs for dim in value.shape if isinstance(dim, str))
     # torch finds out by itself how a sum of lengths depends on the others
     dims = {
-        name: torch.export.Dim(name, max=graph.max_length.get(name)) if name.isidentifier() else torch.export.Dim.AUTO
+        name: torch.export.Dim(name, min=graph.min_length.get(name), max=graph.max_length.get(name))
+        if name.isidentifier()
+        else torch.export.Dim.AUTO
         for name in names
     }
     return tuple(

@@ -31,7 +31,8 @@ class SelfAttention(nn.Module):
         self.kv_heads = config.kv_heads_of(self.nhead)
         self.scale, self.softcap, self.dropout = config.attention_scale, config.attention_softcap, config.dropout
         width = (self.nhead + 2 * self.kv_heads) * self.head_size
-        self.in_proj = nn.Linear(config.d_model, width, bias=config.qkv_bias)  # rows: Q, then K, then V
+        # Rows: Q, then K, then V.
+        self.in_proj = nn.Linear(config.d_model, width, bias=config.qkv_bias)
         self.out_proj = nn.Linear(self.nhead * self.head_size, config.d_model, bias=config.out_bias)
         self.q_norm, self.k_norm = make_head_norm(config, self.nhead), make_head_norm(config, self.kv_heads)
         self.norm_span = config.qk_norm_span
@@ -165,7 +166,8 @@ def softcapped_attention(
     k_BNTH, v_BNTH = k_BKTH.repeat_interleave(groups, 1), v_BKTH.repeat_interleave(groups, 1)
     score_BNST = torch.tanh(q_BNSH @ k_BNTH.mT * scale / softcap) * softcap
     # Softmax of nothing but -∞ is NaN. F.scaled_dot_product_attention gives such a row zeros.
-    weight_BNST = score_BNST.masked_fill(~mask, -math.inf).softmax(-1).nan_to_num(0.0)  # a fully masked row: zeros
+    # A fully masked row: zeros.
+    weight_BNST = score_BNST.masked_fill(~mask, -math.inf).softmax(-1).nan_to_num(0.0)
     return weight_BNST @ v_BNTH
 
 

@@ -176,7 +176,8 @@ def _put_both(file: Path, path: Path) -> None:
     """Put weights in place, and the config.json beside them: the old one goes first, the new one comes last."""
     config, place = file.with_name("config.json"), path.with_name("config.json")
     if place.is_file() and place.read_bytes() == config.read_bytes():
-        os.replace(file, path)  # one file is all that changes, in one step
+        # One file is all that changes, in one step.
+        os.replace(file, path)
         return
     # Two files cannot be renamed at once. Sizes that happen to fit would be read by the other's settings.
     earlier = file.with_name("earlier.json")
@@ -324,7 +325,8 @@ def _of_family(file: Path, source: Path, values: dict[str, Any], weights: Weight
 
 def _fill(file: Path, config: TransformerConfig, weights: Weights) -> Transformer:
     depth = config.num_encoder_layers * config.has_encoder + config.num_decoder_layers * config.has_decoder
-    if depth > len(weights):  # before so many are made
+    # Before so many are made.
+    if depth > len(weights):
         raise CheckpointError(
             f"{file}: the weights do not fit the configuration: it has {depth} layers, but there are {len(weights)} "
             "weights"
@@ -334,7 +336,8 @@ def _fill(file: Path, config: TransformerConfig, weights: Weights) -> Transforme
     with torch.device("meta"):
         skeleton = Transformer(config)
     expected = skeleton.state_dict(keep_vars=True)
-    groups: dict[int, list[str]] = {}  # tied names share one parameter
+    # Tied names share one parameter.
+    groups: dict[int, list[str]] = {}
     for name, parameter in expected.items():
         groups.setdefault(id(parameter), []).append(name)
     known = {name: weight for name, weight in weights.items() if name in expected}

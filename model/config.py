@@ -486,7 +486,8 @@ class TransformerConfig:
         if self.positions != "relative":
             return
         # `RelativeBias` divides by ln(max_distance / near), where `near` is a quarter or a half.
-        shares = [4] * self.has_encoder + [2] * self.has_decoder  # an encoder has other buckets for what comes after
+        # An encoder has other buckets for what comes after.
+        shares = [4] * self.has_encoder + [2] * self.has_decoder
         if self.relative_buckets < max(shares) or self.relative_max_distance <= self.relative_buckets // min(shares):
             raise ConfigError(
                 f"relative positions need at least {max(shares)} relative_buckets and a relative_max_distance above "

@@ -25,7 +25,8 @@ class Embedding(nn.Module):
         size = config.d_model if config.embedding_size is None else config.embedding_size
         self.scale = _scale(config)
         self.token = nn.Embedding(vocab_size, size, padding_idx=config.pad_token_id)
-        if config.scale_embeddings:  # so that scaled tokens weigh as much as positions do
+        # So that scaled tokens weigh as much as positions do.
+        if config.scale_embeddings:
             nn.init.normal_(self.token.weight, std=1.0 / self.scale)
             # `normal_` has filled the row of the padding, too.
             self.token._fill_padding_idx_with_zero()

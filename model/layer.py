@@ -28,7 +28,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         """Transform each position by itself; (B, S, D) → (B, S, D)."""
-        hidden = self.linear1(x_BSD)  # (B, S, F), gated: (B, S, 2F)
+        # (B, S, F), gated: (B, S, 2F).
+        hidden = self.linear1(x_BSD)
         if self.gated:
             # The order of W₁'s rows: every form of checkpoint is packed as value, then gate.
             value_BSF, gate_BSF = hidden.chunk(2, dim=-1)
@@ -115,7 +116,8 @@ class Layer(nn.Module):
         # Kept, for parallel blocks read it twice.
         entered_BSD = self.self_attn_residual.enter(x_BSD)
         y_BSD, present = self.self_attn(entered_BSD, mask, past, rotation, cache_position_B)
-        if self.feed_forward_residual is None:  # parallel blocks
+        # Parallel blocks.
+        if self.feed_forward_residual is None:
             # Either both read one normed input, or each norms the same one for itself.
             entered_BSD = entered_BSD if self.parallel_norm is None else self.parallel_norm(x_BSD)
             return self.self_attn_residual.leave(x_BSD, y_BSD + self.feed_forward(entered_BSD)), present

@@ -33,7 +33,8 @@ def sinusoidal_positions(max_positions: int, d_model: int) -> Tensor:
     pair = torch.arange(0, d_model, 2, dtype=torch.float64, device="cpu")
     table_PD = torch.empty(max_positions, 2 * len(pair), dtype=torch.float32, device="cpu")
     for position_P, rows_PD in in_pieces(table_PD):
-        angle_PI = position_P[:, None] * torch.pow(10000.0, -pair / d_model)  # I = D / 2 pairs
+        # I = D / 2 pairs.
+        angle_PI = position_P[:, None] * torch.pow(10000.0, -pair / d_model)
         rows_PD[:, 0::2], rows_PD[:, 1::2] = angle_PI.sin(), angle_PI.cos()
     return table_PD
 
@@ -124,7 +125,8 @@ def rotary_frequencies(size: int, base: float, scaling: RotaryScaling | None, *,
         )
         return torch.where(between, (1 - blend) * scaled / factor + blend * scaled, scaled)
 
-    def pair_at(rotations: float) -> float:  # yarn: the pair that turns so often over the trained length
+    # Yarn: the pair that turns so often over the trained length.
+    def pair_at(rotations: float) -> float:
         return size * math.log(trained / (rotations * 2 * math.pi)) / (2 * math.log(base))
 
     # Pairs up to `low` turn often and are kept, those from `high` on seldom and are stretched; the
@@ -132,7 +134,8 @@ def rotary_frequencies(size: int, base: float, scaling: RotaryScaling | None, *,
     low = max(math.floor(pair_at(scaling.beta_fast)), 0)
     high = min(math.ceil(pair_at(scaling.beta_slow)), size - 1)
     ramp = ((torch.arange(size // 2, dtype=torch.float32, device="cpu") - low) / max(high - low, 0.001)).clamp(0, 1)
-    kept = 1 - ramp  # rounded as Hugging Face rounds it: far positions magnify a last bit
+    # Rounded as Hugging Face rounds it: far positions magnify a last bit.
+    kept = 1 - ramp
     return 1.0 / (factor * base**exponent) * (1 - kept) + frequency * kept
 
 

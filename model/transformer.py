@@ -195,7 +195,8 @@ class Decoder(Stack):
         grows = past is not None and cache_position_B is None
         key_T = torch.arange(length, device=ids_BS.device)
         real = None
-        if mask_BT is not None:  # padding sees itself alone, so that no row of scores is empty
+        # Padding sees itself alone, so that no row of scores is empty.
+        if mask_BT is not None:
             real = padding_mask(mask_BT, new) | (key_T == query_BS[:, :, None])[:, None]
         # Two masks at most, for layers that slide and for those that do not, whatever the depth.
         seen: dict[bool, Tensor | None] = {}
@@ -209,7 +210,8 @@ class Decoder(Stack):
         x_BSD = self.embedding(ids_BS, position_ids)
         masks = [seen[slides] for slides in self.slides]
         x_BSD, presents = self.run(x_BSD, masks, position_ids, past, cross, cross_mask, cache_position_B)
-        if wanted is not None:  # the head is a fifth of a small model: of a prompt, its last token does
+        # The head is a fifth of a small model: of a prompt, its last token does.
+        if wanted is not None:
             indices = wanted[:, :, None].expand(-1, -1, x_BSD.size(-1)) if wanted.dim() else None
             x_BSD = last_tokens(x_BSD, wanted) if indices is None else x_BSD.gather(1, indices)
         if self.head is None:
@@ -290,7 +292,8 @@ class Transformer(nn.Module):
         if config.pooler:
             self.pooler = nn.Linear(config.d_model, config.d_model)
             self.pooler_activation = nn.Tanh()
-        if config.has_encoder:  # mean pooling by itself has no weights, and any encoder can be asked for it
+        # Mean pooling by itself has no weights, and any encoder can be asked for it.
+        if config.has_encoder:
             self.embed = SentenceEmbedding(config)
         if config.head == "masked-lm":
             self.head: LabelHead | MaskedLMHead = MaskedLMHead(config)

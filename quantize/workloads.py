@@ -69,7 +69,8 @@ def bundle_workloads(manifest: Manifest, calibration: Calibration | None = None)
     for role, signature in manifest.signature.items():
         check = InputChecks(signature)
         for step in steps_of(role, (spec.name for spec in signature.inputs), signature.max_length):
-            sizes = {"batch": 1, "sequence": step.length, "past_sequence": step.past, "encoder_sequence": _SOURCE}
+            sizes = {dim: max(least, step.length) for dim, least in signature.min_length.items()}
+            sizes |= {"batch": 1, "sequence": step.length, "past_sequence": step.past, "encoder_sequence": _SOURCE}
             sizes["total_sequence"] = step.past + step.length
             inputs = check(random_inputs(signature, sizes, step.past, rng))
             workloads.append(Workload(name=step.name, role=role, inputs=inputs))

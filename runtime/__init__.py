@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .loading import load
     from .model import Model
     from .module import Module
+    from .perceiver import Perceiver
     from .progress import Progress, StepProgress, reporter
     from .sessions.cpu import model_name, usable_cores
     from .sessions.graph_files import check_graphs, files_of_graph
@@ -36,10 +37,12 @@ if TYPE_CHECKING:
     from .tasks.embeddings import VectorOptions, embedding_ranges
     from .tasks.entities import Entity, EntityGroup
     from .tasks.labeling import Label
+    from .tasks.letters import Chunk, Transcript
     from .tasks.masks import Fill
     from .tasks.ranking import Ranked
     from .tasks.spans import Answer
     from .tasks.zero_shot import ZeroShot
+    from .whisper import Whisper
 
 __all__ = [
     "PLACES",
@@ -51,6 +54,7 @@ __all__ = [
     "CallOptions",
     "CanaryState",
     "CancelToken",
+    "Chunk",
     "Conversation",
     "Decoder",
     "DecoderState",
@@ -71,6 +75,7 @@ __all__ = [
     "Matrix",
     "Model",
     "Module",
+    "Perceiver",
     "Progress",
     "Ranked",
     "Session",
@@ -78,7 +83,9 @@ __all__ = [
     "StreamOptions",
     "TaskOptions",
     "Tokenizer",
+    "Transcript",
     "VectorOptions",
+    "Whisper",
     "ZeroShot",
     "batches",
     "check_count",
@@ -128,6 +135,8 @@ __getattr__, __dir__ = lazily(
         "loading": "load",
         "model": "Model",
         "module": "Module",
+        "perceiver": "Perceiver",
+        "whisper": "Whisper",
         "progress": "Progress StepProgress reporter",
         "sessions.cpu": "model_name usable_cores",
         "sessions.graph_files": "check_graphs files_of_graph",
@@ -138,6 +147,7 @@ __getattr__, __dir__ = lazily(
         "tasks.embeddings": "VectorOptions embedding_ranges",
         "tasks.entities": "Entity EntityGroup",
         "tasks.labeling": "Label",
+        "tasks.letters": "Chunk Transcript",
         "tasks.masks": "Fill",
         "tasks.ranking": "Ranked",
         "tasks.spans": "Answer",

@@ -58,7 +58,8 @@ def load(
             sign (`tfm pack --sign`) is refused. None: signatures are not looked at.
 
     Returns:
-        An `Encoder`, `Decoder`, `EncoderDecoder` or `Module`, as the manifest's kind says; a `Module` that transformers
+        An `Encoder`, `Decoder`, `EncoderDecoder` (of sounds or images a `Perceiver`, of Whisper a `Whisper`) or
+        `Module`, as the manifest's kind says; a `Module` that transformers
         names a task for has the methods of an `Encoder` too. Its `provider`, `device`,
         `precision` and `threads` say what runs, its `skipped` what was tried before, and why that does not.
 
@@ -113,12 +114,25 @@ def _make(opened: OpenBundle) -> "AnyModel":
 
         return Decoder(opened)
     if kind == "encoder-decoder":
-        from .encoder_decoder import EncoderDecoder
-
-        return EncoderDecoder(opened)
+        return _make_pair(opened)
     from .module import Module
 
     return Module(opened)
+
+
+def _make_pair(opened: OpenBundle) -> "EncoderDecoder":
+    """Make the model of an encoder and a decoder, by what the first of them reads."""
+    if any(spec.name == "input_ids" for spec in opened.manifest.signature["encoder"].inputs):
+        from .encoder_decoder import EncoderDecoder
+
+        return EncoderDecoder(opened)
+    if opened.manifest.config.get("model_type") == "whisper":
+        from .whisper import Whisper
+
+        return Whisper(opened)
+    from .perceiver import Perceiver
+
+    return Perceiver(opened)
 
 
 def _choose_precision(manifest: Manifest, precision: str, provider: str) -> str:

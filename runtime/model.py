@@ -20,6 +20,8 @@ _TASKS = frozenset(
     {
         "answer",
         "classify",
+        "classify_audio",
+        "classify_audio_stream",
         "classify_images",
         "classify_images_stream",
         "classify_stream",
@@ -33,9 +35,12 @@ _TASKS = frozenset(
         "fill_mask",
         "fill_mask_stream",
         "generate",
+        "image_to_text",
         "rank",
         "similarity",
         "stream",
+        "transcribe",
+        "transcribe_stream",
         "translate",
     }
 )

@@ -102,7 +102,7 @@ class OpenBundle:
         """Refuse sizes that no memory holds before arrays of them are made."""
         for spec in signature.inputs:
             size = np.dtype(spec.dtype).itemsize
-            for dim in _least_shape(spec.shape):
+            for dim in _least_shape(spec.shape, signature):
                 size *= dim
             if size > _MOST_BYTES:
                 raise BundleError(
@@ -118,13 +118,14 @@ def least_inputs(signature: Signature) -> dict[str, Array]:
         By input name: every named dimension is 1, but that of past tokens 0; ids and floats are 0, masks 1.
     """
     return {
-        spec.name: np.full(_least_shape(spec.shape), 1 if "mask" in spec.name else 0, spec.dtype)
+        spec.name: np.full(_least_shape(spec.shape, signature), 1 if "mask" in spec.name else 0, spec.dtype)
         for spec in signature.inputs
     }
 
 
-def _least_shape(shape: tuple[Any, ...]) -> list[int]:
-    return [dim if isinstance(dim, int) else _least_size(dim) for dim in shape]
+def _least_shape(shape: tuple[Any, ...], signature: Signature) -> list[int]:
+    least = signature.min_length
+    return [dim if isinstance(dim, int) else least.get(dim, _least_size(dim)) for dim in shape]
 
 
 def _least_size(dim: str) -> int:

@@ -2,7 +2,8 @@
 
 from .encoder import Encoder
 from .module import Module
+from .sound_tasks import SoundTasks
 
 
-class TaskModule(Encoder, Module):
-    """A module of ids or images, and an output that transformers' class has a task for: it has an encoder's methods."""
+class TaskModule(Encoder, SoundTasks, Module):
+    """A module of ids, images or sounds whose class has a task in transformers: it has the methods of an encoder."""

@@ -25,8 +25,8 @@ _LENGTH = 7
 _SAME = 1e-6
 """How far what a projection gives may be from what is cached, of the largest: the same product, laid out anew."""
 
-Projection = tuple[nn.Module, tuple[int, int]]
-"""What makes keys or values of the encoder's state, and their heads and head size."""
+Projection = tuple[nn.Module, tuple[int, int], int | None]
+"""What makes keys or values of the encoder's state, their heads and head size, and which half of it they are."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,8 @@ class CachedSource(GenericGraph):
         nn.Module.__init__(self)
         self.model: Any = module
         self.config: PairConfig = config
-        self._encoder = [module.get_encoder()]  # in a list: it is a part of the model already
+        # In a list: it is a part of the model already.
+        self._encoder = [module.get_encoder()]
         self._projections = [each for pair in projections for each in pair]
         shape = ("batch", "sequence")
         self.inputs = (
@@ -65,7 +66,7 @@ class CachedSource(GenericGraph):
         caches = [
             Value(name=f"present.{layer}.encoder.{what}", dtype="float32", shape=("batch", heads, "sequence", width))
             for layer, pair in enumerate(projections)
-            for what, (_, (heads, width)) in zip(("key", "value"), pair, strict=True)
+            for what, (_, (heads, width), _) in zip(("key", "value"), pair, strict=True)
         ]
         self.outputs = (hidden, *caches)
         self.max_length = {"sequence": config.source_positions}
@@ -76,9 +77,11 @@ class CachedSource(GenericGraph):
         ids_BT, mask_BT = tensors
         with SortedTopK():
             hidden_BTD = self._encoder[0](input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
-        # In the order of the outputs: of each layer the keys, then the values.
-        projected = [_split(part(hidden_BTD), heads) for part, (heads, _) in self._projections]
-        return (hidden_BTD, *projected)
+        return (hidden_BTD, *self.project(hidden_BTD))
+
+    def project(self, hidden_BTD: Tensor) -> list[Tensor]:
+        """Make keys and values of what the decoder sees, in the order of the outputs: of each layer keys come first."""
+        return [_split(part(hidden_BTD), heads, half) for part, (heads, _), half in self._projections]
 
     def sample(self, generator: torch.Generator, batch: int, length: int, past: int = 0) -> list[Tensor]:
         """Make ids and mask: the first row is full, the others end where their padding begins."""
@@ -95,6 +98,8 @@ class CachedTarget(CachedGraph):
     role = "decoder"
     file = "decoder"
     config: PairConfig
+    sees_padding = True
+    """Whether sources are padded, and a mask says where."""
 
     def __init__(self, module: Any, caches: tuple[type, type], config: PairConfig) -> None:
         """Ask the module for the shapes of its caches, and which of its parts fill the source's.
@@ -189,8 +194,7 @@ class CachedTarget(CachedGraph):
     def _ask(self) -> list[tuple[tuple[int, int], tuple[int, int]]]:
         """Find the shapes of the decoder's own cache, and what makes the source's."""
         own, source = self._empty_cache(), self._empty_cache()
-        encoder = self.model.get_encoder()
-        self._size = encoder(torch.zeros(1, 2, dtype=torch.int64)).last_hidden_state.size(-1)
+        self._size = self._state_size()
         hidden_BTD = torch.randn(1, _LENGTH, self._size, generator=torch.Generator().manual_seed(0))
         readers: list[tuple[nn.Module, Tensor]] = []
 
@@ -211,9 +215,19 @@ class CachedTarget(CachedGraph):
         pairs = [(_maker(readers, layer.keys), _maker(readers, layer.values)) for layer in source.layers]
         if len(pairs) != len(layers):
             raise ExportError(f"{type(self.model).__name__} keeps {len(pairs)} sources for {len(layers)} layers")
-        self._source = [CachedSource(self.model, self.config, pairs)]  # in a list: all of it is in the model already
+        # In a list: all of it is in the model already.
+        self._source = [self._source_of(pairs)]
         self._sources = [(key[1], value[1]) for key, value in pairs]
         return layers
+
+    def _state_size(self) -> int:
+        """How many numbers the decoder sees of each place of a source."""
+        encoder = self.model.get_encoder()
+        return int(encoder(torch.zeros(1, 2, dtype=torch.int64)).last_hidden_state.size(-1))
+
+    def _source_of(self, pairs: Sequence[tuple[Projection, Projection]]) -> CachedSource:
+        """Make the encoder's graph."""
+        return CachedSource(self.model, self.config, pairs)
 
     def _describe(self) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
         total, config = "past_sequence + sequence", self.config
@@ -224,10 +238,11 @@ class CachedTarget(CachedGraph):
             for what, (heads, size) in zip(("key", "value"), pair, strict=True)
             for shape in [("batch", heads, "encoder_sequence", size)]
         ]
+        source_mask = Value(name="encoder_attention_mask", dtype="int64", shape=("batch", "encoder_sequence"), below=2)
         inputs = (
             Value(name="input_ids", dtype="int64", shape=("batch", "sequence"), below=config.vocab_size),
             Value(name="decoder_attention_mask", dtype="int64", shape=("batch", total), below=2),
-            Value(name="encoder_attention_mask", dtype="int64", shape=("batch", "encoder_sequence"), below=2),
+            *((source_mask,) if self.sees_padding else ()),
             *own,
             *source,
             Value(name="num_logits_to_keep", dtype="int64", shape=(), default=0),
@@ -236,9 +251,11 @@ class CachedTarget(CachedGraph):
         return inputs, (logits, *self._caches("present", total, ".decoder"))
 
 
-def _split(projected_BTE: Tensor, heads: int) -> Tensor:
-    """(B, T, K·H) → (B, K, T, H), as caches are laid out."""
+def _split(projected_BTE: Tensor, heads: int, half: int | None = None) -> Tensor:
+    """(B, T, K·H) → (B, K, T, H), as caches are laid out; of keys and values made at once one half."""
     batch, length, _ = projected_BTE.shape
+    if half is not None:
+        projected_BTE = projected_BTE.chunk(2, -1)[half]
     return projected_BTE.reshape(batch, length, heads, -1).transpose(1, 2)
 
 
@@ -246,8 +263,11 @@ def _maker(readers: Sequence[tuple[nn.Module, Tensor]], cached: Any) -> Projecti
     """Find the part whose result is in the cache."""
     sizes = heads_of(cached, _LENGTH)
     if sizes is not None:
+        width = sizes[0] * sizes[1]
         for part, result in readers:
-            fits = result.shape == (1, _LENGTH, sizes[0] * sizes[1])
-            if fits and (_split(result, sizes[0]) - cached).abs().max() <= _SAME * cached.abs().max():
-                return part, sizes
+            whole: dict[tuple[int, ...], tuple[int | None, ...]] = {(1, _LENGTH, width): (None,)}
+            halves = (whole | {(1, _LENGTH, 2 * width): (0, 1)}).get(tuple(result.shape), ())
+            for half in halves:
+                if (_split(result, sizes[0], half) - cached).abs().max() <= _SAME * cached.abs().max():
+                    return part, sizes, half
     raise ExportError("what its decoder keeps of a source is no projection of the encoder's state")

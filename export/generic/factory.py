@@ -60,7 +60,8 @@ def _call(name: str) -> Any:
 def _import(place: str, attribute: str) -> Any:
     # First on the path while the module is imported, and never otherwise: a random.py in the folder
     # must not take the place of Python's own for anybody else.
-    here = os.getcwd()  # which the user's code may change
+    # Which the user's code may change.
+    here = os.getcwd()
     sys.path.insert(0, here)
     try:
         found: Any = importlib.import_module(place)
@@ -77,7 +78,8 @@ def _import(place: str, attribute: str) -> Any:
     except Exception as error:  # whatever user code raises
         raise ExportError(f"importing {place!r} fails: {type(error).__name__} {error}") from error
     finally:
-        with contextlib.suppress(ValueError):  # it may have taken it away, too
+        # It may have taken it away, too.
+        with contextlib.suppress(ValueError):
             sys.path.remove(here)
 
 

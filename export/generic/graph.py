@@ -144,7 +144,8 @@ class GenericGraph(Graph):
         if value.below is not None:
             return torch.randint(value.below, shape, generator=generator)
         if _is_padding_mask(value, example):
-            real = example.flatten().float().mean() >= 0.5  # most of an example is no padding
+            # Most of an example is no padding.
+            real = example.flatten().float().mean() >= 0.5
             # At least one real token a row; the first row is full.
             lengths_B1 = torch.randint(1, shape[1] + 1, (shape[0], 1), generator=generator)
             lengths_B1[0] = shape[1]

@@ -10,7 +10,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from ..reasons import one_line
 from . import plain_attention
 from .cached import CachedConfig, CachedGraph, are_same
 from .cached_pair import CachedTarget, PairConfig
+from .cached_perceived import Perceived, PerceivedTarget
 from .graph import GenericConfig, GenericGraph
 from .sizes import check_counts, check_parts, left_out
+from .waves import reads_waves, wave_graph
 
 _LONGEST = 512
 """Longest text to verify, and so to allow, where the model would take more or does not say."""
@@ -76,22 +78,35 @@ def from_huggingface(folder: Path) -> GenericGraph:
     with _quiet(transformers):
         module, config = _load(transformers, source.parent, values, weights, merged=adapter is not None)
         about = GenericConfig(family=f"transformers:{config.model_type}", values=_describe(source, config))
-        if _generates(transformers, module) and not (source.parent / "modules.json").is_file():
+        _refuse_mixed(source, module)
+        perceived = _perceived(source, module)
+        generates = perceived is not None or _generates(transformers, module)
+        if generates and not (source.parent / "modules.json").is_file():
             try:
-                return cached_graph(transformers, source, module, about)
+                return cached_graph(transformers, source, module, about, perceived)
             except ExportError as error:
                 about = dataclasses.replace(about, notes=(f"It does not generate: {error}.",))
-        try:
-            examples, dynamic_axes = _examples(source, module)
-        except TfmError:
-            raise
-        except Exception as error:  # a configuration may lack anything, or have it in another form
-            raise ExportError(
-                f"{source}: no example inputs can be made for a {type(module).__name__}: {one_line(error)}; write a "
-                "factory for it and use --model"
-            ) from error
+        if reads_waves(module):
+            return wave_graph(source, module, _Outputs(module), about)
+        examples, dynamic_axes = _examples_or_why_not(source, module, about.notes)
         pooling = _pooling(source.parent, module, examples)
     return GenericGraph(_Outputs(module, pooling), examples, dynamic_axes, config=about)
+
+
+def _examples_or_why_not(source: Path, module: Any, notes: Sequence[str]) -> tuple[Any, Any]:
+    """Make example inputs; where there are none, say that and what was said before."""
+    try:
+        return _examples(source, module)
+    except TfmError as error:
+        if not notes:
+            raise
+        raise type(error)(f"{notes[0]} Nor is it one graph: {error}") from error
+    # A configuration may lack anything, or have it in another form.
+    except Exception as error:
+        raise ExportError(
+            f"{source}: no example inputs can be made for a {type(module).__name__}: {one_line(error)}; write a "
+            "factory for it and use --model"
+        ) from error
 
 
 def _generates(transformers: Any, module: Any) -> bool:
@@ -101,7 +116,42 @@ def _generates(transformers: Any, module: Any) -> bool:
     return module.main_input_name == "input_ids" and type(module) in known
 
 
-def cached_graph(transformers: Any, source: Path, module: Any, about: GenericConfig) -> CachedGraph:
+def _refuse_mixed(source: Path, module: Any) -> None:
+    """Refuse what continues texts with images or sounds in them: as many places of a text as an image has patches."""
+    kinds = {"vision_config": "images", "audio_config": "sounds"}
+    found = [what for name, what in kinds.items() if getattr(module.config, name, None) is not None]
+    writes = getattr(module, "get_output_embeddings", bool)() is not None
+    if module.main_input_name == "input_ids" and found and writes:
+        raise ExportError(
+            f"{source}: {type(module).__name__} continues texts with {' and '.join(found)} in them, which is not "
+            "exported as a whole: save its language model by itself (module.language_model.save_pretrained), or write "
+            "a factory for a part of it and use --model"
+        )
+
+
+def _perceived(source: Path, module: Any) -> Perceived | None:
+    """Tell what the encoder of an encoder-decoder reads, if that is images or features of sound."""
+    config, name = module.config, module.main_input_name
+    if not config.is_encoder_decoder or getattr(module, "get_output_embeddings", bool)() is None:
+        return None
+    if name == "pixel_values" and hasattr(config, "encoder"):
+        return Perceived(name=name, shape=_image(source, config.encoder)[1:])
+    if name == "input_features" and hasattr(config, "input_feat_per_channel"):
+        bins = _count(source, config, "input_feat_per_channel") * _count(source, config, "input_channels")
+        # Each convolution halves the frames, and torch takes one that is left for a constant.
+        least = 2 ** _count(source, config, "num_conv_layers") + 1
+        longest = _count(source, config, "max_source_positions")
+        return Perceived(name=name, shape=("frames", bins), least=least, longest=max(least, longest))
+    if name == "input_features" and hasattr(config, "max_source_positions") and hasattr(config, "num_mel_bins"):
+        # The encoder's second convolution halves the frames, so it takes twice as many as positions.
+        frames, bins = (_count(source, config, name) for name in ("max_source_positions", "num_mel_bins"))
+        return Perceived(name=name, shape=_bounded(source, (bins, 2 * frames)))
+    return None
+
+
+def cached_graph(
+    transformers: Any, source: Path, module: Any, about: GenericConfig, perceived: Perceived | None = None
+) -> CachedGraph:
     """Make the graphs of what generates over its cache: a causal language model, or an encoder-decoder.
 
     Raises:
@@ -111,12 +161,21 @@ def cached_graph(transformers: Any, source: Path, module: Any, about: GenericCon
     tokens: dict[str, Any] = {
         f"{name}_token_id": getattr(text, f"{name}_token_id", None) for name in ("pad", "bos", "eos")
     }
-    known = {"vocab_size": _vocabulary(source, text), "max_positions": _longest(text, most=None)}
+    table = "max_position_embeddings" if perceived is None else "max_target_positions"
+    known = {"vocab_size": _vocabulary(source, text), "max_positions": _longest(text, table, most=None)}
     described = {"family": about.family, "values": about.values} | known | tokens
     ids_BS = torch.arange(min(_PROVED, known["max_positions"]))[None] % known["vocab_size"]
+    inputs: dict[str, Tensor] = {"input_ids": ids_BS}
+    if perceived is not None:
+        # As `PerceivedTarget.check` takes it.
+        inputs = {perceived.name: perceived.sample(torch.Generator().manual_seed(0), 1, 24)}
+        # Where positions are counted by what is no padding, its id within a text would make of it another one.
+        ids_BS = (ids_BS + _FIRST) % known["vocab_size"]
+    if module.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids_BS
     try:
-        expected_BSV = _attend_plainly(transformers, module, ids_BS)
-        graph = _over_cache(transformers, module, described)
+        expected_BSV = _attend_plainly(transformers, module, inputs)
+        graph = _over_cache(transformers, module, described, perceived)
         graph.check(ids_BS, expected_BSV)
         return graph
     except TfmError:
@@ -128,15 +187,14 @@ def cached_graph(transformers: Any, source: Path, module: Any, about: GenericCon
 
 
 @torch.no_grad()
-def _attend_plainly(transformers: Any, module: Any, ids_BS: Tensor) -> Tensor:
+def _attend_plainly(transformers: Any, module: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     """Have a module attend in one way, whatever it is given, if that is the same; give its logits as it was loaded."""
-    target = {"decoder_input_ids": ids_BS} if module.config.is_encoder_decoder else {}
-    expected_BSV: Tensor = module(input_ids=ids_BS, **target, use_cache=False).logits
+    expected_BSV: Tensor = module(**inputs, use_cache=False).logits
     if module.config._attn_implementation == "sdpa":
         plain_attention.register(transformers)
         try:
             module.set_attn_implementation(plain_attention.NAME)
-            plain_BSV = module(input_ids=ids_BS, **target, use_cache=False).logits
+            plain_BSV = module(**inputs, use_cache=False).logits
         except ExportError:  # what it asks of its attention is not done there
             plain_BSV = torch.full_like(expected_BSV, torch.nan)
         if not are_same(plain_BSV, expected_BSV):
@@ -144,13 +202,17 @@ def _attend_plainly(transformers: Any, module: Any, ids_BS: Tensor) -> Tensor:
     return expected_BSV
 
 
-def _over_cache(transformers: Any, module: Any, described: dict[str, Any]) -> CachedGraph:
+def _over_cache(transformers: Any, module: Any, described: dict[str, Any], perceived: Perceived | None) -> CachedGraph:
     if not module.config.is_encoder_decoder:
         return CachedGraph(module, transformers.DynamicCache, CachedConfig(**described))
     # Targets begin with a token of their own, which is not Hugging Face's bos_token_id.
     start = {"bos_token_id": getattr(module.config, "decoder_start_token_id", None)}
+    caches = transformers.DynamicCache, transformers.EncoderDecoderCache
+    if perceived is not None:
+        config = PairConfig(**described | start, source_positions=perceived.longest)
+        return PerceivedTarget(module, caches, config, perceived)
     config = PairConfig(**described | start, source_positions=described["max_positions"])
-    return CachedTarget(module, (transformers.DynamicCache, transformers.EncoderDecoderCache), config)
+    return CachedTarget(module, caches, config)
 
 
 @torch.no_grad()
@@ -184,7 +246,8 @@ def _load(
         # A copy, as making a module may write into its configuration.
         check_parts(folder, functools.partial(make, copy.deepcopy(config)), weights)
         options: dict[str, Any] = {"config": config, "local_files_only": True, "dtype": torch.float32}
-        options["ignore_mismatched_sizes"] = True  # so that they are told by name, below
+        # So that they are told by name, below.
+        options["ignore_mismatched_sizes"] = True
         if getattr(cls, "_can_set_experts_implementation", bool)():
             # All experts of a token as one product, where a loop over experts would depend on who is chosen.
             options["experts_implementation"] = "batched_mm"
@@ -316,6 +379,11 @@ def _examples(source: Path, module: Any) -> tuple[dict[str, Any], dict[str, dict
     elif module.main_input_name == "pixel_values":
         examples["pixel_values"] = torch.randn(_image(source, config), generator=generator)
         axes["pixel_values"] = {0: "batch"}
+    elif module.main_input_name == "input_values" and hasattr(config, "num_mel_bins"):
+        # A spectrogram, cut or filled to as many frames as there are positions.
+        frames, bins = (_count(source, config, name) for name in ("max_length", "num_mel_bins"))
+        examples["input_values"] = torch.randn(_bounded(source, (2, frames, bins)), generator=generator)
+        axes["input_values"] = {0: "batch"}
     elif module.main_input_name == "input_features" and hasattr(config, "max_source_positions"):
         # The encoder's second convolution halves the frames, so it takes twice as many as
         # positions.
@@ -357,10 +425,27 @@ def _vocabulary(source: Path, text: Any) -> int:
 def _image(source: Path, config: Any) -> tuple[int, ...]:
     """Give the shape of two images."""
     size = getattr(config, "image_size", None)
+    # What has no table of positions, as segmentation and detection, is told by what prepares its images.
+    size = _prepared_size(source.parent) if size is None else size
     sides: list[Any] = list(size) if isinstance(size, list | tuple) else [size, size]
     if len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
-        raise ConfigError(f"{source}: image_size must be one side or two, but is {str(size)[:80]}")
+        raise ConfigError(
+            f"{source}: image_size must be one side or two, but is {str(size)[:80]}; nor does a "
+            "preprocessor_config.json beside it say how large images are made"
+        )
     return _bounded(source, (2, _count(source, config, "num_channels"), *sides))
+
+
+def _prepared_size(folder: Path) -> Any:
+    """Tell how large images are made, as the checkpoint's processor says; a square where only its side is known."""
+    path = folder / "preprocessor_config.json"
+    values = read_json(path) if path.is_file() else {}
+    size = values.get("size") if isinstance(values, dict) else None
+    if not isinstance(size, dict):
+        return size
+    if "height" in size and "width" in size:
+        return [size["height"], size["width"]]
+    return size.get("shortest_edge")
 
 
 def _bounded(source: Path, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -122,7 +122,8 @@ def _family(checkpoint: Path) -> str | None:
     try:
         values = read_json(base_of(checkpoint) / "config.json")
     except CheckpointError:
-        return None  # the native reader says what is wrong
+        # The native reader says what is wrong.
+        return None
     # A configuration without a family is our own, or nothing; both are the native reader's.
     family = values.get("model_type") if isinstance(values, dict) else None
     return family if isinstance(family, str) else None

@@ -283,7 +283,8 @@ def _grows(node: ast.AST) -> bool:
 def _exponent(node: ast.BinOp | ast.Call) -> float:
     """Give the exponent of a power; infinity where it is no plain number."""
     written = node.right if isinstance(node, ast.BinOp) else node.args[1] if len(node.args) == 2 else None
-    if isinstance(written, ast.Call) and len(written.args) == 1:  # Integer(2)
+    # Integer(2).
+    if isinstance(written, ast.Call) and len(written.args) == 1:
         written = written.args[0]
     # The sign does not matter: 10**-99 has as many digits as 10**99.
     if isinstance(written, ast.UnaryOp):

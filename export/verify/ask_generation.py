@@ -121,7 +121,7 @@ def share_that_agrees(bundle: Generates, prompts: Sequence[Any], ways: Sequence[
     return float(np.mean(same)) if same else 0.0, len(same)
 
 
-def share_of_steps(bundle: Generates, greedy: Way) -> tuple[float, int]:
+def share_of_steps(bundle: Generates, rows: Sequence[Any], greedy: Way) -> tuple[float, int]:
     """Tell at which share of the steps of a greedy search a bundle chooses what transformers does, and of how many.
 
     Each step goes on from transformers' own tokens, not from the bundle's: a token that differs counts once, and does
@@ -129,10 +129,10 @@ def share_of_steps(bundle: Generates, greedy: Way) -> tuple[float, int]:
     """
     ends = bundle.manifest.generation.eos_token_ids if bundle.manifest.generation else ()
     same: list[bool] = []
-    for theirs in greedy.expected:
+    for row, theirs in zip(rows, greedy.expected, strict=True):
         walk = _Walk(theirs, ends)
         # One by one, as a processor is not told which rows of a batch are left.
-        bundle.generate([theirs.prompt], stop=(), logits_processors=[walk], **greedy.settings)
+        bundle.generate([row], stop=(), logits_processors=[walk], **greedy.settings)
         same += walk.same
     return float(np.mean(same)) if same else 0.0, len(same)
 
@@ -202,17 +202,18 @@ def _continue(model: Any, row: list[int], ends: Sequence[int], settings: Mapping
         asked["num_return_sequences"] = settings["num_beams"]
     made = model.generate(ids_1S, attention_mask=torch.ones_like(ids_1S), **asked)
     start = 1 if model.config.is_encoder_decoder else len(row)
-    found = [_until(sequence[start:].tolist(), ends) for sequence in made.sequences]
+    found = [until(sequence[start:].tolist(), ends) for sequence in made.sequences]
     if settings["num_beams"] == 1:
-        return Continued(row, found[0], ties=[_near(scores_1V[0]) for scores_1V in made.scores])
+        return Continued(row, found[0], ties=[near(scores_1V[0]) for scores_1V in made.scores])
     scores = made.sequences_scores.tolist()
     return Continued(row, found[0], others=[found[k] for k, score in enumerate(scores) if scores[0] - score < _TIE])
 
 
-def _near(scores_V: torch.Tensor) -> frozenset[int]:
+def near(scores_V: torch.Tensor) -> frozenset[int]:
     """The tokens that are as good as the likeliest."""
     return frozenset(torch.nonzero(scores_V > scores_V.max() - _TIE)[:, 0].tolist())
 
 
-def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:
+def until(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    """Cut tokens off where they end."""
     return tokens[: next((place for place, token in enumerate(tokens) if token in ends), len(tokens))]

@@ -20,9 +20,10 @@ import torch
 from tfm.bundle import TOKENIZER
 from tfm.errors import InputError
 from tfm.quantize import one_of_each
-from tfm.runtime import Decoder, Encoder, EncoderDecoder
+from tfm.runtime import Decoder, Encoder, EncoderDecoder, Perceiver
 
 from .ask_generation import ask_generate
+from .ask_perceived import ask_perceive
 from .transformers_model import open_model, transformers
 
 Asked = Encoder | Decoder | EncoderDecoder
@@ -34,8 +35,13 @@ _PIPELINES = {
     "fill_mask": ("fill-mask", "AutoModelForMaskedLM"),
     "answer": ("question-answering", "AutoModelForQuestionAnswering"),
     "classify_images": ("image-classification", "AutoModelForImageClassification"),
+    "classify_audio": ("audio-classification", "AutoModelForAudioClassification"),
+    "transcribe": ("automatic-speech-recognition", "AutoModelForCTC"),
 }
 """Task → transformers' pipeline for it, and the class it takes."""
+
+_OF_ARRAYS = ("classify_images", "classify_audio", "transcribe", "image_to_text")
+"""Tasks that read no texts."""
 
 _QUESTION = "What is this about, and who wrote it?"
 _UNUSUAL = "Ça coûte 3 €, 你好 — привет, 🙂👩‍👩‍👧 naïve\u00a0café\u200b!"
@@ -104,15 +110,17 @@ def ask_library(folder: Path | None, bundle: Asked) -> Reference | NotCompared |
         version = importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
         return NotCompared(f"{library} is not installed: pip install {library}")
-    reads_texts = task != "classify_images" and TOKENIZER in bundle.manifest.files
-    if not reads_texts and task not in ("classify_images", "generate"):
+    reads_texts = task not in _OF_ARRAYS and TOKENIZER in bundle.manifest.files
+    if not reads_texts and task not in (*_OF_ARRAYS, "generate"):
         return NotCompared("the bundle has no tokenizer, and takes ids alone")
     # The library might take what the runtime refuses, such as a text without tokens; of that nothing
     # can be compared.
     lengths = _lengths(bundle) if reads_texts else {}
     try:
         with _quietly():
-            if isinstance(bundle, Encoder):
+            if isinstance(bundle, Perceiver):
+                found = Found(*ask_perceive(folder, bundle, _sources_of(folder, bundle)))
+            elif isinstance(bundle, Encoder):
                 found = _ways(library, task)(folder, task, list(lengths), max(lengths.values(), default=0))
             else:
                 found = Found(*ask_generate(folder, bundle, [*list(lengths)[:4], _UNUSUAL]))
@@ -131,14 +139,14 @@ def library_of(folder: Path | None, bundle: Asked) -> str | None:
     # Pooling of token states is what sentence-transformers adds; all else is transformers'.
     if task == "embed":
         return "sentence-transformers" if (folder / "modules.json").is_file() else None
-    return "transformers" if task in (*_PIPELINES, "generate") else None
+    return "transformers" if task in (*_PIPELINES, "generate", "image_to_text") else None
 
 
 def _ways(library: str, task: str) -> Callable[[Path, str, list[str], int], Found]:
     """Choose what calls the library."""
     if library == "sentence-transformers":
         return _encode
-    return _see if task == "classify_images" else _pipe
+    return {"classify_images": _see, "classify_audio": _hear, "transcribe": _hear}.get(task, _pipe)
 
 
 def _see(folder: Path, task: str, texts: list[str], longest: int) -> Found:
@@ -153,6 +161,45 @@ def _see(folder: Path, task: str, texts: list[str], longest: int) -> Found:
     pipe: Any = transformers().pipeline(name, model=model, image_processor=processor, device="cpu")
     pictures = [Image.fromarray(pixels) for pixels in _pictures()]
     return Found(pictures, [pipe(picture, top_k=model.config.num_labels) for picture in pictures])
+
+
+def _hear(folder: Path, task: str, texts: list[str], longest: int) -> Found:
+    """Run transformers' pipeline on sounds, one by one, so that nothing is padded."""
+    del texts, longest
+    extractor = transformers().AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+    name, model = _model_for(task, folder)
+    options: dict[str, Any] = {}
+    if task == "transcribe":
+        options["tokenizer"] = transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    pipe: Any = transformers().pipeline(name, model=model, feature_extractor=extractor, device="cpu", **options)
+    labels = {"top_k": model.config.num_labels} if task == "classify_audio" else {}
+    waves = list(make_sounds(extractor.sampling_rate))
+    return Found(waves, [pipe(wave_S.copy(), **labels) for wave_S in waves])
+
+
+def _sources_of(folder: Path, bundle: Perceiver) -> Sequence[Any]:
+    """Make sounds or pictures, of which the bundle knows how they are prepared."""
+    if bundle.tasks[0] == "transcribe":
+        extractor = transformers().AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        # As much as the model hears at once: what is longer is heard in parts.
+        found = [wave[: getattr(extractor, "n_samples", None)] for wave in make_sounds(extractor.sampling_rate)]
+    else:
+        found = list(_pictures())
+    bundle.perceive(found)  # what cannot be prepared here cannot be compared, and says why
+    return found
+
+
+def make_sounds(rate: int) -> Iterator[Any]:
+    """Tones that glide and swell with noise on them, of other lengths, as float32 waves."""
+    rng = np.random.default_rng(0)
+    for seconds in (0.6, 1.3, 0.9, 2.1):
+        count = int(seconds * rate)
+        # Every twentieth of a second another tone, as loud as another number says.
+        knots = np.linspace(0, count, max(3, int(20 * seconds)))
+        place = np.arange(count)
+        pitch, swell = (np.interp(place, knots, rng.random(len(knots))) for _ in range(2))
+        wave = np.sin(np.cumsum(2 * np.pi * (80 + 900 * pitch**2) / rate)) * swell + rng.standard_normal(count) * 0.02
+        yield (0.4 * wave).astype(np.float32)
 
 
 def _model_for(task: str, folder: Path) -> tuple[str, Any]:

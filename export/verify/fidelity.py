@@ -15,15 +15,17 @@ from tfm.errors import CalibrationError, VerificationError
 from tfm.latency import english_sentences, english_words
 from tfm.model import Transformer, TransformerConfig
 from tfm.quantize import SampleReader, read_calibration, split_of
-from tfm.runtime import PLAIN_SETTINGS, Decoder, Encoder, EncoderDecoder, Model, Module
+from tfm.runtime import PLAIN_SETTINGS, Decoder, Encoder, EncoderDecoder, Model, Module, Perceiver
 
 from ..fast_path import no_fast_path
 from ..generic.cached import CachedGraph
 from ..generic.cached_pair import CachedTarget
+from ..generic.cached_perceived import PerceivedTarget
 from ..generic.graph import GenericGraph
 
 _COUNT = 256
 _PROMPTS = 64
+_NOISES = 8
 _CONTINUED = 24
 """Most tokens that are generated to compare them with transformers' own."""
 
@@ -113,6 +115,8 @@ def measure_fidelity(eager: Transformer | GenericGraph, bundle: Model, max_drop:
 
 def _measure(eager: Transformer | GenericGraph, bundle: Model) -> list[Fidelity]:
     # The measure is what the task uses: sentence vectors, next tokens, else the hidden states.
+    if isinstance(eager, PerceivedTarget) and isinstance(bundle, Perceiver):
+        return _written(eager, bundle)
     if isinstance(eager, CachedTarget) and isinstance(bundle, EncoderDecoder):
         return _generation(eager, bundle)
     if isinstance(eager, CachedGraph) and isinstance(bundle, Decoder):
@@ -282,6 +286,32 @@ def _generation(eager: Transformer | CachedTarget, bundle: EncoderDecoder) -> li
     # all that follows another text.
     targets = [[eager.config.bos_token_id, *row] for row in expected]
     return [_agreement(eager, bundle, sources, targets, data), greedy]
+
+
+def _written(eager: PerceivedTarget, bundle: Perceiver) -> list[Fidelity]:
+    """Compare what is written of noise that is prepared already."""
+    generation, start = bundle.manifest.generation, eager.config.bos_token_id
+    source = eager.perceive(1, _NOISES)
+    if generation is None or start is None:
+        targets = [[1, 2, 3]] * _NOISES
+        return [_written_next(eager, bundle, source, targets)]
+    limit = min(_CONTINUED, eager.config.max_positions - 1)
+    expected = eager.written(source, limit, generation.eos_token_ids)
+    found = bundle.greedy(source.numpy(), [start], limit)
+    same = sum(left == right for left, right in zip(found, expected, strict=True))
+    greedy = _fidelity(bundle, "greedy", same / _NOISES, _NOISES, "whole greedy outputs for noise")
+    return [_written_next(eager, bundle, source, [[start, *row] for row in expected]), greedy]
+
+
+def _written_next(
+    eager: PerceivedTarget, bundle: Perceiver, source: torch.Tensor, targets: list[list[int]]
+) -> Fidelity:
+    """Share of target tokens after which bundle and eager find the same next token most likely."""
+    target_BS, real_BS = pad(targets, eager.config.pad_token_id or 0)
+    expected_BS = eager.logits(target_BS, source).argmax(-1)
+    found = bundle.run(source.numpy(), target_BS.numpy())["logits"].argmax(-1)
+    same = (found == expected_BS.numpy())[real_BS.numpy() == 1]
+    return _fidelity(bundle, "top-1", float(same.mean()), same.size, "next tokens for noise")
 
 
 def _sources(eager: Transformer | CachedTarget, bundle: EncoderDecoder) -> tuple[list[list[int]], str]:

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tfm.errors import InputError
-from tfm.runtime import Decoder, Encoder, EncoderDecoder
+from tfm.runtime import Decoder, Encoder, EncoderDecoder, Perceiver
 
 from .ask_generation import share_of_steps, share_that_agrees
 from .ask_library import Asked, Reference
+from .ask_perceived import share_that_is_written
 from .fidelity import Fidelity
 
 TASK_FLOORS = {
@@ -20,6 +21,9 @@ TASK_FLOORS = {
     ("task scores", "fp32"): 0.9999,
     ("task cosine", "fp16"): 0.9999,
     ("task scores", "fp16"): 0.99,
+    # Letters of all that was heard, by how many would have to be changed.
+    ("task letters", "fp32"): 0.999,
+    ("task letters", "fp16"): 0.99,
     # Every token of every prompt, but for ties.
     ("task tokens", "fp32"): 1.0,
     # Of steps that go on from the library's own tokens. Chosen: the floors of top-1 less what a hundred steps may
@@ -55,31 +59,48 @@ def compare_with_library(reference: Reference, bundle: Asked) -> list[Fidelity]:
     """
     if not isinstance(bundle, Encoder):
         return [_tokens(reference, bundle) if bundle.precision == "fp32" else _steps(reference, bundle)]
+    # Of sounds that nobody said: what a quantized model hears in speech, its outputs' cosine tells.
+    if reference.task == "transcribe" and bundle.precision not in ("fp32", "fp16"):
+        return []
+    return [_encoded(reference, bundle)]
+
+
+def _encoded(reference: Reference, bundle: Encoder) -> Fidelity:
     # All labels are asked for: an order that is right by chance would say less.
     call = getattr(bundle, reference.task)
     options: dict[str, Any] = {"long_texts": "cut", **({"batch_tokens": 1} if reference.alone else {})}
-    if reference.task in ("classify", "classify_images", "fill_mask"):
+    if reference.task in ("classify", "classify_audio", "classify_images", "fill_mask"):
         options["top_k"] = None
     if reference.task == "classify_tokens":
         options["ignore_labels"] = ()
     try:
         found = call(list(reference.inputs), **options)
     except InputError as error:
-        return [_fidelity(reference, bundle, "task", 0.0, f"texts ({error})")]
+        return _fidelity(reference, bundle, "task", 0.0, f"texts ({error})")
     if reference.task == "embed":
-        return [_embeddings(reference, bundle, found)]
+        return _embeddings(reference, bundle, found)
+    if reference.task == "transcribe":
+        return _letters(reference, bundle, [one["text"] for one in found])
     ours, theirs = [_scores(one) for one in found], [_scores(one) for one in reference.expected]
-    return [_labels(reference, bundle, ours, theirs)]
+    return _labels(reference, bundle, ours, theirs)
 
 
 def _tokens(reference: Reference, bundle: Decoder | EncoderDecoder) -> Fidelity:
     data = f"prompts in {len(reference.expected)} ways" if len(reference.expected) > 1 else "prompts, greedily"
-    value, count = share_that_agrees(bundle, reference.inputs, reference.expected)
+    if isinstance(bundle, Perceiver):
+        data = "sounds or images, greedily"
+        value, count = share_that_is_written(bundle, reference.inputs, reference.expected)
+    else:
+        value, count = share_that_agrees(bundle, reference.inputs, reference.expected)
     return dataclasses.replace(_fidelity(reference, bundle, "task tokens", value, data), count=count)
 
 
 def _steps(reference: Reference, bundle: Decoder | EncoderDecoder) -> Fidelity:
-    value, count = share_of_steps(bundle, reference.expected[0])
+    [greedy] = reference.expected[:1]
+    # Sounds and images are prepared as they are for a user; of texts it is the library's own ids.
+    heard = isinstance(bundle, Perceiver)
+    rows = bundle.perceive(list(reference.inputs)) if heard else [one.prompt for one in greedy.expected]
+    value, count = share_of_steps(bundle, rows, greedy)
     found = _fidelity(reference, bundle, "task steps", value, "tokens of prompts continued greedily")
     return dataclasses.replace(found, count=count)
 
@@ -99,6 +120,24 @@ def _embeddings(reference: Reference, bundle: Encoder, found: npt.NDArray[Any]) 
     above = np.triu_indices(len(found), 1)
     ours, theirs = (bundle.similarity(rows, rows)[above] for rows in (found, expected.astype(np.float32)))
     return _fidelity(reference, bundle, "task Spearman", spearman(ours, theirs), "texts' similarities")
+
+
+def _letters(reference: Reference, bundle: Encoder, texts: Sequence[str]) -> Fidelity:
+    pairs = [(ours, theirs["text"]) for ours, theirs in zip(texts, reference.expected, strict=True)]
+    changed = sum(edits(ours, theirs) for ours, theirs in pairs)
+    value = 1 - changed / max(1, sum(len(theirs) for _, theirs in pairs))
+    return _fidelity(reference, bundle, "task letters", value, "sounds")
+
+
+def edits(one: str, other: str) -> int:
+    """Count the letters that have to be put in, left out or exchanged to make one text of another (Levenshtein)."""
+    row = list(range(len(other) + 1))
+    for number, letter in enumerate(one, 1):
+        before, row[0] = row[0], number
+        for place, wanted in enumerate(other, 1):
+            change = before + (letter != wanted)
+            before, row[place] = row[place], min(change, row[place] + 1, row[place - 1] + 1)
+    return row[-1]
 
 
 def _labels(reference: Reference, bundle: Encoder, ours: Sequence[Scores], theirs: Sequence[Scores]) -> Fidelity:

@@ -159,10 +159,10 @@ class Calibration:
         signature, size = self._manifest.signature.get(role), check_count("batch_size", batch_size)
         if signature is None:
             raise CalibrationError(f"the bundle has no {role!r} graph; {nearest(role, self._manifest.signature)}")
-        if not self._reads_text:
-            yield from _stack(self._samples, size if is_batched(signature) else None)
-        elif role == "decoder":
+        if role == "decoder":
             yield from self._teach(signature, size)
+        elif not self._reads_text:
+            yield from _stack(self._samples, size if is_batched(signature) else None)
         else:
             # A decoder gives logits of padding too, which would count as tokens: its rows come one by one.
             for _, feeds in self._padded(1 if self._manifest.kind == "decoder" else size, in_order):
@@ -179,6 +179,17 @@ class Calibration:
                 feeds["token_type_ids"][mask_BS == 1] = types
             yield positions, feeds
 
+    def _sources(self, size: int) -> Iterator[tuple[list[int], dict[str, Array]]]:
+        """Make batches of what an encoder reads, with their places among the samples."""
+        if self._reads_text:
+            yield from self._padded(size)
+            return
+        places = sorted(range(len(self._samples)), key=lambda place: _shapes(self._samples[place]))
+        for _, group in itertools.groupby(places, key=lambda place: _shapes(self._samples[place])):
+            while batch := list(itertools.islice(group, size)):
+                rows = [self._samples[place] for place in batch]
+                yield batch, {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
     def _teach(self, signature: Signature, size: int) -> Iterator[dict[str, Array]]:
         manifest = self._manifest
         if "fp32" not in manifest.graphs:
@@ -194,10 +205,12 @@ class Calibration:
         # The decoder is fed what it reads in use: the float32 encoder's keys and values, and
         # targets that the float32 model itself generates.
         caches = [spec.name for spec in encoder.signature.outputs if spec.name.startswith("present.")]
-        for positions, feeds in self._padded(size):
+        takes = {spec.name for spec in signature.inputs}
+        for positions, feeds in self._sources(size):
             presents = encoder.run(feeds, outputs=caches)
             context = {name.replace("present.", "past_key_values."): array for name, array in presents.items()}
-            context["encoder_attention_mask"] = feeds["attention_mask"]
+            if "encoder_attention_mask" in takes:
+                context["encoder_attention_mask"] = feeds["attention_mask"]
             # Generated once: batches are asked for again by whoever observes, searches or judges.
             if any(place not in self._targets for place in positions):
                 self._targets.update(zip(positions, self._generate(decoder, context), strict=True))
@@ -210,7 +223,8 @@ class Calibration:
     def _generate(self, decoder: Session, context: Mapping[str, Array]) -> list[list[int]]:
         """What the decoder reads when it is right: the start token, and greedily what comes next."""
         generation, most = self._manifest.generation, length_limit(decoder.signature)
-        count, length = context["encoder_attention_mask"].shape
+        # (B, K, T, H) of any layer's keys.
+        count, _, length, _ = next(array for name, array in context.items() if name.endswith(".key")).shape
         if generation is None:
             # Always of the same seed, so that each call gives the same targets.
             below = next(spec.below for spec in decoder.signature.inputs if spec.name == "input_ids")

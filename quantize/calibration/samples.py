@@ -172,7 +172,7 @@ class SampleReader:
         for dim in (dim for spec in self._signature.inputs for dim in spec.shape if isinstance(dim, str)):
             # A limit of a sum of dimensions is spread evenly over them.
             shares = [most // len(key.split(SUM)) for key, most in limits if dim in key.split(SUM)]
-            sizes[dim] = min([_LENGTH, *shares])
+            sizes[dim] = min([_LENGTH * self._signature.min_length.get(dim, 1), *shares])
         sample = {}
         for spec in self._signature.inputs:
             dims = spec.shape[1:] if batched else spec.shape

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypedDict, TypeVar, cast
 
-from tfm.bundle import TensorSpec
+from tfm.bundle import Signature, TensorSpec
 from tfm.errors import InputError
 
 from ..control import CancelToken, Control
@@ -26,6 +26,7 @@ from .checks import Array, nearest
 from .cut import LongTexts, check_long_texts, tell_of_cut
 from .pixels import PixelReader, read_preparation
 from .reader import Reader, TextReader
+from .sounds import SoundReader, read_hearing
 
 R = TypeVar("R")
 Inputs = str | Iterable[str] | Iterable[tuple[str, str]] | Iterable[Sequence[int]]
@@ -100,9 +101,16 @@ class Batched(Model):
     def _reader(self) -> Reader:
         """How the inputs of this model's tasks are read."""
         signature = self._sessions["model"].signature
+        if {spec.name for spec in signature.inputs} in ({"input_values"}, {"input_features"}):
+            [spec] = signature.inputs
+            least = next(iter(signature.min_length.values()), 1)
+            return SoundReader(spec, read_hearing(self._companions), least)
         # A model of images has no other input.
         if signature.inputs[0].name == "pixel_values":
             return PixelReader(signature.inputs[0], read_preparation(self._companions))
+        return self._text_reader(signature)
+
+    def _text_reader(self, signature: Signature) -> TextReader:
         below = next((spec.below for spec in signature.inputs if spec.name == "input_ids"), None)
         pad = self.manifest.config.get("pad_token_id")
         # It matters where a model looks for the last token that is none.
@@ -165,7 +173,8 @@ class Batched(Model):
         size = check_count("window", options.get("window", WINDOW))
         call = self._call(options, StreamOptions)
 
-        def results() -> Iterator[R]:  # apart, so that what is checked above is checked when the stream is made
+        # Apart, so that what is checked above is checked when the stream is made.
+        def results() -> Iterator[R]:
             for start in itertools.count(0, size):
                 items = list(itertools.islice(source, size))
                 if not items:
@@ -187,12 +196,14 @@ class Batched(Model):
             if name not in names:
                 raise InputError(f"there is no option {name!r}; {nearest(name, names)}")
         cancel, budget = options.get("cancel"), options.get("batch_tokens")
-        Control(cancel)  # refuses another thing by the caller's name for it
+        # Refuses another thing by the caller's name for it.
+        Control(cancel)
         if budget is not None:
             budget = check_count("batch_tokens", budget)
         elif self.precision in ("fp32", "fp16"):
             budget = BATCH_TOKENS
-        stop = CancelToken(cancel)  # of this call alone, which ends when the caller's does
+        # Of this call alone, which ends when the caller's does.
+        stop = CancelToken(cancel)
         long_texts = check_long_texts(options.get("long_texts", "warn"))
         return _Call(budget, stop, Control(stop, options.get("timeout")), long_texts)
 
@@ -236,10 +247,12 @@ class Batched(Model):
             return main, 1
         # Threads that come at once must not open it twice.
         with self._opening:
-            main.opened()  # a closed model opens no graph again
+            # A closed model opens no graph again.
+            main.opened()
             if _SINGLE not in self._sessions:
                 session = self._opened.open_again("model", threads=1)
-                self._sessions = {**self._sessions, _SINGLE: session}  # anew, since close() may be going through it
+                # Anew, since close() may be going through it.
+                self._sessions = {**self._sessions, _SINGLE: session}
                 # close() may have gone through the sessions before this one was among them.
                 main.opened()
         return self._sessions[_SINGLE], self.threads

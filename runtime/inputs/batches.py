@@ -42,7 +42,8 @@ def check_rows(
     Raises:
         InputError: A row is empty, too long or no sequence of integers, or an id is out of range.
     """
-    below = next((spec.below for spec in signature.inputs if spec.name == "input_ids"), None) or 2**63  # int64's end
+    # Int64's end.
+    below = next((spec.below for spec in signature.inputs if spec.name == "input_ids"), None) or 2**63
     most = length_limit(signature)
     checked = []
     for number, row in enumerate(rows):
@@ -126,7 +127,8 @@ def _place(number: int, places: Sequence[int | None] | None) -> int:
 
 def _as_integers(index: int, row: Any) -> Array:
     name, wanted = f"inputs[{index}]", "a text or a sequence of token ids"
-    if isinstance(row, bytearray) or (isinstance(row, memoryview) and row.itemsize == 1):  # a text's bytes, not ids
+    # A text's bytes, not ids.
+    if isinstance(row, bytearray) or (isinstance(row, memoryview) and row.itemsize == 1):
         raise InputError(f"{name} must be {wanted}, but is {kind_of(row)} of bytes; decode it, or pass a list of ids")
     if hasattr(type(row), "__array__") or hasattr(type(row), "__dlpack__"):
         array = foreign_array(name, row, wanted)

@@ -57,6 +57,7 @@ class InputChecks:
         dims = dict.fromkeys(dim for spec in signature.inputs for dim in spec.shape if isinstance(dim, str))
         self._sums = [(dim, tuple(dim.split(SUM))) for dim in dims if SUM in dim]
         self._max_length = [(tuple(key.split(SUM)), most) for key, most in signature.max_length.items()]
+        self._min_length = [(dim, least) for dim, least in signature.min_length.items()]
         self._cached = next((spec.name for spec in signature.inputs if TOTAL in spec.shape), None)
         self._keeps = NEW in dims and KEEP in self._names - self._required
         self._batch = _batch_of(signature, dims) if empty_batch else None
@@ -81,7 +82,8 @@ class InputChecks:
         scattered: list[TensorSpec] = []
         shapes, plain = self._unknown.copy(), np.ndarray
         for name, dtype, group, spec in self._inputs:
-            if name not in checked:  # it has a default
+            # It has a default.
+            if name not in checked:
                 continue
             array = checked[name]
             # Exactly ndarray: subclasses, such as masked arrays, have their own ways of being indexed.
@@ -101,6 +103,9 @@ class InputChecks:
             total = sum([sizes[dim] for dim in dims])
             if total > most:
                 raise InputError(f"{SUM.join(dims)} is {total}, but this model takes at most {most}; shorten the input")
+        for dim, least in self._min_length:
+            if sizes[dim] < least:
+                raise InputError(f"{dim} is {sizes[dim]}, but this model takes at least {least}; give a longer input")
         # Values come last: a view of a few bytes may pretend to be as large as it likes.
         for spec in scattered:
             checked[spec.name] = _gathered(checked[spec.name], spec)

@@ -40,7 +40,8 @@ def tell_of_cut(rows: Sequence[Any], most: int | None, how: LongTexts, start: in
     if how == "cut":
         return
     found = {start + n if row.place is None else row.place for n, row in enumerate(rows) if getattr(row, "cut", False)}
-    cut = sorted(found)  # each once, though several rows may be of one input
+    # Each once, though several rows may be of one input.
+    cut = sorted(found)
     if not cut:
         return
     named = f"inputs[{cut[0]}] has more tokens than the {most} that are read"
@@ -55,5 +56,6 @@ def warn(message: str) -> None:
     # By hand, since `skip_file_prefixes` is not in Python 3.11.
     level, frame = 1, sys._getframe()
     while frame is not None and str(frame.f_globals.get("__name__", "")).startswith(_PACKAGE):
-        frame, level = frame.f_back, level + 1  # type: ignore[assignment]  # None at the end
+        # None at the end.
+        frame, level = frame.f_back, level + 1  # type: ignore[assignment]
     warnings.warn(message, TextWarning, stacklevel=level)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfm.bundle import CONFIG, PIXELS, CheckedJson, Companions, TensorSpec, kind_of
+from tfm.bundle import CONFIG, PROCESSOR, CheckedJson, Companions, TensorSpec, kind_of
 from tfm.errors import BundleError, InputError
 
 from ..control import Control
@@ -66,7 +66,7 @@ def read_preparation(companions: Companions) -> Preparation | None:
     Raises:
         BundleError: Its processor does other things than those that are known here.
     """
-    config = companions.json(PIXELS)
+    config = companions.json(PROCESSOR)
     if config is None:
         return None
     # By the processor's own name first: a model may come with that of another family.
@@ -75,7 +75,7 @@ def read_preparation(companions: Companions) -> Preparation | None:
     # An image that is prepared otherwise has other labels, without a word: better none.
     if known is None:
         raise BundleError(
-            f"{companions.manifest.folder}/{PIXELS}: what the image processor {kind!r} does is not known here "
+            f"{companions.manifest.folder}/{PROCESSOR}: what the image processor {kind!r} does is not known here "
             f"({', '.join(_KNOWN)} are); prepare images with it, and call run(pixel_values=…)"
         )
     crops = _flag(config, "do_center_crop", kind in _CROPPED_UNASKED)
@@ -155,7 +155,7 @@ class PixelReader:
         del keep
         if self._preparation is None:
             raise InputError(
-                f"the bundle has no {PIXELS}, so nobody knows how images are prepared; call run(pixel_values=…), or "
+                f"the bundle has no {PROCESSOR}, so nobody knows how images are prepared; call run(pixel_values=…), or "
                 "export it again with one beside the checkpoint"
             )
         found = []
@@ -197,7 +197,8 @@ def read_image(name: str, item: Any) -> npt.NDArray[np.uint8]:
     if isinstance(item, (str, os.PathLike)):
         return _from_pil(_open(name, item))
     # An app that passes its own arrays needs no pillow.
-    if hasattr(item, "getbands"):  # PIL's, which need not be imported to tell
+    # PIL's, which need not be imported to tell.
+    if hasattr(item, "getbands"):
         return _from_pil(item)
     # Floats are refused: whether they are 0 to 1 or 0 to 255 would be a guess.
     array = np.asarray(item)

@@ -87,7 +87,8 @@ class Tokenizer:
         self._cutting: dict[tuple[Strategy, int | None, int], Any] = {}
         self._copying = threading.Lock()
         if truncation_side == "left" and max_tokens is not None:
-            self._reads = None  # what counts is the end, which is known only when all of the text has been read
+            # What counts is the end, which is known only when all of the text has been read.
+            self._reads = None
         # Not every kind of model has one.
         unknown = getattr(self._tokenizer.model, "unk_token", None)
         self.unknown_id = self.id_of(unknown) if unknown else None
@@ -252,7 +253,8 @@ class Tokenizer:
             RunCancelledError: As `encode`.
             RunTimeoutError: As `encode`.
         """
-        if not isinstance(text, str):  # tokenizers takes more than texts
+        # Tokenizers takes more than texts.
+        if not isinstance(text, str):
             raise InputError(f"a text must be a str, but is {brief(text)}")
         special = special and not isinstance(text, TemplatedText)
         text = text.lower() if self._lower_case else text
@@ -353,7 +355,8 @@ def _refusing(make: Callable[[BaseException], TfmError]) -> Iterator[None]:
     except Exception as error:
         raise make(error) from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of Rust code that gave up; pyo3 has it in no module
+        # Of Rust code that gave up; pyo3 has it in no module.
+        if type(error).__name__ != "PanicException":
             raise
         raise make(error) from error
 

@@ -101,6 +101,7 @@ def best(scores: npt.NDArray[np.float64], top_k: int | None) -> list[int]:
     count = len(scores) if top_k is None else min(top_k, len(scores))
     # A whole sort of a vocabulary takes longer than a small model's run; what ties with the last one is let in.
     least = np.partition(scores, len(scores) - count)[len(scores) - count]
-    places = np.flatnonzero(~(scores < least))  # not >=: NaN is kept, and comes last
+    # Not >=: NaN is kept, and comes last.
+    places = np.flatnonzero(~(scores < least))
     chosen: list[int] = places[np.argsort(-scores[places], kind="stable")][:count].tolist()
     return chosen

@@ -130,7 +130,8 @@ def _tokens(
         # "##ing" is longer than what it stands for. Where parts of words are not marked, there is a space
         # before the first of them; of both neither is right for every text, and both are the pipeline's.
         continues = len(word) != end - start if by_prefix else start > 0 and " " not in text[start - 1 : start + 1]
-        if row.ids[index] == unknown_id:  # the text says more than "[UNK]"
+        # The text says more than "[UNK]".
+        if row.ids[index] == unknown_id:
             word, continues = text[start:end], False
         found.append(_Token(scores_SL[index], word, start, end, index, continues))
     return found

@@ -24,10 +24,16 @@ _CLASSES = {
     "ForTokenClassification": "classify_tokens",
     "ForQuestionAnswering": "answer",
     "ForImageClassification": "classify_images",
+    "ForAudioClassification": "classify_audio",
+    "ForCTC": "transcribe",
 }
 """How the class that transformers made of a checkpoint ends → what it is for."""
 
 _RANKS = {"fill_mask": 3, "classify": 2, "classify_tokens": 3, "classify_images": 2}
+
+_SOUNDS = ({"input_values"}, {"input_features"})
+"""What graphs are given of a sound: a wave, or features of it."""
+
 """Task → how many axes its logits have."""
 
 _BY_RANK = {2: "classify", 3: "classify_tokens"}
@@ -46,6 +52,8 @@ def tasks_of(manifest: Manifest) -> tuple[str, ...]:
     inputs = {spec.name for spec in signature.inputs}
     if inputs == {"pixel_values"}:
         return ("classify_images",) if _labels_images(manifest, signature) else ()
+    if inputs in _SOUNDS:
+        return _sound_tasks(manifest, signature)
     return _text_tasks(manifest, signature) if "input_ids" in inputs and inputs <= TEXT_INPUTS else ()
 
 
@@ -96,3 +104,11 @@ def _head(manifest: Manifest) -> str | None:
 def _labels_images(manifest: Manifest, signature: Signature) -> bool:
     logits = next((spec for spec in signature.outputs if spec.name == "logits"), None)
     return logits is not None and len(logits.shape) == 2 and _head(manifest) in ("classify", "classify_images")
+
+
+def _sound_tasks(manifest: Manifest, signature: Signature) -> tuple[str, ...]:
+    # Families of waves call a sound a sequence.
+    task = {"classify": "classify_audio"}.get(str(_head(manifest)), _head(manifest))
+    ranks = {len(spec.shape) for spec in signature.outputs if spec.name == "logits"}
+    wanted = {"classify_audio": 2, "transcribe": 3}
+    return (task,) if task in wanted and wanted[task] in ranks else ()

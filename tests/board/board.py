@@ -31,7 +31,8 @@ import tfm.export.bundle as bundles
 from tests.board.models import Entry, entries
 from tfm.errors import TfmError
 from tfm.export import export_checkpoint
-from tfm.runtime import load
+from tfm.runtime import Perceiver, Whisper, load
+from tfm.runtime.perceiver import Perceived
 
 START, END = "<!-- board -->", "<!-- /board -->"
 
@@ -110,6 +111,8 @@ def make(entry: Entry, folder: Path) -> Any:
             unit = 1.0 if "norm" in name.lower() and name.endswith("weight") and weight.ndim == 1 else 0.0
             weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2 + unit)
     module.save_pretrained(folder)
+    if "preprocessor" in entry.beside:
+        (folder / "preprocessor_config.json").write_text(json.dumps(entry.beside["preprocessor"]))
     return module
 
 
@@ -125,7 +128,9 @@ def judge(row: Row, module: Any, place: Path) -> None:
         row.refusal = _short("; ".join(report.faults()))
         return
     bundle = load(place / "b", provider="cpu")
-    if "generate" in bundle.tasks:
+    if isinstance(bundle, Perceiver):
+        row.generates = row.task = writes_alike(bundle, module)
+    elif "generate" in bundle.tasks:
         row.generates = row.task = generates_alike(bundle, module)
     else:
         row.task = computes_alike(bundle, module)
@@ -146,6 +151,28 @@ def generates_alike(bundle: Any, module: Any) -> bool:
         )[0].tolist()
         new = found[1:] if module.config.is_encoder_decoder else found[len(row) :]
         wanted.append(new[: next((place for place, token in enumerate(new) if token in ends), len(new))])
+    return bool(bundle.generate(rows, max_new_tokens=NEW) == wanted)
+
+
+def writes_alike(bundle: Perceiver, module: Any) -> bool:
+    """Whether what is heard or seen becomes what transformers makes of it, token for token."""
+    from transformers import GenerationMixin
+
+    [spec] = bundle.manifest.signature["encoder"].inputs
+    shape = [dim if isinstance(dim, int) else 24 for dim in spec.shape[1:]]
+    source = np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32)
+    config = module.generation_config
+    options = {"do_sample": False, "max_new_tokens": NEW}
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    wanted = []
+    for one in source:
+        # Whisper's own would ask for a language first.
+        found = GenerationMixin.generate(module, **{spec.name: torch.from_numpy(one[None])}, **options)
+        new = found[0].tolist()[1:]
+        wanted.append(new[: next((place for place, token in enumerate(new) if token in ends), len(new))])
+    if isinstance(bundle, Whisper):
+        return bool(bundle.greedy(source, [config.decoder_start_token_id], NEW) == wanted)
+    rows: list[Any] = [Perceived(one) for one in source]
     return bool(bundle.generate(rows, max_new_tokens=NEW) == wanted)
 
 
@@ -175,8 +202,9 @@ def _feeds(bundle: Any, module: Any) -> dict[str, Any]:
     """Make inputs by the bundle's signature: ragged texts, or numbers."""
     random, feeds = np.random.default_rng(0), {}
     low = 3 if getattr(module.config, "pad_token_id", None) in (None, 0, 1, 2) else 0
+    least = bundle.manifest.signature["model"].min_length
     for spec in bundle.manifest.signature["model"].inputs:
-        shape = [dim if isinstance(dim, int) else 3 if "batch" in dim else 7 for dim in spec.shape]
+        shape = [dim if isinstance(dim, int) else 3 if "batch" in dim else least.get(dim, 0) + 7 for dim in spec.shape]
         if "mask" in spec.name:
             feeds[spec.name] = (np.arange(shape[1]) < np.array([[7], [4], [1]])).astype(np.int64)
         elif spec.dtype == "float32":

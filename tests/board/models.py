@@ -101,6 +101,71 @@ LATENT = {
     "v_head_dim": 8,
     "first_k_dense_replace": 1,
 }
+WAVE: dict[str, Any] = {
+    "vocab_size": 13,
+    "hidden_size": 20,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "intermediate_size": 24,
+    "conv_dim": (8, 8, 8),
+    "conv_kernel": (10, 3, 2),
+    "conv_stride": (5, 2, 2),
+    "num_feat_extract_layers": 3,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+    "num_labels": 4,
+    "pad_token_id": 0,
+}
+HEARING = (
+    "Wav2Vec2Model",
+    "Wav2Vec2ForCTC",
+    "Wav2Vec2ForSequenceClassification",
+    "Wav2Vec2ForAudioFrameClassification",
+    "HubertModel",
+    "HubertForCTC",
+    "HubertForSequenceClassification",
+    "WavLMForCTC",
+    "WavLMForSequenceClassification",
+    "UniSpeechForCTC",
+    "UniSpeechSatForCTC",
+    "Wav2Vec2ConformerForCTC",
+    "SEWForCTC",
+)
+SPECTROGRAM = IMAGE | {"max_length": 24, "num_mel_bins": 16, "frequency_stride": 4, "time_stride": 4, "num_labels": 4}
+SPEECH = SEQ2SEQ | {"max_target_positions": 32, "suppress_tokens": None, "begin_suppress_tokens": None}
+SPEECH |= {"num_labels": 4, "d_model": 20, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+STARTS = {"decoder_start_token_id": 2, "pad_token_id": 1, "eos_token_id": 2}
+PATCHES = IMAGE | {"model_type": "vit"}
+DONUT = {"model_type": "donut-swin", "image_size": [16, 32], "patch_size": 2, "embed_dim": 12}
+DONUT |= {"depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
+WRITES = {"vocab_size": 37, "d_model": 20, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 22}
+WRITES |= {"max_position_embeddings": 32, "is_decoder": True, "add_cross_attention": True}
+WRITERS: tuple[dict[str, Any], ...] = (
+    WRITES | {"model_type": "trocr", "cross_attention_hidden_size": 15},
+    WRITES | {"model_type": "mbart", "is_encoder_decoder": False},
+    {"model_type": "gpt2", "vocab_size": 37, "n_embd": 20, "n_head": 2, "n_layer": 2, "n_positions": 32}
+    | {"is_decoder": True, "add_cross_attention": True},
+    TEXT | {"model_type": "bert", "is_decoder": True, "add_cross_attention": True},
+)
+SEGFORMER = {"num_encoder_blocks": 2, "depths": [1, 1], "sr_ratios": [2, 1], "hidden_sizes": [10, 14]}
+SEGFORMER |= {"num_attention_heads": [1, 2], "mlp_ratios": [2, 2], "patch_sizes": [3, 3], "strides": [2, 2]}
+SEGFORMER |= {"decoder_hidden_size": 12, "num_labels": 4, "image_size": 16}
+DETECTOR: dict[str, Any] = {
+    "use_timm_backbone": False,
+    "use_pretrained_backbone": False,
+    "backbone": None,
+    "backbone_config": {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 8, 8, 8]}
+    | {"depths": [1, 1, 1, 1], "layer_type": "basic", "out_features": ["stage4"]},
+    "d_model": 20,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 22,
+    "decoder_ffn_dim": 22,
+    "num_queries": 5,
+    "num_labels": 3,
+}
 OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("ViTModel", IMAGE),
     ("ViTForImageClassification", IMAGE),
@@ -158,6 +223,24 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("LongT5ForConditionalGeneration", T5 | {"decoder_start_token_id": 0, "local_radius": 3}),
     ("SwitchTransformersForConditionalGeneration", T5 | {"decoder_start_token_id": 0, "num_experts": 4}),
+    *((name, WAVE) for name in HEARING),
+    ("Wav2Vec2ForCTC", WAVE | {"feat_extract_norm": "layer", "do_stable_layer_norm": True}),
+    ("Wav2Vec2ForXVector", WAVE | {"tdnn_dim": (8, 8, 8, 8, 12), "xvector_output_dim": 8}),
+    ("Data2VecAudioForCTC", WAVE | {"conv_pos_kernel_size": 5, "num_conv_pos_embeddings": 2}),
+    ("ASTModel", SPECTROGRAM),
+    ("ASTForAudioClassification", SPECTROGRAM),
+    ("WhisperForConditionalGeneration", SPEECH | {"num_mel_bins": 16, "max_source_positions": 20}),
+    ("WhisperForAudioClassification", SPEECH | {"num_mel_bins": 16, "max_source_positions": 20}),
+    ("Speech2TextForConditionalGeneration", SPEECH | {"input_feat_per_channel": 16, "max_source_positions": 200}),
+    *(("VisionEncoderDecoderModel", {"encoder": PATCHES, "decoder": decoder, **STARTS}) for decoder in WRITERS),
+    ("VisionEncoderDecoderModel", {"encoder": DONUT, "decoder": WRITERS[1], **STARTS}),
+    ("Dinov2ForImageClassification", IMAGE | {"mlp_ratio": 2}),
+    ("SegformerForImageClassification", SEGFORMER),
+    ("SegformerForSemanticSegmentation", SEGFORMER),
+    ("BeitForSemanticSegmentation", IMAGE | {"out_indices": [1, 2, 3, 4], "num_hidden_layers": 4}),
+    ("YolosForObjectDetection", IMAGE | {"image_size": [8, 12], "num_detection_tokens": 5}),
+    ("DetrForObjectDetection", DETECTOR),
+    ("LlavaForConditionalGeneration", {"text_config": {"model_type": "llama"} | GROUPED, "image_token_index": 40}),
 ]
 
 
@@ -168,6 +251,11 @@ class Entry:
     name: str
     cls: str
     options: dict[str, Any]
+    beside: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+BESIDE = {"DetrForObjectDetection": {"preprocessor": {"size": {"height": 64, "width": 96}}}}
+"""What else is in the folder of a class, as of a processor's configuration."""
 
 
 def entries() -> list[Entry]:
@@ -181,5 +269,5 @@ def entries() -> list[Entry]:
     plain = {"llama": GROUPED, "mistral": GROUPED, "qwen2": GROUPED, "qwen3": GROUPED | {"head_dim": 10}}
     decoders = {name: options | {"model_type": name} for name, options in plain.items()} | DECODERS
     found += [Entry(name, "AutoModelForCausalLM", options) for name, options in decoders.items()]
-    found += [Entry(f"{cls} {index}", cls, options) for index, (cls, options) in enumerate(OTHERS)]
+    found += [Entry(f"{cls} {index}", cls, options, BESIDE.get(cls, {})) for index, (cls, options) in enumerate(OTHERS)]
     return found

@@ -91,6 +91,13 @@ COMPARED: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("bert", "electra", "distilbert", "roberta", "xlm-roberta", "deberta-v2"),
     ),
     "classify_images": ("transformers", "`image-classification`", ("vit", "deit")),
+    "classify_audio": ("transformers", "`audio-classification`", ("wav2vec2", "audio-spectrogram-transformer")),
+    "transcribe": (
+        "transformers",
+        "`automatic-speech-recognition`, words and letters with times; `generate`, its tokens and sentences",
+        ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "whisper", "speech_to_text"),
+    ),
+    "image_to_text": ("transformers", "`generate`, token by token", ("vision-encoder-decoder",)),
     "generate": (
         "transformers",
         "`generate` by generation_config.json, token by token",
