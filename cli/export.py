@@ -56,7 +56,9 @@ if TYPE_CHECKING:  # importing it loads torch, which --help must not wait for
 @click.option(
     "--recipe", type=click.Path(path_type=Path), help="Quantize as a recipe says (recipe_int8.json of a bundle)."
 )
-@click.option("--opset", type=int, help="ONNX opset [default: 23].")
+@options.runtime
+@options.portable
+@click.option("--opset", type=int, help="ONNX opset, from 18 [default: 23, the newest that --runtime opens].")
 @click.option("--atol", type=click.FloatRange(min=0), help="Absolute tolerance of fp32 outputs [default: 1e-5].")
 @click.option(
     "--rtol", type=click.FloatRange(min=0), help="Tolerance relative to an output's largest value [default: 1e-5]."
@@ -80,6 +82,8 @@ def export(
     objective: str,
     search: str,
     recipe: Path | None,
+    runtime: str | None,
+    portable: bool,
     opset: int | None,
     atol: float | None,
     rtol: float | None,
@@ -92,7 +96,7 @@ def export(
     """Export a PyTorch Transformer to a verified ONNX bundle: fp32 and int8, every attention and activation proved."""
     try:
         # Here, as --help must not wait for torch; what is not installed is named with what to type.
-        from tfm.export import OPSET, export_checkpoint
+        from tfm.export import export_checkpoint
         from tfm.quantize import read_recipe
 
         from .screen import Screen
@@ -116,7 +120,7 @@ def export(
         config=config,
         nhead=nhead,
         precisions=precisions,
-        opset=OPSET if opset is None else opset,
+        opset=opset,
         tolerance=_tolerance(atol, rtol),
         overwrite=overwrite,
         force=force,
@@ -125,6 +129,8 @@ def export(
         objective=objective,
         search=search,
         recipe=None if recipe is None else read_recipe(recipe),
+        runtime=runtime,
+        portable=portable,
         stage=functools.partial(show_stage, Screen(err=True)),
     )
     content = {"output": str(output)} | report.certificate if as_json else None

@@ -55,6 +55,18 @@ search = click.option(
 )
 
 
+runtime = click.option(
+    "--runtime",
+    metavar="X.Y",
+    help="Oldest onnxruntime that is to open the graphs, from 1.17 [default: the newest, which is fastest].",
+)
+
+
+portable = click.option(
+    "--portable", is_flag=True, help="Graphs of ONNX's own operators alone, for engines other than onnxruntime."
+)
+
+
 def objective(command: F) -> F:
     """`--optimize-for`, and its old name."""
     return _optimize_for(renamed("--favour", "--optimize-for", "objective")(command))

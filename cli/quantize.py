@@ -24,6 +24,8 @@ from .conclude import conclude
 )
 @options.objective
 @options.search
+@options.runtime
+@options.portable
 @click.option("--recipe", type=click.Path(path_type=Path), help="Quantize as a recipe says, without a search.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is at --output already.")
 @click.option("--force", is_flag=True, help="Ship it although it is too far off, or slower than fp32; marked so.")
@@ -38,6 +40,8 @@ def quantize(
     max_drop: float | None,
     objective: str,
     search: str,
+    runtime: str | None,
+    portable: bool,
     recipe: Path | None,
     overwrite: bool,
     force: bool,
@@ -64,6 +68,8 @@ def quantize(
         max_drop=max_drop,
         objective=objective,
         search=search,
+        runtime=runtime,
+        portable=portable,
         recipe=None if recipe is None else read_recipe(recipe),
         overwrite=overwrite,
         force=force,

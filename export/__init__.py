@@ -1,6 +1,7 @@
 """torch → ONNX, and the proof that it is the same function."""
 
 from tfm.ops import END_TO_END, Tolerance
+from tfm.quantize import OPSET, OPSETS
 
 from .bundle import PRECISIONS, ExportReport, export_checkpoint
 from .graphs import Graph, Value, graphs_of
@@ -9,7 +10,7 @@ from .manifest import COMPANIONS, generation_settings
 from .plan import Plan, catalog, plan_export
 from .sweeps import OpSweep, SweepReport, activation_curve, sweep
 from .sweeps.subjects import OpGraph
-from .to_onnx import OPSET, OPSETS, to_onnx
+from .to_onnx import to_onnx
 from .user_code import import_file
 from .verify.against_checkpoint import CheckpointReport, compare_with_checkpoint
 from .verify.fidelity import eager_greedy

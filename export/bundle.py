@@ -31,12 +31,14 @@ from tfm.quantize import (
     QuantizeKeywords,
     QuantizeOptions,
     Stage,
+    Target,
     drop_journal,
     journal_of,
     quantize,
     read_calibration,
     save_onnx,
     silent,
+    target_of,
     to_fp16,
     write_merged,
 )
@@ -55,7 +57,7 @@ from .processors import put_letters, put_processor
 from .source import Source, open_source
 from .template_file import put_chat_template
 from .text_settings import apply_tokenizer_config, copy_modules, write_limit
-from .to_onnx import OPSET, to_onnx
+from .to_onnx import to_onnx
 from .verify.ask_library import Asked, NotCompared, Reference, ask_library, library_of
 from .verify.fidelity import Fidelity, measure_fidelity
 from .verify.library import compare_with_library
@@ -122,7 +124,7 @@ def export_checkpoint(
     config: str | os.PathLike[str] | None = None,
     nhead: int | None = None,
     precisions: Sequence[str] = ("fp32", "int8"),
-    opset: int = OPSET,
+    opset: int | None = None,
     tolerance: Tolerance = END_TO_END,
     overwrite: bool = False,
     force: bool = False,
@@ -139,14 +141,15 @@ def export_checkpoint(
         config: Configuration of weights that come without one, as `tfm.model.load_checkpoint` takes it.
         nhead: Number of heads, where only the user knows it.
         precisions: Of `PRECISIONS`; fp32 is always made.
-        opset: ONNX opset.
+        opset: ONNX opset; None: `OPSET`, or the newest that `runtime` opens.
         tolerance: For the fp32 outputs, end to end.
         overwrite: Replace a bundle that is there already; it stays whole until the new one is complete.
         force: Ship a bundle whose quantized graphs are right, but too far off for the task or slower than fp32; its
             manifest and certificate say so.
         stage: Told of every stage.
         **options: How graphs are quantized: the fields of `tfm.quantize.QuantizeOptions`, which are `calib`,
-            `max_drop`, `objective`, `recipe` and `search`.
+            `max_drop`, `objective`, `recipe` and `search`; and what all graphs are written for, `runtime` and
+            `portable`.
 
     Returns:
         The report. Where a gate failed, and was not overruled, nothing was left at `output`.
@@ -159,13 +162,16 @@ def export_checkpoint(
     if unknown:
         raise ExportError(f"unknown precision {unknown[0]!r}; known: {', '.join(PRECISIONS)}")
     asked = QuantizeOptions(**options)
+    target = target_of(asked.runtime, opset=opset, portable=asked.portable)
     # What is staged is a sibling of the folder itself, not of a link to it.
     place = Path(os.path.realpath(output))
     with staged(place, overwrite=overwrite) as (folder, put_in_place):
         subject = open_source(checkpoint, model=model, config=config, nhead=nhead, stage=stage)
         notes = _copy_what_belongs(subject, folder, stage)
         origin = (subject.path, model, config, nhead)
-        work = _Export(subject, folder, precisions, opset=opset, tolerance=tolerance, stage=stage, origin=origin)
+        if not target.has_room:
+            subject = subject.without_room()
+        work = _Export(subject, folder, precisions, target=target, tolerance=tolerance, stage=stage, origin=origin)
         work.export_fp32()
         # Of graphs that are right alone: HALF's limits would let a small mistake through, and a
         # wrong graph is not worth quantizing. What is wrong is known then, and may not even run.
@@ -211,12 +217,12 @@ class _Export:
         folder: Path,
         precisions: Sequence[str],
         *,
-        opset: int,
+        target: Target,
         tolerance: Tolerance,
         stage: Stage,
         origin: tuple[Path | None, str | None, str | os.PathLike[str] | None, int | None],
     ) -> None:
-        self.subject, self.folder, self.opset, self.tolerance = subject, folder, opset, tolerance
+        self.subject, self.folder, self.target, self.tolerance = subject, folder, target, tolerance
         self.stage, self.origin = stage, origin
         # fp32 is first whatever was asked for: all others are made from its graphs and measured by
         # it.
@@ -245,9 +251,17 @@ class _Export:
             path.parent.mkdir(exist_ok=True)
             name = _name(graph, self.subject)
             with self.stage(f"export {name}"):
-                save_onnx(to_onnx(graph, opset=self.opset), path)
+                made = to_onnx(graph, target=self.target)
+                self._check_fits(made, name)
+                save_onnx(made, path)
             with self.stage(f"verify fp32 {name}"):
                 self.graphs.append(verify(graph, path, self.cases[graph.role], tolerance=self.tolerance))
+
+    def _check_fits(self, model: ir.Model, name: str) -> None:
+        """Refuse a graph that holds what it was not to need."""
+        if (refusal := self.target.refusal(model)) is not None:
+            asked = "--portable" if self.target.portable else f"--runtime {self.target.runtime}"
+            raise ExportError(f"{name} cannot be written for {asked}: {refusal}")
 
     def round_to_fp16(self) -> None:
         for graph in self.subject.graphs:
@@ -332,7 +346,7 @@ class _Export:
                 output.name,
                 self.subject,
                 self.files,
-                opset=self.opset,
+                opset=self.target.opset,
                 graphs=self.graphs,
                 fidelity=self.fidelity,
                 latency=self.latency,
@@ -366,7 +380,9 @@ class _Export:
     def _write_manifest(self, files: dict[str, dict[str, Path]], gates: list[dict[str, Any]]) -> None:
         subject = self.subject
         merged = None if self.merged is None else (self.merged, self.merged_files)
-        write_manifest(self.folder, subject.config, subject.family, subject.graphs, files, self.opset, gates, merged)
+        write_manifest(
+            self.folder, subject.config, subject.family, subject.graphs, files, self.target.opset, gates, merged
+        )
 
 
 def _copy_what_belongs(subject: Source, folder: Path, stage: Stage = silent) -> list[str]:

@@ -170,7 +170,7 @@ class SourceGraph(Graph):
 class DecoderGraph(Graph):
     """A decoder that continues from a cache; with an encoder, over the source's keys and values too."""
 
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model: Transformer, *, room: bool = True) -> None:
         super().__init__(model)
         config = model.config
         self.cross = config.has_encoder
@@ -179,7 +179,7 @@ class DecoderGraph(Graph):
         own = ".decoder" if self.cross else ""
         ids = _tokens(config, config.target_vocab_size)
         # The other form of attention has no room in its cache: it makes a longer one each time.
-        self.has_room = has_groups(config.head_size)
+        self.has_room = room and has_groups(config.head_size)
         total = "total_sequence" if self.has_room else "past_sequence + sequence"
         mask = Value(
             name="decoder_attention_mask" if self.cross else "attention_mask",
@@ -210,6 +210,10 @@ class DecoderGraph(Graph):
             *_cache(config, "decoder", "present.{}" + own, "present_sequence" if self.has_room else total),
         )
         self.max_length = {"sequence": config.max_positions}
+
+    def without_room(self) -> "DecoderGraph":
+        """Give the form whose caches are as long as what is in them."""
+        return DecoderGraph(self.model, room=False)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """(input_ids, mask[, position_ids][, encoder_attention_mask], past…[, source…], keep) → (logits, …)."""

@@ -13,7 +13,7 @@ from tfm.quantize import Stage, silent
 from .generic.graph import GenericConfig, GenericGraph
 from .generic.open import read_model
 from .generic.vectors import from_vectors
-from .graphs import Graph, graphs_of
+from .graphs import DecoderGraph, Graph, graphs_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,11 @@ class Source:
     def folder(self) -> Path | None:
         """The folder with what belongs to the checkpoint: configuration, tokenizer."""
         return self.path if self.path is None or self.path.is_dir() else self.path.parent
+
+    def without_room(self) -> "Source":
+        """Give the same for engines whose attention cannot write into a cache that is longer than what is in it."""
+        graphs = [graph.without_room() if isinstance(graph, DecoderGraph) else graph for graph in self.graphs]
+        return dataclasses.replace(self, graphs=graphs)
 
     @property
     def parameters(self) -> int:

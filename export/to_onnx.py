@@ -15,19 +15,25 @@ from torch import nn
 
 from tfm.errors import ExportError, TfmError
 from tfm.model import TransformerConfig
+from tfm.quantize import OPSET, OPSETS, Target
 
 from .attention import TRANSLATIONS
 from .fast_path import no_fast_path
 from .graphs import Graph
-from .passes import ExpandMish, ExpandRotaryCaches, FoldHeads, FuseQuickGelu, NameOps, UseGroupQueryAttention
+from .passes import (
+    ExpandMish,
+    ExpandRotaryCaches,
+    FoldHeads,
+    FuseQuickGelu,
+    LowerAttention,
+    LowerGelu,
+    LowerRMSNormalization,
+    LowerRotaryEmbedding,
+    NameOps,
+    SetOpset,
+    UseGroupQueryAttention,
+)
 from .reasons import reason_of
-
-OPSETS = range(23, 26)
-"""Opsets that can be asked for: Attention appears in 23; onnxruntime 1.32 runs up to the last."""
-
-OPSET = 23
-"""The one that is used unless another is asked for: the lowest, so that older onnxruntimes open the graph."""
-
 
 _IN_FILES: dict[str | int, str] = {"batch": "batch_size"}
 """What a decoder's file calls a dimension: transformers.js makes the first cache by these names."""
@@ -37,12 +43,13 @@ _LENGTH, _PAST = 5, 3
 for one, and 1 for a constant."""
 
 
-def to_onnx(graph: Graph, *, opset: int = OPSET) -> ir.Model:
+def to_onnx(graph: Graph, *, opset: int = OPSET, target: Target | None = None) -> ir.Model:
     """Export one graph, with dynamic batch and lengths.
 
     Args:
         graph: One of `graphs_of(model)`.
         opset: ONNX opset, in `OPSETS`.
+        target: What it is written for, its opset included; None: what is newest in everything else.
 
     Returns:
         The ONNX model, in memory; every attention's and activation's nodes carry `OP_KEY`.
@@ -50,7 +57,8 @@ def to_onnx(graph: Graph, *, opset: int = OPSET) -> ir.Model:
     Raises:
         ExportError: The opset is not supported, by this graph at least, or torch cannot export the module.
     """
-    _check_can_export(graph, opset)
+    target = Target(opset=opset) if target is None else target
+    _check_can_export(graph, target.opset)
     example = graph.sample(torch.Generator().manual_seed(0), batch=2, length=_LENGTH, past=_PAST)
     # The fast path is one native call, which has no ONNX operator and hides its ops.
     with torch.no_grad(), no_fast_path(), _quiet():
@@ -66,7 +74,7 @@ def to_onnx(graph: Graph, *, opset: int = OPSET) -> ir.Model:
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
-                opset_version=opset,
+                opset_version=max(target.opset, OPSET),  # lowered below, as it has more ops than torch writes for less
                 custom_translation_table=TRANSLATIONS,
                 input_names=[value.name for value in graph.inputs],
                 output_names=[value.name for value in graph.outputs],
@@ -83,18 +91,34 @@ def to_onnx(graph: Graph, *, opset: int = OPSET) -> ir.Model:
     # without readers and equal chains behind; the last two clear those up.
     passes = [
         NameOps(_names(graph.model)),
-        FuseQuickGelu(),
+        *(() if target.portable else (FuseQuickGelu(),)),
         ExpandMish(),
-        ExpandRotaryCaches(),
-        UseGroupQueryAttention(),
+        *((ExpandRotaryCaches(),) if target.has("RotaryEmbedding", 3) else (LowerRotaryEmbedding(),)),
+        *((UseGroupQueryAttention(),) if target.has_room else ()),
         FoldHeads(),
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
+        *_lowered(target),
     ]
     ir.passes.Sequential(*passes)(model)
     _describe(model, graph)
     _give_defaults(model, graph)
     return model
+
+
+def _lowered(target: Target) -> list[ir.passes.InPlacePass]:
+    """The passes that write what a target has not in ops that it has."""
+    # After equal chains were joined, as the nodes that one op becomes are its own.
+    passes: list[ir.passes.InPlacePass] = []
+    if not target.has("Attention", 4):
+        passes.append(LowerAttention())
+    if not target.has("RMSNormalization", 2):
+        passes.append(LowerRMSNormalization(portable=target.portable))
+    if not target.has("Gelu"):
+        passes.append(LowerGelu(portable=target.portable))
+    if passes or target.opset < OPSET:
+        passes += [SetOpset(target.opset, target.ir_version), common.RemoveUnusedNodesPass()]
+    return passes
 
 
 def _check_can_export(graph: Graph, opset: int) -> None:

@@ -26,11 +26,14 @@ from .recipe import Recipe, read_recipe
 from .search.journal import drop_journal, journal_of
 from .search.tune import BUDGETS, tune
 from .storage import save_in_one_file, save_onnx, size_of
+from .target import OPSET, OPSETS, Target, target_of
 from .workloads import bundle_workloads, steps_of
 
 __all__ = [
     "BUDGETS",
     "GOLDEN_NMSE",
+    "OPSET",
+    "OPSETS",
     "BlockOptions",
     "BundleReport",
     "Calibration",
@@ -43,6 +46,7 @@ __all__ = [
     "Recipe",
     "SampleReader",
     "Stage",
+    "Target",
     "budget_gate",
     "bundle_workloads",
     "drop_journal",
@@ -70,6 +74,7 @@ __all__ = [
     "sorted_caches",
     "split_of",
     "steps_of",
+    "target_of",
     "to_fp16",
     "tune",
     "write_merged",

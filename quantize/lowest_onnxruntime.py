@@ -10,13 +10,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 import onnx_ir as ir
 import onnxruntime
 
-from tfm.bundle import newest
+from tfm.bundle import is_older, newest
 
 _STANDARD = ("", "ai.onnx")
 _MICROSOFT = "com.microsoft"
@@ -30,20 +30,48 @@ def lowest_onnxruntime(file: Path) -> str:
     Args:
         file: The ONNX file; its weights are not read.
     """
-    model = ir.load(file)
+    return newest([_history()["first"], *(need.version for need in needs_of(ir.load(file)))])
+
+
+class Need(NamedTuple):
+    """What a graph holds that the first onnxruntime had not.
+
+    Attributes:
+        version: The first that has it.
+        what: In words.
+    """
+
+    version: str
+    what: str
+
+
+def needs_of(model: ir.Model) -> Iterator[Need]:
+    """List what a graph needs of onnxruntime's CPU provider, beyond what the first that was measured has."""
     history = _history()
-    found = [history["first"], history["ir"].get(str(model.ir_version), history["first"])]
-    if model.ir_version > history["newest_ir"]:
-        found.append(onnxruntime.__version__)
+    if (version := model.ir_version) > history["newest_ir"]:
+        yield Need(onnxruntime.__version__, f"IR version {version}")
+    elif str(version) in history["ir"]:
+        yield Need(history["ir"][str(version)], f"IR version {version}")
     bodies: list[tuple[Iterable[ir.Node], Mapping[str, int]]] = [(model.graph.all_nodes(), model.opset_imports)]
     bodies += [(function.all_nodes(), function.opset_imports) for function in model.functions.values()]
     for nodes, opsets in bodies:
-        found += _of_opsets(opsets)
+        yield from _of_opsets(opsets)
         for node in nodes:
             # The call of a function needs no kernel: the nodes of its body do.
             if node.op_identifier() not in model.functions:
-                found += _of_node(node, opsets)
-    return newest(found)
+                yield from needs_of_node(node, opsets)
+
+
+def releases() -> list[str]:
+    """List the onnxruntimes that were measured, the oldest first."""
+    return list(_history()["released"])
+
+
+def newest_opened(what: str, version: str) -> int:
+    """Give the newest "opset" or "ir" that an onnxruntime opens."""
+    # The first of all opened opset 20 and IR version 9, below which nothing is told apart.
+    known = {"opset": 20, "ir": 9}[what]
+    return max([known, *(int(number) for number, first in _history()[what].items() if not is_older(version, first))])
 
 
 def lowest_of_graphs(folder: Path, graphs: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, dict[str, str]]]:
@@ -60,34 +88,46 @@ def lowest_of_graphs(folder: Path, graphs: Mapping[str, Mapping[str, str]]) -> d
     return {"onnxruntime": lowest}
 
 
-def _of_opsets(opsets: Mapping[str, int]) -> Iterator[str]:
+def _of_opsets(opsets: Mapping[str, int]) -> Iterator[Need]:
     history = _history()
     for domain, version in opsets.items():
         if domain in _STANDARD:
             first = history["opset"].get(str(version), history["first"])
-            yield first if version <= history["newest_opset"] else onnxruntime.__version__
+            yield Need(first if version <= history["newest_opset"] else onnxruntime.__version__, f"opset {version}")
 
 
-def _of_node(node: ir.Node, opsets: Mapping[str, int]) -> Iterator[str]:
+def needs_of_node(node: ir.Node, opsets: Mapping[str, int]) -> Iterator[Need]:
+    """List what a node needs of onnxruntime's CPU provider.
+
+    Args:
+        node: The node.
+        opsets: Of its graph, by domain.
+    """
     history = _history()
     if node.domain not in (*_STANDARD, _MICROSOFT):  # an operator of a library, which nothing was measured of
-        yield onnxruntime.__version__
+        yield Need(onnxruntime.__version__, f"{node.domain}.{node.op_type}")
         return
     domain = "" if node.domain in _STANDARD else node.domain
-    name = f"{domain}:{node.op_type}"
-    yield from _known(history["kernels"], f"{name}:{_since(node.op_type, domain, opsets)}")
+    name, said = f"{domain}:{node.op_type}", f"{domain}.{node.op_type}".removeprefix(".")
+    yield from _known(history["kernels"], f"{name}:{_since(node.op_type, domain, opsets)}", said)
     for value in (*node.inputs, *node.outputs):
         if value is not None and value.dtype is not None:
-            yield from _known(history["dtypes"], f"{name}:{value.dtype.name.lower()}")
-    for attribute in node.attributes:
-        yield from _known(history["attributes"], f"{name}:{attribute}")
-    for counts, used in ((history["inputs"], len(node.inputs)), (history["outputs"], len(node.outputs))):
-        yield from (version for most, version in counts.get(name, {}).items() if used >= int(most))
+            dtype = value.dtype.name.lower()
+            yield from _known(history["dtypes"], f"{name}:{dtype}", f"{said} of {dtype}")
+    for attribute in node.attributes.values():
+        key = f"{name}:{attribute.name}"
+        yield from _known(history["attributes"], key, f"{said} with {attribute.name}")
+        setting = f"{attribute.name}={attribute.value}"
+        yield from _known(history["values"], f"{name}:{setting}", f"{said} with {setting}")
+    for part, values in (("inputs", node.inputs), ("outputs", node.outputs)):
+        for most, version in history[part].get(name, {}).items():
+            if len(values) >= int(most):
+                yield Need(version, f"{said} with {len(values)} {part}")
 
 
-def _known(part: Mapping[str, str], key: str) -> Iterator[str]:
+def _known(part: Mapping[str, str], key: str, what: str) -> Iterator[Need]:
     if key in part:
-        yield part[key]
+        yield Need(part[key], what)
 
 
 def _since(op_type: str, domain: str, opsets: Mapping[str, int]) -> int:

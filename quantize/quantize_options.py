@@ -26,6 +26,8 @@ class QuantizeOptions:
         objective: What they are to have least of within that, bytes ("size") or time ("speed").
         recipe: Methods to replay, without a search.
         search: How much is tried for a mix: one of `SEARCHES`.
+        runtime: The oldest onnxruntime that is to open the graphs, as "1.17"; None: the one that is here.
+        portable: Whether they are to be of ONNX's own operators alone.
 
     Raises:
         QuantizeError: One of them makes no sense.
@@ -36,6 +38,8 @@ class QuantizeOptions:
     objective: str = "size"
     recipe: Recipe | None = None
     search: str = "full"
+    runtime: str | None = None
+    portable: bool = False
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -54,6 +58,8 @@ class QuantizeKeywords(TypedDict, total=False):
     objective: str
     recipe: Recipe | None
     search: str
+    runtime: str | None
+    portable: bool
 
 
 def refuse_moved(function: str, moved: Mapping[str, Any]) -> None:

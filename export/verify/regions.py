@@ -11,7 +11,7 @@ import onnx_ir as ir
 from tfm.errors import VerificationError
 from tfm.ops import ATTENTION, OpId
 
-from ..passes import OP_KEY
+from ..passes import ARGUMENT_KEY, OP_KEY, RESULT_KEY
 from .hooks import RecordedCall
 
 Array = npt.NDArray[Any]
@@ -38,7 +38,11 @@ class Region:
     @property
     def form(self) -> str:
         """What the op became, such as "Attention" or "Relu·Mul"."""
-        return "·".join(node.op_type for node in self.nodes if node.op_type not in _SHAPING)
+        written_out = any(ARGUMENT_KEY in node.metadata_props for node in self.nodes)
+        nodes = [node.op_type for node in self.nodes]
+        if written_out:
+            return "·".join(op_type for op_type in nodes if op_type in _WRITTEN_OUT)
+        return "·".join(op_type for op_type in nodes if op_type not in _SHAPING)
 
     def feeds(self, call: RecordedCall) -> dict[str, Array]:
         """Lay out what eager fed to the op as this region's inputs want it.
@@ -61,7 +65,16 @@ class Region:
             if index in (1, 2) and array.ndim == 4:  # of an attention: no other op has as many arguments
                 array = _repeat_heads(array, value)
             feeds[str(value.name)] = np.ascontiguousarray(_as_laid_out(call, array, value) if index < 3 else array)
+        if self.causal is not None:  # aligned with the first key, as torch aligns it
+            lengths = [x.shape[-2] for x in call.inputs[:2] if x is not None]
+            feeds[str(self.causal.name)] = np.tri(*lengths, dtype=np.bool_)
         return feeds
+
+    @property
+    def causal(self) -> ir.Value | None:
+        """What says up to which key each query sees, where an attention was written out."""
+        place = ARGUMENTS.index("causal")
+        return self.inputs[place] if place < len(self.inputs) else None
 
     def _feeds_of_cached(self, call: RecordedCall) -> dict[str, Array]:
         query, key, value, mask, past_key, past_value = (None if x is None else x.numpy() for x in call.inputs)
@@ -73,6 +86,7 @@ class Region:
         total = seen.shape[-1]
         arrays = [query, key, value, np.broadcast_to(seen, (*seen.shape[:2], new, total)), past_key, past_value]
         arrays += [np.full(rows, total - 1, np.int32), np.array(total, np.int32)]
+        arrays.append(np.tri(new, total, total - new, dtype=np.bool_))
         feeds = {}
         for name, value_in, array in zip(ARGUMENTS, self.inputs, arrays, strict=False):
             if value_in is not None and array is not None:
@@ -118,7 +132,7 @@ class Region:
         )
 
 
-ARGUMENTS = ("query", "key", "value", "mask", "past key", "past value", "lengths", "total length")
+ARGUMENTS = ("query", "key", "value", "mask", "past key", "past value", "lengths", "total length", "causal")
 """Of an attention, in the order of `Region.inputs`."""
 
 # Of a node's inputs, where those arguments stand.
@@ -143,6 +157,9 @@ def _repeat_heads(array: Array, value: ir.Value) -> Array:
 
 _QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
 """Types of quantized weights."""
+
+_WRITTEN_OUT = {"MatMul", "Softmax"}
+"""Nodes that say what an attention became that several stand for."""
 
 _SHAPING = {"Shape", "Concat", "Expand", "Constant", "Cast", "Unsqueeze"}
 """Nodes that prepare an attention's mask, of no interest to who reads a table."""
@@ -195,12 +212,31 @@ def _attention_region(op: str, nodes: tuple[ir.Node, ...]) -> Region:
     # Around the Attention are the nodes of its mask, and Unsqueeze and Squeeze where there is no
     # batch.
     inside = set(nodes)
+    if any(ARGUMENT_KEY in node.metadata_props for node in nodes):
+        return _region_written_out(op, nodes)
     (core,) = [node for node in nodes if node.op_type in _PLACES] or [nodes[-1]]
     arguments = dict(enumerate(core.inputs))
     places = _PLACES.get(core.op_type, (0, 1, 2, 3))
     inputs = tuple(_enter(arguments.get(place), inside) for place in places)
     presents = tuple(core.outputs[1:3]) if len(inputs) > 4 and inputs[4] is not None else ()
     return Region(op=op, nodes=nodes, inputs=inputs, output=_leave(core, inside), presents=presents)
+
+
+def _region_written_out(op: str, nodes: tuple[ir.Node, ...]) -> Region:
+    """That of an attention which a pass wrote out; it said where arguments enter and results leave."""
+    inside, entering = set(nodes), dict[str, ir.Value | None]()
+    for node in nodes:
+        for said in filter(None, node.metadata_props.get(ARGUMENT_KEY, "").split(", ")):
+            name, place = said.rsplit(":", 1)
+            entering[name] = _enter(node.inputs[int(place)], inside)
+    leaving = {node.metadata_props[RESULT_KEY]: node for node in nodes if RESULT_KEY in node.metadata_props}
+    return Region(
+        op=op,
+        nodes=nodes,
+        inputs=tuple(entering.get(name) for name in ARGUMENTS),
+        output=_leave(leaving["output"], inside),
+        presents=tuple(leaving[name].outputs[0] for name in ("present key", "present value") if name in leaving),
+    )
 
 
 def _enter(value: ir.Value | None, inside: set[ir.Node]) -> ir.Value | None:

@@ -35,8 +35,8 @@ Array = npt.NDArray[Any]
 SAFE_LIMIT = 64
 """Weights in [-64, 64] cannot saturate: 2 · 255 · 64 = 32640 ≤ 32767."""
 
-_DYNAMIC, _STATIC = "DynamicQuantizeMatMul", "MatMulIntegerToFloat"
-SATURATING = (_DYNAMIC, _STATIC)
+_DYNAMIC, _STATIC, _STANDARD = "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger"
+SATURATING = (_DYNAMIC, _STATIC, _STANDARD)
 """Ops whose products saturate where there is no VNNI."""
 
 _LOW, _HIGH = -(1 << 15), (1 << 15) - 1
@@ -87,7 +87,8 @@ def saturating_matmul(a_u8: npt.NDArray[np.uint8], b_s8: npt.NDArray[np.int8]) -
 def saturation(model: ir.Model, batches: Iterable[Mapping[str, Array]]) -> dict[str, SaturationReport]:
     """Find out what saturation would do to each product in int8, given the activations that it really gets.
 
-    Those are `DynamicQuantizeMatMul` and, of static int8, `MatMulIntegerToFloat`.
+    Those are `DynamicQuantizeMatMul` and, of static int8, `MatMulIntegerToFloat`; in ONNX's own operators
+    `MatMulInteger`, as `LowerIntegerProducts` writes it.
 
     Each op is looked at by itself: its input is as this machine computes it, not what saturation earlier in the graph
     would leave of it.
@@ -132,8 +133,8 @@ class _Op:
 
     def __init__(self, node: ir.Node) -> None:
         # x, weight, their scale; or quantized x, weight, both scales, zero point of x
-        x, weight, *others = node.inputs[:5]
-        static = node.op_type == _STATIC
+        x, weight, *others = _arguments(node)
+        static = len(others) > 1
         # A bool as an index: a static op has the scale of x before that of the weights.
         output, scale = node.outputs[0].name, others[static]
         self.name, self.weight = node.name or str(output), str(weight.name if weight else None)
@@ -142,7 +143,7 @@ class _Op:
             raise QuantizeError(f"the weights of {self.name!r} are no constant; what they do cannot be foretold")
         watched = [x]
         if static:
-            zero = others[2] if len(others) > 2 else None
+            zero = others[2]
             if zero is None or zero.const_value is None or zero.const_value.dtype != ir.DataType.UINT8:
                 raise QuantizeError(f"the activations of {self.name!r} have no constant zero point of uint8")
             watched += [others[0], zero]
@@ -182,6 +183,25 @@ class _Op:
         )
 
 
+def _arguments(node: ir.Node) -> list[ir.Value | None]:
+    """Those of `DynamicQuantizeMatMul`, of which three count, or the first five of `MatMulIntegerToFloat`."""
+    if node.op_type == _DYNAMIC:
+        return list(node.inputs[:3])
+    if node.op_type == _STATIC:
+        return [*node.inputs, None, None][:5]
+    x, weight, *zero = node.inputs
+    rounding = None if x is None else x.producer()
+    exact = next(iter(node.outputs[0].consumers()), None)
+    product = None if exact is None else next(iter(exact.outputs[0].consumers()), None)
+    scales = None if product is None else product.inputs[1]
+    scaling = None if scales is None else scales.producer()
+    if rounding is None or scaling is None or scaling.op_type != "Mul":
+        raise QuantizeError(f"{node.name!r} is no product of integers as it is written here")
+    if rounding.op_type == "DynamicQuantizeLinear":
+        return [rounding.inputs[0], weight, scaling.inputs[1]]
+    return [x, weight, *scaling.inputs, *zero]
+
+
 def _constant(value: ir.Value | None) -> Array | None:
     """A constant's content; that of a tied table is transposed, and its scales are flattened, by a node."""
     if value is None or value.const_value is not None:
@@ -195,7 +215,7 @@ def _constant(value: ir.Value | None) -> Array | None:
 
 def _products(model: ir.Model) -> Iterator[ir.Node]:
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if node.domain == "com.microsoft" and node.op_type in (_DYNAMIC, _STATIC):
+        if node.op_type in SATURATING:
             if node.graph is not model.graph:
                 raise QuantizeError(f"{node.name!r} lies within a branch or a loop, where its input cannot be seen")
             yield node

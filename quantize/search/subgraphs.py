@@ -17,12 +17,20 @@ from ..methods.edit import SHARED, initializer, replace
 from ..methods.hessian import Hessian
 from ..methods.method import Method
 from ..methods.ops import Op, Use, find_ops
+from ..portable import LowerBlocks, LowerIntegerProducts
 
 _METHOD = "tfm.method"
 """Key of what was done to a subgraph, in words."""
 
 
-def subgraph(op: Op, method: Method, observed: Mapping[str, Observed], hessian: Hessian | None = None) -> ir.Model:
+def subgraph(
+    op: Op,
+    method: Method,
+    observed: Mapping[str, Observed],
+    hessian: Hessian | None = None,
+    *,
+    portable: bool = False,
+) -> ir.Model:
     """Make a model of one op in one form.
 
     Args:
@@ -30,6 +38,7 @@ def subgraph(op: Op, method: Method, observed: Mapping[str, Observed], hessian: 
         method: How to quantize it.
         observed: What goes into products, by the name of the value.
         hessian: Second moments of those; calibrated blocks need them.
+        portable: Whether to write it in ONNX's own operators, as far as these have its form.
 
     Returns:
         A model that takes what the op's uses take, by the names of those values, and gives their results, in their
@@ -39,6 +48,8 @@ def subgraph(op: Op, method: Method, observed: Mapping[str, Observed], hessian: 
     # The subgraph has one weight, and so one op.
     (copied,) = find_ops(model.graph)
     model.metadata_props[_METHOD] = method.write(model.graph, copied, observed, hessian)
+    if portable:
+        ir.passes.Sequential(LowerBlocks(), LowerIntegerProducts())(model)
     _drop_unused(model)
     return model
 

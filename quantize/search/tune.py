@@ -30,10 +30,12 @@ from ..methods.ops import find_ops
 from ..methods.rotated import share_rotations
 from ..quantize_options import QuantizeOptions, refuse_moved
 from ..recipe import Recipe
+from ..target import Target, target_of
 from .candidates import Candidate, candidates
 from .cost import noise_of, time_shares
 from .evaluator import Evaluator, Loss, Run
 from .figures import is_loss, numbers
+from .forms import write_forms
 from .frontier import (
     OBJECTIVES,
     Assignment,
@@ -257,11 +259,23 @@ class _Tuner:
             self.progress(0, 1, f"take second moments of the {role}")
             hessian = second_moments(self.paths[role], names, self.samples.batches(role, _BATCH))
         found = []
+        target, portable = self._target(graph), self.options.portable
         for index, (op, listed) in enumerate(zip(ops, methods, strict=True)):
             self.progress(index, len(ops), f"write {op.name} in {len(listed)} forms")
-            subgraphs = [subgraph(op, method, observed, hessian) for method in listed]
-            found.append(Candidate(role=role, op=op, methods=listed, subgraphs=subgraphs))
+            write = functools.partial(subgraph, observed=observed, hessian=hessian, portable=portable)
+            found.append(write_forms(role, op, listed, target, write, replayed=replayed is not None))
         return found
+
+    def _target(self, graph: ir.Graph) -> Target:
+        """What is written for: by the graph's own opset."""
+        opset = graph.opset_imports[""]
+        wanted = target_of(self.options.runtime, portable=self.options.portable)
+        if self.options.runtime is not None and opset > wanted.opset:
+            raise QuantizeError(
+                f"{self.manifest.folder} has graphs of opset {opset}, and onnxruntime {wanted.runtime} opens none above "
+                f"{wanted.opset}: export the model with --runtime {self.options.runtime}"
+            )
+        return dataclasses.replace(wanted, opset=opset)
 
     def _noises(self, one: Candidate) -> list[float]:
         """Each form's own error on exact inputs, normalized; float32's is 0."""

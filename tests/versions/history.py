@@ -2,8 +2,9 @@
 
     python tests/versions/history.py DIR
 
-DIR keeps the onnxruntimes. A kernel that came with its opset is left out, since the opset says it already, and so are
-float16's: where there is no kernel for them, onnxruntime computes in float32.
+DIR keeps the onnxruntimes. What a kernel does with an attribute's value is tried. A kernel that came with its opset is
+left out, since the opset says it already, and so are float16's: where there is no kernel for them, onnxruntime computes
+in float32.
 """
 
 import json
@@ -13,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from engines import ENGINES, ask
+from engines import ENGINES, ask, ask_values
 
 from tfm.bundle.requires import is_older
 
@@ -27,10 +28,11 @@ _MANY = 1 << 20
 def measure(folder: Path) -> dict[str, Any]:
     """Ask every onnxruntime, the oldest first, and put down what is new in each."""
     found = [(version, ask(folder, version, "has")) for version in ENGINES]
+    values = [(version, ask_values(folder, version)) for version in ENGINES]
     opsets = _first_of(found, "opset")
     return {
         "first": ENGINES[0],
-        "last": ENGINES[-1],
+        "released": list(ENGINES),
         "newest_ir": found[-1][1]["ir"],
         "newest_opset": found[-1][1]["opset"],
         "ir": _first_of(found, "ir"),
@@ -38,6 +40,7 @@ def measure(folder: Path) -> dict[str, Any]:
         "kernels": _kernels(found, opsets),
         "dtypes": _dtypes(found),
         **_schemas(found),
+        "values": {key: next(version for version, can in values if can[key]) for key in values[-1][1]},
     }
 
 

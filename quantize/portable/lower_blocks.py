@@ -1,0 +1,156 @@
+"""Weights in blocks by DequantizeLinear, in place of onnxruntime's own MatMulNBits and GatherBlockQuantized."""
+
+import dataclasses
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+
+from ..methods.edit import initializer, replace
+from .constants import Array, root_of, value_of
+
+_OPSET = 21
+"""The first in which DequantizeLinear has blocks, and types of 4 bits."""
+
+
+class LowerBlocks(InPlacePass):
+    """Turn MatMulNBits into DequantizeLinear and MatMul, GatherBlockQuantized into Gather and DequantizeLinear.
+
+    onnxruntime fuses the first back to MatMulNBits. Where a table is also multiplied by, both read one copy of it, laid
+    out for the product.
+
+    What has no such form stays: below opset 21, and tables of 4 bits, of which Gather reads no rows.
+
+    Requires: the subgraph of one op, as `subgraph` makes it.
+    Ensures: the same weights; inputs are multiplied as they are, where MatMulNBits would round them too.
+    """
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Rewrite every such node."""
+        graph, modified = model.graph, False
+        if graph.opset_imports[""] < _OPSET:
+            return PassResult(model, modified=False)
+        multiplied = {root_of(node.inputs[1]).name for node in graph if node.op_type == "MatMulNBits"}  # type: ignore[arg-type]
+        for node in list(graph):
+            if node.op_type == "MatMulNBits":
+                _multiply(graph, node)
+            elif node.op_type == "GatherBlockQuantized" and node.attributes["bits"].as_int() == 8:
+                _look_up(graph, node, tied=root_of(node.inputs[0]).name in multiplied)  # type: ignore[arg-type]
+            else:
+                continue
+            modified = True
+        return PassResult(model, modified=modified)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Blocks:
+    """Initializers of a matrix in blocks: integers, the blocks' scales and zero points, as they are laid out."""
+
+    values: ir.Value
+    scale: ir.Value
+    zero: ir.Value | None
+
+    def dequantize(self, block: int, axis: int) -> list[ir.Node]:
+        nodes, scale = _float32(self.scale)
+        inputs = [self.values, scale, *([self.zero] if self.zero is not None else [])]
+        return [*nodes, ir.node("DequantizeLinear", inputs, {"axis": axis, "block_size": block})]
+
+
+def _multiply(graph: ir.Graph, node: ir.Node) -> None:
+    # Before: MatMulNBits(x, W, scales, zeros?, bias?)
+    # After:  MatMul(x, DequantizeLinear(W (K, N), scales (b, N), zeros?)) → Add(bias)
+    x, packed, scale, *others = node.inputs
+    zero, bias = others[0] if others else None, others[2] if len(others) > 2 else None
+    assert packed is not None
+    assert scale is not None
+    bits, columns = node.attributes["bits"].as_int(), node.attributes["K"].as_int()
+    blocks = _stored(graph, packed, scale, zero, bits, columns, turned=True)
+    nodes = blocks.dequantize(node.attributes["block_size"].as_int(), 0)
+    nodes.append(ir.node("MatMul", [x, nodes[-1].outputs[0]]))
+    if bias is not None:
+        nodes.append(ir.node("Add", [nodes[-1].outputs[0], bias]))
+    nodes[-1].name = node.name
+    replace(graph, node, nodes)
+
+
+def _look_up(graph: ir.Graph, node: ir.Node, *, tied: bool) -> None:
+    packed, ids, scale, *others = node.inputs
+    assert packed is not None
+    assert scale is not None
+    block = node.attributes["block_size"].as_int()
+    columns = int(root_of(packed).const_value.shape[-1])  # type: ignore[union-attr, arg-type]
+    blocks = _stored(graph, packed, scale, others[0] if others else None, 8, columns, turned=tied)
+    if not tied:
+        # Gather(values (V, D)), of scales and zero points alike → DequantizeLinear along the last axis
+        parts = [blocks.values, blocks.scale, *([blocks.zero] if blocks.zero is not None else [])]
+        rows = [ir.node("Gather", [part, ids], {"axis": 0}) for part in parts]
+        found = [row.outputs[0] for row in rows]
+        cast, found[1] = _float32(found[1], blocks.scale.dtype)
+        last = ir.node("DequantizeLinear", found, {"axis": -1, "block_size": block}, name=node.name)
+        replace(graph, node, [*rows, *cast, last])
+        return
+    # Of (D, V) columns are looked up, (D, M) for M ids in a row, and turned to rows.
+    flat = ir.node("Reshape", [ids, _integers(graph, [-1])])
+    parts = [blocks.values, blocks.scale, *([blocks.zero] if blocks.zero is not None else [])]
+    columns_of = [ir.node("Gather", [part, flat.outputs[0]], {"axis": 1}) for part in parts]
+    found = [one.outputs[0] for one in columns_of]
+    cast, found[1] = _float32(found[1], blocks.scale.dtype)
+    exact = ir.node("DequantizeLinear", found, {"axis": 0, "block_size": block})
+    turn = ir.node("Transpose", [exact.outputs[0]], {"perm": [1, 0]})
+    sizes = ir.node("Shape", [ids])
+    shape = ir.node("Concat", [sizes.outputs[0], _integers(graph, [columns])], {"axis": 0})
+    last = ir.node("Reshape", [turn.outputs[0], shape.outputs[0]], name=node.name)
+    replace(graph, node, [flat, *columns_of, *cast, exact, turn, sizes, shape, last])
+
+
+def _stored(
+    graph: ir.Graph, packed: ir.Value, scale: ir.Value, zero: ir.Value | None, bits: int, columns: int, *, turned: bool
+) -> _Blocks:
+    """Store a packed matrix (N, K · bits / 8) and what belongs to it in ONNX's types; turned: as (K, N)."""
+    name = f"{root_of(packed).name}_blocks{'_turned' if turned else ''}"
+    count = len(value_of(root_of(packed)))
+    whole = _unpacked(value_of(packed).reshape(count, -1), bits)[:, :columns]
+    scales = value_of(scale).reshape(count, -1)
+    middle = 1 << bits - 1
+    if zero is None:
+        parts = {"values": _typed(whole.astype(np.int16) - middle, bits, signed=True), "scale": _short(scales)}
+    else:
+        zeros = _unpacked(value_of(zero).reshape(count, -1), bits)[:, : scales.shape[1]]
+        parts = {"values": _typed(whole, bits, signed=False), "scale": _short(scales)}
+        parts["zero"] = _typed(zeros, bits, signed=False)
+    held = {
+        key: initializer(graph, f"{name}_{key}", np.ascontiguousarray(part.T) if turned else part)
+        for key, part in parts.items()
+    }
+    return _Blocks(values=held["values"], scale=held["scale"], zero=held.get("zero"))
+
+
+def _unpacked(packed: Array, bits: int) -> Array:
+    """Whole numbers of rows of bytes, the earlier in the lower bits."""
+    if bits == 8:
+        return packed
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    return ((packed[..., None] >> shifts) & ((1 << bits) - 1)).reshape(len(packed), -1)
+
+
+def _typed(whole: Array, bits: int, *, signed: bool) -> Array:
+    dtypes = {(8, True): ir.DataType.INT8, (8, False): ir.DataType.UINT8}
+    dtypes |= {(4, True): ir.DataType.INT4, (4, False): ir.DataType.UINT4}
+    return whole.astype(dtypes[bits, signed].numpy())
+
+
+def _short(scales: Array) -> Array:
+    """In float16 where that holds them exactly, as they were stored."""
+    short = scales.astype(np.float16)
+    return short if np.array_equal(short.astype(np.float32), scales) else scales.astype(np.float32)
+
+
+def _float32(value: ir.Value, dtype: ir.DataType | None = None) -> tuple[list[ir.Node], ir.Value]:
+    if (dtype or value.dtype) == ir.DataType.FLOAT:
+        return [], value
+    cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT})
+    return [cast], cast.outputs[0]
+
+
+def _integers(graph: ir.Graph, values: list[int]) -> ir.Value:
+    return initializer(graph, f"tfm.int64_{'_'.join(map(str, values))}", np.array(values, np.int64))

@@ -1,0 +1,60 @@
+"""The forms of an op that what is written for has: what it lacks is not tried."""
+
+from collections.abc import Callable, Sequence
+
+import onnx_ir as ir
+
+from tfm.errors import QuantizeError
+
+from ..methods.dynamic import Dynamic
+from ..methods.method import Float32, Method
+from ..methods.ops import Op
+from ..target import Target
+from .candidates import Candidate
+
+
+def write_forms(
+    role: str,
+    op: Op,
+    methods: Sequence[Method],
+    target: Target,
+    write: Callable[[Op, Method], ir.Model],
+    *,
+    replayed: bool = False,
+) -> Candidate:
+    """Write an op in every form that a target has; in integers with dynamic scales where it has no other.
+
+    Args:
+        role: Of its graph.
+        op: The op.
+        methods: How it may be quantized, float32 first.
+        target: What graphs are written for.
+        write: Makes the model of an op in one form.
+        replayed: Whether a recipe says how it is quantized.
+
+    Raises:
+        QuantizeError: A recipe's form is one that the target lacks.
+    """
+    found = _fitting(op, methods, target, write)
+    if replayed and len(found) < len(methods):
+        refused = next(method for method in methods if method not in found)
+        reason = target.refusal(write(op, refused))
+        raise QuantizeError(
+            f"the recipe has {op.name} as {str(refused)!r}, but {reason}; search anew, without --recipe"
+        )
+    if len(found) == 1 < len(methods):  # as those of old engines, for decoders
+        others = [Dynamic(by_row=True)] if "matmul" in op.kinds else [Dynamic()]
+        found |= _fitting(op, others, target, write)
+    return Candidate(role=role, op=op, methods=list(found), subgraphs=list(found.values()))
+
+
+def _fitting(
+    op: Op, methods: Sequence[Method], target: Target, write: Callable[[Op, Method], ir.Model]
+) -> dict[Method, ir.Model]:
+    found = {}
+    for method in methods:
+        written = write(op, method)
+        written.ir_version = target.ir_version
+        if method == Float32() or target.refusal(written) is None:
+            found[method] = written
+    return found
