@@ -24,6 +24,8 @@ import onnx_ir as ir
 from tfm.bundle import MERGED
 from tfm.errors import QuantizeError
 
+from .portable import OwnWeights
+
 _HIDDEN, _MASK, _BRANCH = "encoder_hidden_states", "encoder_attention_mask", "use_cache_branch"
 _OWN_MASK = "decoder_attention_mask"
 _PREFIX = "source."
@@ -45,7 +47,9 @@ def write_merged(encoder: Path, decoder: Path) -> Path:
     """
     path = decoder.with_name(decoder.name.replace("decoder", MERGED, 1))
     # What lies beside the two files stays there; onnx-ir writes references to it.
-    ir.save(merge(ir.load(encoder), ir.load(decoder)), path)
+    made = merge(ir.load(encoder), ir.load(decoder))
+    OwnWeights()(made)
+    ir.save(made, path)
     return path
 
 

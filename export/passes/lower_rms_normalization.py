@@ -30,7 +30,9 @@ class LowerRMSNormalization(InPlacePass):
             epsilon = node.attributes.get_float("epsilon", 1e-5)
             write = Writer(model.graph, node)
             if self.portable:
-                squares = write("Mul", [x, x])
+                squares = write(
+                    "Pow", [x, write.number(2.0, x)]
+                )  # as onnxruntime looks for it, to make one node of all
                 axes = write.integers(range(axis, 0)) if axis < 0 else write.integers(range(axis, _rank(x)))
                 mean = write("ReduceMean", [squares, axes], {"keepdims": 1})
                 shifted = write("Add", [mean, write.number(float(np.float32(epsilon)), x)])

@@ -2,5 +2,6 @@
 
 from .lower_blocks import LowerBlocks
 from .lower_integer_products import LowerIntegerProducts
+from .own_weights import OwnWeights
 
-__all__ = ["LowerBlocks", "LowerIntegerProducts"]
+__all__ = ["LowerBlocks", "LowerIntegerProducts", "OwnWeights"]

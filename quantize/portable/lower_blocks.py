@@ -78,7 +78,7 @@ def _look_up(graph: ir.Graph, node: ir.Node, *, tied: bool) -> None:
     assert packed is not None
     assert scale is not None
     block = node.attributes["block_size"].as_int()
-    columns = int(root_of(packed).const_value.shape[-1])  # type: ignore[union-attr, arg-type]
+    columns = _width(node, packed)
     blocks = _stored(graph, packed, scale, others[0] if others else None, 8, columns, turned=tied)
     if not tied:
         # Gather(values (V, D)), of scales and zero points alike → DequantizeLinear along the last axis
@@ -101,6 +101,14 @@ def _look_up(graph: ir.Graph, node: ir.Node, *, tied: bool) -> None:
     shape = ir.node("Concat", [sizes.outputs[0], _integers(graph, [columns])], {"axis": 0})
     last = ir.node("Reshape", [turn.outputs[0], shape.outputs[0]], name=node.name)
     replace(graph, node, [flat, *columns_of, *cast, exact, turn, sizes, shape, last])
+
+
+def _width(node: ir.Node, packed: ir.Value) -> int:
+    """How many columns a table has: what its last blocks are filled up with is cut off behind."""
+    cut = next((one for one in node.outputs[0].consumers() if one.op_type == "Slice"), None)
+    if cut is not None and cut.inputs[2] is not None:
+        return int(value_of(cut.inputs[2])[0])
+    return int(value_of(root_of(packed)).shape[-1])
 
 
 def _stored(

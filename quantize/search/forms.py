@@ -35,26 +35,27 @@ def write_forms(
     Raises:
         QuantizeError: A recipe's form is one that the target lacks.
     """
-    found = _fitting(op, methods, target, write)
-    if replayed and len(found) < len(methods):
-        refused = next(method for method in methods if method not in found)
-        reason = target.refusal(write(op, refused))
-        raise QuantizeError(
-            f"the recipe has {op.name} as {str(refused)!r}, but {reason}; search anew, without --recipe"
-        )
+    found, refusals = _fitting(op, methods, target, write)
+    if replayed and refusals:
+        method, reason = next(iter(refusals.items()))
+        raise QuantizeError(f"the recipe has {op.name} as {str(method)!r}, but {reason}; leave out --recipe")
     if len(found) == 1 < len(methods):  # as those of old engines, for decoders
         others = [Dynamic(by_row=True)] if "matmul" in op.kinds else [Dynamic()]
-        found |= _fitting(op, others, target, write)
+        found |= _fitting(op, others, target, write)[0]
     return Candidate(role=role, op=op, methods=list(found), subgraphs=list(found.values()))
 
 
 def _fitting(
     op: Op, methods: Sequence[Method], target: Target, write: Callable[[Op, Method], ir.Model]
-) -> dict[Method, ir.Model]:
-    found = {}
+) -> tuple[dict[Method, ir.Model], dict[Method, str]]:
+    """Give the forms that the target has, and why it has not the others."""
+    found, refusals = dict[Method, ir.Model](), dict[Method, str]()
     for method in methods:
         written = write(op, method)
         written.ir_version = target.ir_version
-        if method == Float32() or target.refusal(written) is None:
+        refusal = None if method == Float32() else target.refusal(written)
+        if refusal is None:
             found[method] = written
-    return found
+        else:
+            refusals[method] = refusal
+    return found, refusals

@@ -17,6 +17,7 @@ from tfm.runtime import count_threads, open_session
 
 from ..methods.edit import initializer
 from ..methods.ops import Use, find_ops
+from ..portable import OwnWeights
 from .subgraphs import copy_nodes
 
 _CHOICE = "tfm.choice"
@@ -63,6 +64,7 @@ class Switched:
         # a name within a branch that any value outside has, even one that comes later.
         common.NameFixPass()(model)
         _name_apart(graph)
+        OwnWeights()(model)
         with scratch_folder() as folder:
             ir.save(model, Path(folder) / "model.onnx", external_data=weights_file("model.onnx"))
             self._session = open_session(Path(folder) / "model.onnx", "cpu", count_threads(None))
@@ -82,7 +84,11 @@ class Switched:
 
 
 def _name_apart(graph: ir.Graph) -> None:
-    """Give values within branches names that no other has: not even what comes after may be called like them."""
+    """Give branches, and values within them, names that no other has: nothing that follows may be called like them."""
+    branches = {id(node.graph): node.graph for node in ir.traversal.RecursiveGraphIterator(graph)}
+    for index, branch in enumerate(branches.values()):
+        if branch is not graph and isinstance(branch, ir.Graph):
+            branch.name = f"branch.{index}"
     within = (node for node in ir.traversal.RecursiveGraphIterator(graph) if node.graph is not graph)
     for index, value in enumerate(value for node in within for value in node.outputs):
         value.name = f"tfm.within.{index}"

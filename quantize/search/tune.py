@@ -272,8 +272,8 @@ class _Tuner:
         wanted = target_of(self.options.runtime, portable=self.options.portable)
         if self.options.runtime is not None and opset > wanted.opset:
             raise QuantizeError(
-                f"{self.manifest.folder} has graphs of opset {opset}, and onnxruntime {wanted.runtime} opens none above "
-                f"{wanted.opset}: export the model with --runtime {self.options.runtime}"
+                f"{self.manifest.folder} has graphs of opset {opset}, and onnxruntime {wanted.runtime} opens none "
+                f"above {wanted.opset}: export the model with --runtime {self.options.runtime}"
             )
         return dataclasses.replace(wanted, opset=opset)
 
@@ -422,7 +422,8 @@ def _alike(candidates: Sequence[Candidate]) -> list[list[int]]:
 def _forget_inferred(graph: ir.Graph) -> None:
     """Leave out the constants' shapes and types, which they have themselves: of a small graph they are a part."""
     for value in graph.initializers.values():
-        value.shape = value.type = None
+        if not value.is_graph_input():  # those are defaults, of inputs that must say what they are
+            value.shape = value.type = None
 
 
 def _dtype(ids: ir.Value) -> npt.DTypeLike:

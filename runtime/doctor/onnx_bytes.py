@@ -15,7 +15,7 @@ _DTYPES = {
     "bool": 9,
     "float16": 10,
 }  # TensorProto.DataType
-_IR_VERSION = 10
+_IR_VERSION = 9
 _FLOAT, _INT = 1, 2  # AttributeProto.AttributeType
 
 

@@ -11,19 +11,19 @@ import onnxruntime
 
 _INPUTS, _OUTPUTS = 4, 16
 
-# y = MatMulInteger(x, w), where w is 127 throughout, as onnx.helper makes it at opset 21 and IR version 10 and
+# y = MatMulInteger(x, w), where w is 127 throughout, as onnx.helper makes it at opset 20 and IR version 9 and
 # SerializeToString() writes it; running bundles needs no onnx. A test makes it again. Each part begins with its
 # protobuf tag and length.
 _PROBE = b"".join(
     (
-        b"\x08\x0a",  # IR version
+        b"\x08\x09",  # IR version
         b":\xa0\x01",  # the graph, up to the opset:
         b'\x0a\x18\x0a\x01x\x0a\x01w\x12\x01y"\x0dMatMulInteger',  # the node
         b"\x12\x05probe",  # the graph's name
         b"*K\x08\x04\x08\x10\x10\x03B\x01wJ@" + b"\x7f" * (_INPUTS * _OUTPUTS),  # w, int8 (4, 16)
         b"Z\x17\x0a\x01x\x12\x12\x0a\x10\x08\x02\x12\x0c\x0a\x06\x12\x04rows\x0a\x02\x08\x04",  # x, uint8 (rows, 4)
         b"b\x17\x0a\x01y\x12\x12\x0a\x10\x08\x06\x12\x0c\x0a\x06\x12\x04rows\x0a\x02\x08\x10",  # y, int32 (rows, 16)
-        b"B\x04\x0a\x00\x10\x15",  # opset
+        b"B\x04\x0a\x00\x10\x14",  # opset
     )
 )
 

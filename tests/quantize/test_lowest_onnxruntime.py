@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
@@ -79,6 +80,13 @@ def lowest_of(model: onnx.ModelProto, folder: Path) -> str:
         (model_of([node("GroupQueryAttention", 7, MICROSOFT)], dtype=INT8), "1.27.0"),
         (model_of([node("GroupQueryAttention", 17, MICROSOFT)]), "1.32.0"),
         (model_of([node("LinearAttention", 3, MICROSOFT)]), "1.25.1"),
+        (model_of([node("Identity")], opset=20, ir=9), "1.17.0"),
+        (model_of([node("Identity")], opset=20), "1.18.0"),
+        (model_of([node("Identity")], opset=22), "1.21.0"),
+        (model_of([node("Gelu")], opset=20, ir=9), "1.18.0"),
+        (model_of([node("MatMulNBits", 3, MICROSOFT, K=32, N=8, bits=4, block_size=32)], opset=20, ir=9), "1.17.0"),
+        (model_of([node("MatMulNBits", 3, MICROSOFT, K=32, N=8, bits=8, block_size=32)], opset=20, ir=9), "1.22.0"),
+        (model_of([node("GroupQueryAttention", 11, MICROSOFT)], opset=20, ir=9), "1.22.0"),
         (model_of([node("Cos")]), "1.23.0"),
         (model_of([node("Cos")], dtype=DOUBLE), "1.29.0"),
     ],
@@ -124,6 +132,17 @@ def test_what_this_onnxruntime_has_is_what_the_history_says_of_it() -> None:
     came = {key for key, version in HISTORY["kernels"].items() if not is_older(onnxruntime.__version__, version)}
     assert len(came) >= 5
     assert came <= here
+
+
+def test_what_a_graph_needs_is_told_in_words() -> None:
+    product = node("MatMulNBits", 3, MICROSOFT, K=32, N=8, bits=8, block_size=32)
+    needs = lowest.needs_of(onnx_ir.from_proto(model_of([product], opset=21)))
+    newer = {need.what: need.version for need in needs if is_older("1.17.3", need.version)}
+    assert newer == {
+        "IR version 10": "1.18.0",
+        "opset 21": "1.18.0",
+        "com.microsoft.MatMulNBits with bits=8": "1.22.0",
+    }
 
 
 def test_the_history_begins_before_the_oldest_that_is_installed_with() -> None:

@@ -8,6 +8,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,25 @@ def make_bundles(folder: Path) -> dict[str, Path]:
     return made
 
 
+def export_for(kind: str, runtime: str, folder: Path) -> Path:
+    """Export an encoder or a decoder for an older onnxruntime, unless it is there.
+
+    Args:
+        kind: Of `KINDS`.
+        runtime: As `--runtime` takes it.
+        folder: Where they are kept.
+
+    Returns:
+        The bundle.
+    """
+    bundle = folder / _digest() / f"{kind}-{runtime}.tfm"
+    if not bundle.is_dir():
+        bundle.parent.mkdir(parents=True, exist_ok=True)
+        print(f"export the {kind} for {runtime}", file=sys.stderr)
+        _export(kind, bundle, ["--runtime", runtime, "--search", "none"])
+    return bundle
+
+
 def _digest() -> str:
     """Tell apart the code that exports from any other."""
     found = hashlib.sha256(Path(__file__).read_bytes())
@@ -46,7 +66,7 @@ def _digest() -> str:
     return found.hexdigest()[:12]
 
 
-def _export(kind: str, bundle: Path) -> None:
+def _export(kind: str, bundle: Path, options: Sequence[str] = ()) -> None:
     """Run tfm-export; a random model is not faster in int8, and need not be."""
     arguments: list[str | Path]
     if kind == "encoder":
@@ -57,11 +77,12 @@ def _export(kind: str, bundle: Path) -> None:
         arguments = ["--ckpt", REPO / "examples" / "g2p" / "model.pt"]
     elif kind == "decoder":
         checkpoint = bundle.with_name("llama")
-        _save_llama(checkpoint)
+        if not checkpoint.is_dir():
+            _save_llama(checkpoint)
         arguments = ["--ckpt", checkpoint, "--precision", "fp32,int8,int4"]
     else:
         arguments = ["--model", "bundles:make_module", "--precision", "fp32,int8"]
-    command = [Path(sys.executable).with_name("tfm-export"), *arguments, "-o", bundle, "--force"]
+    command = [Path(sys.executable).with_name("tfm-export"), *arguments, *options, "-o", bundle, "--force"]
     done = subprocess.run(command, check=False, stdout=sys.stderr, cwd=Path(__file__).parent)
     # 1: a gate failed, such as int8 being slower here, and what was forced is there all the same.
     if done.returncode not in (0, 1):

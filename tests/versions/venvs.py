@@ -40,8 +40,13 @@ def find_python(version: str) -> Path | None:
     return None
 
 
-def make_environment(folder: Path, one: Combination, wheel: Path) -> Path | None:
+def make_environment(folder: Path, one: Combination, wheel: Path | None) -> Path | None:
     """Make a combination's environment unless it is there, and install the wheel anew.
+
+    Args:
+        folder: Where environments are kept.
+        one: The combination.
+        wheel: Of tfm-export; None: nothing but what is pinned is installed.
 
     Returns:
         Its interpreter; None where there is no Python of its version.
@@ -55,11 +60,13 @@ def make_environment(folder: Path, one: Combination, wheel: Path) -> Path | None
     if not ready.is_file() or ready.read_text(encoding="utf-8") != wanted:
         print(f"install {one.name}: Python {one.python}, {', '.join(one.requirements())}", file=sys.stderr)
         subprocess.run([base, "-m", "venv", "--clear", place], check=True, stdout=sys.stderr)
-        requirements = [f"{wheel}[{one.extra}]", *one.requirements()]
+        requirements = [*([f"{wheel}[{one.extra}]"] if wheel else []), *one.requirements()]
         subprocess.run(
             [python, *_PIP, "install", "-q", "--only-binary=:all:", *requirements], check=True, stdout=sys.stderr
         )
         ready.write_text(wanted, encoding="utf-8")
+    if wheel is None:
+        return python
     again = [python, *_PIP, "install", "-q", "--no-deps", "--force-reinstall", wheel]
     subprocess.run(again, check=True, stdout=sys.stderr)
     return python
