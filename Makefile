@@ -7,7 +7,7 @@ VERSIONS := build/versions
 MINILM := build/minilm.tfm
 JOBS ?= 2
 
-.PHONY: demo docs test test-js test-slow fuzz families board bench readers house lint clean test-versions
+.PHONY: demo docs test test-js test-slow fuzz families board bench readers house lint clean test-versions engines
 
 demo: .venv/.installed
 	rm -rf $(BUNDLE)
@@ -40,6 +40,10 @@ fuzz: .venv/.installed
 test-versions: .venv/.installed
 	$(BIN)/python tests/versions/history.py $(VERSIONS)/onnxruntime
 	$(BIN)/python tests/versions/matrix.py $(VERSIONS) --export
+
+# bundles for older onnxruntimes, each opened on that very one; renews their table in docs/versions.md
+engines: .venv/.installed
+	$(BIN)/python tests/versions/old_engines.py $(VERSIONS)
 
 # renews the tables in docs/families.md and docs/checkpoints.md with what these tests see, slow ones included
 families: .venv/.installed

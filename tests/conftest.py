@@ -18,6 +18,7 @@ from tests.support.sharing import Shelf
 from tests.support.torchlib import read_once
 from tfm.export import OPSET, Graph, graphs_of, to_onnx
 from tfm.model import Transformer, TransformerConfig
+from tfm.quantize import Target
 
 TINY = {
     "vocab_size": 19,
@@ -111,12 +112,12 @@ def export_tiny(shelf_of_run: Shelf) -> Callable[..., dict[str, Exported]]:
 def to_onnx_once(shelf_of_run: Shelf) -> Callable[..., ir.Model]:
     """`to_onnx`, which exports a graph of the same weights only once."""
 
-    def export(graph: Graph, *, opset: int = OPSET) -> ir.Model:
+    def export(graph: Graph, *, target: Target | None = None) -> ir.Model:
         weights = hashlib.sha256(b"".join(value.numpy().tobytes() for value in graph.state_dict().values()))
-        key = f"{graph.role} {graph.model.config} {opset} {weights.hexdigest()}"
+        key = f"{graph.role} {graph.model.config} {target} {weights.hexdigest()}"
 
         def save(folder: Path) -> None:
-            ir.save(to_onnx(graph, opset=opset), folder / "graph.onnx")
+            ir.save(to_onnx(graph, target=target), folder / "graph.onnx")
 
         return ir.from_proto(onnx.load(shelf_of_run.get(key, save) / "graph.onnx"))
 

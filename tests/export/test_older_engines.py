@@ -11,16 +11,25 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from tfm.errors import ConfigError, ExportError
+from tfm.bundle import read_manifest
+from tfm.errors import ConfigError, ExportError, QuantizeError
 from tfm.export import export_checkpoint, graphs_of, to_onnx, verify
 from tfm.export.graphs import DecoderGraph
 from tfm.export.passes import LowerAttention, LowerGelu, LowerRotaryEmbedding, SetOpset
 from tfm.export.verify.samples import cases
-from tfm.model import Transformer
+from tfm.model import Transformer, save_checkpoint
 from tfm.ops import ATTENTION
-from tfm.quantize import Target, target_of
+from tfm.quantize import Target, quantize_bundle, target_of
+from tfm.runtime import Decoder, load
 
 MakeModel = Callable[..., Transformer]
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latency has its own tests, and takes longer than all the rest."""
+    monkeypatch.setattr("tfm.export.bundle.measure_latency", lambda *_: [])
+
 
 KINDS: dict[str, dict[str, Any]] = {
     "encoder": {"kind": "encoder", "activation": "gelu", "num_encoder_layers": 2, "pooling": "mean"},
@@ -347,3 +356,47 @@ def test_what_does_not_go_together_is_refused_before_anything_is_read(
 )
 def test_what_an_engine_opens(target: Target, opset: int, ir_version: int, room: bool) -> None:
     assert (target.opset, target.ir_version, target.has_room) == (opset, ir_version, room)
+
+
+# ------------------------------------------------ whole bundles
+
+
+@pytest.fixture
+def checkpoint(make_model: MakeModel, tmp_path: Path) -> Path:
+    save_checkpoint(make_model(**KINDS["llama"], max_positions=32), tmp_path / "model.pt")
+    return tmp_path / "model.pt"
+
+
+@pytest.mark.parametrize(
+    ("options", "product"), [({"runtime": "1.17"}, "DynamicQuantizeMatMul"), ({"portable": True}, "DequantizeLinear")]
+)
+def test_a_whole_bundle(checkpoint: Path, tmp_path: Path, options: dict[str, Any], product: str) -> None:
+    """Both precisions open where they are to, say so, and generate."""
+    output = tmp_path / "out.tfm"
+    export_checkpoint(checkpoint, output, search="none", force=True, **options)
+    target = target_of(**options)
+    for precision, file in (("fp32", "model.onnx"), ("int8", "model_int8.onnx")):
+        model = ir.load(output / "onnx" / file)
+        assert target.refusal(model) is None
+        assert (model.opset_imports[""], model.ir_version) == (target.opset, target.ir_version)
+        if target.portable:
+            onnx.checker.check_model(str(output / "onnx" / file), full_check=True)
+        if precision == "int8":
+            assert product in {node.op_type for node in model.graph}
+        with load(output, precision=precision, provider="cpu") as bundle:
+            assert isinstance(bundle, Decoder)
+            (found,) = bundle.generate([[1, 2, 3]], max_new_tokens=4)
+            assert 1 <= len(found) <= 4
+    manifest = read_manifest(output)
+    if "runtime" in options:
+        assert manifest.requires == {"fp32": {"model": "1.17.0"}, "int8": {"model": "1.17.0"}}
+    # A cache that one buffer holds needs an attention that writes into it, and genai wants such a buffer.
+    assert not any("total_sequence" in spec.shape for spec in manifest.signature["model"].inputs)
+    assert not (output / "genai_config.json").exists()
+    # What is quantized anew keeps to the engine that is named, and names graphs that it does not open.
+    if target.portable:
+        with pytest.raises(QuantizeError, match=r"graphs of opset 21, and onnxruntime 1\.17\.0 opens none above 20"):
+            quantize_bundle(output, runtime="1.17", search="none")
+    else:
+        quantize_bundle(output, runtime="1.17", search="none", force=True)
+        assert read_manifest(output).requires["int8"] == {"model": "1.17.0"}

@@ -14,6 +14,9 @@ from typing import Any
 
 REPO = Path(__file__).resolve().parents[2]
 KINDS = ("encoder", "decoder", "encoder-decoder", "module")
+OLDER = {"encoder for 1.17": "encoder", "decoder for 1.17": "decoder"}
+"""What is exported for the oldest onnxruntime → its kind, which its name begins with."""
+
 _ROOMS = ("export", "model", "quantize")
 
 
@@ -24,7 +27,7 @@ def make_bundles(folder: Path) -> dict[str, Path]:
         folder: Where they are kept.
 
     Returns:
-        Kind → bundle.
+        Name → bundle: those of `KINDS` and of `OLDER`.
     """
     shelf = folder / _digest()
     for other in folder.glob("*"):
@@ -36,7 +39,7 @@ def make_bundles(folder: Path) -> dict[str, Path]:
         if not bundle.is_dir():
             print(f"export the {kind}", file=sys.stderr)
             _export(kind, bundle)
-    return made
+    return made | {name: export_for(kind, name.rpartition(" ")[2], folder) for name, kind in OLDER.items()}
 
 
 def export_for(kind: str, runtime: str, folder: Path) -> Path:

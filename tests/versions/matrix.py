@@ -59,11 +59,18 @@ def main() -> None:
         lowest, wrong = check_lowest(folder / "onnxruntime", bundles, manifests)
         pythons = resolve.resolve_all(wheel, folder)
         faults += wrong + resolve.faults(pythons)
-        options.table.write_text(table.render(rows, lowest, pythons, ENGINES), encoding="utf-8")
+        older = between(options.table.read_text(encoding="utf-8"), table.MARKS)
+        options.table.write_text(table.render(rows, lowest, pythons, ENGINES, older), encoding="utf-8")
     for fault in faults:
         print(f"✗ {fault}", file=sys.stderr)
     print(f"{len(rows)} combinations, {len(faults)} faults", file=sys.stderr)
     sys.exit(1 if faults else 0)
+
+
+def between(page: str, marks: tuple[str, str]) -> str:
+    """Give what stands between two marks, and these."""
+    start, end = page.index(marks[0]), page.index(marks[1])
+    return page[start : end + len(marks[1])]
 
 
 def run_combination(

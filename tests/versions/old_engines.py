@@ -20,13 +20,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from bundles import REPO, export_for
 from combinations import Combination
+from table import MARKS
 from venvs import make_environment
 
 from tfm.quantize import target_of
 
 RUNTIMES = ("1.17", "1.20", "1.22", "1.24", "1.32")
 NAMES = {"encoder": "MiniLM", "decoder": "tiny Llama"}
-MARKS = "<!-- older engines -->\n", "<!-- /older engines -->\n"
 
 _PYTHON = "3.11"
 """The oldest that tfm-export has; each of the engines has wheels for it."""

@@ -2,6 +2,8 @@
 
 python probe.py REPORT KIND=BUNDLE…
 
+A kind may have more words behind it, which tell bundles of one kind apart.
+
 Writes JSON: "versions", and kind → precision → step → what came of it: "ok", or the error's own words; and answers,
 by which this environment is compared with another. Needs nothing but tfm and what its base install brings.
 """
@@ -30,7 +32,7 @@ WORDS = ["onnx", "transformer"]
 def main() -> None:
     report, *pairs = sys.argv[1:]
     bundles = dict(pair.split("=", 1) for pair in pairs)
-    kinds = {kind: look_at(kind, Path(bundle)) for kind, bundle in bundles.items()}
+    kinds = {name: look_at(name.partition(" ")[0], Path(bundle)) for name, bundle in bundles.items()}
     found: dict[str, Any] = {
         "python": platform.python_version(),
         "versions": versions_of(PACKAGES),

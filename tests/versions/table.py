@@ -21,11 +21,20 @@ attributes and numbers of inputs. What each onnxruntime has is in quantize/onnxr
 `python tests/versions/history.py DIR` measures on every release. Here, every graph was opened on every release from
 {first} to {last}:
 """
+_OLDER = """## Bundles for older onnxruntimes
+
+`make engines` exports MiniLM and a tiny Llama of random weights with `--runtime X.Y`, and runs each on that very
+release in an environment of its own, which has onnxruntime and numpy alone. The figures are the worst output's beside
+what eager PyTorch gave, and what golden.json allows: the largest difference in fp32, NMSE in int8 and int4.
+"""
 _PYTHONS = """## Pythons
 
 "run" where a combination above ran on it; "wheels" where pip finds a wheel of everything for it, which was not run
 here; "refused" where pip installs nothing. torch is not looked for, since it would have to be downloaded for each.
 """
+
+MARKS = "<!-- older engines -->\n", "<!-- /older engines -->\n"
+"""Around what `old_engines.py` writes."""
 
 _NAMES = {"encoder": "encoder (MiniLM)", "decoder": "decoder (tiny Llama)", "encoder-decoder": "encoder-decoder (g2p)"}
 _WITHIN = (("text", "quantize", "export"), ("quantize", "export"), ("export",))
@@ -34,12 +43,21 @@ _WITHIN = (("text", "quantize", "export"), ("quantize", "export"), ("export",))
 _PACKAGES = ("onnxruntime", "numpy", "click", "tokenizers")
 
 
-def render(rows: Sequence[Any], lowest: Sequence[Any], pythons: Sequence[Any], engines: Sequence[str]) -> str:
-    """Write the page."""
+def render(
+    rows: Sequence[Any], lowest: Sequence[Any], pythons: Sequence[Any], engines: Sequence[str], older: str
+) -> str:
+    """Write the page; `older` is the part between the marks of `old_engines.py`, as it is."""
     kinds = list(next(row["verdicts"] for row in rows if row["verdicts"]))
     head = ["Python", *_PACKAGES, "extra", *(_NAMES.get(kind, kind) for kind in kinds)]
     parts = [_HEAD, _table(head, (_row(row, kinds) for row in rows)), *map(_others, rows)]
-    parts += [_LOWEST.format(first=engines[0], last=engines[-1]), _lowest(lowest), _PYTHONS, _pythons(pythons, rows)]
+    parts += [
+        _LOWEST.format(first=engines[0], last=engines[-1]),
+        _lowest(lowest),
+        _OLDER,
+        older,
+        _PYTHONS,
+        _pythons(pythons, rows),
+    ]
     return "\n".join(part for part in parts if part)
 
 
