@@ -9,12 +9,14 @@ from onnx_ir.passes import InPlacePass, PassResult
 from ..methods.edit import initializer, replace
 from .constants import Array, root_of, value_of
 
+_FLOAT = ir.DataType.FLOAT
+
 _OPSET = 21
 """The first in which DequantizeLinear has blocks, and types of 4 bits."""
 
 
 class LowerBlocks(InPlacePass):
-    """Turn MatMulNBits into DequantizeLinear and MatMul, GatherBlockQuantized into Gather and DequantizeLinear.
+    """Turn MatMulNBits into DequantizeLinear and MatMul, GatherBlockQuantized into Gather, Cast and Mul.
 
     onnxruntime fuses the first back to MatMulNBits. Where a table is also multiplied by, both read one copy of it, laid
     out for the product.
@@ -51,9 +53,10 @@ class _Blocks:
     zero: ir.Value | None
 
     def dequantize(self, block: int, axis: int) -> list[ir.Node]:
-        nodes, scale = _float32(self.scale)
+        casts = [] if self.scale.dtype == _FLOAT else [ir.node("Cast", [self.scale], {"to": _FLOAT})]
+        scale = casts[0].outputs[0] if casts else self.scale
         inputs = [self.values, scale, *([self.zero] if self.zero is not None else [])]
-        return [*nodes, ir.node("DequantizeLinear", inputs, {"axis": axis, "block_size": block})]
+        return [*casts, ir.node("DequantizeLinear", inputs, {"axis": axis, "block_size": block})]
 
 
 def _multiply(graph: ir.Graph, node: ir.Node) -> None:
@@ -74,33 +77,42 @@ def _multiply(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _look_up(graph: ir.Graph, node: ir.Node, *, tied: bool) -> None:
+    # Before: GatherBlockQuantized(W, ids, scales, zeros?)
+    # After:  Cast(Gather(W, ids)) · (Gather(scales, ids) spread over the blocks' columns), less zeros spread alike.
+    # Not by DequantizeLinear, whose blocks OpenVINO 2026.4 takes of constants alone.
     packed, ids, scale, *others = node.inputs
     assert packed is not None
     assert scale is not None
-    block = node.attributes["block_size"].as_int()
-    columns = _width(node, packed)
+    block, columns = node.attributes["block_size"].as_int(), _width(node, packed)
     blocks = _stored(graph, packed, scale, others[0] if others else None, 8, columns, turned=tied)
-    if not tied:
-        # Gather(values (V, D)), of scales and zero points alike → DequantizeLinear along the last axis
-        parts = [blocks.values, blocks.scale, *([blocks.zero] if blocks.zero is not None else [])]
-        rows = [ir.node("Gather", [part, ids], {"axis": 0}) for part in parts]
-        found = [row.outputs[0] for row in rows]
-        cast, found[1] = _float32(found[1], blocks.scale.dtype)
-        last = ir.node("DequantizeLinear", found, {"axis": -1, "block_size": block}, name=node.name)
-        replace(graph, node, [*rows, *cast, last])
-        return
-    # Of (D, V) columns are looked up, (D, M) for M ids in a row, and turned to rows.
-    flat = ir.node("Reshape", [ids, _integers(graph, [-1])])
     parts = [blocks.values, blocks.scale, *([blocks.zero] if blocks.zero is not None else [])]
-    columns_of = [ir.node("Gather", [part, flat.outputs[0]], {"axis": 1}) for part in parts]
-    found = [one.outputs[0] for one in columns_of]
-    cast, found[1] = _float32(found[1], blocks.scale.dtype)
-    exact = ir.node("DequantizeLinear", found, {"axis": 0, "block_size": block})
-    turn = ir.node("Transpose", [exact.outputs[0]], {"perm": [1, 0]})
-    sizes = ir.node("Shape", [ids])
-    shape = ir.node("Concat", [sizes.outputs[0], _integers(graph, [columns])], {"axis": 0})
-    last = ir.node("Reshape", [turn.outputs[0], shape.outputs[0]], name=node.name)
-    replace(graph, node, [flat, *columns_of, *cast, exact, turn, sizes, shape, last])
+    ones_bK = np.repeat(np.eye(-(-columns // block), dtype=np.uint8), block, axis=1)[:, :columns]
+    spread = ir.node("Cast", [initializer(graph, f"tfm.spread_{columns}_{block}", ones_bK)], {"to": _FLOAT})
+    nodes = [spread]
+    if tied:  # of (K, V) columns are looked up, of M ids in a row, and turned to rows
+        nodes.append(ir.node("Reshape", [ids, _integers(graph, [-1])]))
+        ids_M = nodes[-1].outputs[0]
+    found = []
+    for part in parts:
+        nodes.append(ir.node("Gather", [part, ids_M if tied else ids], {"axis": int(tied)}))
+        if tied:
+            nodes.append(ir.node("Transpose", [nodes[-1].outputs[0]], {"perm": [1, 0]}))
+        if part.dtype != _FLOAT:
+            nodes.append(ir.node("Cast", [nodes[-1].outputs[0]], {"to": _FLOAT}))
+        if part is not blocks.values:
+            nodes.append(ir.node("MatMul", [nodes[-1].outputs[0], spread.outputs[0]]))
+        found.append(nodes[-1].outputs[0])
+    values, scales, *zeros = found
+    if zeros:
+        nodes.append(ir.node("Sub", [values, zeros[0]]))
+        values = nodes[-1].outputs[0]
+    nodes.append(ir.node("Mul", [values, scales]))
+    if tied:
+        sizes = ir.node("Shape", [ids])
+        shape = ir.node("Concat", [sizes.outputs[0], _integers(graph, [columns])], {"axis": 0})
+        nodes += [sizes, shape, ir.node("Reshape", [nodes[-1].outputs[0], shape.outputs[0]])]
+    nodes[-1].name = node.name
+    replace(graph, node, nodes)
 
 
 def _width(node: ir.Node, packed: ir.Value) -> int:
@@ -151,13 +163,6 @@ def _short(scales: Array) -> Array:
     """In float16 where that holds them exactly, as they were stored."""
     short = scales.astype(np.float16)
     return short if np.array_equal(short.astype(np.float32), scales) else scales.astype(np.float32)
-
-
-def _float32(value: ir.Value, dtype: ir.DataType | None = None) -> tuple[list[ir.Node], ir.Value]:
-    if (dtype or value.dtype) == ir.DataType.FLOAT:
-        return [], value
-    cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT})
-    return [cast], cast.outputs[0]
 
 
 def _integers(graph: ir.Graph, values: list[int]) -> ir.Value:
