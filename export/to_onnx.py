@@ -87,9 +87,16 @@ def to_onnx(graph: Graph, *, opset: int = OPSET, target: Target | None = None) -
     if exported is None:
         raise ExportError(f"the {graph.role} graph cannot be exported: the exporter gave nothing")
     model = exported.model
+    ir.passes.Sequential(*_passes(graph, target))(model)
+    _describe(model, graph)
+    _give_defaults(model, graph)
+    return model
+
+
+def _passes(graph: Graph, target: Target) -> list[ir.passes.PassBase]:
     # NameOps comes first, since it reads and clears torch's metadata. The rewrites leave nodes
-    # without readers and equal chains behind; the last two clear those up.
-    passes = [
+    # without readers and equal chains behind; the two in the end clear those up.
+    return [
         NameOps(_names(graph.model)),
         *(() if target.portable else (FuseQuickGelu(),)),
         ExpandMish(),
@@ -100,10 +107,6 @@ def to_onnx(graph: Graph, *, opset: int = OPSET, target: Target | None = None) -
         common.RemoveUnusedNodesPass(),
         *_lowered(target),
     ]
-    ir.passes.Sequential(*passes)(model)
-    _describe(model, graph)
-    _give_defaults(model, graph)
-    return model
 
 
 def _lowered(target: Target) -> list[ir.passes.InPlacePass]:
@@ -113,7 +116,7 @@ def _lowered(target: Target) -> list[ir.passes.InPlacePass]:
     if not target.has("Attention", 4):
         passes.append(LowerAttention())
     if not target.has("RMSNormalization", 2):
-        passes.append(LowerRMSNormalization(portable=target.portable))
+        passes.append(LowerRMSNormalization())
     if not target.has("Gelu"):
         passes.append(LowerGelu(portable=target.portable))
     if passes or target.opset < OPSET:

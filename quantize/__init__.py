@@ -15,7 +15,7 @@ from .lowest_onnxruntime import lowest_of_graphs
 from .merged import sorted_caches, write_merged
 from .methods.blocks import BlockOptions, quantize_blocks, quantize_to_blocks
 from .methods.dynamic import Dynamic
-from .methods.edit import QuantizedWeight
+from .methods.edit import QuantizedWeight, initializer, replace
 from .methods.fp16 import emulate_fp16, to_fp16
 from .methods.int8 import quantize_int8
 from .methods.ops import find_ops
@@ -52,6 +52,7 @@ __all__ = [
     "drop_journal",
     "emulate_fp16",
     "find_ops",
+    "initializer",
     "journal_of",
     "lowest_of_graphs",
     "measure_nmse",
@@ -65,6 +66,7 @@ __all__ = [
     "quantize_to_blocks",
     "read_calibration",
     "read_recipe",
+    "replace",
     "round_symmetric",
     "save_for_web",
     "save_in_one_file",

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from tfm.quantize.methods.edit import initializer, replace
+from tfm.quantize import initializer, replace
 
 
 class ExpandMish(InPlacePass):

@@ -1,4 +1,4 @@
-"""Write RMSNormalization in an older form, for engines that have no kernel of it."""
+"""Write RMSNormalization out, for engines that have no kernel of it."""
 
 import numpy as np
 import onnx_ir as ir
@@ -8,17 +8,13 @@ from .writer import Writer
 
 
 class LowerRMSNormalization(InPlacePass):
-    """Turn ONNX-23 RMSNormalization into onnxruntime's own SimplifiedLayerNormalization, or write it out.
+    """Turn ONNX-23 RMSNormalization into Pow, ReduceMean, Add, Sqrt, Div and Mul.
 
-    Args:
-        portable: Whether operators are to be ONNX's own.
+    In this order of just these operators every onnxruntime since 1.17 makes one node of them, its own
+    SimplifiedLayerNormalization. That is not written, as it lies in ONNX's domain, where checkers know no such name.
 
-    Ensures: the same function.
+    Ensures: the same function, of operators of opset 18.
     """
-
-    def __init__(self, *, portable: bool) -> None:
-        super().__init__()
-        self.portable = portable
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite every such node."""
@@ -27,24 +23,19 @@ class LowerRMSNormalization(InPlacePass):
             x, scale = node.inputs[:2]
             assert x is not None
             axis = node.attributes.get_int("axis", -1)
-            epsilon = node.attributes.get_float("epsilon", 1e-5)
+            epsilon = float(np.float32(node.attributes.get_float("epsilon", 1e-5)))
             write = Writer(model.graph, node)
-            if self.portable:
-                squares = write(
-                    "Pow", [x, write.number(2.0, x)]
-                )  # as onnxruntime looks for it, to make one node of all
-                axes = write.integers(range(axis, 0)) if axis < 0 else write.integers(range(axis, _rank(x)))
-                mean = write("ReduceMean", [squares, axes], {"keepdims": 1})
-                shifted = write("Add", [mean, write.number(float(np.float32(epsilon)), x)])
-                result = write("Mul", [write("Div", [x, write("Sqrt", [shifted])]), scale])
-            else:  # which onnxruntime keeps in ONNX's own domain
-                attributes = {"axis": axis, "epsilon": epsilon, "stash_type": 1}
-                result = write("SimplifiedLayerNormalization", [x, scale], attributes)
-            write.finish(result)
+            squares = write("Pow", [x, write.number(2.0, x)])
+            mean = write("ReduceMean", [squares, write.integers(_axes(axis, x))], {"keepdims": 1})
+            root = write("Sqrt", [write("Add", [mean, write.number(epsilon, x)])])
+            write.finish(write("Mul", [write("Div", [x, root]), scale]))
             model.graph.remove(node, safe=True)
         return PassResult(model, modified=bool(found))
 
 
-def _rank(x: ir.Value) -> int:
+def _axes(axis: int, x: ir.Value) -> range:
+    """All from one on."""
+    if axis < 0:
+        return range(axis, 0)
     assert x.shape is not None
-    return int(x.shape.rank())
+    return range(axis, int(x.shape.rank()))

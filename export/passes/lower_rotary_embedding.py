@@ -34,25 +34,37 @@ def _rewrite(graph: ir.Graph, node: ir.Node) -> None:
     tables = [cos, sin] if places is None else [write("Gather", [table, places]) for table in (cos, sin)]
     cos, sin = (write("Unsqueeze", [table, write.integers([2 if merged else 1])]) for table in tables)
     turned, *rest = write.split(x, [2 * half, size - 2 * half]) if size > 2 * half else (x,)
-    interleaved = node.attributes.get_int("interleaved", 0)
-    if interleaved:  # pairs lie side by side: (…, I, 2)
-        turned = write("Reshape", [turned, write.integers([0, 0, 0, half, 2])])
-        parts = write.split(turned, [1, 1])
-        first, second = (write("Squeeze", [part, write.integers([-1])]) for part in parts)
-    else:
-        first, second = write.split(turned, [half, half])
-    new = [
-        write("Sub", [write("Mul", [first, cos]), write("Mul", [second, sin])]),
-        write("Add", [write("Mul", [first, sin]), write("Mul", [second, cos])]),
-    ]
-    if interleaved:
-        pairs = [write("Unsqueeze", [part, write.integers([-1])]) for part in new]
-        new = [write("Reshape", [write("Concat", pairs, {"axis": -1}), write.integers([0, 0, 0, 2 * half])])]
-    result = write("Concat", [*new, *rest], {"axis": -1}) if len(new) + len(rest) > 1 else new[0]
+    turn = _turn_pairs if node.attributes.get_int("interleaved", 0) else _turn_halves
+    result = turn(write, turned, (cos, sin), half)
+    if rest:
+        result = write("Concat", [result, *rest], {"axis": -1})
     if merged:
         result = write("Reshape", [result, write.integers([0, 0, -1])])
     write.finish(result)
     graph.remove(node, safe=True)
+
+
+def _turn_halves(write: Writer, x: ir.Value, tables: tuple[ir.Value, ir.Value], half: int) -> ir.Value:
+    """Turn pairs of which the first numbers come before all second ones."""
+    first, second = write.split(x, [half, half])
+    return write("Concat", _turned(write, first, second, tables), {"axis": -1})
+
+
+def _turn_pairs(write: Writer, x: ir.Value, tables: tuple[ir.Value, ir.Value], half: int) -> ir.Value:
+    """Turn pairs that lie side by side: (…, I, 2)."""
+    last = write.integers([-1])
+    parts = write.split(write("Reshape", [x, write.integers([0, 0, 0, half, 2])]), [1, 1])
+    first, second = (write("Squeeze", [part, last]) for part in parts)
+    pairs = [write("Unsqueeze", [part, last]) for part in _turned(write, first, second, tables)]
+    return write("Reshape", [write("Concat", pairs, {"axis": -1}), write.integers([0, 0, 0, 2 * half])])
+
+
+def _turned(write: Writer, first: ir.Value, second: ir.Value, tables: tuple[ir.Value, ir.Value]) -> list[ir.Value]:
+    cos, sin = tables
+    return [
+        write("Sub", [write("Mul", [first, cos]), write("Mul", [second, sin])]),
+        write("Add", [write("Mul", [first, sin]), write("Mul", [second, cos])]),
+    ]
 
 
 def _sizes(node: ir.Node, x: ir.Value, cos: ir.Value) -> tuple[int, int, bool]:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from tfm.quantize.methods.edit import initializer
+from tfm.quantize import initializer
 
 ARGUMENT_KEY, RESULT_KEY = "tfm.arguments", "tfm.results"
 """Metadata keys of a node that several became an op of: which of its inputs carry in which arguments of the op, as

@@ -94,14 +94,11 @@ def _look_up(graph: ir.Graph, node: ir.Node, *, tied: bool) -> None:
         ids_M = nodes[-1].outputs[0]
     found = []
     for part in parts:
-        nodes.append(ir.node("Gather", [part, ids_M if tied else ids], {"axis": int(tied)}))
-        if tied:
-            nodes.append(ir.node("Transpose", [nodes[-1].outputs[0]], {"perm": [1, 0]}))
-        if part.dtype != _FLOAT:
-            nodes.append(ir.node("Cast", [nodes[-1].outputs[0]], {"to": _FLOAT}))
+        chosen = _chosen(part, ids_M if tied else ids, turned=tied)
         if part is not blocks.values:
-            nodes.append(ir.node("MatMul", [nodes[-1].outputs[0], spread.outputs[0]]))
-        found.append(nodes[-1].outputs[0])
+            chosen.append(ir.node("MatMul", [chosen[-1].outputs[0], spread.outputs[0]]))
+        nodes += chosen
+        found.append(chosen[-1].outputs[0])
     values, scales, *zeros = found
     if zeros:
         nodes.append(ir.node("Sub", [values, zeros[0]]))
@@ -113,6 +110,16 @@ def _look_up(graph: ir.Graph, node: ir.Node, *, tied: bool) -> None:
         nodes += [sizes, shape, ir.node("Reshape", [nodes[-1].outputs[0], shape.outputs[0]])]
     nodes[-1].name = node.name
     replace(graph, node, nodes)
+
+
+def _chosen(part: ir.Value, ids: ir.Value | None, *, turned: bool) -> list[ir.Node]:
+    """Nodes that look rows up and give them in float32; turned: those of a matrix whose columns they are."""
+    nodes = [ir.node("Gather", [part, ids], {"axis": int(turned)})]
+    if turned:
+        nodes.append(ir.node("Transpose", [nodes[-1].outputs[0]], {"perm": [1, 0]}))
+    if part.dtype != _FLOAT:
+        nodes.append(ir.node("Cast", [nodes[-1].outputs[0]], {"to": _FLOAT}))
+    return nodes
 
 
 def _width(node: ir.Node, packed: ir.Value) -> int:

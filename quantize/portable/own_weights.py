@@ -15,24 +15,28 @@ class OwnWeights(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Move them."""
-        modified = False
-        for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
+        graph, moved = model.graph, 0
+        for node in list(ir.traversal.RecursiveGraphIterator(graph)):
             branch = node.graph
-            if (
-                branch is model.graph
-                or not isinstance(branch, ir.Graph)
-                or node.op_type not in ("DequantizeLinear", "Cast")
-            ):
-                continue
-            for place, value in enumerate(node.inputs):
-                if value is not None and model.graph.initializers.get(str(value.name)) is value:
-                    node.replace_input_with(place, _own(branch, value))
-                    modified = True
-        if modified:
-            for name in [name for name, value in model.graph.initializers.items() if not value.uses()]:
-                if not model.graph.initializers[name].is_graph_input():
-                    del model.graph.initializers[name]
-        return PassResult(model, modified=modified)
+            if isinstance(branch, ir.Graph) and branch is not graph and node.op_type in ("DequantizeLinear", "Cast"):
+                moved += _move(graph, branch, node)
+        if moved:
+            unused = [value for value in graph.initializers.values() if not value.uses() and not value.is_graph_input()]
+            for value in unused:
+                del graph.initializers[str(value.name)]
+        return PassResult(model, modified=bool(moved))
+
+
+def _move(graph: ir.Graph, branch: ir.Graph, node: ir.Node) -> int:
+    """Give a node of a branch constants of the branch's own in place of those of the graph; tell how many."""
+    outer = [
+        (place, value)
+        for place, value in enumerate(node.inputs)
+        if value is not None and graph.initializers.get(str(value.name)) is value
+    ]
+    for place, value in outer:
+        node.replace_input_with(place, _own(branch, value))
+    return len(outer)
 
 
 def _own(branch: ir.Graph, value: ir.Value) -> ir.Value:
