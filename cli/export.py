@@ -1,7 +1,9 @@
 """`tfm-export`: from a checkpoint to a verified bundle."""
 
+import contextlib
 import functools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,22 +96,17 @@ def export(
     as_json: bool,
 ) -> None:
     """Export a PyTorch Transformer to a verified ONNX bundle: fp32 and int8, every attention and activation proved."""
-    try:
-        # Here, as --help must not wait for torch; what is not installed is named with what to type.
+    with _installed():  # here, as --help must not wait for torch
         from tfm.export import export_checkpoint
         from tfm.quantize import read_recipe
 
+        from .report import print_report
         from .screen import Screen
-    except ModuleNotFoundError as error:
-        raise ExportError(f"exporting needs the package {error.name}: pip install 'tfm-export[export]'") from error
-    from .report import print_report
-    from .stage_progress import show_stage
-
+        from .stage_progress import show_stage
     if listing:
         _list(as_json)
         return
-    output = _bundle(output, ckpt, model)
-    precisions = [name.strip() for name in precision.split(",") if name.strip()]
+    output, precisions = _bundle(output, ckpt, model), [name.strip() for name in precision.split(",") if name.strip()]
     if dry_run:
         _tell(output, as_json, checkpoint=ckpt, model=model, config=config, nhead=nhead, precisions=precisions)
         return
@@ -133,8 +130,17 @@ def export(
         portable=portable,
         stage=functools.partial(show_stage, Screen(err=True)),
     )
-    content = {"output": str(output)} | report.certificate if as_json else None
-    conclude(context, report, content, lambda: print_report(report, Screen()))
+    content = {"output": str(output)} | report.certificate
+    conclude(context, report, content if as_json else None, lambda: print_report(report, Screen()))
+
+
+@contextlib.contextmanager
+def _installed() -> Iterator[None]:
+    """Say what to install where a package is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ExportError(f"exporting needs the package {error.name}: pip install 'tfm-export[export]'") from error
 
 
 def _list(as_json: bool) -> None:

@@ -169,6 +169,7 @@ def export_checkpoint(
         subject = open_source(checkpoint, model=model, config=config, nhead=nhead, stage=stage)
         notes = _copy_what_belongs(subject, folder, stage)
         origin = (subject.path, model, config, nhead)
+        # Written out, attention over a cache makes a longer one each time.
         if not target.has_room:
             subject = subject.without_room()
         work = _Export(subject, folder, precisions, target=target, tolerance=tolerance, stage=stage, origin=origin)

@@ -117,6 +117,7 @@ def needs_of_node(node: ir.Node, opsets: Mapping[str, int]) -> Iterator[Need]:
     for attribute in node.attributes.values():
         key = f"{name}:{attribute.name}"
         yield from _known(history["attributes"], key, f"{said} with {attribute.name}")
+        # A schema lists attributes alone: which of their values a kernel takes was tried.
         setting = f"{attribute.name}={attribute.value}"
         yield from _known(history["values"], f"{name}:{setting}", f"{said} with {setting}")
     for part, values in (("inputs", node.inputs), ("outputs", node.outputs)):

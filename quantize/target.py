@@ -68,14 +68,17 @@ class Target:
 
     def _against(self, nodes: Iterable[ir.Node], opsets: Mapping[str, int]) -> Iterator[str]:
         for node in nodes:
-            since = _since(node, self.opset)
-            if self.portable and since is None:
-                yield f"{node.domain or 'ONNX'} has no standard operator {node.op_type}"
-            elif node.domain in _STANDARD and since is None and onnx.defs.has(node.op_type):
-                yield f"{node.op_type} needs opset {onnx.defs.get_schema(node.op_type).since_version}"
+            yield from self._not_in_onnx(node)
             if self.runtime:
                 needs = (need for need in needs_of_node(node, opsets) if is_older(self.runtime, need.version))
                 yield from (f"{need.what} needs onnxruntime {need.version}" for need in needs)
+
+    def _not_in_onnx(self, node: ir.Node) -> Iterator[str]:
+        since = _since(node, self.opset)
+        if self.portable and since is None:
+            yield f"{node.domain or 'ONNX'} has no standard operator {node.op_type}"
+        elif node.domain in _STANDARD and since is None and onnx.defs.has(node.op_type):
+            yield f"{node.op_type} needs opset {onnx.defs.get_schema(node.op_type).since_version}"
 
 
 def _since(node: ir.Node, opset: int) -> int | None:
@@ -105,6 +108,7 @@ def target_of(runtime: str | None = None, *, opset: int | None = None, portable:
     newest = newest_opened("opset", release) if release else OPSETS[-1]
     if opset is not None and opset > newest:
         raise ConfigError(f"onnxruntime {release} opens opsets up to {newest}, not {opset}: leave out --opset")
+    # Above OPSET nothing that is written gets faster, and fewer engines open it.
     usual = min(PORTABLE if portable else OPSET, newest)
     return Target(opset=usual if opset is None else opset, runtime=release, portable=portable)
 

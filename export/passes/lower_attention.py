@@ -61,11 +61,14 @@ class _Attention:
         query = write("Mul", [query, write.number(scale, query)], enters=named)
         if self.groups > 1:  # (B, K, G, S, H), and a group's keys (B, K, 1, T, H)
             query = write("Reshape", [query, write.integers([0, self.kv_heads, self.groups, -1, size])])
+        # Scores are scaled before they are computed: of the two, queries are fewer numbers.
+        # (B, K, T, H) → (B, K, H, T), a copy of all keys at each step, as the product wants them so.
         turned = write("Transpose", [key], {"perm": [0, 1, 3, 2]}, enters=self._unless_kept("key", self.past_key))
         scores = write("MatMul", [query, self._for_groups(turned)])
         if softcap := self.node.attributes.get_float("softcap", 0.0):
             cap = write.number(softcap, scores)
             scores = write("Mul", [write("Tanh", [write("Div", [scores, cap])]), cap])
+        # The bias is finite in each row somewhere, so that no softmax divides by zero.
         bias, alive = self._bias()
         if bias is not None:
             scores = write("Add", [scores, bias])
@@ -76,12 +79,16 @@ class _Attention:
         output = write("MatMul", [weights, value], enters=dict.fromkeys(enters, 1))
         if alive is not None:
             output = write("Mul", [output, alive])
+        # (B, K, G, S, H) → (B, N, S, H) → (B, S, N·H)
         if self.groups > 1:
             output = write("Reshape", [output, write.integers([0, self.heads, -1, self._value_size()])])
         if self.merged:
             output = write("Transpose", [output], {"perm": [0, 2, 1, 3]})
             output = write("Reshape", [output, write.integers([0, 0, -1])])
         write.finish(output, what="output")
+        self._remove()
+
+    def _remove(self) -> None:
         if any(old.uses() for old in self.node.outputs[1:]):
             raise ExportError(f"{self.node.name}: an attention that gives out its scores cannot be written out")
         self.graph.remove(self.node, safe=True)

@@ -31,17 +31,23 @@ def _rewrite(graph: ir.Graph, node: ir.Node) -> None:
     if merged:  # (B, S, N·H) → (B, S, N, H)
         x = write("Reshape", [x, write.integers([0, 0, node.attributes["num_heads"].as_int(), -1])])
     # (B or 1, S, I) → (B or 1, S, 1, I), or (B or 1, 1, S, I) where heads come before tokens.
-    tables = [cos, sin] if places is None else [write("Gather", [table, places]) for table in (cos, sin)]
-    cos, sin = (write("Unsqueeze", [table, write.integers([2 if merged else 1])]) for table in tables)
+    axis = write.integers([2 if merged else 1])
+    tables = _table(write, cos, places, axis), _table(write, sin, places, axis)
+    # What lies behind the pairs of a head is passed on as it is.
     turned, *rest = write.split(x, [2 * half, size - 2 * half]) if size > 2 * half else (x,)
     turn = _turn_pairs if node.attributes.get_int("interleaved", 0) else _turn_halves
-    result = turn(write, turned, (cos, sin), half)
+    result = turn(write, turned, tables, half)
     if rest:
         result = write("Concat", [result, *rest], {"axis": -1})
     if merged:
         result = write("Reshape", [result, write.integers([0, 0, -1])])
     write.finish(result)
     graph.remove(node, safe=True)
+
+
+def _table(write: Writer, table: ir.Value | None, places: ir.Value | None, axis: ir.Value) -> ir.Value:
+    """Cosines or sines of every token, which all its heads read."""
+    return write("Unsqueeze", [table if places is None else write("Gather", [table, places]), axis])
 
 
 def _turn_halves(write: Writer, x: ir.Value, tables: tuple[ir.Value, ir.Value], half: int) -> ir.Value:

@@ -50,8 +50,10 @@ class SetOpset(InPlacePass):
             older = onnx.defs.get_schema(node.op_type, self.opset, "")
         except onnx.defs.SchemaError:
             self._refuse(node, newer.since_version)
+        # The same definition in both: nothing to compare.
         if older.since_version == newer.since_version:
             return
+        # What an attribute came with must be what was done before there was one.
         for name, attribute in list(node.attributes.items()):
             if name not in older.attributes:
                 if attribute.value != onnx.helper.get_attribute_value(newer.attributes[name].default_value):

@@ -83,6 +83,7 @@ class Writer:
             index: Of the node's output.
             what: Which of the op's results it is, where several nodes became the op.
         """
+        # By its name a result is fed and compared, so that the new value takes it over.
         old = self._place.outputs[index]
         name = old.name
         old.name = None

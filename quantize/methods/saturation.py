@@ -190,16 +190,22 @@ def _arguments(node: ir.Node) -> list[ir.Value | None]:
     if node.op_type == _STATIC:
         return [*node.inputs, None, None][:5]
     x, weight, *zero = node.inputs
-    rounding = None if x is None else x.producer()
-    exact = next(iter(node.outputs[0].consumers()), None)
-    product = None if exact is None else next(iter(exact.outputs[0].consumers()), None)
-    scales = None if product is None else product.inputs[1]
-    scaling = None if scales is None else scales.producer()
+    rounding, exact = _producer(x), _reader(node)
+    product = None if exact is None else _reader(exact)
+    scaling = None if product is None else _producer(product.inputs[1])
     if rounding is None or scaling is None or scaling.op_type != "Mul":
         raise QuantizeError(f"{node.name!r} is no product of integers as it is written here")
     if rounding.op_type == "DynamicQuantizeLinear":
         return [rounding.inputs[0], weight, scaling.inputs[1]]
     return [x, weight, *scaling.inputs, *zero]
+
+
+def _producer(value: ir.Value | None) -> ir.Node | None:
+    return None if value is None else value.producer()
+
+
+def _reader(node: ir.Node) -> ir.Node | None:
+    return next(iter(node.outputs[0].consumers()), None)
 
 
 def _constant(value: ir.Value | None) -> Array | None:

@@ -1,5 +1,6 @@
 """Constants as a graph's nodes make them: what is stored in one layout is stored in another."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,12 @@ import onnx_ir as ir
 from tfm.errors import QuantizeError
 
 Array = npt.NDArray[Any]
+
+_COMPUTE: dict[str, Callable[..., Array]] = {
+    "Cast": lambda node, x: x.astype(ir.DataType(node.attributes["to"].as_int()).numpy()),
+    "Mul": lambda _, x, y: x * y,
+    "Reshape": lambda _, x, shape: x.reshape(shape),
+}
 
 
 def value_of(value: ir.Value) -> Array:
@@ -21,12 +28,8 @@ def value_of(value: ir.Value) -> Array:
         return np.asarray(value.const_value.numpy())
     node = value.producer()
     inputs = [] if node is None else [value_of(one) for one in node.inputs if one is not None]
-    if node is not None and node.op_type == "Cast":
-        return inputs[0].astype(ir.DataType(node.attributes["to"].as_int()).numpy())
-    if node is not None and node.op_type == "Mul":
-        return np.asarray(inputs[0] * inputs[1])
-    if node is not None and node.op_type == "Reshape":
-        return inputs[0].reshape(inputs[1])
+    if node is not None and node.op_type in _COMPUTE:
+        return _COMPUTE[node.op_type](node, *inputs)
     raise QuantizeError(f"{value.name!r} is no constant that can be stored in another layout")
 
 

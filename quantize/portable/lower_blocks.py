@@ -85,7 +85,7 @@ def _look_up(graph: ir.Graph, node: ir.Node, *, tied: bool) -> None:
     assert scale is not None
     block, columns = node.attributes["block_size"].as_int(), _width(node, packed)
     blocks = _stored(graph, packed, scale, others[0] if others else None, 8, columns, turned=tied)
-    parts = [blocks.values, blocks.scale, *([blocks.zero] if blocks.zero is not None else [])]
+    parts = [part for part in (blocks.values, blocks.scale, blocks.zero) if part is not None]
     ones_bK = np.repeat(np.eye(-(-columns // block), dtype=np.uint8), block, axis=1)[:, :columns]
     spread = ir.node("Cast", [initializer(graph, f"tfm.spread_{columns}_{block}", ones_bK)], {"to": _FLOAT})
     nodes = [spread]
@@ -100,16 +100,22 @@ def _look_up(graph: ir.Graph, node: ir.Node, *, tied: bool) -> None:
         nodes += chosen
         found.append(chosen[-1].outputs[0])
     values, scales, *zeros = found
-    if zeros:
-        nodes.append(ir.node("Sub", [values, zeros[0]]))
+    # (integers - zeros) · scales, in this order, as the kernel computes it
+    for zero in zeros:
+        nodes.append(ir.node("Sub", [values, zero]))
         values = nodes[-1].outputs[0]
     nodes.append(ir.node("Mul", [values, scales]))
     if tied:
-        sizes = ir.node("Shape", [ids])
-        shape = ir.node("Concat", [sizes.outputs[0], _integers(graph, [columns])], {"axis": 0})
-        nodes += [sizes, shape, ir.node("Reshape", [nodes[-1].outputs[0], shape.outputs[0]])]
+        nodes += _as_ids_are(graph, nodes[-1].outputs[0], ids, columns)
     nodes[-1].name = node.name
     replace(graph, node, nodes)
+
+
+def _as_ids_are(graph: ir.Graph, rows: ir.Value, ids: ir.Value | None, columns: int) -> list[ir.Node]:
+    """(M, K) → (…, K), for ids of any shape."""
+    sizes = ir.node("Shape", [ids])
+    shape = ir.node("Concat", [sizes.outputs[0], _integers(graph, [columns])], {"axis": 0})
+    return [sizes, shape, ir.node("Reshape", [rows, shape.outputs[0]])]
 
 
 def _chosen(part: ir.Value, ids: ir.Value | None, *, turned: bool) -> list[ir.Node]:
@@ -138,6 +144,7 @@ def _stored(
     count = len(value_of(root_of(packed)))
     whole = _unpacked(value_of(packed).reshape(count, -1), bits)[:, :columns]
     scales = value_of(scale).reshape(count, -1)
+    # Without zero points the middle of the range is 0: signed integers say that by themselves.
     middle = 1 << bits - 1
     if zero is None:
         parts = {"values": _typed(whole.astype(np.int16) - middle, bits, signed=True), "scale": _short(scales)}

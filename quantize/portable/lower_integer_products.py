@@ -48,6 +48,7 @@ def _multiply(
     bias: ir.Value | None,
 ) -> None:
     # The product has the name, by which it is found; the nodes behind it only scale what it gives.
+    # x ≈ (values - zero) · x_scale and W ≈ weight · scale: the sum of whole numbers is exact in int32, and scaled once.
     product = ir.node("MatMulInteger", inputs, name=node.name)
     product.outputs[0].type = ir.TensorType(ir.DataType.INT32)
     exact = ir.node("Cast", [product.outputs[0]], {"to": ir.DataType.FLOAT})

@@ -36,6 +36,7 @@ def write_forms(
         QuantizeError: A recipe's form is one that the target lacks.
     """
     found, refusals = _fitting(op, methods, target, write)
+    # A recipe was asked for: what it says is not exchanged for something else in silence.
     if replayed and refusals:
         method, reason = next(iter(refusals.items()))
         raise QuantizeError(f"the recipe has {op.name} as {str(method)!r}, but {reason}; leave out --recipe")
