@@ -110,7 +110,7 @@ def needs_of_node(node: ir.Node, opsets: Mapping[str, int]) -> Iterator[Need]:
     domain = "" if node.domain in _STANDARD else node.domain
     name, said = f"{domain}:{node.op_type}", f"{domain}.{node.op_type}".removeprefix(".")
     yield from _known(history["kernels"], f"{name}:{_since(node.op_type, domain, opsets)}", said)
-    for value in (*node.inputs, *node.outputs):
+    for value in (*_of_any_type(node, domain, opsets), *node.outputs):
         if value is not None and value.dtype is not None:
             dtype = value.dtype.name.lower()
             yield from _known(history["dtypes"], f"{name}:{dtype}", f"{said} of {dtype}")
@@ -129,6 +129,19 @@ def needs_of_node(node: ir.Node, opsets: Mapping[str, int]) -> Iterator[Need]:
 def _known(part: Mapping[str, str], key: str, what: str) -> Iterator[Need]:
     if key in part:
         yield Need(part[key], what)
+
+
+def _of_any_type(node: ir.Node, domain: str, opsets: Mapping[str, int]) -> list[ir.Value | None]:
+    """Inputs but for those that are of one type always, as the axes of ReduceMean: kernels differ in the others."""
+    try:
+        formal = onnx.defs.get_schema(node.op_type, opsets.get(domain) or opsets.get("ai.onnx", 1), domain).inputs
+    except onnx.defs.SchemaError:  # onnxruntime's own
+        return list(node.inputs)
+    return [
+        value
+        for place, value in enumerate(node.inputs)
+        if not formal[min(place, len(formal) - 1)].type_str.startswith("tensor(")
+    ]
 
 
 def _since(op_type: str, domain: str, opsets: Mapping[str, int]) -> int:

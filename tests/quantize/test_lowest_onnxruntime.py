@@ -145,5 +145,13 @@ def test_what_a_graph_needs_is_told_in_words() -> None:
     }
 
 
+def test_the_axes_of_a_reduction_are_no_type_of_its_kernel() -> None:
+    model = onnx_ir.from_proto(model_of([node("ReduceMean", 2)], opset=20, ir=9))
+    axes = model.graph.node(0).inputs[1]
+    assert axes is not None
+    axes.type = onnx_ir.TensorType(onnx_ir.DataType.INT64)
+    assert [need for need in lowest.needs_of(model) if is_older("1.17.0", need.version)] == []
+
+
 def test_the_history_begins_before_the_oldest_that_is_installed_with() -> None:
     assert is_older(HISTORY["first"], OLDEST)
