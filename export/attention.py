@@ -36,7 +36,8 @@ def _scaled_dot_product_attention(
     softcap: float = 0.0,
 ) -> Any:
     """Queries (B, N, S, H), keys and values (B, K, T, H), or without B; the mask broadcasts to (B, N, S, T)."""
-    del enable_gqa  # Attention groups heads by their numbers
+    # Attention groups heads by their numbers.
+    del enable_gqa
     # ONNX's Attention has no dropout: leaving it out would export another function.
     if dropout_p:
         raise ExportError(f"an attention drops out {dropout_p:g} of its weights even in eval mode, which is random")
@@ -45,7 +46,8 @@ def _scaled_dot_product_attention(
     rank = len(query.shape)
     if rank not in (3, 4):
         raise ExportError(f"an attention has queries of {rank} dimensions; 3 or 4 can be exported")
-    if rank == 3:  # which Attention would read as (B, S, N·H)
+    # Which Attention would read as (B, S, N·H).
+    if rank == 3:
         first: Any = op.Constant(value_ints=[0])
         query, key, value = (op.Unsqueeze(x, first) for x in (query, key, value))
         # A mask (N, S, T) goes along; one (S, T) broadcasts as it is.

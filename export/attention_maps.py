@@ -56,7 +56,8 @@ def attention_maps(graph: Graph, path: Path, folder: Path) -> list[AttentionMap]
                 return
             eager = call.attend(_identity(call)).numpy()
             inside = run.take(f"{call.op} in")
-            if region.inputs[1] is region.inputs[2]:  # one tensor is keys and values, and cannot be told apart
+            # One tensor is keys and values, and cannot be told apart.
+            if region.inputs[1] is region.inputs[2]:
                 return
             look_at = _attend_over_cache if call.presents else _attend
             found = look_at(model, region, call, inside, path.parent)

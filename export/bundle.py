@@ -275,7 +275,8 @@ class _Export:
     def prepare_quantizing(self, calib: Path | None) -> tuple[Manifest, Calibration]:
         """Give a bundle of fp32 alone, and samples of the half that nothing is calibrated with."""
         exact = {"fp32": self.files["fp32"]}
-        with self.stage("try what is timed at the end"):  # what cannot be started here fails now, not after the search
+        # What cannot be started here fails now, not after the search.
+        with self.stage("try what is timed at the end"):
             measure_latency(self.subject.graphs, exact, *self.origin, 0)
         # quantize reads a bundle, as `tfm quantize` does without torch.
         self._write_manifest(exact, gates=[])
@@ -329,7 +330,8 @@ class _Export:
     def _compare_with_library(self, bundle: Asked) -> None:
         """Compare with what the checkpoint's own library gives, which is asked once."""
         folder = self.subject.folder
-        if bundle.precision == "fp32" and library_of(folder, bundle) is not None:  # the first of all
+        # The first of all.
+        if bundle.precision == "fp32" and library_of(folder, bundle) is not None:
             with self.stage("run the checkpoint by its own library"):
                 self.reference = ask_library(folder, bundle)
         if isinstance(self.reference, Reference):

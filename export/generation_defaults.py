@@ -198,7 +198,8 @@ def _drop_what_cannot_be_drawn_with(settings: dict[str, Any]) -> list[str]:
 def _check(told: Fields, settings: dict[str, Any], vocabulary: int) -> None:
     """Refuse what the runtime would refuse."""
     for name in ("suppress_tokens", "begin_suppress_tokens"):
-        if name in settings:  # transformers passes over ids that no token has
+        # Transformers passes over ids that no token has.
+        if name in settings:
             settings[name] = [token for token in told.tokens(name) if token < vocabulary]
     # The runtime's own rules, so that no bundle is written that it would not generate with.
     try:

@@ -42,7 +42,8 @@ def golden_cases(graph: Graph, seed: int = 20) -> list[list[Tensor]]:
         while (batch, length) != (1, 1) and _size(graph, case) > _MOST_BYTES:
             batch, length = (batch, length // 2) if length > 1 else (1, 1)
             case = _ragged(graph, generator, batch, length, min(past, longest - length))
-        made.setdefault(tuple(tensor.shape for tensor in case), case)  # an image has one size only
+        # An image has one size only.
+        made.setdefault(tuple(tensor.shape for tensor in case), case)
     return list(made.values())
 
 

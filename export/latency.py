@@ -47,7 +47,8 @@ def measure_latency(
         for step in steps_of(graph.role, names, graph.max_length):
             tensors = graph.sample(generator, 1, step.length, step.past)
             inputs = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
-            if "num_logits_to_keep" in inputs:  # as prompts are read
+            # As prompts are read.
+            if "num_logits_to_keep" in inputs:
                 inputs["num_logits_to_keep"] = np.array(1)
             workloads.append(Workload(name=step.name, role=graph.role, inputs=inputs))
     # Loaded anew in its own process: two engines' thread pools in one slow each other down.

@@ -82,7 +82,8 @@ class MergedGraph(Graph):
         source_BT = torch.randint(self.model.config.vocab_size, mask_BT.shape, generator=generator)
         named["encoder_hidden_states"] = self.model.encoder(source_BT, mask_BT)
         for name, cache_BKPH in named.items():
-            if ".decoder." in name:  # without room: the past is as long as what is given of it
+            # Without room: the past is as long as what is given of it.
+            if ".decoder." in name:
                 named[name] = cache_BKPH[:, :, :past].contiguous()
             elif ".encoder." in name and not past:
                 named[name] = cache_BKPH[:, :, :0].contiguous()

@@ -88,7 +88,8 @@ def open_source(
     if isinstance(read, GenericGraph):
         about = read.config
         return Source(eager=read, graphs=read.graphs, config=about, family=about.family, path=path, base=base)
-    assert path is not None  # what no checkpoint is, a factory has made
+    # What no checkpoint is, a factory has made.
+    assert path is not None
     # float32 whatever the weights are stored in: it is what ONNX graphs are compared with.
     native = read.float()
     _check_finite(path, native)

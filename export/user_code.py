@@ -26,7 +26,8 @@ def import_file(file: Path) -> ModuleType:
     module.__file__ = str(file.resolve())
     folder = str(file.resolve().parent)
     sys.path.insert(0, folder)
-    try:  # compiled here, so that no __pycache__ is left beside it
+    # Compiled here, so that no __pycache__ is left beside it.
+    try:
         exec(compile(file.read_bytes(), module.__file__, "exec"), module.__dict__)
     except Exception as error:  # a user's code may raise anything
         raise InputError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error

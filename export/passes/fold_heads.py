@@ -86,7 +86,8 @@ def _keys_are_given(node: ir.Node) -> bool:
 
 def _ask_merged(graph: ir.Graph, split: ir.Value | None, merged: ir.Value) -> None:
     """Let each Shape that reads one length of a (B, N, S, H) value read it off the (B, S, N·H) one."""
-    places = {(0, 1): (0, 1), (2, 3): (1, 2)}  # B and S
+    # B and S.
+    places = {(0, 1): (0, 1), (2, 3): (1, 2)}
     for node in list(split.consumers()) if split is not None else ():
         if node.op_type != "Shape" or "start" not in node.attributes or "end" not in node.attributes:
             continue

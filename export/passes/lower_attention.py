@@ -52,14 +52,17 @@ class _Attention:
 
     def rewrite(self) -> None:
         write = self.write
-        query = self._by_heads(self.query, self.heads, "query")  # (B, N, S, H)
-        key = self._with_past("key", self.key, self.past_key, 1)  # (B, K, T, H)
+        # (B, N, S, H).
+        query = self._by_heads(self.query, self.heads, "query")
+        # (B, K, T, H).
+        key = self._with_past("key", self.key, self.past_key, 1)
         value = self._with_past("value", self.value, self.past_value, 2)
         size = self._size()
         scale = self.node.attributes.get_float("scale", 1 / math.sqrt(size))
         named = {} if self.merged else {"query": 0}
         query = write("Mul", [query, write.number(scale, query)], enters=named)
-        if self.groups > 1:  # (B, K, G, S, H), and a group's keys (B, K, 1, T, H)
+        # (B, K, G, S, H), and a group's keys (B, K, 1, T, H).
+        if self.groups > 1:
             query = write("Reshape", [query, write.integers([0, self.kv_heads, self.groups, -1, size])])
         # Scores are scaled before they are computed: of the two, queries are fewer numbers.
         # (B, K, T, H) → (B, K, H, T), a copy of all keys at each step, as the product wants them so.
@@ -153,7 +156,8 @@ class _Attention:
             return None, None
         hidden = write.constant("tfm.hidden", np.array(-np.inf, np.float32))
         zero, one = (write.constant(f"tfm.float32_{x!r}", np.array(x, np.float32)) for x in (0.0, 1.0))
-        if self.mask is None:  # (S, T): each query sees the first key at least
+        # (S, T): each query sees the first key at least.
+        if self.mask is None:
             return write("Where", [self._causal(), zero, hidden], dtype=_FLOAT, enters={"causal": 0}), None
         bias, enters = self._mask_of_numbers(hidden, zero), {"mask": 0}
         if causal:

@@ -28,7 +28,8 @@ def _rewrite(graph: ir.Graph, node: ir.Node) -> None:
     assert x is not None
     assert cos is not None
     half, size, merged = _sizes(node, x, cos)
-    if merged:  # (B, S, N·H) → (B, S, N, H)
+    # (B, S, N·H) → (B, S, N, H).
+    if merged:
         x = write("Reshape", [x, write.integers([0, 0, node.attributes["num_heads"].as_int(), -1])])
     # (B or 1, S, I) → (B or 1, S, 1, I), or (B or 1, 1, S, I) where heads come before tokens.
     axis = write.integers([2 if merged else 1])

@@ -39,7 +39,8 @@ class NameOps(InPlacePass):
     def call(self, model: ir.Model) -> PassResult:
         """Name the ops of `model` in the order of its nodes."""
         calls: Counter[tuple[str, str]] = Counter()
-        named: dict[str, OpId] = {}  # torch call → op
+        # Torch call → op.
+        named: dict[str, OpId] = {}
         kinds, composites = kinds_of_aten(), kinds_of_modules()
         for node in model.graph:
             # Both are written as the text of a Python list, from the outermost module inwards; the
@@ -55,7 +56,8 @@ class NameOps(InPlacePass):
             # From the inside outwards, so that the outermost composite wins, which is the one that
             # the recorder of eager's calls shows too.
             for scope, name in reversed(list(zip(scopes[:-1], classes[:-1], strict=True))):
-                if name in composites:  # all its calls together are one op
+                # All its calls together are one op.
+                if name in composites:
                     call, path, kind = scope, scope, composites[name]
             if kind is None:
                 continue

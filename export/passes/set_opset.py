@@ -42,7 +42,8 @@ class SetOpset(InPlacePass):
     def _check(self, node: ir.Node, now: int) -> None:
         """Refuse a node that the older opset has not; drop attributes that say what it does anyway."""
         if not onnx.defs.has(node.op_type, now, ""):
-            return  # onnxruntime's own, which it keeps in ONNX's domain
+            # Onnxruntime's own, which it keeps in ONNX's domain.
+            return
         newer = onnx.defs.get_schema(node.op_type, now, "")
         if self.opset < _CHANGED.get(node.op_type, 0):
             self._refuse(node, _CHANGED[node.op_type])

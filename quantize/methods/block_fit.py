@@ -146,7 +146,8 @@ def _stored(
         stored["remainder"] = sixteenths.reshape(-1, blocks)
         rest = sixteenths * scale / np.float32(16)
     else:
-        rest = _halved(rest, _MIDDLE * scale)  # a 64th of a step
+        # A 64th of a step.
+        rest = _halved(rest, _MIDDLE * scale)
         stored["remainder"] = rest.reshape(-1, blocks)
     return stored, scale, rest - _MIDDLE * scale
 
@@ -163,6 +164,7 @@ def _positive(scale: Float, low: Float) -> Float:
 def _halved(array: Float, of: Float | None = None) -> Float:
     """Numbers as float16 has them, where that keeps 9 bits of them, or of what they are compared with."""
     half = to_fp16(array).astype(np.float32)
-    with np.errstate(invalid="ignore"):  # what float16 has not is infinite there
+    # What float16 has not is infinite there.
+    with np.errstate(invalid="ignore"):
         near = np.abs(half - array) <= np.abs(array if of is None else of) / 512
     return np.where(near, half, array)

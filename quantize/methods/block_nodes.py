@@ -113,8 +113,10 @@ def multiply(
     reshape = ir.node("Reshape", [graph.initializers[name], _integers(graph, f"{name}_shape", shape)])
     scaled, scale = _scale(graph, name)
     nodes += [reshape, *scaled]
-    beside: list[ir.Value] = []  # values [..., o] that are multiplied in float32
-    factors: list[ir.Value] = []  # and their weights [o, N]
+    # Values [..., o] that are multiplied in float32.
+    beside: list[ir.Value] = []
+    # And their weights [o, N].
+    factors: list[ir.Value] = []
     if outliers is not None:
         key = f"{name}_{len(outliers.inputs)}_outliers"
         # The kernel gets 0 in place of the outliers: a block is rounded by the largest that is
@@ -171,7 +173,8 @@ def look_up(graph: ir.Graph, node: ir.Node, table: StoredBlocks) -> None:
     inputs = [graph.initializers[name], node.inputs[1], scale, *([zero] if zero is not None else [])]
     sizes = {"bits": table.bits, "block_size": table.block, "gather_axis": 0, "quantize_axis": 1}
     nodes.append(ir.node("GatherBlockQuantized", inputs, sizes, domain="com.microsoft", name=node.name))
-    if table.columns % table.block:  # the last block of a row is filled up
+    # The last block of a row is filled up.
+    if table.columns % table.block:
         limits = {"start": 0, "end": table.columns, "axis": -1}
         bounds = [_integers(graph, f"{name}_{key}", [number]) for key, number in limits.items()]
         nodes.append(ir.node("Slice", [nodes[-1].outputs[0], *bounds]))

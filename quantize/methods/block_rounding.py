@@ -135,7 +135,8 @@ def _fit(x: Float, bits: Bits, symmetric: bool, search: bool) -> tuple[Float, Fl
     # Scales are stored as float16 where it keeps 8 bits of them. Rounded here already, so that the
     # values are rounded by the scale that they will be multiplied by.
     half = to_fp16(scale).astype(np.float32)
-    with np.errstate(invalid="ignore"):  # a scale that float16 has not is infinite there
+    # A scale that float16 has not is infinite there.
+    with np.errstate(invalid="ignore"):
         return np.where(np.abs(half - scale) <= np.abs(scale) / 256, half, scale), zero
 
 
@@ -228,7 +229,8 @@ def pack(values: Float, bits: Bits) -> npt.NDArray[np.uint8]:
 def as_half(array: Float, error: Float | np.floating[Any] | float) -> npt.NDArray[np.float16] | Float:
     """Give an array in float16 if that is as near as `error` everywhere."""
     half = to_fp16(array)
-    with np.errstate(invalid="ignore"):  # what float16 has not is infinite there
+    # What float16 has not is infinite there.
+    with np.errstate(invalid="ignore"):
         return half if (np.abs(half.astype(np.float32) - array) <= error).all() else array
 
 

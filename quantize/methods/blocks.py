@@ -293,7 +293,8 @@ def _quantize_node(graph: ir.Graph, node: ir.Node, options: BlockOptions) -> Qua
     if weight is None or values is None:
         return None
     shape = tuple(values.shape)
-    by_rows = is_lookup(node) or node.inputs[1] is not weight  # each row of the stored matrix is one output
+    # Each row of the stored matrix is one output.
+    by_rows = is_lookup(node) or node.inputs[1] is not weight
     weight_NK = values if by_rows else values.T
     moments_KK = _moments_of(weight, by_rows, options.hessian or {})
     prefix = f"{weight.name}_rows" if by_rows else str(weight.name)
@@ -314,7 +315,8 @@ def _quantize_node(graph: ir.Graph, node: ir.Node, options: BlockOptions) -> Qua
     if isinstance(weight.const_value, ir.ExternalTensor):
         # Both are views of the mapped file, which cannot be closed while there are any.
         del values, weight_NK
-        weight.const_value.release()  # what is mapped of a file beside the model
+        # What is mapped of a file beside the model.
+        weight.const_value.release()
     if is_lookup(node):
         look_up(graph, node, blocks)
     else:

@@ -183,7 +183,8 @@ def multiply(
     inputs: list[ir.Value | None] = [x, values, scale]
     # Inside the kernel the bias would be multiplied by the norm, too.
     if use.bias is not None and norm is None:
-        inputs += [None, use.bias]  # no zero point: weights are symmetric
+        # No zero point: weights are symmetric.
+        inputs += [None, use.bias]
     nodes.append(ir.Node("com.microsoft", "DynamicQuantizeMatMul", inputs, num_outputs=1, name=use.last.name))
     if norm is not None:
         nodes.append(ir.node("Mul", [nodes[-1].outputs[0], norm]))

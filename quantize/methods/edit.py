@@ -75,7 +75,8 @@ def constant_of(value: ir.Value | None) -> npt.NDArray[np.float32] | None:
     ):
         return None
     array = tensor.numpy()
-    if not (np.isfinite(array.min()) and np.isfinite(array.max())):  # NaN is both; a mask would cost memory
+    # NaN is both; a mask would cost memory.
+    if not (np.isfinite(array.min()) and np.isfinite(array.max())):
         raise QuantizeError(f"the weight {value.name!r} holds NaN or infinity; integers have no such values")
     return array
 

@@ -101,7 +101,8 @@ def emulate_fp16(model: ir.Model) -> None:
 
 def _emulate(graph: ir.Graph) -> None:
     for node in list(graph):
-        for attribute in node.attributes.values():  # the branches of an If
+        # The branches of an If.
+        for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.GRAPH:
                 _emulate(attribute.as_graph())
         for output in node.outputs:
@@ -187,7 +188,8 @@ class _Conversion:
         nodes = list(self.graph)
         for node in nodes:
             self.types[node] = self._type_of(node)
-        for node in reversed(nodes):  # what depends on nothing but small constants is what it is wanted for
+        # What depends on nothing but small constants is what it is wanted for.
+        for node in reversed(nodes):
             if self.types[node] is None:
                 users = {self.types[user] for output in node.outputs for user in output.consumers()}
                 self.types[node] = _SINGLE if _SINGLE in users else _HALF
@@ -208,7 +210,8 @@ class _Conversion:
         if not floats or node.op_type in _SINGLE_OPS or not all(self._fits(value, node) for value in constants):
             return _SINGLE
         # Squares of numbers beyond 256 are beyond float16.
-        if node.op_type == "Mul" and node.inputs[0] is node.inputs[1]:  # a square
+        # A square.
+        if node.op_type == "Mul" and node.inputs[0] is node.inputs[1]:
             return _SINGLE
         # Then what float16 is there for: whatever goes into a product by weights is cast for it.
         if node.op_type in _HALF_OPS or any(self.constants[value].half.size >= _LARGE for value in constants):
@@ -245,7 +248,8 @@ class _Conversion:
             elif value is not None and value.dtype in (_HALF, _SINGLE) and value.dtype != dtype:
                 node.replace_input_with(index, self._typed(value, dtype))
         if dtype == _HALF:
-            statistics = node.outputs[1:] if node.op_type == "LayerNormalization" else ()  # those are float32
+            # Those are float32.
+            statistics = node.outputs[1:] if node.op_type == "LayerNormalization" else ()
             for output in node.outputs:
                 if output.dtype == _SINGLE and output not in statistics:
                     output.dtype = _HALF
@@ -267,7 +271,8 @@ class _Conversion:
                     "leave out fp16"
                 )
             return initializer(self.graph, f"{value.name}_half", constant.half)
-        if constant.masks and node.op_type not in _BOUNDS:  # the same mask wherever it is compared with
+        # The same mask wherever it is compared with.
+        if constant.masks and node.op_type not in _BOUNDS:
             return initializer(self.graph, f"{value.name}_mask", constant.half.astype(np.float32))
         return value
 
@@ -306,7 +311,8 @@ def _read(value: ir.Value) -> _Constant:
     overflows = beyond.size > 0 and not masks and array.size > 1
     del array
     if isinstance(tensor, ir.ExternalTensor):
-        tensor.release()  # what is mapped of a file beside the model
+        # What is mapped of a file beside the model.
+        tensor.release()
     return _Constant(
         half=half, masks=masks, overflow=float(beyond[0]) if overflows else None, fits=overflows or loss.nmse <= _LOSS
     )

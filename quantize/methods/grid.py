@@ -116,7 +116,8 @@ def _compact(scale_nb: Float, offset_nb: Float) -> dict[str, npt.NDArray[Any]] |
     unit_n1 = _half_where_near(unit_n1, unit_n1 * _OF_A_STEP)
     level_nb = np.rint(scale_nb / unit_n1).clip(1, 255)
     sixteenths_nb = np.rint(offset_nb / (level_nb * unit_n1) * 16)
-    if (np.abs(sixteenths_nb) > 132).any():  # 128 but for what rounding the scale has moved
+    # 128 but for what rounding the scale has moved.
+    if (np.abs(sixteenths_nb) > 132).any():
         return None
     return {"unit": unit_n1, "scale": level_nb, "remainder": sixteenths_nb.clip(-128, 127)}
 
@@ -168,5 +169,6 @@ def _multiples(x: Float) -> _Grid | None:
 def _half_where_near(array: Float, error: Float) -> Float:
     """Numbers as float16 has them, where they are as near as `error` to that."""
     half = to_fp16(array).astype(np.float32)
-    with np.errstate(invalid="ignore"):  # what float16 has not is infinite there
+    # What float16 has not is infinite there.
+    with np.errstate(invalid="ignore"):
         return np.where(np.abs(half - array) <= error, half, array)

@@ -35,7 +35,8 @@ def second_moments(path: Path, names: Iterable[str], feeds: Iterable[Mapping[str
     """
     model = ir.load(path)
     wanted = list(dict.fromkeys(names))
-    if not wanted:  # of no names onnxruntime would give every output
+    # Of no names onnxruntime would give every output.
+    if not wanted:
         return {}
     values = {str(value.name): value for node in model.graph for value in node.outputs}
     if missing := [name for name in wanted if name not in values]:
@@ -46,7 +47,8 @@ def second_moments(path: Path, names: Iterable[str], feeds: Iterable[Mapping[str
         ir.save(model, Path(folder) / "model.onnx", external_data=weights_file("model.onnx"))
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # for nothing, while numpy adds up
+        # For nothing, while numpy adds up.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         session = ort.InferenceSession(Path(folder) / "model.onnx", options, providers=["CPUExecutionProvider"])
         for feed in feeds:
             for name, array in zip(wanted, session.run(wanted, dict(feed)), strict=True):
@@ -88,7 +90,8 @@ class _Sum:
         self._waiting = []
         if self._total_KK is None:
             self._total_KK = np.zeros((x_MK.shape[1],) * 2)
-        with np.errstate(over="ignore", invalid="ignore"):  # looked for in the result
+        # Looked for in the result.
+        with np.errstate(over="ignore", invalid="ignore"):
             self._total_KK += x_MK.T @ x_MK
 
 

@@ -104,7 +104,8 @@ def method_to_json(method: Method) -> dict[str, Any]:
 
 def is_share(value: Any) -> bool:
     """Whether a value is a number from 0 to 1."""
-    return type(value) in (int, float) and 0 <= value <= 1  # `type`: to isinstance, true and false are integers
+    # `type`: to isinstance, true and false are integers.
+    return type(value) in (int, float) and 0 <= value <= 1
 
 
 def shown(value: object) -> str:

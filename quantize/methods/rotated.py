@@ -88,7 +88,8 @@ class Rotated(Method):
 
     def _shapes(self, graph: ir.Graph, x: ir.Value, width: int) -> tuple[list[ir.Node], ir.Value, ir.Value]:
         """The nodes that it takes, and the shapes that x is split into blocks by and put together by again."""
-        if x.shape is None:  # of a graph whose shapes nobody inferred: they are asked for at run time
+        # Of a graph whose shapes nobody inferred: they are asked for at run time.
+        if x.shape is None:
             shape = ir.node("Shape", [x])
             into = initializer(graph, f"{SHARED}rows_of_{self.block}", np.array([-1, self.block], np.int64))
             return [shape], into, shape.outputs[0]
@@ -141,7 +142,8 @@ def rotation(block: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float3
     matrix = np.ones((1, 1), np.float32)
     while len(matrix) < block:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    down = np.float32(2.0 ** -(block.bit_length() // 2))  # b = 2ⁿ: 2^-⌈n/2⌉
+    # B = 2ⁿ: 2^-⌈n/2⌉.
+    down = np.float32(2.0 ** -(block.bit_length() // 2))
     return matrix * down, matrix.T / (block * down)
 
 

@@ -256,7 +256,8 @@ def _exact(a_RK: Array, b_KN: Array) -> npt.NDArray[np.int64]:
 
 def _pairs_at_risk(b_KN: Array) -> npt.NDArray[np.intp]:
     """Column and number k of each pair of weights that activations of 255 saturate, (2, J), column by column."""
-    pairs = len(b_KN) // 2  # a last one by itself cannot: 255 · 128 = 32640
+    # A last one by itself cannot: 255 · 128 = 32640.
+    pairs = len(b_KN) // 2
     # Transposed below, so that `nonzero` lists the pairs column by column: `_changes` adds up what
     # lies side by side.
     columns: list[Array] = []
@@ -285,7 +286,8 @@ def _changes(
     even_J, odd_J = (b_KN[2 * pairs + odd, columns].astype(np.int32) for odd in (0, 1))
     # most pairs would need activations that this data does not have
     most_K = a_RK.max(0).astype(np.int32)
-    extreme_J = most_K[2 * pairs] * np.abs(even_J) + most_K[2 * pairs + 1] * np.abs(odd_J)  # one sign: no cancelling
+    # One sign: no cancelling.
+    extreme_J = most_K[2 * pairs] * np.abs(even_J) + most_K[2 * pairs + 1] * np.abs(odd_J)
     reached = extreme_J > _HIGH
     columns, pairs, even_J, odd_J = columns[reached], pairs[reached], even_J[reached], odd_J[reached]
     if not columns.size:
@@ -297,7 +299,8 @@ def _changes(
         for some in _slices(len(columns), len(a)):
             k = 2 * pairs[some]
             # Of each pair what the kernel would hold without saturation, and what is cut off.
-            sums = a[:, k] * even_J[some] + a[:, k + 1] * odd_J[some]  # (rows, J)
+            # (rows, J).
+            sums = a[:, k] * even_J[some] + a[:, k + 1] * odd_J[some]
             cut = sums.clip(_LOW, _HIGH) - sums
             saturated += int(np.count_nonzero(cut))
             # `reduceat` adds the cuts of each column up, (rows, J) → (rows, len(where)). `+=`,

@@ -117,6 +117,7 @@ def write_static(
     quantized = ir.node("QuantizeLinear", [x, scale, zero])
     output = quantized.outputs[0]
     output.type, output.shape = ir.TensorType(ir.DataType.UINT8), x.shape
-    inputs = [output, rounded_KN, scale, scale_N, zero, None, bias]  # no zero point of weights: they are symmetric
+    # No zero point of weights: they are symmetric.
+    inputs = [output, rounded_KN, scale, scale_N, zero, None, bias]
     inputs = inputs if bias is not None else inputs[:5]
     return [quantized, ir.Node("com.microsoft", "MatMulIntegerToFloat", inputs, num_outputs=1)]

@@ -89,7 +89,8 @@ def _look_up(graph: ir.Graph, node: ir.Node, *, tied: bool) -> None:
     ones_bK = np.repeat(np.eye(-(-columns // block), dtype=np.uint8), block, axis=1)[:, :columns]
     spread = ir.node("Cast", [initializer(graph, f"tfm.spread_{columns}_{block}", ones_bK)], {"to": _FLOAT})
     nodes = [spread]
-    if tied:  # of (K, V) columns are looked up, of M ids in a row, and turned to rows
+    # Of (K, V) columns are looked up, of M ids in a row, and turned to rows.
+    if tied:
         nodes.append(ir.node("Reshape", [ids, _integers(graph, [-1])]))
         ids_M = nodes[-1].outputs[0]
     found = []

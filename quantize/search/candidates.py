@@ -57,5 +57,6 @@ def candidates(op: Op, precision: str, kind: str, *, objective: str = "size", se
     situation = Situation(precision=precision, kind=kind, objective=objective, quick=search == "quick")
     if search == "none":
         fixed = [method.fixed(op, situation) for method in METHODS]
-        return [Float32(), *[method for method in fixed if method is not None][-1:]]  # dearer ones are later
+        # Dearer ones are later.
+        return [Float32(), *[method for method in fixed if method is not None][-1:]]
     return [Float32(), *(found for method in METHODS for found in method.proposals(op, situation))]

@@ -81,7 +81,8 @@ def _inputs_of(candidates: Sequence[Candidate], work: Workload, path: Path) -> d
     values = {str(use.x.name): use.x for one in candidates for use in one.op.uses}
     arrays = {name: value.const_value.numpy() for name, value in values.items() if value.const_value is not None}
     arrays |= work.inputs
-    if names := sorted(set(values) - set(arrays)):  # of none onnxruntime gives every output
+    # Of none onnxruntime gives every output.
+    if names := sorted(set(values) - set(arrays)):
         arrays |= zip(names, open_tapped(path, names).run(names, dict(work.inputs)), strict=True)
     return arrays
 

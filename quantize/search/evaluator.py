@@ -218,7 +218,8 @@ class Evaluator:
         """Which positions are no padding: a decoder with a context of its own takes no mask of its targets."""
         if self._teaches:
             real_BS: npt.NDArray[np.bool_] = feeds["input_ids"] != self._pad
-            real_BS[:, 0] = True  # some start with what pads
+            # Some start with what pads.
+            real_BS[:, 0] = True
             return real_BS
         mask = feeds.get("attention_mask")
         return None if mask is None or mask.ndim != 2 else mask == 1

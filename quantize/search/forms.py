@@ -40,7 +40,8 @@ def write_forms(
     if replayed and refusals:
         method, reason = next(iter(refusals.items()))
         raise QuantizeError(f"the recipe has {op.name} as {str(method)!r}, but {reason}; leave out --recipe")
-    if len(found) == 1 < len(methods):  # as those of old engines, for decoders
+    # As those of old engines, for decoders.
+    if len(found) == 1 < len(methods):
         others = [Dynamic(by_row=True)] if "matmul" in op.kinds else [Dynamic()]
         found |= _fitting(op, others, target, write)[0]
     return Candidate(role=role, op=op, methods=list(found), subgraphs=list(found.values()))

@@ -91,7 +91,8 @@ def frontier_of(ops: Sequence[Sequence[Variant]], alone: Sequence[Mapping[int, f
     for op, hull in enumerate(hulls):
         gain = math.inf
         for place, (one, other) in enumerate(itertools.pairwise(hull), 1):
-            gain = min(gain, (one[1] - other[1]) / max(other[0] - one[0], 1e-12))  # where digits run out, in order too
+            # Where digits run out, in order too.
+            gain = min(gain, (one[1] - other[1]) / max(other[0] - one[0], 1e-12))
             steps.append((-gain, op, place))
     # All ops begin in their cheapest form; each step moves one of them on.
     choice = [hull[0][2] for hull in hulls]
@@ -126,7 +127,8 @@ def choose_assignment(
     # them.
     low, high = 0, len(assignments) - 1
     while low < high:
-        middle = (low + high) // 2 if low else 0  # the fastest is often good enough
+        # The fastest is often good enough.
+        middle = (low + high) // 2 if low else 0
         if keeps(middle):
             high = middle
         else:
@@ -168,7 +170,8 @@ def _hull(variants: Sequence[Variant], drops: Sequence[float]) -> list[tuple[flo
     hull: list[tuple[float, float, int]] = []
     for point in points:
         if hull and point[1] >= hull[-1][1]:
-            continue  # dearer, and no better
+            # Dearer, and no better.
+            continue
         # What lies above the line between its neighbors is worse than a mix of these, over several
         # ops.
         while len(hull) > 1 and _bends_up(hull[-2], hull[-1], point):

@@ -27,7 +27,8 @@ def drop_journal(path: Path) -> None:
         return
     # Where there are no locks (None), no search has written its figures here.
     locked = try_lock(descriptor) is not False
-    if os.name == "nt":  # no open file can be removed there
+    # No open file can be removed there.
+    if os.name == "nt":
         os.close(descriptor)
     if locked:
         path.unlink(missing_ok=True)
@@ -85,12 +86,14 @@ class Journal:
         """Lock an open file, read it, and cut off what is not of the subject or was cut short."""
         # Unbuffered: what was found is in the file, whenever the process ends.
         stream = os.fdopen(descriptor, "r+b", buffering=0)
-        if not try_lock(descriptor):  # another process writes to it, or could without being seen
+        # Another process writes to it, or could without being seen.
+        if not try_lock(descriptor):
             stream.close()
             self._path = None
             return
         self._stream = stream
-        if os.fstat(descriptor).st_size > _MOST_BYTES:  # no search has found so much: somebody else's, or a hole
+        # No search has found so much: somebody else's, or a hole.
+        if os.fstat(descriptor).st_size > _MOST_BYTES:
             stream.truncate(0)
         lines = stream.readall().splitlines(keepends=True)
         if not lines or _parse(lines[0]) != json.loads(self._head):
@@ -135,7 +138,8 @@ _FLAGS = os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0)
 def _open(path: Path) -> int | None:
     """Open a plain file of this user's own that has no other name; None: there is none, or it is something else."""
     try:
-        if stat.S_ISLNK(os.lstat(path).st_mode):  # for systems without O_NOFOLLOW
+        # For systems without O_NOFOLLOW.
+        if stat.S_ISLNK(os.lstat(path).st_mode):
             return None
         descriptor = os.open(path, _FLAGS | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError:

@@ -137,7 +137,8 @@ def copy_nodes(
 def _alone(op: Op) -> ir.Model:
     """A model of nothing but an op, in float32."""
     x_of: dict[str, ir.Value] = {}
-    for use in op.uses:  # of any shape: it is run on rows alone, too
+    # Of any shape: it is run on rows alone, too.
+    for use in op.uses:
         usual = ir.TensorType(ir.DataType.INT64 if use.is_lookup else ir.DataType.FLOAT)
         x_of.setdefault(str(use.x.name), ir.Value(name=use.x.name, type=use.x.type or usual))
     biases = [use.bias for use in op.uses if use.bias is not None]

@@ -171,10 +171,12 @@ class _Tuner:
         # All that a figure depends on: of another subject a journal recalls nothing.
         subject: list[Any] = [precision, samples.digest, [one.digest for one in judged], ort.__version__]
         subject += [manifest.files[path].sha256 for path in manifest.graphs["fp32"].values()]
-        subject += [[one.key, *map(method_to_json, one.methods)] for one in self.candidates]  # figures tell by number
+        # Figures tell by number.
+        subject += [[one.key, *map(method_to_json, one.methods)] for one in self.candidates]
         self.size = sum(size_of_subgraph(one.subgraphs[0]) for one in self.candidates)
         self.judged = judged
-        self.journal = Journal(journal, json.dumps(subject))  # last, as `tune` closes it
+        # Last, as `tune` closes it.
+        self.journal = Journal(journal, json.dumps(subject))
 
     def run(self) -> Tuned:
         """Find the mix, and write it."""
@@ -422,7 +424,8 @@ def _alike(candidates: Sequence[Candidate]) -> list[list[int]]:
 def _forget_inferred(graph: ir.Graph) -> None:
     """Leave out the constants' shapes and types, which they have themselves: of a small graph they are a part."""
     for value in graph.initializers.values():
-        if not value.is_graph_input():  # those are defaults, of inputs that must say what they are
+        # Those are defaults, of inputs that must say what they are.
+        if not value.is_graph_input():
             value.shape = value.type = None
 
 
