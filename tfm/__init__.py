@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from . import quantize as quantize
     from . import report as report
     from . import runtime as runtime
+    from . import serve as serve
     from . import study as study
     from .errors import TfmError
     from .export import export_checkpoint
@@ -48,6 +49,7 @@ _ROOMS = (
     "quantize",
     "report",
     "runtime",
+    "serve",
     "study",
 )
 

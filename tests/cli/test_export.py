@@ -197,8 +197,8 @@ def test_a_wrong_op_is_refused_and_named(
     op: str,
     as_json: bool,
 ) -> None:
-    def exported(graph: Any, *, opset: int) -> ir.Model:
-        model = to_onnx_once(graph, opset=opset)
+    def exported(graph: Any, **options: Any) -> ir.Model:
+        model = to_onnx_once(graph, **options)
         for node in model.graph:
             if node.metadata_props.get("tfm.op") == op:
                 edit(node)

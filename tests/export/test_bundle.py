@@ -384,8 +384,8 @@ def test_a_weight_that_float16_cannot_hold_is_refused(make_model: Any, tmp_path:
 def test_a_graph_that_cannot_run_is_a_verdict(checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = bundle.to_onnx
 
-    def export(graph: Any, *, opset: int) -> ir.Model:
-        model = real(graph, opset=opset)
+    def export(graph: Any, **options: Any) -> ir.Model:
+        model = real(graph, **options)
         defect(lambda node: node.attributes.__setitem__("q_num_heads", ir.AttrInt64("q_num_heads", 3)), "Attention")(
             model
         )
