@@ -85,12 +85,14 @@ def _write_out(node: ir.Node) -> None:
         pairs = add("Concat", [add("Unsqueeze", [half, constant(-1)]) for half in (low, high)], axis=-1)
         return add("Reshape", [pairs, constant(0, 0, -1)])
 
+    # Tables of scales are float32, or float16 where the graph computes by that.
+    number = (scales.dtype if scales is not None else None) or ir.DataType.FLOAT
     scale = add("Unsqueeze", [add("Gather", [scales, ids], axis=0), constant(-1)])
-    blocks = add("Reshape", [add("CastLike", [whole(data), scales]), constant(0, 0, -1, block)])
+    blocks = add("Reshape", [add("Cast", [whole(data)], to=number), constant(0, 0, -1, block)])
     if rest and rest[0] is not None:
-        zero = add("Unsqueeze", [add("CastLike", [whole(rest[0]), scales]), constant(-1)])
+        zero = add("Unsqueeze", [add("Cast", [whole(rest[0])], to=number), constant(-1)])
     else:  # the middle of the range
-        zero = add("CastLike", [constant(1 << (bits - 1), dtype=np.int32), scales])
+        zero = add("Cast", [constant(1 << (bits - 1), dtype=np.int32)], to=number)
     values = add("Mul", [add("Sub", [blocks, zero]), scale])
     result = add("Reshape", [values, constant(0, 0, -1)])
     old = node.outputs[0]
