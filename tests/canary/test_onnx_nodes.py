@@ -507,8 +507,8 @@ def test_every_op_that_our_source_names_is_watched() -> None:
     known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
     named = set()
     files = {*(REPO / "export").rglob("*.py"), *(REPO / "quantize").rglob("*.py")}
-    # They name ops of any graph: to leave them in float32, and to refuse what means something else at another opset. The
-    # first makes Casts alone, the second nothing.
+    # They name ops of any graph: to leave them in float32, and to refuse what means something else at another opset.
+    # The first makes Casts alone, the second nothing.
     of_any_graph = {REPO / "quantize" / "methods" / "fp16.py", REPO / "export" / "passes" / "set_opset.py"}
     assert of_any_graph <= files
     for file in sorted(files - of_any_graph):
