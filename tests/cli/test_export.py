@@ -307,7 +307,7 @@ def test_a_bad_checkpoint(run: Run, make_model: MakeModel, tmp_path: Path, case:
     [
         (["--precision", "fp32,fp8"], ["unknown precision 'fp8'", "fp32, int8, int4, fp16"]),
         (["--precision", "FP32"], ["unknown precision 'FP32'"]),
-        (["--opset", "7"], ["opset 7 is not supported; choose one of 23 to 25"]),
+        (["--opset", "7"], ["opset 7 is not supported; choose one of 18 to 25"]),
         (["--opset", "26"], ["opset 26 is not supported"]),
         (["-o", "model.pt"], ["model.pt exists already"]),
         (["-o", "model.pt", "--overwrite"], ["is not a bundle"]),

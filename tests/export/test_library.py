@@ -227,7 +227,8 @@ def test_sentence_transformers(tmp_path: Path, family: str, alone: bool) -> None
 
 
 def test_every_measure_has_a_floor_in_every_precision_that_it_is_of() -> None:
-    exact = {(f"task {measure}", precision) for measure in ("cosine", "scores") for precision in ("fp32", "fp16")}
+    whole = ("cosine", "scores", "letters")
+    exact = {(f"task {measure}", precision) for measure in whole for precision in ("fp32", "fp16")}
     rounded = {(f"task {measure}", precision) for measure in ("Spearman", "labels") for precision in ("int8", "int4")}
     steps = {("task steps", precision) for precision in ("fp16", "int8", "int4")}
     assert set(TASK_FLOORS) == exact | rounded | steps | {("task tokens", "fp32")}
