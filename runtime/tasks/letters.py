@@ -145,9 +145,9 @@ def written(letters: Letters, numbers: list[int], times: Times | None = None) ->
     found: Transcript = {"text": _cleaned(text) if letters.clean else text}
     if times is not None:
         pieces = heard if times == "char" else _words(heard, letters.space)
-        # Seconds of a frame.
-        each = (letters.hop or 0) / (letters.rate or 1)
-        found["chunks"] = [{"text": t, "timestamp": (start * each, end * each)} for t, start, end in pieces]
+        hop, rate = letters.hop or 0, letters.rate or 1
+        # Multiplied first, as transformers does it: to the last bit.
+        found["chunks"] = [{"text": t, "timestamp": (start * hop / rate, end * hop / rate)} for t, start, end in pieces]
     return found
 
 
