@@ -9,7 +9,7 @@ from .checked_json import CheckedJson
 if TYPE_CHECKING:
     from .manifest import Manifest
 
-OLDEST = "1.18.0"
+OLDEST = "1.24.1"
 """The oldest onnxruntime that tfm-export is tested with."""
 
 _NUMBERS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){1,3}")

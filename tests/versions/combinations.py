@@ -45,12 +45,11 @@ OLDEST = _declared("text")
 _QUANTIZE = _declared("text", "quantize")
 _EXPORT = _declared("text", "quantize", "export") | {"onnxruntime": "1.25.0"}
 
-_FIRST_ON_313 = {"numpy": "2.1.0", "onnxruntime": "1.20.0", "tokenizers": "0.20.2"}
+_FIRST_ON_313 = {"numpy": "2.1.0", "tokenizers": "0.20.2"}
 """The first that have wheels for Python 3.13."""
 
 COMBINATIONS = (
     Combination(name="oldest", python="3.11", pins=OLDEST),
-    Combination(name="before 1.23", python="3.12", pins=OLDEST | {"onnxruntime": "1.22.0", "numpy": "2.0.0"}),
     Combination(
         name="second", python="3.11",
         pins={"onnxruntime": "1.25.0", "numpy": "2.0.0", "click": "8.1.8", "tokenizers": "0.21.0"},
