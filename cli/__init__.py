@@ -16,6 +16,7 @@ from .ending import exit_code
 from .export import export as export_command
 from .inspect import inspect as inspect_command
 from .latency import latency as latency_command
+from .map import map_rows as map_command
 from .pack import pack as pack_command
 from .parity import parity as parity_command
 from .prune import prune as prune_command
@@ -43,6 +44,7 @@ tfm.add_command(doctor_command, "doctor")
 tfm.add_command(export_command, "export")
 tfm.add_command(inspect_command, "inspect")
 tfm.add_command(latency_command, "latency")
+tfm.add_command(map_command, "map")
 tfm.add_command(pack_command, "pack")
 tfm.add_command(parity_command, "parity")
 tfm.add_command(prune_command, "prune")

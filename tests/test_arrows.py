@@ -19,10 +19,11 @@ MAY_IMPORT = {
     "export": {"bundle", "latency", "model", "ops", "quantize", "report", "runtime"},
     "study": {"bundle", "export", "latency", "model", "ops", "quantize", "report", "runtime"},
     "serve": {"bundle", "runtime"},
+    "batch": {"bundle", "runtime"},
     "cli": set(ROOMS) - {"cli"},
 }
 HEAVY = {"torch", "onnx", "onnxscript", "onnx_ir", "safetensors"}
-NO_HEAVY = {"bundle", "latency", "ops", "report", "runtime", "serve"}
+NO_HEAVY = {"batch", "bundle", "latency", "ops", "report", "runtime", "serve"}
 NO_TORCH = {"quantize"}
 
 

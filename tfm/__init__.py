@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .lazy import MovedFinder, lazily
 
 if TYPE_CHECKING:
+    from . import batch as batch
     from . import bundle as bundle
     from . import cli as cli
     from . import errors as errors
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["TfmError", "__version__", "export_checkpoint", "load", "quantize_bundle"]
 
 _ROOMS = (
+    "batch",
     "bundle",
     "cli",
     "errors",
